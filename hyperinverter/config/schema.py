@@ -1,0 +1,237 @@
+"""Every setting of the project as typed dataclasses: one class per section, one per command.
+
+A YAML file plus `key.sub=value` overrides becomes one of the `*Config` classes at the end (see `load.py`). Defaults are
+the paper's (Dinh et al., CVPR 2022, section 4.1) wherever the paper gives one. `validate` methods return every fault they
+find as `"key: what is wrong, what to write instead"`, so that a user sees all of them in one message.
+"""
+
+from dataclasses import dataclass, field
+
+TARGET_SETS = ("conv_without_bias", "conv_without_bias_without_torgb", "all_without_bias")
+
+
+@dataclass
+class GeneratorConfig:
+    """StyleGAN2 generator; the defaults are config-f (channels at a resolution = min(channel_base / res, channel_max))."""
+
+    z_dim: int = 512
+    w_dim: int = 512
+    mapping_layers: int = 8
+    channel_base: int = 32768
+    channel_max: int = 512
+
+
+@dataclass
+class DiscriminatorConfig:
+    """StyleGAN2 discriminator; `mbstd_group_size` None means the whole batch is one group."""
+
+    channel_base: int = 32768
+    channel_max: int = 512
+    mbstd_group_size: int | None = 4
+
+
+@dataclass
+class EncoderConfig:
+    """A trunk of four residual stages. The published IR-SE50 and ResNet34 are these defaults with trunk ir_se / resnet."""
+
+    trunk: str = "ir_se"  # ir_se (SE bottlenecks, PReLU) | resnet (torchvision BasicBlocks, PReLU stem, no max-pool)
+    input_size: int = 256
+    stem_width: int = 64
+    widths: list[int] = field(default_factory=lambda: [64, 128, 256, 512])
+    depths: list[int] = field(default_factory=lambda: [3, 4, 14, 3])  # ResNet34: [3, 4, 6, 3]
+    strides: list[int] = field(default_factory=lambda: [2, 2, 2, 2])  # ResNet34 (stem strides 2): [1, 2, 2, 2]
+    stem_stride: int = 1  # ResNet34: 2 (7x7); 1 is a 3x3 stem
+    init: str | None = None  # weights file for the trunk (model_ir_se50, torchvision resnet34); None starts from random
+
+
+@dataclass
+class LayerwiseEncoderConfig(EncoderConfig):
+    """E2: the same trunk plus FPN and one map2style head per style, each giving [feature_channels, 8, 8]."""
+
+    feature_channels: int = 512
+    feature_size: int = 8
+
+
+@dataclass
+class HypernetworkConfig:
+    hidden_size: int = 256  # D of the paper; a token has this many numbers
+    target_set: str = "conv_without_bias"  # one of TARGET_SETS; "with or without toRGB"
+    fusion_channels: int = 512
+    transformer_channels: int = 64
+    weight_layout: str = "released"  # released (raw view of [I, O*k*k]) | paper (rows are input channels)
+    style_index: str = "released"  # released (true index + 1 for conv0/conv1 above 4 px) | true
+    use_w_image_features: bool = True  # False: ablation "without features of the Phase I image"
+    shared_code: bool = False  # True: ablation "one code for all layers instead of layer-wise"
+
+
+@dataclass
+class WeightsConfig:
+    """Where a domain's weights lie. `folder` is a model folder (generator.safetensors, ...); a file named alone wins."""
+
+    folder: str | None = None  # None: pretrained_models/<domain name>
+    generator: str | None = None
+    discriminator: str | None = None
+    w_encoder: str | None = None
+    hyperinverter: str | None = None
+
+
+@dataclass
+class DomainConfig:
+    """One domain: what its images are and the sizes of its five networks."""
+
+    name: str = "ffhq"
+    kind: str = "faces"  # faces | scenes: decides which identity metrics make sense
+    resolution: int = 1024
+    loss_resolution: int = 256  # every reconstruction loss works at min(resolution, this), by box mean
+    alignment: str = "ffhq"  # ffhq | none: how a raw photo becomes an input of this domain
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    w_encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    layerwise_encoder: LayerwiseEncoderConfig = field(default_factory=LayerwiseEncoderConfig)
+    hypernetwork: HypernetworkConfig = field(default_factory=HypernetworkConfig)
+    weights: WeightsConfig = field(default_factory=WeightsConfig)
+    directions: dict[str, str] = field(default_factory=dict)  # name -> file, relative to the model folder
+
+
+@dataclass
+class DataConfig:
+    """Images. `root` is a folder (searched recursively), a .zip, an LSUN LMDB folder, a glob of these, or a list."""
+
+    root: str | list[str] | None = None
+    kind: str = "auto"  # auto | folder | zip | lmdb | generated (samples of the domain's generator, nothing on disk)
+    max_images: int | None = None
+    num_generated: int = 10_000  # only kind=generated
+    generated_seed: int = 0
+    truncation_psi: float = 1.0  # only kind=generated
+    flip: bool = True  # training only, probability one half
+    on_bad_file: str = "skip"  # skip (reported by name) | refuse (stop with the list of names)
+    validation_root: str | list[str] | None = None  # None: split off `validation_fraction` by file name
+    validation_fraction: float = 0.02
+    workers: int = 0
+    cache_mib: int = 1024  # decoded uint8 images are kept in memory when all of them fit in this many MiB
+
+
+@dataclass
+class OptimizerConfig:
+    name: str = "adam"  # adam | ranger (the paper's RAdam + Lookahead + gradient centralisation) | ranger_adabelief
+    lr: float = 1e-4
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    eps: float = 1e-8
+
+
+@dataclass
+class AdversarialConfig:
+    """Phase II's GAN term: joins at `start_step` with its own batch size (paper: 200,000 and 4; weight 0 is off)."""
+
+    weight: float = 0.0
+    start_step: int = 200_000
+    batch_size: int = 4
+    r1_gamma: float = 10.0
+    r1_every: int = 16
+    cold_steps: int = 20_000  # best-checkpoint tracking restarts at start_step and again this many steps later
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+
+@dataclass
+class ScheduleConfig:
+    """Counted in optimiser steps."""
+
+    max_steps: int = 500_000
+    batch_size: int = 8
+    log_every: int = 50
+    images_every: int = 500
+    validate_every: int = 1000
+    validation_images: int | None = None  # None: all of them
+    save_every: int = 1000
+    keep_checkpoints: int = 2
+
+
+@dataclass
+class RunConfig:
+    """What every command has."""
+
+    domain: DomainConfig = field(default_factory=DomainConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    output: str = "outputs/run"
+    seed: int = 2107  # the published seed
+    device: str = "auto"  # auto | cpu | cuda | cuda:N | mps
+    threads: int | None = None  # CPU threads; None leaves torch's choice
+
+
+@dataclass
+class TrainConfig(RunConfig):
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    precision: str = "fp32"  # fp32 | bf16 (autocast)
+    gradient_clip: float | None = None  # largest global norm; None leaves gradients alone
+    resume: str = "auto"  # auto (newest loadable checkpoint in output) | never | a checkpoint file
+
+
+@dataclass
+class Phase1Config(TrainConfig):
+    """Train E1 with the generator frozen."""
+
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(name="ranger", lr=1e-4, betas=[0.95, 0.999], eps=1e-5)
+    )
+    loss_weights: dict[str, float] = field(default_factory=lambda: {"l2": 1.0, "lpips": 0.8, "identity": 0.1})
+
+
+@dataclass
+class Phase2Config(TrainConfig):
+    """Train E2 and the hypernetworks with E1 and the generator frozen."""
+
+    loss_weights: dict[str, float] = field(default_factory=lambda: {"l2": 1.0, "lpips": 0.8, "identity": 0.1})
+    adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
+
+
+@dataclass
+class StyleGAN2Config(TrainConfig):
+    """Train the domain's generator and discriminator (Karras et al., CVPR 2020)."""
+
+    discriminator_optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(lr=2e-3, betas=[0.0, 0.99], eps=1e-8)
+    )
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=2e-3, betas=[0.0, 0.99], eps=1e-8))
+    r1_gamma: float = 10.0
+    r1_every: int = 16
+    path_length_weight: float = 2.0
+    path_length_every: int = 8  # 0 switches path-length regularisation off
+    path_length_batch_shrink: int = 2
+    style_mixing_probability: float = 0.9
+    ema_kimg: float = 10.0  # half-life of the averaged generator, in thousands of images
+    ema_rampup: float | None = 0.05  # None: no ramp-up
+    init_from: str | None = None  # model folder to continue from (weights only, fresh optimisers)
+
+
+@dataclass
+class EvaluateConfig(RunConfig):
+    methods: list[str] = field(default_factory=lambda: ["w_encoder", "hyperinverter"])
+    model: str | None = None  # model folder or name; None: the domain's
+    metrics: list[str] = field(default_factory=lambda: ["l2", "perceptual", "psnr", "ms_ssim", "identity", "fid", "kid"])
+    batch_size: int = 8
+    time_batch_size: int = 1
+    time_repeats: int = 30
+    sheet_rows: int = 8
+
+
+@dataclass
+class EditConfig(RunConfig):
+    """invert, edit and interpolate share this one."""
+
+    model: str | None = None
+    directions: list[str] = field(default_factory=lambda: ["smile"])
+    strengths: list[float] = field(default_factory=lambda: [-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0])
+    align: bool = False
+    steps: int = 7  # interpolation frames
+    batch_size: int = 8
+
+
+@dataclass
+class DirectionConfig(RunConfig):
+    """learn_direction: a linear SVM on w."""
+
+    model: str | None = None
+    labels: str | None = None  # CSV (.gz allowed) with a `file` column and one 0/1 column per attribute
+    attributes: dict[str, str] = field(default_factory=dict)  # direction name -> column; a leading "-" flips it
+    held_out_fraction: float = 0.2
