@@ -1,0 +1,221 @@
+"""Two kinds of files: a model (.safetensors that carries its own config) and a training state (.pt, for exact resume).
+
+Both are written to a temporary file beside the target and renamed, so that a killed process leaves the old file whole.
+Neither is ever read with code execution: models are safetensors, training states load with `weights_only=True`.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import pickle
+import random
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from hyperinverter.utils.errors import UserError
+
+MODEL_FORMAT = "hyperinverter-model-1"
+KINDS = ("generator", "discriminator", "w_encoder", "hyperinverter", "direction")
+
+
+@contextlib.contextmanager
+def write_atomically(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; it replaces `path` only when the block ends without an error."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# --------------------------------------------------------------------------------------------------- models
+
+
+@dataclass
+class ModelFile:
+    """What a model file holds; `state` is float32 whatever the precision on disk."""
+
+    path: Path
+    kind: str
+    state: dict[str, Tensor]
+    config: dict
+    hash: str
+    requires: dict[str, str] = field(default_factory=dict)
+    info: dict = field(default_factory=dict)
+
+
+def weights_hash(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes of the tensors in name order; the first 16 hex digits."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def save_model(
+    path: str | Path,
+    module_or_state: nn.Module | Mapping[str, Tensor],
+    *,
+    kind: str,
+    config: dict,
+    requires: Mapping[str, str] | None = None,
+    info: Mapping | None = None,
+    half: bool = False,
+) -> str:
+    """Write weights with their config into one .safetensors file and return the weights' hash.
+
+    Args:
+        path: target file; parent folders are made.
+        module_or_state: a module (its state_dict is taken) or a state dict.
+        kind: one of KINDS.
+        config: what is needed to rebuild the network; plain JSON types.
+        requires: part -> weights hash of the files that this one was trained with, e.g. {"generator": "1f…"}.
+        info: anything a reader may want to know: steps, images seen, licence, measured results.
+        half: store floating-point tensors as float16. The hash is of what is stored.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind is {kind!r}; write one of {', '.join(KINDS)}")
+    state = module_or_state.state_dict() if isinstance(module_or_state, nn.Module) else dict(module_or_state)
+    stored = {}
+    for name, tensor in state.items():
+        tensor = tensor.detach().cpu()
+        if half and tensor.is_floating_point():
+            tensor = tensor.to(torch.float16)
+        stored[name] = tensor.clone(memory_format=torch.contiguous_format)
+    digest = weights_hash(stored)
+    metadata = {
+        "format": MODEL_FORMAT,
+        "kind": kind,
+        "hash": digest,
+        "config": json.dumps(config),
+        "requires": json.dumps(dict(requires or {})),
+        "info": json.dumps(dict(info or {})),
+    }
+    with write_atomically(path) as temporary:
+        save_file(stored, str(temporary), metadata=metadata)
+    return digest
+
+
+def read_model(path: str | Path, kind: str | None = None) -> ModelFile:
+    """Read a model file and check that its weights are the ones its hash names.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: not a safetensors file, not written by this project, another kind than asked for, or changed weights.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such model file")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no dict)
+    except SafetensorError as error:
+        raise UserError(
+            f"{path}: not a readable .safetensors file ({error}); it may be cut short or another format: copy it again"
+        ) from error
+    if metadata.get("format") != MODEL_FORMAT:
+        raise UserError(f"{path}: a .safetensors file, but not one of this project (its metadata has no {MODEL_FORMAT!r})")
+    if kind is not None and metadata["kind"] != kind:
+        raise UserError(f"{path}: holds a {metadata['kind']}, but a {kind} is needed here; give the {kind} file")
+    digest = weights_hash(stored)
+    if digest != metadata["hash"]:
+        raise UserError(f"{path}: weights hash {digest}, but the file says {metadata['hash']}: it was changed; get it again")
+    state = {name: tensor.float() if tensor.dtype == torch.float16 else tensor for name, tensor in stored.items()}
+    return ModelFile(
+        path=path,
+        kind=metadata["kind"],
+        state=state,
+        config=json.loads(metadata["config"]),
+        hash=digest,
+        requires=json.loads(metadata["requires"]),
+        info=json.loads(metadata["info"]),
+    )
+
+
+# ------------------------------------------------------------------------------------------- training states
+
+
+def save_training_state(folder: str | Path, step: int, state: dict, keep: int = 2) -> Path:
+    """Write `step_<step>.pt` atomically and delete all but the newest `keep` states. `state` holds plain types and tensors."""
+    folder = Path(folder)
+    path = folder / f"step_{step:08d}.pt"
+    with write_atomically(path) as temporary:
+        torch.save({"step": step, **state}, temporary)
+    for old in _state_files(folder)[max(keep, 1) :]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def load_training_state(folder_or_file: str | Path) -> dict | None:
+    """The newest training state that loads, or None when a folder holds none.
+
+    A damaged newest file (a disk that filled up, a copy cut short) is named in a warning and the one before it is taken.
+
+    Raises:
+        FileNotFoundError: a file was named and is not there.
+        UserError: a file was named and cannot be read, or every state in the folder is damaged.
+    """
+    source = Path(folder_or_file)
+    if source.suffix == ".pt":
+        if not source.is_file():
+            raise FileNotFoundError(f"{source}: no such checkpoint")
+        candidates = [source]
+    else:
+        candidates = _state_files(source)
+    faults = []
+    for path in candidates:
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+            faults.append(f"{path}: cannot be read ({str(error).splitlines()[0] if str(error) else type(error).__name__})")
+            if len(candidates) > 1:
+                warnings.warn(f"{faults[-1]}; trying the checkpoint before it", stacklevel=2)
+    if faults:
+        raise UserError("\n".join(faults) + "\nno checkpoint could be read: delete these files, or give another output folder")
+    return None
+
+
+def _state_files(folder: Path) -> list[Path]:
+    """Newest first."""
+    return sorted((p for p in folder.glob("step_*.pt") if re.fullmatch(r"step_\d+\.pt", p.name)), reverse=True)
+
+
+def rng_state() -> dict:
+    """State of Python's, NumPy's and torch's global generators, as plain types and tensors."""
+    version, numbers, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    return {
+        "python": [version, list(numbers), gauss],
+        "numpy": [name, keys.tolist(), int(position), int(has_gauss), float(cached)],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_rng_state(state: dict) -> None:
+    """Undo `rng_state`."""
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,0 +1,108 @@
+"""What the three trainers share: the run folder (config, log, scalars, pictures, TensorBoard) and the set-up of a device.
+
+A run folder holds `config.yaml environment.txt log.txt stats.jsonl samples/ checkpoints/` and TensorBoard events.
+"""
+
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hyperinverter.checkpoint import write_atomically
+from hyperinverter.config import to_yaml
+from hyperinverter.config.schema import RunConfig
+from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.images import image_grid, save_image
+from hyperinverter.utils.seeding import seed_everything
+
+
+def set_up(config: RunConfig) -> torch.device:
+    """Seed every generator, set CPU threads, resolve `device: auto` (cuda, then mps, then cpu)."""
+    seed_everything(config.seed)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    name = config.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device is {name}, but torch sees no CUDA device; write device=cpu or device=auto")
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+    return device
+
+
+class Run:
+    """A run folder that is open for writing; on resume everything is appended to."""
+
+    def __init__(self, output: str | Path, config: RunConfig) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.folder = Path(output)
+        self.samples = self.folder / "samples"
+        self.checkpoints = self.folder / "checkpoints"
+        for folder in (self.samples, self.checkpoints):
+            folder.mkdir(parents=True, exist_ok=True)
+        with write_atomically(self.folder / "config.yaml") as path:
+            path.write_text(to_yaml(config))
+        with write_atomically(self.folder / "environment.txt") as path:
+            path.write_text(_environment())
+        self._writer = SummaryWriter(str(self.folder))
+        self._log = open(self.folder / "log.txt", "a", buffering=1)  # noqa: SIM115 (closed in close)
+        self._stats = open(self.folder / "stats.jsonl", "a", buffering=1)  # noqa: SIM115
+
+    def log(self, message: str) -> None:
+        """Print above a progress bar and keep in log.txt."""
+        from tqdm import tqdm
+
+        tqdm.write(message, file=sys.stderr)
+        self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """One line of stats.jsonl and one TensorBoard point each; NaN and inf become null in the JSON."""
+        clean = {k: (v if math.isfinite(v) else None) for k, v in values.items()}
+        self._stats.write(json.dumps({"step": step, **clean}) + "\n")
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def images(self, step: int, name: str, images: Tensor, columns: int = 8) -> Path:
+        """Images [N,3,R,R] in [-1,1] as one grid: TensorBoard and samples/<name>_<step>.png."""
+        path = self.samples / f"{name}_{step:08d}.png"
+        grid = image_grid(images.detach().float().cpu(), columns)
+        save_image(grid, path)
+        self._writer.add_image(name, (grid * 0.5 + 0.5).clamp(0, 1), step)
+        return path
+
+    def close(self) -> None:
+        self._writer.close()
+        self._log.close()
+        self._stats.close()
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def _environment() -> str:
+    """Versions, machine and commit, so that the run can be told again."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
+    ).stdout.strip()
+    lines = [
+        f"command {' '.join(sys.argv)}",
+        f"commit {commit or 'unknown (not a git checkout)'}",
+        f"python {platform.python_version()}, torch {torch.__version__}, {platform.platform()}",
+        f"cpu cores {os.cpu_count()}, torch threads {torch.get_num_threads()}",
+    ]
+    if torch.cuda.is_available():
+        lines.append(f"cuda {torch.version.cuda}, {torch.cuda.get_device_name()}")
+    return "\n".join(lines) + "\n"
