@@ -50,7 +50,7 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
     average = deepcopy(G).eval().requires_grad_(False)
     opt_G = lazy_adam(G, config.optimizer, config.path_length_every)
     opt_D = lazy_adam(D, config.discriminator_optimizer, config.r1_every)
-    mean_path_length = torch.zeros([], device=device)
+    mean_path_length = r1 = torch.zeros([], device=device)
     grid_z = torch.randn([64, domain.generator.z_dim], generator=torch.Generator().manual_seed(config.seed)).to(device)
 
     # -- resume

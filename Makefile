@@ -1,0 +1,36 @@
+# Two commands on a fresh machine with Python >= 3.11: `make demo` and `make test`. Both set themselves up in .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-slow lint clean
+.DEFAULT_GOAL := demo
+
+# uv installs the lock several times faster than pip; the lock holds versions only, no addresses
+.venv/.ok: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --disable-pip-version-check uv
+	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip sync -q requirements.lock
+	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install -q --no-deps -e .
+	touch $@
+
+# train both phases shortly, evaluate, edit and interpolate with the shipped weights; ends by naming outputs/demo/index.html
+demo: .venv/.ok
+	$(BIN)/python scripts/demo.py $(DEMO)
+
+test: .venv/.ok
+	$(BIN)/python -m pytest -q -m "not slow" $(TESTS)
+
+test-slow: .venv/.ok
+	$(BIN)/python -m pytest -q -m slow $(TESTS)
+
+lint: .venv/.ok
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+# the lock: versions of everything, for any system, without download addresses
+requirements.lock: pyproject.toml
+	$(BIN)/uv pip compile -q pyproject.toml --all-extras --universal --python-version 3.11 \
+	  --no-emit-index-url --no-emit-find-links --no-annotate --no-header -o $@
+
+clean:
+	rm -rf .venv outputs build *.egg-info

@@ -1,0 +1,82 @@
+"""The house's floors, read from the imports: a file imports only lower floors or its own folder, and there is no circle."""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "hyperinverter"
+FLOORS = {
+    "config": 1, "ops": 1, "utils": 1, "checkpoint": 1,
+    "data": 2, "models": 2,
+    "pretrained": 3,
+    "extractors": 4,
+    "losses": 5, "metrics": 5, "inverters": 5,
+    "editing": 6, "training": 6,
+    "evaluation": 7, "app": 7,
+}  # fmt: skip
+BELOW_CONFIG = {"utils"}  # floor 1 itself is ordered: utils < config, ops, checkpoint
+
+
+def room(path: Path) -> str:
+    """config for hyperinverter/config/load.py, checkpoint for hyperinverter/checkpoint.py, '' for the package's __init__."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return "" if parts == ("__init__",) else parts[0]
+
+
+def imported_rooms(path: Path) -> set[str]:
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.relative_to(ROOT)}:{node.lineno}: write absolute imports"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "hyperinverter" and len(parts) > 1 and parts[1] in FLOORS:
+                rooms.add(parts[1])
+            assert parts[0] != "scripts", f"{path.relative_to(ROOT)}: nothing imports scripts"
+    return rooms
+
+
+def test_every_room_has_a_floor():
+    for path in PACKAGE.rglob("*.py"):
+        assert room(path) in FLOORS or room(path) == "", f"{path.relative_to(ROOT)}: give its folder a floor in FLOORS"
+
+
+def test_no_arrow_points_up():
+    faults = []
+    for path in PACKAGE.rglob("*.py"):
+        here = room(path)
+        if here == "":
+            continue  # the package's front door hands out names of any floor, lazily
+        for there in imported_rooms(path) - {here}:
+            same_floor = FLOORS[there] == FLOORS[here] and there not in BELOW_CONFIG
+            if FLOORS[there] > FLOORS[here] or (same_floor and FLOORS[here] > 1):
+                faults.append(f"{path.relative_to(ROOT)} (floor {FLOORS[here]}) imports {there} (floor {FLOORS[there]})")
+    assert not faults, "\n".join(faults)
+
+
+def test_floor_one_has_no_circle():
+    arrows = {}
+    for path in PACKAGE.rglob("*.py"):
+        if FLOORS.get(room(path)) == 1:
+            arrows.setdefault(room(path), set()).update(imported_rooms(path) - {room(path)})
+    for start in arrows:
+        seen, stack = set(), list(arrows[start])
+        while stack:
+            there = stack.pop()
+            assert there != start, f"{start} imports itself through {seen}"
+            if there not in seen:
+                seen.add(there)
+                stack.extend(arrows.get(there, ()))
+
+
+def test_no_file_grows_past_350_lines_without_a_reason():
+    for folder in (PACKAGE, ROOT / "scripts", ROOT / "tests"):
+        for path in folder.rglob("*.py"):
+            text = path.read_text()
+            if text.count("\n") > 350:
+                head = text[:1500].lower()
+                assert "lines" in head and "because" in head, f"{path.relative_to(ROOT)}: split it, or say why at its top"
