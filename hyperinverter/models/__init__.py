@@ -1,0 +1,1 @@
+"""The networks. They know no files: weights come from `hyperinverter.pretrained`."""

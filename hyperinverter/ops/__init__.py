@@ -1,0 +1,1 @@
+"""Tensor operations the networks are built from: resampling, modulated convolution, bias with activation."""

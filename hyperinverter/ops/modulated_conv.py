@@ -1,0 +1,123 @@
+"""Modulated convolution with one shared weight, or one weight per image. Source: StyleGAN2 (arXiv:1912.04958), section 2.2;
+weight residuals: HyperInverter (arXiv:2112.00719), section 3.2.
+
+Letters: N images, I input and O output channels, k kernel size, H and W pixels.
+
+The published form modulates the weight, W'_oik = W_oik s_i, and divides it by its norm over (i, k). Convolution is linear, so
+scaling the input channels by s and the output channels by d_o = 1 / sqrt(sum_ik (W_oik s_i)^2 + eps) gives the same numbers
+with one plain convolution for the whole batch.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hyperinverter.ops.upfirdn2d import filter2d
+
+DEMODULATION_EPS = 1e-8
+
+
+def modulated_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    styles: Tensor,
+    *,
+    weight_residual: Tensor | None = None,
+    demodulate: bool = True,
+    up: int = 1,
+    resample_filter: Tensor | None = None,
+    flip_weight: bool | None = None,
+    padding: int = 0,
+    offset: Tensor | None = None,
+    gain: float = 1.0,
+) -> Tensor:
+    """Convolve with a weight that is scaled per image by its style, and optionally shifted per image by a residual.
+
+    Args:
+        x: [N, I, H, W].
+        weight: stored weight [O, I, k, k].
+        styles: scale of each input channel, [N, I].
+        weight_residual: added to the stored weight before modulation, [N, O, I, k, k] or [1, O, I, k, k]; None means zero.
+        demodulate: scale the output so that unit-variance input gives unit variance.
+        up: 1, or 2 to double the size: transposed convolution of stride 2, then `resample_filter`.
+        resample_filter: FIR filter [T, T] of sum 1, needed when up is 2.
+        flip_weight: False applies the kernel as a true convolution (rotated by 180 degrees), True as a correlation.
+            None takes the published setting: correlation when up is 1, convolution when up is 2.
+        padding: zeros on each side as for the convolution before up-sampling, pixels ((k - 1) / 2 keeps the size).
+        offset: added after demodulation (bias and noise), broadcast to [N, O, up H, up W]; None means zero.
+        gain: multiplies the convolution but not the offset; callers fold the activation's gain in.
+    Returns:
+        [N, O, up H, up W] when padding is (k - 1) / 2.
+    Raises:
+        ValueError: shapes that do not fit, or an unsupported combination; says which.
+    """
+    _check_shapes(x, weight, styles, weight_residual)
+    if up not in (1, 2):
+        raise ValueError(f"up must be 1 or 2, got {up}")
+    if up == 2 and (resample_filter is None or 2 * padding != weight.shape[-1] - 1 or resample_filter.shape[0] % 2):
+        raise ValueError(
+            f"up = 2 needs a resample_filter with an even number of taps and padding (k - 1) / 2, "
+            f"got k = {weight.shape[-1]}, padding = {padding}; see hyperinverter.ops.upfirdn2d.setup_filter"
+        )
+    flip_weight = (up == 1) if flip_weight is None else flip_weight
+    if weight_residual is not None and weight_residual.shape[0] == 1:
+        weight, weight_residual = weight + weight_residual[0], None
+    if weight_residual is not None:
+        weight = weight + weight_residual  # [N, O, I, k, k]
+    styles = styles.to(x.dtype) if x.dtype == torch.float64 else styles
+    y = x * styles[:, :, None, None]
+    y = _convolve(y, weight, up, flip_weight, padding)
+    if up == 2:
+        assert resample_filter is not None
+        # The transposed convolution gives 2 H + k - 2 pixels and the filter takes T - 1 away; this padding leaves 2 H.
+        margin = (resample_filter.shape[0] + 1 - weight.shape[-1]) // 2
+        y = filter2d(y, resample_filter, padding=margin, gain=4.0)
+    scale: Tensor | float = gain
+    if demodulate:
+        scale = (demodulation(weight, styles) * gain)[:, :, None, None].to(y.dtype)
+    if offset is None:
+        return y if isinstance(scale, float) and scale == 1.0 else y * scale
+    if isinstance(scale, float):
+        return y * scale + offset if scale != 1.0 else y + offset
+    return torch.addcmul(offset.to(y.dtype), y, scale)
+
+
+def demodulation(weight: Tensor, styles: Tensor) -> Tensor:
+    """Coefficients d [N, O] that bring the norm of each modulated kernel to 1.
+
+    Args:
+        weight: [O, I, k, k], or one per image [N, O, I, k, k].
+        styles: [N, I].
+    """
+    with torch.autocast(device_type=weight.device.type, enabled=False):  # squares leave the range of half precision
+        weight = weight if weight.dtype == torch.float64 else weight.float()
+        energy = weight.square().sum(dim=(-1, -2))  # [O, I] or [N, O, I]
+        power = styles.to(energy.dtype).square()
+        total = power @ energy.t() if energy.ndim == 2 else torch.bmm(energy, power.unsqueeze(2)).squeeze(2)
+        return torch.rsqrt(total + DEMODULATION_EPS)
+
+
+def _convolve(x: Tensor, weight: Tensor, up: int, flip_weight: bool, padding: int) -> Tensor:
+    if weight.ndim == 4:
+        return _convolve_shared(x, weight, up, flip_weight, padding)
+    return torch.cat([_convolve_shared(x[i : i + 1], weight[i], up, flip_weight, padding) for i in range(x.shape[0])])
+
+
+def _convolve_shared(x: Tensor, weight: Tensor, up: int, flip_weight: bool, padding: int) -> Tensor:
+    if up == 1:
+        return F.conv2d(x, weight if flip_weight else weight.flip(2, 3), padding=padding)
+    weight = (weight.flip(2, 3) if flip_weight else weight).transpose(0, 1)
+    return F.conv_transpose2d(x, weight, stride=2)
+
+
+def _check_shapes(x: Tensor, weight: Tensor, styles: Tensor, residual: Tensor | None) -> None:
+    if x.ndim != 4 or weight.ndim != 4 or x.shape[1] != weight.shape[1]:
+        raise ValueError(
+            f"expected x [N, I, H, W] and weight [O, I, k, k] with equal I, got {tuple(x.shape)} and {tuple(weight.shape)}"
+        )
+    if styles.shape != x.shape[:2]:
+        raise ValueError(f"styles must be [N, I] = {tuple(x.shape[:2])}, got {tuple(styles.shape)}")
+    if residual is not None and (residual.shape[1:] != weight.shape or residual.shape[0] not in (1, x.shape[0])):
+        raise ValueError(
+            f"weight_residual must be [N, O, I, k, k] = {(x.shape[0], *weight.shape)} (or N = 1), got {tuple(residual.shape)}"
+        )
