@@ -1,0 +1,263 @@
+"""Batches of images as a pure function of the position in the stream, and how a config becomes training and validation data.
+
+N images per batch, R pixels. `position` counts images since the start of training: the same position gives the same images,
+order and mirroring for any batch size, so that a run resumes exactly by its step count alone.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hyperinverter.config.schema import DataConfig, DomainConfig
+from hyperinverter.data.generated import GeneratedSource
+from hyperinverter.data.sampler import sample_indices
+from hyperinverter.data.sources import ImageSource, Subset, open_source
+from hyperinverter.data.transforms import flips_at, is_square, mirror, to_float, to_tensor
+from hyperinverter.utils.decode import BadImageError
+from hyperinverter.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+class Batches:
+    """Endless shuffled batches of a source.
+
+    Args:
+        source: the images.
+        resolution: R; every image is brought to [3, R, R] by the one resize policy.
+        seed: of the order and the mirroring.
+        flip: mirror every image with probability one half.
+        on_bad_file: "skip": the turn of an unreadable file goes to the next readable one in name order, and the file is
+            named in the log and in `bad_files`. "refuse": everything is decoded once at the start and all unreadable files
+            are named in one error.
+        cache_mib: decoded images stay in memory (uint8) when all of them fit in this many MiB.
+        workers: threads that decode ahead; 0 decodes when asked. (Threads: Pillow releases the interpreter while decoding.)
+    Raises:
+        UserError: on_bad_file is "refuse" and files are unreadable; names them.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource | GeneratedSource,
+        resolution: int,
+        *,
+        seed: int = 0,
+        flip: bool = False,
+        on_bad_file: str = "skip",
+        cache_mib: int = 1024,
+        workers: int = 0,
+    ):
+        if on_bad_file not in ("skip", "refuse"):
+            raise ValueError(f"on_bad_file must be skip or refuse, got {on_bad_file!r}")
+        self.source = source
+        self.resolution = resolution
+        self.seed = seed
+        self.flip = flip
+        self.bad_files: dict[str, str] = {}  # name -> reason
+        self.cropped: set[str] = set()  # not square: centre-cropped
+        self.enlarged: set[str] = set()  # smaller than R
+        shape = (len(source), 3, resolution, resolution)
+        fits = int(np.prod(shape)) <= cache_mib * 2**20
+        self._cache = np.empty(shape, np.uint8) if fits else None
+        self._cached = np.zeros(len(source), bool)
+        self._ahead: dict[int, Future[np.ndarray | None]] = {}
+        threaded = workers > 0 and isinstance(source, ImageSource)  # a generator runs in its caller's thread
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode") if threaded else None
+        if on_bad_file == "refuse":
+            self._refuse_bad_files()
+
+    def __len__(self) -> int:
+        """Number of images of the source, the unreadable ones included."""
+        return len(self.source)
+
+    @property
+    def names(self) -> list[str]:
+        return self.source.names
+
+    def get(self, position: int, batch_size: int) -> tuple[Tensor, list[str]]:
+        """The batch that starts at `position`.
+
+        Returns:
+            Images float32 [N, 3, R, R] in [-1, 1], and their names.
+        Raises:
+            UserError: no file of the source is readable.
+        """
+        if len(self) == 0:
+            raise UserError("there are no images in this split: give more images or another validation_fraction")
+        indices = sample_indices(len(self), self.seed, position, batch_size)
+        upcoming = sample_indices(len(self), self.seed, position + batch_size, batch_size) if self._pool else []
+        pixels, names = [], []
+        for index, image in zip(indices, self._read_many(indices, upcoming), strict=True):
+            if image is None:
+                index, image = self._next_good(index)
+            pixels.append(image)
+            names.append(self.names[index])
+        images = torch.from_numpy(np.stack(pixels))  # [N, 3, R, R]
+        if self.flip:
+            images = mirror(images, flips_at(self.seed, position, batch_size))
+        return to_float(images), names
+
+    def in_order(self, batch_size: int, max_images: int | None = None) -> Iterator[tuple[Tensor, list[str]]]:
+        """Every readable image once, in name order, never mirrored; the last batch may be smaller."""
+        count = len(self) if max_images is None else min(max_images, len(self))
+        for start in range(0, count, batch_size):
+            indices = list(range(start, min(start + batch_size, count)))
+            upcoming = list(range(start + batch_size, min(start + 2 * batch_size, count)))
+            found = [(i, image) for i, image in zip(indices, self._read_many(indices, upcoming), strict=True)]
+            good = [(i, image) for i, image in found if image is not None]
+            if good:
+                pixels = torch.from_numpy(np.stack([image for _, image in good]))
+                yield to_float(pixels), [self.names[i] for i, _ in good]
+
+    def report(self) -> list[str]:
+        """What happened to files so far, one line each: skipped, ignored, cropped, enlarged."""
+        lines = [f"unreadable, skipped: {name}: {reason}" for name, reason in sorted(self.bad_files.items())]
+        for what, files in (
+            ("ignored, no image by their extension", self.source.ignored),
+            ("not square, centre-cropped", sorted(self.cropped)),
+            (f"smaller than {self.resolution} px, enlarged", sorted(self.enlarged)),
+        ):
+            if files:
+                lines.append(f"{what}: {len(files)} files, such as {files[0]}")
+        return lines
+
+    def _read_many(self, indices: list[int], upcoming: list[int]) -> list[np.ndarray | None]:
+        if self._pool is None:
+            return [self._pixels(index) for index in indices]
+        now = {i: self._ahead.get(i) or self._pool.submit(self._pixels, i) for i in indices}
+        self._ahead = {i: now.get(i) or self._pool.submit(self._pixels, i) for i in upcoming}
+        return [now[i].result() for i in indices]
+
+    def _pixels(self, index: int) -> np.ndarray | None:
+        """Image `index` as uint8 [3, R, R]; None when its file is unreadable."""
+        if self._cached[index]:
+            return self._cache[index]
+        name = self.names[index]
+        if name in self.bad_files:
+            return None
+        if isinstance(self.source, GeneratedSource):
+            for i, image in self.source.pixels(index, whole_chunk=self._cache is not None):
+                self._keep(i, image)
+                if i == index:
+                    wanted = image
+            return wanted
+        try:
+            image = self.source.read(index)
+        except BadImageError as error:
+            self.bad_files[name] = error.reason
+            logger.warning("skipped unreadable image %s", error)
+            return None
+        self._note_size(name, image.size)
+        pixels = to_tensor(image, self.resolution).numpy()
+        self._keep(index, pixels)
+        return pixels
+
+    def _keep(self, index: int, pixels: np.ndarray) -> None:
+        if self._cache is not None:
+            self._cache[index] = pixels
+            self._cached[index] = True
+
+    def _note_size(self, name: str, size: tuple[int, int]) -> None:
+        if not is_square(size):
+            if not self.cropped:
+                logger.warning("%s is %d x %d: images that are not square are centre-cropped", name, *size)
+            self.cropped.add(name)
+        if min(size) < self.resolution:
+            if not self.enlarged:
+                logger.warning("%s is %d x %d: images below %d px are enlarged", name, *size, self.resolution)
+            self.enlarged.add(name)
+
+    def _next_good(self, index: int) -> tuple[int, np.ndarray]:
+        for step in range(1, len(self)):
+            candidate = (index + step) % len(self)
+            image = self._pixels(candidate)
+            if image is not None:
+                return candidate, image
+        some = "; ".join(f"{name}: {reason}" for name, reason in list(self.bad_files.items())[:3])
+        raise UserError(f"none of the {len(self)} image files is readable ({some}): check data.root")
+
+    def _refuse_bad_files(self) -> None:
+        for start in range(0, len(self), 256):
+            indices = list(range(start, min(start + 256, len(self))))
+            self._read_many(indices, [])
+        if self.bad_files:
+            listed = "\n  ".join(f"{name}: {reason}" for name, reason in sorted(self.bad_files.items()))
+            raise UserError(
+                f"{len(self.bad_files)} of {len(self)} image files are unreadable:\n  {listed}\n"
+                "remove or replace them, or set data.on_bad_file=skip"
+            )
+
+
+def validation_batches(
+    batches: Batches, batch_size: int, max_images: int | None = None
+) -> Iterator[tuple[Tensor, list[str]]]:
+    """Every readable image once in name order, as (images [N, 3, R, R], names); the last batch may be smaller."""
+    return batches.in_order(batch_size, max_images)
+
+
+def open_training_data(
+    data: DataConfig, domain: DomainConfig, seed: int, generator: nn.Module | None = None
+) -> tuple[Batches, Batches]:
+    """Training and validation images of a run.
+
+    Args:
+        data: the `data` section of the config.
+        domain: gives the resolution.
+        seed: of the order and the mirroring.
+        generator: the domain's generator; only for data.kind=generated.
+    Raises:
+        UserError: data.root is not set, holds no images, or leaves nothing to train on.
+        FileNotFoundError: data.root or data.validation_root does not exist.
+    """
+    if data.kind == "generated":
+        if generator is None:
+            raise ValueError("data.kind=generated needs generator=, the domain's generator")
+        n_validation = round(data.num_generated * data.validation_fraction) if data.validation_fraction > 0 else 0
+        sizes = {"train": data.num_generated, "validation": max(n_validation, int(data.validation_fraction > 0))}
+        training, validation = (
+            GeneratedSource(generator, count, seed=data.generated_seed, stream=stream, truncation_psi=data.truncation_psi)
+            for stream, count in sizes.items()
+        )
+    else:
+        if data.root is None:
+            raise UserError(
+                "data.root is not set: give data.root=FOLDER|ZIP|LMDB folder of images (or a quoted glob, or [a,b]), "
+                "or data.kind=generated to train on samples of the generator"
+            )
+        training = open_source(data.root, data.kind, data.max_images)
+        if data.validation_root is not None:
+            validation = open_source(data.validation_root)
+        else:
+            training, validation = split_by_name(training, data.validation_fraction)
+    if data.kind != "generated" and len(training) == 0:
+        raise UserError(f"no training images left: lower data.validation_fraction ({data.validation_fraction})")
+    settings = {"on_bad_file": data.on_bad_file, "cache_mib": data.cache_mib, "workers": data.workers}
+    return (
+        Batches(training, domain.resolution, seed=seed, flip=data.flip, **settings),
+        Batches(validation, domain.resolution, seed=seed, flip=False, **settings),
+    )
+
+
+def split_by_name(source: ImageSource, fraction: float) -> tuple[ImageSource, ImageSource]:
+    """Split into (training, validation) by a hash of each image's name: adding images moves none.
+
+    The one exception keeps a small set usable: when no name falls into validation, the one nearest to it is taken.
+    """
+    if not 0 <= fraction < 1:
+        raise ValueError(f"validation_fraction must be at least 0 and below 1, got {fraction}")
+    hashes = [int(hashlib.sha1(key.encode()).hexdigest()[:8], 16) / 2**32 for key in source.split_keys]
+    held_out = {i for i, value in enumerate(hashes) if value < fraction}
+    if not held_out and fraction > 0:
+        held_out = {min(range(len(hashes)), key=hashes.__getitem__)}
+        if len(source) == 1:
+            logger.warning("the only image, %s, serves for training and for validation", source.names[0])
+            return source, source
+    return (
+        Subset(source, [i for i in range(len(source)) if i not in held_out]),
+        Subset(source, sorted(held_out)),
+    )

@@ -1,0 +1,43 @@
+"""From decoded images to network input: the resize policy (`to_tensor`), the value range, and the random mirror image.
+
+The published Phase II pipeline: Resize((R, R)) bilinear, horizontal flip with probability one half (training only),
+normalise to [-1, 1].
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hyperinverter.utils.decode import is_square, to_tensor
+
+__all__ = ["flips_at", "is_square", "mirror", "to_float", "to_tensor"]
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 [..., 3, R, R] -> float32 in [-1, 1]."""
+    return images.to(torch.float32).div_(127.5).sub_(1.0)
+
+
+def mirror(images: Tensor, where: np.ndarray) -> Tensor:
+    """Mirror the images [N, 3, R, R] at which `where` [N] is true, left to right."""
+    mask = torch.from_numpy(where)[:, None, None, None]
+    return torch.where(mask, images.flip(3), images)
+
+
+def flips_at(seed: int, start: int, count: int) -> np.ndarray:
+    """Which of the positions start .. start+count-1 are mirrored, bool [count], each with probability one half.
+
+    A hash of (seed, position), so that the answer depends neither on the batch size nor on where a run was resumed. The
+    hash is the finaliser of splitmix64 (Steele, Lea, Flood, OOPSLA 2014).
+    """
+    origin = _mix(np.array([seed % 2**64], dtype=np.uint64))  # far apart for neighbouring seeds
+    positions = np.arange(start, start + count, dtype=np.uint64)
+    return (_mix(positions + origin) >> np.uint64(63)).astype(bool)
+
+
+def _mix(values: np.ndarray) -> np.ndarray:
+    """Scramble uint64 values; every input bit reaches every output bit (arithmetic wraps modulo 2^64)."""
+    values = values + np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))

@@ -1,0 +1,243 @@
+"""Image tensors <-> files and pictures of many images: conversion, saving, grids, contact sheets, difference maps, GIFs.
+
+Inside the package images are float32 RGB in [-1, 1]; uint8 exists only at files. Conversion rounds (truncation would darken
+by half a level). N images, R pixels, H and W any height and width. Files are written whole or not at all.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from hyperinverter.checkpoint import write_atomically
+from hyperinverter.utils.decode import read_image, to_tensor
+
+_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".gif": "GIF", ".bmp": "BMP"}
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """[-1, 1] -> uint8 0..255 of the same shape, rounded, values outside clamped.
+
+    Raises:
+        ValueError: a value is NaN (it would silently become black).
+    """
+    if not images.is_floating_point():
+        raise ValueError(f"expected floating-point images in [-1, 1], got {images.dtype}")
+    if torch.isnan(images).any():
+        raise ValueError("the images hold NaN values: the network that made them has diverged")
+    return images.detach().float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def from_uint8(images: Tensor) -> Tensor:
+    """uint8 0..255 -> float32 [-1, 1] of the same shape."""
+    if images.dtype != torch.uint8:
+        raise ValueError(f"expected uint8 images, got {images.dtype}")
+    return images.to(torch.float32).div_(127.5).sub_(1.0)
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """One image [3, H, W] or [1, 3, H, W], float in [-1, 1] or uint8 -> Pillow RGB."""
+    if image.dim() == 4 and image.shape[0] == 1:
+        image = image[0]
+    if image.dim() != 3 or image.shape[0] != 3:
+        raise ValueError(f"expected one image [3, H, W], got shape {list(image.shape)}")
+    pixels = image if image.dtype == torch.uint8 else to_uint8(image)
+    return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
+
+
+def from_pil(image: Image.Image) -> Tensor:
+    """Pillow image of any size -> float32 [3, H, W] in [-1, 1], without resizing."""
+    return from_uint8(torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1))
+
+
+def load_image(path: str | Path, resolution: int) -> Tensor:
+    """Read an image file as network input: float32 [3, R, R] in [-1, 1], by the one resize policy (`utils.decode`).
+
+    Raises:
+        FileNotFoundError: no such file.
+        BadImageError: the file is no readable image; names it.
+    """
+    return from_uint8(to_tensor(read_image(path), resolution))
+
+
+def save_image(image: Tensor | Image.Image, path: str | Path) -> Path:
+    """Write one image ([3, H, W] in [-1, 1], uint8, or Pillow); the suffix chooses PNG, JPEG (quality 95) or WebP."""
+    path = Path(path)
+    picture = to_pil(image) if isinstance(image, Tensor) else image
+    with write_atomically(path) as temporary:
+        picture.save(temporary, format=_format_of(path), quality=95)
+    return path
+
+
+def save_gif(frames: Sequence[Tensor | Image.Image], path: str | Path, frame_ms: int = 80, there_and_back: bool = True) -> Path:
+    """Write an endless animation.
+
+    Args:
+        frames: images [3, H, W] in [-1, 1], or Pillow images, all of one size.
+        path: ends in .gif.
+        frame_ms: how long each frame stands, ms.
+        there_and_back: play the inner frames backwards after the last one, so that the loop has no jump.
+    """
+    path = Path(path)
+    pictures = [to_pil(frame) if isinstance(frame, Tensor) else frame for frame in frames]
+    if not pictures:
+        raise ValueError("expected at least one frame, got none")
+    if there_and_back:
+        pictures += pictures[-2:0:-1]
+    with write_atomically(path) as temporary:
+        pictures[0].save(
+            temporary, format="GIF", save_all=True, append_images=pictures[1:], duration=frame_ms, loop=0, disposal=2
+        )
+    return path
+
+
+def image_grid(images: Tensor, columns: int | None = None, gap: int = 0) -> Tensor:
+    """Lay images [N, 3, H, W] out row by row: [3, rows*(H+gap)-gap, columns*(W+gap)-gap]; empty cells and gaps are white.
+
+    Args:
+        columns: None makes the grid about square.
+        gap: pixels between images.
+    """
+    if images.dim() != 4 or images.shape[0] == 0:
+        raise ValueError(f"expected images [N, 3, H, W] with N >= 1, got shape {list(images.shape)}")
+    count, channels, height, width = images.shape
+    columns = min(columns or int(np.ceil(np.sqrt(count))), count)
+    rows = -(-count // columns)
+    white = 255 if images.dtype == torch.uint8 else 1.0
+    grid = images.new_full((channels, rows * (height + gap) - gap, columns * (width + gap) - gap), white)
+    for number, image in enumerate(images):
+        top, left = number // columns * (height + gap), number % columns * (width + gap)
+        grid[:, top : top + height, left : left + width] = image
+    return grid
+
+
+# Colours of the difference map from no difference to the stated maximum, equally spaced: dark blue, blue, cyan, yellow, red.
+_DIFFERENCE_COLOURS = ((0, 0, 96), (0, 64, 255), (0, 224, 224), (255, 232, 0), (224, 0, 0))
+
+
+def difference_map(a: Tensor, b: Tensor, maximum: float = 0.5) -> Tensor:
+    """Where two images differ, as colours from dark blue (equal) to red (mean absolute difference >= maximum).
+
+    Args:
+        a: images [N, 3, H, W] or one [3, H, W], in [-1, 1]; b: the same shape.
+        maximum: difference shown as red, in units of [-1, 1] (the full range is 2). One fixed scale for every image,
+            so that maps can be compared; say it in the heading.
+    Returns:
+        Float images of the same shape in [-1, 1].
+    """
+    if a.shape != b.shape or a.dim() not in (3, 4) or a.shape[-3] != 3:
+        raise ValueError(f"expected two images of one shape [N, 3, H, W], got {list(a.shape)} and {list(b.shape)}")
+    difference = (a.detach().float() - b.detach().float()).abs().mean(dim=-3)  # [N, H, W]
+    place = (difference / maximum).clamp(0, 1) * (len(_DIFFERENCE_COLOURS) - 1)
+    colours = torch.tensor(_DIFFERENCE_COLOURS, dtype=torch.float32, device=a.device) / 127.5 - 1
+    lower = place.floor().long().clamp(max=len(_DIFFERENCE_COLOURS) - 2)
+    blend = (place - lower).unsqueeze(-1)
+    mixed = colours[lower] * (1 - blend) + colours[lower + 1] * blend  # [N, H, W, 3]
+    return mixed.movedim(-1, -3)
+
+
+def contact_sheet(
+    rows: Sequence[Sequence[Tensor | Image.Image | str | None]],
+    headings: Sequence[str] | None,
+    path: str | Path | None,
+    captions: Sequence[str] | None = None,
+    cell: int | None = None,
+) -> Image.Image:
+    """Draw rows of images with headings above the columns and a caption left of each row.
+
+    Args:
+        rows: per row its cells: an image [3, H, W] (or [1, 3, H, W]) in [-1, 1], a Pillow image, text, or None (empty).
+        headings: one per column, or None.
+        path: where to write it; None writes nothing.
+        captions: one per row, or None.
+        cell: side of a cell in pixels; None: the largest image's side, at least 96 so that headings can be read.
+            Smaller images are enlarged by whole pixels where that fits, else by Lanczos.
+    Returns:
+        The sheet.
+    Raises:
+        ValueError: no rows, or headings or captions of another number than columns or rows.
+    """
+    columns = max((len(row) for row in rows), default=0)
+    if columns == 0:
+        raise ValueError("expected at least one row with one cell, got none")
+    if headings is not None and len(headings) != columns:
+        raise ValueError(f"expected {columns} headings, one per column, got {len(headings)}: {list(headings)}")
+    if captions is not None and len(captions) != len(rows):
+        raise ValueError(f"expected {len(rows)} captions, one per row, got {len(captions)}")
+    pictures = [[to_pil(item) if isinstance(item, Tensor) else item for item in row] for row in rows]
+    sides = [max(item.size) for row in pictures for item in row if isinstance(item, Image.Image)]
+    cell = cell or max([96, *sides])
+    font = ImageFont.load_default(size=max(11, cell // 11))
+    line = max(14, cell // 8)
+    gap = max(2, cell // 48)
+    head = max((len(_wrap(text, font, cell)) for text in headings), default=1) * line + gap if headings else 0
+    margin = round(min(max(font.getlength(text) for text in captions), 3 * cell)) + 3 * gap if captions else 0
+    sheet = Image.new(
+        "RGB", (margin + columns * (cell + gap) + gap, head + len(rows) * (cell + gap) + gap), "white"
+    )
+    draw = ImageDraw.Draw(sheet)
+    for column, text in enumerate(headings or ()):
+        _write(draw, text, font, (margin + gap + column * (cell + gap), gap), cell, line)
+    for row, items in enumerate(pictures):
+        top = head + gap + row * (cell + gap)
+        if captions:
+            lines = _wrap(captions[row], font, margin - 2 * gap)
+            _write(draw, captions[row], font, (gap, top + (cell - line * len(lines)) // 2), margin - 2 * gap, line)
+        for column, item in enumerate(items):
+            left = margin + gap + column * (cell + gap)
+            if isinstance(item, str):
+                _write(draw, item, font, (left, top), cell, line)
+            elif item is not None:
+                picture = _fit(item, cell)
+                sheet.paste(picture, (left + (cell - picture.width) // 2, top + (cell - picture.height) // 2))
+    if path is not None:
+        save_image(sheet, path)
+    return sheet
+
+
+def _fit(picture: Image.Image, cell: int) -> Image.Image:
+    """Scale into a cell x cell square, keeping the shape; enlarging by a whole factor keeps pixels crisp."""
+    largest = max(picture.size)
+    if largest == cell:
+        return picture
+    size = tuple(max(1, round(side * cell / largest)) for side in picture.size)
+    whole = cell % largest == 0
+    return picture.resize(size, Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS)
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
+    """Break text at its line breaks and between words so that lines fit `width` pixels; a longer word is cut."""
+    lines: list[str] = []
+    for paragraph in text.split("\n"):
+        current = ""
+        for word in paragraph.split():
+            joined = f"{current} {word}".strip()
+            if font.getlength(joined) <= width or not current:
+                current = joined
+            else:
+                lines.append(current)
+                current = word
+        lines.append(current)
+    shortened = []
+    for one in lines:
+        while len(one) > 1 and font.getlength(one) > width:
+            one = one[:-2] + "…" if not one.endswith("…") else one[:-2] + "…"
+        shortened.append(one)
+    return shortened
+
+
+def _write(
+    draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont, corner: tuple[int, int], width: int, line: int
+) -> None:
+    for number, words in enumerate(_wrap(text, font, width)):
+        draw.text((corner[0], corner[1] + number * line), words, fill="black", font=font)
+
+
+def _format_of(path: Path) -> str:
+    image_format = _FORMATS.get(path.suffix.lower())
+    if image_format is None:
+        raise ValueError(f"cannot write {path}: the name must end in one of {', '.join(_FORMATS)}")
+    return image_format
