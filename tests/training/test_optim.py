@@ -1,0 +1,194 @@
+"""Which optimiser `ranger` really is: held against a reference written from the papers and the published trajectory."""
+
+import copy
+import io
+import json
+import math
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import conv2d, linear
+
+from hyperinverter.config.schema import OptimizerConfig, Phase1Config
+from hyperinverter.training.optim import OPTIMIZERS, backward_and_step, build_optimizer, restore_optimizer
+
+GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
+STEPS = 40
+
+
+class ReferenceRanger:
+    """RAdam (arXiv:1908.03265, alg. 2) on centralised gradients, inside Lookahead (arXiv:1907.08610, alg. 1)."""
+
+    def __init__(self, params, lr, betas, eps, k=6, alpha=0.5, weight_decay=0.0):
+        self.params, self.lr, self.betas, self.eps = list(params), lr, betas, eps
+        self.k, self.alpha, self.weight_decay, self.t = k, alpha, weight_decay, 0
+        self.m = [torch.zeros_like(p) for p in self.params]
+        self.v = [torch.zeros_like(p) for p in self.params]
+        self.slow = [p.detach().clone() for p in self.params]
+
+    @torch.no_grad()
+    def step(self):
+        self.t += 1
+        t, (beta1, beta2) = self.t, self.betas
+        rho_max = 2 / (1 - beta2) - 1
+        rho = rho_max - 2 * t * beta2**t / (1 - beta2**t)
+        for p, m, v, slow in zip(self.params, self.m, self.v, self.slow, strict=True):
+            g = p.grad - p.grad.mean(dim=tuple(range(1, p.dim())), keepdim=True) if p.dim() > 1 else p.grad
+            m.copy_(beta1 * m + (1 - beta1) * g)
+            v.copy_(beta2 * v + (1 - beta2) * g * g)
+            p.mul_(1 - self.lr * self.weight_decay)
+            rate = self.lr / (1 - beta1**t)
+            if rho > 5:  # the variance of the adaptive rate can be corrected; before that plain momentum
+                top = (rho - 4) * (rho - 2) * rho_max
+                correction = math.sqrt((1 - beta2**t) * top / ((rho_max - 4) * (rho_max - 2) * rho))
+                p.sub_(rate * correction * m / (v.sqrt() + self.eps))
+            else:
+                p.sub_(rate * m)
+            if t % self.k == 0:
+                slow.add_(self.alpha * (p - slow))
+                p.copy_(slow)
+
+
+def small_problem(seed=0):
+    """A linear and a convolution weight, a bias and a scalar, with targets: every branch of gradient centralisation."""
+    g = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.randn(shape, generator=g)
+
+    params = [nn.Parameter(draw(6, 5)), nn.Parameter(draw(6)), nn.Parameter(draw(4, 3, 3, 3)), nn.Parameter(draw(1))]
+    x, target, images, wanted = draw(8, 5), draw(8, 6), draw(2, 3, 8, 8), draw(2, 4, 8, 8)
+    return params, lambda W, b, K, s: objective(W, b, K, s, x, target, images, wanted)
+
+
+def objective(W, b, K, s, x, target, images, wanted):
+    return (linear(x, W, b) - target).square().mean() + (s * conv2d(images, K, padding=1) - wanted).square().mean()
+
+
+def run(params, loss, optimizer, steps=STEPS):
+    path = []
+    for _ in range(steps):
+        for p in params:
+            p.grad = None
+        loss(*params).backward()
+        optimizer.step()
+        path.append(torch.cat([p.detach().flatten().clone() for p in params]))
+    return torch.stack(path)
+
+
+def test_ranger_is_radam_with_lookahead_and_gradient_centralisation():
+    config = OptimizerConfig(name="ranger", lr=0.02, betas=[0.95, 0.999], eps=1e-5)
+    params, loss = small_problem()
+    twins = [nn.Parameter(p.detach().clone()) for p in params]
+    ours = run(params, loss, build_optimizer(params, config))
+    reference = run(twins, loss, ReferenceRanger(twins, config.lr, config.betas, config.eps))
+    torch.testing.assert_close(ours, reference, rtol=0, atol=2e-6)
+    assert (ours[-1] - ours[0]).abs().max() > 0.1  # it went somewhere
+
+
+def test_the_packages_default_is_another_optimiser():
+    """AdaBelief on: the same until RAdam's variance term joins (step 6), then elsewhere."""
+    config = OptimizerConfig(name="ranger", lr=0.02, betas=[0.95, 0.999], eps=1e-5)
+    paths = {}
+    for name in ("ranger", "ranger_adabelief"):
+        params, loss = small_problem()
+        config.name = name
+        paths[name] = run(params, loss, build_optimizer(params, config))
+    difference, moved = paths["ranger"] - paths["ranger_adabelief"], paths["ranger"] - paths["ranger"][0]
+    deviation = difference.norm(dim=1) / moved.norm(dim=1)
+    assert deviation[4] < 1e-6
+    assert deviation[-1] > 0.05
+
+
+def test_phase_1_trains_with_the_papers_optimiser():
+    config = Phase1Config().optimizer
+    params, _ = small_problem()
+    optimizer = build_optimizer(params, config)
+    assert (config.name, config.lr, config.betas, config.eps) == ("ranger", 1e-4, [0.95, 0.999], 1e-5)
+    assert optimizer.adabelief is False
+    assert optimizer.param_groups[0]["weight_decay"] == 0
+    assert (optimizer.k, optimizer.alpha, optimizer.N_sma_threshhold, optimizer.use_gc) == (6, 0.5, 5, True)
+
+
+@pytest.mark.parametrize("case", ["ranger_default", "ranger_options"])
+def test_published_trajectory(case, monkeypatch):
+    """60 recorded steps of the published Ranger: ours in float32, the reference above in float64.
+
+    The options case has weight decay, which the package applies otherwise: there only the reference is held against it.
+    """
+    if not (GOLDEN / f"{case}.json").is_file():
+        pytest.skip(f"no recorded outputs at {GOLDEN}")
+    monkeypatch.syspath_prepend(str(GOLDEN))
+    from fill import make_input
+
+    record, arrays = json.loads((GOLDEN / f"{case}.json").read_text()), np.load(GOLDEN / f"{case}.npz")
+    inputs = {key[-1]: torch.from_numpy(make_input(v, record["seed"])) for key, v in record["inputs"].items()}
+    options = {"lr": 1e-3, "betas": [0.95, 0.999], "eps": 1e-5} | record["config"]["kwargs"]
+
+    def check(build, dtype, suffix):
+        params = [nn.Parameter(inputs[key].to(dtype)) for key in "WbKs"]
+        data = [inputs[name].to(dtype) for name in "XTIJ"]
+        path = run(params, lambda *p: objective(*p, *data), build(params), record["config"]["steps"])
+        picked = torch.cat([path[:, 0:3], path[:, 30:32], path[:, 36:39], path[:, -1:]], dim=1)
+        found = {f"final_{key}": value.detach() for key, value in zip("WbKs", params, strict=True)}
+        for key, value in {**found, "trajectory": picked}.items():
+            wanted, atol = arrays[key + suffix].ravel(), record["tensors"][key]["atol"]
+            np.testing.assert_allclose(value.numpy().ravel(), wanted, rtol=0, atol=atol, err_msg=key)
+
+    check(lambda params: ReferenceRanger(params, **options), torch.float64, ".f64")
+    if case == "ranger_default":
+        config = OptimizerConfig(name="ranger", lr=options["lr"], betas=options["betas"], eps=options["eps"])
+        check(lambda params: build_optimizer(params, config), torch.float32, "")
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_resume_is_exact_to_the_bit_and_silent(name, tmp_path):
+    """Saved after 8 steps (between two Lookahead pulls), loaded with weights_only, continued to 20."""
+    config = OptimizerConfig(name=name, lr=0.02, betas=[0.95, 0.999], eps=1e-5)
+    params, loss = small_problem()
+    whole = run(params, loss, build_optimizer(params, config), 20)
+
+    params, loss = small_problem()
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        optimizer = build_optimizer(params, config)
+        run(params, loss, optimizer, 8)
+        torch.save({"optimizer": optimizer.state_dict(), "params": [p.detach() for p in params]}, tmp_path / "state.pt")
+        state = torch.load(tmp_path / "state.pt", weights_only=True)
+        resumed = [nn.Parameter(p.clone()) for p in state["params"]]
+        optimizer = build_optimizer(resumed, config)
+        restore_optimizer(optimizer, state["optimizer"], config)
+        copy.deepcopy(optimizer)  # __setstate__ of the package prints
+    assert printed.getvalue() == ""
+    assert torch.equal(run(resumed, loss, optimizer, 12), whole[8:])
+
+
+def test_todays_rate_wins_on_resume():
+    params, loss = small_problem()
+    optimizer = build_optimizer(params, OptimizerConfig(lr=0.02))
+    run(params, loss, optimizer, 2)
+    other = build_optimizer(params, OptimizerConfig(lr=0.005, betas=[0.5, 0.9]))
+    restore_optimizer(other, optimizer.state_dict(), OptimizerConfig(lr=0.005, betas=[0.5, 0.9]))
+    assert other.param_groups[0]["lr"] == 0.005
+    assert other.param_groups[0]["betas"] == (0.5, 0.9)
+
+
+def test_unknown_name_and_nothing_to_train():
+    with pytest.raises(ValueError, match=r"rangr.*adam, ranger, ranger_adabelief"):
+        build_optimizer([nn.Parameter(torch.zeros(1))], OptimizerConfig(name="rangr"))
+    with pytest.raises(ValueError, match="no parameter requires a gradient"):
+        build_optimizer([torch.zeros(1)], OptimizerConfig())
+
+
+def test_clipping_returns_the_norm_before_it_and_bounds_the_update():
+    p = nn.Parameter(torch.tensor([3.0, 4.0]))
+    optimizer = torch.optim.SGD([p], lr=1.0)
+    norm = backward_and_step(optimizer, (p * torch.tensor([30.0, 40.0])).sum(), clip=1.0)
+    assert norm.item() == pytest.approx(50.0)
+    torch.testing.assert_close(p.detach(), torch.tensor([2.4, 3.2]), rtol=1e-5, atol=0)
+    assert backward_and_step(optimizer, p.sum()) is None
+    assert backward_and_step(optimizer, p.sum(), measure=True).item() == pytest.approx(math.sqrt(2))
