@@ -1,0 +1,1 @@
+"""Frozen networks behind losses and metrics, all with the protocol of `base.Extractor`."""

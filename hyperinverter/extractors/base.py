@@ -1,0 +1,162 @@
+"""What the frozen networks behind losses and metrics share: where their file is, how it is read, and one protocol.
+
+An extractor turns images [N,3,R,R] in [-1,1] into features and measures the distance of two sets of features. Losses
+and metrics know nothing else about it. Letters: N images, C channels, D embedding size.
+"""
+
+import pickle
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from hyperinverter.pretrained.load import find_network_file
+from hyperinverter.utils.errors import UserError
+
+Features = Any  # what `features` gives and `distance` takes: one embedding [N,D] or a list of maps [N,C,h,w]
+
+
+class Extractor(nn.Module):
+    """A frozen network with a distance between its features.
+
+    It stays in eval mode whatever a parent's `train()` says (dropout and batch statistics would change the distance),
+    and its parameters never get gradients; gradients do flow to the images.
+    """
+
+    filenames: ClassVar[tuple[str, ...]] = ()  # files that `find` needs, by the name their publisher gave them
+    purpose: ClassVar[str] = ""  # what the network is for, as a user would say it
+    source: ClassVar[str] = ""  # where a person gets the files
+
+    @classmethod
+    def find(cls) -> Self:
+        """Build the extractor from its files in the search folders.
+
+        Raises:
+            UserError: a file is missing or damaged; names it, what it is for, and where to put it.
+        """
+        return cls(*(read_network(find_required(cls, name)) for name in cls.filenames))
+
+    @classmethod
+    def why_missing(cls) -> str | None:
+        """None when every file is there, else one sentence that names the first missing one."""
+        for name in cls.filenames:
+            if locate(name) is None:
+                return missing_message(cls, name)
+        return None
+
+    def freeze(self) -> Self:
+        """Call at the end of `__init__`."""
+        self.requires_grad_(False)
+        return self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        return super().train(False)
+
+    def features(self, images: Tensor) -> Features:
+        """Features of images [N,3,R,R] in [-1,1], float32; differentiable in the images."""
+        raise TypeError(f"{type(self).__name__} must define features(images)")
+
+    def distance(self, a: Features, b: Features) -> Tensor:
+        """Distance [N] between two results of `features`; 0 for equal ones."""
+        raise TypeError(f"{type(self).__name__} must define distance(a, b)")
+
+
+class Embedding(Extractor):
+    """An extractor whose features are one unit vector [N,D] per image; the distance is 1 - cosine."""
+
+    def distance(self, a: Tensor, b: Tensor) -> Tensor:
+        return 1 - (a * b).sum(dim=1)
+
+
+def locate(filename: str) -> Path | None:
+    """The file in the search folders of pretrained models, else in torchvision's own download cache; None if absent."""
+    found = find_network_file(filename)
+    if found is not None:
+        return found
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / filename
+    return cached if cached.is_file() else None
+
+
+def missing_message(extractor: type[Extractor], filename: str) -> str:
+    return (
+        f"{filename} was not found. It is the network for {extractor.purpose}. Get it from {extractor.source} and "
+        f"put it into pretrained_models/nets/ or into a folder named in the environment variable HYPERINVERTER_MODELS"
+    )
+
+
+def find_required(extractor: type[Extractor], filename: str) -> Path:
+    path = locate(filename)
+    if path is None:
+        raise UserError(missing_message(extractor, filename))
+    return path
+
+
+def read_network(path: Path) -> dict[str, Any]:
+    """Read an .npz or a torch file without running code from it.
+
+    Raises:
+        UserError: the file cannot be read that way; names it.
+    """
+    try:
+        if path.suffix == ".npz":
+            import numpy as np
+
+            with np.load(path, allow_pickle=False) as arrays:
+                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, ValueError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: cannot be read as network weights ({reason}); it is damaged or not the original "
+                        f"file: fetch it again") from error  # fmt: skip
+
+
+def load_exactly(network: nn.Module, state: dict[str, Tensor], what: str) -> None:
+    """Load a state dict whose keys must be the network's own; BatchNorm's step counters alone may be absent.
+
+    Raises:
+        UserError: keys or shapes differ; names the first ones.
+    """
+    own = network.state_dict()
+    counters = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")}
+    state = {**counters, **state}
+    wrong = [f"missing {key}" for key in own if key not in state]
+    wrong += [f"unexpected {key}" for key in state if key not in own]
+    wrong += [f"{key} is {tuple(state[key].shape)}, expected {tuple(own[key].shape)}"
+              for key in own if key in state and state[key].shape != own[key].shape]  # fmt: skip
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise UserError(f"these weights are not {what}: {'; '.join(wrong[:3])}{more}; fetch the original file")
+    network.load_state_dict(state)
+
+
+def check_images(images: Tensor, at_least: int, who: str) -> None:
+    """Refuse anything but [N,3,R,R] with R >= `at_least`."""
+    if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
+        raise ValueError(f"{who} takes square RGB images [N,3,R,R], got {list(images.shape)}")
+    if images.shape[-1] < at_least:
+        raise ValueError(
+            f"{who} needs images of at least {at_least} px, got {images.shape[-1]} px; leave it out for this domain"
+        )
+
+
+def unit_normalise(maps: Tensor, eps: float = 1e-10) -> Tensor:
+    """Each position's channel vector scaled to length 1 (Zhang et al., CVPR 2018, section 3), in float32.
+
+    Published as f / (|f| + eps); written so that its gradient stays finite where every channel is 0.
+    """
+    maps = maps.float()
+    return maps * torch.rsqrt(maps.square().sum(dim=1, keepdim=True) + eps * eps)
+
+
+def perceptual_distance(a: list[Tensor], b: list[Tensor], heads: list[Tensor]) -> Tensor:
+    """LPIPS's formula: weighted squared difference, mean over positions, sum over layers.
+
+    Args:
+        a: unit-normalised maps [N,C,h,w], one per layer; b: the same of the other images.
+        heads: weight of each channel [1,C,1,1], one per layer.
+    Returns:
+        Distance [N].
+    """
+    layers = [((x - y).square() * head).sum(dim=1).mean(dim=(1, 2)) for x, y, head in zip(a, b, heads, strict=True)]
+    return torch.stack(layers).sum(dim=0)

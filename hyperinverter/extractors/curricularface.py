@@ -1,0 +1,38 @@
+"""Face identity of the metric: CurricularFace's IR-101 (Huang et al., CVPR 2020, arXiv:2004.00288).
+
+Another network than the loss's ArcFace, so that the metric does not reward what the loss optimised.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from hyperinverter.extractors.arcface import build_face_network
+from hyperinverter.extractors.base import Embedding, check_images
+from hyperinverter.extractors.mobilefacenet import FACE_LEFT, FACE_PX, FACE_SIDE, FACE_TOP
+from hyperinverter.extractors.resize import crop_resize
+
+
+class CurricularFace(Embedding):
+    """Unit 512-vectors of IR-101 on FFHQ-framed images in [-1,1].
+
+    The published script finds five landmarks with MTCNN and skips images without a detection. Inputs here are
+    FFHQ-framed already, so the square that lies on the same 112 px template is cut out of all and none is skipped.
+
+    Args:
+        state: as in CurricularFace_Backbone.pth.
+    """
+
+    filenames = ("CurricularFace_Backbone.pth",)
+    purpose = "the CurricularFace identity metric (identity)"
+    source = "the pixel2style2pixel project (its README, 'Auxiliary Models': CurricularFace Backbone)"
+
+    def __init__(self, state: dict[str, Tensor]) -> None:
+        super().__init__()
+        sizes = {"depths": (3, 13, 30, 3), "squeeze_excitation": False, "has_affine_embedding": False}
+        self.net = build_face_network(state, "CurricularFace IR-101 (CurricularFace_Backbone.pth)", **sizes)
+        self.freeze()
+
+    def features(self, images: Tensor) -> Tensor:
+        check_images(images, 16, "identity")
+        faces = crop_resize(images.float(), FACE_LEFT, FACE_TOP, FACE_SIDE, FACE_PX)
+        return F.normalize(self.net(faces).float(), dim=1)

@@ -1,0 +1,118 @@
+"""Face identity: MobileFaceNet's 128-d embedding. Not ArcFace's IR-SE50: a small net of its own name.
+
+Network: Chen et al., 2018 (arXiv:1804.07573), in the variant of foamliu/MobileFaceNet, whose parameter names are kept.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hyperinverter.extractors.base import Embedding, check_images, load_exactly
+from hyperinverter.extractors.resize import crop_resize
+
+# (expansion, channels, repeats, first stride) of the inverted residuals
+STAGES = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))
+# ImageNet statistics for RGB in 0..1
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# The square of an FFHQ-framed image that lies on the 112 px ArcFace template (unit coordinates)
+FACE_LEFT, FACE_TOP, FACE_SIDE, FACE_PX = 0.1178, 0.1095, 0.7663, 112
+
+
+def _conv_bn(in_channels: int, channels: int, kernel: int, stride: int, groups: int = 1) -> nn.Sequential:
+    conv = nn.Conv2d(in_channels, channels, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(channels), nn.ReLU6())
+
+
+class DepthwiseSeparable(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.pointwise = nn.Conv2d(channels, channels, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn2(self.pointwise(F.relu(self.bn1(self.depthwise(x))))))
+
+
+class InvertedResidual(nn.Module):
+    def __init__(self, in_channels: int, channels: int, expansion: int, stride: int) -> None:
+        super().__init__()
+        hidden = expansion * in_channels
+        self.has_skip = stride == 1 and in_channels == channels
+        self.conv = nn.Sequential(
+            _conv_bn(in_channels, hidden, 1, 1),
+            _conv_bn(hidden, hidden, 3, stride, groups=hidden),
+            nn.Conv2d(hidden, channels, 1, bias=False),
+            nn.BatchNorm2d(channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(x) if self.has_skip else self.conv(x)
+
+
+class GlobalDepthwise(nn.Module):
+    """One 7x7 filter per channel over the whole 7x7 map."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(channels, channels, 7, groups=channels, bias=False)
+        self.bn = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(self.depthwise(x))
+
+
+class _Network(nn.Module):
+    """[N,3,112,112], ImageNet-normalised -> [N,128]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = _conv_bn(3, 64, 3, 2)
+        self.dw_conv = DepthwiseSeparable(64)
+        blocks, channels = [], 64
+        for expansion, width, repeats, first_stride in STAGES:
+            for i in range(repeats):
+                blocks.append(InvertedResidual(channels, width, expansion, first_stride if i == 0 else 1))
+                channels = width
+        self.features = nn.Sequential(*blocks)
+        self.conv2 = _conv_bn(channels, 512, 1, 1)
+        self.gdconv = GlobalDepthwise(512)
+        self.conv3 = nn.Conv2d(512, 128, 1)
+        self.bn = nn.BatchNorm1d(128)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.features(self.dw_conv(self.conv1(x)))  # [N,128,7,7]
+        return self.bn(self.conv3(self.gdconv(self.conv2(x))).flatten(1))
+
+
+class MobileFaceNet(Embedding):
+    """Identity embedding of an FFHQ-framed face; the face square is cut out and resized to 112 px inside.
+
+    Args:
+        state: as in mobilefacenet_112.npz.
+        is_mirrored: True adds the mirrored image's embedding before normalising (the protocol of the metric); the loss
+            keeps False, one pass, at half the cost.
+    """
+
+    filenames = ("mobilefacenet_112.npz",)
+    purpose = "the face identity mobilefacenet"
+    source = "this project's collection of small networks (README, section Weights)"
+
+    def __init__(self, state: dict[str, Tensor], is_mirrored: bool = False) -> None:
+        super().__init__()
+        self.is_mirrored = is_mirrored
+        self.net = _Network()
+        load_exactly(self.net, state, "MobileFaceNet (mobilefacenet_112.npz)")
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1))
+        self.freeze()
+
+    def features(self, images: Tensor) -> Tensor:
+        check_images(images, 16, "mobilefacenet")
+        faces = crop_resize(images.float(), FACE_LEFT, FACE_TOP, FACE_SIDE, FACE_PX)
+        faces = (faces * 0.5 + 0.5 - self.mean) / self.std
+        embedding = self.net(faces).float()
+        if self.is_mirrored:
+            embedding = embedding + self.net(faces.flip(3)).float()
+        return F.normalize(embedding, dim=1)

@@ -1,0 +1,37 @@
+"""Non-saturating GAN losses and R1 (Goodfellow et al., 2014; Mescheder et al., ICML 2018; as StyleGAN2 uses them)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def generator_loss(fake_logits: Tensor) -> Tensor:
+    """mean softplus(-D(fake)): small when the discriminator takes the fakes for real. Logits [N,1]."""
+    return F.softplus(-fake_logits).mean()
+
+
+def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, halved: bool = False) -> Tensor:
+    """mean softplus(-D(real)) + mean softplus(D(fake)).
+
+    Args:
+        real_logits: [N,1].
+        fake_logits: [M,1], of detached fakes.
+        halved: True divides the sum by two, as the released HyperInverter code does; the paper's equation does not.
+    """
+    loss = F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
+    return loss / 2 if halved else loss
+
+
+def r1_penalty(real_images: Tensor, real_logits: Tensor) -> Tensor:
+    """Mean over the batch of ||d D(x) / d x||², to be weighted with r1_gamma / 2 (times the interval when lazy).
+
+    Args:
+        real_images: [N,3,R,R] with requires_grad set before the discriminator saw them.
+        real_logits: D(real_images), [N,1].
+    Raises:
+        ValueError: the images do not require gradients.
+    """
+    if not real_images.requires_grad:
+        raise ValueError("r1_penalty: these images require no gradient; call images.requires_grad_() before D(images)")
+    (gradient,) = torch.autograd.grad(real_logits.sum(), real_images, create_graph=True)
+    return gradient.square().sum(dim=(1, 2, 3)).mean()

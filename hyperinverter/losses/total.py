@@ -1,0 +1,107 @@
+"""The weighted sum of reconstruction losses that a YAML's `loss_weights` describes, and the table of known losses."""
+
+from collections.abc import Callable
+from difflib import get_close_matches
+
+import torch
+from torch import Tensor, nn
+
+from hyperinverter.extractors.arcface import ArcFace
+from hyperinverter.extractors.discriminator import DiscriminatorFeatures
+from hyperinverter.extractors.lpips import Lpips
+from hyperinverter.extractors.mobilefacenet import MobileFaceNet
+from hyperinverter.extractors.moco import Moco
+from hyperinverter.extractors.resize import at_most
+from hyperinverter.extractors.squeezenet import SqueezeNetFeatures
+from hyperinverter.losses.reconstruction import FeatureLoss, L2Loss, Loss
+from hyperinverter.models.stylegan2 import Discriminator
+from hyperinverter.utils.errors import UserError
+
+
+def _discriminator_features(discriminator: Discriminator | None) -> Loss:
+    if discriminator is None:
+        raise UserError(
+            "loss_weights.discriminator_features needs the domain's discriminator; train one "
+            "(scripts/train_stylegan2.py), name it in domain.weights.discriminator, or set this weight to 0"
+        )
+    return FeatureLoss(DiscriminatorFeatures(discriminator), needs_full_resolution=True)
+
+
+# To add a loss: one line here. Each entry takes the domain's discriminator (None where there is none).
+LOSSES: dict[str, Callable[[Discriminator | None], Loss]] = {
+    "l2": lambda _: L2Loss(),
+    "lpips": lambda _: FeatureLoss(Lpips.find()),
+    "identity": lambda _: FeatureLoss(ArcFace.find()),
+    "moco": lambda _: FeatureLoss(Moco.find()),
+    "discriminator_features": _discriminator_features,
+    "squeezenet_features": lambda _: FeatureLoss(SqueezeNetFeatures.find()),
+    "mobilefacenet": lambda _: FeatureLoss(MobileFaceNet.find()),
+}
+
+
+class TotalLoss(nn.Module):
+    """Weighted sum of named losses. Its networks are frozen, so it has nothing to train and nothing to save.
+
+    Args:
+        losses: name -> loss.
+        weights: name -> weight, for the same names.
+        loss_resolution: larger images are reduced to this by box mean before every loss but those that need the full
+            resolution (published: 256).
+    """
+
+    def __init__(self, losses: dict[str, Loss], weights: dict[str, float], loss_resolution: int) -> None:
+        super().__init__()
+        self.losses = nn.ModuleDict(losses)
+        self.weights = dict(weights)
+        self.loss_resolution = loss_resolution
+
+    def forward(self, output: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compare images in [-1,1].
+
+        Args:
+            output: [N,3,R,R], may require gradients.
+            target: [N,3,R,R]; gradients never reach it.
+        Returns:
+            The weighted sum, a scalar, and every unweighted loss as a detached scalar under its name.
+        Raises:
+            ValueError: the shapes differ or are not [N,3,R,R].
+        """
+        if output.shape != target.shape or output.ndim != 4 or output.shape[1] != 3 or output.shape[0] == 0:
+            raise ValueError(f"output and target must both be [N,3,R,R], got {[*output.shape]} and {[*target.shape]}")
+        target = target.detach()
+        small_output, small_target = at_most(output, self.loss_resolution), at_most(target, self.loss_resolution)
+        total, values = torch.zeros((), device=output.device), {}
+        for name, loss in self.losses.items():
+            full = loss.needs_full_resolution
+            value = loss(output, target) if full else loss(small_output, small_target)
+            total = total + self.weights[name] * value
+            values[name] = value.detach()
+        return total, values
+
+
+def build_losses(
+    loss_weights: dict[str, float],
+    *,
+    discriminator: Discriminator | None = None,
+    loss_resolution: int = 256,
+) -> TotalLoss:
+    """Build every loss with a weight above 0; a weight of 0 needs no network.
+
+    Args:
+        loss_weights: name -> weight, as in the YAML.
+        discriminator: the domain's, for discriminator_features; it is copied.
+        loss_resolution: see TotalLoss.
+    Raises:
+        UserError: an unknown name, a negative weight, nothing to minimise, or a missing network; says what to do.
+    """
+    for name, weight in loss_weights.items():
+        if name not in LOSSES:
+            close = get_close_matches(name, LOSSES, n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise UserError(f"loss_weights.{name}: no such loss; {hint}known: {', '.join(sorted(LOSSES))}")
+        if not weight >= 0:
+            raise UserError(f"loss_weights.{name} is {weight}; write a number of at least 0 (0 switches it off)")
+    active = {name: weight for name, weight in loss_weights.items() if weight > 0}
+    if not active:
+        raise UserError("loss_weights has no weight above 0, so there is nothing to minimise; write e.g. l2: 1.0")
+    return TotalLoss({name: LOSSES[name](discriminator) for name in active}, active, loss_resolution)
