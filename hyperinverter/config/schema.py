@@ -1,18 +1,21 @@
 """Every setting of the project as typed dataclasses: one class per section, one per command.
 
 A YAML file plus `key.sub=value` overrides becomes one of the `*Config` classes at the end (see `load.py`). Defaults are
-the paper's (Dinh et al., CVPR 2022, section 4.1) wherever the paper gives one. `validate` methods return every fault they
-find as `"key: what is wrong, what to write instead"`, so that a user sees all of them in one message.
+the paper's (Dinh et al., CVPR 2022, section 4.1) wherever it gives one. What values must fulfil beyond their type stands
+in `checks.py`; names of parts on higher floors (losses, metrics, methods) in `names.py`.
 """
 
 from dataclasses import dataclass, field
 
+from hyperinverter.config.names import METRICS
+
+TRUNKS = ("ir_se", "resnet")
 TARGET_SETS = ("conv_without_bias", "conv_without_bias_without_torgb", "all_without_bias")
 
 
 @dataclass
 class GeneratorConfig:
-    """StyleGAN2 generator; the defaults are config-f (channels at a resolution = min(channel_base / res, channel_max))."""
+    """StyleGAN2 generator; the defaults are config-f. Channels at a resolution = min(channel_base / res, channel_max)."""
 
     z_dim: int = 512
     w_dim: int = 512
@@ -32,7 +35,7 @@ class DiscriminatorConfig:
 
 @dataclass
 class EncoderConfig:
-    """A trunk of four residual stages. The published IR-SE50 and ResNet34 are these defaults with trunk ir_se / resnet."""
+    """A trunk of four residual stages. The defaults are the published IR-SE50; beside them stand ResNet34's numbers."""
 
     trunk: str = "ir_se"  # ir_se (SE bottlenecks, PReLU) | resnet (torchvision BasicBlocks, PReLU stem, no max-pool)
     input_size: int = 256
@@ -66,7 +69,7 @@ class HypernetworkConfig:
 
 @dataclass
 class WeightsConfig:
-    """Where a domain's weights lie. `folder` is a model folder (generator.safetensors, ...); a file named alone wins."""
+    """Where a domain's weights lie. `folder` is a model folder (generator.safetensors, ...); a single file wins over it."""
 
     folder: str | None = None  # None: pretrained_models/<domain name>
     generator: str | None = None
@@ -208,7 +211,9 @@ class StyleGAN2Config(TrainConfig):
 class EvaluateConfig(RunConfig):
     methods: list[str] = field(default_factory=lambda: ["w_encoder", "hyperinverter"])
     model: str | None = None  # model folder or name; None: the domain's
-    metrics: list[str] = field(default_factory=lambda: ["l2", "perceptual", "psnr", "ms_ssim", "identity", "fid", "kid"])
+    metrics: list[str] = field(
+        default_factory=lambda: list(METRICS)
+    )  # one whose network is absent is reported as not measured
     batch_size: int = 8
     time_batch_size: int = 1
     time_repeats: int = 30

@@ -1,0 +1,303 @@
+"""What a config's values must fulfil beyond their type: ranges, choices, lengths, and agreement between keys.
+
+One function per dataclass of `schema.py`, found by its class; a section is checked by the functions of all its base
+classes. Each gives problems with keys relative to its section; `problems` walks a whole config and completes the keys.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+from hyperinverter.config import names
+from hyperinverter.config import schema as s
+from hyperinverter.config.faults import unknown_name
+
+
+@dataclass(frozen=True)
+class Problem:
+    """`keys`: the key at fault first, then those it disagrees with."""
+
+    keys: tuple[str, ...]
+    message: str
+
+
+def problems(config: Any, prefix: str = "") -> Iterator[Problem]:
+    """Every problem of a config dataclass and of the sections inside it, with full dotted keys."""
+    for cls in reversed(type(config).__mro__):
+        for problem in CHECKS.get(cls, lambda _: ())(config):
+            yield Problem(tuple(prefix + key for key in problem.keys), problem.message)
+    for item in fields(config):
+        section = getattr(config, item.name)
+        if is_dataclass(section):
+            yield from problems(section, f"{prefix}{item.name}.")
+
+
+# ------------------------------------------------------------------------------------------- one value at a time
+
+
+def _at_least(section: Any, bound: int, keys: str) -> Iterator[Problem]:
+    for key in keys.split():
+        value = getattr(section, key)
+        if value is not None and value < bound:
+            yield Problem((key,), f"must be {bound} or more, got {value}")
+
+
+def _positive(section: Any, keys: str) -> Iterator[Problem]:
+    for key in keys.split():
+        value = getattr(section, key)
+        if value is not None and not 0 < value < math.inf:
+            yield Problem((key,), f"must be above 0 and finite, got {value}")
+
+
+def _not_negative(section: Any, keys: str) -> Iterator[Problem]:
+    for key in keys.split():
+        value = getattr(section, key)
+        if not 0 <= value < math.inf:
+            yield Problem((key,), f"must be 0 (off) or above and finite, got {value}")
+
+
+def _between_0_and_1(section: Any, key: str) -> Iterator[Problem]:
+    if not 0 <= getattr(section, key) <= 1:
+        yield Problem((key,), f"must lie between 0 and 1, got {getattr(section, key)}")
+
+
+def _choice(section: Any, key: str, choices: Sequence[str]) -> Iterator[Problem]:
+    value = getattr(section, key)
+    if value not in choices:
+        yield Problem((key,), f"must be one of {', '.join(choices)}; got {value!r}")
+
+
+def _known(
+    key: str, kind: str, values: Iterable[str], known: Sequence[str], each_has_a_key: bool = False
+) -> Iterator[Problem]:
+    for value in values:
+        if value not in known:
+            yield Problem((f"{key}.{value}" if each_has_a_key else key,), unknown_name(kind, value, known))
+
+
+def _power_of_two(section: Any, key: str, smallest: int) -> Iterator[Problem]:
+    value = getattr(section, key)
+    if value < smallest or value & (value - 1):
+        lower = 2 ** max(value.bit_length() - 1, smallest.bit_length() - 1) if value > 0 else smallest
+        upper = f" or {2 * lower}" if lower < value else ""
+        yield Problem((key,), f"must be a power of two, {smallest} or more; got {value}, write {lower}{upper}")
+
+
+def _not_empty(section: Any, keys: str) -> Iterator[Problem]:
+    for key in keys.split():
+        if not getattr(section, key):
+            yield Problem((key,), "must not be empty")
+
+
+# ------------------------------------------------------------------------------------------- sections of a domain
+
+
+def _generator(c: s.GeneratorConfig) -> Iterator[Problem]:
+    yield from _at_least(c, 1, "z_dim w_dim mapping_layers channel_base channel_max")
+
+
+def _discriminator(c: s.DiscriminatorConfig) -> Iterator[Problem]:
+    yield from _at_least(c, 1, "channel_base channel_max mbstd_group_size")
+
+
+def _encoder(c: s.EncoderConfig) -> Iterator[Problem]:
+    yield from _choice(c, "trunk", s.TRUNKS)
+    yield from _power_of_two(c, "input_size", 16)
+    yield from _at_least(c, 1, "stem_width")
+    for key in ("widths", "depths", "strides"):
+        values = getattr(c, key)
+        if len(values) != 4:
+            yield Problem((key,), f"must have 4 entries, one per stage; got {len(values)}: {values}")
+        elif key == "strides" and not set(values) <= {1, 2}:
+            yield Problem((key,), f"each stage keeps (1) or halves (2) the size; got {values}")
+        elif min(values) < 1:
+            yield Problem((key,), f"each must be 1 or more, got {values}")
+    if c.stem_stride not in (1, 2):
+        yield Problem(("stem_stride",), f"must be 1 (3x3 stem) or 2 (7x7 stem), got {c.stem_stride}")
+
+
+def _layerwise_encoder(c: s.LayerwiseEncoderConfig) -> Iterator[Problem]:
+    yield from _at_least(c, 1, "feature_channels")
+    yield from _power_of_two(c, "feature_size", 1)
+    last = c.input_size // (c.stem_stride * math.prod(c.strides))
+    if len(c.strides) == 4 and last < c.feature_size:
+        message = (
+            f"({c.strides}, stem {c.stem_stride}) bring {c.input_size} px down to {last} px, below feature_size "
+            f"({c.feature_size}); write 1 for some strides or raise input_size"
+        )
+        yield Problem(("strides", "input_size", "stem_stride", "feature_size"), message)
+
+
+def _hypernetwork(c: s.HypernetworkConfig) -> Iterator[Problem]:
+    yield from _at_least(c, 1, "hidden_size fusion_channels transformer_channels")
+    yield from _choice(c, "target_set", s.TARGET_SETS)
+    yield from _choice(c, "weight_layout", ("released", "paper"))
+    yield from _choice(c, "style_index", ("released", "true"))
+
+
+def _domain(c: s.DomainConfig) -> Iterator[Problem]:
+    yield from _not_empty(c, "name")
+    yield from _choice(c, "kind", ("faces", "scenes"))
+    yield from _choice(c, "alignment", ("ffhq", "none"))
+    yield from _power_of_two(c, "resolution", 8)
+    yield from _power_of_two(c, "loss_resolution", 8)
+    if c.alignment == "ffhq" and c.kind != "faces":
+        yield Problem(("alignment", "kind"), f"ffhq aligns faces, but kind is {c.kind}; write alignment: none")
+
+
+# ------------------------------------------------------------------------------------------- sections of a run
+
+
+def _data(c: s.DataConfig) -> Iterator[Problem]:
+    yield from _choice(c, "kind", ("auto", "folder", "zip", "lmdb", "generated"))
+    yield from _choice(c, "on_bad_file", ("skip", "refuse"))
+    yield from _at_least(c, 1, "max_images num_generated")
+    yield from _at_least(c, 0, "workers cache_mib generated_seed")
+    yield from _not_negative(c, "truncation_psi")
+    if not 0 <= c.validation_fraction < 1:
+        yield Problem(("validation_fraction",), f"must be 0 or more and below 1, got {c.validation_fraction}")
+    if c.kind == "generated" and c.root is not None:
+        message = f"({c.root}) is not read when data.kind is generated; write data.kind=auto to use these images"
+        yield Problem(("root", "kind"), message)
+
+
+def _optimizer(c: s.OptimizerConfig) -> Iterator[Problem]:
+    yield from _choice(c, "name", ("adam", "ranger", "ranger_adabelief"))
+    yield from _positive(c, "lr eps")
+    if len(c.betas) != 2 or not all(0 <= beta < 1 for beta in c.betas):
+        yield Problem(("betas",), f"must be two numbers, 0 or more and below 1, such as [0.9, 0.999]; got {c.betas}")
+
+
+def _adversarial(c: s.AdversarialConfig) -> Iterator[Problem]:
+    yield from _not_negative(c, "weight r1_gamma")
+    yield from _at_least(c, 0, "start_step cold_steps")
+    yield from _at_least(c, 1, "batch_size")
+    yield from _every(c, "r1_every", "r1_gamma: 0")
+
+
+def _every(section: Any, key: str, how_to_switch_off: str) -> Iterator[Problem]:
+    value = getattr(section, key)
+    if value < 1:
+        yield Problem((key,), f"must be 1 or more, got {value}; to switch it off write {how_to_switch_off}")
+
+
+def _schedule(c: s.ScheduleConfig) -> Iterator[Problem]:
+    yield from _at_least(c, 1, "max_steps batch_size keep_checkpoints validation_images")
+    for key in ("log_every", "images_every", "validate_every", "save_every"):
+        yield from _every(c, key, "a number above max_steps")
+
+
+# ------------------------------------------------------------------------------------------- whole configs
+
+
+def _run(c: s.RunConfig) -> Iterator[Problem]:
+    yield from _not_empty(c, "output")
+    yield from _at_least(c, 0, "seed")
+    yield from _at_least(c, 1, "threads")
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", c.device):
+        yield Problem(("device",), f"must be auto, cpu, cuda, cuda:N or mps; got {c.device!r}")
+
+
+def _train(c: s.TrainConfig) -> Iterator[Problem]:
+    yield from _choice(c, "precision", ("fp32", "bf16"))
+    yield from _positive(c, "gradient_clip")
+    if c.resume == "":
+        yield Problem(("resume",), "must be auto, never or a checkpoint file, got nothing")
+
+
+def _loss_weights(c: s.Phase1Config | s.Phase2Config) -> Iterator[Problem]:
+    yield from _known("loss_weights", "loss", c.loss_weights, names.LOSSES, each_has_a_key=True)
+    for name, weight in c.loss_weights.items():
+        if not 0 <= weight < math.inf:
+            yield Problem((f"loss_weights.{name}",), f"must be 0 (off) or above and finite, got {weight}")
+        elif weight > 0 and name in names.FACE_LOSSES and c.domain.kind != "faces":
+            message = f"compares faces, but the domain's kind is {c.domain.kind}; use moco, or write weight 0"
+            yield Problem((f"loss_weights.{name}", "domain.kind"), message)
+    if not any(weight > 0 for weight in c.loss_weights.values()):
+        yield Problem(("loss_weights",), f"needs one loss with a weight above 0; known: {', '.join(names.LOSSES)}")
+
+
+def _phase2(c: s.Phase2Config) -> Iterator[Problem]:
+    yield from _loss_weights(c)
+    gan = c.adversarial
+    if gan.weight > 0:
+        if gan.start_step >= c.schedule.max_steps:
+            message = (
+                f"({gan.start_step}) must be below schedule.max_steps ({c.schedule.max_steps}); "
+                "to train without the adversarial loss write adversarial.weight=0"
+            )
+            yield Problem(("adversarial.start_step", "schedule.max_steps", "adversarial.weight"), message)
+        yield from _groups("adversarial.batch_size", gan.batch_size, c.domain)
+
+
+def _groups(key: str, batch_size: int, domain: s.DomainConfig) -> Iterator[Problem]:
+    """The discriminator's minibatch statistics split a batch into equal groups."""
+    group = domain.discriminator.mbstd_group_size
+    if group and batch_size > group and batch_size % group:
+        message = f"({batch_size}) must be a multiple of domain.discriminator.mbstd_group_size ({group})"
+        yield Problem((key, "domain.discriminator.mbstd_group_size"), message)
+
+
+def _stylegan2(c: s.StyleGAN2Config) -> Iterator[Problem]:
+    yield from _not_negative(c, "r1_gamma path_length_weight ema_kimg")
+    yield from _at_least(c, 0, "r1_every path_length_every")
+    yield from _between_0_and_1(c, "style_mixing_probability")
+    yield from _positive(c, "ema_rampup")
+    yield from _groups("schedule.batch_size", c.schedule.batch_size, c.domain)
+    if not 1 <= c.path_length_batch_shrink <= c.schedule.batch_size:
+        message = f"({c.path_length_batch_shrink}) must lie between 1 and schedule.batch_size ({c.schedule.batch_size})"
+        yield Problem(("path_length_batch_shrink", "schedule.batch_size"), message)
+    for key in ("optimizer", "discriminator_optimizer"):
+        if getattr(c, key).name != "adam":
+            message = f"must be adam, whose settings lazy regularisation rescales; got {getattr(c, key).name!r}"
+            yield Problem((f"{key}.name",), message)
+    if c.data.kind == "generated":
+        yield Problem(("data.kind",), "a generator cannot learn from its own samples; write auto and data.root=FOLDER")
+
+
+def _evaluate(c: s.EvaluateConfig) -> Iterator[Problem]:
+    yield from _not_empty(c, "methods metrics")
+    yield from _known("methods", "method", c.methods, names.METHODS)
+    yield from _known("metrics", "metric", c.metrics, names.METRICS)
+    yield from _at_least(c, 1, "batch_size time_batch_size time_repeats")
+    yield from _at_least(c, 0, "sheet_rows")
+
+
+def _edit(c: s.EditConfig) -> Iterator[Problem]:
+    yield from _not_empty(c, "directions strengths")
+    yield from _at_least(c, 1, "batch_size")
+    yield from _at_least(c, 2, "steps")
+    if not all(map(math.isfinite, c.strengths)):
+        yield Problem(("strengths",), f"must be finite, got {c.strengths}")
+    if c.align and c.domain.alignment == "none":
+        message = f"is true, but domain {c.domain.name} has alignment: none; write align=false"
+        yield Problem(("align", "domain.alignment"), message)
+
+
+def _direction(c: s.DirectionConfig) -> Iterator[Problem]:
+    if not 0 < c.held_out_fraction < 1:
+        yield Problem(("held_out_fraction",), f"must be above 0 and below 1, got {c.held_out_fraction}")
+
+
+CHECKS: dict[type, Callable[[Any], Iterable[Problem]]] = {
+    s.GeneratorConfig: _generator,
+    s.DiscriminatorConfig: _discriminator,
+    s.EncoderConfig: _encoder,
+    s.LayerwiseEncoderConfig: _layerwise_encoder,
+    s.HypernetworkConfig: _hypernetwork,
+    s.DomainConfig: _domain,
+    s.DataConfig: _data,
+    s.OptimizerConfig: _optimizer,
+    s.AdversarialConfig: _adversarial,
+    s.ScheduleConfig: _schedule,
+    s.RunConfig: _run,
+    s.TrainConfig: _train,
+    s.Phase1Config: _loss_weights,
+    s.Phase2Config: _phase2,
+    s.StyleGAN2Config: _stylegan2,
+    s.EvaluateConfig: _evaluate,
+    s.EditConfig: _edit,
+    s.DirectionConfig: _direction,
+}

@@ -1,0 +1,303 @@
+"""From a YAML file and `key=value` overrides to a typed, checked config, reporting every fault in one `ConfigError`.
+
+Layers, each over the one before: the defaults of the dataclasses, the file named by `base:` (relative to the file that
+names it), the file, the command line. `domain: NAME` stands for all of configs/domains/NAME.yaml and replaces what
+earlier layers said about the domain; keys such as `domain.generator.w_dim` then change single values of it. A mapping of
+free names (`loss_weights`, `directions`, `attributes`) written in a file replaces the one before;
+`loss_weights.lpips=0.5` on the command line changes one entry. A value may quote another: `output: outputs/${domain.name}`.
+"""
+
+import types
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from hyperinverter.config import checks
+from hyperinverter.config.faults import ConfigError, Fault, did_you_mean, unknown_name
+from hyperinverter.config.schema import DomainConfig
+from hyperinverter.config.yaml_text import dump_yaml, parse_value, read_yaml
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+COMMAND_LINE = "command line"
+T = TypeVar("T")
+WhereIs = Callable[[str], str]  # full dotted key -> FILE:LINE
+
+
+def load_config(schema_class: type[T], path: str | Path | None, overrides: Sequence[str] = ()) -> T:
+    """Read, merge, type and check a config.
+
+    Args:
+        schema_class: one of the `*Config` dataclasses.
+        path: a YAML file; a relative one is looked up in the current folder, then in the repository. None: defaults.
+        overrides: `key.sub=value`, the value in YAML (`[1, 2]`, `null`, `true`).
+    Raises:
+        ConfigError: every fault found, one line each.
+    """
+    builder = _Builder(schema_class)
+    if path is not None:
+        builder.add_file(path)
+    # a domain is named before single values of it are changed, in whatever order they were typed
+    for text in sorted(overrides, key=lambda text: not text.startswith("domain=")):
+        builder.add_override(text)
+    return builder.build()
+
+
+def load_domain(name_or_path: str | Path) -> DomainConfig:
+    """The domain of configs/domains/NAME.yaml, or of any YAML file given by its path.
+
+    Raises:
+        ConfigError: there is no such domain (lists those that exist), or the file has faults.
+    """
+    builder = _Builder(DomainConfig)
+    builder.set_domain("", str(name_or_path), "", Path())
+    return builder.build()
+
+
+def to_yaml(config: Any) -> str:
+    """The resolved config as YAML, every key written; loading it again gives an equal config."""
+    return dump_yaml(asdict(config))
+
+
+def list_domains() -> dict[str, Path]:
+    """Name -> file of every domain in `configs/domains` of the current folder and of the repository."""
+    found: dict[str, Path] = {}
+    for root in _roots():
+        for file in sorted((root / "configs/domains").glob("*.yaml")):
+            found.setdefault(file.stem, file)
+    return found
+
+
+def _roots() -> list[Path]:
+    return list(dict.fromkeys([Path.cwd(), REPOSITORY]))
+
+
+def _shown(path: Path) -> str:
+    """A path as messages show it: relative to the current folder or the repository where it lies below one of them."""
+    for root in _roots():
+        if path.is_relative_to(root):
+            return path.relative_to(root).as_posix()
+    return str(path)
+
+
+class _Builder:
+    """Merges layers into one typed tree and remembers where every value came from."""
+
+    def __init__(self, schema_class: type) -> None:
+        self.schema_class = schema_class
+        self.tree = OmegaConf.structured(schema_class)
+        self.origin: dict[str, str] = {}  # full dotted key -> FILE:LINE or "command line"
+        self.faults: list[Fault] = []
+
+    # ---------------------------------------------------------------------------------------------------- layers
+
+    def add_file(self, path: str | Path) -> None:
+        found = self._find(path, "", "")
+        if found:
+            self._add_file(found, self.schema_class, "", ())
+
+    def _add_file(self, file: Path, schema_class: type, prefix: str, below: tuple[Path, ...]) -> None:
+        """Apply a file (after its `base`) to the section `prefix` of the tree, whose class is `schema_class`."""
+        shown = _shown(file)
+        content = read_yaml(file, shown)
+        self.faults += content.faults
+        values, lines = content.values, {".".join(keys): line for keys, line in content.lines.items()}
+        if "base" in values:
+            base, where = values.pop("base"), f"{shown}:{lines['base']}"
+            if not isinstance(base, str):
+                self.faults.append(Fault(where, "base", f"expected the path of a YAML file, got {base!r}"))
+            elif found := self._find(base, where, "base", file.parent):
+                if found in (*below, file):
+                    self.faults.append(Fault(where, "base", f"{base} leads back to this file; name another file"))
+                else:
+                    self._add_file(found, schema_class, prefix, (*below, file))
+
+        def where_is(key: str) -> str:
+            inner = key[len(prefix) + 1 :] if prefix else key
+            while inner and inner not in lines:
+                inner = inner.rpartition(".")[0]
+            return f"{shown}:{lines[inner]}" if inner else shown
+
+        self._add_section(values, schema_class, prefix, where_is, file.parent)
+
+    def _add_section(
+        self, values: dict[str, Any], schema_class: type, prefix: str, where_is: WhereIs, folder: Path
+    ) -> None:
+        hints = get_type_hints(schema_class)
+        for name, value in values.items():
+            key = f"{prefix}.{name}" if prefix else name
+            if name not in hints:
+                self.faults.append(Fault(where_is(key), key, self._unknown_key(name, hints)))
+            elif not is_dataclass(hints[name]):
+                self._set(key, value, hints[name], where_is)
+            elif isinstance(value, dict):
+                self._add_section(value, hints[name], key, where_is, folder)
+            elif hints[name] is DomainConfig and isinstance(value, str):
+                self.set_domain(key, value, where_is(key), folder)
+            else:
+                example = f"{key}.{fields(hints[name])[0].name}"
+                got = "nothing below it" if value is None else repr(value)
+                message = f"is a section, got {got}; set its keys, such as {example}, or leave it out"
+                self.faults.append(Fault(where_is(key), key, message))
+
+    def add_override(self, text: str) -> None:
+        """Apply one `key=value` of the command line."""
+        key, equals, raw = text.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            message = f"{text!r} is neither an option nor key=value; write for instance output=outputs/mine"
+            self.faults.append(Fault(COMMAND_LINE, "", message))
+            return
+        schema_class, names = self.schema_class, key.split(".")
+        for depth, name in enumerate(names):
+            hints, here = get_type_hints(schema_class), ".".join(names[: depth + 1])
+            if name not in hints:
+                self.faults.append(Fault(COMMAND_LINE, here, self._unknown_key(name, hints)))
+                return
+            if not is_dataclass(hints[name]):
+                self._override_value(key, raw, hints[name], here, names[depth + 1 :])
+                return
+            schema_class = hints[name]
+        if schema_class is DomainConfig:
+            self.set_domain(key, raw, COMMAND_LINE, Path.cwd())
+        else:
+            example = f"{key}.{fields(schema_class)[0].name}"
+            self.faults.append(Fault(COMMAND_LINE, key, f"is a section; set its keys, such as {example}={raw}"))
+
+    def _override_value(self, key: str, raw: str, hint: Any, field_key: str, rest: list[str]) -> None:
+        if rest:  # below a value: only an entry of a mapping of free names can be meant
+            if get_origin(hint) is not dict:
+                message = f"has nothing below it; write {field_key}=VALUE"
+                self.faults.append(Fault(COMMAND_LINE, key, message))
+                return
+            hint = get_args(hint)[1]
+        try:
+            value = parse_value(raw)
+        except ValueError as error:
+            self.faults.append(Fault(COMMAND_LINE, key, str(error)))
+            return
+        # text stays as typed: output=2024_01 or data.root=a: b are names, not numbers or mappings
+        if str in _options(hint) and value is not None and not raw.lstrip().startswith(("[", "'", '"')):
+            value = raw
+        self._set(key, value, hint, lambda _: COMMAND_LINE)
+
+    def set_domain(self, key: str, name_or_path: str, where: str, folder: Path) -> None:
+        """Replace the section `key` ("" for a whole DomainConfig) by a domain named or given by its file."""
+        file = list_domains().get(name_or_path)
+        if file is None and not _is_path(name_or_path):
+            message = unknown_name("domain", name_or_path, list_domains())
+            self.faults.append(Fault(where, key, f"{message}; or give the path of a YAML file"))
+            return
+        file = file or self._find(name_or_path, where, key, folder)
+        if file is None:
+            return
+        fresh = OmegaConf.structured(DomainConfig(name=file.stem))
+        if key:
+            OmegaConf.update(self.tree, key, fresh, merge=False)
+        else:
+            self.tree = fresh
+        self.origin = {k: v for k, v in self.origin.items() if not k.startswith(f"{key}.")}
+        self.origin[key] = where
+        self._add_file(file, DomainConfig, key, ())
+
+    # ---------------------------------------------------------------------------------------------------- values
+
+    def _set(self, key: str, value: Any, hint: Any, where_is: WhereIs) -> None:
+        options = _options(hint)
+        try:
+            # OmegaConf is lenient with booleans (3 is true, true is the text "True"); a config is not the place for it
+            if (isinstance(value, bool) and bool not in options) or (hint is bool and not isinstance(value, bool)):
+                raise TypeError
+            OmegaConf.update(self.tree, key, value, merge=False)
+            self.origin[key] = where_is(key)
+        except (OmegaConfBaseException, TypeError, ValueError):
+            hint_text = " or ".join(map(_describe, options))
+            got = f"got {value!r}" + (f"; write {int(value)}" if _is_whole(value) and int in options else "")
+            where = where_is(key)
+            self.faults.append(Fault(where, key, f"expected {hint_text}, {got}"))
+
+    def _unknown_key(self, name: str, hints: dict[str, Any]) -> str:
+        if close := did_you_mean(name, hints):
+            return f"unknown key, did you mean {close}?"
+        elsewhere = [key for key in _all_keys(self.schema_class) if key.rpartition(".")[2] == name]
+        if elsewhere:
+            return f"unknown key, did you mean {' or '.join(elsewhere[:3])}?"
+        return f"unknown key; known here: {', '.join(hints)}"
+
+    def _find(self, path: str | Path, where: str, key: str, folder: Path | None = None) -> Path | None:
+        """An existing file: absolute, or below `folder`, the current folder or the repository; otherwise a fault."""
+        wanted = Path(path).expanduser()
+        roots = [*([folder] if folder else []), *_roots()]
+        for root in roots:
+            if (root / wanted).is_file():
+                return (root / wanted).resolve()
+        parents = {(root / wanted).parent for root in roots}
+        present = sorted({file.name for parent in parents if parent.is_dir() for file in parent.glob("*.yaml")})
+        message = "no such file" + (
+            f" (looked in {', '.join(map(str, dict.fromkeys(roots)))})" if not wanted.is_absolute() else ""
+        )
+        if present:
+            message += f"; there are {', '.join(present)}"
+        self.faults.append(Fault(where or str(path), key, f"{path}: {message}" if where else message))
+        return None
+
+    # ---------------------------------------------------------------------------------------------------- result
+
+    def build(self) -> Any:
+        """The typed config, or a ConfigError that names all faults, those of single values and those between values."""
+        try:
+            config = OmegaConf.to_object(self.tree)
+        except OmegaConfBaseException as error:  # a ${key} that names nothing, or something of another type
+            key = getattr(error, "full_key", None) or ""
+            where = self.origin.get(key, "")
+            raise ConfigError([*self.faults, Fault(where, key, str(error).splitlines()[0])]) from error
+        faulty = [fault.key for fault in self.faults]
+        for problem in checks.problems(config):
+            # a value that could not be read still has its default; what that contradicts is not the user's doing
+            if not any(_overlap(key, bad) for key in problem.keys for bad in faulty):
+                where = next(filter(None, map(self._origin_of, problem.keys)), "")
+                self.faults.append(Fault(where, problem.keys[0], problem.message))
+        if self.faults:
+            raise ConfigError(self.faults)
+        return config
+
+    def _origin_of(self, key: str) -> str:
+        while key and key not in self.origin:
+            key = key.rpartition(".")[0]
+        return self.origin.get(key, "")
+
+
+def _overlap(key: str, other: str) -> bool:
+    """One of two dotted keys contains the other."""
+    return key == other or key.startswith(f"{other}.") or other.startswith(f"{key}.")
+
+
+def _is_path(text: str) -> bool:
+    return "/" in text or "\\" in text or text.endswith((".yaml", ".yml"))
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, float) and value.is_integer()
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    """The members of a union, or the one type."""
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _describe(hint: Any) -> str:
+    simple = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+    if hint in simple:
+        return simple[hint]
+    inner = {int: "whole numbers", float: "numbers", str: "texts"}[get_args(hint)[-1]]
+    return f"a list of {inner}" if get_origin(hint) is list else f"lines `name: value` with {inner} as values"
+
+
+def _all_keys(schema_class: type, prefix: str = "") -> Iterable[str]:
+    for name, hint in get_type_hints(schema_class).items():
+        yield f"{prefix}{name}"
+        if is_dataclass(hint):
+            yield from _all_keys(hint, f"{prefix}{name}.")

@@ -1,0 +1,26 @@
+"""The names a config may use for parts that live on higher floors (config may not import those).
+
+Adding a loss, metric or inverter adds its name here and one line in its own folder's table;
+`tests/config/test_names.py` holds the two together.
+"""
+
+# floor 5, losses: keys of `loss_weights`. The adversarial term has its own section.
+LOSSES = ("l2", "lpips", "identity", "moco", "discriminator_features", "squeezenet_features", "mobilefacenet")
+FACE_LOSSES = ("identity", "mobilefacenet")  # compare people; meaningless for scenes
+
+# floor 5, metrics: entries of `metrics`. Time per image is always measured.
+METRICS = (
+    "l2",
+    "psnr",
+    "ms_ssim",
+    "lpips",
+    "squeezenet_features",
+    "discriminator_features",
+    "mobilefacenet",
+    "identity",
+    "fid",
+    "kid_x1e3",
+)
+
+# floor 5, inverters: entries of `methods`
+METHODS = ("w_encoder", "hyperinverter")

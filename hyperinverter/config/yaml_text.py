@@ -1,0 +1,125 @@
+"""YAML in and out, stricter than PyYAML: every key remembers its line, duplicate keys are faults, numbers are numbers.
+
+PyYAML alone follows YAML 1.1, where `1e-4` is a string, `1:30` is 90, `no` is false, `010` is 8 and a repeated key
+silently wins. Here `1e-4` is a number, only `true` and `false` are booleans, and the rest stays the text that was written.
+"""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+
+from hyperinverter.config.faults import Fault
+
+FLOAT = re.compile(
+    r"""(?:[-+]?(?:\d[\d_]*\.[\d_]*(?:[eE][-+]?\d+)?  # 1.  1.5  1.5e-4
+      |\.\d[\d_]*(?:[eE][-+]?\d+)?                    # .5  .5e-4
+      |\d[\d_]*[eE][-+]?\d+                            # 1e-4
+      |\.inf)
+      |\.nan)$""",
+    re.VERBOSE,
+)
+
+
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {}  # none of YAML 1.1's; ours follow
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"(?:~|null|)$"), ["~", "n", ""])
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(?:true|false)$"), list("tf"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(?:0|[1-9][\d_]*)$"), list("-+0123456789"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+.0123456789"))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Lists on one line; quotes text that the loader above would take for a number."""
+
+    def represent_inline(self, values: list[Any]) -> yaml.Node:
+        return self.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=True)
+
+
+_Dumper.add_representer(list, _Dumper.represent_inline)
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+.0123456789"))
+
+
+@dataclass
+class YamlFile:
+    """A parsed file: plain values, the line of every key (by its path of keys), and what was wrong with the text."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    lines: dict[tuple[str, ...], int] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+
+
+def read_yaml(path: Path, shown_as: str) -> YamlFile:
+    """Read a YAML file whose top level is a mapping; nothing is raised, faults are returned.
+
+    Args:
+        path: the file.
+        shown_as: how messages call it.
+    """
+    result = YamlFile()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        result.faults.append(Fault(shown_as, "", f"cannot be read as text: {error}"))
+        return result
+    try:
+        loader = _Loader(text)
+        root = loader.get_single_node()
+        if root is None:  # an empty file, or only comments: every default stands
+            return result
+        if not isinstance(root, yaml.MappingNode):
+            result.faults.append(
+                Fault(f"{shown_as}:1", "", "expected lines `key: value`, got a single value or a list")
+            )
+            return result
+        result.values = _plain(loader, root, (), shown_as, result)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{shown_as}:{mark.line + 1}" if mark else shown_as
+        problem = getattr(error, "problem", None) or str(error)
+        hint = "; indent with spaces, not tabs" if "\\t" in problem else ""
+        result.faults.append(Fault(where, "", f"is not valid YAML: {problem}{hint}"))
+    return result
+
+
+def _plain(loader: _Loader, node: yaml.Node, keys: tuple[str, ...], shown_as: str, result: YamlFile) -> Any:
+    """Plain Python values of a node; notes lines and duplicate keys on the way."""
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(loader, item, keys, shown_as, result) for item in node.value]
+    if not isinstance(node, yaml.MappingNode):
+        return loader.construct_object(node)
+    values: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        key, line = str(key_node.value), key_node.start_mark.line + 1
+        path = (*keys, key)
+        if key in values:
+            first = result.lines[path]
+            message = f"is written twice (first in line {first}); keep one of them"
+            result.faults.append(Fault(f"{shown_as}:{line}", ".".join(path), message))
+            continue
+        result.lines[path] = line
+        values[key] = _plain(loader, value_node, path, shown_as, result)
+    return values
+
+
+def parse_value(text: str) -> Any:
+    """The value of a `key=value` from the command line; text that is not YAML (a glob such as *.zip) stays text.
+
+    Raises:
+        ValueError: a list or mapping that does not close.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        if text.lstrip().startswith(("[", "{")):
+            raise ValueError(f"cannot be read: {getattr(error, 'problem', None) or error}") from error
+        return text
+
+
+def dump_yaml(values: dict[str, Any]) -> str:
+    """Block style in the given order, lists on one line; `read_yaml` gives the same values back."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
