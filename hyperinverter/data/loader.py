@@ -1,7 +1,7 @@
-"""Batches of images as a pure function of the position in the stream, and how a config becomes training and validation data.
+"""Batches of images as a pure function of the position in the stream; from a config to training and validation data.
 
-N images per batch, R pixels. `position` counts images since the start of training: the same position gives the same images,
-order and mirroring for any batch size, so that a run resumes exactly by its step count alone.
+N images per batch, R pixels. `position` counts images since the start of training: the same position gives the same
+images, order and mirroring for any batch size, so that a run resumes exactly by its step count alone.
 """
 
 import hashlib
@@ -32,11 +32,12 @@ class Batches:
         resolution: R; every image is brought to [3, R, R] by the one resize policy.
         seed: of the order and the mirroring.
         flip: mirror every image with probability one half.
-        on_bad_file: "skip": the turn of an unreadable file goes to the next readable one in name order, and the file is
-            named in the log and in `bad_files`. "refuse": everything is decoded once at the start and all unreadable files
-            are named in one error.
+        on_bad_file: "skip": the turn of an unreadable file goes to the next readable one in name order, and the file
+            is named in the log and in `bad_files`. "refuse": everything is decoded once at the start and all
+            unreadable files are named in one error.
         cache_mib: decoded images stay in memory (uint8) when all of them fit in this many MiB.
-        workers: threads that decode ahead; 0 decodes when asked. (Threads: Pillow releases the interpreter while decoding.)
+        workers: threads that decode ahead; 0 decodes when asked. (Threads, not processes: Pillow releases the
+            interpreter while it decodes.)
     Raises:
         UserError: on_bad_file is "refuse" and files are unreadable; names them.
     """
@@ -220,7 +221,9 @@ def open_training_data(
         n_validation = round(data.num_generated * data.validation_fraction) if data.validation_fraction > 0 else 0
         sizes = {"train": data.num_generated, "validation": max(n_validation, int(data.validation_fraction > 0))}
         training, validation = (
-            GeneratedSource(generator, count, seed=data.generated_seed, stream=stream, truncation_psi=data.truncation_psi)
+            GeneratedSource(
+                generator, count, seed=data.generated_seed, stream=stream, truncation_psi=data.truncation_psi
+            )
             for stream, count in sizes.items()
         )
     else:

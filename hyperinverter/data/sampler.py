@@ -1,4 +1,4 @@
-"""Which image stands at which position of an endless shuffled stream: a pure function, so a resumed run needs no state."""
+"""Which image stands at which position of an endless shuffled stream: a pure function, so resuming needs no state."""
 
 from functools import lru_cache
 

@@ -1,8 +1,7 @@
 """Where images come from: a folder, a zip, an LSUN LMDB folder, a glob of these, or a list of these.
 
-A source knows names and reads one image at a time; it holds no pixels. Handles (zip, LMDB) are opened on first use in each
-process and are dropped when a source is pickled, because a ZipFile shared over a fork reads garbage ("Bad CRC-32") and an
-LMDB environment cannot be opened twice in one process.
+A source knows names and reads one image at a time; it holds no pixels. Handles (zip, LMDB) are opened on first use in
+each process and are dropped when a source is pickled: a ZipFile shared over a fork reads garbage ("Bad CRC-32").
 """
 
 import glob
@@ -24,11 +23,15 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".ppm", ".p
 KINDS = ("auto", "folder", "zip", "lmdb")
 
 
+class MissingDataError(UserError, FileNotFoundError):
+    """A path or pattern of images matches nothing."""
+
+
 class ImageSource:
     """A fixed, ordered set of named images. Subclasses set `names` and implement `read_bytes`.
 
-    `split_keys` are what the train/validation split hashes: the names inside their own root, so that naming a second root
-    moves no image. `ignored` lists the files that are no images by their extension.
+    `split_keys` are what the train/validation split hashes: the names inside their own root, so that naming a second
+    root moves no image. `ignored` lists the files that are no images by their extension.
     """
 
     def __init__(self, names: list[str], ignored: list[str] | None = None, split_keys: list[str] | None = None):
@@ -123,7 +126,7 @@ class Subset(ImageSource):
 
 
 class PerProcess:
-    """A handle opened on first use in each process; a pickled copy starts closed. `get` is safe from several threads."""
+    """A handle opened on first use in each process; a pickled copy starts closed. `get` is safe from many threads."""
 
     def __init__(self, open_handle: Callable[[], Any]):
         self._open = open_handle
@@ -154,7 +157,7 @@ def open_source(root: str | Path | list[str], kind: str = "auto", max_images: in
         kind: auto (by what is there), folder, zip or lmdb.
         max_images: keep the first this many, in name order within each root; None keeps all.
     Raises:
-        FileNotFoundError: a path or glob matches nothing.
+        MissingDataError: a path or glob matches nothing.
         UserError: nothing in it is an image, or it is not of the stated kind.
     """
     if kind not in KINDS:
@@ -181,7 +184,7 @@ def _expand(root: str) -> list[Path]:
     matches = sorted(glob.glob(str(path), recursive=True)) if glob.has_magic(root) else []
     if not matches:
         what = "no file matches the pattern" if glob.has_magic(root) else "there is no file or folder"
-        raise FileNotFoundError(
+        raise MissingDataError(
             f"{what} {root} (looked from {os.getcwd()}): check data.root; it takes a folder of images, a .zip, "
             "an LSUN LMDB folder, a quoted glob such as 'train_*.zip', or a list [a,b]"
         )

@@ -15,7 +15,9 @@ def check_images(images: Tensor, resolution: int | None = None, name: str = "ima
     side = "R" if resolution is None else str(resolution)
     wanted = f"{name}: expected float images [N, 3, {side}, {side}] in [-1, 1]"
     if not isinstance(images, Tensor):
-        raise ValueError(f"{wanted}, got {type(images).__name__}: read files with hyperinverter.utils.images.load_image")
+        raise ValueError(
+            f"{wanted}, got {type(images).__name__}: read files with hyperinverter.utils.images.load_image"
+        )
     shape = list(images.shape)
     if images.dim() == 3 and shape[0] == 3:
         raise ValueError(f"{wanted}, got one image {shape}: add the batch dimension with images[None]")

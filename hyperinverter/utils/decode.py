@@ -1,8 +1,8 @@
 """Bytes of an image file -> 8-bit RGB -> square uint8 tensor: the one decoding and the one resize policy.
 
-Resize: Pillow's antialiased bilinear to (R, R), which is what the published `Resize((R, R))` does to a PIL image. An image
-whose sides differ by more than 1 % is centre-cropped to a square first instead of being squashed; callers count and report
-those, and the images smaller than R, which are enlarged. Bit-identical to torchvision's v2.resize(antialias=True).
+Resize: Pillow's antialiased bilinear to (R, R), which is what the published `Resize((R, R))` does to a PIL image. An
+image whose sides differ by more than 1 % is centre-cropped to a square first instead of being squashed; callers count
+and report those, and the images smaller than R, which are enlarged.
 """
 
 import io
@@ -15,6 +15,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from hyperinverter.utils.errors import UserError
+
 SQUARE_TOLERANCE = 0.01  # sides that differ by at most this part of the longer one count as square
 
 # What Pillow's decoders raise on damaged files (it has no common base class for them).
@@ -22,7 +24,7 @@ _DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, Overfl
                   Image.DecompressionBombError)  # fmt: skip
 
 
-class BadImageError(ValueError):
+class BadImageError(UserError, ValueError):
     """One file that cannot be read as an image; `name` is the file, `reason` one line."""
 
     def __init__(self, name: str, reason: str):

@@ -1,7 +1,7 @@
-"""Image tensors <-> files and pictures of many images: conversion, saving, grids, contact sheets, difference maps, GIFs.
+"""Image tensors <-> files, and pictures of many images: grids, contact sheets, difference maps, animations.
 
-Inside the package images are float32 RGB in [-1, 1]; uint8 exists only at files. Conversion rounds (truncation would darken
-by half a level). N images, R pixels, H and W any height and width. Files are written whole or not at all.
+Inside the package images are float32 RGB in [-1, 1]; uint8 exists only at files. Conversion rounds (truncation would
+darken by half a level). N images, R pixels, H and W any height and width. Files are written whole or not at all.
 """
 
 from collections.abc import Sequence
@@ -72,7 +72,9 @@ def save_image(image: Tensor | Image.Image, path: str | Path) -> Path:
     return path
 
 
-def save_gif(frames: Sequence[Tensor | Image.Image], path: str | Path, frame_ms: int = 80, there_and_back: bool = True) -> Path:
+def save_gif(
+    frames: Sequence[Tensor | Image.Image], path: str | Path, frame_ms: int = 80, there_and_back: bool = True
+) -> Path:
     """Write an endless animation.
 
     Args:
@@ -95,7 +97,7 @@ def save_gif(frames: Sequence[Tensor | Image.Image], path: str | Path, frame_ms:
 
 
 def image_grid(images: Tensor, columns: int | None = None, gap: int = 0) -> Tensor:
-    """Lay images [N, 3, H, W] out row by row: [3, rows*(H+gap)-gap, columns*(W+gap)-gap]; empty cells and gaps are white.
+    """Lay images [N, 3, H, W] out row by row: [3, rows*(H+gap)-gap, columns*(W+gap)-gap]; gaps and empty cells white.
 
     Args:
         columns: None makes the grid about square.
@@ -114,7 +116,7 @@ def image_grid(images: Tensor, columns: int | None = None, gap: int = 0) -> Tens
     return grid
 
 
-# Colours of the difference map from no difference to the stated maximum, equally spaced: dark blue, blue, cyan, yellow, red.
+# Dark blue, blue, cyan, yellow, red: equally spaced from no difference to the stated maximum.
 _DIFFERENCE_COLOURS = ((0, 0, 96), (0, 64, 255), (0, 224, 224), (255, 232, 0), (224, 0, 0))
 
 
@@ -175,9 +177,7 @@ def contact_sheet(
     gap = max(2, cell // 48)
     head = max((len(_wrap(text, font, cell)) for text in headings), default=1) * line + gap if headings else 0
     margin = round(min(max(font.getlength(text) for text in captions), 3 * cell)) + 3 * gap if captions else 0
-    sheet = Image.new(
-        "RGB", (margin + columns * (cell + gap) + gap, head + len(rows) * (cell + gap) + gap), "white"
-    )
+    sheet = Image.new("RGB", (margin + columns * (cell + gap) + gap, head + len(rows) * (cell + gap) + gap), "white")
     draw = ImageDraw.Draw(sheet)
     for column, text in enumerate(headings or ()):
         _write(draw, text, font, (margin + gap + column * (cell + gap), gap), cell, line)
@@ -224,7 +224,7 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
     shortened = []
     for one in lines:
         while len(one) > 1 and font.getlength(one) > width:
-            one = one[:-2] + "…" if not one.endswith("…") else one[:-2] + "…"
+            one = one[:-2] + "…"
         shortened.append(one)
     return shortened
 
