@@ -1,0 +1,93 @@
+"""One trunk class for every encoder: a stem and four residual stages, whose sizes are numbers of an `EncoderConfig`.
+
+Letters: N images, C channels. The defaults of `EncoderConfig` give the published IR-SE50; ResNet34 is depths
+[3, 4, 6, 3], strides [1, 2, 2, 2], stem_stride 2.
+"""
+
+from itertools import accumulate
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hyperinverter.config.schema import EncoderConfig
+from hyperinverter.models.backbones.irse import irse_modules
+from hyperinverter.models.backbones.resnet import resnet_modules
+
+TRUNKS = ("ir_se", "ir", "resnet")
+STAGES = 4
+
+
+class Trunk(nn.Module):
+    """Stem and four stages, registered under the published names so that a subclass's keys match released checkpoints.
+
+    Attributes:
+        input_size: side in px that images are resized to.
+        widths: channels after each of the four stages.
+        stage_sizes: side in px of each stage's map.
+
+    Raises:
+        ValueError: unknown trunk kind or impossible numbers; the message names the key.
+    """
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        _check(config)
+        sizes = (config.stem_width, config.stem_stride, config.widths, config.depths, config.strides)
+        if config.trunk == "resnet":
+            modules = resnet_modules(*sizes)
+        else:
+            modules = irse_modules(*sizes, squeeze_excitation=config.trunk == "ir_se")
+        for name, module in modules.items():
+            self.add_module(name, module)
+        self._stem_names = tuple(name for name in modules if name != "body")
+        self._stage_ends = tuple(accumulate(config.depths))
+        self.input_size = config.input_size
+        self.widths = tuple(config.widths)
+        after_stem = _strided(config.input_size, config.stem_stride)
+        self.stage_sizes = tuple(accumulate(config.strides, _strided, initial=after_stem))[1:]
+
+    def resize(self, images: Tensor) -> Tensor:
+        """Images [N, 3, H, W] -> the trunk's input size: bilinear, half-pixel centres, no antialias (published)."""
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"images: got shape {list(images.shape)}, expected [N, 3, H, W] (RGB in [-1, 1])")
+        size = (self.input_size, self.input_size)
+        if images.shape[2:] == size:
+            return images
+        return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+
+    def stem(self, images: Tensor) -> Tensor:
+        """Images [N, 3, S, S] at the input size -> [N, stem_width, S/stem_stride, S/stem_stride]."""
+        x = images
+        for name in self._stem_names:
+            x = self.get_submodule(name)(x)
+        return x
+
+    def stages(self, images: Tensor) -> list[Tensor]:
+        """Images of any size -> the maps after the four stages, high to low resolution."""
+        x = self.stem(self.resize(images))
+        maps = []
+        for number, unit in enumerate(self.get_submodule("body"), start=1):
+            x = unit(x)
+            if number in self._stage_ends:
+                maps.append(x)
+        return maps
+
+
+def _strided(size: int, stride: int) -> int:
+    """Side of a map after a padded convolution of odd kernel (3 or 7) with this stride."""
+    return (size - 1) // stride + 1
+
+
+def _check(config: EncoderConfig) -> None:
+    faults = []
+    if config.trunk not in TRUNKS:
+        faults.append(f"trunk: got {config.trunk!r}, expected one of {', '.join(TRUNKS)}")
+    for key in ("widths", "depths", "strides"):
+        values = getattr(config, key)
+        if len(values) != STAGES or min(values) < 1:
+            faults.append(f"{key}: got {values}, expected {STAGES} positive integers, one per stage")
+    for key in ("input_size", "stem_width", "stem_stride"):
+        if getattr(config, key) < 1:
+            faults.append(f"{key}: got {getattr(config, key)}, expected at least 1")
+    if faults:
+        raise ValueError("encoder " + "; ".join(faults))

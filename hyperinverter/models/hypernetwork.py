@@ -1,0 +1,222 @@
+"""Hypernetworks: from the features of input and Phase I image to the residual of every target weight of the generator.
+
+Source: HyperInverter (Dinh et al., CVPR 2022, arXiv:2112.00719), section 3.2 and figure 3, with what the released code
+adds (instance norm, weight layout, style index); two-matrix mapper from HyperNetworks (Ha et al., ICLR 2017).
+Letters: N images, L styles, C feature channels, O/I/k output channels, input channels and kernel side of a target, D
+hidden size. A *token* [N, D] is the output of the feature transformer; a residual is exactly affine in it.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from hyperinverter.models.target_layers import TargetLayer
+
+WEIGHT_LAYOUTS = ("released", "paper")
+STYLE_INDICES = ("released", "true")
+
+
+class WeightRegressor(nn.Module):
+    """Hypernetwork of one target weight: fuse, transform to a token, map the token to the residual.
+
+    Args:
+        shape: of the target, (O, I, k, k) or (O, I).
+        feature_channels: C of E2's features.
+        feature_size: side of E2's features in px; a power of two from 8.
+        fusion_channels: channels after the fusion of both features.
+        transformer_channels: channels inside the feature transformer.
+        hidden_size: D, numbers in a token.
+        weight_layout: how the mapper's [I, O*k*k] becomes [O, I, k, k]. `released` reinterprets the flat numbers, which
+            is what released weights need; `paper` makes each row one input channel.
+        use_w_image_features: False leaves the Phase I image out of the fusion (ablation, table 3 row 3).
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        *,
+        feature_channels: int = 512,
+        feature_size: int = 8,
+        fusion_channels: int = 512,
+        transformer_channels: int = 64,
+        hidden_size: int = 256,
+        weight_layout: str = "released",
+        use_w_image_features: bool = True,
+    ):
+        super().__init__()
+        self.shape = tuple(shape)
+        self.weight_layout = weight_layout
+        self.out_channels, self.in_channels = self.shape[:2]
+        columns = math.prod(self.shape) // self.in_channels  # O * k * k
+        self.w1 = nn.Parameter(torch.empty(hidden_size, self.in_channels * hidden_size))
+        self.b1 = nn.Parameter(torch.zeros(self.in_channels * hidden_size))
+        self.w2 = nn.Parameter(torch.empty(hidden_size, columns))
+        self.b2 = nn.Parameter(torch.zeros(columns))
+        # Published: Kaiming with fan_in taken from dim 1, the larger side; so residuals start near zero.
+        nn.init.kaiming_normal_(self.w1)
+        nn.init.kaiming_normal_(self.w2)
+        # Instance norm cancels the convolution's bias, which stays because released checkpoints hold it.
+        self.fusion = nn.Sequential(
+            nn.Conv2d(feature_channels * (2 if use_w_image_features else 1), fusion_channels, 1),
+            nn.InstanceNorm2d(fusion_channels),
+            nn.ReLU(),
+        )
+        halvings = int(math.log2(feature_size))
+        layers: list[nn.Module] = [nn.Conv2d(fusion_channels, transformer_channels, 3, 1, 1), nn.ReLU()]
+        for number in range(1, halvings + 1):  # 8 -> 4 -> 2 -> 1 px
+            width = hidden_size if number == halvings else transformer_channels
+            layers += [nn.Conv2d(transformer_channels, width, 4, 2, 1), nn.ReLU()]
+        self.feature_extractor = nn.Sequential(*layers)
+
+    def token(self, features: Tensor) -> Tensor:
+        """Concatenated features [N, 2C, size, size], the Phase I image's first -> token [N, D], non-negative."""
+        return self.feature_extractor(self.fusion(features)).flatten(1)
+
+    def decode(self, token: Tensor) -> Tensor:
+        """Token [N, D] -> residual [N, *shape] in units of the stored weight; affine in the token."""
+        hidden_size = self.w1.shape[0]
+        rows = torch.addmm(self.b1, token, self.w1).reshape(-1, hidden_size)  # [N*I, D]
+        mapped = torch.addmm(self.b2, rows, self.w2)  # [N*I, O*k*k]
+        if self.weight_layout == "released":
+            return mapped.reshape(-1, *self.shape)
+        by_input = mapped.reshape(-1, self.in_channels, self.out_channels, *self.shape[2:])
+        return by_input.transpose(1, 2)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Concatenated features [N, 2C, size, size] -> residual [N, *shape]."""
+        return self.decode(self.token(features))
+
+
+class Hypernetwork(nn.Module):
+    """One `WeightRegressor` per target layer; nothing is shared between them.
+
+    Args:
+        targets: what to predict, from `target_layers`.
+        num_ws: L, styles of the generator, hence feature maps per image.
+        style_index: which style's features a layer reads, see `TargetLayer`: `released` or `true`.
+        shared_code: every layer reads one and the same feature map instead of its own style's (ablation "w/o
+            layer-wise", table 3 row 4). The paper does not say which; here it is the last style's (num_ws - 1), whose
+            head stands on the finest map of the pyramid and so sees all three levels. E2 keeps its other heads, which
+            then receive no gradient.
+
+    The remaining arguments are those of `WeightRegressor`.
+
+    Raises:
+        ValueError: impossible numbers or a target that needs a style the generator has not.
+    """
+
+    def __init__(
+        self,
+        targets: Sequence[TargetLayer],
+        num_ws: int,
+        feature_channels: int = 512,
+        *,
+        feature_size: int = 8,
+        fusion_channels: int = 512,
+        transformer_channels: int = 64,
+        hidden_size: int = 256,
+        weight_layout: str = "released",
+        style_index: str = "released",
+        use_w_image_features: bool = True,
+        shared_code: bool = False,
+    ):
+        super().__init__()
+        _check(weight_layout, style_index, feature_size)
+        self.targets = {target.name: target for target in targets}
+        self.num_ws = num_ws
+        self.feature_channels = feature_channels
+        self.feature_size = feature_size
+        self.hidden_size = hidden_size
+        self.use_w_image_features = use_w_image_features
+        self.style_indices = {
+            target.name: num_ws - 1 if shared_code else getattr(target, f"style_index_{style_index}")
+            for target in targets
+        }
+        for name, index in self.style_indices.items():
+            if not 0 <= index < num_ws:
+                raise ValueError(f"{name}: needs the features of style {index}, but num_ws is {num_ws}")
+        self.weight_regressors = nn.ModuleDict(
+            {
+                regressor_name(target.name): WeightRegressor(
+                    target.shape,
+                    feature_channels=feature_channels,
+                    feature_size=feature_size,
+                    fusion_channels=fusion_channels,
+                    transformer_channels=transformer_channels,
+                    hidden_size=hidden_size,
+                    weight_layout=weight_layout,
+                    use_w_image_features=use_w_image_features,
+                )
+                for target in targets
+            }
+        )
+
+    def tokens(self, h: Tensor, h_w: Tensor | None) -> dict[str, Tensor]:
+        """Predict one token per target layer: what the generator must change to turn the Phase I image into the input.
+
+        Args:
+            h: E2 features of the input image, [N, L, C, size, size].
+            h_w: E2 features of the Phase I image, same shape; None only without `use_w_image_features`.
+        Returns:
+            Layer name -> token [N, D], dimensionless, non-negative; `decode` turns it into a residual.
+        Raises:
+            ValueError: shapes that this hypernetwork was not built for.
+        Source: section 3.2 and figure 3.
+        """
+        features = self._fusion_input(h, h_w)  # [N, L, 2C, size, size]
+        return {
+            name: self.weight_regressors[regressor_name(name)].token(features[:, index])
+            for name, index in self.style_indices.items()
+        }
+
+    def decode(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Map tokens [N, D] to residuals [N, O, I, k, k], in units of the stored (unequalised) weight.
+
+        Exactly affine: decoding a mixture of two token sets gives the same mixture of their residuals, which is why a
+        saved inversion holds tokens.
+
+        Raises:
+            ValueError: a layer is missing, unknown, or its token has the wrong shape.
+        """
+        if tokens.keys() != self.targets.keys():
+            missing = sorted(self.targets.keys() - tokens.keys())
+            unknown = sorted(tokens.keys() - self.targets.keys())
+            raise ValueError(
+                f"tokens: missing {missing or 'none'}, unknown {unknown or 'none'}; "
+                "they belong to a hypernetwork with other target layers"
+            )
+        for name, token in tokens.items():
+            if token.ndim != 2 or token.shape[1] != self.hidden_size:
+                raise ValueError(f"tokens[{name}]: got shape {list(token.shape)}, expected [N, {self.hidden_size}]")
+        return {name: self.weight_regressors[regressor_name(name)].decode(token) for name, token in tokens.items()}
+
+    def forward(self, h: Tensor, h_w: Tensor | None) -> dict[str, Tensor]:
+        """Features, as in `tokens` -> layer name -> residual [N, O, I, k, k]."""
+        return self.decode(self.tokens(h, h_w))
+
+    def _fusion_input(self, h: Tensor, h_w: Tensor | None) -> Tensor:
+        expected = (self.num_ws, self.feature_channels, self.feature_size, self.feature_size)
+        if h.ndim != 5 or h.shape[1:] != expected:
+            raise ValueError(f"h: got shape {list(h.shape)}, expected [N, {', '.join(map(str, expected))}]")
+        if not self.use_w_image_features:
+            return h
+        if h_w is None or h_w.shape != h.shape:
+            got = None if h_w is None else list(h_w.shape)
+            raise ValueError(f"h_w: got {got}, expected the features of the Phase I images, shape {list(h.shape)}")
+        return torch.cat([h_w, h], dim=2)  # this order is in released weights
+
+
+def regressor_name(target_name: str) -> str:
+    """`b8.conv0.weight` -> `b8_conv0_weight`, the published module name (module names cannot hold dots)."""
+    return target_name.replace(".", "_")
+
+
+def _check(weight_layout: str, style_index: str, feature_size: int) -> None:
+    if weight_layout not in WEIGHT_LAYOUTS:
+        raise ValueError(f"weight_layout: got {weight_layout!r}, expected one of {', '.join(WEIGHT_LAYOUTS)}")
+    if style_index not in STYLE_INDICES:
+        raise ValueError(f"style_index: got {style_index!r}, expected one of {', '.join(STYLE_INDICES)}")
+    if feature_size < 8 or feature_size & (feature_size - 1):
+        raise ValueError(f"feature_size: got {feature_size}, expected a power of two from 8")

@@ -1,0 +1,109 @@
+"""What a configuration will build, as text: every network with its parameter count, and every target layer.
+
+Networks are built on torch's meta device, which holds shapes and no numbers, so 1024 px takes no memory and no time.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from hyperinverter.config.schema import DomainConfig, RunConfig
+from hyperinverter.models.build import (
+    build_discriminator,
+    build_generator,
+    build_hypernetwork,
+    build_layerwise_encoder,
+    build_w_encoder,
+)
+from hyperinverter.models.hypernetwork import Hypernetwork
+
+
+def describe(config: RunConfig | DomainConfig) -> str:
+    """The plan of a run's domain as plain text, for `--dry-run` and model cards.
+
+    Raises:
+        ValueError: the domain's numbers do not make networks that fit; names the key.
+    """
+    domain = config if isinstance(config, DomainConfig) else config.domain
+    with shapes_only():
+        generator = build_generator(domain)
+        networks = {
+            "generator (G)": generator,
+            "discriminator (D)": build_discriminator(domain),
+            "w_encoder (E1)": build_w_encoder(domain),
+            "layerwise_encoder (E2)": build_layerwise_encoder(domain),
+            "hypernetwork (H)": (hypernetwork := build_hypernetwork(domain, generator)),
+        }
+    return "\n".join(
+        [
+            f"domain {domain.name} ({domain.kind}): {domain.resolution} px, reconstruction losses at "
+            f"{min(domain.resolution, domain.loss_resolution)} px",
+            *_network_lines(networks, _purposes(domain, generator.num_ws)),
+            "",
+            *_target_lines(hypernetwork, domain),
+        ]
+    )
+
+
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """Build modules inside without memory and without drawing initial weights."""
+    with torch.device("meta"), _WithoutDraws():
+        yield
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Trainable and frozen parameters; buffers (running statistics, noise, w_avg) are not counted."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+class _WithoutDraws(TorchFunctionMode):
+    """Skip random initialisation: drawing on the meta device would first import torch's compiler, several seconds."""
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (Tensor.normal_, Tensor.uniform_) or getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+def _purposes(domain: DomainConfig, num_ws: int) -> list[str]:
+    e1, e2, h = domain.w_encoder, domain.layerwise_encoder, domain.hypernetwork
+    return [
+        f"ws [{num_ws}, {domain.generator.w_dim}] -> {domain.resolution} px",
+        f"{domain.resolution} px -> logit",
+        f"{e1.trunk}, {e1.input_size} px -> w [{domain.generator.w_dim}]",
+        f"{e2.trunk}, {e2.input_size} px -> [{num_ws}, {e2.feature_channels}, {e2.feature_size}, {e2.feature_size}]",
+        f"D = {h.hidden_size}, {h.target_set}, layout {h.weight_layout}, style index {h.style_index}"
+        + ("" if h.use_w_image_features else ", without features of the Phase I image")
+        + (", one shared code" if h.shared_code else ""),
+    ]
+
+
+def _network_lines(networks: dict[str, nn.Module], purposes: list[str]) -> list[str]:
+    counts = [count_parameters(network) for network in networks.values()]
+    rows = [*zip(networks, counts, purposes, strict=True), ("together", sum(counts), "")]
+    return [f"  {name:<24}{count:>15,}  {purpose}".rstrip() for name, count, purpose in rows]
+
+
+def _target_lines(hypernetwork: Hypernetwork, domain: DomainConfig) -> list[str]:
+    targets = hypernetwork.targets.values()
+    numbers = sum(target.size for target in targets)
+    token_numbers = len(targets) * hypernetwork.hidden_size
+    stored = 4 * (token_numbers + domain.generator.w_dim)
+    return [
+        f"target layers: {len(targets)} weights, {numbers:,} numbers, "
+        f"{4 * numbers / 2**20:.1f} MiB of residuals per image",
+        f"tokens: {len(targets)} x {hypernetwork.hidden_size} = {token_numbers:,} numbers per image, "
+        f"with w {stored / 2**10:.1f} KiB",
+        f"  {'layer':<26}{'shape':<20}{'style':>6}{'features of':>13}",
+        *(
+            f"  {target.name:<26}{'x'.join(map(str, target.shape)):<20}{target.style_index_true:>6}"
+            f"{hypernetwork.style_indices[target.name]:>13}"
+            for target in targets
+        ),
+    ]
