@@ -1,0 +1,31 @@
+"""Methods that turn images into Inversions. To add one, write `inverters/x.py` and add its class to INVERTERS."""
+
+from pathlib import Path
+
+from hyperinverter.config.schema import DomainConfig
+from hyperinverter.inverters.base import Inverter
+from hyperinverter.inverters.hyperinverter import HyperInverterInverter
+from hyperinverter.inverters.inversion import Inversion
+from hyperinverter.inverters.w_encoder import WEncoderInverter
+from hyperinverter.utils.device import resolve_device
+
+__all__ = ["INVERTERS", "HyperInverterInverter", "Inversion", "Inverter", "WEncoderInverter", "load"]
+
+INVERTERS: dict[str, type[Inverter]] = {cls.name: cls for cls in (HyperInverterInverter, WEncoderInverter)}
+
+
+def load(source: str | Path | DomainConfig, method: str = "hyperinverter", device: str = "cpu") -> Inverter:
+    """A ready method: `load("faces64").invert(images)`.
+
+    Args:
+        source: a model folder by name or path, or a DomainConfig whose `weights` section names the files.
+        method: a key of INVERTERS: hyperinverter (both phases) or w_encoder (Phase I only, plain generator).
+        device: cpu, cuda, cuda:N, mps, or auto.
+    Raises:
+        ValueError: unknown method.
+        FileNotFoundError: unknown model, or one of its files is missing; lists where it looked and what to run.
+        UserError: the files do not belong together, are damaged, or the device is not there.
+    """
+    if method not in INVERTERS:
+        raise ValueError(f"method is {method!r}; write one of {', '.join(INVERTERS)}")
+    return INVERTERS[method].load(source).to(resolve_device(device))

@@ -1,0 +1,152 @@
+"""What a method must offer (`Inverter`), and what all of them share: taking any kind of image, batching, rendering.
+
+Letters: N images, L styles, R resolution.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from hyperinverter.config.schema import DomainConfig
+from hyperinverter.data.sources import open_source
+from hyperinverter.inverters.inversion import Inversion
+from hyperinverter.models.stylegan2 import Generator
+from hyperinverter.utils.decode import to_tensor
+from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.images import from_uint8
+
+__all__ = ["Inversion", "Inverter", "as_images"]
+
+ImagesLike = Tensor | Image.Image | str | Path | Sequence[Tensor | Image.Image | str | Path]
+
+
+def as_images(images: ImagesLike, resolution: int) -> Tensor:
+    """Anything image-like as a batch [N, 3, R, R] in [-1, 1].
+
+    Args:
+        images: a tensor [N, 3, H, W] or [3, H, W] in [-1, 1], a PIL image, a path, or a list of these.
+        resolution: R; other sizes are resized (bilinear with antialiasing, the project's one policy).
+    Raises:
+        ValueError: another shape, type or range; says what was given.
+    """
+    if isinstance(images, Tensor):
+        return _checked_tensor(images, resolution)
+    if isinstance(images, Image.Image):
+        return from_uint8(to_tensor(images.convert("RGB"), resolution)).unsqueeze(0)
+    if isinstance(images, str | Path):
+        source = open_source(images)
+        return torch.cat([as_images(source.read(i), resolution) for i in range(len(source))])
+    if isinstance(images, Sequence) and len(images) > 0:
+        return torch.cat([as_images(image, resolution) for image in images])
+    raise ValueError(f"images is {type(images).__name__}; give a tensor [N, 3, H, W] in [-1, 1], PIL images or paths")
+
+
+def _checked_tensor(images: Tensor, resolution: int) -> Tensor:
+    if images.ndim == 3:
+        images = images.unsqueeze(0)
+    if images.ndim != 4 or images.shape[1] != 3 or len(images) == 0:
+        raise ValueError(f"images have shape {tuple(images.shape)}; expected [N, 3, H, W] with N at least 1")
+    if not images.is_floating_point():
+        raise ValueError(f"images are {images.dtype}; expected floats in [-1, 1]: divide by 127.5 and subtract 1")
+    low, high = images.aminmax()
+    if not (low >= -1.01 and high <= 1.01):  # also refuses NaN; 1 % of slack for rounding after a resize
+        raise ValueError(f"images lie in [{low:.3g}, {high:.3g}]; expected [-1, 1], finite")
+    images = images.float()
+    if images.shape[-2:] != (resolution, resolution):
+        images = F.interpolate(images, (resolution, resolution), mode="bilinear", antialias=True)
+    return images
+
+
+class Inverter(ABC):
+    """A method: images in, Inversion out, and back. Subclasses write `load`, `_invert` and, if need be, `_render`.
+
+    Attributes:
+        name: key in INVERTERS.
+        generator: the domain's generator; renders, and gives R and L.
+        domain: sizes and name of the domain.
+        model_name, model_hash, generator_hash: written into every Inversion.
+    """
+
+    name: ClassVar[str]
+    generator: Generator
+    domain: DomainConfig
+    folder: Path | None
+    model_name: str
+    model_hash: str
+    generator_hash: str
+
+    @classmethod
+    @abstractmethod
+    def load(cls, source: str | Path | DomainConfig) -> Self:
+        """From a model folder (name or path) or a DomainConfig."""
+
+    @abstractmethod
+    def to(self, device: torch.device | str) -> Self:
+        """Move the networks; returns self."""
+
+    @abstractmethod
+    def _invert(self, images: Tensor) -> Inversion:
+        """One batch [N, 3, R, R]."""
+
+    @property
+    def resolution(self) -> int:
+        return self.generator.resolution
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.generator.parameters()).device
+
+    @torch.no_grad()
+    def invert(self, images: ImagesLike, batch_size: int = 4) -> Inversion:
+        """Invert images.
+
+        Args:
+            images: a tensor [N, 3, H, W] in [-1, 1], a PIL image, a path (image, folder, zip), or a list of these.
+            batch_size: images at a time; the result does not depend on it.
+        """
+        batches = as_images(images, self.resolution).split(batch_size)
+        return Inversion.cat([self._invert(batch.to(self.device)) for batch in batches])
+
+    @torch.no_grad()
+    def render(self, inversion: Inversion, *, batch_size: int = 4, allow_other_model: bool = False) -> Tensor:
+        """Images [N, 3, R, R], nominally in [-1, 1] (the generator's output is not clamped).
+
+        Args:
+            inversion: made by this model, or loaded from a file that was.
+            batch_size: images at a time.
+            allow_other_model: True renders also what another model made (say, its tokens by other hypernetworks).
+        Raises:
+            UserError: another model made it; names both hashes.
+        """
+        self._check(inversion, allow_other_model)
+        parts = [inversion[i : i + batch_size].to(self.device) for i in range(0, len(inversion), batch_size)]
+        return torch.cat([self._render(part) for part in parts])
+
+    def _render(self, inversion: Inversion) -> Tensor:
+        return self.generator.synthesis(inversion.ws, weight_residuals=inversion.residuals, noise_mode="const")
+
+    def _check(self, inversion: Inversion, allow_other_model: bool) -> None:
+        expected = (self.generator.num_ws, self.generator.w_dim)
+        if tuple(inversion.ws.shape[1:]) != expected:
+            raise UserError(
+                f"the Inversion (of model {inversion.model_name} {inversion.model_hash}) has styles "
+                f"{tuple(inversion.ws.shape[1:])}; model {self.model_name} {self.model_hash} takes {expected}: "
+                f"render it with the model that made it"
+            )
+        if allow_other_model:
+            return
+        # Codes and dense residuals need only the generator; tokens need this model's own hypernetworks.
+        what = "model_hash" if inversion.tokens is not None else "generator_hash"
+        made_by, mine = getattr(inversion, what), getattr(self, what)
+        if made_by != mine:
+            raise UserError(
+                f"the Inversion was made by model {inversion.model_name or '(unnamed)'} with {what} "
+                f"{made_by or '(none)'}, this is {self.model_name} with {what} {mine}: load the model that made it, "
+                f"invert the image again, or pass allow_other_model=True"
+            )

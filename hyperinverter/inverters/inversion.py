@@ -1,0 +1,214 @@
+"""`Inversion`, the value that every method returns and that render, edit, interpolation, metrics and the app take.
+
+A latent code per style and, for methods that also change the generator, how: as tokens (Δθ of each target layer is
+exactly affine in a token, so 26 tokens of 256 numbers stand for 90 MiB of Δθ) or as dense residuals.
+Letters: N images, L styles, D token size; O, I, k output channels, input channels, kernel size of a convolution.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hyperinverter.checkpoint import write_atomically
+from hyperinverter.utils.errors import UserError
+
+INVERSION_FORMAT = "hyperinverter-inversion-1"
+
+
+@dataclass
+class Inversion:
+    """N inverted images.
+
+    Attributes:
+        ws: latent codes, [N, L, w_dim].
+        tokens: target layer -> [N, D], dimensionless; None when the generator is used as it is.
+        residuals: parameter name -> [N, O, I, k, k], added to the stored weight; a method gives tokens or these.
+        model_name: the model that made it, for people.
+        model_hash: hash over that model's weights; tokens mean nothing to another model.
+        generator_hash: hash of its generator alone; enough to render ws and residuals.
+    """
+
+    ws: Tensor
+    tokens: dict[str, Tensor] | None = None
+    residuals: dict[str, Tensor] | None = None
+    model_name: str = ""
+    model_hash: str = ""
+    generator_hash: str = ""
+
+    def __post_init__(self) -> None:
+        if self.ws.ndim != 3:
+            raise ValueError(f"ws has shape {tuple(self.ws.shape)}; expected [N, L, w_dim]")
+        if self.tokens is not None and self.residuals is not None:
+            raise ValueError("an Inversion has tokens or residuals, not both; decode the tokens and add them up")
+        for what, values, ndim in (("tokens", self.tokens, (2,)), ("residuals", self.residuals, (2, 3, 5))):
+            for name, value in (values or {}).items():
+                if value.ndim not in ndim or len(value) != len(self.ws):
+                    raise ValueError(f"{what}[{name!r}] has shape {tuple(value.shape)}; expected [{len(self.ws)}, ...]")
+
+    def __len__(self) -> int:
+        return len(self.ws)
+
+    def __getitem__(self, index: int | slice) -> "Inversion":
+        """Image `index` as an Inversion of one, or a slice of several."""
+        if isinstance(index, int):
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"image {index} of an Inversion of {len(self)}")
+            index = slice(index % len(self), index % len(self) + 1)
+        return self._map(lambda tensor: tensor[index])
+
+    def __iter__(self) -> "Iterator[Inversion]":
+        return (self[i] for i in range(len(self)))
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Inversion":
+        def each(values: dict[str, Tensor] | None) -> dict[str, Tensor] | None:
+            return None if values is None else {name: change(value) for name, value in values.items()}
+
+        return replace(self, ws=change(self.ws), tokens=each(self.tokens), residuals=each(self.residuals))
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether it changes the generator's weights."""
+        return self.tokens is not None or self.residuals is not None
+
+    def to(self, device: torch.device | str) -> "Inversion":
+        return self._map(lambda tensor: tensor.to(device))
+
+    def with_ws(self, ws: Tensor) -> "Inversion":
+        """The same images with other codes [N, L, w_dim] and their own Δθ: what an edit is."""
+        if ws.shape != self.ws.shape:
+            raise ValueError(f"ws has shape {tuple(ws.shape)}; expected {tuple(self.ws.shape)} as in this Inversion")
+        return replace(self, ws=ws)
+
+    def without_weights(self) -> "Inversion":
+        """Codes only, for the generator as it is; for HyperInverter this is the Phase I result."""
+        return replace(self, tokens=None, residuals=None)
+
+    @staticmethod
+    def cat(inversions: "Sequence[Inversion]") -> "Inversion":
+        """Several Inversions of one model as one."""
+        if not inversions:
+            raise ValueError("no Inversion to join; give at least one")
+        first = inversions[0]
+        for other in inversions[1:]:
+            first._check_same_kind(other, "joined")
+
+        def join(part: str) -> dict[str, Tensor] | None:
+            dicts = [getattr(inversion, part) for inversion in inversions]
+            return None if dicts[0] is None else {name: torch.cat([d[name] for d in dicts]) for name in dicts[0]}
+
+        return replace(
+            first, ws=torch.cat([i.ws for i in inversions]), tokens=join("tokens"), residuals=join("residuals")
+        )
+
+    def interpolate(self, other: "Inversion", t: float, weights: bool = True) -> "Inversion":
+        """The point (1 - t)·self + t·other: t = 0 is this one, t = 1 the other.
+
+        (The published script starts at its second image; here 0 is the first.)
+
+        Args:
+            other: as many images as this one has, by the same model.
+            t: usually in [0, 1]; outside it extrapolates.
+            weights: True interpolates codes and Δθ (interpolating tokens is interpolating weights, since Δθ is affine
+                in them and the two factors add up to 1); False: codes only, with the generator as it is.
+        Source: HyperInverter, section 4.6.
+        """
+        if len(self) != len(other):
+            raise ValueError(f"interpolating {len(self)} with {len(other)} images; give equally many")
+        first, last = (self, other) if weights else (self.without_weights(), other.without_weights())
+        first._check_same_kind(last, "interpolated")
+
+        def blend(a: Tensor, b: Tensor) -> Tensor:
+            return (1 - t) * a + t * b.to(a.device)
+
+        def each(a: dict[str, Tensor] | None, b: dict[str, Tensor] | None) -> dict[str, Tensor] | None:
+            return None if a is None else {name: blend(a[name], b[name]) for name in a}
+
+        return replace(
+            first,
+            ws=blend(first.ws, last.ws),
+            tokens=each(first.tokens, last.tokens),
+            residuals=each(first.residuals, last.residuals),
+        )
+
+    def _check_same_kind(self, other: "Inversion", verb: str) -> None:
+        if (self.model_hash, self.generator_hash) != (other.model_hash, other.generator_hash):
+            raise UserError(
+                f"Inversions of two models cannot be {verb}: {self.model_name} {self.model_hash} and "
+                f"{other.model_name} {other.model_hash}; invert both images with one model"
+            )
+        for part in ("tokens", "residuals"):
+            a, b = getattr(self, part), getattr(other, part)
+            if (a is None) != (b is None) or (a is not None and set(a) != set(b)):
+                raise UserError(f"Inversions with different {part} cannot be {verb}; make both by one method")
+
+    def save(self, path: str | Path) -> None:
+        """Write a .safetensors file (under 32 KiB for one image at 1024 px with D = 256).
+
+        w is stored once, [N, w_dim], when all styles are equal; tokens are stacked in one tensor [N, layers, D].
+        """
+        tensors = {}
+        if torch.equal(self.ws, self.ws[:, :1].expand_as(self.ws)):
+            tensors["w"] = self.ws[:, 0]
+        else:
+            tensors["ws"] = self.ws
+        if self.tokens is not None:
+            sizes = {tuple(token.shape) for token in self.tokens.values()}
+            if len(sizes) > 1:
+                raise ValueError(f"tokens have several shapes {sorted(sizes)}; expected one [N, D]")
+            tensors["tokens"] = torch.stack(list(self.tokens.values()), dim=1)  # [N, layers, D]
+        for name, value in (self.residuals or {}).items():
+            tensors[f"residuals.{name}"] = value
+        metadata = {
+            "format": INVERSION_FORMAT,
+            "model_name": self.model_name,
+            "model_hash": self.model_hash,
+            "generator_hash": self.generator_hash,
+            "num_ws": str(self.ws.shape[1]),
+            "layers": json.dumps(list(self.tokens or ()), separators=(",", ":")),
+        }
+        tensors = {name: value.detach().float().cpu().contiguous() for name, value in tensors.items()}
+        with write_atomically(path) as temporary:
+            save_file(tensors, str(temporary), metadata=metadata)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Inversion":
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: no such file.
+            UserError: not a safetensors file, or not an Inversion.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such Inversion file")
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no dict)
+        except SafetensorError as error:
+            raise UserError(f"{path}: not a readable .safetensors file ({error}); invert the image again") from error
+        if metadata.get("format") != INVERSION_FORMAT:
+            raise UserError(f"{path}: a .safetensors file, but not an Inversion; give one that scripts/invert.py wrote")
+        if "w" in tensors:
+            ws = tensors["w"].unsqueeze(1).repeat(1, int(metadata["num_ws"]), 1)  # [N, L, w_dim]
+        else:
+            ws = tensors["ws"]
+        tokens = residuals = None
+        if "tokens" in tensors:
+            tokens = dict(zip(json.loads(metadata["layers"]), tensors["tokens"].unbind(1), strict=True))
+        dense = {name.removeprefix("residuals."): v for name, v in tensors.items() if name.startswith("residuals.")}
+        if dense:
+            residuals = dense
+        hashes = {key: metadata[key] for key in ("model_name", "model_hash", "generator_hash")}
+        return cls(ws=ws, tokens=tokens, residuals=residuals, **hashes)
+
+
+def is_inversion_file(path: str | Path) -> bool:
+    """Whether a path names a saved Inversion rather than an image (by its suffix)."""
+    return Path(path).suffix == ".safetensors"

@@ -1,0 +1,52 @@
+"""Phase I alone: E1 gives one w per image and the generator is used as it is (Dinh et al., CVPR 2022, section 3.1)."""
+
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from hyperinverter.config.schema import DomainConfig
+from hyperinverter.inverters.base import Inverter
+from hyperinverter.inverters.inversion import Inversion
+from hyperinverter.pretrained.load import LoadedModel, load_model
+from hyperinverter.utils.errors import UserError
+
+
+class WEncoderInverter(Inverter):
+    """w = E1(image) + w_avg, repeated to every style."""
+
+    name = "w_encoder"
+
+    def __init__(self, model: LoadedModel) -> None:
+        self.generator = model.generator.eval().requires_grad_(False)
+        self.w_encoder = model.w_encoder.eval().requires_grad_(False)
+        self.domain, self.folder = model.domain, model.folder
+        self.model_name, self.model_hash = model.name, model.hash
+        self.generator_hash = model.hashes["generator"]
+
+    @classmethod
+    def load(cls, source: str | Path | DomainConfig) -> Self:
+        return cls(load_model(source, with_hyperinverter=False))
+
+    def to(self, device: torch.device | str) -> Self:
+        self.generator.to(device)
+        self.w_encoder.to(device)
+        return self
+
+    def _invert(self, images: Tensor) -> Inversion:
+        w = self.w_encoder(images) + self.generator.mapping.w_avg  # [N, w_dim]
+        return Inversion(
+            ws=w.unsqueeze(1).repeat(1, self.generator.num_ws, 1),
+            model_name=self.model_name,
+            model_hash=self.model_hash,
+            generator_hash=self.generator_hash,
+        )
+
+    def _render(self, inversion: Inversion) -> Tensor:
+        if inversion.tokens is not None:
+            raise UserError(
+                "this Inversion has tokens, which need the hypernetworks; load the model with "
+                "method='hyperinverter', or render inversion.without_weights()"
+            )
+        return super()._render(inversion)

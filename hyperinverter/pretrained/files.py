@@ -1,0 +1,112 @@
+"""Where model folders and small networks are looked for; every refusal says where that was and what to run."""
+
+import os
+from pathlib import Path
+
+from hyperinverter.config.schema import DomainConfig
+
+PARTS = ("generator", "discriminator", "w_encoder", "hyperinverter")
+# the command that writes each part, for error messages
+MADE_BY = {
+    "generator": "scripts/train_stylegan2.py --config configs/stylegan2/{domain}.yaml",
+    "discriminator": "scripts/train_stylegan2.py --config configs/stylegan2/{domain}.yaml",
+    "w_encoder": "scripts/train_phase1.py --config configs/phase1/{domain}.yaml",
+    "hyperinverter": "scripts/train_phase2.py --config configs/phase2/{domain}.yaml",
+}
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def search_folders() -> list[Path]:
+    """Folders in which models and small networks are looked for, first match wins.
+
+    The environment variable HYPERINVERTER_MODELS (several folders separated as in PATH), then `pretrained_models` of
+    the repository, then that of the current folder.
+    """
+    entries = os.environ.get("HYPERINVERTER_MODELS", "").split(os.pathsep)
+    named = [Path(entry).expanduser() for entry in entries if entry]
+    folders = [*named, REPOSITORY / "pretrained_models", Path.cwd() / "pretrained_models"]
+    return list(dict.fromkeys(folders))
+
+
+def available_models() -> dict[str, Path]:
+    """Name -> folder of every model folder in the search folders (one with at least a generator)."""
+    found: dict[str, Path] = {}
+    for root in search_folders():
+        for file in sorted(root.glob("*/generator.safetensors")):
+            found.setdefault(file.parent.name, file.parent)
+    return found
+
+
+def find_model_folder(name_or_path: str | Path) -> Path:
+    """The folder of a model given by path, or by name in the search folders.
+
+    Raises:
+        FileNotFoundError: neither; lists the folders searched and the models found there.
+    """
+    text = str(name_or_path)
+    path = Path(name_or_path).expanduser()
+    is_plain_name = len(path.parts) == 1 and text not in (".", "..")
+    # A plain name beats a folder of that name in the current one (of photos, say) unless that is a model folder.
+    if path.is_dir() and (not is_plain_name or (path / "generator.safetensors").is_file()):
+        return path
+    if path.is_file():
+        raise FileNotFoundError(f"{path}: is a file; give the model folder that holds it ({path.parent})")
+    looked = [str(path)]
+    if not path.is_absolute():
+        for root in search_folders():
+            if (root / path).is_dir():
+                return root / path
+            looked.append(str(root / path))
+    if path.is_dir():
+        return path
+    names = ", ".join(available_models()) or "none"
+    raise FileNotFoundError(
+        f"no model {text!r}; looked for the folder at: {', '.join(dict.fromkeys(looked))}. Models found: {names}. "
+        f"Give one of these or a path, or name the folder that holds your models in HYPERINVERTER_MODELS"
+    )
+
+
+def find_network_file(filename: str) -> Path | None:
+    """A small frozen network (LPIPS, MobileFaceNet, ...) in the search folders or their `nets/`; None when absent."""
+    for root in search_folders():
+        for candidate in (root / filename, root / "nets" / filename):
+            if candidate.is_file():
+                return candidate
+    return None
+
+
+def part_file(source: str | Path, part: str, domain_name: str | None = None) -> Path:
+    """`source` is the .safetensors file itself, or a model folder (name or path) that holds `part`.safetensors."""
+    path = Path(source).expanduser()
+    if path.suffix == ".safetensors":
+        if path.is_file():
+            return path
+        raise FileNotFoundError(f"{path}: no such file; give an existing {part} file or the model folder")
+    folder = find_model_folder(source)
+    file = folder / f"{part}.safetensors"
+    if not file.is_file():
+        command = MADE_BY[part].format(domain=domain_name or folder.name)
+        raise FileNotFoundError(f"{folder}: has no {file.name}; make it with: python {command}")
+    return file
+
+
+def weights_file(domain: DomainConfig, part: str) -> Path:
+    """The file of one part of a domain: `weights.<part>` when named there, else `<part>.safetensors` in its folder.
+
+    Raises:
+        ValueError: `part` is not one of PARTS.
+        FileNotFoundError: it is not there; says where it was looked for and which command makes it.
+    """
+    if part not in PARTS:
+        raise ValueError(f"part is {part!r}; write one of {', '.join(PARTS)}")
+    folder = domain.weights.folder or domain.name
+    named = getattr(domain.weights, part)
+    if named is None:
+        return part_file(folder, part, domain.name)
+    path = Path(named).expanduser()
+    if path.is_file():
+        return path
+    inside = find_model_folder(folder) / path if not path.is_absolute() and domain.weights.folder else path
+    if inside.is_file():
+        return inside
+    raise FileNotFoundError(f"domain.weights.{part}: {path}: no such file; name an existing one, or leave it out")

@@ -1,0 +1,267 @@
+"""Turn the .safetensors files of a model folder into networks, refusing parts that do not belong together.
+
+A model folder holds generator, discriminator, w_encoder, hyperinverter .safetensors and directions/NAME.safetensors.
+Every file carries the config it is rebuilt from and the hashes of the files it was trained with, so nothing else is
+needed, and a wrong pairing (which would load cleanly and only spoil the images) is an error.
+"""
+
+import hashlib
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from hyperinverter.checkpoint import ModelFile, read_model, weights_hash
+from hyperinverter.config.schema import (
+    DiscriminatorConfig,
+    DomainConfig,
+    EncoderConfig,
+    GeneratorConfig,
+    HypernetworkConfig,
+    LayerwiseEncoderConfig,
+)
+from hyperinverter.models.build import build_discriminator, build_generator, build_hyperinverter, build_w_encoder
+from hyperinverter.models.encoders import WEncoder
+from hyperinverter.models.hyperinverter import HyperInverter
+from hyperinverter.models.stylegan2 import Discriminator, Generator
+from hyperinverter.pretrained.files import find_model_folder, find_network_file, part_file, weights_file
+from hyperinverter.utils.errors import UserError
+
+__all__ = [
+    "DomainNetworks",
+    "LoadedModel",
+    "find_model_folder",
+    "find_network_file",
+    "hash_of",
+    "load_discriminator",
+    "load_domain_networks",
+    "load_generator",
+    "load_hyperinverter",
+    "load_model",
+    "load_w_encoder",
+    "model_hash",
+    "weights_file",
+]
+
+SECTIONS = {
+    "generator": GeneratorConfig,
+    "discriminator": DiscriminatorConfig,
+    "w_encoder": EncoderConfig,
+    "layerwise_encoder": LayerwiseEncoderConfig,
+    "hypernetwork": HypernetworkConfig,
+}
+
+
+def _domain_of(*files: ModelFile, base: DomainConfig | None = None) -> DomainConfig:
+    """The DomainConfig that the configs of these files describe together, on top of `base`."""
+    domain = DomainConfig() if base is None else DomainConfig(**{f.name: getattr(base, f.name) for f in fields(base)})
+    for file in files:
+        if not {"domain", "resolution"} <= set(file.config):
+            raise UserError(f"{file.path}: its config lacks 'domain' or 'resolution'; write it again with save_model")
+        domain.name = file.config["domain"]
+        for key in ("kind", "resolution", "loss_resolution", "alignment"):
+            if key in file.config:
+                setattr(domain, key, file.config[key])
+        for name, section_class in SECTIONS.items():
+            if name in file.config:
+                known = {f.name for f in fields(section_class)}
+                foreign = set(file.config[name]) - known
+                if foreign:
+                    raise UserError(
+                        f"{file.path}: config.{name} has {', '.join(sorted(foreign))}, which this version does not "
+                        f"know; it was written by another version of hyperinverter: update, or convert it again"
+                    )
+                setattr(domain, name, section_class(**file.config[name]))
+    return domain
+
+
+def _check_domain(file: ModelFile, domain: DomainConfig | None) -> None:
+    """Refuse a file whose sizes are not the ones that `domain` asks for."""
+    if domain is None:
+        return
+    differ = []
+    if file.config.get("resolution") != domain.resolution:
+        differ.append(f"resolution: file {file.config.get('resolution')}, domain {domain.resolution}")
+    for name in SECTIONS:
+        if name in file.config:
+            wanted = asdict(getattr(domain, name))
+            for key, value in file.config[name].items():
+                if key != "init" and wanted.get(key) != value:  # what the trunk started from does not change its shape
+                    differ.append(f"{name}.{key}: file {value}, domain {wanted.get(key)}")
+    if differ:
+        raise UserError(
+            f"{file.path}: was made for other sizes than domain {domain.name!r}: {'; '.join(differ)}. "
+            f"Give a file of this domain in domain.weights, or change the domain"
+        )
+
+
+def _fill(network: nn.Module, state: dict, path: Path) -> None:
+    """Load every tensor of the network from `state`, no more and no fewer."""
+    expected = network.state_dict()
+    shared = [key for key in expected if key in state]
+    differ = [key for key in shared if state[key].shape != expected[key].shape]
+    faults = {
+        "missing": sorted(set(expected) - set(state)),
+        "not known": sorted(set(state) - set(expected)),
+        "of another shape": [f"{k} {tuple(state[k].shape)} for {tuple(expected[k].shape)}" for k in differ],
+    }
+    told = [f"{len(v)} {what}: {', '.join(v[:3])}{', ...' if len(v) > 3 else ''}" for what, v in faults.items() if v]
+    if told:
+        raise UserError(
+            f"{path}: its weights do not fit the network that its config describes ({'; '.join(told)}); "
+            f"get or train it again"
+        )
+    network.load_state_dict(state)
+
+
+def _check_requires(file: ModelFile, **present: str) -> None:
+    for part, digest in present.items():
+        wanted = file.requires.get(part)
+        if wanted is None:
+            raise UserError(
+                f"{file.path}: does not say which {part} it was trained for; save it again with requires={part}"
+            )
+        if wanted != digest:
+            raise UserError(
+                f"{file.path}: this {file.kind} was trained for {part} {wanted}, this is {part} {digest}: "
+                f"give the {part} it was trained with, or train the {file.kind} again with this one"
+            )
+
+
+def _network(file: ModelFile, network: nn.Module) -> Any:
+    _fill(network, file.state, file.path)
+    network.weights_hash = file.hash  # the file's own; what later files write into `requires`
+    return network.eval()
+
+
+def load_generator(source: str | Path, domain: DomainConfig | None = None) -> Generator:
+    """A generator in eval mode; its attribute `weights_hash` is the file's.
+
+    Args:
+        source: a generator file, or a model folder by name or path.
+        domain: when given, the file must have this domain's sizes; None takes the sizes from the file.
+    """
+    file = read_model(part_file(source, "generator", domain and domain.name), "generator")
+    _check_domain(file, domain)
+    return _network(file, build_generator(_domain_of(file)))
+
+
+def load_discriminator(source: str | Path, domain: DomainConfig | None = None) -> Discriminator:
+    """A discriminator in eval mode; arguments as `load_generator`."""
+    file = read_model(part_file(source, "discriminator", domain and domain.name), "discriminator")
+    _check_domain(file, domain)
+    return _network(file, build_discriminator(_domain_of(file)))
+
+
+def load_w_encoder(source: str | Path, generator: Generator, domain: DomainConfig | None = None) -> WEncoder:
+    """E1 in eval mode, checked against the generator it was trained for.
+
+    Args:
+        source: a w_encoder file, or a model folder by name or path.
+        generator: the generator it is to be used with, as `load_generator` gives it.
+        domain: as in `load_generator`.
+    Raises:
+        UserError: it was trained for another generator; names both hashes.
+    """
+    file = read_model(part_file(source, "w_encoder", domain and domain.name), "w_encoder")
+    _check_domain(file, domain)
+    _check_requires(file, generator=hash_of(generator))
+    described = _domain_of(file)
+    described.generator.w_dim = generator.w_dim  # E1's file does not repeat it
+    return _network(file, build_w_encoder(described))
+
+
+def hash_of(network: nn.Module) -> str:
+    """The hash of the file a network was loaded from, or of its weights when it came from no file."""
+    return getattr(network, "weights_hash", None) or weights_hash(network.state_dict())
+
+
+def model_hash(**parts: str) -> str:
+    """One short hash (16 hex digits) over the weights hashes of a model's parts, given by name."""
+    lines = "".join(f"{part} {digest}\n" for part, digest in sorted(parts.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()[:16]
+
+
+@dataclass
+class LoadedModel:
+    """A model and where it came from."""
+
+    network: HyperInverter | None  # None when only E1 was asked for
+    generator: Generator
+    w_encoder: WEncoder
+    domain: DomainConfig
+    name: str
+    hash: str  # over generator + w_encoder [+ hyperinverter]
+    hashes: dict[str, str]  # part -> hash of its file
+    folder: Path | None
+
+
+def load_model(source: str | Path | DomainConfig, with_hyperinverter: bool = True) -> LoadedModel:
+    """Generator, E1 and (unless not wanted) E2 + hypernetworks, all in eval mode, each checked against the others.
+
+    Args:
+        source: model folder by name or path, or a DomainConfig (its `weights` section says where the files lie).
+        with_hyperinverter: False needs only the generator and E1 (the Phase I method).
+    Raises:
+        FileNotFoundError: no such model, or a part is missing; says where it looked and which command makes it.
+        UserError: a file is damaged, or its parts were not trained together; names both hashes.
+    """
+    base = source if isinstance(source, DomainConfig) else None
+    folder = None if base else find_model_folder(source)
+    wanted = ["generator", "w_encoder"] + (["hyperinverter"] if with_hyperinverter else [])
+    # All paths first: a missing part is told before gigabytes are read.
+    paths = {part: weights_file(base, part) if base else part_file(folder, part) for part in wanted}
+    files = {part: read_model(path, part) for part, path in paths.items()}
+    hashes = {part: file.hash for part, file in files.items()}
+    for file in files.values():
+        _check_domain(file, base)
+    _check_requires(files["w_encoder"], generator=hashes["generator"])
+    if with_hyperinverter:
+        _check_requires(files["hyperinverter"], generator=hashes["generator"], w_encoder=hashes["w_encoder"])
+    domain = _domain_of(*files.values(), base=base)
+    generator = _network(files["generator"], build_generator(domain))
+    w_encoder = _network(files["w_encoder"], build_w_encoder(domain))
+    network = None
+    if with_hyperinverter:
+        network = build_hyperinverter(domain, generator, w_encoder)
+        trained = nn.ModuleDict({part: getattr(network, part) for part in ("layerwise_encoder", "hypernetwork")})
+        _fill(trained, files["hyperinverter"].state, files["hyperinverter"].path)
+        network.weights_hash = hashes["hyperinverter"]
+        network.eval()
+    name = files["generator"].config["domain"]
+    return LoadedModel(network, generator, w_encoder, domain, name, model_hash(**hashes), hashes, folder)
+
+
+def load_hyperinverter(source: str | Path | DomainConfig) -> HyperInverter:
+    """The whole model in eval mode; see `load_model`, which also tells its name and hashes."""
+    return load_model(source).network
+
+
+@dataclass
+class DomainNetworks:
+    """What of a domain's networks lies on disk; None where a file is absent."""
+
+    generator: Generator
+    discriminator: Discriminator | None
+    w_encoder: WEncoder | None
+    hyperinverter: HyperInverter | None
+
+
+def load_domain_networks(domain: DomainConfig) -> DomainNetworks:
+    """Every network of a domain that has a file; the generator must have one, a file named in `weights` must exist."""
+
+    def has(part: str) -> bool:
+        try:
+            return weights_file(domain, part).is_file()
+        except FileNotFoundError:
+            if getattr(domain.weights, part) is not None:
+                raise
+            return False
+
+    generator_file = weights_file(domain, "generator")
+    discriminator = load_discriminator(weights_file(domain, "discriminator"), domain) if has("discriminator") else None
+    if not has("w_encoder"):
+        return DomainNetworks(load_generator(generator_file, domain), discriminator, None, None)
+    model = load_model(domain, with_hyperinverter=has("hyperinverter"))
+    return DomainNetworks(model.generator, discriminator, model.w_encoder, model.network)

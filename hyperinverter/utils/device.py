@@ -1,0 +1,26 @@
+"""Which device to compute on: the word a user writes -> torch.device, refusing what is not there."""
+
+import torch
+
+from hyperinverter.utils.errors import UserError
+
+
+def resolve_device(name: str | torch.device) -> torch.device:
+    """auto (cuda, then mps, then cpu), cpu, cuda, cuda:N or mps.
+
+    Raises:
+        UserError: no such device on this machine, or not a device's name.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"device is {name!r}; write auto, cpu, cuda, cuda:N or mps") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device is {name}, but torch sees no CUDA device; write device=cpu or device=auto")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device is {name}, but torch sees {torch.cuda.device_count()} CUDA device(s), counted from 0")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError(f"device is {name}, but torch sees no MPS device; write device=cpu or device=auto")
+    return device
