@@ -30,6 +30,16 @@ class Fire(nn.Module):
         return F.relu(torch.cat([self.expand1x1(x), self.expand3x3(x)], dim=1))
 
 
+def build_network() -> nn.ModuleDict:
+    """conv1 and fire2 ... fire9, under the names of the weights file."""
+    modules: dict[str, nn.Module] = {"conv1": nn.Conv2d(3, 64, 3, stride=2)}
+    channels = 64
+    for name, (squeeze, expand) in FIRES.items():
+        modules[name] = Fire(channels, squeeze, expand)
+        channels = 2 * expand
+    return nn.ModuleDict(modules)
+
+
 class SqueezeNetFeatures(Extractor):
     """Seven taps of SqueezeNet 1.1, unit-normalised, compared with the LPIPS heads of the "squeeze" variant.
 
@@ -47,11 +57,7 @@ class SqueezeNetFeatures(Extractor):
 
     def __init__(self, state: dict[str, Tensor], heads: dict[str, Tensor]) -> None:
         super().__init__()
-        self.net = nn.ModuleDict({"conv1": nn.Conv2d(3, 64, 3, stride=2)})
-        channels = 64
-        for name, (squeeze, expand) in FIRES.items():
-            self.net[name] = Fire(channels, squeeze, expand)
-            channels = 2 * expand
+        self.net = build_network()
         load_exactly(self.net, state, "SqueezeNet 1.1 features (squeezenet11_features.npz)")
         for i in range(len(TAPS)):
             self.register_buffer(f"head{i}", heads[f"lin{i}.model.1.weight"])

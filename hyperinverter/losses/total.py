@@ -68,14 +68,16 @@ class TotalLoss(nn.Module):
         """
         if output.shape != target.shape or output.ndim != 4 or output.shape[1] != 3 or output.shape[0] == 0:
             raise ValueError(f"output and target must both be [N,3,R,R], got {[*output.shape]} and {[*target.shape]}")
-        target = target.detach()
-        small_output, small_target = at_most(output, self.loss_resolution), at_most(target, self.loss_resolution)
-        total, values = torch.zeros((), device=output.device), {}
-        for name, loss in self.losses.items():
-            full = loss.needs_full_resolution
-            value = loss(output, target) if full else loss(small_output, small_target)
-            total = total + self.weights[name] * value
-            values[name] = value.detach()
+        # Float32 even under a trainer's autocast: small differences of large features are what is measured here.
+        with torch.autocast(output.device.type, enabled=False):
+            output, target = output.float(), target.detach().float()
+            small_output, small_target = at_most(output, self.loss_resolution), at_most(target, self.loss_resolution)
+            total, values = torch.zeros((), device=output.device), {}
+            for name, loss in self.losses.items():
+                full = loss.needs_full_resolution
+                value = loss(output, target) if full else loss(small_output, small_target)
+                total = total + self.weights[name] * value
+                values[name] = value.detach()
         return total, values
 
 

@@ -1,0 +1,207 @@
+"""Every extractor keeps one contract: frozen, in eval mode, differentiable in the images, image by image."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from hyperinverter.extractors import base
+from hyperinverter.extractors.arcface import ArcFace, FaceNetwork
+from hyperinverter.extractors.base import Extractor, perceptual_distance, read_network, unit_normalise
+from hyperinverter.extractors.curricularface import CurricularFace
+from hyperinverter.extractors.discriminator import DiscriminatorFeatures
+from hyperinverter.extractors.lpips import Lpips
+from hyperinverter.extractors.mobilefacenet import MobileFaceNet, Network
+from hyperinverter.extractors.moco import Moco
+from hyperinverter.extractors.resize import at_most, crop_resize
+from hyperinverter.extractors.squeezenet import SqueezeNetFeatures, build_network
+from hyperinverter.models.stylegan2 import Discriminator
+from hyperinverter.utils.errors import UserError
+
+PX = 32
+
+
+def squeezenet() -> SqueezeNetFeatures:
+    channels = (64, 128, 256, 384, 384, 512, 512)
+    heads = {f"lin{i}.model.1.weight": torch.rand(1, c, 1, 1) for i, c in enumerate(channels)}
+    return SqueezeNetFeatures(build_network().state_dict(), heads)
+
+
+def lpips_alex() -> Lpips:
+    from torchvision.models import alexnet
+
+    return Lpips({f"features.{k}": v for k, v in alexnet(weights=None).features.state_dict().items()})
+
+
+def moco() -> Moco:
+    from torchvision.models import resnet50
+
+    return Moco(resnet50(weights=None).state_dict())
+
+
+def lively(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Random weights under which features depend on the image: torch's default ones fade out in a deep ReLU network."""
+    for name, parameter in network.named_parameters():
+        if parameter.ndim > 1:
+            nn.init.kaiming_normal_(parameter)
+        elif name.endswith("bias"):
+            nn.init.zeros_(parameter)
+    return network.state_dict()
+
+
+def face(depths: tuple[int, ...], **options: bool) -> dict[str, torch.Tensor]:
+    return lively(FaceNetwork(depths, **options))
+
+
+BUILDERS = {
+    "squeezenet_features": squeezenet,
+    "mobilefacenet": lambda: MobileFaceNet(lively(Network())),
+    "mobilefacenet, mirrored": lambda: MobileFaceNet(lively(Network()), is_mirrored=True),
+    "discriminator_features": lambda: DiscriminatorFeatures(
+        Discriminator(resolution=PX, channel_base=512, channel_max=32)
+    ),
+    "lpips": lpips_alex,
+    "moco": moco,
+    "arcface": lambda: ArcFace(face((3, 4, 14, 3), squeeze_excitation=True, has_affine_embedding=True)),
+    "curricularface": lambda: CurricularFace(
+        face((3, 13, 30, 3), squeeze_excitation=False, has_affine_embedding=False)
+    ),
+}
+HEAVY = ("moco", "arcface", "curricularface")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in HEAVY else []) for n in BUILDERS])
+def test_contract(name):
+    torch.manual_seed(0)
+    extractor = BUILDERS[name]()
+    parent = nn.Sequential(extractor).train()  # a trainer's train() must not wake dropout or batch statistics
+    assert not any(module.training for module in extractor.modules())
+    assert not any(parameter.requires_grad for parameter in parent.parameters())
+
+    images = torch.rand(2, 3, PX, PX) * 2 - 1
+    others = (images + 0.3 * torch.randn_like(images)).requires_grad_()
+    features = extractor.features(images)
+    distance = extractor.distance(extractor.features(others), features)
+    assert distance.shape == (2,) and distance.dtype == torch.float32
+    assert (distance > 1e-7).all()
+    # tolerance: 1 - cosine of two equal float32 unit vectors
+    assert extractor.distance(features, extractor.features(images)).abs().max() < 1e-6
+
+    single = extractor.distance(extractor.features(others[1:]), extractor.features(images[1:]))
+    torch.testing.assert_close(single, distance[1:], atol=1e-5, rtol=1e-4)
+
+    distance.sum().backward()
+    assert others.grad.isfinite().all() and others.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", ["squeezenet_features", "lpips", "discriminator_features", "mobilefacenet"])
+def test_refuses_images_of_a_wrong_size(name):
+    extractor = BUILDERS[name]()
+    with pytest.raises(ValueError, match=r"8"):
+        extractor.features(torch.zeros(1, 3, 8, 8))
+    with pytest.raises(ValueError, match=r"\[1, 1, 32, 32\]"):
+        extractor.features(torch.zeros(1, 1, 32, 32))
+
+
+def test_own_lpips_formula_is_the_package_s():
+    torch.manual_seed(0)
+    lpips = lpips_alex()
+    a, b = torch.rand(2, 2, 3, 64, 64) * 2 - 1
+    mine = lpips.distance(lpips.features(a), lpips.features(b))
+    torch.testing.assert_close(mine, lpips.model(a, b).flatten(), atol=1e-6, rtol=1e-5)
+
+
+def test_discriminator_is_copied():
+    original = Discriminator(resolution=16, channel_base=256, channel_max=16)
+    extractor = DiscriminatorFeatures(original)
+    images = torch.rand(1, 3, 16, 16)
+    before = extractor.features(images)[0].clone()
+    with torch.no_grad():
+        for parameter in original.parameters():
+            parameter.add_(1)
+    torch.testing.assert_close(extractor.features(images)[0], before)
+    assert all(parameter.requires_grad for parameter in original.parameters())
+
+
+def test_unit_normalise_has_a_finite_gradient_at_zero():
+    maps = torch.zeros(1, 4, 2, 2, requires_grad=True)
+    unit_normalise(maps).sum().backward()
+    assert maps.grad.isfinite().all()
+
+
+def test_perceptual_distance_by_hand():
+    a, b = [torch.zeros(1, 2, 1, 2)], [torch.zeros(1, 2, 1, 2)]
+    a[0][0, 0] = torch.tensor([[1.0, 3.0]])  # squared differences 1 and 9 of channel 0, weight 2: mean of 2 and 18
+    heads = [torch.tensor([2.0, 5.0]).view(1, 2, 1, 1)]
+    assert perceptual_distance(a, b, heads).tolist() == [10.0]
+
+
+@pytest.mark.parametrize(("pixels", "size"), [(64, 112), (256, 112)])
+def test_crop_resize_is_pillow_s(pixels, size):
+    rng = np.random.default_rng(0)
+    image = rng.random((pixels, pixels), dtype=np.float32)
+    left, top, side = 0.1178, 0.1095, 0.7663
+    box = (left * pixels, top * pixels, (left + side) * pixels, (top + side) * pixels)
+    expected = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, box))
+    got = crop_resize(torch.from_numpy(image)[None, None], left, top, side, size)[0, 0].numpy()
+    assert np.abs(got - expected).max() < 1e-4
+
+
+def test_at_most_is_a_box_mean_and_never_enlarges():
+    images = torch.arange(16.0).view(1, 1, 4, 4)
+    assert at_most(images, 2).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
+    assert at_most(images, 8) is images
+
+
+@pytest.mark.parametrize("extractor", [Lpips, ArcFace, CurricularFace, Moco, SqueezeNetFeatures, MobileFaceNet])
+def test_a_missing_network_is_named_with_its_purpose_and_place(extractor, monkeypatch, tmp_path):
+    monkeypatch.setattr(base, "find_network_file", lambda name: None)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(UserError, match="HYPERINVERTER_MODELS") as error:
+        extractor.find()
+    assert extractor.filenames[0] in str(error.value) and extractor.purpose in str(error.value)
+    assert extractor.why_missing() == str(error.value)
+
+
+def test_a_file_in_torchvision_s_cache_is_found(monkeypatch, tmp_path):
+    monkeypatch.setattr(base, "find_network_file", lambda name: None)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / Lpips.filenames[0]).write_bytes(b"")
+    assert Lpips.why_missing() is None
+
+
+class Harmful:
+    def __reduce__(self):
+        return print, ("code from a weights file ran",)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".pth"])
+def test_a_file_that_carries_code_or_rubbish_is_refused(suffix, tmp_path, capsys):
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".npz":
+        np.savez(path, a=np.array([Harmful()], dtype=object))
+    else:
+        torch.save({"a": Harmful()}, path)
+    with pytest.raises(UserError, match=f"weights{suffix}"):
+        read_network(path)
+    assert "code from" not in capsys.readouterr().out
+    path.write_bytes(io.BytesIO(b"<html>quota exceeded</html>").read())
+    with pytest.raises(UserError, match="fetch it again"):
+        read_network(path)
+
+
+def test_weights_of_another_network_are_refused():
+    state = Network().state_dict()
+    state.pop("conv3.bias")
+    state["surplus"] = torch.zeros(1)
+    with pytest.raises(UserError, match=r"missing conv3\.bias; unexpected surplus"):
+        MobileFaceNet(state)
+
+
+def test_the_protocol_must_be_filled_in():
+    with pytest.raises(TypeError, match=r"features\(images\)"):
+        Extractor().features(torch.zeros(1, 3, 8, 8))

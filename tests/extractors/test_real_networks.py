@@ -1,0 +1,51 @@
+"""The small networks with their real weights: known numbers. Skipped where the files are absent."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from hyperinverter.extractors.mobilefacenet import MobileFaceNet
+from hyperinverter.extractors.squeezenet import SqueezeNetFeatures
+
+SIBLING = Path(__file__).parents[3] / "shared" / "data" / "nets"
+
+
+@pytest.fixture(autouse=True)
+def networks(monkeypatch):
+    folders = os.environ.get("HYPERINVERTER_MODELS", "")
+    monkeypatch.setenv("HYPERINVERTER_MODELS", os.pathsep.join(filter(None, [folders, str(SIBLING)])))
+
+
+@pytest.fixture
+def photo() -> torch.Tensor:
+    """The astronaut's head, 64 px, roughly in FFHQ framing [1,3,64,64]."""
+    data = pytest.importorskip("skimage.data")
+    image = torch.from_numpy(data.astronaut()).permute(2, 0, 1)[None].float() / 127.5 - 1
+    return torch.nn.functional.interpolate(image[:, :, 0:200, 124:324], 64, mode="bilinear", antialias=True)
+
+
+def find(extractor):
+    if extractor.why_missing():
+        pytest.skip(extractor.why_missing())
+    return extractor.find()
+
+
+def test_mobilefacenet_knows_a_person_again(photo):
+    network = find(MobileFaceNet)
+    darker, mirrored, other = photo * 0.7, photo.flip(3), photo.flip(2)
+    features = network.features(torch.cat([photo, darker, mirrored, other]))
+    cosine = (features @ features[0]).tolist()
+    assert cosine[0] == pytest.approx(1, abs=1e-5)
+    assert cosine[1] > 0.8 and cosine[2] > 0.6  # recorded: same person above 0.5 on average at 64 px
+    assert cosine[3] < 0.5  # upside down
+
+
+def test_squeezenet_features_grow_with_distortion(photo):
+    network = find(SqueezeNetFeatures)
+    torch.manual_seed(0)
+    noise = torch.randn_like(photo)
+    reference = network.features(photo)
+    distances = [network.distance(network.features(photo + s * noise), reference).item() for s in (0, 0.05, 0.2, 0.5)]
+    assert distances[0] == 0 and distances == sorted(distances) and distances[-1] > 10 * distances[1]
