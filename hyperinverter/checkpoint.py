@@ -4,15 +4,13 @@ Both are written to a temporary file beside the target and renamed, so that a ki
 Neither is ever read with code execution: models are safetensors, training states load with `weights_only=True`.
 """
 
-import contextlib
 import hashlib
 import json
-import os
 import pickle
 import random
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,24 +21,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.files import write_atomically
 
 MODEL_FORMAT = "hyperinverter-model-1"
 KINDS = ("generator", "discriminator", "w_encoder", "hyperinverter", "direction")
-
-
-@contextlib.contextmanager
-def write_atomically(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; it replaces `path` only when the block ends without an error."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 # --------------------------------------------------------------------------------------------------- models

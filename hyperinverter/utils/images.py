@@ -12,8 +12,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from hyperinverter.checkpoint import write_atomically
 from hyperinverter.utils.decode import read_image, to_tensor
+from hyperinverter.utils.files import write_atomically
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".gif": "GIF", ".bmp": "BMP"}
 

@@ -1,0 +1,69 @@
+"""Align many photos: crops as PNG files, a contact sheet photo | crop, and alignment.json to put crops back later."""
+
+import json
+import logging
+from collections import Counter
+from pathlib import Path, PurePosixPath
+
+from PIL import Image
+
+from hyperinverter.config.schema import EditConfig
+from hyperinverter.data.align import NoFaceError, align
+from hyperinverter.data.sources import open_source
+from hyperinverter.utils.decode import BadImageError
+from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.files import write_atomically
+from hyperinverter.utils.images import contact_sheet, save_image
+
+logger = logging.getLogger(__name__)
+SHEET_ROWS = 16  # photos on the contact sheet
+
+
+def align_folder(config: EditConfig) -> dict[str, Path]:
+    """Align the photos of `data.root` into `output`, at the domain's resolution.
+
+    Writes `<name>.png` per photo, `alignment.json` (per photo: its file, size, quad and landmarks in pixels of the upright
+    photo; and the photos left out with the reason) and `sheet.png`.
+
+    Returns:
+        Photo name -> crop file.
+    Raises:
+        UserError: data.root is not set; no photo has a face; or some have none and data.on_bad_file is "refuse".
+    """
+    if config.data.root is None:
+        raise UserError("no photos given: name photos, folders or zips, e.g. scripts/align.py photos/ output=aligned")
+    source = open_source(config.data.root, config.data.kind, config.data.max_images)
+    output = Path(config.output)
+    files: dict[str, Path] = {}
+    records: dict[str, dict] = {}
+    left_out: dict[str, str] = {}
+    rows: list[list[Image.Image]] = []
+    stems = Counter(str(PurePosixPath(name).with_suffix("")) for name in source.names)
+    for index, name in enumerate(source.names):
+        try:
+            photo = source.read(index)
+            face = align(photo, config.domain.resolution, name)
+        except (BadImageError, NoFaceError) as error:
+            left_out[name] = str(error)
+            logger.warning("left out: %s", error)
+            continue
+        stem = str(PurePosixPath(name).with_suffix(""))
+        file = f"{stem if stems[stem] == 1 else name}.png"  # a.jpg beside a.png keeps its suffix
+        files[name] = save_image(face.image, output / file)
+        records[name] = {
+            "file": file,
+            "photo_size": list(photo.size),
+            "quad": face.quad.tolist(),
+            "landmarks": face.landmarks.tolist(),
+        }
+        if len(rows) < SHEET_ROWS:
+            rows.append([photo, face.image])
+    if not files or (left_out and config.data.on_bad_file == "refuse"):
+        listed = "\n  ".join(left_out.values())
+        raise UserError(f"{len(left_out)} of {len(source)} photos could not be aligned:\n  {listed}")
+    with write_atomically(output / "alignment.json") as temporary:
+        temporary.write_text(json.dumps({"photos": records, "left_out": left_out}, indent=1))
+    side = min(config.domain.resolution, 256)
+    contact_sheet(rows, ["photo", "aligned"], output / "sheet.png", captions=list(files)[:SHEET_ROWS], cell=side)
+    print(f"aligned {len(files)} of {len(source)} photos to {config.domain.resolution} px in {output}")
+    return files
