@@ -1,0 +1,74 @@
+"""Model folders written by the phase trainers: the trained part beside copies of what it belongs to, ready to load."""
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from hyperinverter.checkpoint import save_model, write_atomically
+from hyperinverter.config.schema import DomainConfig
+from hyperinverter.pretrained.load import weights_file
+
+CONFIG_SECTIONS = {"w_encoder": ("w_encoder",), "hyperinverter": ("layerwise_encoder", "hypernetwork")}
+
+
+def copy_parts(folder: Path, domain: DomainConfig, parts: Sequence[str]) -> None:
+    """Copy the domain's files of these parts and its directions into a model folder; a discriminator may be absent."""
+    for part in parts:
+        try:
+            source = weights_file(domain, part)
+        except FileNotFoundError:
+            if part == "discriminator" and domain.weights.discriminator is None:
+                continue
+            raise
+        copy_file(source, folder / f"{part}.safetensors")
+        if part == "generator":  # directions are vectors in this generator's w space
+            for direction in sorted(source.parent.glob("directions/*.safetensors")):
+                copy_file(direction, folder / "directions" / direction.name)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Unless the same file lies there already (copies keep the source's time of change)."""
+    if target.exists():
+        old, new = target.stat(), source.stat()
+        if (old.st_size, old.st_mtime_ns) == (new.st_size, new.st_mtime_ns):
+            return
+    with write_atomically(target) as temporary:
+        shutil.copyfile(source, temporary)
+        os.utime(temporary, ns=(source.stat().st_atime_ns, source.stat().st_mtime_ns))
+
+
+def save_part(
+    folder: Path,
+    filename: str,
+    trained: nn.Module | Mapping[str, Tensor],
+    domain: DomainConfig,
+    *,
+    frozen: dict[str, str],
+    info: dict,
+    what: str,
+) -> None:
+    """Write the trained part into a model folder, with the hashes of what it was trained with, and a README.md.
+
+    Args:
+        filename: `w_encoder.safetensors`, or one that begins with `hyperinverter`.
+        frozen: part -> weights hash, for `requires`.
+        info: for readers: `trainer`, `step`, `images_seen` and `validation` (loss -> mean over validation images).
+        what: which step of the run this is, in words.
+    """
+    kind = "w_encoder" if filename.startswith("w_encoder") else "hyperinverter"
+    config = {"domain": domain.name, "resolution": domain.resolution}
+    config |= {section: asdict(getattr(domain, section)) for section in CONFIG_SECTIONS[kind]}
+    save_model(folder / filename, trained, kind=kind, config=config, requires=frozen, info=info)
+    rows = "".join(f"| {name} | {value:.5g} |\n" for name, value in info["validation"].items())
+    table = f"Means over the validation images:\n\n| loss | value |\n|---|---|\n{rows}\n" if rows else ""
+    text = (
+        f"# {domain.name}\n\n`{filename}`: {what}, step {info['step']}, {info['images_seen']} training images seen. "
+        f"Written by `{info['trainer']}`; the run's `config.yaml` lies one folder up.\n\n{table}"
+        "Load with `hyperinverter.load(FOLDER)`; train on it with `domain.weights.folder=FOLDER`.\n"
+    )
+    with write_atomically(folder / "README.md") as temporary:
+        temporary.write_text(text)

@@ -1,0 +1,129 @@
+"""Phase I: train E1, which finds the w of an image, with the generator frozen.
+
+Source: HyperInverter (Dinh et al., CVPR 2022, arXiv:2112.00719), sections 3.1, 3.3 (equation 6) and 4.1: weighted sum
+of L2, LPIPS and identity, Ranger, rate 1e-4, batch 8; as pSp (Richardson et al., CVPR 2021), with one w around w_avg.
+Letters: N images, R pixels, L styles.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from hyperinverter.config.schema import Phase1Config
+from hyperinverter.data import open_training_data
+from hyperinverter.losses import build_losses
+from hyperinverter.models.encoders import WEncoder
+from hyperinverter.models.stylegan2 import Generator
+from hyperinverter.pretrained.load import hash_of, load_discriminator, load_generator, weights_file
+from hyperinverter.training.common import Run, set_up
+from hyperinverter.training.export import copy_parts, save_part
+from hyperinverter.training.optim import backward_and_step, build_optimizer, restore_optimizer
+from hyperinverter.training.progress import Progress, due_at
+from hyperinverter.training.resume import find_state, forget_later_stats, save_state
+from hyperinverter.training.start import start_w_encoder
+from hyperinverter.training.validation import sample_images, side_by_side, validate
+
+
+def reconstruct(generator: Generator, w_encoder: WEncoder, images: Tensor) -> Tensor:
+    """Phase I on a batch: images [N,3,R,R] -> G(E1(x) + w_avg), [N,3,R,R] float32."""
+    w = w_encoder(images).float() + generator.mapping.w_avg  # [N, w_dim]
+    ws = w[:, None].repeat(1, generator.num_ws, 1)  # [N, L, w_dim]
+    return generator.synthesis(ws, noise_mode="const").float()
+
+
+def train(config: Phase1Config) -> dict[str, float]:
+    """Train until `schedule.max_steps`; the best E1 goes to `<output>/model`, the last one to `<output>/model_last`.
+
+    Returns:
+        The last logged losses ("train/..."), the last validation losses ("validation/..."), "best/loss", "best/step".
+    Raises:
+        UserError: the losses are no longer finite, the checkpoint does not fit the config, or the data cannot be used.
+        FileNotFoundError: a network or the images are not there.
+    """
+    # -- set up: networks, data, losses, optimiser
+    device = set_up(config)
+    domain, schedule = config.domain, config.schedule
+    output = Path(config.output)
+    generator = load_generator(weights_file(domain, "generator"), domain).to(device).requires_grad_(False)
+    frozen = {"generator": hash_of(generator)}
+    resumed = find_state(config, trainer="phase1", networks=["generator", "w_encoder"], frozen=frozen)
+    w_encoder, origin = start_w_encoder(domain, generator)
+    w_encoder = w_encoder.to(device).requires_grad_(True).train()
+    train_data, validation_data = open_training_data(config.data, domain, config.seed, generator)
+    discriminator = None
+    if config.loss_weights.get("discriminator_features"):
+        discriminator = load_discriminator(weights_file(domain, "discriminator"), domain)
+    losses = build_losses(config.loss_weights, discriminator=discriminator, loss_resolution=domain.loss_resolution)
+    losses = losses.to(device).eval()
+    optimizer = build_optimizer(w_encoder.parameters(), config.optimizer)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
+
+    # -- resume
+    progress = Progress()
+    if resumed.state is not None:
+        progress = Progress.from_state(resumed.state, resumed.score_changed)
+        w_encoder.load_state_dict(resumed.state["w_encoder"])
+        restore_optimizer(optimizer, resumed.state["optimizer"], config.optimizer)
+        forget_later_stats(output, progress.step)
+        origin = f"resumed at step {progress.step}"
+
+    def write_model(folder: Path, what: str, found: dict[str, float]) -> None:
+        copy_parts(folder, domain, ["generator", "discriminator"])
+        info = {"trainer": "train_phase1", "step": progress.step, "images_seen": progress.position, "validation": found}
+        save_part(folder, "w_encoder.safetensors", w_encoder, domain, frozen=frozen, info=info, what=what)
+
+    def measure(images: Tensor) -> dict[str, Tensor]:
+        with autocast:
+            total, parts = losses(reconstruct(generator, w_encoder, images), images)
+        return {"loss": total, **parts}
+
+    with Run(output, config) as run, tqdm(total=schedule.max_steps, initial=progress.step, mininterval=1) as bar:
+        sizes = f"{len(train_data)} training and {len(validation_data)} validation images"
+        for line in (f"Phase I on {device}: {sizes}", origin, *resumed.notes):
+            run.log(line)
+        shown = sample_images(validation_data, train_data, 8, device)
+
+        while progress.step < schedule.max_steps:
+            # -- one step
+            due = due_at(progress.step + 1, schedule)
+            images, _ = train_data.get(progress.position, schedule.batch_size)
+            values = measure(images.to(device))
+            norm = backward_and_step(optimizer, values["loss"], clip=config.gradient_clip, measure=due.look)
+            progress.step += 1
+            progress.position += schedule.batch_size
+            progress.history.add(progress.step, {**values, "gradient_norm": norm})
+            bar.update()
+
+            if not due.look:
+                continue
+
+            # -- log
+            progress.history.stop_if_not_finite(config, run.checkpoints)
+            if due.log:
+                bar.set_postfix(loss=f"{progress.log_losses(run):.4f}")
+
+            # -- pictures, validation, best model
+            w_encoder.eval()
+            if due.images:
+                with torch.no_grad(), autocast:
+                    grid = side_by_side(shown, reconstruct(generator, w_encoder, shown))
+                run.images(progress.step, "input_phase1", grid, columns=4)
+            if due.validation:
+                found = validate(measure, validation_data, schedule, device)
+                if progress.log_validation(run, found):
+                    write_model(output / "model", "best step so far" if found else "latest step", found)
+            w_encoder.train()
+
+            # -- save
+            if due.save:
+                parts = {"w_encoder": w_encoder, "optimizer": optimizer}
+                save_state(run.checkpoints, config, trainer="phase1", frozen=frozen, progress=progress, parts=parts)
+
+        # -- stop
+        write_model(output / "model_last", "last step", progress.last_validation())
+        for line in train_data.report():
+            run.log(line)
+        run.log(f"done at step {progress.step}, best step {progress.best.step}: {output}/model")
+    return progress.summary()

@@ -1,0 +1,224 @@
+"""Phase II: train E2 and the hypernetworks, which change the generator's weights per image, with E1 and G frozen.
+
+Source: HyperInverter (Dinh et al., CVPR 2022, arXiv:2112.00719), sections 3.2, 3.3 (equations 7 to 9) and 4.1, and the
+released training loop: Adam at 1e-4, batch 8; from `adversarial.start_step` on batch 4, a discriminator that starts
+from StyleGAN2's and sees the same fakes, half the sum of its two terms, lazy R1 in a step of its own. Unlike in the
+released loop no step runs twice, a resumed run has the right batch, G keeps no gradients, and best-model tracking
+restarts at two exact steps whether or not they validate. Letters: N images, R pixels.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from hyperinverter.config.schema import Phase2Config
+from hyperinverter.data import open_training_data
+from hyperinverter.losses import TotalLoss, build_losses
+from hyperinverter.losses.adversarial import discriminator_loss, generator_loss, r1_penalty
+from hyperinverter.models.hyperinverter import HyperInverter
+from hyperinverter.models.stylegan2 import Discriminator
+from hyperinverter.pretrained.load import load_discriminator, weights_file
+from hyperinverter.training.common import Run, set_up
+from hyperinverter.training.export import copy_file, copy_parts, save_part
+from hyperinverter.training.optim import backward_and_step, build_optimizer, restore_optimizer
+from hyperinverter.training.progress import Progress, due_at
+from hyperinverter.training.resume import find_state, forget_later_stats, save_state
+from hyperinverter.training.start import start_hyperinverter
+from hyperinverter.training.validation import sample_images, side_by_side, validate
+
+
+def encoder_losses(
+    model: HyperInverter,
+    losses: TotalLoss,
+    images: Tensor,
+    discriminator: Discriminator | None = None,
+    adversarial_weight: float = 0.0,
+    group: int | None = None,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """What Phase II minimises on a batch (equation 7).
+
+    Args:
+        images: [N,3,R,R] in [-1,1].
+        discriminator: None leaves the adversarial term out.
+        group: images that the discriminator sees at a time, for its minibatch statistics; None: all.
+    Returns:
+        "loss" (the weighted sum, with gradients) and every part by name; the reconstructions [N,3,R,R] float32.
+    """
+    reconstruction = model(images).reconstruction.float()
+    total, parts = losses(reconstruction, images)
+    if discriminator is not None:
+        chunks = reconstruction.split(group or len(reconstruction))
+        adversarial = generator_loss(torch.cat([discriminator(chunk) for chunk in chunks]).float())
+        total = total + adversarial_weight * adversarial
+        parts = {**parts, "adversarial": adversarial}
+    return {"loss": total, **parts}, reconstruction
+
+
+def discriminator_step(
+    discriminator: Discriminator,
+    optimizer: torch.optim.Optimizer,
+    reals: Tensor,
+    fakes: Tensor,
+    *,
+    r1_weight: float,
+    autocast: torch.autocast,
+    clip: float | None = None,
+    measure: bool = False,
+) -> dict[str, Tensor | None]:
+    """Update D on reals and fakes [N,3,R,R], then once more on R1 unless its weight is 0 (gamma/2 times the interval).
+
+    Returns:
+        Scalars for the log; D's parameters need no gradient afterwards.
+    """
+    discriminator.requires_grad_(True)
+    with autocast:
+        real_logits, fake_logits = discriminator(reals), discriminator(fakes.detach())
+        loss = discriminator_loss(real_logits.float(), fake_logits.float(), halved=True)
+    norm = backward_and_step(optimizer, loss, clip=clip, measure=measure)
+    values = {"loss_D": loss, "D_real": real_logits.mean(), "D_fake": fake_logits.mean(), "gradient_norm_D": norm}
+    if r1_weight > 0:  # float32: a gradient of a gradient
+        images = reals.detach().requires_grad_(True)
+        values["r1"] = r1_penalty(images, discriminator(images))
+        backward_and_step(optimizer, values["r1"] * r1_weight, clip=clip)
+    discriminator.requires_grad_(False)
+    return values
+
+
+def train(config: Phase2Config) -> dict[str, float]:
+    """Train until `schedule.max_steps`; the best networks go to `<output>/model`, the last to `<output>/model_last`.
+
+    With an adversarial loss the best before `start_step` stays in `model/hyperinverter_before_adversarial.safetensors`.
+
+    Returns:
+        The last logged losses ("train/..."), the last validation losses ("validation/..."), "best/loss", "best/step".
+    Raises:
+        UserError: the losses are no longer finite, the checkpoint does not fit the config, or the data cannot be used.
+        FileNotFoundError: a network or the images are not there.
+    """
+    # -- set up: networks, data, losses, optimisers
+    device = set_up(config)
+    domain, schedule, gan = config.domain, config.schedule, config.adversarial
+    output = Path(config.output)
+    model, frozen, origin = start_hyperinverter(domain)
+    sizes = ["generator", "w_encoder", "layerwise_encoder", "hypernetwork"] + ["discriminator"] * (gan.weight > 0)
+    resumed = find_state(config, trainer="phase2", networks=sizes, frozen=frozen)
+    model = model.to(device).train()
+    train_data, validation_data = open_training_data(config.data, domain, config.seed, model.generator)
+    discriminator = None
+    if gan.weight > 0 or config.loss_weights.get("discriminator_features"):
+        discriminator = load_discriminator(weights_file(domain, "discriminator"), domain).requires_grad_(False)
+    losses = build_losses(config.loss_weights, discriminator=discriminator, loss_resolution=domain.loss_resolution)
+    losses = losses.to(device).eval()
+    optimizer = build_optimizer(model.trainable_parameters(), config.optimizer)
+    parts = {"layerwise_encoder": model.layerwise_encoder, "hypernetwork": model.hypernetwork, "optimizer": optimizer}
+    if gan.weight > 0:
+        discriminator = discriminator.to(device)
+        optimizer_D = build_optimizer(discriminator.requires_grad_(True).parameters(), gan.optimizer)
+        discriminator.requires_grad_(False)
+        parts |= {"discriminator": discriminator, "optimizer_D": optimizer_D}
+    group = domain.discriminator.mbstd_group_size or gan.batch_size
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
+    adversarial = False
+
+    # -- resume
+    progress = Progress()
+    if resumed.state is not None:
+        progress = Progress.from_state(resumed.state, resumed.score_changed)
+        for name, part in parts.items():
+            if name not in resumed.state:
+                resumed.notes.append(f"the checkpoint has no {name}: it starts from the domain's")
+            elif isinstance(part, torch.optim.Optimizer):
+                rates = gan.optimizer if name == "optimizer_D" else config.optimizer
+                restore_optimizer(part, resumed.state[name], rates)
+            else:
+                part.load_state_dict(resumed.state[name])
+        forget_later_stats(output, progress.step)
+        origin = f"resumed at step {progress.step}"
+
+    def measure(images: Tensor) -> dict[str, Tensor]:
+        with autocast:
+            return encoder_losses(model, losses, images, discriminator if adversarial else None, gan.weight, group)[0]
+
+    def write_model(folder: Path, what: str, found: dict[str, float]) -> None:
+        copy_parts(folder, domain, ["generator", "discriminator", "w_encoder"])
+        info = {"trainer": "train_phase2", "step": progress.step, "images_seen": progress.position, "validation": found}
+        state = {f"{name}.{key}": value for name in ("layerwise_encoder", "hypernetwork")
+                 for key, value in parts[name].state_dict().items()}  # fmt: skip
+        save_part(folder, "hyperinverter.safetensors", state, domain, frozen=frozen, info=info, what=what)
+
+    with Run(output, config) as run, tqdm(total=schedule.max_steps, initial=progress.step, mininterval=1) as bar:
+        counts = f"{len(train_data)} training and {len(validation_data)} validation images"
+        for line in (f"Phase II on {device}: {counts}", origin, *resumed.notes):
+            run.log(line)
+        shown = sample_images(validation_data, train_data, 8, device)
+
+        while progress.step < schedule.max_steps:
+            # -- one step of E2 and the hypernetworks
+            adversarial = gan.weight > 0 and progress.step >= gan.start_step
+            if gan.weight > 0 and progress.step in (gan.start_step, gan.start_step + gan.cold_steps):
+                progress.best.forget()  # another loss from here on; and the first adversarial steps are not to be kept
+                run.log(f"step {progress.step}: tracking of the best model starts anew")
+            due = due_at(progress.step + 1, schedule)
+            batch_size = gan.batch_size if adversarial else schedule.batch_size
+            images, _ = train_data.get(progress.position, batch_size)
+            images = images.to(device)
+            with autocast:
+                values, fakes = encoder_losses(
+                    model, losses, images, discriminator if adversarial else None, gan.weight
+                )
+            norm = backward_and_step(optimizer, values["loss"], clip=config.gradient_clip, measure=due.look)
+            values |= {"gradient_norm": norm}
+
+            # -- one step of D, on the fakes made before that update
+            if adversarial:
+                r1_due = gan.r1_gamma > 0 and progress.step % gan.r1_every == 0
+                values |= discriminator_step(
+                    discriminator,
+                    optimizer_D,
+                    images,
+                    fakes,
+                    r1_weight=gan.r1_gamma / 2 * gan.r1_every if r1_due else 0.0,
+                    autocast=autocast,
+                    clip=config.gradient_clip,
+                    measure=due.look,
+                )
+            progress.step += 1
+            progress.position += batch_size
+            progress.history.add(progress.step, values)
+            bar.update()
+            if not due.look:
+                continue
+
+            # -- log
+            progress.history.stop_if_not_finite(config, run.checkpoints)
+            if due.log:
+                bar.set_postfix(loss=f"{progress.log_losses(run):.4f}")
+
+            # -- pictures, validation, best model
+            model.eval()
+            if due.images:
+                with torch.no_grad(), autocast:
+                    found = model(shown)
+                grid = side_by_side(shown, found.w_image, found.reconstruction)
+                run.images(progress.step, "input_phase1_phase2", grid, columns=6)
+            if due.validation:
+                found = validate(measure, validation_data, schedule, device)
+                if progress.log_validation(run, found):
+                    write_model(output / "model", "best step so far" if found else "latest step", found)
+                    if gan.weight > 0 and not adversarial:
+                        best = output / "model" / "hyperinverter.safetensors"
+                        copy_file(best, best.with_name("hyperinverter_before_adversarial.safetensors"))
+            model.train()
+
+            # -- save
+            if due.save:
+                save_state(run.checkpoints, config, trainer="phase2", frozen=frozen, progress=progress, parts=parts)
+
+        # -- stop
+        write_model(output / "model_last", "last step", progress.last_validation())
+        for line in train_data.report():
+            run.log(line)
+        run.log(f"done at step {progress.step}, best step {progress.best.step}: {output}/model")
+    return progress.summary()

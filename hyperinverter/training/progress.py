@@ -1,0 +1,95 @@
+"""Where a run stands: step, position in the data, losses not yet logged, last scalars, best validation loss.
+
+Everything here travels in the training state, so that a resumed run goes on as if it had never stopped.
+"""
+
+import time
+from dataclasses import dataclass, field
+
+from hyperinverter.checkpoint import rng_state, set_rng_state
+from hyperinverter.config.schema import ScheduleConfig
+from hyperinverter.training.common import Run
+from hyperinverter.training.validation import Best
+from hyperinverter.training.watch import LossHistory
+
+
+@dataclass(frozen=True)
+class Due:
+    """What a step has to do beyond training; the last step does everything."""
+
+    log: bool
+    images: bool
+    validation: bool
+    save: bool
+    last: bool
+
+    @property
+    def look(self) -> bool:
+        """Losses are fetched and checked, gradients measured."""
+        return self.log or self.images or self.validation or self.save
+
+
+def due_at(step: int, schedule: ScheduleConfig) -> Due:
+    """`step` counts from 1: the number of updates done when it ends."""
+    last = step == schedule.max_steps
+    every = (schedule.log_every, schedule.images_every, schedule.validate_every, schedule.save_every)
+    return Due(*(last or step % n == 0 for n in every), last=last)
+
+
+@dataclass
+class Progress:
+    step: int = 0  # finished updates of the encoder
+    position: int = 0  # training images used so far
+    best: Best = field(default_factory=Best)
+    history: LossHistory = field(default_factory=LossHistory)
+    scalars: dict[str, float] = field(default_factory=dict)  # the last value of everything that was logged
+    _clock: tuple[float, int] | None = None  # time and position of the last log, for the speed
+
+    @classmethod
+    def from_state(cls, state: dict, score_changed: bool) -> "Progress":
+        """Take up a training state, random generators included; a best loss under another measure is forgotten."""
+        set_rng_state(state["rng"])
+        best = Best() if score_changed else Best(**state["best"])
+        return cls(state["step"], state["position"], best, LossHistory(state["history"]), state["scalars"])
+
+    def state(self) -> dict:
+        """Plain types and tensors; `step` is added by `save_training_state`."""
+        return {
+            "position": self.position,
+            "best": {"loss": self.best.loss, "step": self.best.step},
+            "history": self.history.state(),
+            "scalars": self.scalars,
+            "rng": rng_state(),
+        }
+
+    def log_losses(self, run: Run) -> float:
+        """Write the mean losses since the last log and the speed; returns the total loss."""
+        values = {f"train/{name}": value for name, value in self.history.take_means().items()}
+        now = time.perf_counter()
+        if self._clock is not None:
+            values["time/images_per_s"] = (self.position - self._clock[1]) / max(now - self._clock[0], 1e-9)
+        self._clock = (now, self.position)
+        run.scalars(self.step, {**values, "train/images": float(self.position)})
+        self.scalars |= values
+        return values["train/loss"]
+
+    def log_validation(self, run: Run, losses: dict[str, float]) -> bool:
+        """Write validation losses; True when this step is to be kept as the best (always without validation images)."""
+        if not losses:
+            return True
+        values = {f"validation/{name}": value for name, value in losses.items()}
+        improved = self.best.improves(losses["loss"], self.step)
+        run.scalars(self.step, values)
+        listed = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
+        run.log(f"step {self.step}: validation {listed}{' (best so far)' if improved else ''}")
+        self.scalars |= values
+        return improved
+
+    def last_validation(self) -> dict[str, float]:
+        prefix = "validation/"
+        return {name.removeprefix(prefix): value for name, value in self.scalars.items() if name.startswith(prefix)}
+
+    def summary(self) -> dict[str, float]:
+        """What a trainer returns."""
+        best = {} if self.best.loss is None else {"best/loss": self.best.loss, "best/step": self.best.step}
+        return {"step": self.step, **self.scalars, **best}

@@ -1,0 +1,104 @@
+"""What an encoder starts from: random weights, a recognition network's trunk, or an encoder trained before.
+
+The published encoders start from a face recognition IR-SE50 (`model_ir_se50.pth` of the ArcFace port that pSp uses) or
+from torchvision's ImageNet ResNet34 (`resnet34-333f7ec4.pth`); pixel2style2pixel issue 129 tells of NaN without it.
+"""
+
+from pathlib import Path
+
+import torch
+
+from hyperinverter.checkpoint import read_model
+from hyperinverter.config.schema import DomainConfig
+from hyperinverter.models.backbones import Trunk
+from hyperinverter.models.build import build_hyperinverter, build_w_encoder
+from hyperinverter.models.encoders import WEncoder
+from hyperinverter.models.hyperinverter import HyperInverter
+from hyperinverter.models.stylegan2 import Generator
+from hyperinverter.pretrained.load import find_network_file, load_model, load_w_encoder, weights_file
+from hyperinverter.utils.errors import UserError
+
+TRUNK_PARTS = ("input_layer.", "conv1.", "bn1.", "relu.", "body.")
+# torchvision's stem ends in a ReLU (ours is a PReLU, which starts at slope 0.25); old files count no batches.
+MAY_BE_MISSING = ("relu.weight", ".num_batches_tracked")
+
+
+def start_w_encoder(domain: DomainConfig, generator: Generator) -> tuple[WEncoder, str]:
+    """E1 before Phase I and a sentence on where it comes from.
+
+    A file named in `domain.weights.w_encoder` is trained on; else the trunk is read from `w_encoder.init`; else random.
+    """
+    if domain.weights.w_encoder is not None:
+        path = weights_file(domain, "w_encoder")
+        return load_w_encoder(path, generator, domain), f"E1 goes on from the weights of {path}, with a fresh optimiser"
+    w_encoder = build_w_encoder(domain)
+    if domain.w_encoder.init is None:
+        return w_encoder, "E1 starts from random weights"
+    return w_encoder, f"E1's trunk starts from {load_trunk(w_encoder, domain.w_encoder.init, 'w_encoder')}"
+
+
+def start_hyperinverter(domain: DomainConfig) -> tuple[HyperInverter, dict[str, str], str]:
+    """The whole model before Phase II, the hashes of its frozen parts, and a sentence on where E2 comes from.
+
+    Generator and E1 are the domain's; they are checked to belong together. Weights named by file in
+    `domain.weights.hyperinverter` are trained on; else E2's trunk is read from `layerwise_encoder.init`; else random.
+    """
+    named = domain.weights.hyperinverter is not None
+    loaded = load_model(domain, with_hyperinverter=named)
+    frozen = {part: loaded.hashes[part] for part in ("generator", "w_encoder")}
+    if loaded.network is not None:
+        path = weights_file(domain, "hyperinverter")
+        return loaded.network, frozen, f"E2 and hypernetworks go on from the weights of {path}, with a fresh optimiser"
+    model = build_hyperinverter(domain, loaded.generator, loaded.w_encoder)
+    if domain.layerwise_encoder.init is None:
+        return model, frozen, "E2 and hypernetworks start from random weights"
+    path = load_trunk(model.layerwise_encoder, domain.layerwise_encoder.init, "layerwise_encoder")
+    return model, frozen, f"E2's trunk starts from {path}, its heads and the hypernetworks from random weights"
+
+
+def load_trunk(trunk: Trunk, init: str, section: str) -> Path:
+    """Fill the trunk (stem and body) of an encoder from a weights file; everything else keeps its values.
+
+    Args:
+        init: a path, or a file name looked for beside the models: ArcFace's or torchvision's layout, or a w_encoder.
+        section: `w_encoder` or `layerwise_encoder`, for messages.
+    Raises:
+        UserError: no such file, or its tensors do not fit this trunk; names them.
+    """
+    path = Path(init) if Path(init).is_file() else find_network_file(init)
+    if path is None:
+        raise UserError(
+            f"domain.{section}.init: {init} was not found; put it into pretrained_models/ (or a folder named in "
+            f"HYPERINVERTER_MODELS), or write domain.{section}.init=null to start from random weights"
+        )
+    if path.suffix == ".safetensors":
+        source = read_model(path).state
+    else:
+        source = torch.load(path, map_location="cpu", weights_only=True)
+    source = _flat_resnet(source) if any(key.startswith("layer1.") for key in source) else source
+    wanted = {key: value for key, value in trunk.state_dict().items() if key.startswith(TRUNK_PARTS)}
+    missing = [key for key in wanted if key not in source and not key.endswith(MAY_BE_MISSING)]
+    misshapen = [key for key, value in wanted.items() if key in source and source[key].shape != value.shape]
+    foreign = [key for key in source if key.startswith("body.") and key not in wanted]
+    if missing or misshapen or foreign:
+        raise UserError(
+            f"domain.{section}.init: {path} holds another trunk than {section} is ({len(missing)} tensors missing, "
+            f"{len(misshapen)} of another shape, {len(foreign)} not known, as {(missing + misshapen + foreign)[0]}); "
+            f"give a file for this trunk, or write domain.{section}.init=null"
+        )
+    trunk.load_state_dict({**trunk.state_dict(), **{key: source[key] for key in wanted if key in source}})
+    return path
+
+
+def _flat_resnet(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """torchvision's names (layer2.0.conv1.weight) -> blocks counted through all stages (body.3.conv1.weight)."""
+    blocks = {key.split(".")[0] + "." + key.split(".")[1] for key in state if key.startswith("layer")}
+    number = {block: i for i, block in enumerate(sorted(blocks, key=lambda b: [int(n) for n in b[5:].split(".")]))}
+    flat = {}
+    for key, value in state.items():
+        block = ".".join(key.split(".")[:2])
+        if block in number:
+            flat[f"body.{number[block]}{key.removeprefix(block)}"] = value
+        elif not key.startswith("fc."):
+            flat[key] = value
+    return flat

@@ -1,0 +1,63 @@
+"""Validation losses as means over images, which step was best, and the pictures that go with them."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hyperinverter.config.schema import ScheduleConfig
+from hyperinverter.data import Batches, validation_batches
+
+
+@dataclass
+class Best:
+    """The lowest validation loss since training began (or since `forget`), and the step that had it."""
+
+    loss: float | None = None
+    step: int | None = None
+
+    def improves(self, loss: float, step: int) -> bool:
+        """Remember this step if its loss is the lowest; NaN never is."""
+        if math.isnan(loss) or (self.loss is not None and loss >= self.loss):
+            return False
+        self.loss, self.step = loss, step
+        return True
+
+    def forget(self) -> None:
+        """Start anew, because losses from here on are not comparable with those before."""
+        self.loss = self.step = None
+
+
+@torch.no_grad()
+def validate(
+    losses: Callable[[Tensor], dict[str, Tensor]], data: Batches, schedule: ScheduleConfig, device: torch.device
+) -> dict[str, float]:
+    """Mean of each loss over the validation images (a smaller last batch counts by its images, not as a batch).
+
+    Args:
+        losses: images [N,3,R,R] -> name -> mean over these images []; networks are in eval mode already.
+    Returns:
+        Empty when there are no validation images.
+    """
+    found: list[tuple[int, dict[str, Tensor]]] = []
+    for images, _ in validation_batches(data, schedule.batch_size, schedule.validation_images):
+        found.append((len(images), losses(images.to(device))))
+    if not found:
+        return {}
+    count = sum(n for n, _ in found)
+    return {name: sum(n * float(values[name]) for n, values in found) / count for name in found[0][1]}
+
+
+def sample_images(data: Batches, fallback: Batches, count: int, device: torch.device) -> Tensor:
+    """The images every grid of a run shows: the first validation images, or training images when there are none."""
+    for images, _ in validation_batches(data, count, count):
+        return images.to(device)
+    images, _ = fallback.get(0, count)
+    return images.to(device)
+
+
+def side_by_side(*columns: Tensor) -> Tensor:
+    """[N,3,R,R] each -> [N*columns,3,R,R], the columns of one image next to each other."""
+    return torch.stack([column.float() for column in columns], dim=1).flatten(0, 1)
