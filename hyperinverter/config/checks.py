@@ -120,7 +120,7 @@ def _encoder(c: s.EncoderConfig) -> Iterator[Problem]:
 
 def _layerwise_encoder(c: s.LayerwiseEncoderConfig) -> Iterator[Problem]:
     yield from _at_least(c, 1, "feature_channels")
-    yield from _power_of_two(c, "feature_size", 1)
+    yield from _power_of_two(c, "feature_size", 8)  # the hypernetworks halve it three times
     last = c.input_size // (c.stem_stride * math.prod(c.strides))
     if len(c.strides) == 4 and last < c.feature_size:
         message = (
@@ -143,8 +143,8 @@ def _domain(c: s.DomainConfig) -> Iterator[Problem]:
     yield from _choice(c, "alignment", ("ffhq", "none"))
     yield from _power_of_two(c, "resolution", 8)
     yield from _power_of_two(c, "loss_resolution", 8)
-    if c.alignment == "ffhq" and c.kind != "faces":
-        yield Problem(("alignment", "kind"), f"ffhq aligns faces, but kind is {c.kind}; write alignment: none")
+    if c.alignment == "ffhq" and c.kind == "scenes":
+        yield Problem(("alignment", "kind"), "ffhq aligns faces, but kind is scenes; write alignment: none")
 
 
 # ------------------------------------------------------------------------------------------- sections of a run
@@ -212,8 +212,8 @@ def _loss_weights(c: s.Phase1Config | s.Phase2Config) -> Iterator[Problem]:
     for name, weight in c.loss_weights.items():
         if not 0 <= weight < math.inf:
             yield Problem((f"loss_weights.{name}",), f"must be 0 (off) or above and finite, got {weight}")
-        elif weight > 0 and name in names.FACE_LOSSES and c.domain.kind != "faces":
-            message = f"compares faces, but the domain's kind is {c.domain.kind}; use moco, or write weight 0"
+        elif weight > 0 and name in names.FACE_LOSSES and c.domain.kind == "scenes":
+            message = "compares faces, but the domain's kind is scenes; use moco, or write weight 0"
             yield Problem((f"loss_weights.{name}", "domain.kind"), message)
     if not any(weight > 0 for weight in c.loss_weights.values()):
         yield Problem(("loss_weights",), f"needs one loss with a weight above 0; known: {', '.join(names.LOSSES)}")

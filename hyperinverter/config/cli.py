@@ -46,9 +46,9 @@ def run(
     parser = _parser(default_config, description, positional, positional_help)
     options, unknown = parser.parse_known_intermixed_args(argv)
     try:
-        if unknown:
-            raise UserError(f"no such option: {' '.join(unknown)}; settings are written key=value, without dashes")
-        config = load_config(schema_class, options.config, _overrides(options.words, positional))
+        if bad_options := [word for word in unknown if word.startswith("-")]:
+            raise UserError(f"no such option: {' '.join(bad_options)}; settings are written key=value, without dashes")
+        config = load_config(schema_class, options.config, _overrides([*options.words, *unknown], positional))
         if options.print_config or options.dry_run:
             print(to_yaml(config), end="")
         if options.dry_run:

@@ -16,7 +16,10 @@ class Fault:
     message: str
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (self.where, self.key, self.message) if part)
+        # a message that opens with the value reads on from the key: `start_step (600000) must be below ...`
+        named = f"{self.key} {self.message}" if self.key and self.message.startswith("(") else None
+        parts = (self.where, named) if named else (self.where, self.key, self.message)
+        return ": ".join(part for part in parts if part)
 
 
 class ConfigError(UserError, ValueError):

@@ -2,9 +2,10 @@
 
 Layers, each over the one before: the defaults of the dataclasses, the file named by `base:` (relative to the file that
 names it), the file, the command line. `domain: NAME` stands for all of configs/domains/NAME.yaml and replaces what
-earlier layers said about the domain; keys such as `domain.generator.w_dim` then change single values of it. A mapping of
-free names (`loss_weights`, `directions`, `attributes`) written in a file replaces the one before;
-`loss_weights.lpips=0.5` on the command line changes one entry. A value may quote another: `output: outputs/${domain.name}`.
+earlier layers said about the domain; keys such as `domain.generator.w_dim` then change single values of it. A mapping
+of free names (`loss_weights`, `directions`, `attributes`) written in a file replaces the one before;
+`loss_weights.lpips=0.5` on the command line changes one entry. A value may quote another key:
+`output: outputs/${domain.name}`.
 """
 
 import types
@@ -179,8 +180,9 @@ class _Builder:
         except ValueError as error:
             self.faults.append(Fault(COMMAND_LINE, key, str(error)))
             return
-        # text stays as typed: output=2024_01 or data.root=a: b are names, not numbers or mappings
-        if str in _options(hint) and value is not None and not raw.lstrip().startswith(("[", "'", '"')):
+        # text stays as typed: output=2024_01 or data.root=a: b are names, not numbers or mappings; null stays null
+        is_null = value is None and raw.strip()
+        if str in _options(hint) and not is_null and not raw.lstrip().startswith(("[", "'", '"')):
             value = raw
         self._set(key, value, hint, lambda _: COMMAND_LINE)
 
@@ -254,25 +256,26 @@ class _Builder:
             key = getattr(error, "full_key", None) or ""
             where = self.origin.get(key, "")
             raise ConfigError([*self.faults, Fault(where, key, str(error).splitlines()[0])]) from error
-        faulty = [fault.key for fault in self.faults]
+        faulty = {fault.key for fault in self.faults}
         for problem in checks.problems(config):
             # a value that could not be read still has its default; what that contradicts is not the user's doing
-            if not any(_overlap(key, bad) for key in problem.keys for bad in faulty):
+            if not any(self._is_left_over(key, faulty) for key in problem.keys):
                 where = next(filter(None, map(self._origin_of, problem.keys)), "")
                 self.faults.append(Fault(where, problem.keys[0], problem.message))
         if self.faults:
             raise ConfigError(self.faults)
         return config
 
+    def _is_left_over(self, key: str, faulty: set[str]) -> bool:
+        """Whether a key stands at its default only because it, a part of it, or the section around it is faulty."""
+        parts = any(bad == key or bad.startswith(f"{key}.") for bad in faulty)
+        around = any(key.startswith(f"{bad}.") for bad in faulty if bad)
+        return parts or (around and key not in self.origin)
+
     def _origin_of(self, key: str) -> str:
         while key and key not in self.origin:
             key = key.rpartition(".")[0]
         return self.origin.get(key, "")
-
-
-def _overlap(key: str, other: str) -> bool:
-    """One of two dotted keys contains the other."""
-    return key == other or key.startswith(f"{other}.") or other.startswith(f"{key}.")
 
 
 def _is_path(text: str) -> bool:

@@ -1,8 +1,8 @@
 """Every setting of the project as typed dataclasses: one class per section, one per command.
 
-A YAML file plus `key.sub=value` overrides becomes one of the `*Config` classes at the end (see `load.py`). Defaults are
-the paper's (Dinh et al., CVPR 2022, section 4.1) wherever it gives one. What values must fulfil beyond their type stands
-in `checks.py`; names of parts on higher floors (losses, metrics, methods) in `names.py`.
+A YAML file plus `key.sub=value` overrides becomes one of the `*Config` classes at the end (see `load.py`). Defaults
+are the paper's (Dinh et al., CVPR 2022, section 4.1) wherever it gives one. What values must fulfil beyond their type
+stands in `checks.py`; names of parts on higher floors (losses, metrics, methods) in `names.py`.
 """
 
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ TARGET_SETS = ("conv_without_bias", "conv_without_bias_without_torgb", "all_with
 
 @dataclass
 class GeneratorConfig:
-    """StyleGAN2 generator; the defaults are config-f. Channels at a resolution = min(channel_base / res, channel_max)."""
+    """StyleGAN2 generator (default: config-f). Channels at a resolution = min(channel_base / res, channel_max)."""
 
     z_dim: int = 512
     w_dim: int = 512
@@ -69,7 +69,7 @@ class HypernetworkConfig:
 
 @dataclass
 class WeightsConfig:
-    """Where a domain's weights lie. `folder` is a model folder (generator.safetensors, ...); a single file wins over it."""
+    """Where a domain's weights lie. `folder` is a model folder (generator.safetensors, ...); a single file wins."""
 
     folder: str | None = None  # None: pretrained_models/<domain name>
     generator: str | None = None
@@ -211,9 +211,8 @@ class StyleGAN2Config(TrainConfig):
 class EvaluateConfig(RunConfig):
     methods: list[str] = field(default_factory=lambda: ["w_encoder", "hyperinverter"])
     model: str | None = None  # model folder or name; None: the domain's
-    metrics: list[str] = field(
-        default_factory=lambda: list(METRICS)
-    )  # one whose network is absent is reported as not measured
+    # a metric whose network is absent is reported as not measured
+    metrics: list[str] = field(default_factory=lambda: list(METRICS))
     batch_size: int = 8
     time_batch_size: int = 1
     time_repeats: int = 30

@@ -1,7 +1,7 @@
 """YAML in and out, stricter than PyYAML: every key remembers its line, duplicate keys are faults, numbers are numbers.
 
 PyYAML alone follows YAML 1.1, where `1e-4` is a string, `1:30` is 90, `no` is false, `010` is 8 and a repeated key
-silently wins. Here `1e-4` is a number, only `true` and `false` are booleans, and the rest stays the text that was written.
+silently wins. Here `1e-4` is a number, only `true` and `false` are booleans, and the rest stays the text it was.
 """
 
 import re

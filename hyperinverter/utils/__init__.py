@@ -1,1 +1,1 @@
-"""Small helpers of floor 1 that every other folder may use: errors, images, seeding. Importing this imports none of them."""
+"""Small helpers of floor 1 that every other folder may use: errors, images, seeding."""

@@ -1,0 +1,115 @@
+"""The command line of a script: options, words, dry run, and errors as plain text with exit code 2."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hyperinverter.config import EditConfig, Phase1Config, cli
+from hyperinverter.utils.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+TINY = "configs/phase1/tiny.yaml"
+CALLS: list[Any] = []
+
+
+def action(config: Any) -> None:
+    CALLS.append(config)
+
+
+def refuse(_: Any) -> None:
+    raise UserError("the disk is full; free 3 GiB")
+
+
+def stumble(_: Any) -> None:
+    raise ValueError("a fault in the code")
+
+
+def stop(_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def run(*words: str, do: str = "action", schema_class: type = Phase1Config, **options: Any) -> Any:
+    CALLS.clear()
+    cli.run(schema_class, f"{__name__}:{do}", options.pop("config", TINY), "What it does.", argv=words, **options)
+    return CALLS[0] if CALLS else None
+
+
+def exit_code(*words: str, **options: Any) -> int:
+    with pytest.raises(SystemExit) as info:
+        run(*words, **options)
+    return info.value.code
+
+
+def test_settings_anywhere_between_options():
+    config = run("seed=3", "--config", TINY, "output=a=b", "data.root=null")
+    assert (config.seed, config.output, config.domain.name) == (3, "a=b", "tiny")
+
+
+def test_words_without_equals_are_collected_under_the_positional_key():
+    options = {"schema_class": EditConfig, "config": "configs/edit/tiny.yaml", "positional": "data.root"}
+    config = run("a b.jpg", "seed=3", "./x=y.png", "it's.png", "--traceback", "c.zip", **options)
+    assert config.data.root == ["a b.jpg", "./x=y.png", "it's.png", "c.zip"] and config.seed == 3
+    assert run(**options).data.root is None
+
+
+def test_print_config_is_yaml_that_loads(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    assert run("--print-config", "seed=5") is None
+    (tmp_path / "shown.yaml").write_text(capsys.readouterr().out)
+    assert run("--config", str(tmp_path / "shown.yaml")) == run("seed=5")
+
+
+def test_faults_are_plain_text(capsys: pytest.CaptureFixture[str]):
+    assert exit_code("sed=1", "device=gpu") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: 2 settings to mend:\n  command line: sed: unknown key, did you mean seed?")
+    assert "Traceback" not in error and not CALLS
+
+
+def test_unknown_options_say_how_settings_are_written(capsys: pytest.CaptureFixture[str]):
+    assert exit_code("--seed=1") == 2
+    assert "settings are written key=value, without dashes" in capsys.readouterr().err
+
+
+def test_users_mistakes_are_plain_and_faults_in_the_code_are_not(capsys: pytest.CaptureFixture[str]):
+    assert exit_code(do="refuse") == 2
+    assert capsys.readouterr().err == "error: the disk is full; free 3 GiB\n"
+    with pytest.raises(UserError):
+        run("--traceback", do="refuse")
+    with pytest.raises(ValueError, match="a fault in the code"):  # not raised by the package: a bug, with its traceback
+        run(do="stumble")
+
+
+def test_control_c_ends_quietly(capsys: pytest.CaptureFixture[str]):
+    assert exit_code(do="stop") == 130
+    assert "the same command goes on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script", ["train_stylegan2", "train_phase1", "train_phase2"])
+def test_help_and_faults_come_without_torch(script: str, tmp_path: Path):
+    """From any folder, at once: torch takes seconds to import."""
+    code = (
+        "import sys, runpy\n"
+        f"sys.argv = [{script + '.py'!r}, *sys.argv[1:]]\n"
+        "try:\n"
+        f"    runpy.run_path({str(ROOT / 'scripts' / f'{script}.py')!r}, run_name='__main__')\n"
+        "finally:\n"
+        "    assert 'torch' not in sys.modules, 'torch was imported'\n"
+    )
+    shown = subprocess.run([sys.executable, "-c", code, "--help"], cwd=tmp_path, capture_output=True, text=True)
+    assert shown.returncode == 0 and f"configs/{script[6:]}/faces64.yaml" in shown.stdout, shown.stderr
+    refused = subprocess.run([sys.executable, "-c", code, "domain=x"], cwd=tmp_path, capture_output=True, text=True)
+    assert refused.returncode == 2 and "no such domain 'x'" in refused.stderr
+
+
+def test_dry_run_shows_config_and_parameter_counts_without_data(tmp_path: Path):
+    """1024 px, no weights, no images: the plan still comes, with the published size of the generator."""
+    command = [sys.executable, ROOT / "scripts/train_phase2.py", "--dry-run", "--config", "configs/phase2/ffhq.yaml"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert shown.returncode == 0, shown.stderr
+    assert "start_step: 200000" in shown.stdout and "30,370,060" in shown.stdout and "642,351,195" in shown.stdout
+    assert not list(tmp_path.iterdir()), "a dry run writes nothing"

@@ -1,0 +1,27 @@
+"""The names a config may use are those of the tables on higher floors."""
+
+from hyperinverter.config import names
+
+
+def test_losses_agree():
+    from hyperinverter.losses.total import LOSSES
+
+    assert set(LOSSES) == set(names.LOSSES) and set(names.FACE_LOSSES) <= set(names.LOSSES)
+
+
+def test_metrics_agree():
+    from hyperinverter.metrics import METRICS
+
+    assert set(METRICS) == set(names.METRICS)
+
+
+def test_methods_agree():
+    from hyperinverter.inverters import INVERTERS
+
+    assert set(INVERTERS) == set(names.METHODS)
+
+
+def test_optimizers_agree():
+    from hyperinverter.training.optim import OPTIMIZERS
+
+    assert set(OPTIMIZERS) == {"adam", "ranger", "ranger_adabelief"}

@@ -1,0 +1,102 @@
+"""Every YAML in configs loads, validates, survives a round trip, and opens with its command and expected result."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from hyperinverter.config import (
+    DirectionConfig,
+    EditConfig,
+    EvaluateConfig,
+    Phase1Config,
+    Phase2Config,
+    StyleGAN2Config,
+    list_domains,
+    load_config,
+    load_domain,
+    to_yaml,
+)
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+SCHEMAS = {
+    "stylegan2": StyleGAN2Config,
+    "phase1": Phase1Config,
+    "phase2": Phase2Config,
+    "evaluate": EvaluateConfig,
+    "edit": EditConfig,
+    "directions": DirectionConfig,
+}
+
+
+def schema_of(name: str) -> type:
+    """phase1/ffhq.yaml and demo/phase1.yaml are both Phase1Config."""
+    path = Path(name)
+    return SCHEMAS.get(path.parts[0]) or SCHEMAS[path.stem]
+
+
+FILES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml"))
+RUNS = [name for name in FILES if not name.startswith("domains/")]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_config_loads_and_survives_a_round_trip(name: str, tmp_path: Path):
+    schema_class = schema_of(name)
+    config = load_config(schema_class, CONFIGS / name)
+    stem = Path(name).stem  # ablations and the demo build on the embedded domain
+    assert config.domain.name == (stem if stem in list_domains() else "faces64")
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    assert load_config(schema_class, tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_head_names_command_and_expected_result(name: str):
+    head = (CONFIGS / name).read_text().split("\n\n")[0]
+    script = re.search(r"python (scripts/\w+\.py) --config (\S+)", head)
+    assert script and "Expected" in head, f"{name}: its head comment must give the command and the expected result"
+    assert script[2] == f"configs/{name}", f"{name}: its head comment names another config"
+
+
+@pytest.mark.parametrize("name", ["ffhq", "church", "faces64", "tiny"])
+def test_domain_has_all_its_configs(name: str):
+    domain = load_domain(name)
+    assert domain.name == name and name in list_domains()
+    for folder in ("phase1", "phase2", "evaluate", "edit"):
+        assert f"{folder}/{name}.yaml" in FILES
+
+
+def test_outputs_differ():
+    outputs = [load_config(schema_of(name), CONFIGS / name).output for name in RUNS]
+    assert len(set(outputs)) == len(outputs)
+
+
+def test_papers_hyper_parameters():
+    """Section 4.1 of the paper, to the digit."""
+    for name, similarity, weight, gan in (
+        ("ffhq", "identity", 0.1, (0.005, 10.0)),
+        ("church", "moco", 0.5, (0.15, 100.0)),
+    ):
+        one = load_config(Phase1Config, CONFIGS / f"phase1/{name}.yaml")
+        two = load_config(Phase2Config, CONFIGS / f"phase2/{name}.yaml")
+        assert one.loss_weights == two.loss_weights == {"l2": 1.0, "lpips": 0.8, similarity: weight}
+        assert (one.optimizer.name, one.optimizer.lr, two.optimizer.name, two.optimizer.lr) == (
+            "ranger",
+            1e-4,
+            "adam",
+            1e-4,
+        )
+        adversarial = two.adversarial
+        assert (adversarial.weight, adversarial.r1_gamma) == gan
+        assert (adversarial.start_step, two.schedule.batch_size, adversarial.batch_size) == (200_000, 8, 4)
+        assert two.domain.hypernetwork.hidden_size == 256
+
+
+def test_ablations_change_one_thing():
+    base = load_config(Phase2Config, CONFIGS / "phase2/faces64.yaml")
+    for path in sorted((CONFIGS / "phase2/ablations").glob("*.yaml")):
+        config = load_config(Phase2Config, path)
+        ours, theirs = vars(config.domain.hypernetwork), vars(base.domain.hypernetwork)
+        changed = {key for key in ours if ours[key] != theirs[key]}
+        assert len(changed) == (0 if path.stem == "d64" else 1), path.name
+        config.domain, config.output = base.domain, base.output
+        assert config == base, f"{path.name} differs from its base in more than the hypernetwork"
