@@ -89,8 +89,8 @@ def find_landmarks(image: Image.Image, name: str = "the image") -> np.ndarray:
             break
     if best is None:
         raise NoFaceError(
-            f"no face found in {name} ({image.width} x {image.height}): give a photo with a whole frontal face, at least "
-            "80 px wide, or leave alignment off if it is an aligned crop already"
+            f"no face found in {name} ({image.width} x {image.height}): give a photo with a whole frontal face of at "
+            "least 80 px, or leave alignment off if it is an aligned crop already"
         )
     _, box, scale = best
     edges = [round(edge / scale) for edge in (box.left(), box.top(), box.right(), box.bottom())]

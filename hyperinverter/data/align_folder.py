@@ -22,8 +22,8 @@ SHEET_ROWS = 16  # photos on the contact sheet
 def align_folder(config: EditConfig) -> dict[str, Path]:
     """Align the photos of `data.root` into `output`, at the domain's resolution.
 
-    Writes `<name>.png` per photo, `alignment.json` (per photo: its file, size, quad and landmarks in pixels of the upright
-    photo; and the photos left out with the reason) and `sheet.png`.
+    Writes `<name>.png` per photo, `alignment.json` (per photo: its file, size, quad and landmarks in pixels of the
+    upright photo; and the photos left out with the reason) and `sheet.png`.
 
     Returns:
         Photo name -> crop file.

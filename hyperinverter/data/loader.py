@@ -253,13 +253,13 @@ def split_by_name(source: ImageSource, fraction: float) -> tuple[ImageSource, Im
     """
     if not 0 <= fraction < 1:
         raise ValueError(f"validation_fraction must be at least 0 and below 1, got {fraction}")
+    if len(source) == 1 and fraction > 0:
+        logger.warning("the only image, %s, serves for training and for validation", source.names[0])
+        return source, source
     hashes = [int(hashlib.sha1(key.encode()).hexdigest()[:8], 16) / 2**32 for key in source.split_keys]
     held_out = {i for i, value in enumerate(hashes) if value < fraction}
     if not held_out and fraction > 0:
         held_out = {min(range(len(hashes)), key=hashes.__getitem__)}
-        if len(source) == 1:
-            logger.warning("the only image, %s, serves for training and for validation", source.names[0])
-            return source, source
     return (
         Subset(source, [i for i in range(len(source)) if i not in held_out]),
         Subset(source, sorted(held_out)),

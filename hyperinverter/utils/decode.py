@@ -88,15 +88,12 @@ def to_tensor(image: Image.Image, resolution: int) -> Tensor:
     """The one resize policy: RGB image of any size -> uint8 [3, R, R] (see the head of this file)."""
     if image.mode != "RGB":
         raise ValueError(f"expected an RGB image, got mode {image.mode}; decode files with decode_image")
-    width, height = image.size
-    if is_square(image.size):
-        box = (0, 0, width, height)
-    else:
-        side = min(width, height)
-        left, top = (width - side) // 2, (height - side) // 2
-        box = (left, top, left + side, top + side)
-    if (width, height) != (resolution, resolution):
-        image = image.resize((resolution, resolution), Image.Resampling.BILINEAR, box=box)
+    if not is_square(image.size):
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.crop((left, top, left + side, top + side))  # resize(box=...) would let the rest bleed in
+    if image.size != (resolution, resolution):
+        image = image.resize((resolution, resolution), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()  # [3, R, R]
 
 

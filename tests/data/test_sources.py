@@ -1,0 +1,163 @@
+"""Sources: every kind of root, what counts as an image, and errors that say what to do."""
+
+import io
+import logging
+import multiprocessing
+import pickle
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hyperinverter.data.sources import open_source
+from hyperinverter.utils.decode import BadImageError
+from hyperinverter.utils.errors import UserError
+
+
+def image_bytes(value: int, image_format: str = "PNG", size: tuple[int, int] = (16, 16)) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, (value, value, value)).save(buffer, image_format)
+    return buffer.getvalue()
+
+
+def write(path: Path, value: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(image_bytes(value, "JPEG" if path.suffix.lower() != ".png" else "PNG"))
+
+
+def make_zip(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return path
+
+
+def first_level(source, index: int) -> int:
+    return source.read(index).getpixel((0, 0))[0]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "photos"
+    for name, value in {"b.png": 20, "a.PNG": 10, "deep/er/c.jpg": 30, ".hidden.png": 0, "__MACOSX/d.png": 0}.items():
+        write(root / name, value)
+    (root / "notes.txt").write_text("not an image")
+    return root
+
+
+def test_folder_is_read_recursively_in_name_order_and_other_files_are_listed(folder):
+    source = open_source(folder)
+    assert source.names == ["a.PNG", "b.png", "deep/er/c.jpg"]
+    assert [first_level(source, i) for i in range(3)] == [10, 20, 30]
+    assert source.ignored == [".hidden.png", "__MACOSX/d.png", "notes.txt"]
+
+
+def test_zip_reads_like_the_folder_it_was_made_from(folder, tmp_path):
+    members = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    source, same = open_source(make_zip(tmp_path / "photos.zip", members)), open_source(folder)
+    assert source.names == same.names and source.ignored == same.ignored
+    assert all(source.read(i).tobytes() == same.read(i).tobytes() for i in range(3))
+
+
+def test_single_file_glob_and_list(folder, tmp_path):
+    assert open_source(folder / "b.png").names == ["b.png"]
+    assert open_source(str(folder / "**/*.jpg")).names == ["c.jpg"]
+    make_zip(tmp_path / "part_0.zip", {"x.png": image_bytes(1)})
+    make_zip(tmp_path / "part_1.zip", {"x.png": image_bytes(2), "y.png": image_bytes(3)})
+    source = open_source(str(tmp_path / "part_*.zip"))
+    assert source.names == ["part_0/x.png", "part_1/x.png", "y.png"]  # only the name that occurs twice is lengthened
+    assert source.split_keys == ["x.png", "x.png", "y.png"]
+    assert [first_level(source, i) for i in range(3)] == [1, 2, 3]
+    both = open_source([str(folder), str(tmp_path / "part_1.zip")], max_images=4)
+    assert both.names == ["a.PNG", "b.png", "deep/er/c.jpg", "x.png"]
+
+
+def test_missing_and_empty_roots_say_what_to_do(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no file or folder .*nowhere.*data\.root"):
+        open_source(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="no file matches the pattern"):
+        open_source(str(tmp_path / "*.zip"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"no images in .*empty: put files there that end in \.jpg"):
+        open_source(tmp_path / "empty")
+    (tmp_path / "empty" / "readme.md").write_text("")
+    with pytest.raises(UserError, match=r"1 other files, such as readme\.md"):
+        open_source(tmp_path / "empty")
+    with pytest.raises(UserError, match="no images in"):
+        open_source(make_zip(tmp_path / "texts.zip", {"a.txt": b"text"}))
+    (tmp_path / "broken.zip").write_bytes(b"PK\x03\x04 cut short")
+    with pytest.raises(UserError, match="no readable zip file"):
+        open_source(tmp_path / "broken.zip")
+    (tmp_path / "weights.bin").write_bytes(b"123")
+    with pytest.raises(UserError, match="neither a folder, a zip"):
+        open_source(tmp_path / "weights.bin")
+
+
+def test_stated_kind_must_fit(folder):
+    assert len(open_source(folder, kind="folder")) == 3
+    with pytest.raises(UserError, match="looks like kind folder"):
+        open_source(folder, kind="zip")
+    with pytest.raises(ValueError, match="unknown kind"):
+        open_source(folder, kind="tar")
+
+
+def test_zip_survives_pickling_threads_and_fork(tmp_path):
+    """A ZipFile opened before a fork gives 'Bad CRC-32' in the child unless it is opened per process."""
+    members = {f"{i:03d}.png": image_bytes(i) for i in range(40)}
+    source = open_source(make_zip(tmp_path / "many.zip", members))
+    assert first_level(source, 3) == 3
+    assert first_level(pickle.loads(pickle.dumps(source)), 7) == 7
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda i: first_level(source, i), range(40))) == list(range(40))
+    if "fork" in multiprocessing.get_all_start_methods():
+        with multiprocessing.get_context("fork").Pool(2) as processes:
+            assert processes.starmap(first_level, [(source, i) for i in range(40)]) == list(range(40))
+
+
+def test_damaged_zip_member_names_itself(tmp_path):
+    path = make_zip(tmp_path / "a.zip", {"good.png": image_bytes(1), "hurt.png": image_bytes(2)})
+    data = bytearray(path.read_bytes())
+    data[data.rindex(b"\x89PNG") + 20] ^= 0xFF  # inside the stored second member: its checksum no longer fits
+    path.write_bytes(data)
+    source = open_source(path)
+    assert first_level(source, 0) == 1
+    with pytest.raises(BadImageError, match=r"hurt\.png: cannot be read: Bad CRC-32"):
+        source.read(1)
+
+
+def test_lmdb(tmp_path):
+    lmdb = pytest.importorskip("lmdb", reason="the extra `lmdb` is not installed")
+    path = tmp_path / "church_outdoor_train_lmdb"
+    with lmdb.open(str(path), map_size=2**24) as environment, environment.begin(write=True) as transaction:
+        for i in range(6):
+            transaction.put(bytes(f"{i:040x}", "ascii"), image_bytes(10 * i, "WEBP"))
+        transaction.put(b"\xff\x00key", b"no image at all")
+    source = open_source(path)
+    assert len(source) == 7 and source.names[1] == f"{1:040x}" and source.names[-1] == "ff006b6579"
+    assert abs(first_level(source, 5) - 50) <= 1
+    assert len(open_source(path, kind="lmdb", max_images=2)) == 2  # a second source of an open database
+    with pytest.raises(BadImageError, match="ff006b6579: not an image"):
+        source.read(6)
+    copy = pickle.loads(pickle.dumps(source))
+    assert copy.read(2).tobytes() == source.read(2).tobytes()
+    assert sorted(file.name for file in path.iterdir()) == ["data.mdb", "lock.mdb"]  # nothing written beside it
+    if "fork" in multiprocessing.get_all_start_methods():
+        with multiprocessing.get_context("fork").Pool(2) as processes:
+            levels = processes.starmap(first_level, [(source, i) for i in range(6)])
+        assert levels == [first_level(source, i) for i in range(6)]
+
+
+def test_lmdb_without_its_package_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "lmdb", None)
+    (tmp_path / "data.mdb").write_bytes(b"")
+    with pytest.raises(UserError, match=r"pip install 'hyperinverter\[lmdb\]'"):
+        open_source(tmp_path)
+
+
+def test_reading_logs_nothing_for_good_files(folder, caplog):
+    with caplog.at_level(logging.WARNING):
+        assert np.asarray(open_source(folder).read(0)).shape == (16, 16, 3)
+    assert not caplog.records
