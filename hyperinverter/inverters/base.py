@@ -70,13 +70,14 @@ class Inverter(ABC):
         name: key in INVERTERS.
         generator: the domain's generator; renders, and gives R and L.
         domain: sizes and name of the domain.
+        folder: the model folder, where directions are looked for.
         model_name, model_hash, generator_hash: written into every Inversion.
     """
 
     name: ClassVar[str]
     generator: Generator
     domain: DomainConfig
-    folder: Path | None
+    folder: Path
     model_name: str
     model_hash: str
     generator_hash: str

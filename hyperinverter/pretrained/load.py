@@ -194,7 +194,7 @@ class LoadedModel:
     name: str
     hash: str  # over generator + w_encoder [+ hyperinverter]
     hashes: dict[str, str]  # part -> hash of its file
-    folder: Path | None
+    folder: Path  # where its directions/ are looked for
 
 
 def load_model(source: str | Path | DomainConfig, with_hyperinverter: bool = True) -> LoadedModel:
@@ -208,10 +208,9 @@ def load_model(source: str | Path | DomainConfig, with_hyperinverter: bool = Tru
         UserError: a file is damaged, or its parts were not trained together; names both hashes.
     """
     base = source if isinstance(source, DomainConfig) else None
-    folder = None if base else find_model_folder(source)
     wanted = ["generator", "w_encoder"] + (["hyperinverter"] if with_hyperinverter else [])
     # All paths first: a missing part is told before gigabytes are read.
-    paths = {part: weights_file(base, part) if base else part_file(folder, part) for part in wanted}
+    paths = {part: weights_file(base, part) if base else part_file(source, part) for part in wanted}
     files = {part: read_model(path, part) for part, path in paths.items()}
     hashes = {part: file.hash for part, file in files.items()}
     for file in files.values():
@@ -229,6 +228,7 @@ def load_model(source: str | Path | DomainConfig, with_hyperinverter: bool = Tru
         _fill(trained, files["hyperinverter"].state, files["hyperinverter"].path)
         network.weights_hash = hashes["hyperinverter"]
         network.eval()
+    folder = paths[wanted[-1]].parent  # directions lie beside the part that was trained last
     name = files["generator"].config["domain"]
     return LoadedModel(network, generator, w_encoder, domain, name, model_hash(**hashes), hashes, folder)
 

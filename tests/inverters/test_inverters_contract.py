@@ -1,4 +1,4 @@
-"""What every method in INVERTERS promises: load, invert any kind of image, render, round trip, refuse foreign Inversions."""
+"""What every method in INVERTERS promises: load, invert any kind of image, render, save, refuse foreign Inversions."""
 
 import numpy as np
 import pytest

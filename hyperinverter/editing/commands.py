@@ -1,0 +1,204 @@
+"""What scripts/edit.py, invert.py and interpolate.py do: config in; pictures, Inversion files and results.json out."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hyperinverter.checkpoint import write_atomically
+from hyperinverter.config.schema import EditConfig
+from hyperinverter.editing.directions import Direction, edit, load_direction
+from hyperinverter.editing.inputs import Inputs, Photo
+from hyperinverter.editing.interpolation import interpolate
+from hyperinverter.inverters import Inversion, Inverter, load
+from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.images import contact_sheet, difference_map, save_gif, save_image
+from hyperinverter.utils.seeding import seed_everything
+
+SHEET_ROWS = 32  # photos on a contact sheet; all the others still have their own files
+GIF_FRAME_MS = 160
+DIFFERENCE_MAXIMUM = 0.5  # of the [-1, 1] range; red in the difference column
+
+
+def edit_images(config: EditConfig) -> dict:
+    """Edit every photo along every direction, at every strength.
+
+    Writes per photo `<label>/`: input.png, reconstruction.png, inversion.safetensors, and per direction and strength a
+    PNG and the edited Inversion, and a GIF; over all photos `sheet_<direction>.png` (rows photos, columns input and
+    strengths) and `results.json`, which is also returned.
+    """
+    inverter, output = _open(config)
+    directions = _directions(config, inverter)
+    strengths = list(config.strengths)
+    sheets: dict[str, list[list[Tensor | None]]] = {direction.name: [] for direction in directions}
+    captions, records = [], []
+    inputs = Inputs(config, inverter)
+    for photo in inputs:
+        folder = output / photo.label
+        files = _save_photo(photo, inverter, folder)
+        if len(captions) < SHEET_ROWS:
+            captions.append(photo.label)
+        for direction in directions:
+            edited = Inversion.cat([edit(photo.inversion, direction, strength) for strength in strengths])
+            images = inverter.render(edited, batch_size=config.batch_size).cpu()
+            for strength, image, one in zip(strengths, images, edited, strict=True):
+                stem = f"{direction.name}_{strength:+g}"
+                files[stem] = _relative(save_image(image, folder / f"{stem}.png"), output)
+                one.save(folder / f"{stem}.safetensors")
+            order = sorted(range(len(strengths)), key=strengths.__getitem__)
+            save_gif([images[i] for i in order], folder / f"{direction.name}.gif", GIF_FRAME_MS)
+            if len(sheets[direction.name]) < SHEET_ROWS:
+                sheets[direction.name].append([photo.image, *images])
+        records.append({"label": photo.label, "source": photo.source, "files": files})
+    for name, rows in sheets.items():
+        headings = ["input", *(f"{name} {strength:+g}" for strength in strengths)]
+        contact_sheet(rows, headings, output / f"sheet_{name}.png", captions)
+    described = {direction.name: _described(direction, strengths) for direction in directions}
+    return _finish(
+        config, inverter, inputs, "edit", {"strengths": strengths, "directions": described, "images": records}
+    )
+
+
+def invert_images(config: EditConfig) -> dict:
+    """Invert every photo.
+
+    Writes `<label>.safetensors`, `<label>.png` (reconstruction), `sheet.png` (input | Phase I | Phase II | difference)
+    and `results.json` with L2 (mean squared difference to the input, images in [-1, 1]) of both phases.
+    """
+    inverter, output = _open(config)
+    rows, captions, records = [], [], []
+    inputs = Inputs(config, inverter)
+    for photo in inputs:
+        photo.inversion.save(output / f"{photo.label}.safetensors")
+        phase1 = inverter.render(photo.inversion.without_weights()).cpu()[0]
+        phase2 = inverter.render(photo.inversion).cpu()[0]
+        save_image(phase2, output / f"{photo.label}.png")
+        record = {"label": photo.label, "source": photo.source, "inversion": f"{photo.label}.safetensors"}
+        difference = None
+        if photo.image is not None:
+            record |= {"l2_phase1": _l2(phase1, photo.image), "l2_phase2": _l2(phase2, photo.image)}
+            difference = difference_map(phase2.clamp(-1, 1), photo.image, DIFFERENCE_MAXIMUM)
+        records.append(record)
+        if len(rows) < SHEET_ROWS:
+            rows.append([photo.image, phase1, phase2, difference])
+            captions.append(photo.label)
+    headings = ["input", "Phase I", "Phase II", f"difference (red: {DIFFERENCE_MAXIMUM:g} or more)"]
+    contact_sheet(rows, headings, output / "sheet.png", captions)
+    return _finish(config, inverter, inputs, "invert", {"images": records})
+
+
+def interpolate_images(config: EditConfig) -> dict:
+    """Blend the two inputs (photos or saved Inversions), from the first (t = 0) to the second (t = 1).
+
+    Writes `strip.png` (upper row codes and weights, lower row codes only), `codes_and_weights.gif`, `codes_only.gif`,
+    `beside.gif` (both, side by side), `frames/*.png`, both Inversions and `results.json`.
+    """
+    inverter, output = _open(config)
+    inputs = Inputs(config, inverter)
+    photos = []
+    for photo in inputs:
+        photos.append(photo)
+        if len(photos) > 2:
+            break
+    if len(photos) != 2:
+        given = "more than two" if len(photos) > 2 else str(len(photos))
+        reasons = "".join(f"; skipped {name}: {reason}" for name, reason in inputs.skipped.items())
+        raise UserError(f"interpolation needs two images (or two saved Inversions), got {given}{reasons}")
+    for photo in photos:
+        _save_photo(photo, inverter, output / photo.label)
+    first, last = (photo.inversion for photo in photos)
+    frames = {}
+    for name, weights in (("codes_and_weights", True), ("codes_only", False)):
+        blended = Inversion.cat(interpolate(first, last, config.steps, weights))
+        frames[name] = inverter.render(blended, batch_size=config.batch_size).cpu()  # [steps, 3, R, R]
+        save_gif(list(frames[name]), output / f"{name}.gif", GIF_FRAME_MS)
+        for number, frame in enumerate(frames[name]):
+            save_image(frame, output / "frames" / f"{name}_{number:03d}.png")
+    save_gif(list(torch.cat(list(frames.values()), dim=3)), output / "beside.gif", GIF_FRAME_MS)
+    ts = torch.linspace(0, 1, config.steps).tolist()
+    rows = [[photos[0].image, *images, photos[1].image] for images in frames.values()]
+    headings = [photos[0].label, *(f"t = {t:.2f}" for t in ts), photos[1].label]
+    contact_sheet(rows, headings, output / "strip.png", ["codes and weights", "codes only"])
+    ends = {"first": photos[0].source, "last": photos[1].source, "steps": config.steps, "t": ts}
+    return _finish(config, inverter, inputs, "interpolate", ends)
+
+
+def _open(config: EditConfig) -> tuple[Inverter, Path]:
+    seed_everything(config.seed)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    inverter = load(config.model or config.domain, device=config.device)
+    output = Path(config.output)
+    output.mkdir(parents=True, exist_ok=True)
+    return inverter, output
+
+
+def _directions(config: EditConfig, inverter: Inverter) -> list[Direction]:
+    folder = inverter.folder
+    found = [
+        load_direction(
+            name,
+            folder,
+            files=config.domain.directions,
+            w_dim=inverter.generator.w_dim,
+            generator_hash=inverter.generator_hash,
+        )
+        for name in config.directions
+    ]
+    names = [direction.name for direction in found]
+    if len(set(names)) < len(names):
+        raise UserError(f"directions: {', '.join(names)}: a name is given twice; leave one out or rename its file")
+    return found
+
+
+def _described(direction: Direction, strengths: Sequence[float]) -> dict:
+    """The direction's own information, and the strengths in standard deviations of w·d where that is known."""
+    spread = direction.info.get("projection_std")
+    in_std = [strength / spread for strength in strengths] if spread else None
+    return {"generator": direction.generator_hash or None, "strengths_in_std": in_std, **direction.info}
+
+
+def _save_photo(photo: Photo, inverter: Inverter, folder: Path) -> dict[str, str]:
+    """Input, reconstruction and Inversion of one photo; label -> file relative to the output folder."""
+    files = {}
+    if photo.image is not None:
+        files["input"] = _relative(save_image(photo.image, folder / "input.png"), folder.parent)
+    reconstruction = inverter.render(photo.inversion)[0].cpu()
+    files["reconstruction"] = _relative(save_image(reconstruction, folder / "reconstruction.png"), folder.parent)
+    photo.inversion.save(folder / "inversion.safetensors")
+    files["inversion"] = _relative(folder / "inversion.safetensors", folder.parent)
+    return files
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix()
+
+
+def _l2(image: Tensor, target: Tensor) -> float:
+    return (image.clamp(-1, 1) - target).square().mean().item()
+
+
+def _finish(config: EditConfig, inverter: Inverter, inputs: Inputs, command: str, results: dict) -> dict:
+    """Write results.json and say where to look."""
+    head = {
+        "command": command,
+        "domain": inverter.domain.name,
+        "resolution": inverter.resolution,
+        "method": inverter.name,
+        "model": {
+            "name": inverter.model_name,
+            "hash": inverter.model_hash,
+            "generator_hash": inverter.generator_hash,
+        },
+        "align": config.align,
+        "skipped": inputs.skipped,
+    }
+    path = Path(config.output) / "results.json"
+    with write_atomically(path) as temporary:
+        temporary.write_text(json.dumps(head | results, indent=2) + "\n")
+    if inputs.skipped:
+        print(f"{len(inputs.skipped)} inputs were skipped; reasons in {path}")
+    print(f"{command}: results in {config.output}")
+    return head | results

@@ -1,0 +1,171 @@
+"""Semantic directions in W and moving an Inversion along one: w + γ·d on every style, Δθ kept.
+
+Source: InterFaceGAN (Shen et al., CVPR 2020); HyperInverter, section 4.3. The published code moves by (factor / 2)·d,
+so its factor f is γ = f / 2 here. Letters: N images, L styles.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hyperinverter.checkpoint import read_model, save_model
+from hyperinverter.inverters.inversion import Inversion
+from hyperinverter.utils.errors import UserError
+
+SUFFIXES = (".safetensors", ".npy", ".pt")
+
+
+@dataclass
+class Direction:
+    """A unit vector of W with a meaning.
+
+    Attributes:
+        vector: [w_dim], length 1; a strength γ is a distance in W.
+        info: where it comes from and how good it is; from `learn_direction` among others `projection_std`, the standard
+            deviation of w·d over the photos, with which a strength can be compared.
+        generator_hash: the generator in whose W it lies; "" when the file does not say.
+    """
+
+    name: str
+    vector: Tensor
+    info: dict = field(default_factory=dict)
+    generator_hash: str = ""
+
+    def __post_init__(self) -> None:
+        flat = self.vector.detach().float().reshape(-1)
+        if self.vector.ndim > 2 or flat.numel() != self.vector.shape[-1]:
+            shape = tuple(self.vector.shape)
+            raise ValueError(f"direction {self.name!r} has shape {shape}; expected [w_dim] or [1, w_dim]")
+        length = flat.norm()
+        if not torch.isfinite(length) or length == 0:
+            raise ValueError(f"direction {self.name!r} has length {length:.3g}; expected a finite vector other than 0")
+        self.vector = flat / length
+
+
+def edit(inversion: Inversion, direction: Direction, strength: float | Tensor) -> Inversion:
+    """Move every image of `inversion` by `strength` along `direction`, on all styles; Δθ stays.
+
+    Args:
+        inversion: N images.
+        direction: of the same generator.
+        strength: γ, a distance in W (paper: ±1 to ±3), one for all or a tensor [N].
+    Raises:
+        ValueError: the direction has another w_dim, or there are not N strengths.
+    """
+    ws = inversion.ws
+    if direction.vector.numel() != ws.shape[2]:
+        raise ValueError(
+            f"direction {direction.name!r} has {direction.vector.numel()} numbers, w has {ws.shape[2]}; "
+            f"give a direction of this generator"
+        )
+    gamma = torch.as_tensor(strength, dtype=ws.dtype, device=ws.device).reshape(-1, 1, 1)
+    if len(gamma) not in (1, len(ws)):
+        raise ValueError(f"{len(gamma)} strengths for {len(ws)} images; give one, or one per image")
+    return inversion.with_ws(ws + gamma * direction.vector.to(ws))  # [N, L, w_dim]
+
+
+def available_directions(model_folder: str | Path | None) -> list[str]:
+    """Names of the directions that a model folder brings along."""
+    folder = Path(model_folder) / "directions" if model_folder else None
+    if folder is None or not folder.is_dir():
+        return []
+    return sorted({file.stem for file in folder.iterdir() if file.suffix in SUFFIXES})
+
+
+def load_direction(
+    name_or_path: str | Path,
+    model_folder: str | Path | None = None,
+    *,
+    files: Mapping[str, str] | None = None,
+    w_dim: int | None = None,
+    generator_hash: str | None = None,
+) -> Direction:
+    """A direction by name (from the model folder) or from a file; its vector is scaled to length 1.
+
+    Args:
+        name_or_path: a direction's name, or a .safetensors, .npy or .pt file with one vector [w_dim] or [1, w_dim].
+        model_folder: its `directions/NAME.*` are looked through.
+        files: name -> file relative to the model folder (the domain's `directions` section); wins over the folder.
+        w_dim: when given, the vector must have this many numbers.
+        generator_hash: when given and the file says for which generator it is, the two must agree.
+    Raises:
+        FileNotFoundError: no such name or file; lists the names there are.
+        UserError: unreadable, another size, or another generator's; names both hashes.
+    """
+    text, files = str(name_or_path), dict(files or {})
+    path = Path(name_or_path).expanduser()
+    if text in files:
+        path = Path(files[text]).expanduser()
+        path = path if path.is_absolute() or model_folder is None else Path(model_folder) / path
+    elif path.suffix not in SUFFIXES:
+        path = _in_folder(text, model_folder, files)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: no such direction file; give an existing one ({', '.join(SUFFIXES)}) or the name of one of: "
+            f"{', '.join(available_directions(model_folder)) or 'none'}; scripts/learn_direction.py makes them"
+        )
+    vector, info, made_for = _read(path)
+    direction = _unit(text if text in files else path.stem, vector, info, made_for, path)
+    if w_dim is not None and direction.vector.numel() != w_dim:
+        raise UserError(
+            f"{path}: direction has {direction.vector.numel()} numbers, this model's w has {w_dim}; "
+            f"give a direction that was learned for this generator"
+        )
+    if generator_hash and made_for and made_for != generator_hash:
+        raise UserError(
+            f"{path}: this direction was learned for generator {made_for}, this is generator {generator_hash}: "
+            f"learn it again with scripts/learn_direction.py, or load the model it belongs to"
+        )
+    return direction
+
+
+def _in_folder(name: str, model_folder: str | Path | None, files: Mapping[str, str]) -> Path:
+    names = sorted({*available_directions(model_folder), *files})
+    if model_folder is not None and name in names:
+        for suffix in SUFFIXES:
+            candidate = Path(model_folder) / "directions" / f"{name}{suffix}"
+            if candidate.is_file():
+                return candidate
+    where = f"{model_folder}/directions" if model_folder else "no model folder was given"
+    raise FileNotFoundError(
+        f"no direction {name!r} ({where}); there are: {', '.join(names) or 'none'}. Give one of these, a file "
+        f"({', '.join(SUFFIXES)}), or learn one with scripts/learn_direction.py"
+    )
+
+
+def _read(path: Path) -> tuple[Tensor, dict, str]:
+    """Vector, info and generator hash of a file, without running code from it."""
+    if path.suffix == ".safetensors":
+        file = read_model(path, "direction")
+        if set(file.state) != {"direction"}:
+            raise UserError(f"{path}: holds tensors {sorted(file.state)}; expected one named 'direction'")
+        return file.state["direction"], file.info, file.requires.get("generator", "")
+    try:
+        if path.suffix == ".npy":
+            return torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32)), {}, ""
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # numpy and torch raise many kinds on damaged files; all mean the same here
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: cannot be read as one vector ({reason}); save it as a float array [w_dim]") from error
+    if not isinstance(loaded, Tensor):
+        raise UserError(f"{path}: holds {type(loaded).__name__}; expected one tensor [w_dim] or [1, w_dim]")
+    return loaded, {}, ""
+
+
+def _unit(name: str, vector: Tensor, info: dict, made_for: str, path: Path) -> Direction:
+    try:
+        return Direction(name, vector, info, made_for)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def save_direction(direction: Direction, path: str | Path, *, domain: str = "", resolution: int | None = None) -> str:
+    """Write a direction as a model file of kind "direction"; returns its hash."""
+    config = {"domain": domain, "resolution": resolution, "w_dim": direction.vector.numel(), "name": direction.name}
+    requires = {"generator": direction.generator_hash} if direction.generator_hash else {}
+    state = {"direction": direction.vector}
+    return save_model(path, state, kind="direction", config=config, requires=requires, info=direction.info)

@@ -1,0 +1,146 @@
+"""Learn a direction from labelled codes: the unit normal of a linear SVM in W.
+
+Source: InterFaceGAN (Shen et al., CVPR 2020), section 3.1; here on the codes of real photos (E1) with their labels.
+"""
+
+import csv
+import gzip
+import hashlib
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hyperinverter.editing.directions import Direction
+from hyperinverter.utils.errors import UserError
+
+REGULARISATION_C = 1.0  # inverse strength of the SVM's ridge, on codes scaled to unit mean square
+
+
+def learn_direction(
+    ws: Tensor, labels: np.ndarray, held_out: np.ndarray, *, name: str = "direction", generator_hash: str = ""
+) -> tuple[Direction, dict[str, float]]:
+    """Fit a linear SVM with balanced class weights and take the unit normal that points to the positive class.
+
+    Args:
+        ws: codes, [n, w_dim].
+        labels: bool [n], whether the photo has the attribute.
+        held_out: bool [n], photos kept out of the fit, on which accuracy is measured.
+        name: of the direction.
+        generator_hash: of the generator whose W this is.
+    Returns:
+        The direction, and its figures, which are also in `direction.info`: accuracy and balanced_accuracy (mean of the
+        two classes' accuracies) on the held-out photos, both in [0, 1]; n_train, n_held_out; positive_fraction;
+        projection_mean and projection_std of w·d, and class_distance between the classes' means of w·d, in units of W.
+    Raises:
+        ValueError: arrays of different lengths.
+        UserError: fewer than two photos of a class to learn from, or a class without held-out photos.
+    """
+    from sklearn.svm import LinearSVC
+
+    labels, held_out = np.asarray(labels, bool), np.asarray(held_out, bool)
+    if ws.ndim != 2 or not len(ws) == len(labels) == len(held_out):
+        got = f"ws {tuple(ws.shape)}, {len(labels)} labels, {len(held_out)} held_out"
+        raise ValueError(f"{got}; expected [n, w_dim], n and n")
+    for part, mask, least in (("to learn from", ~held_out, 2), ("held out", held_out, 1)):
+        counts = {"with": int((labels & mask).sum()), "without": int((~labels & mask).sum())}
+        for what, count in counts.items():
+            if count < least:
+                raise UserError(
+                    f"{name}: {count} photos {part} {what} the attribute; at least {least} are needed: give more "
+                    f"photos, another column, or another held_out_fraction"
+                )
+    codes = ws.double().numpy()
+    mean, scale = codes[~held_out].mean(0), codes[~held_out].std()  # one scale for all: it does not turn the normal
+    svm = LinearSVC(C=REGULARISATION_C, class_weight="balanced", dual=False, max_iter=5000)
+    svm.fit((codes[~held_out] - mean) / scale, labels[~held_out])
+    predicted = svm.predict((codes[held_out] - mean) / scale)
+    right = predicted == labels[held_out]
+    vector = svm.coef_[0] / np.linalg.norm(svm.coef_[0])
+    projections = codes[~held_out] @ vector
+    positive = labels[~held_out]
+    figures = {
+        "accuracy": float(right.mean()),
+        "balanced_accuracy": float(np.mean([right[labels[held_out] == value].mean() for value in (True, False)])),
+        "n_train": int((~held_out).sum()),
+        "n_held_out": int(held_out.sum()),
+        "positive_fraction": float(labels.mean()),
+        "projection_mean": float(projections.mean()),
+        "projection_std": float(projections.std()),
+        "class_distance": float(projections[positive].mean() - projections[~positive].mean()),
+    }
+    return Direction(name, torch.from_numpy(vector), dict(figures), generator_hash), figures
+
+
+def read_labels(path: str | Path) -> dict[str, dict[str, str]]:
+    """File name -> its row, from a CSV (.gz allowed) with a `file` column.
+
+    Raises:
+        FileNotFoundError: no such file.
+        UserError: no `file` column, no rows, or a file twice.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"labels: {path}: no such file; give a CSV (.gz allowed) with a `file` column")
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(
+            f"labels: {path}: not readable as CSV ({error}); save it as UTF-8, .gz only if packed"
+        ) from error
+    if "file" not in (reader.fieldnames or []):
+        raise UserError(f"labels: {path}: has columns {reader.fieldnames}; one must be called `file`")
+    if not rows:
+        raise UserError(f"labels: {path}: has no rows below its head line")
+    labels = {row["file"]: row for row in rows}
+    if len(labels) < len(rows):
+        raise UserError(f"labels: {path}: {len(rows) - len(labels)} files are listed more than once; keep one row each")
+    return labels
+
+
+def rows_of(names: list[str], labels: dict[str, dict[str, str]]) -> list[dict[str, str] | None]:
+    """The label row of each image, by its whole name or else by its file name without folders; None without a row."""
+    return [labels.get(name) or labels.get(PurePosixPath(name).name) for name in names]
+
+
+def attribute_values(rows: list[dict[str, str]], column: str) -> np.ndarray:
+    """A column of 0/1 (or -1/1) as bool [n]; a leading "-" in `column` flips it.
+
+    Raises:
+        UserError: no such column (lists them), or another value in it.
+    """
+    flip, name = column.startswith("-"), column.removeprefix("-")
+    if name not in rows[0]:
+        columns = ", ".join(key for key in rows[0] if key != "file")
+        raise UserError(f"labels have no column {name!r}; columns: {columns}")
+    values = [(row[name] or "").strip() for row in rows]
+    unknown = sorted(set(values) - {"0", "1", "-1"})
+    if unknown:
+        shown = ", ".join(map(repr, unknown[:5]))
+        raise UserError(f"labels column {name!r} has values {shown}; expected 0 or 1 (or -1 or 1)")
+    return (np.array(values) == "1") != flip
+
+
+def held_out_mask(
+    names: list[str], rows: list[dict[str, str]], fraction: float, seed: int = 0
+) -> tuple[np.ndarray, str]:
+    """Which photos are kept out of the fit, bool [n], and how they were chosen, in words.
+
+    A `split` column decides when the photos are of more than one split: every split but `train` is held out. Otherwise
+    a hash of `seed` and the person (`identity` column), or else the file name, holds out about `fraction` of them, the
+    same ones on every run; by person, so that nobody is on both sides.
+    """
+    splits = [row.get("split", "") for row in rows]
+    if "train" in splits and len(set(splits)) > 1:
+        return np.array([split != "train" for split in splits]), "the labels' split column: all but train"
+    if not 0 < fraction < 1:
+        raise ValueError(f"held_out_fraction is {fraction}; write a number between 0 and 1, such as 0.2")
+    by_person = all(row.get("identity") for row in rows)
+    keys = [row["identity"] if by_person else name for name, row in zip(names, rows, strict=True)]
+    hashes = [int(hashlib.sha256(f"{seed} {key}".encode()).hexdigest()[:8], 16) / 2**32 for key in keys]
+    how = "person (identity column)" if by_person else "file name"
+    return np.array(hashes) < fraction, f"a hash of the {how}, {fraction:g} held out"

@@ -1,0 +1,128 @@
+"""What scripts/learn_direction.py does: E1 codes of labelled photos (cached), then one linear SVM per attribute."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from hyperinverter.checkpoint import write_atomically
+from hyperinverter.config.schema import DirectionConfig
+from hyperinverter.data.loader import Batches
+from hyperinverter.data.sources import open_source
+from hyperinverter.editing.directions import save_direction
+from hyperinverter.editing.learn import attribute_values, held_out_mask, learn_direction, read_labels, rows_of
+from hyperinverter.inverters import Inverter, load
+from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.seeding import seed_everything
+
+CODES_FORMAT = "hyperinverter-codes-1"
+BATCH_SIZE = 64
+LICENCE = "Derived from the photos and labels named here; the terms of both hold for this file too."
+
+
+def learn_directions(config: DirectionConfig) -> dict:
+    """Learn one direction per entry of `config.attributes`.
+
+    Writes `directions/NAME.safetensors` (copy them into the model folder), `codes.safetensors` (the photos' w, taken
+    again as long as the photos' names and the model stay the same) and `directions.json` with every figure.
+
+    Raises:
+        UserError: no photos, labels or attributes were named, no photo has labels, or a class is too small.
+    """
+    for key, value, example in (
+        ("data.root", config.data.root, "data.root=FOLDER"),
+        ("labels", config.labels, "labels=FILE.csv"),
+        ("attributes", config.attributes, "attributes.smile=Smiling"),
+    ):
+        if not value:
+            raise UserError(f"{key} is empty; write for instance {example}")
+    seed_everything(config.seed)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    labels = read_labels(config.labels)
+    inverter = load(config.model or config.domain, "w_encoder", config.device)
+    output = Path(config.output)
+    ws, names = photo_codes(config, inverter, output / "codes.safetensors")
+
+    found = rows_of(names, labels)
+    labelled = [i for i, row in enumerate(found) if row is not None]
+    if not labelled:
+        raise UserError(
+            f"none of the {len(names)} photos (such as {names[0]}) is listed in {config.labels} (such as "
+            f"{next(iter(labels))}); give the labels of these photos"
+        )
+    if len(labelled) < len(names):
+        print(f"{len(names) - len(labelled)} of {len(names)} photos have no row in {config.labels} and are left out")
+    ws, names, rows = ws[labelled], [names[i] for i in labelled], [found[i] for i in labelled]
+    held_out, how = held_out_mask(names, rows, config.held_out_fraction, config.seed)
+    source = {
+        "photos": len(names),
+        "labels": Path(config.labels).name,
+        "held_out": how,
+        "model": inverter.model_name,
+        "w_encoder": inverter.model_hash,
+        "method": "unit normal of a linear SVM (balanced classes) on E1 codes of real photos",
+        "licence": LICENCE,
+    }
+    results = {}
+    for name, column in config.attributes.items():
+        direction, figures = learn_direction(
+            ws, attribute_values(rows, column), held_out, name=name, generator_hash=inverter.generator_hash
+        )
+        direction.info |= {"attribute": column, **source}
+        domain = inverter.domain
+        save_direction(
+            direction, output / "directions" / f"{name}.safetensors", domain=domain.name, resolution=domain.resolution
+        )
+        results[name] = {"attribute": column, **figures}
+        print(
+            f"{name} ({column}): accuracy {figures['accuracy']:.3f}, balanced {figures['balanced_accuracy']:.3f} on "
+            f"{figures['n_held_out']} held-out photos; w·d has standard deviation {figures['projection_std']:.2f}"
+        )
+    summary = {"domain": inverter.domain.name, "generator": inverter.generator_hash, **source, "directions": results}
+    with write_atomically(output / "directions.json") as temporary:
+        temporary.write_text(json.dumps(summary, indent=2) + "\n")
+    print(f"directions in {output / 'directions'}; copy them into the model folder to use them by name")
+    return summary
+
+
+def photo_codes(config: DirectionConfig, inverter: Inverter, cache: Path) -> tuple[Tensor, list[str]]:
+    """E1's w of every readable photo of `config.data`, [n, w_dim], and their names; from `cache` when it fits.
+
+    The cache fits when it was made by the same weights from photos of the same names (their pixels are not compared:
+    delete the file after changing photos in place).
+    """
+    source = open_source(config.data.root, config.data.kind, config.data.max_images)
+    if len(source) == 0:
+        raise UserError(f"data.root {config.data.root} holds no images; give a folder or zip with photos")
+    key = hashlib.sha256("\n".join([inverter.model_hash, *source.names]).encode()).hexdigest()
+    if cache.is_file():
+        with safe_open(str(cache), framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") == CODES_FORMAT and metadata.get("key") == key:
+                print(f"codes taken from {cache}")
+                return file.get_tensor("w"), json.loads(metadata["names"])
+    data = config.data
+    batches = Batches(
+        source, inverter.resolution, on_bad_file=data.on_bad_file, cache_mib=0, workers=data.workers, flip=False
+    )
+    codes, names = [], []
+    with tqdm(total=len(source), desc="codes", unit="photo") as bar:
+        for images, some in batches.in_order(BATCH_SIZE):
+            codes.append(inverter.invert(images, BATCH_SIZE).ws[:, 0].cpu())
+            names += some
+            bar.update(len(some))
+    for line in batches.report():
+        print(line)
+    if not codes:
+        raise UserError(f"none of the {len(source)} files in data.root {data.root} can be read as an image")
+    ws = torch.cat(codes)
+    metadata = {"format": CODES_FORMAT, "key": key, "names": json.dumps(names)}
+    with write_atomically(cache) as temporary:
+        save_file({"w": ws.contiguous()}, str(temporary), metadata=metadata)
+    return ws, names

@@ -1,0 +1,95 @@
+"""Directions from every kind of file, checked on the way in; the edit formula; interpolation over steps."""
+
+import numpy as np
+import pytest
+import torch
+
+from hyperinverter.editing import Direction, edit, interpolate, load_direction, save_direction
+from hyperinverter.inverters import Inversion, load
+from hyperinverter.utils.errors import UserError
+
+
+@pytest.fixture
+def inversion():
+    w = torch.randn(2, 1, 16, generator=torch.Generator().manual_seed(0))
+    return Inversion(w.repeat(1, 6, 1), {"b4.conv1.weight": torch.randn(2, 4)})
+
+
+def test_an_edit_moves_every_style_and_keeps_the_weights(inversion):
+    direction = Direction("smile", torch.randn(1, 16) * 7)
+    assert direction.vector.shape == (16,) and abs(direction.vector.norm() - 1) < 1e-6
+    edited = edit(inversion, direction, -2.0)
+    torch.testing.assert_close(edited.ws, inversion.ws - 2.0 * direction.vector)
+    assert edited.tokens is inversion.tokens
+    each = edit(inversion, direction, torch.tensor([0.0, 3.0]))
+    assert torch.equal(each.ws[0], inversion.ws[0])
+    torch.testing.assert_close((each.ws[1] - inversion.ws[1]).norm(dim=-1), torch.full((6,), 3.0))
+    with pytest.raises(ValueError, match="3 strengths for 2 images"):
+        edit(inversion, direction, torch.zeros(3))
+    with pytest.raises(ValueError, match="direction 'x' has 8 numbers, w has 16"):
+        edit(inversion, Direction("x", torch.ones(8)), 1.0)
+
+
+def test_every_kind_of_file_gives_the_same_direction(tmp_path):
+    vector = torch.randn(16)
+    vector /= vector.norm()
+    save_direction(Direction("a", vector, {"accuracy": 0.9}, "abc"), tmp_path / "directions" / "a.safetensors")
+    np.save(tmp_path / "b.npy", vector[None].numpy())
+    torch.save(vector[None], tmp_path / "c.pt")
+    by_name = load_direction("a", tmp_path, generator_hash="abc")
+    assert by_name.info == {"accuracy": 0.9} and by_name.generator_hash == "abc" and by_name.name == "a"
+    named = load_direction("nice", tmp_path, files={"nice": "b.npy"})
+    assert named.name == "nice"
+    for direction in (by_name, named, load_direction(tmp_path / "b.npy"), load_direction(str(tmp_path / "c.pt"))):
+        torch.testing.assert_close(direction.vector, vector)
+
+
+def test_wrong_directions_are_refused_with_a_remedy(tmp_path, tiny_model):
+    save_direction(Direction("a", torch.ones(16), {}, "abc"), tmp_path / "directions" / "a.safetensors")
+    with pytest.raises(UserError, match="learned for generator abc, this is generator def"):
+        load_direction("a", tmp_path, generator_hash="def")
+    with pytest.raises(UserError, match="16 numbers, this model's w has 512"):
+        load_direction("a", tmp_path, w_dim=512)
+    with pytest.raises(FileNotFoundError, match=r"no direction 'b' .*there are: a\..*learn_direction"):
+        load_direction("b", tmp_path)
+    with pytest.raises(FileNotFoundError, match="no such direction file"):
+        load_direction("smile", tmp_path, files={"smile": "directions/smile.safetensors"})
+    with pytest.raises(UserError, match="holds a generator, but a direction is needed"):
+        load_direction(tiny_model / "generator.safetensors")
+    np.save(tmp_path / "zero.npy", np.zeros(16))
+    np.save(tmp_path / "matrix.npy", np.ones((2, 16)))
+    np.save(tmp_path / "code.npy", np.array([object()]), allow_pickle=True)
+    torch.save({"w": torch.ones(16)}, tmp_path / "dict.pt")
+    for name, message in (
+        ("zero.npy", "has length 0"),
+        ("matrix.npy", r"shape \(2, 16\)"),
+        ("code.npy", "cannot be read as one vector"),
+        ("dict.pt", "holds dict"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load_direction(tmp_path / name)
+
+
+def test_interpolation_goes_from_the_first_to_the_last(tiny_model):
+    model = load(tiny_model)
+    first, last = model.invert(torch.rand(2, 3, 16, 16) * 2 - 1)
+    points = interpolate(first, last, 5)
+    assert len(points) == 5 and torch.equal(points[0].ws, first.ws) and torch.equal(points[-1].ws, last.ws)
+    torch.testing.assert_close(model.render(points[0]), model.render(first))
+    torch.testing.assert_close(model.render(points[-1]), model.render(last))
+    codes = interpolate(first, last, 2, weights=False)
+    torch.testing.assert_close(model.render(codes[0]), model.render(first.without_weights()))
+    with pytest.raises(ValueError, match="write at least 2"):
+        interpolate(first, last, 1)
+
+
+def test_interpolated_tokens_render_as_interpolated_weights(tiny_model):
+    model = load(tiny_model)
+    first, last = model.invert(torch.rand(2, 3, 16, 16) * 2 - 1)
+    decode = model.network.hypernetwork.decode
+    with torch.no_grad():
+        a, b = decode(first.tokens), decode(last.tokens)
+    dense = {name: 0.7 * a[name] + 0.3 * b[name] for name in a}
+    expected = Inversion(0.7 * first.ws + 0.3 * last.ws, residuals=dense)
+    middle = model.render(first.interpolate(last, 0.3))
+    torch.testing.assert_close(middle, model.render(expected, allow_other_model=True), atol=1e-4, rtol=1e-4)

@@ -1,0 +1,163 @@
+"""edit, invert and interpolate from a config to files: what is written, what is skipped, what is refused."""
+
+import json
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hyperinverter.config.schema import DataConfig, EditConfig
+from hyperinverter.editing import Direction, save_direction
+from hyperinverter.editing.commands import edit_images, interpolate_images, invert_images
+from hyperinverter.inverters import Inversion, load
+from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.images import load_image, to_uint8
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model, tmp_path_factory):
+    """The tiny model with a direction called smile."""
+    folder = shutil.copytree(tiny_model, tmp_path_factory.mktemp("edit") / "micro")
+    direction = Direction("smile", torch.ones(16), {"projection_std": 0.5}, load(folder).generator_hash)
+    save_direction(direction, folder / "directions" / "smile.safetensors")
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    rng = np.random.default_rng(0)
+    for name in ("a.png", "b.png", "sub/a.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(folder / name)
+    return folder
+
+
+@pytest.fixture
+def config(model, tiny_domain, tmp_path):
+    def make(*roots, **changes):
+        data = DataConfig(root=[str(root) for root in roots], **changes.pop("data", {}))
+        settings = {"strengths": [2.0, 0.0, -2.0], "steps": 3, "batch_size": 2} | changes
+        return EditConfig(domain=tiny_domain, data=data, output=str(tmp_path / "out"), model=str(model), **settings)
+
+    return make
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def test_edit_writes_pictures_inversions_and_results(config, photos, tmp_path, model):
+    (photos / "broken.jpg").write_bytes(b"\xff\xd8 cut")
+    returned = edit_images(config(photos))
+    out = tmp_path / "out"
+    results = read(out / "results.json")
+    assert results == returned and results["command"] == "edit"
+    labels = [image["label"] for image in results["images"]]
+    assert labels == ["a", "b", "sub_a"]
+    assert list(results["skipped"]) == ["broken.jpg"]
+    assert results["directions"]["smile"]["strengths_in_std"] == [4.0, 0.0, -4.0]
+    inverter = load(model)
+    for label, name in zip(labels, ("a.png", "b.png", "sub/a.png"), strict=True):
+        inversion = inverter.invert(photos / name)
+        edited = Inversion.load(out / label / "smile_+2.safetensors")
+        torch.testing.assert_close(edited.ws, inversion.ws + 2.0 / 4, atol=1e-4, rtol=0)  # |ones(16)| = 4
+        for token in inversion.tokens:
+            torch.testing.assert_close(edited.tokens[token], inversion.tokens[token], atol=1e-4, rtol=0)
+        picture = load_image(out / label / "smile_+2.png", 16)
+        torch.testing.assert_close(picture, inverter.render(edited)[0].clamp(-1, 1), atol=0.01, rtol=0)
+        zero, plain = (np.asarray(Image.open(out / label / f"{x}.png")) for x in ("smile_+0", "reconstruction"))
+        assert np.abs(zero.astype(int) - plain).max() <= 1
+        assert Image.open(out / label / "smile.gif").n_frames >= 3
+    sheet = Image.open(out / "sheet_smile.png")
+    assert sheet.width > 4 * 16 and sheet.height > 3 * 16
+
+
+def test_edit_takes_saved_inversions_zips_and_direction_files(config, photos, tmp_path, model):
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+        archive.write(photos / "a.png", "inside/a.png")
+    load(model).invert(photos / "b.png").save(tmp_path / "saved.safetensors")
+    np.save(tmp_path / "up.npy", np.ones(16, np.float32))
+    results = edit_images(
+        config(tmp_path / "saved.safetensors", tmp_path / "z.zip", directions=["smile", str(tmp_path / "up.npy")])
+    )
+    assert [image["label"] for image in results["images"]] == ["saved", "a"]
+    assert set(results["directions"]) == {"smile", "up"}
+    assert (tmp_path / "out" / "sheet_up.png").is_file()
+
+
+def test_invert_writes_small_files_that_render_to_the_reconstruction(config, photos, tmp_path, model):
+    results = invert_images(config(photos, data={"max_images": 2}))
+    out = tmp_path / "out"
+    assert [image["label"] for image in results["images"]] == ["a", "b"]
+    assert all(image["l2_phase1"] > 0 and image["l2_phase2"] > 0 for image in results["images"])
+    rendered = load(model).render(Inversion.load(out / "a.safetensors"))[0]
+    pixels = np.asarray(Image.open(out / "a.png")).astype(int)
+    assert np.abs(to_uint8(rendered).permute(1, 2, 0).numpy().astype(int) - pixels).max() <= 1
+    assert (out / "sheet.png").is_file()
+
+
+def test_interpolation_ends_are_the_inversions_and_starts_at_the_first(config, photos, tmp_path):
+    results = interpolate_images(config(photos / "b.png", photos / "a.png"))
+    out = tmp_path / "out"
+    assert results["first"] == "b.png" and results["t"] == [0.0, 0.5, 1.0]
+
+    def pixels(path):
+        return np.asarray(Image.open(path)).astype(int)
+
+    for number, label in ((0, "b"), (2, "a")):
+        frame = pixels(out / "frames" / f"codes_and_weights_{number:03d}.png")
+        assert np.abs(frame - pixels(out / label / "reconstruction.png")).max() <= 1
+    whole, codes = (pixels(out / "frames" / f"{x}_000.png") for x in ("codes_and_weights", "codes_only"))
+    assert np.abs(whole - codes).mean() > 1
+    assert Image.open(out / "beside.gif").size == (32, 16)
+    assert (out / "strip.png").is_file() and (out / "codes_only.gif").is_file()
+    shutil.move(out, tmp_path / "before")
+    saved = [tmp_path / "before" / label / "inversion.safetensors" for label in ("b", "a")]
+    interpolate_images(config(*saved))
+    again = pixels(out / "frames" / "codes_and_weights_001.png")
+    assert np.abs(again - pixels(tmp_path / "before" / "frames" / "codes_and_weights_001.png")).max() <= 1
+
+
+def test_what_cannot_be_used_is_refused_with_a_reason(config, photos, tmp_path):
+    with pytest.raises(UserError, match=r"needs two images .*got 1"):
+        interpolate_images(config(photos / "a.png"))
+    with pytest.raises(UserError, match="got more than two"):
+        interpolate_images(config(photos))
+    with pytest.raises(UserError, match="no images were given"):
+        invert_images(config())
+    (tmp_path / "bad.png").write_bytes(b"text")
+    with pytest.raises(UserError, match=r"no image could be used: bad\.png: "):
+        invert_images(config(tmp_path / "bad.png"))
+    with pytest.raises(UserError, match=r"set data\.on_bad_file=skip"):
+        invert_images(config(photos / "a.png", tmp_path / "bad.png", data={"on_bad_file": "refuse"}))
+    with pytest.raises(FileNotFoundError, match="no direction 'age'"):
+        edit_images(config(photos, directions=["age"]))
+    with pytest.raises(UserError, match="given twice"):
+        edit_images(config(photos, directions=["smile", "smile"]))
+    with pytest.raises(FileNotFoundError, match=r"absent\.jpg"):
+        invert_images(config(tmp_path / "absent.jpg"))
+
+
+def test_another_models_inversion_is_refused(config, other_tiny_model, tmp_path):
+    load(other_tiny_model).invert(torch.zeros(1, 3, 16, 16)).save(tmp_path / "foreign.safetensors")
+    with pytest.raises(UserError, match="was made by model micro"):
+        edit_images(config(tmp_path / "foreign.safetensors"))
+
+
+def test_align_goes_through_the_aligner_and_skips_photos_without_a_face(config, photos, tmp_path, monkeypatch):
+    from hyperinverter.data import align
+
+    def pretend(image, size, name="the image"):
+        if name == "b.png":
+            raise align.NoFaceError(f"{name}: no face")
+        return Image.new("RGB", (size, size), (255, 0, 0))
+
+    monkeypatch.setattr(align, "align_face", pretend)
+    results = invert_images(config(photos, align=True))
+    assert list(results["skipped"]) == ["b.png"] and len(results["images"]) == 2
+    edit_images(config(photos / "a.png", align=True, strengths=[0.0]))
+    assert np.asarray(Image.open(tmp_path / "out" / "a" / "input.png")).reshape(-1, 3).mean(0).tolist() == [255, 0, 0]

@@ -1,0 +1,148 @@
+"""A planted direction is found again from labels; labels files are matched, split and checked."""
+
+import csv
+import gzip
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hyperinverter.config.schema import DataConfig, DirectionConfig
+from hyperinverter.editing import learn, learn_direction, load_direction
+from hyperinverter.editing.learn_command import learn_directions
+from hyperinverter.inverters import load
+from hyperinverter.utils.errors import UserError
+
+
+def planted(n=1500, w_dim=32, share=0.5, seed=0):
+    rng = np.random.default_rng(seed)
+    direction = rng.normal(size=w_dim)
+    direction /= np.linalg.norm(direction)
+    ws = rng.normal(size=(n, w_dim)) + rng.normal(size=w_dim)
+    score = ws @ direction
+    labels = score + 0.1 * rng.normal(size=n) > np.quantile(score, 1 - share)
+    return torch.tensor(ws, dtype=torch.float32), labels, torch.tensor(direction, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.06])  # 6 % is the share of glasses
+def test_a_planted_direction_is_recovered(share):
+    ws, labels, true = planted(share=share)
+    held_out = np.arange(len(ws)) % 5 == 0
+    direction, figures = learn_direction(ws, labels, held_out, name="smile", generator_hash="abc")
+    assert direction.vector @ true >= 0.95
+    assert figures["accuracy"] > 0.9 and figures["balanced_accuracy"] > 0.9
+    assert figures["n_held_out"] == 300 and figures["n_train"] == 1200 and figures["class_distance"] > 0
+    projections = ws[torch.tensor(~held_out)] @ direction.vector
+    assert figures["projection_std"] == pytest.approx(projections.std(correction=0).item(), rel=1e-4)
+    assert direction.generator_hash == "abc" and direction.info["accuracy"] == figures["accuracy"]
+    turned, _ = learn_direction(ws, ~labels, held_out)
+    assert turned.vector @ true <= -0.95
+
+
+def test_classes_that_are_too_small_are_refused():
+    ws, labels, _ = planted(n=50)
+    with pytest.raises(UserError, match="x: 0 photos to learn from with the attribute"):
+        learn_direction(ws, np.zeros(50, bool), np.arange(50) < 10, name="x")
+    with pytest.raises(UserError, match="photos held out with"):
+        learn_direction(ws, labels, np.zeros(50, bool))
+    with pytest.raises(ValueError, match="expected \\[n, w_dim\\], n and n"):
+        learn_direction(ws, labels[:-1], np.zeros(50, bool))
+
+
+def write_labels(path, rows):
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "wt", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def test_labels_are_matched_by_name_and_flipped_on_request(tmp_path):
+    path = write_labels(tmp_path / "l.csv.gz", [{"file": "a.jpg", "Young": 1}, {"file": "b.jpg", "Young": -1}])
+    labels = learn.read_labels(path)
+    rows = learn.rows_of(["train/a.jpg", "b.jpg", "c.jpg"], labels)
+    assert rows[2] is None
+    assert learn.attribute_values(rows[:2], "Young").tolist() == [True, False]
+    assert learn.attribute_values(rows[:2], "-Young").tolist() == [False, True]
+    with pytest.raises(UserError, match="no column 'Smiling'; columns: Young"):
+        learn.attribute_values(rows[:2], "Smiling")
+    with pytest.raises(UserError, match="values 'yes'; expected 0 or 1"):
+        learn.attribute_values([{"x": "yes"}, {"x": "1"}], "x")
+    with pytest.raises(FileNotFoundError, match="give a CSV"):
+        learn.read_labels(tmp_path / "absent.csv")
+    with pytest.raises(UserError, match="listed more than once"):
+        learn.read_labels(write_labels(tmp_path / "twice.csv", [{"file": "a", "x": 1}] * 2))
+    with pytest.raises(UserError, match="must be called `file`"):
+        learn.read_labels(write_labels(tmp_path / "other.csv", [{"name": "a", "x": 1}]))
+    (tmp_path / "no.csv.gz").write_bytes(b"not packed")
+    with pytest.raises(UserError, match="not readable as CSV"):
+        learn.read_labels(tmp_path / "no.csv.gz")
+
+
+def test_photos_are_held_out_by_split_else_by_person_else_by_name():
+    names = [f"{i}.jpg" for i in range(1000)]
+    split = [{"split": "test" if i % 4 == 0 else "train", "identity": str(i // 5)} for i in range(1000)]
+    mask, how = learn.held_out_mask(names, split, 0.2)
+    assert mask.tolist() == [i % 4 == 0 for i in range(1000)] and "split column" in how
+    one_split = [row | {"split": "train"} for row in split]
+    mask, how = learn.held_out_mask(names, one_split, 0.2)
+    assert 0.1 < mask.mean() < 0.3 and "person" in how
+    assert all(len(set(mask[i : i + 5])) == 1 for i in range(0, 1000, 5))
+    mask, how = learn.held_out_mask(names, [{}] * 1000, 0.2)
+    assert 0.15 < mask.mean() < 0.25 and "file name" in how
+    assert mask.tolist() == learn.held_out_mask(names, [{}] * 1000, 0.2)[0].tolist()
+    assert mask.tolist() != learn.held_out_mask(names, [{}] * 1000, 0.2, seed=1)[0].tolist()
+
+
+def test_the_command_learns_from_photos_and_reuses_the_codes(tmp_path, tiny_model, tiny_domain, capsys):
+    """Photos are labelled by their own code along a planted direction; the saved file must point there."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    names = [f"{i:03d}.png" for i in range(300)]
+    for name in names:
+        low = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        Image.fromarray(low).resize((16, 16), Image.Resampling.BICUBIC).save(tmp_path / "photos" / name)
+    model = load(tiny_model, "w_encoder")
+    ws = model.invert(tmp_path / "photos", batch_size=64).ws[:, 0]
+    axis = torch.linalg.eigh(torch.cov(ws.T)).eigenvectors[:, -1]  # the direction in which the codes spread most
+    scores = ws @ axis
+    rows = [{"file": n, "Young": int(s > scores.median())} for n, s in zip(names, scores, strict=True)]
+    config = DirectionConfig(
+        domain=tiny_domain,
+        data=DataConfig(root=str(tmp_path / "photos")),
+        output=str(tmp_path / "out"),
+        model=str(tiny_model),
+        labels=str(write_labels(tmp_path / "labels.csv", rows)),
+        attributes={"age": "-Young"},
+    )
+    learn_directions(config)
+    first = load_direction(tmp_path / "out" / "directions" / "age.safetensors", generator_hash=model.generator_hash)
+    assert (
+        first.info["balanced_accuracy"] > 0.85 and first.info["attribute"] == "-Young" and first.info["photos"] == 300
+    )
+    assert ((ws - ws.mean(0)) @ first.vector * (scores - scores.mean())).sum() < 0  # turned round by the minus
+    assert "terms of both" in first.info["licence"]
+    capsys.readouterr()
+    learn_directions(config)
+    assert "codes taken from" in capsys.readouterr().out
+    again = load_direction(tmp_path / "out" / "directions" / "age.safetensors")
+    assert torch.equal(first.vector, again.vector)
+    summary = json.loads((tmp_path / "out" / "directions.json").read_text())
+    assert summary["directions"]["age"]["n_train"] + summary["directions"]["age"]["n_held_out"] == 300
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": None}, "labels is empty"),
+        ({"attributes": {}}, "attributes is empty"),
+        ({"data": DataConfig()}, "data.root"),
+    ],
+)
+def test_what_is_not_set_is_named(change, message):
+    settings = {"data": DataConfig(root="x"), "labels": "y", "attributes": {"a": "b"}} | change
+    with pytest.raises(UserError, match=message):
+        learn_directions(DirectionConfig(**settings))
