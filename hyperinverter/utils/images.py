@@ -155,8 +155,8 @@ def contact_sheet(
         headings: one per column, or None.
         path: where to write it; None writes nothing.
         captions: one per row, or None.
-        cell: side of a cell in pixels; None: the largest image's side, at least 96 so that headings can be read.
-            Smaller images are enlarged by whole pixels where that fits, else by Lanczos.
+        cell: side of a cell in pixels; None: the largest image's side, doubled, tripled, ... until it reaches 96 so that
+            headings can be read. Smaller images are enlarged by whole pixels where that fits, else by Lanczos.
     Returns:
         The sheet.
     Raises:
@@ -171,7 +171,8 @@ def contact_sheet(
         raise ValueError(f"expected {len(rows)} captions, one per row, got {len(captions)}")
     pictures = [[to_pil(item) if isinstance(item, Tensor) else item for item in row] for row in rows]
     sides = [max(item.size) for row in pictures for item in row if isinstance(item, Image.Image)]
-    cell = cell or max([96, *sides])
+    largest = max(sides, default=96)
+    cell = cell or largest * -(-96 // largest)
     font = ImageFont.load_default(size=max(11, cell // 11))
     line = max(14, cell // 8)
     gap = max(2, cell // 48)
