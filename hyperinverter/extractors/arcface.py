@@ -67,6 +67,7 @@ class ArcFace(Embedding):
     filenames = ("model_ir_se50.pth",)
     purpose = "the ArcFace identity loss (identity)"
     source = "the pixel2style2pixel project (its README, 'Auxiliary Models': IR-SE50)"
+    smallest_px = 16
 
     def __init__(self, state: dict[str, Tensor]) -> None:
         super().__init__()
@@ -75,7 +76,7 @@ class ArcFace(Embedding):
         self.freeze()
 
     def features(self, images: Tensor) -> Tensor:
-        check_images(images, 16, "identity")
+        check_images(images, type(self))
         images = at_most(images, FRAME_PX)
         if images.shape[-1] < FRAME_PX:
             images = F.interpolate(images, size=FRAME_PX, mode="bilinear", align_corners=False)

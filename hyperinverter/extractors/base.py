@@ -27,6 +27,7 @@ class Extractor(nn.Module):
     filenames: ClassVar[tuple[str, ...]] = ()  # files that `find` needs, by the name their publisher gave them
     purpose: ClassVar[str] = ""  # what the network is for, as a user would say it
     source: ClassVar[str] = ""  # where a person gets the files
+    smallest_px: ClassVar[int] = 1  # smaller images do not reach its deepest features, or say nothing there
 
     @classmethod
     def find(cls) -> Self:
@@ -130,14 +131,19 @@ def load_exactly(network: nn.Module, state: dict[str, Tensor], what: str) -> Non
     network.load_state_dict(state)
 
 
-def check_images(images: Tensor, at_least: int, who: str) -> None:
-    """Refuse anything but [N,3,R,R] with R >= `at_least`."""
+def check_images(images: Tensor, extractor: type[Extractor]) -> None:
+    """Refuse anything but [N,3,R,R] with R at least the extractor's `smallest_px`."""
     if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
-        raise ValueError(f"{who} takes square RGB images [N,3,R,R], got {list(images.shape)}")
-    if images.shape[-1] < at_least:
-        raise ValueError(
-            f"{who} needs images of at least {at_least} px, got {images.shape[-1]} px; leave it out for this domain"
-        )
+        raise ValueError(f"{extractor.__name__} takes square RGB images [N,3,R,R], got {list(images.shape)}")
+    if images.shape[-1] < extractor.smallest_px:
+        raise ValueError(too_small(images.shape[-1], extractor))
+
+
+def too_small(pixels: int, extractor: type[Extractor]) -> str:
+    return (
+        f"{extractor.purpose} needs images of at least {extractor.smallest_px} px, got {pixels} px; leave it out for "
+        f"this domain"
+    )
 
 
 def unit_normalise(maps: Tensor, eps: float = 1e-10) -> Tensor:

@@ -25,6 +25,7 @@ class CurricularFace(Embedding):
     filenames = ("CurricularFace_Backbone.pth",)
     purpose = "the CurricularFace identity metric (identity)"
     source = "the pixel2style2pixel project (its README, 'Auxiliary Models': CurricularFace Backbone)"
+    smallest_px = 16
 
     def __init__(self, state: dict[str, Tensor]) -> None:
         super().__init__()
@@ -33,6 +34,6 @@ class CurricularFace(Embedding):
         self.freeze()
 
     def features(self, images: Tensor) -> Tensor:
-        check_images(images, 16, "identity")
+        check_images(images, type(self))
         faces = crop_resize(images.float(), FACE_LEFT, FACE_TOP, FACE_SIDE, FACE_PX)
         return F.normalize(self.net(faces).float(), dim=1)

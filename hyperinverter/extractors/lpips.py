@@ -21,6 +21,7 @@ class Lpips(Extractor):
     filenames = ("alexnet-owt-7be5be79.pth",)
     purpose = "LPIPS (AlexNet, ImageNet)"
     source = "torchvision (https://download.pytorch.org/models/alexnet-owt-7be5be79.pth)"
+    smallest_px = 32
 
     def __init__(self, backbone: dict[str, Tensor], net: str = "alex") -> None:
         super().__init__()
@@ -37,7 +38,7 @@ class Lpips(Extractor):
         self.freeze()
 
     def features(self, images: Tensor) -> list[Tensor]:
-        check_images(images, 32, "lpips")
+        check_images(images, type(self))
         return [unit_normalise(maps) for maps in self.model.net(self.model.scaling_layer(images))]
 
     def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor:

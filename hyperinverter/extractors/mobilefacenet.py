@@ -98,6 +98,7 @@ class MobileFaceNet(Embedding):
     filenames = ("mobilefacenet_112.npz",)
     purpose = "the face identity mobilefacenet"
     source = "this project's collection of small networks (README, section Weights)"
+    smallest_px = 16
 
     def __init__(self, state: dict[str, Tensor], is_mirrored: bool = False) -> None:
         super().__init__()
@@ -109,7 +110,7 @@ class MobileFaceNet(Embedding):
         self.freeze()
 
     def features(self, images: Tensor) -> Tensor:
-        check_images(images, 16, "mobilefacenet")
+        check_images(images, type(self))
         faces = crop_resize(images.float(), FACE_LEFT, FACE_TOP, FACE_SIDE, FACE_PX)
         faces = (faces * 0.5 + 0.5 - self.mean) / self.std
         embedding = self.net(faces).float()

@@ -28,6 +28,7 @@ class Moco(Embedding):
     filenames = ("moco_v2_800ep_pretrain.pth.tar",)
     purpose = "the MoCo similarity loss (moco)"
     source = "https://dl.fbaipublicfiles.com/moco/moco_checkpoints/moco_v2_800ep/moco_v2_800ep_pretrain.pth.tar"
+    smallest_px = 8
 
     def __init__(self, checkpoint: dict[str, Any]) -> None:
         super().__init__()
@@ -46,5 +47,5 @@ class Moco(Embedding):
         self.freeze()
 
     def features(self, images: Tensor) -> Tensor:
-        check_images(images, 8, "moco")
+        check_images(images, type(self))
         return F.normalize(self.net(F.interpolate(images, size=224)).float(), dim=1)

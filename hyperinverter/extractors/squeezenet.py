@@ -54,6 +54,7 @@ class SqueezeNetFeatures(Extractor):
     filenames = ("squeezenet11_features.npz", "lpips_lin_v0.1_squeeze.npz")
     purpose = "the perceptual distance squeezenet_features"
     source = "this project's collection of small networks (README, section Weights)"
+    smallest_px = 32
 
     def __init__(self, state: dict[str, Tensor], heads: dict[str, Tensor]) -> None:
         super().__init__()
@@ -65,7 +66,7 @@ class SqueezeNetFeatures(Extractor):
         self.freeze()
 
     def features(self, images: Tensor) -> list[Tensor]:
-        check_images(images, 32, "squeezenet_features")
+        check_images(images, type(self))
         x = (images.flip(1) + 1) * 127.5 - self.mean
         x = F.relu(self.net["conv1"](x))
         taps = [x]

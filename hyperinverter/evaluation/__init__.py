@@ -1,0 +1,1 @@
+"""Measuring methods on images: numbers, tables and contact sheets."""

@@ -1,0 +1,243 @@
+"""How well methods reconstruct images: one record per image, a summary, a table and a contact sheet.
+
+Letters: N images of a batch, R resolution. Every output is rounded to 8 bits before it is measured, as a saved PNG
+would be; the published scripts measured JPEG files of JPEG inputs, which this does not imitate.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+import hyperinverter
+from hyperinverter import metrics as metric_table
+from hyperinverter.config.schema import DomainConfig, EvaluateConfig
+from hyperinverter.data import Batches, open_source
+from hyperinverter.data.generated import GeneratedSource
+from hyperinverter.evaluation.sheet import SHEET_RULE, choose_rows, draw_sheet
+from hyperinverter.evaluation.tables import TIMES, to_markdown
+from hyperinverter.inverters import Inverter, load
+from hyperinverter.metrics import Metric, NotMeasured
+from hyperinverter.metrics.pixel import L2
+from hyperinverter.metrics.timing import Timing, time_per_image
+from hyperinverter.models.stylegan2 import Discriminator, Generator
+from hyperinverter.pretrained.load import find_model_folder, load_discriminator, weights_file
+from hyperinverter.training.common import set_up
+from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.files import write_atomically
+from hyperinverter.utils.images import from_uint8, to_uint8
+
+
+def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+    """Measure `config.methods` on the images of `config.data` and write the results into `config.output`.
+
+    Writes images.jsonl (one record per image), metrics.json (the returned summary), table.md and sheet.png.
+
+    Raises:
+        UserError: no images, or none readable; the model's files are missing or do not belong together.
+    """
+    device = set_up(config)
+    source = config.domain if config.model is None else config.model
+    inverters = {method: load(source, method, device) for method in config.methods}
+    last_method, last_inverter = list(inverters.items())[-1]
+    domain = last_inverter.domain
+    images = _open_images(config, last_inverter.generator)
+    measured, not_measured = metric_table.build(
+        config.metrics, domain, discriminator=_discriminator(config), device=device
+    )
+    per_method = {method: [metric.fresh() for metric in measured] for method in inverters}
+
+    records, ranking = _measure(config, inverters, per_method, images, L2(domain.loss_resolution), device)
+    if not records:
+        raise UserError(f"none of the {len(images)} images is readable: {'; '.join(images.report()[:3])}")
+    timings = {method: _time(config, inverter, images, device) for method, inverter in inverters.items()}
+
+    protocol = _protocol(config, domain, inverters, timings[last_method])
+    summaries, intervals = {}, {}
+    for method, own_metrics in per_method.items():
+        summary = dict.fromkeys(config.metrics)
+        intervals[method] = {}
+        for metric in own_metrics:
+            try:
+                summary[metric.name] = metric.compute()
+            except NotMeasured as reason:
+                not_measured[metric.name] = str(reason)
+                continue
+            protocol |= metric.protocol()
+            if interval := metric.interval():
+                intervals[method][metric.name] = list(interval)
+        times = (timings[method].median_ms, timings[method].p95_ms)
+        summaries[method] = summary | dict(zip(TIMES, times, strict=True))
+
+    about = {
+        name: {"unit": m.unit, "better": m.better} for name in config.metrics for m in [metric_table.METRICS[name]]
+    }
+    result = {
+        "domain": domain.name,
+        "num_images": len(records),
+        "protocol": protocol | {"sheet_rule": SHEET_RULE.format(method=last_method)},
+        "metrics": about | {name: {"unit": "ms per image", "better": "lower"} for name in TIMES},
+        "methods": summaries,
+        "intervals_95": intervals,
+        "not_measured": not_measured,
+        "files": {"unreadable": images.bad_files, "notes": images.report()},
+    }
+    output = Path(config.output)
+    _write(output / "images.jsonl", "".join(json.dumps(record) + "\n" for record in records))
+    _write(output / "metrics.json", json.dumps(result, indent=2) + "\n")
+    _write(output / "table.md", to_markdown(result))
+    chosen = choose_rows(ranking, config.sheet_rows)
+    if chosen:
+        names = [record["name"] for record in records]
+        originals = _originals(images, [names[row.index] for row in chosen], config.batch_size)
+        draw_sheet(output / "sheet.png", chosen, names, ranking, originals, _all_methods(inverters))
+    tqdm.write(to_markdown(result))
+    tqdm.write(f"written: {output / 'metrics.json'}, images.jsonl, table.md, sheet.png")
+    return result
+
+
+# ------------------------------------------------------------------------------------------------ setting up
+
+
+def _open_images(config: EvaluateConfig, generator: Generator) -> Batches:
+    """Images in name order, never mirrored; `generated` ones are from a stream that no training draws from."""
+    data = config.data
+    if data.kind == "generated":
+        count = min(data.num_generated, data.max_images or data.num_generated)
+        psi = data.truncation_psi
+        source = GeneratedSource(generator, count, seed=data.generated_seed, stream="evaluation", truncation_psi=psi)
+    elif data.root is None:
+        raise UserError(
+            "data.root is not set: give data.root=FOLDER|ZIP of images to measure, or data.kind=generated to measure "
+            "on samples of the generator"
+        )
+    else:
+        source = open_source(data.root, data.kind, data.max_images)
+    return Batches(
+        source,
+        generator.resolution,
+        on_bad_file=data.on_bad_file,
+        cache_mib=data.cache_mib,
+        workers=data.workers,
+    )
+
+
+def _discriminator(config: EvaluateConfig) -> Discriminator | None:
+    """The model's discriminator, None where its folder has none."""
+    try:
+        if config.model is not None:
+            return load_discriminator(find_model_folder(config.model))
+        return load_discriminator(weights_file(config.domain, "discriminator"), config.domain)
+    except FileNotFoundError:
+        if config.model is None and config.domain.weights.discriminator is not None:
+            raise
+        return None
+
+
+# ------------------------------------------------------------------------------------------------- measuring
+
+
+def rounded(images: Tensor) -> Tensor:
+    """Images as they are after being saved with 8 bits: clamped to [-1,1] and rounded."""
+    return from_uint8(to_uint8(images))
+
+
+def reconstruct(inverter: Inverter, images: Tensor) -> Tensor:
+    """Images [N,3,R,R] -> their reconstruction [N,3,R,R], one batch."""
+    return inverter.render(inverter.invert(images, batch_size=len(images)), batch_size=len(images))
+
+
+def _measure(
+    config: EvaluateConfig,
+    inverters: dict[str, Inverter],
+    per_method: dict[str, list[Metric]],
+    images: Batches,
+    ranking: L2,
+    device: torch.device,
+) -> tuple[list[dict[str, Any]], list[float]]:
+    """One pass over the images.
+
+    Returns:
+        One record per image (its name, and per method its values by metric), and its rank's L2 by the last method.
+    """
+    records: list[dict[str, Any]] = []
+    order: list[float] = []
+    progress = tqdm(total=len(images), desc="evaluate", unit="img")
+    for real, names in images.in_order(config.batch_size):
+        real = rounded(real).to(device)
+        batch: list[dict[str, Any]] = [{"name": name} for name in names]
+        for method, inverter in inverters.items():
+            fake = rounded(reconstruct(inverter, real))
+            for record in batch:
+                record[method] = {}
+            for metric in per_method[method]:
+                values = metric.update(real, fake)
+                if values is not None:
+                    for record, value in zip(batch, values.tolist(), strict=True):
+                        record[method][metric.name] = value
+        order += ranking.per_image(real, fake).tolist()  # of the last method
+        records += batch
+        progress.update(len(names))
+    progress.close()
+    return records, order
+
+
+def _originals(images: Batches, names: list[str], batch_size: int) -> dict[str, Tensor]:
+    """Name -> image [3,R,R], rounded, for a few of the images."""
+    found: dict[str, Tensor] = {}
+    for batch, batch_names in images.in_order(batch_size):
+        found |= {name: rounded(image) for image, name in zip(batch, batch_names, strict=True) if name in names}
+        if len(found) == len(names):
+            break
+    return found
+
+
+def _all_methods(inverters: dict[str, Inverter]) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Method -> image [3,R,R] on the CPU to its rounded reconstruction there."""
+
+    def of(inverter: Inverter) -> Callable[[Tensor], Tensor]:
+        return lambda image: rounded(reconstruct(inverter, image[None].to(inverter.device)))[0].cpu()
+
+    return {method: of(inverter) for method, inverter in inverters.items()}
+
+
+def _time(config: EvaluateConfig, inverter: Inverter, images: Batches, device: torch.device) -> Timing:
+    """Time from the image on the device to its reconstruction there."""
+    batch, _ = next(images.in_order(config.time_batch_size))
+    copies = -(-config.time_batch_size // len(batch))  # fewer images than the batch asks for: repeat them
+    batch = batch.repeat(copies, 1, 1, 1)[: config.time_batch_size].to(device)
+    return time_per_image(
+        lambda: reconstruct(inverter, batch),
+        batch_size=config.time_batch_size,
+        repeats=config.time_repeats,
+        device=device,
+    )
+
+
+def _protocol(
+    config: EvaluateConfig, domain: DomainConfig, inverters: dict[str, Inverter], timing: Timing
+) -> dict[str, Any]:
+    data = config.data
+    is_generated = data.kind == "generated"
+    return {
+        "images": f"generated, seed {data.generated_seed}" if is_generated else Path(str(data.root)).name,
+        "order": "by name, not mirrored",
+        "resolution": domain.resolution,
+        "loss_resolution": min(domain.resolution, domain.loss_resolution),
+        "rounding": "outputs rounded to 8 bits, lossless",
+        "models": {method: f"{inverter.model_name} {inverter.model_hash}" for method, inverter in inverters.items()},
+        "device": timing.device,
+        "time": f"invert and render, synchronised, warm, {timing.repeats} calls",
+        "time_batch_size": timing.batch_size,
+        "batch_size": config.batch_size,
+        "versions": {"hyperinverter": hyperinverter.__version__, "torch": torch.__version__},
+    }
+
+
+def _write(path: Path, text: str) -> None:
+    with write_atomically(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

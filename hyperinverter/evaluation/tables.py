@@ -1,0 +1,60 @@
+"""metrics.json -> a Markdown table."""
+
+from typing import Any
+
+TIMES = ("time_ms_median", "time_ms_p95")
+ARROWS = {"lower": "↓", "higher": "↑"}
+
+
+def to_markdown(result: dict[str, Any]) -> str:
+    """One row per metric, one column per method, 95 % intervals in brackets, and the last method against the first.
+
+    Args:
+        result: as `evaluation.reconstruction.evaluate` returns it.
+    """
+    methods = list(result["methods"])
+    is_compared = len(methods) > 1
+    heading = ["metric", *methods, *([f"{methods[-1]} against {methods[0]}"] if is_compared else [])]
+    lines = [_row(heading), _row(["---"] * len(heading))]
+    for name, about in result["metrics"].items():
+        values = [result["methods"][method].get(name) for method in methods]
+        intervals = [result["intervals_95"].get(method, {}).get(name) for method in methods]
+        unit = f", {about['unit']}" if about["unit"] else ""
+        cells = [f"{name}{unit} {ARROWS[about['better']]}"]
+        cells += [_value(value, interval) for value, interval in zip(values, intervals, strict=True)]
+        if is_compared:
+            cells.append(_comparison(values[0], values[-1], about["better"]))
+        lines.append(_row(cells))
+    protocol = result["protocol"]
+    text = (
+        f"{result['num_images']} images of domain {result['domain']} at {protocol['resolution']} px; time on "
+        f"{protocol['device']}, batch of {protocol['time_batch_size']}. Brackets: 95 % interval over images.\n\n"
+    )
+    text += "\n".join(lines) + "\n"
+    if result["not_measured"]:
+        reasons = [f"- {name}: {reason}" for name, reason in result["not_measured"].items()]
+        text += "\nNot measured:\n\n" + "\n".join(reasons) + "\n"
+    return text
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def _value(value: float | None, interval: list[float] | None) -> str:
+    if value is None:
+        return "not measured"
+    return _number(value) + (f" [{_number(interval[0])}, {_number(interval[1])}]" if interval else "")
+
+
+def _comparison(first: float | None, last: float | None, better: str) -> str:
+    """A ratio where lower is better and 0 is perfect, else a difference."""
+    if first is None or last is None:
+        return ""
+    if better == "lower" and first > 0:
+        return f"× {last / first:.3g}"
+    return f"{last - first:+.3g}"

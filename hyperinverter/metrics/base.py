@@ -1,0 +1,157 @@
+"""What every metric offers, and how a value comes with its interval.
+
+Letters: N images of a batch. A metric takes batches of pairs and gives one number; most also give one number per image.
+"""
+
+import copy
+from abc import ABC, abstractmethod
+from collections import deque
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hyperinverter.config.schema import DomainConfig
+from hyperinverter.extractors.base import Extractor, Features
+from hyperinverter.extractors.inception import Inception
+from hyperinverter.extractors.resize import at_most
+from hyperinverter.models.stylegan2 import Discriminator
+
+
+class NotMeasured(Exception):
+    """A metric cannot be measured here; the message is the reason that goes into the result."""
+
+
+class RecentFeatures:
+    """Features of the last few batches, so that metrics and methods that see the same images share one network pass.
+
+    Args:
+        extractor: gives the features.
+        resolution: larger images are reduced to this by box mean first; None leaves them alone.
+        keep: batches remembered (the real images and the outputs of two methods).
+    """
+
+    def __init__(self, extractor: Extractor, resolution: int | None, keep: int = 3) -> None:
+        self.extractor = extractor
+        self.resolution = resolution
+        self._recent: deque[tuple[Tensor, Features]] = deque(maxlen=keep)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Features:
+        for seen, features in self._recent:
+            if seen is images:
+                return features
+        small = images if self.resolution is None else at_most(images, self.resolution)
+        features = self.extractor.features(small)
+        self._recent.append((images, features))
+        return features
+
+
+@dataclass
+class Parts:
+    """What metrics are built from."""
+
+    domain: DomainConfig
+    discriminator: Discriminator | None
+    device: torch.device
+
+    @cached_property
+    def inception(self) -> RecentFeatures:
+        """One Inception for FID and KID."""
+        reason = Inception.why_missing()
+        if reason:
+            raise NotMeasured(reason)
+        return RecentFeatures(Inception.find().to(self.device), resolution=None)
+
+
+class Metric(ABC):
+    """One number over pairs of images.
+
+    Attributes:
+        name: its key in the result.
+        unit: of the number; "" for a plain ratio or score.
+        better: "lower" or "higher".
+    """
+
+    name: ClassVar[str]
+    unit: ClassVar[str]
+    better: ClassVar[str]
+
+    @classmethod
+    @abstractmethod
+    def build(cls, parts: Parts) -> Self:
+        """Raises NotMeasured when its network is absent or its number would mean nothing for this domain."""
+
+    @abstractmethod
+    def update(self, real: Tensor, fake: Tensor) -> Tensor | None:
+        """Take a batch of pairs [N,3,R,R] in [-1,1]; gives values [N] on the CPU, or None if only sets have a value."""
+
+    @abstractmethod
+    def compute(self) -> float:
+        """The number over everything taken so far; raises NotMeasured when that was too little."""
+
+    @abstractmethod
+    def fresh(self) -> Self:
+        """The same metric with nothing taken yet; networks are shared."""
+
+    def interval(self) -> tuple[float, float] | None:
+        """95 % interval of `compute()`, where there is one."""
+        return None
+
+    def protocol(self) -> dict[str, Any]:
+        """What a reader must know to compare the number; keys start with the metric's name."""
+        return {}
+
+
+class PerImageMetric(Metric):
+    """A metric that is the mean of one value per image. Subclasses define `per_image`."""
+
+    def __init__(self) -> None:
+        self.values: list[Tensor] = []
+
+    @classmethod
+    def build(cls, parts: Parts) -> Self:
+        return cls()
+
+    @abstractmethod
+    def per_image(self, real: Tensor, fake: Tensor) -> Tensor:
+        """Pairs [N,3,R,R] in [-1,1] -> values [N]."""
+
+    @torch.no_grad()
+    def update(self, real: Tensor, fake: Tensor) -> Tensor:
+        check_pairs(real, fake)
+        values = self.per_image(real, fake).double().cpu()
+        self.values.append(values)
+        return values
+
+    def compute(self) -> float:
+        if not self.values:
+            raise NotMeasured(f"{self.name} was given no images")
+        return torch.cat(self.values).mean().item()
+
+    def interval(self) -> tuple[float, float] | None:
+        return bootstrap_interval(torch.cat(self.values).numpy()) if self.values else None
+
+    def fresh(self) -> Self:
+        empty = copy.copy(self)
+        empty.values = []
+        return empty
+
+
+def check_pairs(real: Tensor, fake: Tensor) -> None:
+    if real.shape != fake.shape or real.ndim != 4 or real.shape[1] != 3 or len(real) == 0:
+        raise ValueError(f"real and fake must both be [N,3,R,R], got {list(real.shape)} and {list(fake.shape)}")
+
+
+def bootstrap_interval(values: np.ndarray, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """95 % percentile interval of the mean of `values` [n] over seeded resamples (Efron, 1979).
+
+    It says how far the mean would move with other images of the same kind, not with other training runs.
+    """
+    rng = np.random.default_rng(seed)
+    means = [values[rng.integers(0, len(values), len(values))].mean() for _ in range(resamples)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)

@@ -1,0 +1,91 @@
+"""FID and KID: how far the set of outputs lies from the set of inputs, in Inception features, through torch-fidelity.
+
+FID: Heusel et al., NeurIPS 2017 (arXiv:1706.08500). KID: Binkowski et al., ICLR 2018 (arXiv:1801.01401).
+"""
+
+import copy
+from abc import abstractmethod
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from hyperinverter.metrics.base import Metric, NotMeasured, Parts, RecentFeatures, check_pairs
+
+# As the paper's scripts call torch-fidelity; the subset shrinks to the number of images where that is smaller.
+KID_SUBSETS, KID_SUBSET_SIZE, KID_SEED = 100, 1000, 2020
+FEWEST_IMAGES = 2  # a covariance needs two
+
+
+class SetMetric(Metric):
+    """Collects features [N,F] of both sets. Subclasses define `distance`."""
+
+    better = "lower"
+
+    def __init__(self, features: RecentFeatures) -> None:
+        self.features = features
+        self.real: list[Tensor] = []
+        self.fake: list[Tensor] = []
+
+    @classmethod
+    def build(cls, parts: Parts) -> Self:
+        return cls(parts.inception)
+
+    @abstractmethod
+    def distance(self, fake: Tensor, real: Tensor) -> float:
+        """Two sets of features [n,F] -> their distance."""
+
+    def update(self, real: Tensor, fake: Tensor) -> None:
+        check_pairs(real, fake)
+        self.real.append(self.features(real).cpu())
+        self.fake.append(self.features(fake).cpu())
+
+    @property
+    def count(self) -> int:
+        return sum(len(features) for features in self.real)
+
+    def compute(self) -> float:
+        if self.count < FEWEST_IMAGES:
+            raise NotMeasured(f"{self.name} needs at least {FEWEST_IMAGES} images, got {self.count}")
+        return self.distance(torch.cat(self.fake), torch.cat(self.real))
+
+    def fresh(self) -> Self:
+        empty = copy.copy(self)
+        empty.real, empty.fake = [], []
+        return empty
+
+
+class Fid(SetMetric):
+    """Frechet distance of two Gaussians; biased upwards for few images, so compare only equal counts."""
+
+    name, unit = "fid", ""
+
+    def distance(self, fake: Tensor, real: Tensor) -> float:
+        from torch_fidelity import metric_fid
+
+        statistics = [metric_fid.fid_features_to_statistics(x) for x in (fake, real)]
+        return metric_fid.fid_statistics_to_metric(*statistics, verbose=False)[metric_fid.KEY_METRIC_FID]
+
+    def protocol(self) -> dict[str, Any]:
+        return {"fid_images": self.count}
+
+
+class Kid(SetMetric):
+    """Squared MMD with a cubic kernel, unbiased, mean over subsets, times 1000."""
+
+    name, unit = "kid_x1e3", "x 1000"
+
+    @property
+    def subset_size(self) -> int:
+        return min(KID_SUBSET_SIZE, self.count)
+
+    def distance(self, fake: Tensor, real: Tensor) -> float:
+        from torch_fidelity import metric_kid
+
+        result = metric_kid.kid_features_to_metric(
+            fake, real, kid_subsets=KID_SUBSETS, kid_subset_size=self.subset_size, rng_seed=KID_SEED, verbose=False
+        )
+        return 1000 * result[metric_kid.KEY_METRIC_KID_MEAN]
+
+    def protocol(self) -> dict[str, Any]:
+        return {"kid_subset_size": self.subset_size, "kid_subsets": KID_SUBSETS}

@@ -1,0 +1,107 @@
+"""Metrics on the features of a frozen network: perceptual distances and identity of faces."""
+
+from typing import Any, ClassVar, Self
+
+from torch import Tensor
+
+from hyperinverter.extractors.base import Extractor, too_small
+from hyperinverter.extractors.curricularface import CurricularFace
+from hyperinverter.extractors.discriminator import DiscriminatorFeatures
+from hyperinverter.extractors.lpips import Lpips
+from hyperinverter.extractors.mobilefacenet import MobileFaceNet
+from hyperinverter.extractors.squeezenet import SqueezeNetFeatures
+from hyperinverter.metrics.base import NotMeasured, Parts, PerImageMetric, RecentFeatures
+
+
+class FeatureDistance(PerImageMetric):
+    """The extractor's distance at the loss resolution."""
+
+    unit, better = "", "lower"
+    extractor: ClassVar[type[Extractor]]
+
+    def __init__(self, features: RecentFeatures) -> None:
+        super().__init__()
+        self.features = features
+
+    @classmethod
+    def build(cls, parts: Parts) -> Self:
+        resolution = parts.domain.loss_resolution
+        if min(parts.domain.resolution, resolution) < cls.extractor.smallest_px:
+            raise NotMeasured(too_small(min(parts.domain.resolution, resolution), cls.extractor))
+        reason = cls.extractor.why_missing()
+        if reason:
+            raise NotMeasured(reason)
+        return cls(RecentFeatures(cls.find().to(parts.device), resolution))
+
+    @classmethod
+    def find(cls) -> Extractor:
+        return cls.extractor.find()
+
+    def per_image(self, real: Tensor, fake: Tensor) -> Tensor:
+        return self.features.extractor.distance(self.features(fake), self.features(real))
+
+
+class LpipsDistance(FeatureDistance):
+    """LPIPS v0.1, AlexNet."""
+
+    name, extractor = "lpips", Lpips
+
+
+class SqueezeNetDistance(FeatureDistance):
+    """Caffe SqueezeNet features with LPIPS heads; not comparable with published LPIPS."""
+
+    name, extractor = "squeezenet_features", SqueezeNetFeatures
+
+
+class DiscriminatorDistance(FeatureDistance):
+    """Distance in the features of the domain's discriminator, at its full resolution."""
+
+    name, extractor = "discriminator_features", DiscriminatorFeatures
+
+    @classmethod
+    def build(cls, parts: Parts) -> Self:
+        if parts.discriminator is None:
+            raise NotMeasured(
+                "the model folder has no discriminator.safetensors; train one with scripts/train_stylegan2.py or name "
+                "it in domain.weights.discriminator"
+            )
+        return cls(RecentFeatures(DiscriminatorFeatures(parts.discriminator).to(parts.device), resolution=None))
+
+
+class Identity(FeatureDistance):
+    """Cosine of two face embeddings, 1 for the same image."""
+
+    unit, better = "cosine", "higher"
+
+    @classmethod
+    def build(cls, parts: Parts) -> Self:
+        if parts.domain.kind != "faces":
+            raise NotMeasured(f"{cls.name} compares faces; the images of domain {parts.domain.name} are not faces")
+        return super().build(parts)
+
+    def per_image(self, real: Tensor, fake: Tensor) -> Tensor:
+        return 1 - super().per_image(real, fake)
+
+
+class MobileFaceNetIdentity(Identity):
+    """MobileFaceNet, embeddings of image and mirrored image added."""
+
+    name, extractor = "mobilefacenet", MobileFaceNet
+
+    @classmethod
+    def find(cls) -> Extractor:
+        extractor = MobileFaceNet.find()
+        extractor.is_mirrored = True
+        return extractor
+
+    def protocol(self) -> dict[str, Any]:
+        return {"mobilefacenet": "fixed square of the FFHQ framing, resized to 112 px; image plus mirrored image"}
+
+
+class CurricularFaceIdentity(Identity):
+    """CurricularFace IR-101, another network than the identity loss's."""
+
+    name, extractor = "identity", CurricularFace
+
+    def protocol(self) -> dict[str, Any]:
+        return {"identity": "CurricularFace IR-101, fixed square of the FFHQ framing, resized to 112 px; none skipped"}
