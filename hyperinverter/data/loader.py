@@ -17,9 +17,10 @@ from hyperinverter.config.schema import DataConfig, DomainConfig
 from hyperinverter.data.generated import GeneratedSource
 from hyperinverter.data.sampler import sample_indices
 from hyperinverter.data.sources import ImageSource, Subset, open_source
-from hyperinverter.data.transforms import flips_at, is_square, mirror, to_float, to_tensor
-from hyperinverter.utils.decode import BadImageError
+from hyperinverter.data.transforms import flips_at, mirror
+from hyperinverter.utils.decode import BadImageError, is_square, to_tensor
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.images import from_uint8
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ class Batches:
         images = torch.from_numpy(np.stack(pixels))  # [N, 3, R, R]
         if self.flip:
             images = mirror(images, flips_at(self.seed, position, batch_size))
-        return to_float(images), names
+        return from_uint8(images), names
 
     def in_order(self, batch_size: int, max_images: int | None = None) -> Iterator[tuple[Tensor, list[str]]]:
         """Every readable image once, in name order, never mirrored; the last batch may be smaller."""
@@ -113,7 +114,7 @@ class Batches:
             good = [(i, image) for i, image in found if image is not None]
             if good:
                 pixels = torch.from_numpy(np.stack([image for _, image in good]))
-                yield to_float(pixels), [self.names[i] for i, _ in good]
+                yield from_uint8(pixels), [self.names[i] for i, _ in good]
 
     def report(self) -> list[str]:
         """What happened to files so far, one line each: skipped, ignored, cropped, enlarged."""

@@ -1,4 +1,4 @@
-"""From decoded images to network input: the resize policy (`to_tensor`), the value range, and the random mirror image.
+"""What training does to an image after decoding: the resize policy (of `utils.decode`), then the random mirror image.
 
 The published Phase II pipeline: Resize((R, R)) bilinear, horizontal flip with probability one half (training only),
 normalise to [-1, 1].
@@ -10,12 +10,7 @@ from torch import Tensor
 
 from hyperinverter.utils.decode import is_square, to_tensor
 
-__all__ = ["flips_at", "is_square", "mirror", "to_float", "to_tensor"]
-
-
-def to_float(images: Tensor) -> Tensor:
-    """uint8 [..., 3, R, R] -> float32 in [-1, 1]."""
-    return images.to(torch.float32).div_(127.5).sub_(1.0)
+__all__ = ["flips_at", "is_square", "mirror", "to_tensor"]
 
 
 def mirror(images: Tensor, where: np.ndarray) -> Tensor:

@@ -155,8 +155,8 @@ def contact_sheet(
         headings: one per column, or None.
         path: where to write it; None writes nothing.
         captions: one per row, or None.
-        cell: side of a cell in pixels; None: the largest image's side, doubled, tripled, ... until it reaches 96 so that
-            headings can be read. Smaller images are enlarged by whole pixels where that fits, else by Lanczos.
+        cell: side of a cell in pixels; None: the largest image's side, doubled, tripled, ... until it reaches 96 so
+            that headings can be read. Smaller images are enlarged by whole pixels where that fits, else by Lanczos.
     Returns:
         The sheet.
     Raises:
