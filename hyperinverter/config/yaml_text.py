@@ -77,7 +77,7 @@ def read_yaml(path: Path, shown_as: str) -> YamlFile:
             )
             return result
         result.values = _plain(loader, root, (), shown_as, result)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # the last two: `!!int x`, an alias inside itself
         mark = getattr(error, "problem_mark", None)
         where = f"{shown_as}:{mark.line + 1}" if mark else shown_as
         problem = getattr(error, "problem", None) or str(error)

@@ -167,6 +167,8 @@ def test_all_faults_at_once(tmp_path: Path):
         ("base: nowhere.yaml\n", r"mine.yaml:1: base: nowhere.yaml: no such file .*there are .*mine.yaml"),
         ("domain: nowhere/x.yaml\n", "mine.yaml:1: domain: nowhere/x.yaml: no such file"),
         ("seed: !!python/object:os.system 1\n", "is not valid YAML"),
+        ("seed: !!int x\n", "is not valid YAML"),
+        ("data: &a {root: *a}\n", "is not valid YAML"),
     ],
 )
 def test_faults_of_a_file(tmp_path: Path, text: str, expected: str):
