@@ -1,0 +1,103 @@
+"""Tiny Phase I and Phase II runs: 16 px, six steps of four images, random weights, one thread."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hyperinverter.config.schema import (
+    AdversarialConfig,
+    DataConfig,
+    DomainConfig,
+    OptimizerConfig,
+    Phase1Config,
+    Phase2Config,
+    ScheduleConfig,
+    WeightsConfig,
+)
+from hyperinverter.training import phase1, phase2
+
+Config = Phase1Config | Phase2Config
+
+
+def write_photos(folder: Path, count: int = 12, size: int = 16) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    draw = np.random.default_rng(0)
+    for i in range(count):
+        Image.fromarray(draw.integers(0, 256, (size, size, 3), dtype=np.uint8)).save(folder / f"{i:02d}.png")
+    return folder
+
+
+def tiny_config(phase: str, model: Path, photos: Path, output: Path, domain: DomainConfig, **changes) -> Config:
+    """Adversarial from step 3 on with half the batch, saved at 2, 4 and 6; log intervals lie across the saves."""
+    schedule = {
+        "max_steps": 6,
+        "batch_size": 4,
+        "log_every": 3,
+        "images_every": 100,
+        "validate_every": 2,
+        "save_every": 2,
+    }
+    schedule |= changes.pop("schedule", {})
+    common = {
+        "domain": replace(domain, weights=WeightsConfig(folder=str(model))),
+        "data": DataConfig(root=str(photos), validation_fraction=0.3),
+        "schedule": ScheduleConfig(**schedule),
+        "output": str(output),
+        "device": "cpu",
+        "threads": 1,
+        "seed": 7,
+        "loss_weights": {"l2": 1.0},
+    }
+    if phase == "phase1":
+        ranger = OptimizerConfig(name="ranger", lr=1e-2, betas=[0.95, 0.999], eps=1e-5)
+        return Phase1Config(**{**common, "optimizer": ranger, **changes})
+    gan = AdversarialConfig(weight=0.1, start_step=3, batch_size=2, cold_steps=2, r1_every=2)
+    return Phase2Config(**{**common, "optimizer": OptimizerConfig(lr=1e-3), "adversarial": gan, **changes})
+
+
+def stats(output: Path) -> list[dict]:
+    """stats.jsonl without the times."""
+    lines = [json.loads(line) for line in (output / "stats.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if not key.startswith("time/")} for line in lines]
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_photos(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture
+def make_config(tiny_domain: DomainConfig, tiny_model: Path, photos: Path, tmp_path: Path) -> Callable[..., Config]:
+    def make(phase: str, name: str = "run", **changes) -> Config:
+        return tiny_config(phase, tiny_model, photos, tmp_path / name, tiny_domain, **changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def whole_run(
+    tiny_domain: DomainConfig, tiny_model: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], tuple[Path, dict]]:
+    """The tiny run of a phase, trained once without a stop: its folder and what `train` returned. Read-only."""
+    train = {"phase1": phase1.train, "phase2": phase2.train}
+    folder = tmp_path_factory.mktemp("whole")
+
+    @cache
+    def run(phase: str) -> tuple[Path, dict]:
+        return folder / phase, train[phase](tiny_config(phase, tiny_model, photos, folder / phase, tiny_domain))
+
+    return run
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _same_threads_afterwards():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
