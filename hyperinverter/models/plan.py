@@ -52,7 +52,7 @@ def describe(config: RunConfig | DomainConfig) -> str:
 @contextmanager
 def shapes_only() -> Iterator[None]:
     """Build modules inside without memory and without drawing initial weights."""
-    with torch.device("meta"), _WithoutDraws():
+    with torch.device("meta"), _WithoutNumbers():
         yield
 
 
@@ -61,13 +61,19 @@ def count_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-class _WithoutDraws(TorchFunctionMode):
-    """Skip random initialisation: drawing on the meta device would first import torch's compiler, several seconds."""
+class _WithoutNumbers(TorchFunctionMode):
+    """Skip draws and scalings of initial weights: any arithmetic on meta first imports torch's compiler (seconds)."""
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        if func in (Tensor.normal_, Tensor.uniform_) or getattr(func, "__module__", None) == "torch.nn.init":
+        if func is torch.tensor:  # constants such as filter taps are few: compute with them for real
+            return func(*args, **{"device": "cpu", **kwargs})
+        if func is torch.randn:
+            return torch.empty(*args, **{**kwargs, "device": "meta"})
+        if getattr(func, "__module__", None) == "torch.nn.init":
             return args[0] if args else kwargs["tensor"]
+        if func in (Tensor.normal_, Tensor.uniform_, Tensor.div) and args[0].is_meta:
+            return args[0]
         return func(*args, **kwargs)
 
 

@@ -1,0 +1,150 @@
+"""E1 and E2: published counts and keys, recorded outputs in eval and train mode, and the pass order in training."""
+
+import pytest
+import recorded
+import torch
+
+from hyperinverter.config.schema import EncoderConfig, LayerwiseEncoderConfig
+from hyperinverter.models.encoders import LayerwiseEncoder, WEncoder
+from hyperinverter.models.plan import count_parameters, shapes_only
+
+RESNET34 = {"trunk": "resnet", "depths": [3, 4, 6, 3], "strides": [1, 2, 2, 2], "stem_stride": 2}
+NUMBERS = {"ir_se": {}, "ir": {"trunk": "ir"}, "resnet": RESNET34}
+TRUNK_OF = {"irse50": "ir_se", "ir50": "ir", "resnet34": "resnet"}
+
+
+def tiny(**changes) -> LayerwiseEncoderConfig:
+    numbers = {"input_size": 32, "stem_width": 8, "widths": [8, 16, 16, 24], "depths": [1] * 4, "strides": [2, 1, 2, 1]}
+    return LayerwiseEncoderConfig(**{**numbers, "feature_channels": 12, **changes})
+
+
+@pytest.mark.parametrize(("trunk", "parameters", "keys"), [("ir_se", 31_212_736, 387), ("resnet", 21_547_392, 219)])
+def test_w_encoder_has_the_published_size(trunk, parameters, keys):
+    with shapes_only():
+        encoder = WEncoder(EncoderConfig(**NUMBERS[trunk]))
+    assert (count_parameters(encoder), len(encoder.state_dict())) == (parameters, keys)
+
+
+@pytest.mark.parametrize(
+    ("trunk", "styles", "parameters", "keys"),
+    [
+        ("ir_se", 18, 134_979_264, 477),
+        ("ir_se", 14, 106_661_568, 453),
+        ("resnet", 18, 125_313_920, 309),
+        ("resnet", 14, 96_996_224, 285),
+    ],
+)
+def test_layerwise_encoder_has_the_published_size(trunk, styles, parameters, keys):
+    with shapes_only():
+        encoder = LayerwiseEncoder(LayerwiseEncoderConfig(**NUMBERS[trunk]), num_styles=styles)
+    assert (count_parameters(encoder), len(encoder.state_dict())) == (parameters, keys)
+
+
+def compare_stages(case: recorded.Case, encoder: WEncoder | LayerwiseEncoder, images: torch.Tensor) -> None:
+    """The output of the stem and of the last unit of every stage."""
+    case.compare("stem", encoder.stem(images))
+    for number, value in zip(encoder._stage_ends, encoder.stages(images), strict=True):
+        case.compare(f"body{number - 1}", value)
+
+
+@recorded.needed
+@pytest.mark.parametrize(
+    "name",
+    [
+        "e1_resnet34",
+        pytest.param("e1_irse50", marks=pytest.mark.slow),
+        pytest.param("e1_irse50_b2", marks=pytest.mark.slow),
+        pytest.param("e1_ir50", marks=pytest.mark.slow),
+    ],
+)
+@torch.no_grad()
+def test_w_encoder_gives_the_recorded_output(name):
+    case = recorded.Case(name)
+    encoder = WEncoder(EncoderConfig(**NUMBERS[TRUNK_OF[name.split("_")[1]]])).eval()
+    case.fill(encoder, case.info["config"]["class"])
+    images = case.input()
+    case.compare("out", encoder(images))
+    compare_stages(case, encoder, images)
+
+
+@recorded.needed
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["e2_irse50_n14", "e2_irse50_n18", "e2_resnet34_n14", "e2_resnet34_n18"])
+@torch.no_grad()
+def test_layerwise_encoder_gives_the_recorded_output(name):
+    case = recorded.Case(name)
+    encoder = recorded_layerwise_encoder(case).eval()
+    images = case.input()
+    out = encoder(images)
+    case.compare("out", out)
+    case.compare("out_slot_mean", out.mean(dim=(2, 3, 4)))
+    case.compare("out_slot_l2", out.square().sum(dim=(2, 3, 4)).sqrt())
+    compare_stages(case, encoder, images)
+
+
+@recorded.needed
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["e2_irse50_n14_train", "e2_resnet34_n14_train"])
+def test_layerwise_encoder_trains_as_recorded(name):
+    case = recorded.Case(name)
+    encoder = recorded_layerwise_encoder(case).train()
+    out = encoder(case.input())
+    loss = (out * case.input("probe")).sum() / out.numel() ** 0.5
+    loss.backward()
+    case.compare("out", out)
+    case.compare("loss", loss)
+    parameters, buffers = dict(encoder.named_parameters()), dict(encoder.named_buffers())
+    gradients = [parameters[key].grad.double() for key in case.info["config"]["param_order"]]
+    case.compare("grad_l2", torch.stack([gradient.norm() for gradient in gradients]))
+    case.compare("grad_sum", torch.stack([gradient.sum() for gradient in gradients]))
+    case.compare("grad_first_conv", gradients[0].float())
+    case.compare("bn_after_sum", torch.stack([buffers[key].double().sum() for key in case.info["config"]["bn_order"]]))
+
+
+def recorded_layerwise_encoder(case: recorded.Case) -> LayerwiseEncoder:
+    config = LayerwiseEncoderConfig(**NUMBERS[TRUNK_OF[case.name.split("_")[1]]])
+    encoder = LayerwiseEncoder(config, num_styles=case.info["config"]["n_styles"])
+    case.fill(encoder, case.info["config"]["class"])
+    return encoder
+
+
+def test_heads_stride_down_as_often_as_their_map_needs():
+    encoder = LayerwiseEncoder(tiny(), num_styles=8)  # maps of 8, 8 and 16 px
+    strides = [[layer.stride[0] for layer in head.convs if hasattr(layer, "stride")] for head in encoder.styles]
+    assert strides == [[1]] * 7 + [[2]]
+    published = [[2]] * 3 + [[2, 2]] * 4 + [[2, 2, 2]] * 11
+    with shapes_only():
+        encoder = LayerwiseEncoder(LayerwiseEncoderConfig(), num_styles=18)
+    assert [[x.stride[0] for x in head.convs if hasattr(x, "stride")] for head in encoder.styles] == published
+    assert {head.convs[1].negative_slope for head in encoder.styles} == {0.01}
+
+
+def test_a_map_that_cannot_become_the_feature_size_is_refused():
+    with pytest.raises(ValueError, match="a 2 px map cannot be halved to feature_size 8 px; choose strides"):
+        LayerwiseEncoder(tiny(strides=[2, 2, 2, 2]), num_styles=8)
+    with pytest.raises(ValueError, match="a 12 px map"):
+        LayerwiseEncoder(tiny(input_size=48), num_styles=8)
+
+
+def test_one_call_in_eval_equals_two():
+    encoder = LayerwiseEncoder(tiny(), num_styles=8).eval()
+    images, w_images = torch.randn(2, 3, 32, 32), torch.randn(2, 3, 40, 40)
+    h, h_w = encoder.pair(images, w_images)
+    assert h.shape == (2, 8, 12, 8, 8)
+    torch.testing.assert_close(h, encoder(images), rtol=0, atol=1e-5)
+    torch.testing.assert_close(h_w, encoder(w_images), rtol=0, atol=1e-5)
+
+
+def test_training_passes_the_inputs_first_and_apart():
+    """BatchNorm's running mean after passes a, b is 0.9 (0.9 m + 0.1 a) + 0.1 b: order and separation show in it."""
+    encoder = LayerwiseEncoder(tiny(), num_styles=8).train()
+    images, w_images = torch.randn(2, 3, 32, 32), 3 + torch.randn(2, 3, 32, 32)
+    convolution, norm = encoder.input_layer[0], encoder.input_layer[1]
+    means = [convolution(batch).mean(dim=(0, 2, 3)) for batch in (images, w_images)]
+    encoder.pair(images, w_images)
+    torch.testing.assert_close(norm.running_mean, 0.09 * means[0] + 0.1 * means[1], rtol=0, atol=1e-5)
+
+
+def test_w_encoder_offset_has_the_generators_w_dim():
+    encoder = WEncoder(tiny(), w_dim=20)
+    assert encoder(torch.randn(2, 3, 50, 50)).shape == (2, 20)

@@ -1,0 +1,199 @@
+"""Hypernetworks: published counts and outputs, layouts from index formulas, near-zero start, tokens affine."""
+
+import pytest
+import recorded
+import torch
+
+from hyperinverter.models.hypernetwork import Hypernetwork, WeightRegressor
+from hyperinverter.models.plan import count_parameters, shapes_only
+from hyperinverter.models.stylegan2 import Generator
+from hyperinverter.models.target_layers import TargetLayer, target_layers
+
+SETS = ("conv_without_bias", "conv_without_bias_without_torgb", "all_without_bias")
+PUBLISHED = {  # (target set, resolution) -> parameters at D = 32, 64, 128, 256
+    (SETS[0], 1024): (36_829_691, 67_496_091, 184_665_563, 642_351_195),
+    (SETS[0], 256): (30_464_309, 59_686_485, 171_608_213, 609_361_173),
+    (SETS[1], 1024): (24_764_576, 45_698_752, 124_726_016, 431_416_192),
+    (SETS[1], 256): (20_468_320, 40_322_048, 115_418_944, 407_170_496),
+    (SETS[2], 1024): (76_765_243, 149_895_707, 433_782_235, 1_552_057_691),
+    (SETS[2], 256): (61_240_501, 123_182_165, 363_457_429, 1_309_575_701),
+}
+PREDICTED = {
+    (SETS[0], 1024): 23_592_864, (SETS[0], 256): 23_454_336, (SETS[1], 1024): 23_583_744,
+    (SETS[1], 256): 23_445_504, (SETS[2], 1024): 28_245_920, (SETS[2], 256): 27_910_784,
+}  # fmt: skip
+
+
+def make_hypernetwork(target_set: str = SETS[0], **options) -> tuple[Hypernetwork, Generator]:
+    generator = Generator(resolution=16, z_dim=8, w_dim=12, channel_base=128, channel_max=16)
+    sizes = {"feature_channels": 6, "fusion_channels": 8, "transformer_channels": 5, "hidden_size": 4, **options}
+    return Hypernetwork(target_layers(generator, target_set), generator.num_ws, **sizes).eval(), generator
+
+
+def features(n: int = 2, styles: int = 6, size: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.randn(n, styles, 6, size, size), torch.randn(n, styles, 6, size, size)
+
+
+@pytest.mark.parametrize("target_set", SETS)
+@pytest.mark.parametrize("resolution", [1024, 256])
+def test_parameter_counts_are_the_published_table(target_set, resolution):
+    with shapes_only():
+        generator = Generator(resolution=resolution)
+        targets = target_layers(generator, target_set)
+        networks = [Hypernetwork(targets, generator.num_ws, hidden_size=d) for d in (32, 64, 128, 256)]
+    assert tuple(map(count_parameters, networks)) == PUBLISHED[target_set, resolution]
+    assert sum(target.size for target in targets) == PREDICTED[target_set, resolution]
+    assert {len(network.state_dict()) for network in networks} == {14 * len(targets)}
+
+
+@recorded.needed
+@pytest.mark.parametrize(
+    "name",
+    [
+        "wr_128x256x3_d32",
+        "wr_3x512x1_d32",
+        pytest.param("wr_128x256x3_d64", marks=pytest.mark.slow),
+        pytest.param("wr_3x512x1_d64", marks=pytest.mark.slow),
+        pytest.param("wr_512x512x3_d32", marks=pytest.mark.slow),
+        pytest.param("wr_512x512x3_d64", marks=pytest.mark.slow),
+    ],
+)
+@torch.no_grad()
+def test_weight_regressor_gives_the_recorded_output(name):
+    case = recorded.Case(name)
+    sizes = case.info["config"]["kwargs"]
+    k = sizes["kernel_size"]
+    regressor = WeightRegressor((sizes["out_channels"], sizes["in_channels"], k, k), hidden_size=sizes["hidden_dim"])
+    case.fill(regressor, "WeightRegressor")
+    both = torch.cat([case.input("w_image_codes"), case.input("w_bar_codes")], dim=1)
+    kernel = regressor(both)
+    case.compare("fused", regressor.fusion(both))
+    case.compare("feature", regressor.token(both)[:, :, None, None])
+    case.compare("kernel", kernel)
+    case.compare("kernel_l2_per_out", kernel.square().sum(dim=(2, 3, 4)).sqrt())
+    case.compare("kernel_l2_per_in", kernel.square().sum(dim=(1, 3, 4)).sqrt())
+
+
+@pytest.mark.parametrize("shape", [(6, 6, 3, 3), (4, 8, 3, 3), (3, 7, 1, 1), (5, 9)])
+@pytest.mark.parametrize("layout", ["released", "paper"])
+@torch.no_grad()
+def test_layout_follows_the_index_formula(shape, layout):
+    """Number by number from M = A w2 + b2: released reads M flat, paper gives input channel i the row i."""
+    regressor = WeightRegressor(shape, feature_channels=2, hidden_size=4, weight_layout=layout)
+    regressor.b1.normal_(), regressor.b2.normal_()
+    token = torch.randn(2, 4)
+    got = regressor.decode(token)
+    assert got.shape == (2, *shape)
+    o_channels, i_channels = shape[:2]
+    k = shape[2] if len(shape) == 4 else 1
+    columns = o_channels * k * k
+    a = torch.einsum("nd,def->nef", token, regressor.w1.view(4, i_channels, 4)) + regressor.b1.view(i_channels, 4)
+    m = torch.einsum("nif,fc->nic", a, regressor.w2) + regressor.b2
+    got = got.reshape(2, o_channels, i_channels, k, k)
+    for o in range(o_channels):
+        for i in range(i_channels):
+            for kh in range(k):
+                for kw in range(k):
+                    if layout == "released":
+                        row, column = divmod(((o * i_channels + i) * k + kh) * k + kw, columns)
+                    else:
+                        row, column = i, (o * k + kh) * k + kw
+                    torch.testing.assert_close(got[:, o, i, kh, kw], m[:, row, column], rtol=1e-4, atol=1e-5)
+
+
+def test_every_layer_reads_the_style_it_should():
+    """Features that hold their own style's number show which style arrived, for both index rules and shared code."""
+    for options, expected in (
+        ({"style_index": "released"}, {"b4.conv1": 0, "b4.torgb": 1, "b8.conv0": 2, "b8.conv1": 3, "b8.torgb": 3}),
+        ({"style_index": "true"}, {"b4.conv1": 0, "b4.torgb": 1, "b8.conv0": 1, "b8.conv1": 2, "b8.torgb": 3}),
+        ({"shared_code": True}, {"b4.conv1": 5, "b4.torgb": 5, "b8.conv0": 5, "b8.conv1": 5, "b8.torgb": 5}),
+    ):
+        hypernetwork, _ = make_hypernetwork(**options)
+        arrived: dict[str, float] = {}
+        for name, regressor in hypernetwork.weight_regressors.items():
+            regressor.fusion.register_forward_pre_hook(
+                lambda module, args, name=name, seen=arrived: seen.__setitem__(name, float(args[0].mean()))
+            )
+        h = torch.arange(6.0).reshape(1, 6, 1, 1, 1).expand(1, 6, 6, 8, 8)
+        hypernetwork.tokens(h, h)
+        for layer, style in expected.items():
+            assert arrived[layer.replace(".", "_") + "_weight"] == style, (options, layer)
+
+
+def test_the_phase_one_image_comes_first_in_the_fusion():
+    hypernetwork, _ = make_hypernetwork()
+    got = []
+    regressor = hypernetwork.weight_regressors["b4_conv1_weight"]
+    regressor.fusion.register_forward_pre_hook(lambda module, args: got.append(args[0]))
+    h, h_w = features()
+    hypernetwork.tokens(h, h_w)
+    assert torch.equal(got[0], torch.cat([h_w[:, 0], h[:, 0]], dim=1))
+
+
+@torch.no_grad()
+def test_residuals_start_near_zero():
+    """At the published sizes: rms 2e-4 to 5e-3 for 3x3, under 4e-2 for torgb, against weights of about 1."""
+    both = torch.randn(4, 1024, 8, 8)
+    for shape, limit in (((512, 512, 3, 3), 1e-3), ((32, 32, 3, 3), 8e-3), ((3, 32, 1, 1), 6e-2)):
+        regressor = WeightRegressor(shape, hidden_size=32)
+        token, residual = regressor.token(both), regressor(both)
+        assert 0 < residual.square().mean().sqrt() < limit, shape
+        assert (token >= 0).all() and token.shape == (4, 32)
+
+
+@pytest.mark.parametrize("layout", ["released", "paper"])
+@torch.no_grad()
+def test_decode_is_affine_in_the_token(layout):
+    hypernetwork, _ = make_hypernetwork(SETS[2], weight_layout=layout)
+    for name, parameter in hypernetwork.named_parameters():
+        if name.endswith(("b1", "b2")):
+            parameter.normal_()
+    left, right = ({name: torch.randn(2, 4) for name in hypernetwork.targets} for _ in range(2))
+    mixed = hypernetwork.decode({name: torch.lerp(left[name], right[name], 0.3) for name in left})
+    decoded_left, decoded_right = hypernetwork.decode(left), hypernetwork.decode(right)
+    for name, value in mixed.items():
+        expected = torch.lerp(decoded_left[name], decoded_right[name], 0.3)
+        torch.testing.assert_close(value, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("target_set", SETS)
+def test_residuals_fit_the_generator_and_carry_gradients(target_set):
+    hypernetwork, generator = make_hypernetwork(target_set)
+    residuals = hypernetwork(*features())
+    ws = torch.randn(2, generator.num_ws, generator.w_dim)
+    generator.synthesis(ws, weight_residuals=residuals).square().mean().backward()
+    assert all(p.grad is not None for n, p in hypernetwork.named_parameters())
+    assert residuals.keys() == {target.name for target in target_layers(generator, target_set)}
+
+
+@pytest.mark.parametrize("size", [8, 16, 32])
+def test_the_transformer_halves_down_to_one_pixel(size):
+    hypernetwork, _ = make_hypernetwork(feature_size=size)
+    assert {token.shape for token in hypernetwork.tokens(*features(size=size)).values()} == {(2, 4)}
+
+
+def test_without_features_of_the_phase_one_image_only_the_input_counts():
+    hypernetwork, _ = make_hypernetwork(use_w_image_features=False)
+    h, h_w = features()
+    assert hypernetwork.weight_regressors["b4_conv1_weight"].fusion[0].in_channels == 6
+    first, second = hypernetwork(h, None), hypernetwork(h, h_w)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_faults_are_named():
+    hypernetwork, _ = make_hypernetwork()
+    h, h_w = features()
+    with pytest.raises(ValueError, match=r"h: got shape \[2, 5, 6, 8, 8\], expected \[N, 6, 6, 8, 8\]"):
+        hypernetwork.tokens(h[:, :5], h_w)
+    with pytest.raises(ValueError, match="h_w: got None"):
+        hypernetwork.tokens(h, None)
+    tokens = hypernetwork.tokens(h, h_w)
+    with pytest.raises(ValueError, match=r"missing \['b4.conv1.weight'\], unknown none"):
+        hypernetwork.decode({name: token for name, token in tokens.items() if name != "b4.conv1.weight"})
+    with pytest.raises(ValueError, match=r"tokens\[b4.conv1.weight\]: got shape \[2, 3\], expected \[N, 4\]"):
+        hypernetwork.decode({name: token[:, :3] for name, token in tokens.items()})
+    for wrong in ({"weight_layout": "raw"}, {"style_index": "own"}, {"feature_size": 12}, {"feature_size": 4}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            make_hypernetwork(**wrong)
+    with pytest.raises(ValueError, match="needs the features of style 7, but num_ws is 6"):
+        Hypernetwork([TargetLayer("b32.conv1.weight", (4, 4, 3, 3), 6, 7)], 6, 6)
