@@ -1,4 +1,7 @@
-"""Bias, activation, gain and clamp in one place. Source: StyleGAN2 (arXiv:1912.04958), section B; gains as in StyleGAN2-ADA."""
+"""Bias, activation, gain and clamp in one place.
+
+Source: StyleGAN2 (arXiv:1912.04958), section B; gains as in StyleGAN2-ADA (arXiv:2006.06676).
+"""
 
 import math
 
@@ -34,17 +37,15 @@ def bias_act(
     gain = ACTIVATION_GAINS[act] if gain is None else float(gain)
     if not gain > 0:
         raise ValueError(f"the gain must be positive, got {gain}")
-    # The activations are positively homogeneous, so the gain goes onto the bias and x in one pass, before the activation.
+    # Both activations are positively homogeneous: the gain may come before them, in the pass that adds the bias.
+    y = x * gain
     if b is not None:
-        b = b.reshape(1, -1, *[1] * (x.ndim - 2))
-        x = x + b if gain == 1 else b * gain + x * gain
-    elif gain != 1:
-        x = x * gain
-    return activate(x, act, clamp)
+        y = y + b.reshape(1, -1, *[1] * (x.ndim - 2)) * gain
+    return activate_(y, act, clamp)
 
 
-def activate(x: Tensor, act: str, clamp: float | None = None) -> Tensor:
-    """Activation and clamp alone, for callers that have already folded bias and gain into x."""
+def activate_(x: Tensor, act: str, clamp: float | None = None) -> Tensor:
+    """Activation and clamp alone, for callers that have folded bias and gain into x; may overwrite x."""
     if act == "lrelu":
-        x = F.leaky_relu(x, LRELU_SLOPE)
+        x = F.leaky_relu(x, LRELU_SLOPE, inplace=True)
     return x if clamp is None else x.clamp(-clamp, clamp)

@@ -1,17 +1,18 @@
-"""Modulated convolution with one shared weight, or one weight per image. Source: StyleGAN2 (arXiv:1912.04958), section 2.2;
-weight residuals: HyperInverter (arXiv:2112.00719), section 3.2.
+"""Modulated convolution with one shared weight, or one weight per image.
+
+Source: StyleGAN2 (arXiv:1912.04958), section 2.2; weight residuals: HyperInverter (arXiv:2112.00719), section 3.2.
 
 Letters: N images, I input and O output channels, k kernel size, H and W pixels.
 
-The published form modulates the weight, W'_oik = W_oik s_i, and divides it by its norm over (i, k). Convolution is linear, so
-scaling the input channels by s and the output channels by d_o = 1 / sqrt(sum_ik (W_oik s_i)^2 + eps) gives the same numbers
-with one plain convolution for the whole batch.
+The published form modulates the weight, W'_oik = W_oik s_i, and divides it by its norm over (i, k). Convolution is
+linear, so scaling the input channels by s and the output channels by d_o = 1 / sqrt(sum_ik (W_oik s_i)^2 + eps) gives
+the same numbers with one plain convolution for the whole batch.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from hyperinverter.ops.conv2d import conv2d, conv_transpose2d
 from hyperinverter.ops.upfirdn2d import filter2d
 
 DEMODULATION_EPS = 1e-8
@@ -37,7 +38,7 @@ def modulated_conv2d(
         x: [N, I, H, W].
         weight: stored weight [O, I, k, k].
         styles: scale of each input channel, [N, I].
-        weight_residual: added to the stored weight before modulation, [N, O, I, k, k] or [1, O, I, k, k]; None means zero.
+        weight_residual: added to the stored weight before modulation, [N or 1, O, I, k, k]; None means zero.
         demodulate: scale the output so that unit-variance input gives unit variance.
         up: 1, or 2 to double the size: transposed convolution of stride 2, then `resample_filter`.
         resample_filter: FIR filter [T, T] of sum 1, needed when up is 2.
@@ -64,22 +65,19 @@ def modulated_conv2d(
         weight, weight_residual = weight + weight_residual[0], None
     if weight_residual is not None:
         weight = weight + weight_residual  # [N, O, I, k, k]
-    styles = styles.to(x.dtype) if x.dtype == torch.float64 else styles
-    y = x * styles[:, :, None, None]
-    y = _convolve(y, weight, up, flip_weight, padding)
+    if weight.shape[-1] == 1 and up == 1 and padding == 0:
+        y = _pointwise(x, weight, styles)
+    else:
+        y = _convolve(x * styles[:, :, None, None], weight, up, flip_weight, padding)
     if up == 2:
-        assert resample_filter is not None
         # The transposed convolution gives 2 H + k - 2 pixels and the filter takes T - 1 away; this padding leaves 2 H.
         margin = (resample_filter.shape[0] + 1 - weight.shape[-1]) // 2
         y = filter2d(y, resample_filter, padding=margin, gain=4.0)
-    scale: Tensor | float = gain
     if demodulate:
         scale = (demodulation(weight, styles) * gain)[:, :, None, None].to(y.dtype)
-    if offset is None:
-        return y if isinstance(scale, float) and scale == 1.0 else y * scale
-    if isinstance(scale, float):
-        return y * scale + offset if scale != 1.0 else y + offset
-    return torch.addcmul(offset.to(y.dtype), y, scale)
+        return y * scale if offset is None else torch.addcmul(offset.to(y.dtype), y, scale)
+    y = y if gain == 1 else y * gain
+    return y if offset is None else y + offset.to(y.dtype)
 
 
 def demodulation(weight: Tensor, styles: Tensor) -> Tensor:
@@ -97,27 +95,31 @@ def demodulation(weight: Tensor, styles: Tensor) -> Tensor:
         return torch.rsqrt(total + DEMODULATION_EPS)
 
 
+def _pointwise(x: Tensor, weight: Tensor, styles: Tensor) -> Tensor:
+    """1x1: modulating the weight is cheaper than the image, and one matrix product per image does the rest."""
+    n, _, h, w = x.shape
+    modulated = weight[..., 0, 0] * styles.unsqueeze(1)  # [N, O, I]
+    pixels = x.permute(0, 2, 3, 1).reshape(n, h * w, -1)  # a view where x is channels_last
+    y = torch.bmm(pixels, modulated.transpose(1, 2).to(x.dtype))  # [N, H W, O]
+    return y.reshape(n, h, w, -1).permute(0, 3, 1, 2)
+
+
 def _convolve(x: Tensor, weight: Tensor, up: int, flip_weight: bool, padding: int) -> Tensor:
-    if weight.ndim == 4:
-        return _convolve_shared(x, weight, up, flip_weight, padding)
-    return torch.cat([_convolve_shared(x[i : i + 1], weight[i], up, flip_weight, padding) for i in range(x.shape[0])])
-
-
-def _convolve_shared(x: Tensor, weight: Tensor, up: int, flip_weight: bool, padding: int) -> Tensor:
+    if weight.ndim == 5:
+        images = zip(x.split(1), weight.unbind(), strict=True)
+        return torch.cat([_convolve(image, kernel, up, flip_weight, padding) for image, kernel in images])
     if up == 1:
-        return F.conv2d(x, weight if flip_weight else weight.flip(2, 3), padding=padding)
-    weight = (weight.flip(2, 3) if flip_weight else weight).transpose(0, 1)
-    return F.conv_transpose2d(x, weight, stride=2)
+        return conv2d(x, weight if flip_weight else weight.flip(2, 3), padding=padding)
+    # A transposed convolution is a true one: the flip is the other way round.
+    return conv_transpose2d(x, (weight.flip(2, 3) if flip_weight else weight).transpose(0, 1), stride=2)
 
 
 def _check_shapes(x: Tensor, weight: Tensor, styles: Tensor, residual: Tensor | None) -> None:
     if x.ndim != 4 or weight.ndim != 4 or x.shape[1] != weight.shape[1]:
-        raise ValueError(
-            f"expected x [N, I, H, W] and weight [O, I, k, k] with equal I, got {tuple(x.shape)} and {tuple(weight.shape)}"
-        )
+        got = f"{tuple(x.shape)} and {tuple(weight.shape)}"
+        raise ValueError(f"expected x [N, I, H, W] and weight [O, I, k, k] with equal I, got {got}")
     if styles.shape != x.shape[:2]:
         raise ValueError(f"styles must be [N, I] = {tuple(x.shape[:2])}, got {tuple(styles.shape)}")
     if residual is not None and (residual.shape[1:] != weight.shape or residual.shape[0] not in (1, x.shape[0])):
-        raise ValueError(
-            f"weight_residual must be [N, O, I, k, k] = {(x.shape[0], *weight.shape)} (or N = 1), got {tuple(residual.shape)}"
-        )
+        expected = f"[N, O, I, k, k] = {(x.shape[0], *weight.shape)} (or N = 1)"
+        raise ValueError(f"weight_residual must be {expected}, got {tuple(residual.shape)}")

@@ -6,8 +6,9 @@ Letters: N images, C channels, H and W pixels, T filter taps. Filters have the s
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from hyperinverter.ops.conv2d import Geometry, grouped_conv2d
 
 
 def setup_filter(taps: Sequence[float] = (1, 3, 3, 1)) -> Tensor:
@@ -32,13 +33,13 @@ def filter2d(x: Tensor, f: Tensor, *, padding: int = 0, gain: float = 1.0, strid
         [N, C, (H + 2 padding - T) // stride + 1, same of W].
     """
     kernel = _depthwise_kernel(x, f.flip(0, 1), gain)
-    return F.conv2d(x, kernel, stride=stride, padding=padding, groups=x.shape[1])
+    return grouped_conv2d(x, kernel, Geometry(stride, padding, groups=x.shape[1]))
 
 
 def upsample2d(x: Tensor, f: Tensor, up: int = 2) -> Tensor:
     """Enlarge [N, C, H, W] to [N, C, up H, up W], keeping the mean (gain up²). T - up must be even."""
     kernel = _depthwise_kernel(x, f, float(up * up))
-    return F.conv_transpose2d(x, kernel, stride=up, padding=_crop(f, up), groups=x.shape[1])
+    return grouped_conv2d(x, kernel, Geometry(up, _crop(f, up), transposed=True, groups=x.shape[1]))
 
 
 def downsample2d(x: Tensor, f: Tensor, down: int = 2) -> Tensor:

@@ -98,7 +98,7 @@ class Discriminator(nn.Module):
     ) -> None:
         super().__init__()
         if mbstd_group_size is not None and mbstd_group_size < 1:
-            raise ValueError(f"mbstd_group_size must be at least 1, or None for the whole batch, got {mbstd_group_size}")
+            raise ValueError(f"mbstd_group_size must be at least 1 or None (the whole batch), got {mbstd_group_size}")
         self.resolution = resolution
         self.config: dict[str, Any] = {
             "resolution": resolution,

@@ -3,7 +3,8 @@
 Source: StyleGAN2-ADA (arXiv:2006.06676), parameter names as published by NVIDIA; weight residuals: HyperInverter
 (arXiv:2112.00719), section 3.2, where the hypernetwork's prediction is added to the stored weight of each layer.
 
-Letters: N images, L styles (2 log2(R) - 2), R resolution in pixels, C channels, I input and O output channels, k kernel size.
+Letters: N images, L styles (2 log2(R) - 2), R resolution in pixels, C channels, I input and O output
+channels, k kernel size, r the resolution of a block.
 """
 
 import math
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperinverter.models.stylegan2.layers import FullyConnected, block_resolutions, channels_at
-from hyperinverter.ops.bias_act import ACTIVATION_GAINS, activate
+from hyperinverter.ops.bias_act import ACTIVATION_GAINS, activate_
 from hyperinverter.ops.modulated_conv import modulated_conv2d
 from hyperinverter.ops.upfirdn2d import setup_filter, upsample2d
 
@@ -104,20 +105,20 @@ class SynthesisLayer(nn.Module):
             offset=self._offset(x, residuals, noise_mode) * gain,
             gain=gain,
         )
-        return activate(y, "lrelu", self.clamp)
+        return activate_(y, "lrelu", self.clamp)
 
     def _offset(self, x: Tensor, residuals: Residuals, noise_mode: str) -> Tensor:
         """Bias plus scaled noise, broadcastable to [N, O, R, R]."""
-        offset = _channel_bias(self.bias, residuals)
+        bias = _with_residual(self.bias, residuals, "bias")[:, None, None, :]  # [1 or N, 1, 1, O]
         if noise_mode == "none":
-            return offset
-        strength = self.noise_strength
-        if "noise_strength" in residuals:
-            strength = strength + residuals["noise_strength"].reshape(-1, 1, 1, 1)
+            return bias.permute(0, 3, 1, 2)
+        strength = _with_residual(self.noise_strength, residuals, "noise_strength").reshape(-1, 1, 1, 1)
         if noise_mode == "random":
-            shape = (x.shape[0], 1, self.resolution, self.resolution)
-            return offset + torch.randn(shape, device=x.device) * strength
-        return offset + (self.noise_const * strength).reshape(-1, 1, self.resolution, self.resolution)
+            noise = torch.randn(x.shape[0], self.resolution, self.resolution, 1, device=x.device, dtype=bias.dtype)
+        else:
+            noise = self.noise_const[None, :, :, None]
+        # Summed with the channels last, the memory format of the activations.
+        return (noise * strength + bias).permute(0, 3, 1, 2)
 
 
 class ToRGB(nn.Module):
@@ -134,11 +135,11 @@ class ToRGB(nn.Module):
     def forward(self, x: Tensor, w: Tensor, residuals: Residuals) -> Tensor:
         """x [N, I, r, r], w [N, w_dim] -> RGB [N, 3, r, r]."""
         styles = self.affine(w, residuals.get("affine.weight"), residuals.get("affine.bias")) * self.weight_gain
-        offset = _channel_bias(self.bias, residuals)
+        offset = _with_residual(self.bias, residuals, "bias")[:, :, None, None]
         rgb = modulated_conv2d(
             x, self.weight, styles, weight_residual=residuals.get("weight"), demodulate=False, offset=offset
         )
-        return activate(rgb, "linear", self.clamp)
+        return activate_(rgb, "linear", self.clamp)
 
 
 class SynthesisBlock(nn.Module):
@@ -165,10 +166,10 @@ class SynthesisBlock(nn.Module):
     def forward(
         self, x: Tensor | None, image: Tensor | None, ws: Tensor, residuals: Residuals, noise_mode: str
     ) -> tuple[Tensor, Tensor]:
-        """Features [N, I, r/2, r/2] and image [N, 3, r/2, r/2] (None at 4 px), ws [N, convs + 1, w_dim] -> both at r."""
+        """Features [N, I, r/2, r/2], image [N, 3, r/2, r/2] (None at 4 px), ws [N, convs + 1, w_dim] -> both at r."""
         w = iter(ws.unbind(dim=1))
         if x is None:
-            const = self.const + residuals["const"] if "const" in residuals else self.const.unsqueeze(0)
+            const = _with_residual(self.const, residuals, "const")
             x = const.expand(ws.shape[0], -1, -1, -1).contiguous(memory_format=torch.channels_last)
         else:
             x = self.conv0(x, next(w), _of(residuals, "conv0"), noise_mode)
@@ -232,7 +233,7 @@ class SynthesisNetwork(nn.Module):
         parameters = dict(self.named_parameters())
         for name, value in residuals.items():
             if name not in parameters:
-                raise ValueError(f"weight_residuals has {name!r}, which is no parameter of this {self.resolution} px generator")
+                raise ValueError(f"weight_residuals: {name!r} is no parameter of this {self.resolution} px generator")
             shape = parameters[name].shape
             if value.ndim != len(shape) + 1 or value.shape[1:] != shape or value.shape[0] not in (1, n):
                 raise ValueError(f"weight residual {name!r} must be {(n, *shape)} (or N = 1), got {tuple(value.shape)}")
@@ -274,7 +275,11 @@ class Generator(nn.Module):
             "conv_clamp": conv_clamp,
         }
         self.synthesis = SynthesisNetwork(
-            resolution=resolution, w_dim=w_dim, channel_base=channel_base, channel_max=channel_max, conv_clamp=conv_clamp
+            resolution=resolution,
+            w_dim=w_dim,
+            channel_base=channel_base,
+            channel_max=channel_max,
+            conv_clamp=conv_clamp,
         )
         self.num_ws = self.synthesis.num_ws
         self.mapping = MappingNetwork(z_dim=z_dim, w_dim=w_dim, num_ws=self.num_ws, num_layers=mapping_layers)
@@ -300,7 +305,6 @@ def _of(residuals: Residuals, part: str) -> Residuals:
     return {name.removeprefix(prefix): value for name, value in residuals.items() if name.startswith(prefix)}
 
 
-def _channel_bias(bias: Tensor, residuals: Residuals) -> Tensor:
-    """Stored bias plus its residual, [1 or N, C, 1, 1]."""
-    value = bias + residuals["bias"] if "bias" in residuals else bias.unsqueeze(0)
-    return value[:, :, None, None]
+def _with_residual(parameter: Tensor, residuals: Residuals, name: str) -> Tensor:
+    """Stored parameter plus its residual, [1 or N, *shape of the parameter]."""
+    return parameter + residuals[name] if name in residuals else parameter.unsqueeze(0)

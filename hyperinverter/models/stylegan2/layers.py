@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hyperinverter.ops.bias_act import ACTIVATION_GAINS, activate
+from hyperinverter.ops.bias_act import ACTIVATION_GAINS, activate_
+from hyperinverter.ops.conv2d import conv2d
 from hyperinverter.ops.upfirdn2d import downsample2d, filter2d, setup_filter
 
 
@@ -28,12 +29,14 @@ def channels_at(resolution: int, channel_base: int, channel_max: int) -> int:
     """Channels of the block at a resolution: min(channel_base / resolution, channel_max), at least 1."""
     channels = min(channel_base // resolution, channel_max)
     if channels < 1:
-        raise ValueError(f"channel_base {channel_base} leaves no channels at {resolution} px; it must be at least {resolution}")
+        raise ValueError(
+            f"channel_base must be at least the resolution {resolution}, got {channel_base}: no channels are left"
+        )
     return channels
 
 
 class FullyConnected(nn.Module):
-    """Linear layer whose stored weight has unit variance; the scale 1 / sqrt(in) is applied at run time (equalised rate).
+    """Linear layer whose stored weight has unit variance; 1 / sqrt(in) is applied at run time (equalised rate).
 
     Args:
         in_features: size of the input's last dimension.
@@ -44,7 +47,12 @@ class FullyConnected(nn.Module):
     """
 
     def __init__(
-        self, in_features: int, out_features: int, act: str = "linear", lr_multiplier: float = 1.0, bias_init: float = 0.0
+        self,
+        in_features: int,
+        out_features: int,
+        act: str = "linear",
+        lr_multiplier: float = 1.0,
+        bias_init: float = 0.0,
     ) -> None:
         super().__init__()
         self.act = act
@@ -61,7 +69,7 @@ class FullyConnected(nn.Module):
             y = y + (weight_residual @ x.unsqueeze(-1)).squeeze(-1) * (self.weight_gain * gain)
         if bias_residual is not None:
             y = y + bias_residual * (self.bias_gain * gain)
-        return activate(y, self.act)
+        return activate_(y, self.act)
 
 
 class Conv2d(nn.Module):
@@ -101,10 +109,10 @@ class Conv2d(nn.Module):
         weight = self.weight * (self.weight_gain * total_gain)
         bias = None if self.bias is None else self.bias * total_gain
         if self.down == 1:
-            y = F.conv2d(x, weight, bias, padding=self.padding)
+            y = conv2d(x, weight, bias, padding=self.padding)
         elif self.padding == 0:  # 1x1: filter and decimate first, the convolution is then four times cheaper
-            y = F.conv2d(downsample2d(x, self.resample_filter), weight, bias)
+            y = conv2d(downsample2d(x, self.resample_filter), weight, bias)
         else:
             margin = self.padding + (self.resample_filter.shape[0] - self.down) // 2
-            y = F.conv2d(filter2d(x, self.resample_filter, padding=margin), weight, bias, stride=self.down)
-        return activate(y, self.act, None if self.clamp is None else self.clamp * gain)
+            y = conv2d(filter2d(x, self.resample_filter, padding=margin), weight, bias, stride=self.down)
+        return activate_(y, self.act, None if self.clamp is None else self.clamp * gain)

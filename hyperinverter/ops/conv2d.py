@@ -1,0 +1,134 @@
+"""Convolution whose second derivatives are as fast as its first, for gradient penalties. Source: ours, from linearity.
+
+PyTorch differentiates a convolution twice through general formulas: it also computes gradients of weights that need
+none, group by group, and uses the output gradient as an image-sized kernel. R1 (StyleGAN2, arXiv:1912.04958, section B)
+and path length regularisation (section 3.2) pay for that. A convolution is bilinear in image and weight, so each of its
+derivatives is a convolution, its adjoint (a transposed convolution), or its weight gradient; this file says so.
+
+Letters: N images, I input and O output channels, k kernel size, H and W pixels.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1, padding: int = 0) -> Tensor:
+    """Correlate with a kernel, as `torch.nn.functional.conv2d`; obeys autocast.
+
+    Args:
+        x: [N, I, H, W].
+        weight: [O, I, k, k].
+        bias: [O], or None.
+        stride: decimation, pixels.
+        padding: zeros on each side, pixels.
+    Returns:
+        [N, O, (H + 2 padding - k) // stride + 1, same of W].
+    """
+    x, weight, bias = _autocast(x, weight, bias)
+    return _Convolution.apply(x, weight, bias, Geometry(stride, padding))
+
+
+def conv_transpose2d(x: Tensor, weight: Tensor, *, stride: int = 1) -> Tensor:
+    """The adjoint of `conv2d`: x [N, I, H, W], weight [I, O, k, k] -> [N, O, (H - 1) stride + k, same of W]."""
+    x, weight, _ = _autocast(x, weight, None)
+    return _Convolution.apply(x, weight, None, Geometry(stride, transposed=True))
+
+
+def grouped_conv2d(x: Tensor, weight: Tensor, geometry: "Geometry") -> Tensor:
+    """Convolution of any `Geometry` in x's own precision, also under autocast; the weight has x's dtype."""
+    return _Convolution.apply(x, weight, None, geometry)
+
+
+class Geometry(NamedTuple):
+    """How a convolution moves over the image; sizes in pixels."""
+
+    stride: int = 1
+    padding: int = 0
+    transposed: bool = False
+    output_padding: tuple[int, int] = (0, 0)
+    groups: int = 1
+
+    def arguments(self) -> tuple[Any, ...]:
+        """As torch.convolution takes them, from the stride on."""
+        stride, padding = [self.stride] * 2, [self.padding] * 2
+        return stride, padding, [1, 1], self.transposed, list(self.output_padding), self.groups
+
+    def adjoint(self, x: Tensor, y: Tensor, weight: Tensor) -> "Geometry":
+        """The geometry that takes y's gradient to x's with the same weight."""
+        if self.transposed:
+            return self._replace(transposed=False, output_padding=(0, 0))
+        k = weight.shape[-1]
+        rest = [x.shape[d] - ((y.shape[d] - 1) * self.stride - 2 * self.padding + k) for d in (2, 3)]
+        return self._replace(transposed=True, output_padding=(rest[0], rest[1]))
+
+
+class _Convolution(Function):
+    """y = convolution(x, weight) + bias."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.geometry = geometry
+        with _own_precision(x):
+            return torch.convolution(x, weight, bias, *geometry.arguments())
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        grad_x = grad_weight = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            grad_x = _apply_adjoint(grad_y, x, weight, ctx.geometry)
+        if ctx.needs_input_grad[1]:
+            grad_weight = _WeightGradient.apply(x, grad_y, weight, ctx.geometry)
+        if ctx.needs_input_grad[2]:
+            grad_bias = grad_y.sum(dim=(0, 2, 3))
+        return grad_x, grad_weight, grad_bias, None
+
+
+class _WeightGradient(Function):
+    """Gradient of <convolution(x, weight), grad_y> to the weight: bilinear in x and grad_y, shaped like `weight`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, grad_y: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+        ctx.save_for_backward(x, grad_y)
+        ctx.geometry = geometry
+        only_weight = [False, True, False]
+        with _own_precision(x):
+            backward = torch.ops.aten.convolution_backward
+            return backward(grad_y, x, weight, None, *geometry.arguments(), only_weight)[1]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, grad_y = ctx.saved_tensors
+        grad_x = grad_grad_y = None
+        if ctx.needs_input_grad[0]:
+            grad_x = _apply_adjoint(grad_y, x, grad, ctx.geometry)
+        if ctx.needs_input_grad[1]:
+            grad_grad_y = _Convolution.apply(x, grad, None, ctx.geometry)
+        return grad_x, grad_grad_y, None, None
+
+
+def _apply_adjoint(grad_y: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    if geometry.stride == 1 and not geometry.transposed and weight.shape[1] == 1:
+        # One input channel per group: the adjoint is a convolution with the rotated kernel, on the CPU twice as fast.
+        rotated = geometry._replace(padding=weight.shape[-1] - 1 - geometry.padding)
+        if rotated.padding >= 0 and geometry.groups == weight.shape[0]:
+            return _Convolution.apply(grad_y, weight.flip(2, 3), None, rotated)
+    return _Convolution.apply(grad_y, weight, None, geometry.adjoint(x, grad_y, weight))
+
+
+def _autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """What autocast does to convolutions, done here because it does not reach into `Function`."""
+    if x.dtype != torch.float64 and torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        return x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    return x, weight, bias
+
+
+def _own_precision(x: Tensor) -> AbstractContextManager[Any]:
+    enabled = torch.is_autocast_enabled(x.device.type)
+    return torch.autocast(device_type=x.device.type, enabled=False) if enabled else nullcontext()
