@@ -244,6 +244,7 @@ def _stylegan2(c: s.StyleGAN2Config) -> Iterator[Problem]:
     yield from _not_negative(c, "r1_gamma path_length_weight ema_kimg")
     yield from _at_least(c, 0, "r1_every path_length_every")
     yield from _between_0_and_1(c, "style_mixing_probability")
+    yield from _choice(c, "noise_mode", ("random", "none"))
     yield from _positive(c, "ema_rampup")
     yield from _groups("schedule.batch_size", c.schedule.batch_size, c.domain)
     if not 1 <= c.path_length_batch_shrink <= c.schedule.batch_size:

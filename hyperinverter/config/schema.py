@@ -202,6 +202,7 @@ class StyleGAN2Config(TrainConfig):
     path_length_every: int = 8  # 0 switches path-length regularisation off
     path_length_batch_shrink: int = 2
     style_mixing_probability: float = 0.9
+    noise_mode: str = "random"  # random (StyleGAN2) | none: no noise inputs, so that w alone decides the image
     ema_kimg: float = 10.0  # half-life of the averaged generator, in thousands of images
     ema_rampup: float | None = 0.05  # None: no ramp-up
     init_from: str | None = None  # model folder to continue from (weights only, fresh optimisers)

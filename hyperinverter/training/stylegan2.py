@@ -72,7 +72,7 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
     scalars: dict[str, float] = {}
 
     # -- the loop
-    with Run(config.output, config) as run, tqdm(total=schedule.max_steps, initial=step, unit="step") as bar:
+    with Run(config.output, config) as run, tqdm(total=schedule.max_steps, initial=step, mininterval=1) as bar:
         run.log(f"{'resumed at' if step else 'start at'} step {step}, {device}, {len(data)} training images")
         while step < schedule.max_steps:
             real, _ = data.get(step * batch, batch)
@@ -80,14 +80,18 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
 
             # generator: its images should look real to D
             D.requires_grad_(False)
-            fake = synthesise(G, batch, config.style_mixing_probability, update_w_avg=True)
+            fake = synthesise(G, batch, config.noise_mode, config.style_mixing_probability)
             loss_G = generator_loss(D(fake))
             update(opt_G, loss_G, G, config.gradient_clip)
             if config.path_length_every and step % config.path_length_every == 0 and config.path_length_weight:
-                path_loss, mean_path_length = path_length_penalty(G, batch // config.path_length_batch_shrink, mean_path_length)
-                update(opt_G, path_loss * (config.path_length_weight * config.path_length_every), G, config.gradient_clip)
+                path_loss, mean_path_length = path_length_penalty(
+                    G, batch // config.path_length_batch_shrink, config.noise_mode, mean_path_length
+                )
+                update(
+                    opt_G, path_loss * (config.path_length_weight * config.path_length_every), G, config.gradient_clip
+                )
 
-            # discriminator: real against the same generated images (a second synthesis would cost a seventh of the step)
+            # discriminator: real against these generated images (new ones would cost a seventh more)
             D.requires_grad_(True)
             logits_real, logits_fake = D(real), D(fake.detach())
             loss_D = softplus(-logits_real).mean() + softplus(logits_fake).mean()
@@ -119,7 +123,9 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
                 }
                 stop_when_not_finite(scalars, step, checkpoints)
                 run.scalars(step, scalars)
-                bar.set_postfix(G=f"{scalars['loss/G']:.2f}", D=f"{scalars['loss/D']:.2f}", kimg=f"{step * batch / 1000:.1f}")
+                bar.set_postfix(
+                    G=f"{scalars['loss/G']:.2f}", D=f"{scalars['loss/D']:.2f}", kimg=f"{step * batch / 1000:.1f}"
+                )
             if step % schedule.images_every == 0 or step == schedule.max_steps:
                 with torch.no_grad():
                     run.images(step, "fakes", average(grid_z, truncation_psi=0.7))
@@ -141,20 +147,22 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
     return scalars
 
 
-def synthesise(G: Generator, count: int, mixing_probability: float, update_w_avg: bool = False) -> Tensor:
-    """Random images [N,3,R,R] with fresh noise; some take their finer styles from a second latent (style mixing)."""
+def synthesise(G: Generator, count: int, noise_mode: str, mixing_probability: float) -> Tensor:
+    """Random images [N,3,R,R]; some take their finer styles from a second latent (style mixing). Updates w_avg."""
     device = G.mapping.w_avg.device
-    ws = G.mapping(torch.randn([count, G.z_dim], device=device), update_w_avg=update_w_avg)  # [N, L, w_dim]
+    ws = G.mapping(torch.randn([count, G.z_dim], device=device), update_w_avg=True)  # [N, L, w_dim]
     if mixing_probability > 0:
         other = G.mapping(torch.randn([count, G.z_dim], device=device))
         crossover = torch.randint(1, G.num_ws, [count, 1, 1], device=device)
         mixed = torch.rand([count, 1, 1], device=device) < mixing_probability
         layer = torch.arange(G.num_ws, device=device).view(1, -1, 1)
         ws = torch.where(mixed & (layer >= crossover), other, ws)
-    return G.synthesis(ws, noise_mode="random")
+    return G.synthesis(ws, noise_mode=noise_mode)
 
 
-def path_length_penalty(G: Generator, count: int, mean: Tensor, decay: float = 0.01) -> tuple[Tensor, Tensor]:
+def path_length_penalty(
+    G: Generator, count: int, noise_mode: str, mean: Tensor, decay: float = 0.01
+) -> tuple[Tensor, Tensor]:
     """Squared distance of |J^T y| from its running mean, y random image noise.
 
     Args:
@@ -166,7 +174,7 @@ def path_length_penalty(G: Generator, count: int, mean: Tensor, decay: float = 0
     """
     device = G.mapping.w_avg.device
     ws = G.mapping(torch.randn([max(count, 1), G.z_dim], device=device))
-    images = G.synthesis(ws, noise_mode="random")
+    images = G.synthesis(ws, noise_mode=noise_mode)
     noise = torch.randn_like(images) / math.sqrt(images.shape[2] * images.shape[3])
     (gradient,) = torch.autograd.grad((images * noise).sum(), ws, create_graph=True)  # [N, L, w_dim]
     lengths = gradient.square().sum(2).mean(1).sqrt()
@@ -175,7 +183,7 @@ def path_length_penalty(G: Generator, count: int, mean: Tensor, decay: float = 0
 
 
 def lazy_adam(module: nn.Module, config: OptimizerConfig, every: int) -> torch.optim.Adam:
-    """Adam whose rate and momenta allow for one extra regularisation step in every `every` (Karras 2020, appendix B)."""
+    """Adam whose rate and momenta allow for an extra regularisation step every `every` steps (Karras 2020, appendix B)."""
     ratio = every / (every + 1) if every else 1.0
     betas = tuple(beta**ratio for beta in config.betas)
     return torch.optim.Adam(module.parameters(), lr=config.lr * ratio, betas=betas, eps=config.eps)
@@ -201,8 +209,8 @@ def stop_when_not_finite(scalars: dict[str, float], step: int, checkpoints: Path
     bad = [name for name, value in scalars.items() if not math.isfinite(value)]
     if bad:
         raise UserError(
-            f"step {step}: {', '.join(bad)} is no longer a finite number; training stopped before saving, the last good "
-            f"checkpoint is in {checkpoints}. Try a lower optimizer.lr, a higher r1_gamma, or gradient_clip=10"
+            f"step {step}: {', '.join(bad)} is no longer a finite number; training stopped before saving, the last "
+            f"good checkpoint is in {checkpoints}. Try a lower optimizer.lr, a higher r1_gamma, or gradient_clip=10"
         )
 
 
