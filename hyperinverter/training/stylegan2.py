@@ -183,7 +183,7 @@ def path_length_penalty(
 
 
 def lazy_adam(module: nn.Module, config: OptimizerConfig, every: int) -> torch.optim.Adam:
-    """Adam whose rate and momenta allow for an extra regularisation step every `every` steps (Karras 2020, appendix B)."""
+    """Adam whose rate and momenta allow for a regularisation step every `every` steps (Karras 2020, appendix B)."""
     ratio = every / (every + 1) if every else 1.0
     betas = tuple(beta**ratio for beta in config.betas)
     return torch.optim.Adam(module.parameters(), lr=config.lr * ratio, betas=betas, eps=config.eps)
