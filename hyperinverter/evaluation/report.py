@@ -1,0 +1,172 @@
+"""A report as one HTML file: text, tables, curves and pictures inside it, nothing fetched, readable on a phone."""
+
+import base64
+import html
+import io
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hyperinverter.utils.files import write_atomically
+
+MEDIA_TYPES = {
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".gif": "image/gif",
+    ".webp": "image/webp",
+}
+
+# default-src 'none' makes the browser itself refuse any request: what the page shows is in the page
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; }}
+h1 {{ font-size: 1.6rem; line-height: 1.2; }}
+h2 {{ font-size: 1.25rem; margin: 2.5rem 0 .5rem; border-top: 1px solid #8886; padding-top: 1rem; }}
+figure {{ margin: 1rem 0; }}
+figure img, figure svg {{ max-width: 100%; height: auto; background: #fff; border-radius: 4px; }}
+figcaption, .note {{ font-size: .9rem; opacity: .8; }}
+.wide {{ overflow-x: auto; }}
+table {{ border-collapse: collapse; margin: .5rem 0; }}
+th, td {{ text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #8883; }}
+td.number {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }}
+td.best {{ font-weight: 600; }}
+pre {{ overflow-x: auto; background: #8881; padding: .6rem; border-radius: 4px; font-size: .8rem; }}
+</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""
+
+
+class Report:
+    """Collects blocks from top to bottom; `write` makes the file. Text given to it is text: it is escaped here."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self._blocks: list[str] = [f"<h1>{html.escape(title)}</h1>"]
+
+    def section(self, heading: str) -> None:
+        self._blocks.append(f"<h2>{html.escape(heading)}</h2>")
+
+    def text(self, paragraph: str) -> None:
+        self._blocks.append(f"<p>{html.escape(paragraph)}</p>")
+
+    def note(self, lines: Sequence[str]) -> None:
+        """Smaller lines, such as what was not measured and why; no lines, no block."""
+        if lines:
+            self._blocks.append('<p class="note">' + "<br>".join(html.escape(line) for line in lines) + "</p>")
+
+    def command(self, line: str) -> None:
+        """The command that makes what the section shows."""
+        self._blocks.append(f"<pre>{html.escape(line)}</pre>")
+
+    def table(self, headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Cells are text, numbers (to the right) or (number, is_best) pairs."""
+        head = "".join(f"<th>{html.escape(text)}</th>" for text in headings)
+        body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>\n" for row in rows)
+        self._blocks.append(f'<div class="wide"><table><tr>{head}</tr>\n{body}</table></div>')
+
+    def picture(self, path: str | Path, caption: str) -> None:
+        """Put a PNG, JPEG, GIF or WebP file into the page.
+
+        Raises:
+            ValueError: another kind of file.
+            FileNotFoundError: no such file.
+        """
+        path = Path(path)
+        kind = MEDIA_TYPES.get(path.suffix.lower())
+        if kind is None:
+            raise ValueError(f"{path}: a page shows {', '.join(MEDIA_TYPES)} files only")
+        data = base64.b64encode(path.read_bytes()).decode()
+        alt = html.escape(caption, quote=True)
+        self._figure(f'<img alt="{alt}" src="data:{kind};base64,{data}">', caption)
+
+    def drawing(self, svg: str, caption: str) -> None:
+        """An <svg> element as `curves` makes it."""
+        self._figure(svg, caption)
+
+    def _figure(self, content: str, caption: str) -> None:
+        self._blocks.append(f"<figure>{content}<figcaption>{html.escape(caption)}</figcaption></figure>")
+
+    def write(self, path: str | Path) -> Path:
+        path = Path(path)
+        with write_atomically(path) as temporary:
+            page = _PAGE.format(title=html.escape(self.title), body="\n".join(self._blocks))
+            temporary.write_text(page, encoding="utf-8")
+        return path
+
+
+def _cell(value: Any) -> str:
+    value, best = value if isinstance(value, tuple) else (value, False)
+    if isinstance(value, int | float):
+        return f'<td class="number{" best" if best else ""}">{value:.4g}</td>'
+    return f"<td>{html.escape('not measured' if value is None else str(value))}</td>"
+
+
+def metrics_rows(metrics: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    """Headings and rows of a metrics.json: one row per metric with unit and better direction, one column per method.
+
+    Args:
+        metrics: as `evaluation.reconstruction.evaluate` returns it.
+    """
+    methods = metrics["methods"]
+    rows = []
+    for name, about in metrics["metrics"].items():
+        values = [found.get(name) for found in methods.values()]
+        measured = [value for value in values if value is not None]
+        best = (min if about["better"] == "lower" else max)(measured, default=None)
+        cells = [(value, len(measured) > 1 and value == best) for value in values]
+        rows.append([name, about["unit"], about["better"], *cells])
+    return ["metric", "unit", "better", *methods], rows
+
+
+def read_stats(path: str | Path) -> list[dict[str, float]]:
+    """The lines of a run's stats.jsonl."""
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+def curves(stats: Sequence[dict[str, float]], names: dict[str, str], ylabel: str) -> str:
+    """Scalars over optimiser steps as one <svg> element.
+
+    Args:
+        stats: as `read_stats` gives them.
+        names: key in the statistics -> label; keys that never occur are left out. Validation keys get markers.
+        ylabel: what the vertical axis (logarithmic) is, with its unit.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure  # without pyplot: no window, no global state
+    from matplotlib.ticker import FormatStrFormatter, NullFormatter
+
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for key, label in names.items():
+        points = [(line["step"], line[key]) for line in stats if line.get(key) is not None]
+        if points:
+            marker = {"marker": "o", "linestyle": "--"} if key.startswith("validation/") else {}
+            axes.plot(*zip(*points, strict=True), label=label, **marker)
+    axes.set(xlabel="optimiser step", ylabel=ylabel, yscale="log")
+    axes.yaxis.set_major_formatter(FormatStrFormatter("%.3g"))
+    axes.yaxis.set_minor_formatter(FormatStrFormatter("%.2g") if _spans_less_than_a_decade(axes) else NullFormatter())
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize="small")
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": ylabel}), io.StringIO() as buffer:
+        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+        text = buffer.getvalue()
+    return re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+
+
+def _spans_less_than_a_decade(axes: Any) -> bool:
+    low, high = axes.get_ylim()
+    return high < 10 * low
