@@ -40,6 +40,11 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     Raises:
         UserError: no images, or none readable; the model's files are missing or do not belong together.
     """
+    if config.data.root is None and config.data.kind != "generated":  # told before gigabytes are read
+        raise UserError(
+            "data.root is not set: give data.root=FOLDER|ZIP of images to measure, or data.kind=generated to measure "
+            "on samples of the generator"
+        )
     device = set_up(config)
     source = config.domain if config.model is None else config.model
     inverters = {method: load(source, method, device) for method in config.methods}
@@ -110,11 +115,6 @@ def _open_images(config: EvaluateConfig, generator: Generator) -> Batches:
         count = min(data.num_generated, data.max_images or data.num_generated)
         psi = data.truncation_psi
         source = GeneratedSource(generator, count, seed=data.generated_seed, stream="evaluation", truncation_psi=psi)
-    elif data.root is None:
-        raise UserError(
-            "data.root is not set: give data.root=FOLDER|ZIP of images to measure, or data.kind=generated to measure "
-            "on samples of the generator"
-        )
     else:
         source = open_source(data.root, data.kind, data.max_images)
     return Batches(
