@@ -18,22 +18,17 @@ from torch import Tensor
 from hyperinverter.checkpoint import write_atomically
 from hyperinverter.config import to_yaml
 from hyperinverter.config.schema import RunConfig
-from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.device import resolve_device
 from hyperinverter.utils.images import image_grid, save_image
 from hyperinverter.utils.seeding import seed_everything
 
 
 def set_up(config: RunConfig) -> torch.device:
-    """Seed every generator, set CPU threads, resolve `device: auto` (cuda, then mps, then cpu)."""
+    """Seed every generator, set CPU threads, resolve the device."""
     seed_everything(config.seed)
     if config.threads:
         torch.set_num_threads(config.threads)
-    name = config.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device is {name}, but torch sees no CUDA device; write device=cpu or device=auto")
+    device = resolve_device(config.device)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     return device

@@ -1,0 +1,131 @@
+"""The StyleGAN2 trainer: its formulas against direct computation, and a stopped run against an uninterrupted one."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from hyperinverter.checkpoint import load_training_state, read_model
+from hyperinverter.config.schema import DataConfig, OptimizerConfig, ScheduleConfig, StyleGAN2Config
+from hyperinverter.models.build import build_generator
+from hyperinverter.pretrained.load import load_discriminator, load_generator
+from hyperinverter.training import stylegan2
+from hyperinverter.utils.errors import UserError
+
+
+@pytest.fixture
+def config(tmp_path, tiny_domain):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(6):
+        Image.effect_noise((16, 16), 20 + 10 * i).convert("RGB").save(photos / f"{i}.png")
+    schedule = ScheduleConfig(max_steps=6, batch_size=4, log_every=2, images_every=6, save_every=3)
+    return StyleGAN2Config(
+        domain=tiny_domain,
+        data=DataConfig(root=str(photos), validation_fraction=0.0),
+        output=str(tmp_path / "whole"),
+        device="cpu",
+        schedule=schedule,
+        r1_every=2,
+        path_length_every=3,
+        ema_kimg=0.01,
+    )
+
+
+def test_a_stopped_run_ends_as_an_uninterrupted_one(config, tmp_path):
+    whole = stylegan2.train(config)
+    stopped = replace(config, output=str(tmp_path / "stopped"))
+    stylegan2.train(replace(stopped, schedule=replace(config.schedule, max_steps=3)))
+    assert stylegan2.train(stopped) == whole
+    states = [load_training_state(tmp_path / name / "checkpoints") for name in ("whole", "stopped")]
+    for part in ("G", "D", "average"):
+        for name, tensor in states[0][part].items():
+            assert torch.equal(tensor, states[1][part][name]), f"{part}.{name}"
+
+
+def test_a_run_leaves_a_loadable_model_folder_and_its_records(config, tmp_path, tiny_domain):
+    stylegan2.train(config)
+    folder = tmp_path / "whole"
+    average = load_training_state(folder / "checkpoints")["average"]
+    generator = load_generator(folder / "model", tiny_domain)
+    assert all(torch.equal(average[name], tensor) for name, tensor in generator.state_dict().items())
+    load_discriminator(folder / "model", tiny_domain)
+    assert read_model(folder / "model" / "generator.safetensors").info["images_seen"] == 24
+    for name in ("config.yaml", "environment.txt", "log.txt", "stats.jsonl", "samples/fakes_00000006.png"):
+        assert (folder / name).stat().st_size > 0, name
+    # going on from those weights with fresh optimisers
+    again = replace(config, output=str(tmp_path / "again"), init_from=str(folder / "model"))
+    stylegan2.train(replace(again, schedule=replace(config.schedule, max_steps=1)))
+
+
+def test_training_moves_both_networks_and_the_average_lies_between(config, tmp_path, tiny_domain):
+    torch.manual_seed(config.seed)
+    stylegan2.train(config)
+    state = load_training_state(tmp_path / "whole" / "checkpoints")
+    start = load_training_state(tmp_path / "whole" / "checkpoints" / "step_00000003.pt")
+    for part in ("G", "D", "average"):
+        assert any(not torch.equal(state[part][name], start[part][name]) for name in state[part]), part
+    assert not torch.equal(state["G"]["synthesis.b4.const"], state["average"]["synthesis.b4.const"])
+
+
+def test_other_network_sizes_are_refused(config):
+    stylegan2.train(replace(config, schedule=replace(config.schedule, max_steps=3)))
+    wider = replace(config.domain, generator=replace(config.domain.generator, channel_max=8))
+    with pytest.raises(UserError, match="other networks"):
+        stylegan2.train(replace(config, domain=wider))
+
+
+def test_a_run_that_diverges_stops_and_keeps_the_last_good_checkpoint(config, tmp_path):
+    good = replace(config, schedule=replace(config.schedule, max_steps=3))
+    stylegan2.train(good)
+    wild = OptimizerConfig(lr=1e30, betas=[0.0, 0.99])
+    with pytest.raises(UserError, match=r"no longer a finite number.*gradient_clip"):
+        stylegan2.train(replace(config, optimizer=wild, discriminator_optimizer=wild, resume="never"))
+    assert load_training_state(tmp_path / "whole" / "checkpoints")["step"] == 3
+
+
+def test_path_length_is_the_norm_of_the_jacobian_product(tiny_domain):
+    torch.manual_seed(0)
+    G = build_generator(tiny_domain)
+    mean = torch.tensor(0.3)
+    torch.manual_seed(1)
+    penalty, moved = stylegan2.path_length_penalty(G, 2, "none", mean)
+
+    # the same numbers, through the full Jacobian
+    torch.manual_seed(1)
+    ws = G.mapping(torch.randn([2, G.z_dim]))
+    noise = torch.randn([2, 3, 16, 16]) / 16
+    lengths = []
+    for i in range(2):
+        jacobian = torch.autograd.functional.jacobian(lambda w: G.synthesis(w, noise_mode="none")[0], ws[i : i + 1])
+        product = torch.einsum("chw,chwlk->lk", noise[i], jacobian[:, :, :, 0])  # J^T y, [L, w_dim]
+        lengths.append(product.square().sum(1).mean().sqrt())
+    lengths = torch.stack(lengths)
+    expected_mean = 0.3 + 0.01 * (lengths.mean() - 0.3)
+    assert torch.allclose(moved, expected_mean, rtol=1e-4)
+    assert torch.allclose(penalty, (lengths - expected_mean).square().mean(), rtol=1e-3)
+    penalty.backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in G.synthesis.parameters())
+
+
+def test_style_mixing_takes_fine_styles_from_a_second_latent(tiny_domain, monkeypatch):
+    G = build_generator(tiny_domain)
+    seen = {}
+    monkeypatch.setattr(G.synthesis, "forward", lambda ws, noise_mode: seen.update(ws=ws))
+    torch.manual_seed(0)
+    stylegan2.synthesise(G, 64, "none", mixing_probability=1.0)
+    differs = (seen["ws"] != seen["ws"][:, :1]).any(2)  # [N, L]
+    assert differs[:, -1].all() and not differs[:, 0].any()
+    assert (differs.int().diff(dim=1) >= 0).all(), "one crossover: coarse styles first, then fine ones"
+    assert differs.int().sum(1).unique().numel() > 2, "the crossover is drawn per image"
+    stylegan2.synthesise(G, 8, "none", mixing_probability=0.0)
+    assert (seen["ws"] == seen["ws"][:, :1]).all()
+
+
+def test_lazy_regularisation_rescales_adam():
+    adam = stylegan2.lazy_adam(torch.nn.Linear(1, 1), OptimizerConfig(lr=2e-3, betas=[0.0, 0.99]), every=16)
+    group = adam.param_groups[0]
+    assert math.isclose(group["lr"], 2e-3 * 16 / 17) and math.isclose(group["betas"][1], 0.99 ** (16 / 17))
+    assert stylegan2.lazy_adam(torch.nn.Linear(1, 1), OptimizerConfig(lr=2e-3), every=0).param_groups[0]["lr"] == 2e-3
