@@ -1,4 +1,4 @@
-"""What the three trainers share: the run folder (config, log, scalars, pictures, TensorBoard) and the set-up of a device.
+"""What the three trainers share: the run folder (config, log, scalars, pictures, TensorBoard), seeds and device.
 
 A run folder holds `config.yaml environment.txt log.txt stats.jsonl samples/ checkpoints/` and TensorBoard events.
 """
@@ -89,9 +89,9 @@ class Run:
 
 def _environment() -> str:
     """Versions, machine and commit, so that the run can be told again."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
-    ).stdout.strip()
+    describe = ["git", "describe", "--always", "--dirty"]
+    here = Path(__file__).parent
+    commit = subprocess.run(describe, capture_output=True, text=True, cwd=here, check=False).stdout.strip()
     lines = [
         f"command {' '.join(sys.argv)}",
         f"commit {commit or 'unknown (not a git checkout)'}",

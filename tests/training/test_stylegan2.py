@@ -96,7 +96,7 @@ def test_path_length_is_the_norm_of_the_jacobian_product(tiny_domain):
     # the same numbers, through the full Jacobian
     torch.manual_seed(1)
     ws = G.mapping(torch.randn([2, G.z_dim]))
-    noise = torch.randn([2, 3, 16, 16]) / 16
+    noise = torch.randn_like(G.synthesis(ws, noise_mode="none")) / 16  # drawn in the images' own memory order
     lengths = []
     for i in range(2):
         jacobian = torch.autograd.functional.jacobian(lambda w: G.synthesis(w, noise_mode="none")[0], ws[i : i + 1])
