@@ -34,13 +34,13 @@ h1 {{ font-size: 1.6rem; line-height: 1.2; }}
 h2 {{ font-size: 1.25rem; margin: 2.5rem 0 .5rem; border-top: 1px solid #8886; padding-top: 1rem; }}
 figure {{ margin: 1rem 0; }}
 figure img, figure svg {{ max-width: 100%; height: auto; background: #fff; border-radius: 4px; }}
-figcaption, .note {{ font-size: .9rem; opacity: .8; }}
+figcaption, .note {{ font-size: .85rem; opacity: .8; overflow-wrap: anywhere; }}
 .wide {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; margin: .5rem 0; }}
+table {{ border-collapse: collapse; margin: .5rem 0; font-size: .9rem; }}
 th, td {{ text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #8883; }}
 td.number {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }}
 td.best {{ font-weight: 600; }}
-pre {{ overflow-x: auto; background: #8881; padding: .6rem; border-radius: 4px; font-size: .8rem; }}
+pre {{ white-space: pre-wrap; overflow-wrap: anywhere; background: #8881; padding: .6rem; font-size: .8rem; }}
 </style>
 </head>
 <body>
@@ -116,7 +116,7 @@ def _cell(value: Any) -> str:
 
 
 def metrics_rows(metrics: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
-    """Headings and rows of a metrics.json: one row per metric with unit and better direction, one column per method.
+    """Headings and rows of a metrics.json: one row per metric, one column per method.
 
     Args:
         metrics: as `evaluation.reconstruction.evaluate` returns it.
@@ -128,8 +128,9 @@ def metrics_rows(metrics: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
         measured = [value for value in values if value is not None]
         best = (min if about["better"] == "lower" else max)(measured, default=None)
         cells = [(value, len(measured) > 1 and value == best) for value in values]
-        rows.append([name, about["unit"], about["better"], *cells])
-    return ["metric", "unit", "better", *methods], rows
+        label = f"{name} ({about['unit']})" if about["unit"] else name
+        rows.append([label, about["better"], *cells])
+    return ["metric", "better", *methods], rows
 
 
 def read_stats(path: str | Path) -> list[dict[str, float]]:
@@ -149,7 +150,7 @@ def curves(stats: Sequence[dict[str, float]], names: dict[str, str], ylabel: str
     from matplotlib.figure import Figure  # without pyplot: no window, no global state
     from matplotlib.ticker import FormatStrFormatter, NullFormatter
 
-    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    figure = Figure(figsize=(5.4, 3.8), layout="constrained")  # inches; small, so that a phone can read the letters
     axes = figure.subplots()
     for key, label in names.items():
         points = [(line["step"], line[key]) for line in stats if line.get(key) is not None]

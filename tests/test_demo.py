@@ -1,0 +1,145 @@
+"""The demo on the tiny domain with random weights: every stage runs, and its page and figures are as promised."""
+
+import json
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import save_tiny_model
+from script_runner import run_script
+
+from hyperinverter.config import load_domain
+from hyperinverter.config.names import METRICS
+from hyperinverter.editing import Direction, save_direction
+from hyperinverter.evaluation.report import Report, curves, metrics_rows
+from hyperinverter.pretrained import load_generator
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with random weights of the domain `tiny` and a random direction of each of its names."""
+    folder = tmp_path_factory.mktemp("models")
+    domain = load_domain("tiny")
+    model = save_tiny_model(folder / domain.name, domain)
+    digest = load_generator(model).weights_hash
+    for name, file in domain.directions.items():
+        direction = Direction(name, torch.randn(domain.generator.w_dim), generator_hash=digest)
+        save_direction(direction, model / file, domain=domain.name, resolution=domain.resolution)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def demo(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of one demo."""
+    folder = tmp_path_factory.mktemp("demo")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HYPERINVERTER_MODELS", str(models))
+        run_script("demo", ["--short", "--domain", "tiny", "--device", "cpu", "--output", "out"], folder)
+    return folder / "out"
+
+
+class Links(HTMLParser):
+    """Every address in a page, and the tags it uses."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.tags: set[str] = set()
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        names = ("src", "href", "xlink:href", "srcset", "data", "poster", "action")
+        self.addresses += [value or "" for name, value in attributes if name in names]
+
+
+def test_page_is_self_contained(demo: Path):
+    page = (demo / "index.html").read_text()
+    links = Links(page)
+    pictures = [address for address in links.addresses if address.startswith("data:image/")]
+    inner = [address for address in links.addresses if address.startswith("#")]  # marks inside the curves
+    assert len(pictures) >= 8 and len(pictures) + len(inner) == len(links.addresses), "an address leads outside"
+    assert not links.tags & {"script", "link", "iframe", "object", "embed", "base"}
+    assert not [url for url in re.findall(r"url\(([^)]*)\)", page) if not url.strip("'\"").startswith("#")]
+    assert "@import" not in page and "Content-Security-Policy" in page and 'name="viewport"' in page
+    assert page.count("<svg") == 2, "a curve for each phase"
+    for script in ("train_phase1", "train_phase2", "evaluate", "edit", "interpolate"):
+        assert f"python scripts/{script}.py --config configs/" in page, f"the page must name the command of {script}"
+
+
+def test_metrics_follow_the_schema(demo: Path):
+    metrics = json.loads((demo / "metrics.json").read_text())
+    assert metrics["domain"] == "tiny" and metrics["num_images"] == 16 and metrics["protocol"]["resolution"] == 32
+    assert set(metrics["methods"]) == {"w_encoder", "hyperinverter"}
+    for values in metrics["methods"].values():
+        assert values["time_ms_median"] > 0 and values["l2"] > 0
+        assert {name for name, value in values.items() if value is None} <= set(metrics["not_measured"])
+    assert set(metrics["not_measured"]) <= set(METRICS) and all(metrics["not_measured"].values())
+    evaluated = json.loads((demo / "evaluate/generated/metrics.json").read_text())
+    assert {key: metrics[key] for key in evaluated} == evaluated, "the same figures, to the digit"
+    extra = metrics["demo"]
+    assert set(extra["photo"]) == {"w_encoder", "hyperinverter"}
+    for phase in ("phase1", "phase2"):
+        training = extra["short_training"][phase]
+        assert (
+            training["steps"] > 0 and training["last"]["train/l2"] > 0 and training["validation"]["validation/l2"] > 0
+        )
+
+
+def test_a_second_run_replaces_the_first_and_only_a_demo(
+    demo: Path, models: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("HYPERINVERTER_MODELS", str(models))
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious/thesis.txt").write_text("years of work")
+    with pytest.raises(AssertionError, match="code 2"):
+        run_script("demo", ["--domain", "tiny", "--output", "precious"], tmp_path)
+    assert "not a demo's folder" in capsys.readouterr().err and (tmp_path / "precious/thesis.txt").is_file()
+    assert (demo / "demo.json").is_file(), "what says that a folder may be replaced"
+
+
+def test_missing_weights_end_with_a_clear_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.delenv("HYPERINVERTER_MODELS", raising=False)
+    with pytest.raises(AssertionError, match="code 2"):
+        run_script("demo", ["--domain", "tiny", "--output", "out"], tmp_path)
+    message = capsys.readouterr().err
+    assert "no model 'tiny'" in message and "HYPERINVERTER_MODELS" in message and not (tmp_path / "out").exists()
+
+
+def test_report_escapes_text_and_refuses_other_files(tmp_path: Path):
+    report = Report("<b>")
+    report.text("1 < 2 & so on")
+    report.table(["a", "b"], [["<i>", None], [(0.12345678, True), 3]])
+    page = report.write(tmp_path / "page.html").read_text()
+    assert "<b>" not in page and "<i>" not in page and "1 &lt; 2 &amp; so on" in page
+    assert "not measured" in page and '<td class="number best">0.1235</td>' in page
+    with pytest.raises(ValueError, match=r"page.html: a page shows .png"):
+        report.picture(tmp_path / "page.html", "a page")
+
+
+def test_metrics_table_marks_the_better_method():
+    metrics = {
+        "methods": {"a": {"l2": 1.0, "psnr": 20.0, "fid": None}, "b": {"l2": 0.5, "psnr": 10.0, "fid": None}},
+        "metrics": {
+            "l2": {"unit": "squared", "better": "lower"},
+            "psnr": {"unit": "dB", "better": "higher"},
+            "fid": {"unit": "", "better": "lower"},
+        },
+    }
+    headings, rows = metrics_rows(metrics)
+    assert headings == ["metric", "better", "a", "b"]
+    assert rows[0] == ["l2 (squared)", "lower", (1.0, False), (0.5, True)]
+    assert rows[1][2:] == [(20.0, True), (10.0, False)]
+    assert rows[2] == ["fid", "lower", (None, False), (None, False)]
+
+
+def test_curves_are_one_element_and_survive_gaps():
+    stats = [{"step": 1, "train/l2": 0.5}, {"step": 2, "train/l2": None}, {"step": 3, "train/l2": 0.2}]
+    svg = curves(stats, {"train/l2": "L2", "validation/l2": "never written"}, "loss")
+    assert svg.startswith("<svg") and svg.rstrip().endswith("</svg>") and "<metadata" not in svg
+    assert "never written" not in svg and "optimiser step" in svg and "matplotlib.pyplot" not in sys.modules

@@ -1,0 +1,200 @@
+"""README.md and CONTRIBUTING.md from top to bottom, as a reader types them: every command runs, every link exists.
+
+A command must stand in COMMANDS below; a new one without a line there fails. Training at full length is cut to two steps
+by added settings, never by another command.
+"""
+
+import csv
+import re
+import shlex
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import save_tiny_model
+from script_runner import ROOT, astronaut, run_script, write_photos
+
+from hyperinverter.config import load_domain
+from hyperinverter.editing import Direction, save_direction
+from hyperinverter.pretrained import load_generator
+
+PAGES = ("README.md", "CONTRIBUTING.md")
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)#]+)(?:#[^)]*)?\)")
+
+
+@dataclass(frozen=True)
+class Script:
+    """A command of ours: what is added to it, and a file that it must leave behind."""
+
+    more: str = ""
+    makes: str | None = None
+
+
+SHORT = "schedule.max_steps=2 schedule.batch_size=4 data.cache_mib=16"
+SHORT_PHASE = f"{SHORT} data.validation_fraction=0.2 'loss_weights={{l2: 1.0}}'"
+FEW = "data.max_images=2 time_repeats=2 'metrics=[l2, psnr]'"
+COMMANDS: dict[str, Script | None] = {  # None: not ours, see test_make_and_shell_commands
+    "make demo": None,
+    "make test": None,
+    "make lint": None,
+    "make test-slow": None,
+    "source .venv/bin/activate": None,
+    "python scripts/invert.py photo.jpg align=true": Script(makes="outputs/edit_faces64/photo.safetensors"),
+    "python scripts/invert.py my_photos output=outputs/inversions": Script(
+        "data.max_images=2", "outputs/inversions/sheet.png"
+    ),
+    "python scripts/train_stylegan2.py data.root=my_photos": Script(
+        SHORT, "outputs/stylegan2_faces64/model/generator.safetensors"
+    ),
+    "python scripts/train_phase1.py data.root=my_photos domain.weights.folder=outputs/stylegan2_faces64/model": Script(
+        SHORT_PHASE, "outputs/phase1_faces64/model/w_encoder.safetensors"
+    ),
+    "python scripts/train_phase2.py data.root=my_photos domain.weights.folder=outputs/phase1_faces64/model": Script(
+        f"{SHORT_PHASE} adversarial.start_step=1 adversarial.batch_size=4",
+        "outputs/phase2_faces64/model/hyperinverter.safetensors",
+    ),
+    "python scripts/train_phase1.py data.root=my_photos 'loss_weights={l2: 1.0, discriminator_features: 0.5}'": Script(
+        f"{SHORT} data.validation_fraction=0.2 output=outputs/from_shipped",
+        "outputs/from_shipped/model/w_encoder.safetensors",
+    ),
+    "python scripts/train_stylegan2.py --config configs/stylegan2/tiny.yaml data.root=my_photos": Script(
+        "schedule.max_steps=2", "outputs/stylegan2_tiny/model/generator.safetensors"
+    ),
+    "python scripts/train_phase1.py --config configs/phase1/tiny.yaml "
+    "domain.weights.folder=outputs/stylegan2_tiny/model": Script(
+        "schedule.max_steps=2", "outputs/phase1_tiny/model/w_encoder.safetensors"
+    ),
+    "python scripts/train_phase2.py --config configs/phase2/tiny.yaml "
+    "domain.weights.folder=outputs/phase1_tiny/model": Script(
+        "schedule.max_steps=2 adversarial.start_step=1", "outputs/phase2_tiny/model/hyperinverter.safetensors"
+    ),
+    "python scripts/train_phase2.py --config configs/phase2/ffhq.yaml --dry-run": Script(),
+    "python scripts/train_stylegan2.py domain=my_domain.yaml data.root=my_photos output=outputs/my_gan": Script(
+        "--dry-run"
+    ),
+    "python scripts/evaluate.py data.root=my_photos": Script(FEW, "outputs/evaluate_faces64/metrics.json"),
+    "python scripts/evaluate.py model=outputs/phase2_faces64/model data.root=my_photos": Script(
+        FEW, "outputs/evaluate_faces64/table.md"
+    ),
+    "python scripts/evaluate.py data.kind=generated data.num_generated=64": Script(
+        FEW, "outputs/evaluate_faces64/sheet.png"
+    ),
+    "python scripts/edit.py photo.jpg align=true 'directions=[smile,glasses]' 'strengths=[-2,0,2]'": Script(
+        makes="outputs/edit_faces64/photo/smile_-2.png"
+    ),
+    "python scripts/interpolate.py photo.jpg other_photo.jpg align=true steps=9": Script(
+        makes="outputs/edit_faces64/strip.png"
+    ),
+    "python scripts/align.py my_photos output=outputs/aligned": Script(
+        "data.max_images=1", "outputs/aligned/alignment.json"
+    ),
+    "python scripts/learn_direction.py my_photos labels=labels.csv 'attributes={smile: Smiling}'": Script(
+        "held_out_fraction=0.5", "outputs/directions_faces64/directions/smile.safetensors"
+    ),
+}
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    """(language, text) of every code block."""
+    return BLOCK.findall((ROOT / page).read_text())
+
+
+def shell_lines() -> list[str]:
+    """Every command of every page, in order; a line that ends in a backslash goes on in the next."""
+    lines = []
+    for page in PAGES:
+        for language, text in blocks(page):
+            assert language in ("bash", "python"), f"{page}: a code block must say whether it is bash or python: {text}"
+            if language == "bash":
+                lines += [line for line in text.replace("\\\n", " ").splitlines() if line.strip()]
+    return [" ".join(line.split()) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files that README's commands name, and random weights of faces64 where the shipped ones are not in yet."""
+    folder = tmp_path_factory.mktemp("readme")
+    astronaut().save(folder / "photo.jpg")
+    astronaut().transpose(0).save(folder / "other_photo.jpg")  # 0: mirrored
+    photos = write_photos(folder / "my_photos", 12, 96)
+    with open(folder / "labels.csv", "w", newline="") as file:
+        csv.writer(file).writerows([["file", "Smiling"], *([path.name, i % 2] for i, path in enumerate(photos))])
+    shutil.copy(ROOT / "configs/domains/faces64.yaml", folder / "my_domain.yaml")
+    if not (ROOT / "pretrained_models/faces64/hyperinverter.safetensors").is_file():
+        domain = load_domain("faces64")
+        model = save_tiny_model(folder / "pretrained_models/faces64", domain)
+        digest = load_generator(model).weights_hash
+        for name, path in domain.directions.items():
+            direction = Direction(name, torch.randn(domain.generator.w_dim), generator_hash=digest)
+            save_direction(direction, model / path, domain=domain.name, resolution=domain.resolution)
+    return folder
+
+
+def test_every_command_is_listed_here():
+    lines = shell_lines()
+    assert set(lines) - set(COMMANDS) == set(), "a command in README.md or CONTRIBUTING.md has no line in COMMANDS"
+    assert set(COMMANDS) - set(lines) == set(), "COMMANDS holds a command that no page shows any more"
+
+
+def test_every_command_of_ours_runs(workspace: Path, monkeypatch: pytest.MonkeyPatch):
+    """In one folder and in the order of the page, because later commands use what earlier ones made."""
+    if (workspace / "pretrained_models").is_dir():
+        monkeypatch.setenv("HYPERINVERTER_MODELS", str(workspace / "pretrained_models"))
+    for line in dict.fromkeys(shell_lines()):
+        script = COMMANDS[line]
+        if script is None:
+            continue
+        python, path, *words = shlex.split(line)
+        assert python == "python" and (ROOT / path).is_file(), f"{line}: no such script"
+        if script.makes:
+            (workspace / script.makes).unlink(missing_ok=True)
+        run_script(Path(path).stem, [*words, *shlex.split(script.more), "device=cpu"], workspace)
+        assert script.makes is None or (workspace / script.makes).is_file(), f"{line}: did not write {script.makes}"
+
+
+def test_python_blocks_run_one_after_the_other(workspace: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(workspace)
+    if (workspace / "pretrained_models").is_dir():
+        monkeypatch.setenv("HYPERINVERTER_MODELS", str(workspace / "pretrained_models"))
+    names: dict = {}
+    for page in PAGES:
+        for language, text in blocks(page):
+            if language == "python":
+                exec(compile(text, page, "exec"), names)
+    assert (workspace / "photo.safetensors").stat().st_size < 32 * 1024
+    assert (workspace / "reconstruction.png").is_file()
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed; the pages' make commands need it")
+def test_make_and_shell_commands():
+    """`make -n` resolves each target without running it; .ci/run runs `make test` and `make demo` for real."""
+    for line in (line for line, script in COMMANDS.items() if script is None):
+        if line.startswith("make "):
+            done = subprocess.run([*shlex.split(line), "-n"], cwd=ROOT, capture_output=True, text=True)
+            assert done.returncode == 0, f"{line}: {done.stderr}"
+        else:
+            assert line == "source .venv/bin/activate" and "$(PYTHON) -m venv .venv" in (ROOT / "Makefile").read_text()
+
+
+@pytest.mark.parametrize("page", [*PAGES, "pretrained_models/README.md"])
+def test_links_lead_somewhere(page: str):
+    made_with_the_weights = ROOT / "pretrained_models/faces64"
+    for target in LINK.findall((ROOT / page).read_text()):
+        if "://" in target:
+            continue
+        path = (ROOT / page).parent / target
+        missing_yet = path.is_relative_to(made_with_the_weights) and not any(
+            made_with_the_weights.glob("*.safetensors")
+        )
+        assert path.exists() or missing_yet, f"{page}: {target} does not exist"
+
+
+def test_named_files_and_settings_exist():
+    """Words in backticks that look like files of this repository."""
+    text = (ROOT / "README.md").read_text()
+    for path in re.findall(r"`((?:configs|scripts|hyperinverter)/[\w./*-]+)`", text):
+        assert list(ROOT.glob(path.rstrip("/"))), f"README.md names {path}, which is not there"

@@ -1,0 +1,101 @@
+"""Every script: help without torch, a dry run, and the whole way from photos to edits on the tiny domain."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from script_runner import ROOT, SCRIPTS, run_script, write_photos
+
+import hyperinverter
+from hyperinverter.config import load_domain
+from hyperinverter.pretrained import PARTS
+from hyperinverter.utils.images import load_image
+
+# script -> a config under which nothing but networks is built; demo has its own test
+TINY = {
+    "train_stylegan2": "stylegan2",
+    "train_phase1": "phase1",
+    "train_phase2": "phase2",
+    "evaluate": "evaluate",
+    "edit": "edit",
+    "invert": "edit",
+    "interpolate": "edit",
+    "align": "edit",
+    "learn_direction": "edit",
+}
+
+
+def test_help_of_every_script_comes_without_torch(tmp_path: Path):
+    """At once, and from any folder: torch takes seconds to import."""
+    code = (
+        "import contextlib, io, runpy, sys\n"
+        "for script in sys.argv[1:]:\n"
+        "    sys.argv, shown = [script, '--help'], io.StringIO()\n"
+        "    with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):\n"
+        "        runpy.run_path(script, run_name='__main__')\n"
+        "    assert '--dry-run' in shown.getvalue(), (script, shown.getvalue())\n"
+        "    assert 'torch' not in sys.modules, f'{script} --help imports torch'\n"
+    )
+    scripts = [str(ROOT / "scripts" / f"{name}.py") for name in SCRIPTS]
+    done = subprocess.run([sys.executable, "-c", code, *scripts], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_script_is_tested():
+    assert set(SCRIPTS) - {"demo"} == set(TINY), "a new script needs a line in TINY and a place in the way below"
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_dry_run_shows_the_plan_and_writes_nothing(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    config = [] if name == "learn_direction" else ["--config", f"configs/{TINY[name]}/tiny.yaml"]
+    run_script(name, [*config, "domain=tiny", "--dry-run"], tmp_path)
+    shown = capsys.readouterr().out
+    assert "name: tiny" in shown and "generator" in shown and "hypernetwork" in shown, shown
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_whole_way_on_the_tiny_domain(tmp_path: Path):
+    """Photos -> StyleGAN2 -> Phase I -> Phase II -> evaluation, direction, inversion, edit, interpolation."""
+    photos = write_photos(tmp_path / "photos", 12, 32)
+    with open(tmp_path / "labels.csv", "w", newline="") as file:
+        csv.writer(file).writerows([["file", "Smiling"], *([path.name, i % 2] for i, path in enumerate(photos))])
+
+    def run(script: str, *words: str) -> None:
+        run_script(script, [*words, "device=cpu"], tmp_path)
+
+    def out(name: str) -> Path:
+        return tmp_path / "outputs" / name
+
+    run("train_stylegan2", "--config", "configs/stylegan2/tiny.yaml", "data.root=photos", "schedule.max_steps=4")
+    folder = "domain.weights.folder=outputs"
+    run("train_phase1", "--config", "configs/phase1/tiny.yaml", f"{folder}/stylegan2_tiny/model")
+    run("train_phase2", "--config", "configs/phase2/tiny.yaml", f"{folder}/phase1_tiny/model")
+    model = "outputs/phase2_tiny/model"
+    assert {path.stem for path in (tmp_path / model).glob("*.safetensors")} >= set(PARTS)
+
+    run("evaluate", "--config", "configs/evaluate/tiny.yaml", f"model={model}")
+    metrics = json.loads((out("evaluate_tiny") / "metrics.json").read_text())
+    assert metrics["domain"] == "tiny" and metrics["num_images"] == 8
+    assert set(metrics["methods"]) == {"w_encoder", "hyperinverter"}
+    assert all(values["l2"] > 0 and values["time_ms_median"] > 0 for values in metrics["methods"].values())
+
+    where = ["domain=tiny", f"model={model}", "output=outputs/directions", "held_out_fraction=0.5"]
+    run("learn_direction", "photos", "labels=labels.csv", "attributes={smile: Smiling}", *where)
+    direction = "outputs/directions/directions/smile.safetensors"
+
+    edit = ["--config", "configs/edit/tiny.yaml", f"model={model}"]
+    run("edit", *edit, "photos/photo_00.png", "photos/photo_05.png", f"directions=[{direction}]")
+    assert (out("edit_tiny") / "sheet_smile.png").is_file() and (out("edit_tiny") / "photo_05/smile_+1.png").is_file()
+    run("interpolate", *edit, "photos/photo_00.png", "photos/photo_05.png", "output=outputs/interpolate")
+    assert (out("interpolate") / "strip.png").is_file() and (out("interpolate") / "beside.gif").is_file()
+
+    run("invert", *edit, "photos", "output=outputs/inversions")
+    assert len(list(out("inversions").glob("*.safetensors"))) == len(photos)
+    inverter = hyperinverter.load(tmp_path / model)
+    direct = inverter.render(inverter.invert(load_image(photos[3], load_domain("tiny").resolution)))
+    saved = inverter.render(hyperinverter.Inversion.load(out("inversions") / "photo_03.safetensors"))
+    torch.testing.assert_close(saved, direct, atol=1e-4, rtol=0)  # inverted in a batch there, alone here
