@@ -24,11 +24,15 @@ from hyperinverter.models.build import build_discriminator, build_generator
 from hyperinverter.models.stylegan2 import Discriminator, Generator
 from hyperinverter.pretrained.load import load_discriminator, load_generator
 from hyperinverter.training.common import Run, set_up
+from hyperinverter.training.gan_validation import SampleDistance
+from hyperinverter.training.resume import forget_later_stats
 from hyperinverter.utils.errors import UserError
 
 
 def train(config: StyleGAN2Config) -> dict[str, float]:
-    """Train until `schedule.max_steps`; the averaged generator and the discriminator are written to `<output>/model`.
+    """Train until `schedule.max_steps`; the averaged generator and D nearest to held-out photos go to `<output>/model`.
+
+    The last ones go to `<output>/model_last`; without held-out photos both folders hold the last ones.
 
     Returns:
         The last logged scalars.
@@ -39,7 +43,7 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
     device = set_up(config)
     domain, schedule = config.domain, config.schedule
     batch = schedule.batch_size
-    data, _ = open_training_data(config.data, domain, config.seed)
+    data, photos = open_training_data(config.data, domain, config.seed)
     if config.init_from:
         G = load_generator(config.init_from, domain).to(device)
         D = load_discriminator(config.init_from, domain).to(device)
@@ -54,7 +58,7 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
     grid_z = torch.randn([64, domain.generator.z_dim], generator=torch.Generator().manual_seed(config.seed)).to(device)
 
     # -- resume
-    step = 0
+    step, best = 0, math.inf
     checkpoints = Path(config.output) / "checkpoints"
     if config.resume != "never":
         state = load_training_state(checkpoints if config.resume == "auto" else config.resume)
@@ -68,12 +72,16 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
                 part.load_state_dict(state[name])
             mean_path_length.copy_(state["mean_path_length"])
             set_rng_state(state["rng"])
-            step = state["step"]
+            step, best = state["step"], state.get("best", math.inf)
+            forget_later_stats(Path(config.output), step)
+    distance = SampleDistance(photos, schedule.validation_images, batch, config.seed, device)
     scalars: dict[str, float] = {}
 
     # -- the loop
     with Run(config.output, config) as run, tqdm(total=schedule.max_steps, initial=step, mininterval=1) as bar:
         run.log(f"{'resumed at' if step else 'start at'} step {step}, {device}, {len(data)} training images")
+        if distance.name is None:
+            run.log(f"no distance to held-out photos is measured: {distance.reason}")
         while step < schedule.max_steps:
             real, _ = data.get(step * batch, batch)
             real = real.to(device)
@@ -129,6 +137,13 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
             if step % schedule.images_every == 0 or step == schedule.max_steps:
                 with torch.no_grad():
                     run.images(step, "fakes", average(grid_z, truncation_psi=0.7))
+            if distance.name and (step % schedule.validate_every == 0 or step == schedule.max_steps):
+                found = distance(average)
+                run.scalars(step, {f"validation/{distance.name}": found, "images": float(step * batch)})
+                run.log(f"step {step}: {distance.name} {found:.3f}, best before {best:.3f}")
+                if found < best:
+                    best = found
+                    export(Path(config.output) / "model", average, D, domain, step * batch, {distance.name: found})
             if step % schedule.save_every == 0 or step == schedule.max_steps:
                 stop_when_not_finite({"loss/G": loss_G.item(), "loss/D": loss_D.item()}, step, checkpoints)
                 state = {
@@ -139,10 +154,13 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
                     "opt_G": opt_G.state_dict(),
                     "opt_D": opt_D.state_dict(),
                     "mean_path_length": mean_path_length,
+                    "best": best,
                     "rng": rng_state(),
                 }
                 save_training_state(run.checkpoints, step, state, schedule.keep_checkpoints)
-                export(Path(config.output) / "model", average, D, domain, step * batch)
+                export(Path(config.output) / "model_last", average, D, domain, step * batch)
+                if distance.name is None:
+                    export(Path(config.output) / "model", average, D, domain, step * batch)
         run.log(f"done at step {step}: {scalars}")
     return scalars
 
@@ -223,11 +241,13 @@ def sizes(domain: DomainConfig) -> dict:
     }
 
 
-def export(folder: Path, G: Generator, D: Discriminator, domain: DomainConfig, images_seen: int) -> None:
+def export(
+    folder: Path, G: Generator, D: Discriminator, domain: DomainConfig, images_seen: int, measured: dict | None = None
+) -> None:
     """Write the averaged generator and the discriminator as a model folder."""
     head = {"domain": domain.name, "kind": domain.kind, "resolution": domain.resolution}
     head |= {"loss_resolution": domain.loss_resolution, "alignment": domain.alignment}
-    info = {"images_seen": images_seen}
+    info = {"trainer": "train_stylegan2", "images_seen": images_seen, "validation": measured or {}}
     digest = save_model(
         folder / "generator.safetensors",
         G,

@@ -9,9 +9,10 @@ from PIL import Image
 
 from hyperinverter.checkpoint import load_training_state, read_model
 from hyperinverter.config.schema import DataConfig, OptimizerConfig, ScheduleConfig, StyleGAN2Config
+from hyperinverter.data import open_training_data
 from hyperinverter.models.build import build_generator
 from hyperinverter.pretrained.load import load_discriminator, load_generator
-from hyperinverter.training import stylegan2
+from hyperinverter.training import gan_validation, stylegan2
 from hyperinverter.utils.errors import UserError
 
 
@@ -58,6 +59,36 @@ def test_a_run_leaves_a_loadable_model_folder_and_its_records(config, tmp_path, 
     # going on from those weights with fresh optimisers
     again = replace(config, output=str(tmp_path / "again"), init_from=str(folder / "model"))
     stylegan2.train(replace(again, schedule=replace(config.schedule, max_steps=1)))
+
+
+def test_the_model_nearest_to_held_out_photos_is_kept(config, tmp_path, monkeypatch):
+    found = iter([5.0, 2.0, 3.0])
+    monkeypatch.setattr(gan_validation, "_features", lambda device: ("frechet_test", lambda x: x.flatten(1)[:, :4]))
+    monkeypatch.setattr(gan_validation.SampleDistance, "__call__", lambda self, G: next(found))
+    schedule = replace(config.schedule, validate_every=2)
+    stylegan2.train(replace(config, data=replace(config.data, validation_fraction=0.5), schedule=schedule))
+    kept = read_model(tmp_path / "whole" / "model" / "generator.safetensors").info
+    assert kept["images_seen"] == 16 and kept["validation"] == {"frechet_test": 2.0}
+    assert read_model(tmp_path / "whole" / "model_last" / "generator.safetensors").info["images_seen"] == 24
+    assert '"validation/frechet_test": 3.0' in (tmp_path / "whole" / "stats.jsonl").read_text()
+
+
+def test_the_distance_to_photos_is_zero_for_the_photos_themselves_and_says_why_not_measured(
+    config, tiny_domain, monkeypatch
+):
+    monkeypatch.setattr(gan_validation, "_features", lambda device: ("frechet_test", lambda x: x.flatten(1)[:, ::97]))
+    _, photos = open_training_data(replace(config.data, validation_fraction=0.9), tiny_domain, 0)
+    distance = gan_validation.SampleDistance(photos, None, 2, seed=0, device=torch.device("cpu"))
+    G = build_generator(tiny_domain)
+    first = distance(G)
+    assert first > 0 and distance(G) == first, "the same latents every time"
+    mirrored = torch.cat([torch.cat([x, x.flip(3)]) for x, _ in photos.in_order(2)])
+    played = iter(mirrored.split(2))
+    monkeypatch.setattr(G, "forward", lambda z: next(played)[: len(z)])
+    assert distance(G) == pytest.approx(0, abs=1e-4)
+    monkeypatch.setattr(gan_validation, "_features", lambda device: "no network")
+    absent = gan_validation.SampleDistance(photos, None, 2, seed=0, device=torch.device("cpu"))
+    assert absent.name is None and absent.reason == "no network"
 
 
 def test_training_moves_both_networks_and_the_average_lies_between(config, tmp_path, tiny_domain):

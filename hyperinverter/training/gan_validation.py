@@ -1,0 +1,66 @@
+"""How far a generator's samples lie from held-out photos: one number that falls while the generator improves.
+
+FID (Heusel et al., NeurIPS 2017, arXiv:1706.08500) where the Inception file is present; else the same formula on the
+last features of the small SqueezeNet, under its own name, or nothing where that is absent too.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from hyperinverter.data import Batches, validation_batches
+from hyperinverter.extractors.inception import Inception
+from hyperinverter.extractors.squeezenet import SqueezeNetFeatures
+from hyperinverter.metrics.distribution import FEWEST_IMAGES, Fid
+from hyperinverter.models.stylegan2 import Generator
+
+
+class SampleDistance:
+    """Fréchet distance between a generator's samples and the validation photos (each also mirrored).
+
+    Args:
+        photos: validation images; their features are computed once, here.
+        max_images: photos to take; None takes all. As many samples are drawn as there are features of photos.
+        seed: of the latents; the same at every measurement, so that steps compare.
+
+    Attributes:
+        name: `fid` or `frechet_squeezenet`; None when nothing can be measured, then `reason` says why.
+    """
+
+    def __init__(
+        self, photos: Batches, max_images: int | None, batch_size: int, seed: int, device: torch.device
+    ) -> None:
+        self.name: str | None = None
+        self.reason = ""
+        self.batch_size, self.seed, self.device = batch_size, seed, device
+        if len(photos) < FEWEST_IMAGES:
+            self.reason = "there are no validation photos (data.validation_fraction, data.validation_root)"
+            return
+        found = _features(device)
+        if isinstance(found, str):
+            self.reason = found
+            return
+        self.name, self._features = found
+        with torch.no_grad():
+            batches = (x.to(device) for x, _ in validation_batches(photos, batch_size, max_images))
+            self._real = torch.cat([self._features(torch.cat([x, x.flip(3)])) for x in batches])
+
+    @torch.no_grad()
+    def __call__(self, G: Generator) -> float:
+        """Distance of samples of G (truncation 1, stored noise) from the photos."""
+        latents = torch.randn([len(self._real), G.z_dim], generator=torch.Generator().manual_seed(self.seed))
+        fake = torch.cat([self._features(G(z.to(self.device))) for z in latents.split(self.batch_size)])
+        return Fid(self._features).distance(fake, self._real)
+
+
+def _features(device: torch.device) -> tuple[str, Callable[[Tensor], Tensor]] | str:
+    """Name of the distance and its features, images [N,3,R,R] -> [N,F] on the CPU; or why there are none."""
+    if Inception.why_missing() is None:
+        inception = Inception.find().to(device)
+        return "fid", lambda images: inception.features(images).cpu()
+    reason = SqueezeNetFeatures.why_missing()
+    if reason is not None:
+        return reason
+    squeezenet = SqueezeNetFeatures.find().to(device)
+    return "frechet_squeezenet", lambda images: squeezenet.features(images)[-1].mean((2, 3)).cpu()
