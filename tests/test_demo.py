@@ -17,6 +17,8 @@ from hyperinverter.editing import Direction, save_direction
 from hyperinverter.evaluation.report import Report, curves, metrics_rows
 from hyperinverter.pretrained import load_generator
 
+pytestmark = pytest.mark.timeout(900)  # a quarter of a minute of computing, on machines that are busy with other things
+
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:

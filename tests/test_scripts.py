@@ -58,6 +58,7 @@ def test_dry_run_shows_the_plan_and_writes_nothing(name: str, tmp_path: Path, ca
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.timeout(900)  # seconds of computing, on machines that are busy with other things
 def test_the_whole_way_on_the_tiny_domain(tmp_path: Path):
     """Photos -> StyleGAN2 -> Phase I -> Phase II -> evaluation, direction, inversion, edit, interpolation."""
     photos = write_photos(tmp_path / "photos", 12, 32)
