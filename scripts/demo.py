@@ -35,7 +35,7 @@ CURVES = {
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much of everything; the full demo takes 5 to 8 minutes on 2 CPU cores, the short one 2."""
+    """How much of everything: the full demo stays well below 10 minutes on 2 CPU cores, the short one below 3."""
 
     phase1_steps: int
     phase2_steps: int
@@ -46,7 +46,7 @@ class Sizes:
     edited_images: int
 
 
-FULL = Sizes(300, 160, 30, 1024, 32, 128, 3)
+FULL = Sizes(400, 200, 30, 1024, 32, 128, 3)
 SHORT = Sizes(30, 16, 4, 128, 8, 16, 2)
 
 
