@@ -17,11 +17,11 @@ from torch.autograd import Function
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1, padding: int = 0) -> Tensor:
-    """Correlate with a kernel, as `torch.nn.functional.conv2d`; obeys autocast.
+    """Correlate with a kernel, as `torch.nn.functional.conv2d`, or with one kernel per image; obeys autocast.
 
     Args:
         x: [N, I, H, W].
-        weight: [O, I, k, k].
+        weight: [O, I, k, k], or one per image [N, O, I, k, k].
         bias: [O], or None.
         stride: decimation, pixels.
         padding: zeros on each side, pixels.
@@ -33,7 +33,7 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int
 
 
 def conv_transpose2d(x: Tensor, weight: Tensor, *, stride: int = 1) -> Tensor:
-    """The adjoint of `conv2d`: x [N, I, H, W], weight [I, O, k, k] -> [N, O, (H - 1) stride + k, same of W]."""
+    """The adjoint of `conv2d`: x [N, I, H, W], weight [(N,) I, O, k, k] -> [N, O, (H - 1) stride + k, same of W]."""
     x, weight, _ = _autocast(x, weight, None)
     return _Convolution.apply(x, weight, None, Geometry(stride, transposed=True))
 
@@ -74,6 +74,9 @@ class _Convolution(Function):
         ctx.save_for_backward(x, weight)
         ctx.geometry = geometry
         with _own_precision(x):
+            if weight.ndim == 5:
+                y = _convolve_each(x, weight, geometry)
+                return y if bias is None else y + bias[:, None, None]
             return torch.convolution(x, weight, bias, *geometry.arguments())
 
     @staticmethod
@@ -96,10 +99,8 @@ class _WeightGradient(Function):
     def forward(ctx: Any, x: Tensor, grad_y: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
         ctx.save_for_backward(x, grad_y)
         ctx.geometry = geometry
-        only_weight = [False, True, False]
         with _own_precision(x):
-            backward = torch.ops.aten.convolution_backward
-            return backward(grad_y, x, weight, None, *geometry.arguments(), only_weight)[1]
+            return (_weight_gradient_of_each if weight.ndim == 5 else _weight_gradient)(x, grad_y, weight, geometry)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -113,12 +114,42 @@ class _WeightGradient(Function):
 
 
 def _apply_adjoint(grad_y: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-    if geometry.stride == 1 and not geometry.transposed and weight.shape[1] == 1:
+    if geometry.stride == 1 and not geometry.transposed and weight.ndim == 4 and weight.shape[1] == 1:
         # One input channel per group: the adjoint is a convolution with the rotated kernel, on the CPU twice as fast.
         rotated = geometry._replace(padding=weight.shape[-1] - 1 - geometry.padding)
         if rotated.padding >= 0 and geometry.groups == weight.shape[0]:
             return _Convolution.apply(grad_y, weight.flip(2, 3), None, rotated)
     return _Convolution.apply(grad_y, weight, None, geometry.adjoint(x, grad_y, weight))
+
+
+def _convolve_each(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """Image n with kernel n: a grouped convolution on a GPU; on the CPU one by one, which keeps channels_last."""
+    if x.device.type == "cpu":
+        images = zip(x.split(1), weight.unbind(), strict=True)
+        return torch.cat([torch.convolution(image, kernel, None, *geometry.arguments()) for image, kernel in images])
+    n = x.shape[0]
+    grouped = geometry._replace(groups=n)
+    y = torch.convolution(_side_by_side(x), weight.flatten(0, 1), None, *grouped.arguments())
+    return y.reshape(n, -1, *y.shape[2:]).contiguous(memory_format=torch.channels_last)
+
+
+def _weight_gradient_of_each(x: Tensor, grad_y: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    if x.device.type == "cpu":
+        images = zip(x.split(1), grad_y.split(1), weight.unbind(), strict=True)
+        return torch.stack([_weight_gradient(*image, geometry) for image in images])
+    grouped = geometry._replace(groups=x.shape[0])
+    grad = _weight_gradient(_side_by_side(x), _side_by_side(grad_y), weight.flatten(0, 1), grouped)
+    return grad.reshape(weight.shape)
+
+
+def _weight_gradient(x: Tensor, grad_y: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    only_weight = [False, True, False]
+    return torch.ops.aten.convolution_backward(grad_y, x, weight, None, *geometry.arguments(), only_weight)[1]
+
+
+def _side_by_side(x: Tensor) -> Tensor:
+    """[N, C, H, W] -> [1, N C, H, W]."""
+    return x.reshape(1, -1, *x.shape[2:])
 
 
 def _autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -9,8 +9,11 @@ linear, so scaling the input channels by s and the output channels by d_o = 1 / 
 the same numbers with one plain convolution for the whole batch.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
 from hyperinverter.ops.conv2d import conv2d, conv_transpose2d
 from hyperinverter.ops.upfirdn2d import filter2d
@@ -75,7 +78,7 @@ def modulated_conv2d(
         y = filter2d(y, resample_filter, padding=margin, gain=4.0)
     if demodulate:
         scale = (demodulation(weight, styles) * gain)[:, :, None, None].to(y.dtype)
-        return y * scale if offset is None else torch.addcmul(offset.to(y.dtype), y, scale)
+        return y * scale if offset is None else _ScaleAdd.apply(y, scale, offset.to(y.dtype))
     y = y if gain == 1 else y * gain
     return y if offset is None else y + offset.to(y.dtype)
 
@@ -89,10 +92,56 @@ def demodulation(weight: Tensor, styles: Tensor) -> Tensor:
     """
     with torch.autocast(device_type=weight.device.type, enabled=False):  # squares leave the range of half precision
         weight = weight if weight.dtype == torch.float64 else weight.float()
-        energy = weight.square().sum(dim=(-1, -2))  # [O, I] or [N, O, I]
+        energy = _Energy.apply(weight)  # [O, I] or [N, O, I]
         power = styles.to(energy.dtype).square()
         total = power @ energy.t() if energy.ndim == 2 else torch.bmm(energy, power.unsqueeze(2)).squeeze(2)
         return torch.rsqrt(total + DEMODULATION_EPS)
+
+
+class _Energy(Function):
+    """Sum of squares of each k x k kernel; with per-image weights autograd's own way costs as much as a convolution."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(weight)
+        squares = weight.square().flatten(-2)
+        return squares @ squares.new_ones(squares.shape[-1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (weight,) = ctx.saved_tensors
+        return weight * (2 * grad)[..., None, None]
+
+
+class _ScaleAdd(Function):
+    """y * scale + offset in one pass; y [N, O, H, W], scale [N, O, 1, 1], offset broadcasts to y.
+
+    Gradients are those of torch.addcmul, without its pass over y for a factor of 1, and with a sum over the batch that
+    does not read memory across images (25 times slower on the CPU).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+        ctx.save_for_backward(y, scale)
+        ctx.offset_shape = offset.shape
+        return torch.addcmul(offset, y, scale)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        y, scale = ctx.saved_tensors
+        grad_y = grad_scale = grad_offset = None
+        if ctx.needs_input_grad[0]:
+            grad_y = grad * scale
+        if ctx.needs_input_grad[1]:
+            grad_scale = (grad * y).sum(dim=(2, 3), keepdim=True)
+        if ctx.needs_input_grad[2]:
+            if ctx.offset_shape == (1, *grad.shape[1:]):
+                pixels = grad.permute(0, 2, 3, 1)  # [N, H, W, O], contiguous where grad is channels_last
+                total = pixels.reshape(len(grad), -1).sum(dim=0)
+                grad_offset = total.reshape(1, *pixels.shape[1:]).permute(0, 3, 1, 2)
+            else:
+                grad_offset = grad.sum_to_size(ctx.offset_shape)
+        return grad_y, grad_scale, grad_offset
 
 
 def _pointwise(x: Tensor, weight: Tensor, styles: Tensor) -> Tensor:
@@ -105,13 +154,10 @@ def _pointwise(x: Tensor, weight: Tensor, styles: Tensor) -> Tensor:
 
 
 def _convolve(x: Tensor, weight: Tensor, up: int, flip_weight: bool, padding: int) -> Tensor:
-    if weight.ndim == 5:
-        images = zip(x.split(1), weight.unbind(), strict=True)
-        return torch.cat([_convolve(image, kernel, up, flip_weight, padding) for image, kernel in images])
     if up == 1:
-        return conv2d(x, weight if flip_weight else weight.flip(2, 3), padding=padding)
+        return conv2d(x, weight if flip_weight else weight.flip(-1, -2), padding=padding)
     # A transposed convolution is a true one: the flip is the other way round.
-    return conv_transpose2d(x, (weight.flip(2, 3) if flip_weight else weight).transpose(0, 1), stride=2)
+    return conv_transpose2d(x, (weight.flip(-1, -2) if flip_weight else weight).transpose(-4, -3), stride=2)
 
 
 def _check_shapes(x: Tensor, weight: Tensor, styles: Tensor, residual: Tensor | None) -> None:

@@ -102,19 +102,19 @@ class SynthesisLayer(nn.Module):
             up=self.up,
             resample_filter=self.resample_filter,
             padding=1,
-            offset=self._offset(x, residuals, noise_mode) * gain,
+            offset=self._offset(x.shape[0], residuals, noise_mode, gain),
             gain=gain,
         )
         return activate_(y, "lrelu", self.clamp)
 
-    def _offset(self, x: Tensor, residuals: Residuals, noise_mode: str) -> Tensor:
-        """Bias plus scaled noise, broadcastable to [N, O, R, R]."""
-        bias = _with_residual(self.bias, residuals, "bias")[:, None, None, :]  # [1 or N, 1, 1, O]
+    def _offset(self, n: int, residuals: Residuals, noise_mode: str, gain: float) -> Tensor:
+        """Bias plus scaled noise, times the gain, broadcastable to [N, O, R, R]."""
+        bias = _with_residual(self.bias, residuals, "bias")[:, None, None, :] * gain  # [1 or N, 1, 1, O]
         if noise_mode == "none":
             return bias.permute(0, 3, 1, 2)
-        strength = _with_residual(self.noise_strength, residuals, "noise_strength").reshape(-1, 1, 1, 1)
+        strength = _with_residual(self.noise_strength, residuals, "noise_strength").reshape(-1, 1, 1, 1) * gain
         if noise_mode == "random":
-            noise = torch.randn(x.shape[0], self.resolution, self.resolution, 1, device=x.device, dtype=bias.dtype)
+            noise = torch.randn(n, self.resolution, self.resolution, 1, device=bias.device, dtype=bias.dtype)
         else:
             noise = self.noise_const[None, :, :, None]
         # Summed with the channels last, the memory format of the activations.
