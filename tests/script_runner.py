@@ -1,5 +1,6 @@
 """Runs a script as the command line would, but in this process: importing torch once for all of them."""
 
+import csv
 import runpy
 import sys
 from collections.abc import Sequence
@@ -42,3 +43,11 @@ def write_photos(folder: Path, count: int, size: int) -> list[Path]:
         files.append(folder / f"photo_{number:02d}.png")
         Image.fromarray(dimmed).save(files[-1])
     return files
+
+
+def write_labels(path: Path, photos: Sequence[Path]) -> None:
+    """Every second photo smiles; the last third is held out."""
+    head = ["file", "split", "Smiling"]
+    rows = [[photo.name, "train" if 3 * i < 2 * len(photos) else "test", i % 2] for i, photo in enumerate(photos)]
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerows([head, *rows])

@@ -1,6 +1,5 @@
 """Every script: help without torch, a dry run, and the whole way from photos to edits on the tiny domain."""
 
-import csv
 import json
 import subprocess
 import sys
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from script_runner import ROOT, SCRIPTS, run_script, write_photos
+from script_runner import ROOT, SCRIPTS, run_script, write_labels, write_photos
 
 import hyperinverter
 from hyperinverter.config import load_domain
@@ -62,8 +61,7 @@ def test_dry_run_shows_the_plan_and_writes_nothing(name: str, tmp_path: Path, ca
 def test_the_whole_way_on_the_tiny_domain(tmp_path: Path):
     """Photos -> StyleGAN2 -> Phase I -> Phase II -> evaluation, direction, inversion, edit, interpolation."""
     photos = write_photos(tmp_path / "photos", 12, 32)
-    with open(tmp_path / "labels.csv", "w", newline="") as file:
-        csv.writer(file).writerows([["file", "Smiling"], *([path.name, i % 2] for i, path in enumerate(photos))])
+    write_labels(tmp_path / "labels.csv", photos)
 
     def run(script: str, *words: str) -> None:
         run_script(script, [*words, "device=cpu"], tmp_path)
@@ -84,7 +82,7 @@ def test_the_whole_way_on_the_tiny_domain(tmp_path: Path):
     assert set(metrics["methods"]) == {"w_encoder", "hyperinverter"}
     assert all(values["l2"] > 0 and values["time_ms_median"] > 0 for values in metrics["methods"].values())
 
-    where = ["domain=tiny", f"model={model}", "output=outputs/directions", "held_out_fraction=0.5"]
+    where = ["domain=tiny", f"model={model}", "output=outputs/directions"]
     run("learn_direction", "photos", "labels=labels.csv", "attributes={smile: Smiling}", *where)
     direction = "outputs/directions/directions/smile.safetensors"
 
