@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, get_type_hints
 
 from hyperinverter.config.faults import ConfigError
 from hyperinverter.config.load import list_domains, load_config, to_yaml
@@ -46,6 +46,8 @@ def run(
     parser = _parser(default_config, description, positional, positional_help)
     options, unknown = parser.parse_known_intermixed_args(argv)
     try:
+        switches = {f"--{key}": f"{key}=true" for key, hint in get_type_hints(schema_class).items() if hint is bool}
+        unknown = [switches.get(word, word) for word in unknown]  # --align is align=true
         if bad_options := [word for word in unknown if word.startswith("-")]:
             raise UserError(f"no such option: {' '.join(bad_options)}; settings are written key=value, without dashes")
         config = load_config(schema_class, options.config, _overrides([*options.words, *unknown], positional))
@@ -58,7 +60,7 @@ def run(
     except ConfigError as error:
         count = f"{len(error.faults)} settings" if len(error.faults) > 1 else "one setting"
         _stop(f"{count} to mend:\n  " + "\n  ".join(map(str, error.faults)))
-    except (UserError, ValueError, FileNotFoundError) as error:
+    except (UserError, ValueError, OSError) as error:
         if options.traceback or not _is_users(error):
             raise
         _stop(str(error))
@@ -104,11 +106,12 @@ def _import(name: str) -> Callable[..., Any]:
 
 
 def _is_users(error: Exception) -> bool:
-    """Whether the message was written for the user: a UserError, or another error that this package itself raised.
+    """Whether the message helps the user: a UserError, another error that this package itself raised, or the operating
+    system's word on a file (no permission, a file where a folder should be, disk full).
 
-    One that comes out of a library is a fault in the code and keeps its traceback.
+    Anything else that comes out of a library is a fault in the code and keeps its traceback.
     """
-    if isinstance(error, UserError):
+    if isinstance(error, UserError) or (isinstance(error, OSError) and error.errno is not None):
         return True
     last: TracebackType | None = error.__traceback__
     while last is not None and last.tb_next is not None:

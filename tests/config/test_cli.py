@@ -28,6 +28,10 @@ def stumble(_: Any) -> None:
     raise ValueError("a fault in the code")
 
 
+def trip_over_a_file(_: Any) -> None:
+    (Path(__file__) / "run").mkdir()
+
+
 def stop(_: Any) -> None:
     raise KeyboardInterrupt
 
@@ -56,6 +60,13 @@ def test_words_without_equals_are_collected_under_the_positional_key():
     assert run(**options).data.root is None
 
 
+def test_a_true_or_false_setting_may_be_written_as_an_option():
+    options = {"schema_class": EditConfig, "config": "configs/edit/faces64.yaml", "positional": "data.root"}
+    config = run("a.jpg", "--align", "b.jpg", "steps=3", **options)
+    assert (config.align, config.data.root, config.steps) == (True, ["a.jpg", "b.jpg"], 3)
+    assert not run("a.jpg", **options).align
+
+
 def test_print_config_is_yaml_that_loads(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     assert run("--print-config", "seed=5") is None
     (tmp_path / "shown.yaml").write_text(capsys.readouterr().out)
@@ -77,6 +88,8 @@ def test_unknown_options_say_how_settings_are_written(capsys: pytest.CaptureFixt
 def test_users_mistakes_are_plain_and_faults_in_the_code_are_not(capsys: pytest.CaptureFixture[str]):
     assert exit_code(do="refuse") == 2
     assert capsys.readouterr().err == "error: the disk is full; free 3 GiB\n"
+    assert exit_code(do="trip_over_a_file") == 2  # output names a file, no permission, disk full
+    assert "Not a directory" in capsys.readouterr().err
     with pytest.raises(UserError):
         run("--traceback", do="refuse")
     with pytest.raises(ValueError, match="a fault in the code"):  # not raised by the package: a bug, with its traceback
