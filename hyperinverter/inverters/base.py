@@ -17,7 +17,7 @@ from hyperinverter.config.schema import DomainConfig
 from hyperinverter.data.sources import open_source
 from hyperinverter.inverters.inversion import Inversion
 from hyperinverter.models.stylegan2 import Generator
-from hyperinverter.utils.decode import to_tensor
+from hyperinverter.utils.decode import centre_square, is_square, to_tensor, upright_rgb
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import from_uint8
 
@@ -31,14 +31,15 @@ def as_images(images: ImagesLike, resolution: int) -> Tensor:
 
     Args:
         images: a tensor [N, 3, H, W] or [3, H, W] in [-1, 1], a PIL image, a path, or a list of these.
-        resolution: R; other sizes are resized (bilinear with antialiasing, the project's one policy).
+        resolution: R; other sizes are centre-cropped to a square and resized (bilinear with antialiasing), the one
+            policy of the project; PIL images are turned upright and laid over white, as files are.
     Raises:
         ValueError: another shape, type or range; says what was given.
     """
     if isinstance(images, Tensor):
         return _checked_tensor(images, resolution)
     if isinstance(images, Image.Image):
-        return from_uint8(to_tensor(images.convert("RGB"), resolution)).unsqueeze(0)
+        return from_uint8(to_tensor(upright_rgb(images), resolution)).unsqueeze(0)
     if isinstance(images, str | Path):
         source = open_source(images)
         return torch.cat([as_images(source.read(i), resolution) for i in range(len(source))])
@@ -58,6 +59,10 @@ def _checked_tensor(images: Tensor, resolution: int) -> Tensor:
     if not (low >= -1.01 and high <= 1.01):  # also refuses NaN; 1 % of slack for rounding after a resize
         raise ValueError(f"images lie in [{low:.3g}, {high:.3g}]; expected [-1, 1], finite")
     images = images.float()
+    size = (images.shape[3], images.shape[2])
+    if not is_square(size):
+        left, top, side = centre_square(size)
+        images = images[:, :, top : top + side, left : left + side]
     if images.shape[-2:] != (resolution, resolution):
         images = F.interpolate(images, (resolution, resolution), mode="bilinear", antialias=True)
     return images

@@ -20,8 +20,8 @@ from hyperinverter.utils.errors import UserError
 SQUARE_TOLERANCE = 0.01  # sides that differ by at most this part of the longer one count as square
 
 # What Pillow's decoders raise on damaged files (it has no common base class for them).
-_DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, struct.error, zlib.error,
-                  Image.DecompressionBombError)  # fmt: skip
+_DECODE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, OverflowError, struct.error,
+                  zlib.error, Image.DecompressionBombError)  # fmt: skip
 
 
 class BadImageError(UserError, ValueError):
@@ -53,14 +53,22 @@ def decode_image(data: bytes, name: str) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()  # open reads the header only; a truncated file shows here
-            upright = ImageOps.exif_transpose(image)
-            return _to_rgb(upright, name)
+            return upright_rgb(image, name)
     except Image.UnidentifiedImageError:
         raise BadImageError(name, f"not an image ({len(data)} bytes that no decoder recognises)") from None
     except BadImageError:
         raise
     except _DECODE_ERRORS as error:
         raise BadImageError(name, f"damaged or unsupported: {error}") from error
+
+
+def upright_rgb(image: Image.Image, name: str = "the image") -> Image.Image:
+    """Any Pillow image as upright 8-bit RGB, by the rules of `decode_image`.
+
+    Raises:
+        BadImageError: a pixel type without a stated range; names the image.
+    """
+    return _to_rgb(ImageOps.exif_transpose(image), name)
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
@@ -84,13 +92,18 @@ def is_square(size: tuple[int, int]) -> bool:
     return abs(size[0] - size[1]) <= SQUARE_TOLERANCE * max(size)
 
 
+def centre_square(size: tuple[int, int]) -> tuple[int, int, int]:
+    """Left, top and side of the largest centred square in an image of this (width, height), px."""
+    side = min(size)
+    return (size[0] - side) // 2, (size[1] - side) // 2, side
+
+
 def to_tensor(image: Image.Image, resolution: int) -> Tensor:
     """The one resize policy: RGB image of any size -> uint8 [3, R, R] (see the head of this file)."""
     if image.mode != "RGB":
         raise ValueError(f"expected an RGB image, got mode {image.mode}; decode files with decode_image")
     if not is_square(image.size):
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
+        left, top, side = centre_square(image.size)
         image = image.crop((left, top, left + side, top + side))  # resize(box=...) would let the rest bleed in
     if image.size != (resolution, resolution):
         image = image.resize((resolution, resolution), Image.Resampling.BILINEAR)

@@ -51,6 +51,22 @@ def test_any_kind_of_image_is_taken(inverter, images, tmp_path):
     assert inverter.invert(torch.zeros(1, 3, 40, 40)).ws.shape == inverter.invert(images[:1]).ws.shape
 
 
+def test_every_kind_is_turned_cropped_and_laid_over_white_as_a_file_is(inverter, tmp_path):
+    """The same picture as file, as PIL image and as tensor: upright, the middle square, transparent parts white."""
+    rng = np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright
+    turned = Image.fromarray(rng.integers(0, 256, (16, 24, 3), dtype=np.uint8))
+    turned.save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(rng.integers(0, 256, (16, 16, 4), dtype=np.uint8)).save(tmp_path / "clear.png")
+    for name in ("turned.png", "clear.png"):
+        expected = inverter.invert(tmp_path / name).ws
+        torch.testing.assert_close(inverter.invert(Image.open(tmp_path / name)).ws, expected)
+    middle = torch.from_numpy(np.array(turned)[:, 4:20]).permute(2, 0, 1) / 127.5 - 1
+    wide = torch.from_numpy(np.array(turned)).permute(2, 0, 1) / 127.5 - 1
+    torch.testing.assert_close(inverter.invert(wide).ws, inverter.invert(middle).ws)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
