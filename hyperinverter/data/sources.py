@@ -5,6 +5,7 @@ each process and are dropped when a source is pickled: a ZipFile shared over a f
 """
 
 import glob
+import logging
 import os
 import threading
 import zipfile
@@ -21,6 +22,9 @@ from hyperinverter.utils.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff")
 KINDS = ("auto", "folder", "zip", "lmdb")
+NAMED = 5  # files that a warning names before it writes "..."
+
+logger = logging.getLogger(__name__)
 
 
 class MissingDataError(UserError, FileNotFoundError):
@@ -172,6 +176,9 @@ def open_source(root: str | Path | list[str], kind: str = "auto", max_images: in
         others = f" ({len(source.ignored)} other files, such as {source.ignored[0]})" if source.ignored else ""
         where = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
         raise UserError(f"no images in {where}{others}: put files there that end in {' '.join(IMAGE_SUFFIXES)}")
+    if source.ignored:
+        names = ", ".join(source.ignored[:NAMED]) + (", ..." if len(source.ignored) > NAMED else "")
+        logger.warning("%d files are no images by their extension and are left out: %s", len(source.ignored), names)
     if max_images is not None and max_images < len(source):
         source = Subset(source, list(range(max_images)))
     return source

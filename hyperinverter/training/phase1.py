@@ -123,7 +123,7 @@ def train(config: Phase1Config) -> dict[str, float]:
 
         # -- stop
         write_model(output / "model_last", "last step", progress.last_validation())
-        for line in train_data.report():
+        for line in dict.fromkeys([*train_data.report(), *validation_data.report()]):
             run.log(line)
         run.log(f"done at step {progress.step}, best step {progress.best.step}: {output}/model")
     return progress.summary()

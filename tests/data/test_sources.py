@@ -48,8 +48,9 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-def test_folder_is_read_recursively_in_name_order_and_other_files_are_listed(folder):
+def test_folder_is_read_recursively_in_name_order_and_other_files_are_listed(folder, caplog):
     source = open_source(folder)
+    assert "3 files are no images by their extension and are left out: .hidden.png, __MACOSX/d.png" in caplog.text
     assert source.names == ["a.PNG", "b.png", "deep/er/c.jpg"]
     assert [first_level(source, i) for i in range(3)] == [10, 20, 30]
     assert source.ignored == [".hidden.png", "__MACOSX/d.png", "notes.txt"]
@@ -158,6 +159,7 @@ def test_lmdb_without_its_package_says_what_to_install(tmp_path, monkeypatch):
 
 
 def test_reading_logs_nothing_for_good_files(folder, caplog):
+    (folder / "notes.txt").unlink(), (folder / ".hidden.png").unlink(), (folder / "__MACOSX/d.png").unlink()
     with caplog.at_level(logging.WARNING):
         assert np.asarray(open_source(folder).read(0)).shape == (16, 16, 3)
     assert not caplog.records
