@@ -6,12 +6,12 @@ from pathlib import Path
 from hyperinverter.config.schema import DomainConfig
 
 PARTS = ("generator", "discriminator", "w_encoder", "hyperinverter")
-# the command that writes each part, for error messages
+# the trainer that writes each part, for error messages
 MADE_BY = {
-    "generator": "scripts/train_stylegan2.py --config configs/stylegan2/{domain}.yaml",
-    "discriminator": "scripts/train_stylegan2.py --config configs/stylegan2/{domain}.yaml",
-    "w_encoder": "scripts/train_phase1.py --config configs/phase1/{domain}.yaml",
-    "hyperinverter": "scripts/train_phase2.py --config configs/phase2/{domain}.yaml",
+    "generator": "stylegan2",
+    "discriminator": "stylegan2",
+    "w_encoder": "phase1",
+    "hyperinverter": "phase2",
 }
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -85,9 +85,16 @@ def part_file(source: str | Path, part: str, domain_name: str | None = None) -> 
     folder = find_model_folder(source)
     file = folder / f"{part}.safetensors"
     if not file.is_file():
-        command = MADE_BY[part].format(domain=domain_name or folder.name)
-        raise FileNotFoundError(f"{folder}: has no {file.name}; make it with: python {command}")
+        command = _command_for(part, domain_name or folder.name)
+        raise FileNotFoundError(f"{folder}: has no {file.name}; make it with: {command}")
     return file
+
+
+def _command_for(part: str, domain_name: str) -> str:
+    """The command that makes a part; it names the domain's config only where there is one."""
+    config = f"configs/{MADE_BY[part]}/{domain_name}.yaml"
+    given = f" --config {config}" if (REPOSITORY / config).is_file() else ""
+    return f"python scripts/train_{MADE_BY[part]}.py{given}"
 
 
 def weights_file(domain: DomainConfig, part: str) -> Path:

@@ -65,10 +65,11 @@ def save_part(
     save_model(folder / filename, trained, kind=kind, config=config, requires=frozen, info=info)
     rows = "".join(f"| {name} | {value:.5g} |\n" for name, value in info["validation"].items())
     table = f"Means over the validation images:\n\n| loss | value |\n|---|---|\n{rows}\n" if rows else ""
+    method = ', "w_encoder"' if kind == "w_encoder" else ""  # Phase I alone holds no hypernetworks
     text = (
         f"# {domain.name}\n\n`{filename}`: {what}, step {info['step']}, {info['images_seen']} training images seen. "
         f"Written by `{info['trainer']}`; the run's `config.yaml` lies one folder up.\n\n{table}"
-        "Load with `hyperinverter.load(FOLDER)`; train on it with `domain.weights.folder=FOLDER`.\n"
+        f"Load with `hyperinverter.load(FOLDER{method})`; train on it with `domain.weights.folder=FOLDER`.\n"
     )
     with write_atomically(folder / "README.md") as temporary:
         temporary.write_text(text)

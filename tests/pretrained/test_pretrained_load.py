@@ -74,8 +74,11 @@ def test_network_files_are_found_at_top_level_and_in_nets(tmp_path, monkeypatch)
 @pytest.mark.parametrize(("part", "script"), [("w_encoder", "train_phase1.py"), ("hyperinverter", "train_phase2.py")])
 def test_a_missing_part_names_the_command_that_makes_it(copied, part, script):
     (copied / f"{part}.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=rf"has no {part}\.safetensors; make it with: python scripts/{script}"):
-        pretrained.load_hyperinverter(copied)
+    with pytest.raises(FileNotFoundError, match=rf"has no {part}\.safetensors; make it with: python scripts/{script}$"):
+        pretrained.load_hyperinverter(copied)  # micro has no config of its own: none is named
+    named = shutil.copytree(copied, copied.with_name("tiny"))
+    with pytest.raises(FileNotFoundError, match=rf"scripts/{script} --config configs/phase\d/tiny\.yaml$"):
+        pretrained.load_hyperinverter(named)
 
 
 def test_parts_of_two_models_are_refused_with_both_hashes(copied, tiny_model, other_tiny_model):
