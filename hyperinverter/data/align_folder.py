@@ -38,6 +38,7 @@ def align_folder(config: EditConfig) -> dict[str, Path]:
     records: dict[str, dict] = {}
     left_out: dict[str, str] = {}
     rows: list[list[Image.Image]] = []
+    side = min(config.domain.resolution, 256)  # px, of the sheet's cells
     stems = Counter(str(PurePosixPath(name).with_suffix("")) for name in source.names)
     for index, name in enumerate(source.names):
         try:
@@ -57,13 +58,13 @@ def align_folder(config: EditConfig) -> dict[str, Path]:
             "landmarks": face.landmarks.tolist(),
         }
         if len(rows) < SHEET_ROWS:
+            photo.thumbnail((side, side))  # whole photos of a modern camera would fill the memory
             rows.append([photo, face.image])
     if not files or (left_out and config.data.on_bad_file == "refuse"):
         listed = "\n  ".join(left_out.values())
         raise UserError(f"{len(left_out)} of {len(source)} photos could not be aligned:\n  {listed}")
     with write_atomically(output / "alignment.json") as temporary:
         temporary.write_text(json.dumps({"photos": records, "left_out": left_out}, indent=1))
-    side = min(config.domain.resolution, 256)
     contact_sheet(rows, ["photo", "aligned"], output / "sheet.png", captions=list(files)[:SHEET_ROWS], cell=side)
     print(f"aligned {len(files)} of {len(source)} photos to {config.domain.resolution} px in {output}")
     return files

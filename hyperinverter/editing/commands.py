@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from hyperinverter.checkpoint import write_atomically
@@ -14,10 +15,11 @@ from hyperinverter.editing.inputs import Inputs, Photo
 from hyperinverter.editing.interpolation import interpolate
 from hyperinverter.inverters import Inversion, Inverter, load
 from hyperinverter.utils.errors import UserError
-from hyperinverter.utils.images import contact_sheet, difference_map, save_gif, save_image
+from hyperinverter.utils.images import contact_sheet, difference_map, save_gif, save_image, to_pil
 from hyperinverter.utils.seeding import seed_everything
 
 SHEET_ROWS = 32  # photos on a contact sheet; all the others still have their own files
+CELL_PX = 256  # of a contact sheet, at most; the files beside it have the full resolution
 GIF_FRAME_MS = 160
 DIFFERENCE_MAXIMUM = 0.5  # of the [-1, 1] range; red in the difference column
 
@@ -32,7 +34,7 @@ def edit_images(config: EditConfig) -> dict:
     inverter, output = _open(config)
     directions = _directions(config, inverter)
     strengths = list(config.strengths)
-    sheets: dict[str, list[list[Tensor | None]]] = {direction.name: [] for direction in directions}
+    sheets: dict[str, list[list[Image.Image | None]]] = {direction.name: [] for direction in directions}
     captions, records = [], []
     inputs = Inputs(config, inverter)
     for photo in inputs:
@@ -50,7 +52,7 @@ def edit_images(config: EditConfig) -> dict:
             order = sorted(range(len(strengths)), key=strengths.__getitem__)
             save_gif([images[i] for i in order], folder / f"{direction.name}.gif", GIF_FRAME_MS)
             if len(sheets[direction.name]) < SHEET_ROWS:
-                sheets[direction.name].append([photo.image, *images])
+                sheets[direction.name].append(_cells(photo.image, *images))
         records.append({"label": photo.label, "source": photo.source, "files": files})
     for name, rows in sheets.items():
         headings = ["input", *(f"{name} {strength:+g}" for strength in strengths)]
@@ -82,7 +84,7 @@ def invert_images(config: EditConfig) -> dict:
             difference = difference_map(phase2.clamp(-1, 1), photo.image, DIFFERENCE_MAXIMUM)
         records.append(record)
         if len(rows) < SHEET_ROWS:
-            rows.append([photo.image, phase1, phase2, difference])
+            rows.append(_cells(photo.image, phase1, phase2, difference))
             captions.append(photo.label)
     headings = ["input", "Phase I", "Phase II", f"difference (red: {DIFFERENCE_MAXIMUM:g} or more)"]
     contact_sheet(rows, headings, output / "sheet.png", captions)
@@ -118,7 +120,7 @@ def interpolate_images(config: EditConfig) -> dict:
             save_image(frame, output / "frames" / f"{name}_{number:03d}.png")
     save_gif(list(torch.cat(list(frames.values()), dim=3)), output / "beside.gif", GIF_FRAME_MS)
     ts = torch.linspace(0, 1, config.steps).tolist()
-    rows = [[photos[0].image, *images, photos[1].image] for images in frames.values()]
+    rows = [_cells(photos[0].image, *images, photos[1].image) for images in frames.values()]
     headings = [photos[0].label, *(f"t = {t:.2f}" for t in ts), photos[1].label]
     contact_sheet(rows, headings, output / "strip.png", ["codes and weights", "codes only"])
     ends = {"first": photos[0].source, "last": photos[1].source, "steps": config.steps, "t": ts}
@@ -170,6 +172,14 @@ def _save_photo(photo: Photo, inverter: Inverter, folder: Path) -> dict[str, str
     photo.inversion.save(folder / "inversion.safetensors")
     files["inversion"] = _relative(folder / "inversion.safetensors", folder.parent)
     return files
+
+
+def _cells(*images: Tensor | None) -> list[Image.Image | None]:
+    """Images [3, R, R] as small pictures, so that a sheet of many at 1024 px fits into memory; small ones stay."""
+    pictures = [None if image is None else to_pil(image) for image in images]
+    for picture in filter(None, pictures):
+        picture.thumbnail((CELL_PX, CELL_PX), Image.Resampling.LANCZOS)
+    return pictures
 
 
 def _relative(path: Path, folder: Path) -> str:

@@ -48,7 +48,7 @@ class Inputs:
     def __init__(self, config: EditConfig, inverter: Inverter) -> None:
         self.config, self.inverter = config, inverter
         self.skipped: dict[str, str] = {}
-        self._labels: set[str] = set()
+        self._labels = {"sheet", "frames"}  # names of the commands' own files: a photo sheet.jpg must not meet them
 
     def __iter__(self) -> Iterator[Photo]:
         pending: list[tuple[str, Tensor]] = []

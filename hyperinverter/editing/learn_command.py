@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -102,11 +102,14 @@ def photo_codes(config: DirectionConfig, inverter: Inverter, cache: Path) -> tup
         raise UserError(f"data.root {config.data.root} holds no images; give a folder or zip with photos")
     key = hashlib.sha256("\n".join([inverter.model_hash, *source.names]).encode()).hexdigest()
     if cache.is_file():
-        with safe_open(str(cache), framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") == CODES_FORMAT and metadata.get("key") == key:
-                print(f"codes taken from {cache}")
-                return file.get_tensor("w"), json.loads(metadata["names"])
+        try:
+            with safe_open(str(cache), framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") == CODES_FORMAT and metadata.get("key") == key:
+                    print(f"codes taken from {cache}")
+                    return file.get_tensor("w"), json.loads(metadata["names"])
+        except SafetensorError as error:
+            print(f"{cache} is damaged ({error}): the codes are made again")
     data = config.data
     batches = Batches(
         source, inverter.resolution, on_bad_file=data.on_bad_file, cache_mib=0, workers=data.workers, flip=False

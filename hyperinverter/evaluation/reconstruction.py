@@ -222,9 +222,10 @@ def _protocol(
     config: EvaluateConfig, domain: DomainConfig, inverters: dict[str, Inverter], timing: Timing
 ) -> dict[str, Any]:
     data = config.data
-    is_generated = data.kind == "generated"
+    roots = [data.root] if isinstance(data.root, str) else data.root or []
+    names = ", ".join(Path(root).name for root in roots)  # without the folders of this machine
     return {
-        "images": f"generated, seed {data.generated_seed}" if is_generated else Path(str(data.root)).name,
+        "images": f"generated, seed {data.generated_seed}" if data.kind == "generated" else names,
         "order": "by name, not mirrored",
         "resolution": domain.resolution,
         "loss_resolution": min(domain.resolution, domain.loss_resolution),

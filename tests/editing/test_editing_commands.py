@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from hyperinverter.config.schema import DataConfig, EditConfig
-from hyperinverter.editing import Direction, save_direction
+from hyperinverter.editing import Direction, commands, save_direction
 from hyperinverter.editing.commands import edit_images, interpolate_images, invert_images
 from hyperinverter.inverters import Inversion, load
 from hyperinverter.utils.errors import UserError
@@ -98,6 +98,18 @@ def test_invert_writes_small_files_that_render_to_the_reconstruction(config, pho
     pixels = np.asarray(Image.open(out / "a.png")).astype(int)
     assert np.abs(to_uint8(rendered).permute(1, 2, 0).numpy().astype(int) - pixels).max() <= 1
     assert (out / "sheet.png").is_file()
+
+
+def test_a_photo_called_like_the_contact_sheet_keeps_its_own_file(config, photos, tmp_path):
+    shutil.copy(photos / "a.png", tmp_path / "sheet.png")
+    (image,) = invert_images(config(tmp_path / "sheet.png"))["images"]
+    assert image["label"] == "sheet_2"
+    assert Image.open(tmp_path / "out" / "sheet_2.png").size == (16, 16)
+
+
+def test_large_images_become_small_cells_of_a_sheet():
+    cells = commands._cells(torch.zeros(3, 1024, 1024), None, torch.zeros(3, 16, 16))
+    assert [cell and cell.size for cell in cells] == [(256, 256), None, (16, 16)]
 
 
 def test_interpolation_ends_are_the_inversions_and_starts_at_the_first(config, photos, tmp_path):

@@ -70,11 +70,13 @@ def test_evaluate_writes_records_summary_table_and_sheet(tiny_model, tmp_path, p
 
 def test_numbers_do_not_depend_on_the_batch_size(tiny_model, tmp_path, photos, no_networks):
     one = config(tiny_model, tmp_path, root=str(photos))
-    other = config(tiny_model, tmp_path, root=str(photos))
+    other = config(tiny_model, tmp_path, root=[str(photos)])
     one.metrics = other.metrics = ["l2", "discriminator_features"]
     one.batch_size, other.batch_size, other.sheet_rows = 1, 5, 0
     one.methods = other.methods = ["hyperinverter"]
-    a, b = (evaluate(c)["methods"]["hyperinverter"] for c in (one, other))
+    results = [evaluate(c) for c in (one, other)]
+    assert [result["protocol"]["images"] for result in results] == ["photos", "photos"]
+    a, b = (result["methods"]["hyperinverter"] for result in results)
     for name in one.metrics:
         assert a[name] == pytest.approx(b[name], rel=1e-3)
 
