@@ -133,8 +133,8 @@ def _layerwise_encoder(c: s.LayerwiseEncoderConfig) -> Iterator[Problem]:
 def _hypernetwork(c: s.HypernetworkConfig) -> Iterator[Problem]:
     yield from _at_least(c, 1, "hidden_size fusion_channels transformer_channels")
     yield from _choice(c, "target_set", s.TARGET_SETS)
-    yield from _choice(c, "weight_layout", ("released", "paper"))
-    yield from _choice(c, "style_index", ("released", "true"))
+    yield from _choice(c, "weight_layout", s.WEIGHT_LAYOUTS)
+    yield from _choice(c, "style_index", s.STYLE_INDICES)
 
 
 def _domain(c: s.DomainConfig) -> Iterator[Problem]:

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 
 from hyperinverter.config.names import METRICS
 
-TRUNKS = ("ir_se", "resnet")
+TRUNKS = ("ir_se", "ir", "resnet")
 TARGET_SETS = ("conv_without_bias", "conv_without_bias_without_torgb", "all_without_bias")
+WEIGHT_LAYOUTS = ("released", "paper")
+STYLE_INDICES = ("released", "true")
 
 
 @dataclass
@@ -37,7 +39,7 @@ class DiscriminatorConfig:
 class EncoderConfig:
     """A trunk of four residual stages. The defaults are the published IR-SE50; beside them stand ResNet34's numbers."""
 
-    trunk: str = "ir_se"  # ir_se (SE bottlenecks, PReLU) | resnet (torchvision BasicBlocks, PReLU stem, no max-pool)
+    trunk: str = "ir_se"  # ir_se (PReLU units, SE) | ir (without SE) | resnet (BasicBlocks, PReLU stem, no max-pool)
     input_size: int = 256
     stem_width: int = 64
     widths: list[int] = field(default_factory=lambda: [64, 128, 256, 512])

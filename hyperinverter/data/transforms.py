@@ -1,4 +1,4 @@
-"""What training does to an image after decoding: the resize policy (of `utils.decode`), then the random mirror image.
+"""What training does to an image after the resize policy of `utils.decode`: the random mirror image.
 
 The published Phase II pipeline: Resize((R, R)) bilinear, horizontal flip with probability one half (training only),
 normalise to [-1, 1].
@@ -7,10 +7,6 @@ normalise to [-1, 1].
 import numpy as np
 import torch
 from torch import Tensor
-
-from hyperinverter.utils.decode import is_square, to_tensor
-
-__all__ = ["flips_at", "is_square", "mirror", "to_tensor"]
 
 
 def mirror(images: Tensor, where: np.ndarray) -> Tensor:

@@ -207,8 +207,3 @@ class Inversion:
             residuals = dense
         hashes = {key: metadata[key] for key in ("model_name", "model_hash", "generator_hash")}
         return cls(ws=ws, tokens=tokens, residuals=residuals, **hashes)
-
-
-def is_inversion_file(path: str | Path) -> bool:
-    """Whether a path names a saved Inversion rather than an image (by its suffix)."""
-    return Path(path).suffix == ".safetensors"

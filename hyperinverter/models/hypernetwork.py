@@ -12,10 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from hyperinverter.config.schema import STYLE_INDICES, WEIGHT_LAYOUTS
 from hyperinverter.models.target_layers import TargetLayer
-
-WEIGHT_LAYOUTS = ("released", "paper")
-STYLE_INDICES = ("released", "true")
 
 
 class WeightRegressor(nn.Module):

@@ -21,7 +21,6 @@ class Due:
     images: bool
     validation: bool
     save: bool
-    last: bool
 
     @property
     def look(self) -> bool:
@@ -33,7 +32,7 @@ def due_at(step: int, schedule: ScheduleConfig) -> Due:
     """`step` counts from 1: the number of updates done when it ends."""
     last = step == schedule.max_steps
     every = (schedule.log_every, schedule.images_every, schedule.validate_every, schedule.save_every)
-    return Due(*(last or step % n == 0 for n in every), last=last)
+    return Due(*(last or step % n == 0 for n in every))
 
 
 @dataclass

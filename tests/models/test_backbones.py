@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from hyperinverter.config.schema import EncoderConfig
-from hyperinverter.models.backbones import TRUNKS, Trunk
+from hyperinverter.config.schema import TRUNKS, EncoderConfig
+from hyperinverter.models.backbones import Trunk
 from hyperinverter.models.backbones.irse import IRUnit, SqueezeExcitation
 from hyperinverter.models.plan import shapes_only
 

@@ -9,11 +9,10 @@ from itertools import accumulate
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hyperinverter.config.schema import EncoderConfig
+from hyperinverter.config.schema import TRUNKS, EncoderConfig
 from hyperinverter.models.backbones.irse import irse_modules
 from hyperinverter.models.backbones.resnet import resnet_modules
 
-TRUNKS = ("ir_se", "ir", "resnet")
 STAGES = 4
 
 
