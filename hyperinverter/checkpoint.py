@@ -116,12 +116,16 @@ def read_model(path: str | Path, kind: str | None = None) -> ModelFile:
             f"{path}: not a readable .safetensors file ({error}); it may be cut short or another format: copy it again"
         ) from error
     if metadata.get("format") != MODEL_FORMAT:
-        raise UserError(f"{path}: a .safetensors file, but not one of this project (its metadata has no {MODEL_FORMAT!r})")
+        raise UserError(
+            f"{path}: a .safetensors file, but not one of this project (its metadata has no {MODEL_FORMAT!r})"
+        )
     if kind is not None and metadata["kind"] != kind:
         raise UserError(f"{path}: holds a {metadata['kind']}, but a {kind} is needed here; give the {kind} file")
     digest = weights_hash(stored)
     if digest != metadata["hash"]:
-        raise UserError(f"{path}: weights hash {digest}, but the file says {metadata['hash']}: it was changed; get it again")
+        raise UserError(
+            f"{path}: weights hash {digest}, but the file says {metadata['hash']}: it was changed; get it again"
+        )
     state = {name: tensor.float() if tensor.dtype == torch.float16 else tensor for name, tensor in stored.items()}
     return ModelFile(
         path=path,
@@ -138,7 +142,10 @@ def read_model(path: str | Path, kind: str | None = None) -> ModelFile:
 
 
 def save_training_state(folder: str | Path, step: int, state: dict, keep: int = 2) -> Path:
-    """Write `step_<step>.pt` atomically and delete all but the newest `keep` states. `state` holds plain types and tensors."""
+    """Write `step_<step>.pt` atomically and delete all but the newest `keep` states.
+
+    `state` holds plain types and tensors.
+    """
     folder = Path(folder)
     path = folder / f"step_{step:08d}.pt"
     with write_atomically(path) as temporary:
@@ -151,7 +158,7 @@ def save_training_state(folder: str | Path, step: int, state: dict, keep: int = 
 def load_training_state(folder_or_file: str | Path) -> dict | None:
     """The newest training state that loads, or None when a folder holds none.
 
-    A damaged newest file (a disk that filled up, a copy cut short) is named in a warning and the one before it is taken.
+    A damaged newest file (full disk, copy cut short) is named in a warning and the one before it is taken.
 
     Raises:
         FileNotFoundError: a file was named and is not there.
@@ -169,11 +176,15 @@ def load_training_state(folder_or_file: str | Path) -> dict | None:
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-            faults.append(f"{path}: cannot be read ({str(error).splitlines()[0] if str(error) else type(error).__name__})")
+            faults.append(
+                f"{path}: cannot be read ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+            )
             if len(candidates) > 1:
                 warnings.warn(f"{faults[-1]}; trying the checkpoint before it", stacklevel=2)
     if faults:
-        raise UserError("\n".join(faults) + "\nno checkpoint could be read: delete these files, or give another output folder")
+        raise UserError(
+            "\n".join(faults) + "\nno checkpoint could be read: delete these files, or give another output folder"
+        )
     return None
 
 

@@ -1,4 +1,4 @@
-"""The house's floors, read from the imports: a file imports only lower floors or its own folder, and there is no circle."""
+"""The house's floors, read from the imports: a file imports lower floors or its own folder, and there is no circle."""
 
 import ast
 from pathlib import Path
@@ -18,7 +18,7 @@ BELOW_CONFIG = {"utils"}  # floor 1 itself is ordered: utils < config, ops, chec
 
 
 def room(path: Path) -> str:
-    """config for hyperinverter/config/load.py, checkpoint for hyperinverter/checkpoint.py, '' for the package's __init__."""
+    """config for hyperinverter/config/load.py, checkpoint for hyperinverter/checkpoint.py, '' for __init__."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     return "" if parts == ("__init__",) else parts[0]
 
@@ -54,7 +54,9 @@ def test_no_arrow_points_up():
         for there in imported_rooms(path) - {here}:
             same_floor = FLOORS[there] == FLOORS[here] and there not in BELOW_CONFIG
             if FLOORS[there] > FLOORS[here] or (same_floor and FLOORS[here] > 1):
-                faults.append(f"{path.relative_to(ROOT)} (floor {FLOORS[here]}) imports {there} (floor {FLOORS[there]})")
+                faults.append(
+                    f"{path.relative_to(ROOT)} (floor {FLOORS[here]}) imports {there} (floor {FLOORS[there]})"
+                )
     assert not faults, "\n".join(faults)
 
 
@@ -79,4 +81,6 @@ def test_no_file_grows_past_350_lines_without_a_reason():
             text = path.read_text()
             if text.count("\n") > 350:
                 head = text[:1500].lower()
-                assert "lines" in head and "because" in head, f"{path.relative_to(ROOT)}: split it, or say why at its top"
+                assert "lines" in head and "because" in head, (
+                    f"{path.relative_to(ROOT)}: split it, or say why at its top"
+                )
