@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hyperinverter.checkpoint import load_training_state, save_training_state, write_atomically
-from hyperinverter.config.schema import Phase1Config, Phase2Config
+from hyperinverter.config.schema import TrainConfig
 from hyperinverter.training.progress import Progress
 from hyperinverter.utils.errors import UserError
 
@@ -41,7 +41,7 @@ class Resumed:
 
 
 def find_state(
-    config: Phase1Config | Phase2Config,
+    config: TrainConfig,
     *,
     trainer: str,
     networks: Sequence[str],
@@ -50,7 +50,7 @@ def find_state(
     """Find and check the state that `config.resume` asks for.
 
     Args:
-        trainer: "phase1" or "phase2"; a state of another trainer is refused.
+        trainer: "stylegan2", "phase1" or "phase2"; a state of another trainer is refused.
         networks: sections of `domain` whose sizes must agree with the state's, e.g. ["generator", "w_encoder"].
         frozen: part -> weights hash of the networks that are used but not trained; they must be the state's.
     Raises:
@@ -110,15 +110,19 @@ def find_state(
 
 def save_state(
     folder: Path,
-    config: Phase1Config | Phase2Config,
+    config: TrainConfig,
     *,
     trainer: str,
     frozen: dict[str, str],
     progress: Progress,
     parts: dict[str, nn.Module | torch.optim.Optimizer],
+    more: dict[str, Tensor] | None = None,
 ) -> Path:
-    """Write a training state that `find_state` accepts again; `parts` are what is trained, and their optimisers."""
-    state = {"trainer": trainer, "config": asdict(config), "frozen": frozen, **progress.state()}
+    """Write a training state that `find_state` accepts again.
+
+    `parts` are what is trained, and the optimisers; `more` are running values of the trainer's own.
+    """
+    state = {"trainer": trainer, "config": asdict(config), "frozen": frozen, **progress.state(), **(more or {})}
     state |= {name: part.state_dict() for name, part in parts.items()}
     return save_training_state(folder, progress.step, state, config.schedule.keep_checkpoints)
 
