@@ -32,5 +32,6 @@ requirements.lock: pyproject.toml
 	$(BIN)/uv pip compile -q pyproject.toml --all-extras --universal --python-version 3.11 \
 	  --no-emit-index-url --no-emit-find-links --no-annotate --no-header -o $@
 
+# what was installed and built; outputs/ holds trained models and stays
 clean:
-	rm -rf .venv outputs build *.egg-info
+	rm -rf .venv build *.egg-info
