@@ -123,22 +123,29 @@ def _apply_adjoint(grad_y: Tensor, x: Tensor, weight: Tensor, geometry: Geometry
 
 
 def _convolve_each(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-    """Image n with kernel n: a grouped convolution on a GPU; on the CPU one by one, which keeps channels_last."""
-    if x.device.type == "cpu":
-        images = zip(x.split(1), weight.unbind(), strict=True)
-        return torch.cat([torch.convolution(image, kernel, None, *geometry.arguments()) for image, kernel in images])
-    n = x.shape[0]
-    grouped = geometry._replace(groups=n)
-    y = torch.convolution(_side_by_side(x), weight.flatten(0, 1), None, *grouped.arguments())
-    return y.reshape(n, -1, *y.shape[2:]).contiguous(memory_format=torch.channels_last)
+    """Image n with kernel n: one grouped convolution on a GPU; on the CPU one by one, which keeps channels_last."""
+    if x.device.type != "cpu":
+        return _convolve_grouped(x, weight, geometry)
+    images = zip(x.split(1), weight.unbind(), strict=True)
+    return torch.cat([torch.convolution(image, kernel, None, *geometry.arguments()) for image, kernel in images])
 
 
 def _weight_gradient_of_each(x: Tensor, grad_y: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-    if x.device.type == "cpu":
-        images = zip(x.split(1), grad_y.split(1), weight.unbind(), strict=True)
-        return torch.stack([_weight_gradient(*image, geometry) for image in images])
-    grouped = geometry._replace(groups=x.shape[0])
-    grad = _weight_gradient(_side_by_side(x), _side_by_side(grad_y), weight.flatten(0, 1), grouped)
+    if x.device.type != "cpu":
+        return _weight_gradient_grouped(x, grad_y, weight, geometry)
+    images = zip(x.split(1), grad_y.split(1), weight.unbind(), strict=True)
+    return torch.stack([_weight_gradient(*image, geometry) for image in images])
+
+
+def _convolve_grouped(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    geometry = geometry._replace(groups=len(x))
+    y = torch.convolution(_side_by_side(x), weight.flatten(0, 1), None, *geometry.arguments())
+    return y.reshape(len(x), -1, *y.shape[2:]).contiguous(memory_format=torch.channels_last)
+
+
+def _weight_gradient_grouped(x: Tensor, grad_y: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    geometry = geometry._replace(groups=len(x))
+    grad = _weight_gradient(_side_by_side(x), _side_by_side(grad_y), weight.flatten(0, 1), geometry)
     return grad.reshape(weight.shape)
 
 

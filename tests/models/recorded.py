@@ -33,7 +33,7 @@ class Case:
         self.arrays = np.load(GOLDEN / f"{name}.npz", allow_pickle=False)
 
     def input(self, name: str = "x") -> Tensor:
-        entry = self.info["inputs"][f"{self.name}.{name}"]
+        entry = {key.rpartition(".")[2]: value for key, value in self.info["inputs"].items()}[name]
         return torch.from_numpy(_fill().make_input(entry, self.info["seed"]))
 
     def fill(self, network: nn.Module, which: str) -> None:
