@@ -97,7 +97,7 @@ class MobileFaceNet(Embedding):
 
     filenames = ("mobilefacenet_112.npz",)
     purpose = "the face identity mobilefacenet"
-    source = "this project's collection of small networks (README, section Weights)"
+    source = "the projects named in pretrained_models/README.md"
     smallest_px = 16
 
     def __init__(self, state: dict[str, Tensor], is_mirrored: bool = False) -> None:

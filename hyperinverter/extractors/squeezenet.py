@@ -53,7 +53,7 @@ class SqueezeNetFeatures(Extractor):
 
     filenames = ("squeezenet11_features.npz", "lpips_lin_v0.1_squeeze.npz")
     purpose = "the perceptual distance squeezenet_features"
-    source = "this project's collection of small networks (README, section Weights)"
+    source = "the projects named in pretrained_models/README.md"
     smallest_px = 32
 
     def __init__(self, state: dict[str, Tensor], heads: dict[str, Tensor]) -> None:
