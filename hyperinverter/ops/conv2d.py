@@ -73,7 +73,7 @@ class _Convolution(Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.geometry = geometry
-        with _own_precision(x):
+        with own_precision(x):
             if weight.ndim == 5:
                 y = _convolve_each(x, weight, geometry)
                 return y if bias is None else y + bias[:, None, None]
@@ -99,7 +99,7 @@ class _WeightGradient(Function):
     def forward(ctx: Any, x: Tensor, grad_y: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
         ctx.save_for_backward(x, grad_y)
         ctx.geometry = geometry
-        with _own_precision(x):
+        with own_precision(x):
             return (_weight_gradient_of_each if weight.ndim == 5 else _weight_gradient)(x, grad_y, weight, geometry)
 
     @staticmethod
@@ -161,12 +161,17 @@ def _side_by_side(x: Tensor) -> Tensor:
 
 def _autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """What autocast does to convolutions, done here because it does not reach into `Function`."""
-    if x.dtype != torch.float64 and torch.is_autocast_enabled(x.device.type):
+    if x.dtype != torch.float64 and _autocasts(x):
         dtype = torch.get_autocast_dtype(x.device.type)
         return x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     return x, weight, bias
 
 
-def _own_precision(x: Tensor) -> AbstractContextManager[Any]:
-    enabled = torch.is_autocast_enabled(x.device.type)
-    return torch.autocast(device_type=x.device.type, enabled=False) if enabled else nullcontext()
+def own_precision(x: Tensor) -> AbstractContextManager[Any]:
+    """A context in which operations keep x's dtype, also under autocast."""
+    return torch.autocast(device_type=x.device.type, enabled=False) if _autocasts(x) else nullcontext()
+
+
+def _autocasts(x: Tensor) -> bool:
+    kind = x.device.type  # torch refuses the second question for devices without autocast ("meta")
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)

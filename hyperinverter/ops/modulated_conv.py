@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from hyperinverter.ops.conv2d import conv2d, conv_transpose2d
+from hyperinverter.ops.conv2d import conv2d, conv_transpose2d, own_precision
 from hyperinverter.ops.upfirdn2d import filter2d
 
 DEMODULATION_EPS = 1e-8
@@ -90,7 +90,7 @@ def demodulation(weight: Tensor, styles: Tensor) -> Tensor:
         weight: [O, I, k, k], or one per image [N, O, I, k, k].
         styles: [N, I].
     """
-    with torch.autocast(device_type=weight.device.type, enabled=False):  # squares leave the range of half precision
+    with own_precision(weight):  # squares leave the range of half precision
         weight = weight if weight.dtype == torch.float64 else weight.float()
         energy = _Energy.apply(weight)  # [O, I] or [N, O, I]
         power = styles.to(energy.dtype).square()

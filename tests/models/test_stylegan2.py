@@ -64,6 +64,14 @@ def test_published_sizes(resolution: int, parameters: int, keys: int) -> None:
     assert generator.synthesis.b8.conv0.weight.shape == (512, 512, 3, 3)
 
 
+def test_shapes_without_memory() -> None:
+    """On the meta device everything runs through: shapes and costs can be asked for without weights."""
+    with torch.device("meta"):
+        generator = Generator(resolution=256)
+        residuals = {"b64.conv0.weight": torch.zeros(2, 512, 512, 3, 3)}
+        assert generator(torch.zeros(2, 512), weight_residuals=residuals).shape == (2, 3, 256, 256)
+
+
 def test_config_rebuilds_it() -> None:
     generator = make()
     again = Generator(**generator.config)
