@@ -24,6 +24,7 @@ from hyperinverter.training.progress import Progress, due_at
 from hyperinverter.training.resume import find_state, forget_later_stats, save_state
 from hyperinverter.training.start import start_w_encoder
 from hyperinverter.training.validation import sample_images, side_by_side, validate
+from hyperinverter.utils.device import place
 
 
 def reconstruct(generator: Generator, w_encoder: WEncoder, images: Tensor) -> Tensor:
@@ -50,7 +51,7 @@ def train(config: Phase1Config) -> dict[str, float]:
     frozen = {"generator": hash_of(generator)}
     resumed = find_state(config, trainer="phase1", networks=["generator", "w_encoder"], frozen=frozen)
     w_encoder, origin = start_w_encoder(domain, generator)
-    w_encoder = w_encoder.to(device).requires_grad_(True).train()
+    w_encoder = place(w_encoder, device).requires_grad_(True).train()
     train_data, validation_data = open_training_data(config.data, domain, config.seed, generator)
     discriminator = None
     if config.loss_weights.get("discriminator_features"):

@@ -27,6 +27,7 @@ from hyperinverter.training.progress import Progress, due_at
 from hyperinverter.training.resume import find_state, forget_later_stats, save_state
 from hyperinverter.training.start import start_hyperinverter
 from hyperinverter.training.validation import sample_images, side_by_side, validate
+from hyperinverter.utils.device import place
 
 
 def encoder_losses(
@@ -104,7 +105,7 @@ def train(config: Phase2Config) -> dict[str, float]:
     model, frozen, origin = start_hyperinverter(domain)
     sizes = ["generator", "w_encoder", "layerwise_encoder", "hypernetwork"] + ["discriminator"] * (gan.weight > 0)
     resumed = find_state(config, trainer="phase2", networks=sizes, frozen=frozen)
-    model = model.to(device).train()
+    model = place(model, device).train()
     train_data, validation_data = open_training_data(config.data, domain, config.seed, model.generator)
     discriminator = None
     if gan.weight > 0 or config.loss_weights.get("discriminator_features"):
@@ -114,7 +115,7 @@ def train(config: Phase2Config) -> dict[str, float]:
     optimizer = build_optimizer(model.trainable_parameters(), config.optimizer)
     parts = {"layerwise_encoder": model.layerwise_encoder, "hypernetwork": model.hypernetwork, "optimizer": optimizer}
     if gan.weight > 0:
-        discriminator = discriminator.to(device)
+        discriminator = place(discriminator, device)
         optimizer_D = build_optimizer(discriminator.requires_grad_(True).parameters(), gan.optimizer)
         discriminator.requires_grad_(False)
         parts |= {"discriminator": discriminator, "optimizer_D": optimizer_D}
