@@ -9,6 +9,7 @@ from hyperinverter.config import (
     DirectionConfig,
     EditConfig,
     EvaluateConfig,
+    ExportConfig,
     Phase1Config,
     Phase2Config,
     StyleGAN2Config,
@@ -26,6 +27,7 @@ SCHEMAS = {
     "evaluate": EvaluateConfig,
     "edit": EditConfig,
     "directions": DirectionConfig,
+    "export": ExportConfig,
 }
 
 

@@ -282,6 +282,11 @@ def _direction(c: s.DirectionConfig) -> Iterator[Problem]:
         yield Problem(("held_out_fraction",), f"must be above 0 and below 1, got {c.held_out_fraction}")
 
 
+def _export(c: s.ExportConfig) -> Iterator[Problem]:
+    yield from _positive(c, "tolerance")
+    yield from _at_least(c, 1, "test_images")
+
+
 CHECKS: dict[type, Callable[[Any], Iterable[Problem]]] = {
     s.GeneratorConfig: _generator,
     s.DiscriminatorConfig: _discriminator,
@@ -301,4 +306,5 @@ CHECKS: dict[type, Callable[[Any], Iterable[Problem]]] = {
     s.EvaluateConfig: _evaluate,
     s.EditConfig: _edit,
     s.DirectionConfig: _direction,
+    s.ExportConfig: _export,
 }

@@ -242,3 +242,13 @@ class DirectionConfig(RunConfig):
     labels: str | None = None  # CSV (.gz allowed) with a `file` column and one 0/1 column per attribute
     attributes: dict[str, str] = field(default_factory=dict)  # direction name -> column; a leading "-" flips it
     held_out_fraction: float = 0.2
+
+
+@dataclass
+class ExportConfig(RunConfig):
+    """export_model: a trained model folder in the form in which it is shipped. `data` is not used."""
+
+    model: str | None = None
+    half: bool = True  # store E2 and hypernetworks as float16; generator and E1 stay as others were trained with them
+    tolerance: float = 0.02  # largest change of a pixel in [-1, 1] that the rounding may cause on generated images
+    test_images: int = 64
