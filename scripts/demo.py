@@ -310,8 +310,8 @@ def edit_shipped(demo: Demo, inputs: list[Path]) -> None:
 
         report.section("Edits")
         report.text(
-            "w moves along a learned direction by the stated strength, a distance in W; the changed weights stay. "
-            "Strength 0 is the reconstruction."
+            "w moves along a learned direction by the stated strength, in standard deviations of photos along it; "
+            "the changed weights stay. Strength 0 is the reconstruction."
         )
         file = f"configs/edit/{demo.domain}.yaml"
         config = demo.config(EditConfig, "edit", file, "edit", data__root=listed(inputs))

@@ -272,6 +272,7 @@ def _edit(c: s.EditConfig) -> Iterator[Problem]:
     yield from _at_least(c, 2, "steps")
     if not all(map(math.isfinite, c.strengths)):
         yield Problem(("strengths",), f"must be finite, got {c.strengths}")
+    yield from _choice(c, "strength_unit", ("w", "std"))
     if c.align and c.domain.alignment == "none":
         message = f"is true, but domain {c.domain.name} has alignment: none; write align=false"
         yield Problem(("align", "domain.alignment"), message)

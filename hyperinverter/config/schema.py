@@ -229,6 +229,9 @@ class EditConfig(RunConfig):
     model: str | None = None
     directions: list[str] = field(default_factory=lambda: ["smile"])
     strengths: list[float] = field(default_factory=lambda: [-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0])
+    strength_unit: str = (
+        "w"  # w (the paper's gamma, a distance in W) | std (of w·d over the photos it was learned on)
+    )
     align: bool = False
     steps: int = 7  # interpolation frames
     batch_size: int = 8

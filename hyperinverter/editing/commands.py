@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hyperinverter.checkpoint import write_atomically
 from hyperinverter.config.schema import EditConfig
-from hyperinverter.editing.directions import Direction, edit, load_direction
+from hyperinverter.editing.directions import Direction, edit, in_w, load_direction
 from hyperinverter.editing.inputs import Inputs, Photo
 from hyperinverter.editing.interpolation import interpolate
 from hyperinverter.inverters import Inversion, Inverter, load
@@ -34,6 +34,7 @@ def edit_images(config: EditConfig) -> dict:
     inverter, output = _open(config)
     directions = _directions(config, inverter)
     strengths = list(config.strengths)
+    gammas = {direction.name: in_w(strengths, config.strength_unit, direction) for direction in directions}
     sheets: dict[str, list[list[Image.Image | None]]] = {direction.name: [] for direction in directions}
     captions, records = [], []
     inputs = Inputs(config, inverter)
@@ -43,7 +44,7 @@ def edit_images(config: EditConfig) -> dict:
         if len(captions) < SHEET_ROWS:
             captions.append(photo.label)
         for direction in directions:
-            edited = Inversion.cat([edit(photo.inversion, direction, strength) for strength in strengths])
+            edited = Inversion.cat([edit(photo.inversion, direction, gamma) for gamma in gammas[direction.name]])
             images = inverter.render(edited, batch_size=config.batch_size).cpu()
             for strength, image, one in zip(strengths, images, edited, strict=True):
                 stem = f"{direction.name}_{strength:+g}"
@@ -55,12 +56,12 @@ def edit_images(config: EditConfig) -> dict:
                 sheets[direction.name].append(_cells(photo.image, *images))
         records.append({"label": photo.label, "source": photo.source, "files": files})
     for name, rows in sheets.items():
-        headings = ["input", *(f"{name} {strength:+g}" for strength in strengths)]
+        unit = "σ" if config.strength_unit == "std" else ""
+        headings = ["input", *(f"{name} {strength:+g}{unit}" for strength in strengths)]
         contact_sheet(rows, headings, output / f"sheet_{name}.png", captions)
-    described = {direction.name: _described(direction, strengths) for direction in directions}
-    return _finish(
-        config, inverter, inputs, "edit", {"strengths": strengths, "directions": described, "images": records}
-    )
+    described = {direction.name: _described(direction, gammas[direction.name]) for direction in directions}
+    found = {"strengths": strengths, "strength_unit": config.strength_unit, "directions": described, "images": records}
+    return _finish(config, inverter, inputs, "edit", found)
 
 
 def invert_images(config: EditConfig) -> dict:
@@ -155,11 +156,12 @@ def _directions(config: EditConfig, inverter: Inverter) -> list[Direction]:
     return found
 
 
-def _described(direction: Direction, strengths: Sequence[float]) -> dict:
-    """The direction's own information, and the strengths in standard deviations of w·d where that is known."""
+def _described(direction: Direction, gammas: Sequence[float]) -> dict:
+    """The direction's own information, and the strengths in both units (standard deviations where they are known)."""
     spread = direction.info.get("projection_std")
-    in_std = [strength / spread for strength in strengths] if spread else None
-    return {"generator": direction.generator_hash or None, "strengths_in_std": in_std, **direction.info}
+    in_std = [gamma / spread for gamma in gammas] if spread else None
+    units = {"strengths_in_w": list(gammas), "strengths_in_std": in_std}
+    return {"generator": direction.generator_hash or None, **units, **direction.info}
 
 
 def _save_photo(photo: Photo, inverter: Inverter, folder: Path) -> dict[str, str]:

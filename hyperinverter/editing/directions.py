@@ -4,7 +4,7 @@ Source: InterFaceGAN (Shen et al., CVPR 2020); HyperInverter, section 4.3. The p
 so its factor f is γ = f / 2 here. Letters: N images, L styles.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,6 +66,25 @@ def edit(inversion: Inversion, direction: Direction, strength: float | Tensor) -
     if len(gamma) not in (1, len(ws)):
         raise ValueError(f"{len(gamma)} strengths for {len(ws)} images; give one, or one per image")
     return inversion.with_ws(ws + gamma * direction.vector.to(ws))  # [N, L, w_dim]
+
+
+def in_w(strengths: Sequence[float], unit: str, direction: Direction) -> list[float]:
+    """Strengths as distances in W (γ). How far W reaches differs between generators; in `std` they compare.
+
+    Args:
+        unit: `w`, strengths are distances already, or `std`, standard deviations of w·d over photos.
+    Raises:
+        UserError: `std`, and the direction's file does not hold that number.
+    """
+    if unit == "w":
+        return list(strengths)
+    spread = direction.info.get("projection_std")
+    if not spread:
+        raise UserError(
+            f"direction {direction.name!r} does not say how far photos spread along it (projection_std), which "
+            f"strength_unit=std needs; write strength_unit=w, or learn it with scripts/learn_direction.py"
+        )
+    return [strength * spread for strength in strengths]
 
 
 def available_directions(model_folder: str | Path | None) -> list[str]:

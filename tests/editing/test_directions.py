@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from hyperinverter.editing import Direction, edit, interpolate, load_direction, save_direction
+from hyperinverter.editing.directions import in_w
 from hyperinverter.inverters import Inversion, load
 from hyperinverter.utils.errors import UserError
 
@@ -28,6 +29,14 @@ def test_an_edit_moves_every_style_and_keeps_the_weights(inversion):
         edit(inversion, direction, torch.zeros(3))
     with pytest.raises(ValueError, match="direction 'x' has 8 numbers, w has 16"):
         edit(inversion, Direction("x", torch.ones(8)), 1.0)
+
+
+def test_strengths_in_standard_deviations_need_a_direction_that_says_them():
+    known = Direction("smile", torch.randn(16), {"projection_std": 0.5})
+    assert in_w([-2.0, 0.0, 3.0], "std", known) == [-1.0, 0.0, 1.5]
+    assert in_w([-2.0, 3.0], "w", Direction("x", torch.ones(16))) == [-2.0, 3.0]
+    with pytest.raises(UserError, match=r"projection_std.*strength_unit=w"):
+        in_w([1.0], "std", Direction("x", torch.ones(16)))
 
 
 def test_every_kind_of_file_gives_the_same_direction(tmp_path):
