@@ -219,8 +219,9 @@ def open_training_data(
     if data.kind == "generated":
         if generator is None:
             raise ValueError("data.kind=generated needs generator=, the domain's generator")
-        n_validation = round(data.num_generated * data.validation_fraction) if data.validation_fraction > 0 else 0
-        sizes = {"train": data.num_generated, "validation": max(n_validation, int(data.validation_fraction > 0))}
+        count = min(data.num_generated, data.max_images or data.num_generated)
+        n_validation = round(count * data.validation_fraction) if data.validation_fraction > 0 else 0
+        sizes = {"train": count, "validation": max(n_validation, int(data.validation_fraction > 0))}
         training, validation = (
             GeneratedSource(
                 generator, count, seed=data.generated_seed, stream=stream, truncation_psi=data.truncation_psi

@@ -196,3 +196,7 @@ def test_generated_images_are_seeded_by_index():
     assert all((held_out[0] - image).abs().max() > 0.01 for image in training.get(0, 40)[0])
     with pytest.raises(ValueError, match="needs generator="):
         open_training_data(data, domain, 1)
+    few = DataConfig(
+        kind="generated", num_generated=40, max_images=20, validation_fraction=0.1
+    )  # max_images was ignored
+    assert [len(part) for part in open_training_data(few, domain, 1, generator)] == [20, 2]
