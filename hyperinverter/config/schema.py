@@ -229,9 +229,7 @@ class EditConfig(RunConfig):
     model: str | None = None
     directions: list[str] = field(default_factory=lambda: ["smile"])
     strengths: list[float] = field(default_factory=lambda: [-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0])
-    strength_unit: str = (
-        "w"  # w (the paper's gamma, a distance in W) | std (of w·d over the photos it was learned on)
-    )
+    strength_unit: str = "w"  # w (the paper's gamma, a distance in W) | std (of w·d over the photos it was learned on)
     align: bool = False
     steps: int = 7  # interpolation frames
     batch_size: int = 8
@@ -245,6 +243,7 @@ class DirectionConfig(RunConfig):
     labels: str | None = None  # CSV (.gz allowed) with a `file` column and one 0/1 column per attribute
     attributes: dict[str, str] = field(default_factory=dict)  # direction name -> column; a leading "-" flips it
     held_out_fraction: float = 0.2
+    estimate: str = "normal"  # normal (of the SVM, as InterFaceGAN) | pattern (the codes' covariance times that normal)
 
 
 @dataclass

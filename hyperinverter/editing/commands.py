@@ -56,7 +56,7 @@ def edit_images(config: EditConfig) -> dict:
                 sheets[direction.name].append(_cells(photo.image, *images))
         records.append({"label": photo.label, "source": photo.source, "files": files})
     for name, rows in sheets.items():
-        unit = "σ" if config.strength_unit == "std" else ""
+        unit = " sd" if config.strength_unit == "std" else ""
         headings = ["input", *(f"{name} {strength:+g}{unit}" for strength in strengths)]
         contact_sheet(rows, headings, output / f"sheet_{name}.png", captions)
     described = {direction.name: _described(direction, gammas[direction.name]) for direction in directions}

@@ -1,6 +1,9 @@
-"""Learn a direction from labelled codes: the unit normal of a linear SVM in W.
+"""Learn a direction from labelled codes with a linear SVM in W: its unit normal, or how codes move along it.
 
 Source: InterFaceGAN (Shen et al., CVPR 2020), section 3.1; here on the codes of real photos (E1) with their labels.
+`pattern`: Haufe et al., NeuroImage 2014, equation 6: the weights of a classifier tell what separates the classes, the
+covariance times the weights what changes with them. Where W's spread is very uneven the normal leans to dimensions in
+which codes hardly vary, and moving along it changes little in the image; the pattern does not.
 """
 
 import csv
@@ -19,9 +22,15 @@ REGULARISATION_C = 1.0  # inverse strength of the SVM's ridge, on codes scaled t
 
 
 def learn_direction(
-    ws: Tensor, labels: np.ndarray, held_out: np.ndarray, *, name: str = "direction", generator_hash: str = ""
+    ws: Tensor,
+    labels: np.ndarray,
+    held_out: np.ndarray,
+    *,
+    name: str = "direction",
+    generator_hash: str = "",
+    estimate: str = "normal",
 ) -> tuple[Direction, dict[str, float]]:
-    """Fit a linear SVM with balanced class weights and take the unit normal that points to the positive class.
+    """Fit a linear SVM with balanced class weights and take a unit vector that points to the positive class.
 
     Args:
         ws: codes, [n, w_dim].
@@ -29,9 +38,10 @@ def learn_direction(
         held_out: bool [n], photos kept out of the fit, on which accuracy is measured.
         name: of the direction.
         generator_hash: of the generator whose W this is.
+        estimate: `normal`, the SVM's normal (InterFaceGAN), or `pattern`, the codes' covariance times that normal.
     Returns:
         The direction, and its figures, which are also in `direction.info`: accuracy and balanced_accuracy (mean of the
-        two classes' accuracies) on the held-out photos, both in [0, 1]; n_train, n_held_out; positive_fraction;
+        two classes' accuracies) of the SVM on held-out photos, both in [0, 1]; n_train, n_held_out; positive_fraction;
         projection_mean and projection_std of w·d, and class_distance between the classes' means of w·d, in units of W.
     Raises:
         ValueError: arrays of different lengths.
@@ -57,7 +67,11 @@ def learn_direction(
     svm.fit((codes[~held_out] - mean) / scale, labels[~held_out])
     predicted = svm.predict((codes[held_out] - mean) / scale)
     right = predicted == labels[held_out]
-    vector = svm.coef_[0] / np.linalg.norm(svm.coef_[0])
+    vector = svm.coef_[0]
+    if estimate == "pattern":
+        centred = codes[~held_out] - mean
+        vector = centred.T @ (centred @ vector)
+    vector = vector / np.linalg.norm(vector)
     projections = codes[~held_out] @ vector
     positive = labels[~held_out]
     figures = {

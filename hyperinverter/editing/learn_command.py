@@ -66,13 +66,18 @@ def learn_directions(config: DirectionConfig) -> dict:
         "held_out": how,
         "model": inverter.model_name,
         "w_encoder": inverter.model_hash,
-        "method": "unit normal of a linear SVM (balanced classes) on E1 codes of real photos",
+        "method": f"{config.estimate} of a linear SVM (balanced classes) on E1 codes of real photos",
         "licence": LICENCE,
     }
     results = {}
     for name, column in config.attributes.items():
         direction, figures = learn_direction(
-            ws, attribute_values(rows, column), held_out, name=name, generator_hash=inverter.generator_hash
+            ws,
+            attribute_values(rows, column),
+            held_out,
+            name=name,
+            generator_hash=inverter.generator_hash,
+            estimate=config.estimate,
         )
         direction.info |= {"attribute": column, **source}
         domain = inverter.domain

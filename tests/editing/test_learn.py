@@ -41,6 +41,23 @@ def test_a_planted_direction_is_recovered(share):
     assert turned.vector @ true <= -0.95
 
 
+def test_the_pattern_is_how_codes_move_where_the_spread_is_uneven():
+    """A cause moves the codes along `moves`; a narrow dimension repeats the label and attracts the normal."""
+    rng = np.random.default_rng(0)
+    labels = rng.random(4000) < 0.5
+    moves = rng.normal(size=16)
+    moves /= np.linalg.norm(moves)
+    ws = rng.normal(size=(4000, 16)) + np.outer(2.0 * (labels - 0.5), moves)
+    ws[:, 0] = 0.02 * (labels - 0.5) + 0.003 * rng.normal(size=4000)
+    moves[0] = 0.01
+    held_out = np.arange(4000) % 5 == 0
+    ws, moves = torch.tensor(ws, dtype=torch.float32), torch.tensor(moves / np.linalg.norm(moves), dtype=torch.float32)
+    normal, _ = learn_direction(ws, labels, held_out)
+    pattern, figures = learn_direction(ws, labels, held_out, estimate="pattern")
+    assert pattern.vector @ moves >= 0.9 > normal.vector @ moves
+    assert figures["class_distance"] == pytest.approx(2.0, abs=0.2), "in units of W, along the way that codes move"
+
+
 def test_classes_that_are_too_small_are_refused():
     ws, labels, _ = planted(n=50)
     with pytest.raises(UserError, match="x: 0 photos to learn from with the attribute"):
