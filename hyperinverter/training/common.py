@@ -35,9 +35,15 @@ def set_up(config: RunConfig) -> torch.device:
 
 
 class Run:
-    """A run folder that is open for writing; on resume everything is appended to."""
+    """A run folder that is open for writing; on resume everything is appended to.
 
-    def __init__(self, output: str | Path, config: RunConfig) -> None:
+    Args:
+        output: the folder.
+        config: written into it.
+        step: where the run goes on; what TensorBoard holds after it (a killed run wrote it) is no longer shown.
+    """
+
+    def __init__(self, output: str | Path, config: RunConfig, step: int = 0) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self.folder = Path(output)
@@ -49,7 +55,7 @@ class Run:
             path.write_text(to_yaml(config))
         with write_atomically(self.folder / "environment.txt") as path:
             path.write_text(_environment())
-        self._writer = SummaryWriter(str(self.folder))
+        self._writer = SummaryWriter(str(self.folder), purge_step=step + 1)
         self._log = open(self.folder / "log.txt", "a", buffering=1)  # noqa: SIM115 (closed in close)
         self._stats = open(self.folder / "stats.jsonl", "a", buffering=1)  # noqa: SIM115
 

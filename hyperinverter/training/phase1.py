@@ -80,7 +80,10 @@ def train(config: Phase1Config) -> dict[str, float]:
             total, parts = losses(reconstruct(generator, w_encoder, images), images)
         return {"loss": total, **parts}
 
-    with Run(output, config) as run, tqdm(total=schedule.max_steps, initial=progress.step, mininterval=1) as bar:
+    with (
+        Run(output, config, progress.step) as run,
+        tqdm(total=schedule.max_steps, initial=progress.step, mininterval=1) as bar,
+    ):
         sizes = f"{len(train_data)} training and {len(validation_data)} validation images"
         for line in (f"Phase I on {device}: {sizes}", origin, *resumed.notes):
             run.log(line)

@@ -149,7 +149,10 @@ def train(config: Phase2Config) -> dict[str, float]:
                  for key, value in parts[name].state_dict().items()}  # fmt: skip
         save_part(folder, "hyperinverter.safetensors", state, domain, frozen=frozen, info=info, what=what)
 
-    with Run(output, config) as run, tqdm(total=schedule.max_steps, initial=progress.step, mininterval=1) as bar:
+    with (
+        Run(output, config, progress.step) as run,
+        tqdm(total=schedule.max_steps, initial=progress.step, mininterval=1) as bar,
+    ):
         counts = f"{len(train_data)} training and {len(validation_data)} validation images"
         for line in (f"Phase II on {device}: {counts}", origin, *resumed.notes):
             run.log(line)

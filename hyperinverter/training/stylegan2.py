@@ -75,7 +75,10 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
         forget_later_stats(output, progress.step)
 
     # -- the loop
-    with Run(output, config) as run, tqdm(total=schedule.max_steps, initial=progress.step, mininterval=1) as bar:
+    with (
+        Run(output, config, progress.step) as run,
+        tqdm(total=schedule.max_steps, initial=progress.step, mininterval=1) as bar,
+    ):
         origin = f"resumed at step {progress.step}" if progress.step else config.init_from or "random weights"
         run.log(f"StyleGAN2 on {device}: {len(data)} training and {len(photos)} validation images; from {origin}")
         if distance.name is None:

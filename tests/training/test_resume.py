@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hyperinverter.checkpoint import load_training_state, read_model
 from hyperinverter.config.schema import AdversarialConfig, OptimizerConfig
@@ -52,6 +53,13 @@ def assert_same_run(one: Path, other: Path):
     assert len(list(one.glob("model*/*.safetensors"))) == len(list(other.glob("model*/*.safetensors")))
 
 
+def shown_steps(output: Path) -> dict[str, list[int]]:
+    """The steps at which TensorBoard shows a point of each curve; times are not measured right after a start."""
+    events = EventAccumulator(str(output)).Reload()
+    curves = [name for name in events.Tags()["scalars"] if not name.startswith("time/")]
+    return {name: [point.step for point in events.Scalars(name)] for name in curves}
+
+
 # (phase, batch at which the process dies): saved at 2 and 4; Phase II turns adversarial at 3
 @pytest.mark.parametrize(("phase", "dies_at"), [("phase1", 4), ("phase2", 4), ("phase2", 6)])
 def test_killed_and_resumed_is_the_run_that_never_stopped(phase, dies_at, make_config, whole_run, monkeypatch):
@@ -69,6 +77,7 @@ def test_killed_and_resumed_is_the_run_that_never_stopped(phase, dies_at, make_c
             TRAIN[phase](config)
     TRAIN[phase](config)
     assert_same_run(whole_run(phase)[0], Path(config.output))
+    assert shown_steps(Path(config.output)) == shown_steps(whole_run(phase)[0])  # points were shown twice
 
 
 def test_a_half_written_checkpoint_is_not_taken_for_one(make_config, whole_run, monkeypatch):
