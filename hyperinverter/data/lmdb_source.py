@@ -32,6 +32,9 @@ class LmdbSource(ImageSource):
             raise OSError("its key has gone from the database")
         return value
 
+    def places(self) -> list[Path]:
+        return [Path(self.path) / name for name in self.names]
+
 
 # One environment per path and process, shared by every source of that path: lmdb refuses to open a path twice.
 _environments: dict[str, tuple[int, Any]] = {}  # path -> (process id, environment)

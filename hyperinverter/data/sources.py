@@ -49,6 +49,10 @@ class ImageSource:
     def read_bytes(self, index: int) -> bytes:
         raise TypeError(f"{type(self).__name__} must define read_bytes")
 
+    def places(self) -> list[Path]:
+        """Where each image lies, symbolic links followed: by it two roots that hold the same image are told."""
+        raise TypeError(f"{type(self).__name__} must define places")
+
     def read(self, index: int) -> Image.Image:
         """Image number `index` as upright 8-bit RGB.
 
@@ -73,6 +77,9 @@ class FilesSource(ImageSource):
     def read_bytes(self, index: int) -> bytes:
         return (self.root / self.names[index]).read_bytes()
 
+    def places(self) -> list[Path]:
+        return [(self.root / name).resolve() for name in self.names]
+
 
 class ZipSource(ImageSource):
     """Images in a .zip file, stored or compressed."""
@@ -90,6 +97,10 @@ class ZipSource(ImageSource):
 
     def read_bytes(self, index: int) -> bytes:
         return self._archive.get().read(self.names[index])
+
+    def places(self) -> list[Path]:
+        root = self.path.resolve()
+        return [root / name for name in self.names]
 
 
 class ConcatSource(ImageSource):
@@ -158,6 +169,7 @@ def open_source(root: str | Path | list[str], kind: str = "auto", max_images: in
 
     Args:
         root: a folder (searched recursively), a .zip, an LSUN LMDB folder, one image file, a glob of these, or a list.
+            What several of them name is read once.
         kind: auto (by what is there), folder, zip or lmdb.
         max_images: keep the first this many, in name order within each root; None keeps all.
     Raises:
@@ -171,6 +183,8 @@ def open_source(root: str | Path | list[str], kind: str = "auto", max_images: in
     roots = [root] if isinstance(root, str | Path) else list(root)
     paths = [path for one in roots for path in _expand(str(one))]
     parts, labels = _open_parts(paths, kind)
+    if len(paths) > 1:
+        parts, labels = _each_image_once(parts, labels)
     source = parts[0] if len(parts) == 1 else ConcatSource(parts, labels)
     if len(source) == 0:
         others = f" ({len(source.ignored)} other files, such as {source.ignored[0]})" if source.ignored else ""
@@ -215,6 +229,27 @@ def _open_parts(paths: list[Path], kind: str) -> tuple[list[ImageSource], list[s
     return parts, labels
 
 
+def _each_image_once(parts: list[ImageSource], labels: list[str]) -> tuple[list[ImageSource], list[str]]:
+    """The parts without images that a part before them (or the same list of files) holds; says how many those are."""
+    seen: set[Path] = set()
+    kept: list[tuple[ImageSource, str]] = []
+    repeated = 0
+    for part, label in zip(parts, labels, strict=True):
+        new = []
+        for index, place in enumerate(part.places()):
+            if place not in seen:
+                seen.add(place)
+                new.append(index)
+        repeated += len(part) - len(new)
+        if len(new) == len(part):
+            kept.append((part, label))
+        elif new:
+            kept.append((Subset(part, new), label))
+    if repeated:
+        logger.warning("%d images are named more than once in data.root and are read once", repeated)
+    return [part for part, _ in kept], [label for _, label in kept]
+
+
 def _open_one(path: Path, kind: str) -> ImageSource:
     found = "folder"
     if path.is_dir():
@@ -232,7 +267,13 @@ def _open_one(path: Path, kind: str) -> ImageSource:
 
         return LmdbSource(path)
     files = []
+    visited: set[str] = set()  # links may lead round in a circle, or twice to the same folder
     for folder, subfolders, names in os.walk(path, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in visited:
+            subfolders.clear()
+            continue
+        visited.add(real)
         subfolders.sort()
         files += [(Path(folder) / name).relative_to(path).as_posix() for name in names]
     return FilesSource(path, *_sort_out(files))

@@ -76,6 +76,23 @@ def test_single_file_glob_and_list(folder, tmp_path):
     assert both.names == ["a.PNG", "b.png", "deep/er/c.jpg", "x.png"]
 
 
+def test_folders_linked_in_a_circle_or_twice_are_read_once(folder):
+    """A link to a folder above gave every image some forty times, at ever longer paths."""
+    (folder / "deep" / "loop").symlink_to(folder, target_is_directory=True)
+    (folder / "elsewhere").symlink_to(folder / "deep", target_is_directory=True)
+    assert open_source(folder).names == ["a.PNG", "b.png", "deep/er/c.jpg"]
+
+
+def test_an_image_named_twice_is_read_once_and_counted(folder, tmp_path, caplog):
+    (tmp_path / "same").symlink_to(folder, target_is_directory=True)
+    archive = make_zip(tmp_path / "a.zip", {"x.png": image_bytes(1), "y.png": image_bytes(2)})
+    source = open_source([str(folder / "b.png"), str(folder), str(archive), str(tmp_path / "same"), str(archive)])
+    assert source.names == ["b.png", "a.PNG", "deep/er/c.jpg", "x.png", "y.png"]
+    assert [first_level(source, i) for i in range(5)] == [20, 10, 30, 1, 2]
+    assert "6 images are named more than once in data.root and are read once" in caplog.text
+    assert open_source([str(folder / "*.png"), str(folder / "b.png")]).names == ["b.png"]
+
+
 def test_missing_and_empty_roots_say_what_to_do(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no file or folder .*nowhere.*data\.root"):
         open_source(tmp_path / "nowhere")
