@@ -129,9 +129,7 @@ def interpolate_images(config: EditConfig) -> dict:
 
 
 def _open(config: EditConfig) -> tuple[Inverter, Path]:
-    seed_everything(config.seed)
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    seed_everything(config.seed, config.threads)
     inverter = load(config.model or config.domain, device=config.device)
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)

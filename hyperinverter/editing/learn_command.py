@@ -41,9 +41,7 @@ def learn_directions(config: DirectionConfig) -> dict:
     ):
         if not value:
             raise UserError(f"{key} is empty; write for instance {example}")
-    seed_everything(config.seed)
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    seed_everything(config.seed, config.threads)
     labels = read_labels(config.labels)
     inverter = load(config.model or config.domain, "w_encoder", config.device)
     output = Path(config.output)

@@ -70,7 +70,7 @@ def copy_checked(source: Path, target: Path) -> None:
 @torch.no_grad()
 def compare(first: Path, second: Path, config: ExportConfig) -> dict[str, float]:
     """Reconstructions of the same generated images by both model folders."""
-    seed_everything(config.seed)
+    seed_everything(config.seed, config.threads)
     device = resolve_device(config.device)
     inverters = [load(str(folder), device=device) for folder in (first, second)]
     generator = inverters[0].generator

@@ -25,9 +25,7 @@ from hyperinverter.utils.seeding import seed_everything
 
 def set_up(config: RunConfig) -> torch.device:
     """Seed every generator, set CPU threads, resolve the device."""
-    seed_everything(config.seed)
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    seed_everything(config.seed, config.threads)
     device = resolve_device(config.device)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True

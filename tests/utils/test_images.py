@@ -134,3 +134,9 @@ def test_seeding():
     assert torch.equal(first[0], torch.rand(3)) and np.array_equal(first[1], np.random.rand(3))
     with pytest.raises(ValueError, match=r"below 2\*\*32, got -1"):
         seed_everything(-1)
+    before = torch.get_num_threads()
+    seed_everything(2107, threads=before + 1)
+    assert torch.get_num_threads() == before + 1
+    seed_everything(2107)  # torch's choice, or the last one, stays
+    assert torch.get_num_threads() == before + 1
+    torch.set_num_threads(before)
