@@ -135,6 +135,7 @@ def _hypernetwork(c: s.HypernetworkConfig) -> Iterator[Problem]:
     yield from _choice(c, "target_set", s.TARGET_SETS)
     yield from _choice(c, "weight_layout", s.WEIGHT_LAYOUTS)
     yield from _choice(c, "style_index", s.STYLE_INDICES)
+    yield from _choice(c, "init", s.HYPERNETWORK_INITS)
 
 
 def _domain(c: s.DomainConfig) -> Iterator[Problem]:

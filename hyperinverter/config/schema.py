@@ -13,6 +13,7 @@ TRUNKS = ("ir_se", "ir", "resnet")
 TARGET_SETS = ("conv_without_bias", "conv_without_bias_without_torgb", "all_without_bias")
 WEIGHT_LAYOUTS = ("released", "paper")
 STYLE_INDICES = ("released", "true")
+HYPERNETWORK_INITS = ("released", "signal_preserving")
 
 
 @dataclass
@@ -65,6 +66,7 @@ class HypernetworkConfig:
     transformer_channels: int = 64
     weight_layout: str = "released"  # released (raw view of [I, O*k*k]) | paper (rows are input channels)
     style_index: str = "released"  # released (true index + 1 for conv0/conv1 above 4 px) | true
+    init: str = "released"  # released | signal_preserving (a short run needs it, see models/hypernetwork.py)
     use_w_image_features: bool = True  # False: ablation "without features of the Phase I image"
     shared_code: bool = False  # True: ablation "one code for all layers instead of layer-wise"
 

@@ -44,6 +44,7 @@ def build_hypernetwork(domain: DomainConfig, generator: Generator) -> Hypernetwo
         hidden_size=config.hidden_size,
         weight_layout=config.weight_layout,
         style_index=config.style_index,
+        init=config.init,
         use_w_image_features=config.use_w_image_features,
         shared_code=config.shared_code,
     )

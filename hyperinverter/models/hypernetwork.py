@@ -12,8 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from hyperinverter.config.schema import STYLE_INDICES, WEIGHT_LAYOUTS
+from hyperinverter.config.schema import HYPERNETWORK_INITS, STYLE_INDICES, WEIGHT_LAYOUTS
 from hyperinverter.models.target_layers import TargetLayer
+
+START_RMS = 0.01  # of a residual under the init `signal_preserving`; the stored weights it is added to are about 1
 
 
 class WeightRegressor(nn.Module):
@@ -29,6 +31,11 @@ class WeightRegressor(nn.Module):
         weight_layout: how the mapper's [I, O*k*k] becomes [O, I, k, k]. `released` reinterprets the flat numbers, which
             is what released weights need; `paper` makes each row one input channel.
         use_w_image_features: False leaves the Phase I image out of the fusion (ablation, table 3 row 3).
+        init: `released` or `signal_preserving`. Under the released one every convolution of the transformer lets a
+            sixth of the variance through (torch's default) while its bias does not shrink, so that tokens start 30
+            times less different between images than they are large, and a short run learns one residual for all
+            images. `signal_preserving` draws them as He et al., ICCV 2015, with biases 0, and scales the mapper so
+            that residuals start at START_RMS.
     """
 
     def __init__(
@@ -42,6 +49,7 @@ class WeightRegressor(nn.Module):
         hidden_size: int = 256,
         weight_layout: str = "released",
         use_w_image_features: bool = True,
+        init: str = "released",
     ):
         super().__init__()
         self.shape = tuple(shape)
@@ -67,6 +75,17 @@ class WeightRegressor(nn.Module):
             width = hidden_size if number == halvings else transformer_channels
             layers += [nn.Conv2d(transformer_channels, width, 4, 2, 1), nn.ReLU()]
         self.feature_extractor = nn.Sequential(*layers)
+        if init == "signal_preserving":
+            self._preserve_signal()
+
+    @torch.no_grad()
+    def _preserve_signal(self) -> None:
+        for layer in self.feature_extractor:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)
+        # token about 1 -> rows of rms sqrt(D) std(w1) -> residual of rms D std(w1) std(w2)
+        nn.init.normal_(self.w2, std=START_RMS / (self.w1.shape[0] * float(self.w1.std())))
 
     def token(self, features: Tensor) -> Tensor:
         """Concatenated features [N, 2C, size, size], the Phase I image's first -> token [N, D], non-negative."""
@@ -98,6 +117,7 @@ class Hypernetwork(nn.Module):
             layer-wise", table 3 row 4). The paper does not say which; here it is the last style's (num_ws - 1), whose
             head stands on the finest map of the pyramid and so sees all three levels. E2 keeps its other heads, which
             then receive no gradient.
+        init: see `WeightRegressor`.
 
     The remaining arguments are those of `WeightRegressor`.
 
@@ -119,9 +139,10 @@ class Hypernetwork(nn.Module):
         style_index: str = "released",
         use_w_image_features: bool = True,
         shared_code: bool = False,
+        init: str = "released",
     ):
         super().__init__()
-        _check(weight_layout, style_index, feature_size)
+        _check(weight_layout, style_index, init, feature_size)
         self.targets = {target.name: target for target in targets}
         self.num_ws = num_ws
         self.feature_channels = feature_channels
@@ -146,6 +167,7 @@ class Hypernetwork(nn.Module):
                     hidden_size=hidden_size,
                     weight_layout=weight_layout,
                     use_w_image_features=use_w_image_features,
+                    init=init,
                 )
                 for target in targets
             }
@@ -211,10 +233,12 @@ def regressor_name(target_name: str) -> str:
     return target_name.replace(".", "_")
 
 
-def _check(weight_layout: str, style_index: str, feature_size: int) -> None:
+def _check(weight_layout: str, style_index: str, init: str, feature_size: int) -> None:
     if weight_layout not in WEIGHT_LAYOUTS:
         raise ValueError(f"weight_layout: got {weight_layout!r}, expected one of {', '.join(WEIGHT_LAYOUTS)}")
     if style_index not in STYLE_INDICES:
         raise ValueError(f"style_index: got {style_index!r}, expected one of {', '.join(STYLE_INDICES)}")
+    if init not in HYPERNETWORK_INITS:
+        raise ValueError(f"init: got {init!r}, expected one of {', '.join(HYPERNETWORK_INITS)}")
     if feature_size < 8 or feature_size & (feature_size - 1):
         raise ValueError(f"feature_size: got {feature_size}, expected a power of two from 8")

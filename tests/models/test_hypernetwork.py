@@ -197,3 +197,25 @@ def test_faults_are_named():
             make_hypernetwork(**wrong)
     with pytest.raises(ValueError, match="needs the features of style 7, but num_ws is 6"):
         Hypernetwork([TargetLayer("b32.conv1.weight", (4, 4, 3, 3), 6, 7)], 6, 6)
+
+
+def test_the_signal_preserving_init_lets_images_differ_and_starts_near_zero():
+    """Under the released init a token differs between images by a few per cent of its size; here by much more."""
+
+    def spread_and_residual(init: str) -> tuple[float, float]:
+        torch.manual_seed(0)
+        regressor = WeightRegressor(
+            (64, 64, 3, 3), feature_channels=32, fusion_channels=32, transformer_channels=32, hidden_size=32, init=init
+        )
+        features = torch.randn(32, 64, 8, 8) + torch.randn(64, 8, 8)  # half of an image is common to all
+        token = regressor.token(features)
+        residual = regressor.decode(token)
+        return float(token.std(0).mean() / token.square().mean().sqrt()), float(residual.square().mean().sqrt())
+
+    (released, start), (preserving, new_start) = (
+        spread_and_residual(init) for init in ("released", "signal_preserving")
+    )
+    assert released < 0.1 < 0.2 < preserving
+    assert start < 0.05 and 0.002 < new_start < 0.05
+    with pytest.raises(ValueError, match="init: got 'other'"):
+        Hypernetwork([], 4, init="other")
