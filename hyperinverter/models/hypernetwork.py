@@ -32,8 +32,8 @@ class WeightRegressor(nn.Module):
             is what released weights need; `paper` makes each row one input channel.
         use_w_image_features: False leaves the Phase I image out of the fusion (ablation, table 3 row 3).
         init: `released` or `signal_preserving`. Under the released one every convolution of the transformer lets a
-            sixth of the variance through (torch's default) while its bias does not shrink, so that tokens start 30
-            times less different between images than they are large, and a short run learns one residual for all
+            sixth of the variance through (torch's default) while its bias does not shrink, so that tokens start
+            ten or more times larger than they differ between images, and a short run learns one residual for all
             images. `signal_preserving` draws them as He et al., ICCV 2015, with biases 0, and scales the mapper so
             that residuals start at START_RMS.
     """

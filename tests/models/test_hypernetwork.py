@@ -200,7 +200,7 @@ def test_faults_are_named():
 
 
 def test_the_signal_preserving_init_lets_images_differ_and_starts_near_zero():
-    """Under the released init a token differs between images by a few per cent of its size; here by much more."""
+    """Under the released init a token differs between images by a tenth of its size or less; here by several times that."""
 
     def spread_and_residual(init: str) -> tuple[float, float]:
         torch.manual_seed(0)
@@ -215,7 +215,7 @@ def test_the_signal_preserving_init_lets_images_differ_and_starts_near_zero():
     (released, start), (preserving, new_start) = (
         spread_and_residual(init) for init in ("released", "signal_preserving")
     )
-    assert released < 0.1 < 0.2 < preserving
-    assert start < 0.05 and 0.002 < new_start < 0.05
+    assert preserving > 3 * released, (preserving, released)
+    assert start < 0.05 and 0.001 < new_start < 0.05
     with pytest.raises(ValueError, match="init: got 'other'"):
         Hypernetwork([], 4, init="other")
