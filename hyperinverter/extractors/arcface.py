@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hyperinverter.extractors.base import Embedding, check_images, load_exactly
+from hyperinverter.extractors.base import Embedding, check_size, load_exactly
 from hyperinverter.extractors.resize import at_most
 from hyperinverter.models.backbones.irse import irse_modules
 
@@ -76,7 +76,7 @@ class ArcFace(Embedding):
         self.freeze()
 
     def features(self, images: Tensor) -> Tensor:
-        check_images(images, type(self))
+        check_size(images, type(self))
         images = at_most(images, FRAME_PX)
         if images.shape[-1] < FRAME_PX:
             images = F.interpolate(images, size=FRAME_PX, mode="bilinear", align_corners=False)

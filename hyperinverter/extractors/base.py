@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperinverter.pretrained.load import find_network_file
+from hyperinverter.utils.checks import check_images
 from hyperinverter.utils.errors import UserError
 
 Features = Any  # what `features` gives and `distance` takes: one embedding [N,D] or a list of maps [N,C,h,w]
@@ -131,10 +132,9 @@ def load_exactly(network: nn.Module, state: dict[str, Tensor], what: str) -> Non
     network.load_state_dict(state)
 
 
-def check_images(images: Tensor, extractor: type[Extractor]) -> None:
+def check_size(images: Tensor, extractor: type[Extractor]) -> None:
     """Refuse anything but [N,3,R,R] with R at least the extractor's `smallest_px`."""
-    if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
-        raise ValueError(f"{extractor.__name__} takes square RGB images [N,3,R,R], got {list(images.shape)}")
+    check_images(images, name=extractor.__name__)
     if images.shape[-1] < extractor.smallest_px:
         raise ValueError(too_small(images.shape[-1], extractor))
 

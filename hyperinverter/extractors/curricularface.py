@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hyperinverter.extractors.arcface import build_face_network
-from hyperinverter.extractors.base import Embedding, check_images
+from hyperinverter.extractors.base import Embedding, check_size
 from hyperinverter.extractors.mobilefacenet import FACE_LEFT, FACE_PX, FACE_SIDE, FACE_TOP
 from hyperinverter.extractors.resize import crop_resize
 
@@ -34,6 +34,6 @@ class CurricularFace(Embedding):
         self.freeze()
 
     def features(self, images: Tensor) -> Tensor:
-        check_images(images, type(self))
+        check_size(images, type(self))
         faces = crop_resize(images.float(), FACE_LEFT, FACE_TOP, FACE_SIDE, FACE_PX)
         return F.normalize(self.net(faces).float(), dim=1)

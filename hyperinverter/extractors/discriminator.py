@@ -27,10 +27,6 @@ class DiscriminatorFeatures(Extractor):
         self.freeze()
 
     def features(self, images: Tensor) -> list[Tensor]:
-        resolution = self.discriminator.resolution
-        if images.ndim != 4 or images.shape[1:] != (3, resolution, resolution):
-            expected = f"[N,3,{resolution},{resolution}]"
-            raise ValueError(f"discriminator_features takes images {expected}, got {list(images.shape)}")
         return [unit_normalise(maps) for maps in self.discriminator.features(images)]
 
     def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor:

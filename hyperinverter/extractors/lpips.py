@@ -7,7 +7,7 @@ import warnings
 
 from torch import Tensor
 
-from hyperinverter.extractors.base import Extractor, check_images, load_exactly, perceptual_distance, unit_normalise
+from hyperinverter.extractors.base import Extractor, check_size, load_exactly, perceptual_distance, unit_normalise
 
 
 class Lpips(Extractor):
@@ -38,7 +38,7 @@ class Lpips(Extractor):
         self.freeze()
 
     def features(self, images: Tensor) -> list[Tensor]:
-        check_images(images, type(self))
+        check_size(images, type(self))
         return [unit_normalise(maps) for maps in self.model.net(self.model.scaling_layer(images))]
 
     def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor:

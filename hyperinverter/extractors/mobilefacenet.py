@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hyperinverter.extractors.base import Embedding, check_images, load_exactly
+from hyperinverter.extractors.base import Embedding, check_size, load_exactly
 from hyperinverter.extractors.resize import crop_resize
 
 # (expansion, channels, repeats, first stride) of the inverted residuals
@@ -110,7 +110,7 @@ class MobileFaceNet(Embedding):
         self.freeze()
 
     def features(self, images: Tensor) -> Tensor:
-        check_images(images, type(self))
+        check_size(images, type(self))
         faces = crop_resize(images.float(), FACE_LEFT, FACE_TOP, FACE_SIDE, FACE_PX)
         faces = (faces * 0.5 + 0.5 - self.mean) / self.std
         embedding = self.net(faces).float()

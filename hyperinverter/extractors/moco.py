@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hyperinverter.extractors.base import Embedding, check_images, load_exactly
+from hyperinverter.extractors.base import Embedding, check_size, load_exactly
 
 PREFIX = "module.encoder_q."
 
@@ -47,5 +47,5 @@ class Moco(Embedding):
         self.freeze()
 
     def features(self, images: Tensor) -> Tensor:
-        check_images(images, type(self))
+        check_size(images, type(self))
         return F.normalize(self.net(F.interpolate(images, size=224)).float(), dim=1)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hyperinverter.extractors.base import Extractor, check_images, load_exactly, perceptual_distance, unit_normalise
+from hyperinverter.extractors.base import Extractor, check_size, load_exactly, perceptual_distance, unit_normalise
 
 # Caffe's ImageNet mean in its channel order B, G, R and its range 0..255.
 MEAN_BGR = (103.939, 116.779, 123.68)
@@ -66,7 +66,7 @@ class SqueezeNetFeatures(Extractor):
         self.freeze()
 
     def features(self, images: Tensor) -> list[Tensor]:
-        check_images(images, type(self))
+        check_size(images, type(self))
         x = (images.flip(1) + 1) * 127.5 - self.mean
         x = F.relu(self.net["conv1"](x))
         taps = [x]

@@ -15,6 +15,7 @@ from hyperinverter.extractors.resize import at_most
 from hyperinverter.extractors.squeezenet import SqueezeNetFeatures
 from hyperinverter.losses.reconstruction import FeatureLoss, L2Loss, Loss
 from hyperinverter.models.stylegan2 import Discriminator
+from hyperinverter.utils.checks import check_pairs
 from hyperinverter.utils.errors import UserError
 
 
@@ -66,8 +67,7 @@ class TotalLoss(nn.Module):
         Raises:
             ValueError: the shapes differ or are not [N,3,R,R].
         """
-        if output.shape != target.shape or output.ndim != 4 or output.shape[1] != 3 or output.shape[0] == 0:
-            raise ValueError(f"output and target must both be [N,3,R,R], got {[*output.shape]} and {[*target.shape]}")
+        check_pairs(output, target, "output and target")
         # Float32 even under a trainer's autocast: small differences of large features are what is measured here.
         with torch.autocast(output.device.type, enabled=False):
             output, target = output.float(), target.detach().float()

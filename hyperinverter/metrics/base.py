@@ -19,6 +19,7 @@ from hyperinverter.extractors.base import Extractor, Features
 from hyperinverter.extractors.inception import Inception
 from hyperinverter.extractors.resize import at_most
 from hyperinverter.models.stylegan2 import Discriminator
+from hyperinverter.utils.checks import check_pairs
 
 
 class NotMeasured(Exception):
@@ -122,7 +123,7 @@ class PerImageMetric(Metric):
 
     @torch.no_grad()
     def update(self, real: Tensor, fake: Tensor) -> Tensor:
-        check_pairs(real, fake)
+        check_pairs(real, fake, "real and fake")
         values = self.per_image(real, fake).double().cpu()
         self.values.append(values)
         return values
@@ -139,11 +140,6 @@ class PerImageMetric(Metric):
         empty = copy.copy(self)
         empty.values = []
         return empty
-
-
-def check_pairs(real: Tensor, fake: Tensor) -> None:
-    if real.shape != fake.shape or real.ndim != 4 or real.shape[1] != 3 or len(real) == 0:
-        raise ValueError(f"real and fake must both be [N,3,R,R], got {list(real.shape)} and {list(fake.shape)}")
 
 
 def bootstrap_interval(values: np.ndarray, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:

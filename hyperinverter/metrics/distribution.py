@@ -10,7 +10,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from hyperinverter.metrics.base import Metric, NotMeasured, Parts, RecentFeatures, check_pairs
+from hyperinverter.metrics.base import Metric, NotMeasured, Parts, RecentFeatures
+from hyperinverter.utils.checks import check_pairs
 
 # As the paper's scripts call torch-fidelity; the subset shrinks to the number of images where that is smaller.
 KID_SUBSETS, KID_SUBSET_SIZE, KID_SEED = 100, 1000, 2020
@@ -36,7 +37,7 @@ class SetMetric(Metric):
         """Two sets of features [n,F] -> their distance."""
 
     def update(self, real: Tensor, fake: Tensor) -> None:
-        check_pairs(real, fake)
+        check_pairs(real, fake, "real and fake")
         self.real.append(self.features(real).cpu())
         self.fake.append(self.features(fake).cpu())
 

@@ -9,13 +9,10 @@ from hyperinverter.pretrained.files import (
     weights_file,
 )
 from hyperinverter.pretrained.load import (
-    DomainNetworks,
     LoadedModel,
     hash_of,
     load_discriminator,
-    load_domain_networks,
     load_generator,
-    load_hyperinverter,
     load_model,
     load_w_encoder,
     model_hash,
@@ -23,16 +20,13 @@ from hyperinverter.pretrained.load import (
 
 __all__ = [
     "PARTS",
-    "DomainNetworks",
     "LoadedModel",
     "available_models",
     "find_model_folder",
     "find_network_file",
     "hash_of",
     "load_discriminator",
-    "load_domain_networks",
     "load_generator",
-    "load_hyperinverter",
     "load_model",
     "load_w_encoder",
     "model_hash",

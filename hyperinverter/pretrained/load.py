@@ -29,15 +29,12 @@ from hyperinverter.pretrained.files import find_model_folder, find_network_file,
 from hyperinverter.utils.errors import UserError
 
 __all__ = [
-    "DomainNetworks",
     "LoadedModel",
     "find_model_folder",
     "find_network_file",
     "hash_of",
     "load_discriminator",
-    "load_domain_networks",
     "load_generator",
-    "load_hyperinverter",
     "load_model",
     "load_w_encoder",
     "model_hash",
@@ -231,37 +228,3 @@ def load_model(source: str | Path | DomainConfig, with_hyperinverter: bool = Tru
     folder = paths[wanted[-1]].parent  # directions lie beside the part that was trained last
     name = files["generator"].config["domain"]
     return LoadedModel(network, generator, w_encoder, domain, name, model_hash(**hashes), hashes, folder)
-
-
-def load_hyperinverter(source: str | Path | DomainConfig) -> HyperInverter:
-    """The whole model in eval mode; see `load_model`, which also tells its name and hashes."""
-    return load_model(source).network
-
-
-@dataclass
-class DomainNetworks:
-    """What of a domain's networks lies on disk; None where a file is absent."""
-
-    generator: Generator
-    discriminator: Discriminator | None
-    w_encoder: WEncoder | None
-    hyperinverter: HyperInverter | None
-
-
-def load_domain_networks(domain: DomainConfig) -> DomainNetworks:
-    """Every network of a domain that has a file; the generator must have one, a file named in `weights` must exist."""
-
-    def has(part: str) -> bool:
-        try:
-            return weights_file(domain, part).is_file()
-        except FileNotFoundError:
-            if getattr(domain.weights, part) is not None:
-                raise
-            return False
-
-    generator_file = weights_file(domain, "generator")
-    discriminator = load_discriminator(weights_file(domain, "discriminator"), domain) if has("discriminator") else None
-    if not has("w_encoder"):
-        return DomainNetworks(load_generator(generator_file, domain), discriminator, None, None)
-    model = load_model(domain, with_hyperinverter=has("hyperinverter"))
-    return DomainNetworks(model.generator, discriminator, model.w_encoder, model.network)

@@ -32,15 +32,13 @@ def check_images(images: Tensor, resolution: int | None = None, name: str = "ima
     return images
 
 
-def check_shape(tensor: Tensor, expected: tuple[int | None, ...], name: str) -> Tensor:
-    """Check a tensor's shape against `expected`, in which None stands for any size; returns the tensor.
+def check_pairs(a: Tensor, b: Tensor, names: str) -> None:
+    """Check two batches that are compared image by image: both [N, 3, H, W] of one shape with N >= 1.
 
+    Args:
+        names: what to call the two in the error, such as "output and target".
     Raises:
-        ValueError: another number of dimensions or another size; names got and expected.
+        ValueError: anything else; says both shapes.
     """
-    shape = tuple(tensor.shape)
-    same = len(shape) == len(expected) and all(want in (None, got) for got, want in zip(shape, expected, strict=True))
-    if not same:
-        pattern = ", ".join("any" if size is None else str(size) for size in expected)
-        raise ValueError(f"{name}: expected shape [{pattern}], got {list(shape)}")
-    return tensor
+    if a.shape != b.shape or a.ndim != 4 or a.shape[1] != 3 or len(a) == 0:
+        raise ValueError(f"{names} must both be [N, 3, R, R], got {list(a.shape)} and {list(b.shape)}")

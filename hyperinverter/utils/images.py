@@ -48,11 +48,6 @@ def to_pil(image: Tensor) -> Image.Image:
     return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
 
 
-def from_pil(image: Image.Image) -> Tensor:
-    """Pillow image of any size -> float32 [3, H, W] in [-1, 1], without resizing."""
-    return from_uint8(torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1))
-
-
 def load_image(path: str | Path, resolution: int) -> Tensor:
     """Read an image file as network input: float32 [3, R, R] in [-1, 1], by the one resize policy (`utils.decode`).
 

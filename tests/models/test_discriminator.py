@@ -90,7 +90,7 @@ def test_autocast_stays_close() -> None:
 
 def test_refuses_what_does_not_fit() -> None:
     discriminator = Discriminator(**SMALL, mbstd_group_size=4)
-    with pytest.raises(ValueError, match=r"expected images \[N, 3, 16, 16\], got \(2, 3, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"images \[N, 3, 16, 16\] in \[-1, 1\], got \[2, 3, 8, 8\]"):
         discriminator(torch.zeros(2, 3, 8, 8))
     with pytest.raises(ValueError, match="batch of 6 images does not divide into groups of 4"):
         discriminator(torch.zeros(6, 3, 16, 16))

@@ -32,7 +32,7 @@ def test_every_part_loads_with_the_weights_of_its_file(tiny_model, tiny_domain):
     assert generator.weights_hash == file.hash
     pretrained.load_discriminator(tiny_model / "discriminator.safetensors")
     e1 = pretrained.load_w_encoder(tiny_model, generator)
-    model = pretrained.load_hyperinverter(tiny_model)
+    model = pretrained.load_model(tiny_model).network
     assert all(torch.equal(value, model.w_encoder.state_dict()[name]) for name, value in e1.state_dict().items())
     state = read_model(tiny_model / "hyperinverter.safetensors").state
     assert all(torch.equal(model.state_dict()[name], value) for name, value in state.items())
@@ -75,10 +75,10 @@ def test_network_files_are_found_at_top_level_and_in_nets(tmp_path, monkeypatch)
 def test_a_missing_part_names_the_command_that_makes_it(copied, part, script):
     (copied / f"{part}.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=rf"has no {part}\.safetensors; make it with: python scripts/{script}$"):
-        pretrained.load_hyperinverter(copied)  # micro has no config of its own: none is named
+        pretrained.load_model(copied)  # micro has no config of its own: none is named
     named = shutil.copytree(copied, copied.with_name("tiny"))
     with pytest.raises(FileNotFoundError, match=rf"scripts/{script} --config configs/phase\d/tiny\.yaml$"):
-        pretrained.load_hyperinverter(named)
+        pretrained.load_model(named)
 
 
 def test_parts_of_two_models_are_refused_with_both_hashes(copied, tiny_model, other_tiny_model):
@@ -86,14 +86,14 @@ def test_parts_of_two_models_are_refused_with_both_hashes(copied, tiny_model, ot
         shutil.copy(other_tiny_model / f"{part}.safetensors", copied)
         mine, other = (read_model(m / "generator.safetensors").hash for m in (tiny_model, other_tiny_model))
         with pytest.raises(UserError) as error:
-            pretrained.load_hyperinverter(copied)
+            pretrained.load_model(copied)
         assert f"{part} was trained for generator {other}, this is generator {mine}" in str(error.value)
         shutil.copy(tiny_model / f"{part}.safetensors", copied)
     with pytest.raises(UserError, match="was trained for generator"):
         pretrained.load_w_encoder(other_tiny_model, pretrained.load_generator(tiny_model))
     resave(copied / "w_encoder.safetensors", requires={})
     with pytest.raises(UserError, match="does not say which generator"):
-        pretrained.load_hyperinverter(copied)
+        pretrained.load_model(copied)
 
 
 def test_a_domain_of_other_sizes_is_refused_value_by_value(tiny_model, tiny_domain):
@@ -130,16 +130,6 @@ def test_weights_file_follows_the_domains_weights_section(tiny_model, other_tiny
         pretrained.weights_file(domain, "generator")
     with pytest.raises(ValueError, match="write one of generator"):
         pretrained.weights_file(domain, "encoder")
-
-
-def test_domain_networks_are_those_on_disk(copied, tiny_domain):
-    domain = replace(tiny_domain, weights=WeightsConfig(folder=str(copied)))
-    networks = pretrained.load_domain_networks(domain)
-    assert networks.hyperinverter.generator is networks.generator and networks.discriminator is not None
-    for part in ("hyperinverter", "w_encoder", "discriminator"):
-        (copied / f"{part}.safetensors").unlink()
-    networks = pretrained.load_domain_networks(domain)
-    assert (networks.discriminator, networks.w_encoder, networks.hyperinverter) == (None, None, None)
 
 
 def test_the_model_hash_covers_every_part(tiny_model, other_tiny_model):

@@ -13,7 +13,7 @@ from hyperinverter.checkpoint import load_training_state, read_model
 from hyperinverter.config.schema import AdversarialConfig, DataConfig, OptimizerConfig
 from hyperinverter.data import Batches
 from hyperinverter.losses import build_losses
-from hyperinverter.pretrained.load import load_discriminator, load_hyperinverter
+from hyperinverter.pretrained.load import load_discriminator, load_model
 from hyperinverter.training import phase1, phase2
 from hyperinverter.training.optim import backward_and_step, build_optimizer
 from hyperinverter.training.progress import due_at
@@ -34,7 +34,7 @@ def same(a: nn.Module, b: nn.Module) -> bool:
 
 def test_a_phase_2_step_is_the_published_one(tiny_model):
     """Against the formulas written out: E2 and H first, then D on the fakes made before that, then R1 on the new D."""
-    model, D = load_hyperinverter(tiny_model).train(), load_discriminator(tiny_model)
+    model, D = load_model(tiny_model).network.train(), load_discriminator(tiny_model)
     twin, twin_D = copy.deepcopy(model), copy.deepcopy(D)
     images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     adam = OptimizerConfig(lr=1e-3)
@@ -74,7 +74,7 @@ def test_a_phase_2_step_is_the_published_one(tiny_model):
 
 
 def test_phase_1_adds_w_avg_once_and_uses_one_w_for_all_layers(tiny_model):
-    model = load_hyperinverter(tiny_model)
+    model = load_model(tiny_model).network
     images = torch.randn(2, 3, 16, 16)
     expected = model.invert(images).w_image
     torch.testing.assert_close(phase1.reconstruct(model.generator, model.w_encoder, images), expected)
@@ -110,9 +110,9 @@ def test_phase_2_trains_e2_and_hypernetworks_alone(whole_run, tiny_model):
             read_model(folder / "model" / f"{part}.safetensors").hash
             == read_model(tiny_model / f"{part}.safetensors").hash
         )
-    model = load_hyperinverter(folder / "model_last")
+    model = load_model(folder / "model_last").network
     state = load_training_state(folder / "checkpoints")
-    assert same(model.generator, load_hyperinverter(tiny_model).generator)
+    assert same(model.generator, load_model(tiny_model).network.generator)
     assert all(torch.equal(v, state["hypernetwork"][k]) for k, v in model.hypernetwork.state_dict().items())
     trained = model.layerwise_encoder.state_dict()
     assert int(trained["body.0.res_layer.0.num_batches_tracked"]) == 2 * 6  # inputs, then Phase I images, every step
@@ -183,7 +183,7 @@ def test_phase_1_learns_and_phase_2_goes_on_from_its_folder_in_bf16(make_config)
     config.adversarial = AdversarialConfig(weight=0.1, start_step=0, batch_size=2, r1_every=2)
     final = phase2.train(config)
     assert final["train/discriminator_features"] > 0
-    assert all(p.dtype == torch.float32 for p in load_hyperinverter(Path(config.output) / "model").parameters())
+    assert all(p.dtype == torch.float32 for p in load_model(Path(config.output) / "model").network.parameters())
 
 
 def test_weights_named_by_file_are_trained_on(make_config, tiny_model):

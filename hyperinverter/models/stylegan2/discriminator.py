@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from hyperinverter.models.stylegan2.layers import Conv2d, FullyConnected, block_resolutions, channels_at
 from hyperinverter.ops.upfirdn2d import setup_filter
+from hyperinverter.utils.checks import check_images
 
 
 class DiscriminatorBlock(nn.Module):
@@ -120,10 +121,7 @@ class Discriminator(nn.Module):
 
     def features(self, images: Tensor) -> list[Tensor]:
         """RGB [N, 3, R, R] in [-1, 1] -> output of every block, [N, C, R/2, R/2] first, [N, C, 4, 4] last."""
-        size = (3, self.resolution, self.resolution)
-        if images.ndim != 4 or images.shape[1:] != size:
-            raise ValueError(f"expected images [N, 3, {self.resolution}, {self.resolution}], got {tuple(images.shape)}")
-        x = images.contiguous(memory_format=torch.channels_last)
+        x = check_images(images, self.resolution).contiguous(memory_format=torch.channels_last)
         outputs = []
         for name in self.block_names:
             x = self.get_submodule(name)(x)
