@@ -101,21 +101,17 @@ def test_control_c_ends_quietly(capsys: pytest.CaptureFixture[str]):
     assert "the same command goes on" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("script", ["train_stylegan2", "train_phase1", "train_phase2"])
-def test_help_and_faults_come_without_torch(script: str, tmp_path: Path):
-    """From any folder, at once: torch takes seconds to import."""
+def test_faults_come_without_torch(tmp_path: Path):
+    """From any folder, at once: torch takes seconds to import. tests/test_scripts.py asks the same of --help."""
     code = (
         "import sys, runpy\n"
-        f"sys.argv = [{script + '.py'!r}, *sys.argv[1:]]\n"
         "try:\n"
-        f"    runpy.run_path({str(ROOT / 'scripts' / f'{script}.py')!r}, run_name='__main__')\n"
+        f"    runpy.run_path({str(ROOT / 'scripts/train_phase2.py')!r}, run_name='__main__')\n"
         "finally:\n"
         "    assert 'torch' not in sys.modules, 'torch was imported'\n"
     )
-    shown = subprocess.run([sys.executable, "-c", code, "--help"], cwd=tmp_path, capture_output=True, text=True)
-    assert shown.returncode == 0 and f"configs/{script[6:]}/faces64.yaml" in shown.stdout, shown.stderr
     refused = subprocess.run([sys.executable, "-c", code, "domain=x"], cwd=tmp_path, capture_output=True, text=True)
-    assert refused.returncode == 2 and "no such domain 'x'" in refused.stderr
+    assert refused.returncode == 2 and "no such domain 'x'" in refused.stderr, refused.stderr
 
 
 def test_dry_run_shows_config_and_parameter_counts_without_data(tmp_path: Path):

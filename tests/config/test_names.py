@@ -12,7 +12,7 @@ def test_losses_agree():
 def test_metrics_agree():
     from hyperinverter.metrics import METRICS
 
-    assert set(METRICS) == set(names.METRICS)
+    assert list(METRICS) == list(names.METRICS)
 
 
 def test_methods_agree():

@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hyperinverter.config.names import LOSSES as CONFIG_LOSSES
 from hyperinverter.extractors.base import Extractor
 from hyperinverter.losses import LOSSES, FeatureLoss, L2Loss, TotalLoss, build_losses
 from hyperinverter.losses.adversarial import discriminator_loss, generator_loss, r1_penalty
@@ -40,10 +39,6 @@ def no_files(monkeypatch):
 def discriminator() -> Discriminator:
     torch.manual_seed(0)
     return Discriminator(resolution=PX, channel_base=256, channel_max=16)
-
-
-def test_the_config_knows_the_same_losses():
-    assert set(LOSSES) == set(CONFIG_LOSSES)
 
 
 @pytest.mark.parametrize("batch", [1, 3])

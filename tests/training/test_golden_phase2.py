@@ -1,9 +1,8 @@
 """Three recorded Phase II steps of the published code, repeated through ours: gradients, losses, images afterwards."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
+import recorded
 import torch
 from torch.nn.functional import adaptive_avg_pool2d
 
@@ -44,10 +43,7 @@ def frozen_networks(lpips_state, moco_state):
 class Recorded:
     """Networks and losses of the recorded case, filled."""
 
-    def __init__(self, monkeypatch) -> None:
-        monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "models"))
-        import recorded
-
+    def __init__(self) -> None:
         if not recorded.GOLDEN.is_dir():
             pytest.skip("recorded outputs (../shared/golden) are absent")
         self.case = case = recorded.Case("train_church64")
@@ -92,7 +88,7 @@ def test_three_published_steps_in_float64(monkeypatch):
     """The encoder step alone, with D, and with D and R1. In float64, because a difference in the last float32
     digit grows a thousandfold in three Adam steps (the record allows 0.05), while without rounding nothing may differ.
     """
-    r = Recorded(monkeypatch)
+    r = Recorded()
     monkeypatch.setattr(torch.Tensor, "float", lambda tensor: tensor)
     r.model.double(), r.D.double(), r.total.double()
     adam = OptimizerConfig(lr=r.opts["encoder_learning_rate"])

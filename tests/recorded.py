@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
+GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
 needed = pytest.mark.skipif(not GOLDEN.is_dir(), reason="recorded outputs (../shared/golden) are absent")
 
 
@@ -46,6 +46,12 @@ class Case:
         keys = set(network.state_dict()) - {key for key in network.state_dict() if key.endswith("resample_filter")}
         assert keys == set(state)
         network.load_state_dict({**network.state_dict(), **state})
+
+    def state(self) -> dict[str, Tensor]:
+        """All recorded weights by their published names."""
+        tables = [GOLDEN / entry["table"] for entry in self.info["fills"].values()]
+        values = [_fill().fill_table(table, self.info["seed"]) for table in tables]
+        return {key: torch.from_numpy(np.asarray(value)) for table in values for key, value in table.items()}
 
     def compare(self, name: str, value: Tensor) -> None:
         """Every stride-th number within the recorded tolerance, and the norm of the whole tensor."""
