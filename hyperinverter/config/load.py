@@ -21,8 +21,8 @@ from hyperinverter.config import checks
 from hyperinverter.config.faults import ConfigError, Fault, did_you_mean, unknown_name
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.config.yaml_text import dump_yaml, parse_value, read_yaml
+from hyperinverter.utils.checkout import REPOSITORY, unless_checkout
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 COMMAND_LINE = "command line"
 T = TypeVar("T")
 WhereIs = Callable[[str], str]  # full dotted key -> FILE:LINE
@@ -191,7 +191,7 @@ class _Builder:
         file = list_domains().get(name_or_path)
         if file is None and not _is_path(name_or_path):
             message = unknown_name("domain", name_or_path, list_domains())
-            self.faults.append(Fault(where, key, f"{message}; or give the path of a YAML file"))
+            self.faults.append(Fault(where, key, f"{message}; or give the path of a YAML file{unless_checkout()}"))
             return
         file = file or self._find(name_or_path, where, key, folder)
         if file is None:
@@ -243,6 +243,7 @@ class _Builder:
         )
         if present:
             message += f"; there are {', '.join(present)}"
+        message += unless_checkout()
         self.faults.append(Fault(where or str(path), key, f"{path}: {message}" if where else message))
         return None
 

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from hyperinverter.config.schema import DomainConfig
+from hyperinverter.utils.checkout import REPOSITORY, unless_checkout
 
 PARTS = ("generator", "discriminator", "w_encoder", "hyperinverter")
 # the trainer that writes each part, for error messages
@@ -13,7 +14,6 @@ MADE_BY = {
     "w_encoder": "phase1",
     "hyperinverter": "phase2",
 }
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def search_folders() -> list[Path]:
@@ -63,6 +63,7 @@ def find_model_folder(name_or_path: str | Path) -> Path:
     raise FileNotFoundError(
         f"no model {text!r}; looked for the folder at: {', '.join(dict.fromkeys(looked))}. Models found: {names}. "
         f"Give one of these or a path, or name the folder that holds your models in HYPERINVERTER_MODELS"
+        f"{unless_checkout()}"
     )
 
 
