@@ -25,6 +25,7 @@ TINY = {
     "interpolate": "edit",
     "align": "edit",
     "learn_direction": "edit",
+    "export_model": "export",
 }
 
 
@@ -81,6 +82,9 @@ def test_the_whole_way_on_the_tiny_domain(tmp_path: Path):
     assert metrics["domain"] == "tiny" and metrics["num_images"] == 8
     assert set(metrics["methods"]) == {"w_encoder", "hyperinverter"}
     assert all(values["l2"] > 0 and values["time_ms_median"] > 0 for values in metrics["methods"].values())
+
+    run("export_model", "--config", "configs/export/tiny.yaml", f"model={model}")
+    assert (out("export_tiny") / "hyperinverter.safetensors").is_file()
 
     where = ["domain=tiny", f"model={model}", "output=outputs/directions"]
     run("learn_direction", "photos", "labels=labels.csv", "attributes={smile: Smiling}", *where)

@@ -85,7 +85,8 @@ class WeightRegressor(nn.Module):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 nn.init.zeros_(layer.bias)
         # token about 1 -> rows of rms sqrt(D) std(w1) -> residual of rms D std(w1) std(w2)
-        nn.init.normal_(self.w2, std=START_RMS / (self.w1.shape[0] * float(self.w1.std())))
+        hidden_size, columns = self.w1.shape
+        nn.init.normal_(self.w2, std=START_RMS / (hidden_size * math.sqrt(2 / columns)))
 
     def token(self, features: Tensor) -> Tensor:
         """Concatenated features [N, 2C, size, size], the Phase I image's first -> token [N, D], non-negative."""
