@@ -1,0 +1,141 @@
+"""Account for every key of a published state dict: each is used, or ignored for a stated reason, or the load fails."""
+
+import re
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from hyperinverter.utils.errors import UserError
+
+SHOWN = 4  # keys named in an error message; the rest is counted
+
+
+class Keys:
+    """A state dict that is being read. `take` and `ignore` consume keys; `finish` refuses what is left over.
+
+    Args:
+        state: published key -> tensor.
+        what: what the file is meant to be, for messages: "a StyleGAN2-ADA generator".
+        source: file name or "the given state dict", for messages.
+    """
+
+    def __init__(self, state: Mapping[str, Tensor], what: str, source: str = "the given state dict") -> None:
+        self.state = dict(state)
+        self.what, self.source = what, source
+        self.ignored: dict[str, str] = {}
+        self._left = dict.fromkeys(self.state)
+        for key, value in self.state.items():
+            if not isinstance(value, Tensor):
+                raise self.fault(f"{key} is a {type(value).__name__}, expected a tensor")
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.state
+
+    def fault(self, message: str) -> UserError:
+        """An error that names the source and what was expected of it; to be raised."""
+        return UserError(f"{self.source}: not {self.what}: {message}")
+
+    def left(self, prefix: str = "") -> list[str]:
+        """Keys that begin with `prefix` and were neither taken nor ignored yet."""
+        return [key for key in self._left if key.startswith(prefix)]
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """The shape of a key that must be there; does not consume it."""
+        if key not in self.state:
+            raise self.fault(f"it has no {key}")
+        return tuple(self.state[key].shape)
+
+    def take(self, key: str, shape: Iterable[int | None] | None = None) -> Tensor:
+        """The tensor of a key, which counts as used.
+
+        Args:
+            key: must be there.
+            shape: expected, None for a free dimension.
+        """
+        found = self.shape(key)
+        if shape is not None:
+            expected = tuple(shape)
+            if len(found) != len(expected) or any(e not in (None, f) for e, f in zip(expected, found, strict=True)):
+                raise self.fault(f"{key} has shape {found}, expected {expected}")
+        self._left.pop(key, None)
+        return self.state[key]
+
+    def take_prefix(self, prefix: str) -> dict[str, Tensor]:
+        """All keys under `prefix`, which is cut off; they count as used."""
+        return {key.removeprefix(prefix): self.take(key) for key in self.left(prefix)}
+
+    def ignore(self, pattern: str, why: str) -> None:
+        """Every key still left that `pattern` matches in full (a regular expression) is knowingly not used."""
+        for key in self.left():
+            if re.fullmatch(pattern, key):
+                self.ignored[key] = why
+                self._left.pop(key)
+
+    def fill(self, network: nn.Module, state: Mapping[str, Tensor], keep: str | None = None) -> None:
+        """Load `state` (already under this project's names) into `network`: every key, no other, same shapes.
+
+        Args:
+            network: receives the tensors, in its own dtype.
+            state: name -> tensor.
+            keep: regular expression of names that the network constructs itself and the file may leave out.
+        """
+        own = network.state_dict()
+        kept = {key: value for key, value in own.items() if key not in state and keep and re.fullmatch(keep, key)}
+        # BatchNorm's step counter is bookkeeping that some releases leave out
+        kept |= {k: v for k, v in own.items() if k not in state and k.endswith(".num_batches_tracked")}
+        missing = [key for key in own if key not in state and key not in kept]
+        unknown = [key for key in state if key not in own]
+        differ = [
+            f"{key} {tuple(state[key].shape)} for {tuple(own[key].shape)}"
+            for key in state
+            if key in own and state[key].shape != own[key].shape
+        ]
+        told = [
+            f"{len(keys)} {fault}: {shortened(keys)}"
+            for fault, keys in (("missing", missing), ("not known", unknown), ("of another shape", differ))
+            if keys
+        ]
+        if told:
+            raise self.fault("; ".join(told))
+        not_finite = [k for k, v in state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
+        if not_finite:
+            raise self.fault(f"{len(not_finite)} tensors hold NaN or infinity: {shortened(not_finite)}; get it again")
+        odd = [k for k, v in state.items() if v.is_floating_point() != own[k].is_floating_point() or v.is_complex()]
+        if odd:
+            types = [f"{key} {str(state[key].dtype).removeprefix('torch.')}" for key in odd]
+            raise self.fault(f"{len(odd)} tensors have a wrong type: {shortened(types)}")
+        network.load_state_dict({**kept, **state})
+
+    def finish(self) -> dict[str, str]:
+        """The ignored keys with their reasons.
+
+        Raises:
+            UserError: keys are left that were neither used nor knowingly ignored.
+        """
+        if self._left:
+            raise self.fault(f"{len(self._left)} keys are not known: {shortened(list(self._left))}")
+        return self.ignored
+
+
+def shortened(keys: list[str]) -> str:
+    """The first few of them."""
+    return ", ".join(keys[:SHOWN]) + (", ..." if len(keys) > SHOWN else "")
+
+
+def options(given: dict, known: Mapping[str, object], what: str) -> dict:
+    """Options of `from_published` with their defaults; an unknown one is refused by name."""
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise ValueError(f"{what}: unknown option {', '.join(unknown)}; it takes: {', '.join(known) or 'none'}")
+    return {**known, **given}
+
+
+def agree(what: str, name: str, given: object, found: object) -> None:
+    """An option that can also be read from the tensors must say the same as they do.
+
+    Raises:
+        UserError: it does not.
+    """
+    if given is not None and given != found:
+        raise UserError(f"{what}: {name}={given!r} was given, but the tensors say {found!r}; leave it out")
