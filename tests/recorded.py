@@ -1,63 +1,75 @@
-"""Recorded outputs of the published networks (../shared/golden): rebuild weights and inputs, then compare."""
+"""Recorded outputs of the published networks: rebuild weights and inputs, run, compare.
 
-import importlib.util
+The full collection is `../shared/golden` beside the checkout; without it the small one in `tests/golden` is used.
+"""
+
 import json
-from functools import cache
+import re
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from golden import recipe
 from torch import Tensor, nn
 
-GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
-needed = pytest.mark.skipif(not GOLDEN.is_dir(), reason="recorded outputs (../shared/golden) are absent")
+SHARED = Path(__file__).parents[2] / "shared" / "golden"
+SUBSET = Path(__file__).parent / "golden"
+GOLDEN = SHARED if SHARED.is_dir() else SUBSET
+needed = pytest.mark.skipif(not GOLDEN.is_dir(), reason="no recorded outputs")
 
 
-@cache
-def _fill() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("golden_fill", GOLDEN / "fill.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def names(pattern: str) -> list[str]:
+    """Names of the cases at hand that a regular expression matches in full, to parametrise a test with."""
+    return sorted(path.stem for path in GOLDEN.glob("*.json") if re.fullmatch(pattern, path.stem))
 
 
 class Case:
-    """One recorded case."""
+    """One recorded case; a test that asks for one of the full collection skips where only the small one is.
+
+    Attributes:
+        info: what was run.
+        arrays: recorded numbers, every stride-th of a tensor; `compare` holds a tensor against them.
+    """
 
     def __init__(self, name: str) -> None:
+        if not (GOLDEN / f"{name}.json").is_file():
+            pytest.skip(f"recorded outputs of {name} are absent ({SHARED.parent.name}/{SHARED.name})")
         self.name = name
         self.info = json.loads((GOLDEN / f"{name}.json").read_text())
-        self.arrays = np.load(GOLDEN / f"{name}.npz", allow_pickle=False)
+        with np.load(GOLDEN / f"{name}.npz", allow_pickle=False) as arrays:
+            self.arrays = dict(arrays)
 
     def input(self, name: str = "x") -> Tensor:
-        entry = {key.rpartition(".")[2]: value for key, value in self.info["inputs"].items()}[name]
-        return torch.from_numpy(_fill().make_input(entry, self.info["seed"]))
+        """An input by the end of its name: `x`, or `ffhq.latents` where `latents` alone names two."""
+        found = [v for key, v in self.info["inputs"].items() if f".{key}".endswith(f".{name}")]
+        assert len(found) == 1, f"{name}: {len(found)} inputs of that name among {list(self.info['inputs'])}"
+        return torch.from_numpy(recipe.make_input(found[0], self.info["seed"]))
+
+    def state(self, which: str | None = None) -> dict[str, Tensor]:
+        """Weights by their published names: of one network without its prefix, or of all with theirs."""
+        fills = self.info["fills"]
+        state = {}
+        for entry in fills.values() if which is None else [fills[which]]:
+            prefix = "" if which is None else entry["key_prefix"]
+            for key, value in recipe.fill_table(GOLDEN / entry["table"], self.info["seed"]).items():
+                state[key.removeprefix(prefix)] = torch.from_numpy(np.asarray(value))
+        return state
 
     def fill(self, network: nn.Module, which: str) -> None:
         """Load one recorded network's weights by their published names, every key and nothing else."""
-        entry = self.info["fills"][which]
-        values = _fill().fill_table(GOLDEN / entry["table"], self.info["seed"])
-        state = {
-            key.removeprefix(entry["key_prefix"]): torch.from_numpy(np.asarray(value)) for key, value in values.items()
-        }
-        keys = set(network.state_dict()) - {key for key in network.state_dict() if key.endswith("resample_filter")}
-        assert keys == set(state)
+        state = self.state(which)
+        assert {key for key in network.state_dict() if not key.endswith("resample_filter")} == set(state)
         network.load_state_dict({**network.state_dict(), **state})
 
-    def state(self) -> dict[str, Tensor]:
-        """All recorded weights by their published names."""
-        tables = [GOLDEN / entry["table"] for entry in self.info["fills"].values()]
-        values = [_fill().fill_table(table, self.info["seed"]) for table in tables]
-        return {key: torch.from_numpy(np.asarray(value)) for table in values for key, value in table.items()}
-
     def compare(self, name: str, value: Tensor) -> None:
-        """Every stride-th number within the recorded tolerance, and the norm of the whole tensor."""
+        """Every stride-th number within the recorded tolerance; mean, std and norm of the whole tensor."""
         entry = self.info["tensors"][name]
         value = value.detach()
         assert list(value.shape) == entry["shape"], name
         sample = value.flatten()[:: entry["stride"]].numpy()
         np.testing.assert_allclose(sample, self.arrays[name].flatten(), rtol=0, atol=entry["atol"], err_msg=name)
-        assert float(value.double().norm()) == pytest.approx(entry["l2"], rel=1e-4, abs=entry["atol"]), name
+        whole = value.double()
+        found = {"mean": whole.mean(), "std": whole.std(unbiased=False), "l2": whole.norm()}
+        for key, number in found.items():
+            assert float(number) == pytest.approx(entry[key], rel=1e-4, abs=entry["atol"]), f"{name}: {key}"
