@@ -23,8 +23,8 @@ MIDDLE_STYLES = 7
 class WEncoder(Trunk):
     """E1: image -> offset of w from the generator's `w_avg` (the caller adds it)."""
 
-    def __init__(self, config: EncoderConfig, *, w_dim: int = 512):
-        super().__init__(config)
+    def __init__(self, config: EncoderConfig, *, w_dim: int = 512, input_channels: int = 3):
+        super().__init__(config, input_channels=input_channels)
         self.w_dim = w_dim
         self.linear = FullyConnected(self.widths[-1], w_dim)
 
@@ -40,8 +40,8 @@ class FeaturePyramid(Trunk):
     The pyramid is as wide as the last stage, because that stage enters it without a layer of its own.
     """
 
-    def __init__(self, config: EncoderConfig):
-        super().__init__(config)
+    def __init__(self, config: EncoderConfig, *, input_channels: int = 3):
+        super().__init__(config, input_channels=input_channels)
         self.pyramid_channels = self.widths[3]
         self.latlayer1 = nn.Conv2d(self.widths[2], self.pyramid_channels, 1)
         self.latlayer2 = nn.Conv2d(self.widths[1], self.pyramid_channels, 1)

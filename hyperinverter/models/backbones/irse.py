@@ -61,11 +61,12 @@ def irse_modules(
     strides: Sequence[int],
     *,
     squeeze_excitation: bool,
+    input_channels: int = 3,
 ) -> "OrderedDict[str, nn.Module]":
     """Stem and body under their published names; the first unit of a stage carries the stage's stride."""
     kernel = 7 if stem_stride > 1 else 3
     stem = nn.Sequential(
-        nn.Conv2d(3, stem_width, kernel, stem_stride, kernel // 2, bias=False),
+        nn.Conv2d(input_channels, stem_width, kernel, stem_stride, kernel // 2, bias=False),
         nn.BatchNorm2d(stem_width),
         nn.PReLU(stem_width),
     )

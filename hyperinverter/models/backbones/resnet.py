@@ -32,7 +32,13 @@ class BasicBlock(nn.Module):
 
 
 def resnet_modules(
-    stem_width: int, stem_stride: int, widths: Sequence[int], depths: Sequence[int], strides: Sequence[int]
+    stem_width: int,
+    stem_stride: int,
+    widths: Sequence[int],
+    depths: Sequence[int],
+    strides: Sequence[int],
+    *,
+    input_channels: int = 3,
 ) -> "OrderedDict[str, nn.Module]":
     """Stem and body under their published names; the first block of a stage carries the stage's stride."""
     kernel = 7 if stem_stride > 1 else 3
@@ -43,7 +49,7 @@ def resnet_modules(
             blocks.append(BasicBlock(channels, width, stride if position == 0 else 1))
             channels = width
     return OrderedDict(
-        conv1=nn.Conv2d(3, stem_width, kernel, stem_stride, kernel // 2, bias=False),
+        conv1=nn.Conv2d(input_channels, stem_width, kernel, stem_stride, kernel // 2, bias=False),
         bn1=nn.BatchNorm2d(stem_width),
         relu=nn.PReLU(stem_width),  # published name, though it is a PReLU
         body=nn.Sequential(*blocks),

@@ -19,8 +19,14 @@ STAGES = 4
 class Trunk(nn.Module):
     """Stem and four stages, registered under the published names so that a subclass's keys match released checkpoints.
 
+    Args:
+        config: kind and sizes.
+        input_channels: 3 for an image; 6 for an image and its reconstruction; others for label maps or sketches.
+
     Attributes:
         input_size: side in px that images are resized to.
+        input_shape: height and width in px that images are resized to, (input_size, input_size) unless set otherwise.
+        input_channels: channels of the input.
         widths: channels after each of the four stages.
         stage_sizes: side in px of each stage's map.
 
@@ -28,34 +34,37 @@ class Trunk(nn.Module):
         ValueError: unknown trunk kind or impossible numbers; the message names the key.
     """
 
-    def __init__(self, config: EncoderConfig):
+    def __init__(self, config: EncoderConfig, *, input_channels: int = 3):
         super().__init__()
-        _check(config)
+        _check(config, input_channels)
         sizes = (config.stem_width, config.stem_stride, config.widths, config.depths, config.strides)
         if config.trunk == "resnet":
-            modules = resnet_modules(*sizes)
+            modules = resnet_modules(*sizes, input_channels=input_channels)
         else:
-            modules = irse_modules(*sizes, squeeze_excitation=config.trunk == "ir_se")
+            squeeze_excitation = config.trunk == "ir_se"
+            modules = irse_modules(*sizes, squeeze_excitation=squeeze_excitation, input_channels=input_channels)
         for name, module in modules.items():
             self.add_module(name, module)
         self._stem_names = tuple(name for name in modules if name != "body")
         self._stage_ends = tuple(accumulate(config.depths))
+        self.input_channels = input_channels
         self.input_size = config.input_size
+        self.input_shape = (config.input_size, config.input_size)
         self.widths = tuple(config.widths)
         after_stem = _strided(config.input_size, config.stem_stride)
         self.stage_sizes = tuple(accumulate(config.strides, _strided, initial=after_stem))[1:]
 
     def resize(self, images: Tensor) -> Tensor:
         """Images [N, 3, H, W] -> the trunk's input size: bilinear, half-pixel centres, no antialias (published)."""
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise ValueError(f"images: got shape {list(images.shape)}, expected [N, 3, H, W] (RGB in [-1, 1])")
-        size = (self.input_size, self.input_size)
-        if images.shape[2:] == size:
+        if images.ndim != 4 or images.shape[1] != self.input_channels:
+            expected = f"[N, {self.input_channels}, H, W]" + (" (RGB in [-1, 1])" if self.input_channels == 3 else "")
+            raise ValueError(f"images: got shape {list(images.shape)}, expected {expected}")
+        if images.shape[2:] == self.input_shape:
             return images
-        return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+        return F.interpolate(images, size=self.input_shape, mode="bilinear", align_corners=False)
 
     def stem(self, images: Tensor) -> Tensor:
-        """Images [N, 3, S, S] at the input size -> [N, stem_width, S/stem_stride, S/stem_stride]."""
+        """Images [N, input_channels, S, S] at the input size -> [N, stem_width, S/stem_stride, S/stem_stride]."""
         x = images
         for name in self._stem_names:
             x = self.get_submodule(name)(x)
@@ -77,8 +86,8 @@ def _strided(size: int, stride: int) -> int:
     return (size - 1) // stride + 1
 
 
-def _check(config: EncoderConfig) -> None:
-    faults = []
+def _check(config: EncoderConfig, input_channels: int) -> None:
+    faults = [] if input_channels >= 1 else [f"input_channels: got {input_channels}, expected at least 1"]
     if config.trunk not in TRUNKS:
         faults.append(f"trunk: got {config.trunk!r}, expected one of {', '.join(TRUNKS)}")
     for key in ("widths", "depths", "strides"):
