@@ -1,0 +1,264 @@
+"""Projection: find the code whose image is closest to a target by gradient descent, one image at a time.
+
+Source: StyleGAN2 (Karras et al., CVPR 2020, arXiv:1912.04958), appendix D, with the constants of NVIDIA's projector
+(stylegan2-ada-pytorch) as HyperInverter and PTI vendor it; its argument names carry over. Images are in [-1, 1] here
+and were in [0, 255] there; the feature network is handed in.
+Letters: L styles, R resolution, F features, r the size of a noise input.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import functional_call
+from tqdm import tqdm
+
+from hyperinverter.models.stylegan2 import Generator
+
+SPACES = ("w", "w_plus")
+ADAM_BETAS = (0.9, 0.999)
+SMALLEST_NOISE = 8  # pixels; noise inputs are halved down to this when their autocorrelation is measured
+CHUNK = 1000  # codes that the mapping network computes at a time
+PROGRESS_STEPS = 100  # shorter runs show no bar
+
+OnStep = Callable[[int, float, Tensor, Tensor], None]  # step, learning rate, loss before it, latent after it
+
+
+class FeatureNetwork(Protocol):
+    """What measures images against each other; every Extractor does."""
+
+    def features(self, images: Tensor) -> Any:
+        """Features of images [1, 3, R, R] in [-1, 1], differentiable."""
+
+    def distance(self, a: Any, b: Any) -> Tensor:
+        """Distance [1] between two results of `features`."""
+
+
+@dataclass(frozen=True)
+class SquaredDistance:
+    """A plain function as a feature network: the squared distance of its outputs [1, F], as NVIDIA's projector has it.
+
+    Attributes:
+        network: images [1, 3, R, R] in [-1, 1] -> [1, F].
+    """
+
+    network: Callable[[Tensor], Tensor]
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.network(images)
+
+    def distance(self, a: Tensor, b: Tensor) -> Tensor:
+        return (a - b).square().flatten(1).sum(dim=1)
+
+
+@dataclass(frozen=True)
+class WStatistics:
+    """Where W lies: the starting point, and the unit of the exploring noise.
+
+    Attributes:
+        mean: [w_dim].
+        std: root of the mean squared distance from `mean`, a distance in W.
+    """
+
+    mean: Tensor
+    std: float
+
+
+@dataclass(frozen=True)
+class Projection:
+    """What `project` found.
+
+    Attributes:
+        ws: [1, L, w_dim].
+        noise: name of the noise input ("b8.conv0.noise_const") -> its optimised value [r, r]. The published methods
+            throw it away and render with the generator's own noise.
+        losses: before each update, [steps].
+    """
+
+    ws: Tensor
+    noise: dict[str, Tensor]
+    losses: Tensor
+
+
+def w_statistics(generator: Generator, w_avg_samples: int = 10_000, seed: int = 123) -> WStatistics:
+    """Mean and spread of W over mapped samples, drawn as published: `RandomState(123).randn(w_avg_samples, z_dim)`."""
+    if w_avg_samples < 1:
+        raise ValueError(f"w_avg_samples is {w_avg_samples}; expected at least 1, published 10000")
+    parameter = next(generator.parameters())
+    z = torch.from_numpy(np.random.RandomState(seed).randn(w_avg_samples, generator.z_dim)).to(parameter)
+    with torch.no_grad():
+        w = torch.cat([generator.mapping(some)[:, 0] for some in z.split(CHUNK)])  # [n, w_dim]
+        mean = w.mean(dim=0)
+        return WStatistics(mean, math.sqrt(float((w - mean).square().sum()) / w_avg_samples))
+
+
+def project(
+    generator: Generator,
+    target: Tensor,
+    features: FeatureNetwork | Callable[[Tensor], Tensor],
+    *,
+    space: str = "w",
+    steps: int = 1000,
+    initial_learning_rate: float = 0.01,
+    lr_rampup_length: float = 0.05,
+    lr_rampdown_length: float = 0.25,
+    initial_noise_factor: float = 0.05,
+    noise_ramp_length: float = 0.75,
+    regularize_noise_weight: float = 1e5,
+    w_avg_samples: int = 10_000,
+    statistics: WStatistics | None = None,
+    initial_w: Tensor | None = None,
+    num_ws: int | None = None,
+    feature_px: int | None = 256,
+    seed: int = 0,
+    draw: Callable[[Tensor], Tensor] | None = None,
+    progress: str = "project",
+    on_step: OnStep | None = None,
+) -> Projection:
+    """Optimise a code, and the generator's noise inputs with it, until the image resembles the target.
+
+    Adam on latent and noise; the learning rate ramps up linearly and down along a cosine; decaying noise on the latent
+    explores W; the noise inputs are kept from carrying the image by a penalty on their autocorrelation, and brought
+    back to mean 0 and mean square 1 after every step. The generator itself is left as it is.
+
+    Args:
+        generator: in eval mode, without class conditioning; its own parameters get no gradients.
+        target: [1, 3, R, R] in [-1, 1].
+        features: an Extractor (`features`, `distance`), or a function images -> [1, F] whose squared distance counts.
+        space: w, one code for all styles, or w_plus, one per style.
+        steps: updates. Published: 600 (HyperInverter, W), 2000 (HyperInverter, W+), 450 (PTI), 1000 (NVIDIA).
+        initial_learning_rate: the highest one. PTI's setting `first_inv_lr` (5e-3) never took effect: its projector
+            overwrites it with this schedule before the first update.
+        lr_rampup_length: part of the run over which the rate rises.
+        lr_rampdown_length: part of the run over which it falls.
+        initial_noise_factor: standard deviation of the latent's noise at the start, in units of W's spread.
+        noise_ramp_length: part of the run after which that noise is zero.
+        regularize_noise_weight: of the penalty on the noise inputs' autocorrelation.
+        w_avg_samples: mapped samples for W's mean and spread (published: 10000; PTI: 600).
+        statistics: W's mean and spread where they are known already; replaces `w_avg_samples`.
+        initial_w: [w_dim] or (w_plus) [L, w_dim] to start from; None starts from W's mean.
+        num_ws: space w: styles of the returned code; None is the generator's L. (PTI wrote 18 for every generator.)
+        feature_px: larger images are reduced to this by box mean before `features`; None leaves them.
+        seed: of the noise, drawn on the CPU so that every device sees the same numbers.
+        draw: replaces `seed`: called like `torch.randn_like`, once per noise input in the order of the layers, then
+            once per step with the latent.
+        progress: label of the progress bar that runs of at least 100 steps show.
+        on_step: called after every update with step, learning rate, loss (before it) and latent (after it).
+    Raises:
+        ValueError: an argument does not fit; says which.
+    """
+    _check(generator, target, space, steps, num_ws)
+    latent, spread = _start(generator, space, initial_w, statistics or w_statistics(generator, w_avg_samples))
+    draw = draw or _seeded(seed)
+    ruler = features if hasattr(features, "distance") else SquaredDistance(features)
+    # Detached: a generator whose parameters require gradients is neither slowed down nor changed.
+    frozen = {name: parameter.detach() for name, parameter in generator.synthesis.named_parameters()}
+    buffers = {name: b for name, b in generator.synthesis.named_buffers() if name.endswith("noise_const")}
+    noise = {name: draw(buffer).to(buffer, copy=True).detach().requires_grad_() for name, buffer in buffers.items()}
+    optimizer = torch.optim.Adam([latent, *noise.values()], lr=initial_learning_rate, betas=ADAM_BETAS)
+    losses = []
+    with torch.enable_grad(), _bar(progress, steps) as bar:
+        with torch.no_grad():
+            wanted = ruler.features(_reduced(target.to(latent), feature_px))
+        for step in range(steps):
+            t = step / steps
+            rate = initial_learning_rate * learning_rate_ramp(t, lr_rampup_length, lr_rampdown_length)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            scale = spread * initial_noise_factor * max(0.0, 1 - t / noise_ramp_length) ** 2
+            ws = (latent + draw(latent.detach()) * scale).expand(-1, generator.num_ws, -1)  # [1, L, w_dim]
+            image = functional_call(generator.synthesis, {**frozen, **noise}, (ws,), {"noise_mode": "const"})
+            distance = ruler.distance(wanted, ruler.features(_reduced(image, feature_px))).sum()
+            loss = distance + regularize_noise_weight * noise_autocorrelation(noise.values())
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            _normalise(noise.values())
+            losses.append(loss.detach())
+            if on_step is not None:
+                on_step(step, rate, losses[-1], latent.detach())
+            bar.update()
+    styles = latent.detach().expand(-1, num_ws or generator.num_ws, -1).clone()
+    return Projection(styles, {name: value.detach() for name, value in noise.items()}, torch.stack(losses))
+
+
+def learning_rate_ramp(t: float, rampup: float = 0.05, rampdown: float = 0.25) -> float:
+    """Factor on the learning rate at t in [0, 1) of the run: 0 at the start, 1 in the middle, near 0 at the end."""
+    down = 0.5 - 0.5 * math.cos(min(1.0, (1 - t) / rampdown) * math.pi)
+    return down * min(1.0, t / rampup)
+
+
+def noise_autocorrelation(noise: Iterable[Tensor]) -> Tensor:
+    """How far noise inputs are from white: squared correlation with themselves one pixel on, over both axes and sizes.
+
+    Each input [r, r] counts at its own size and halved (by mean of 2 x 2) as long as it is larger than 8 px.
+    """
+    total = torch.zeros(())
+    for value in noise:
+        level = value[None, None]  # [1, 1, r, r]
+        total = total.to(level)
+        while True:
+            for axis in (3, 2):
+                total = total + (level * level.roll(1, axis)).mean().square()
+            if level.shape[-1] <= SMALLEST_NOISE:
+                break
+            level = F.avg_pool2d(level, 2)
+    return total
+
+
+@torch.no_grad()
+def _normalise(noise: Iterable[Tensor]) -> None:
+    """Mean 0, then mean square 1, in place."""
+    for value in noise:
+        value -= value.mean()
+        value *= value.square().mean().rsqrt()
+
+
+def _reduced(images: Tensor, feature_px: int | None) -> Tensor:
+    if feature_px is None or images.shape[-1] <= feature_px:
+        return images
+    return F.adaptive_avg_pool2d(images, feature_px)
+
+
+def _seeded(seed: int) -> Callable[[Tensor], Tensor]:
+    random = torch.Generator().manual_seed(seed)
+    return lambda like: torch.randn(like.shape, generator=random, dtype=like.dtype).to(like.device)
+
+
+def _start(generator: Generator, space: str, initial_w: Tensor | None, statistics: WStatistics) -> tuple[Tensor, float]:
+    """The latent to optimise, [1, 1, w_dim] in W or [1, L, w_dim] in W+, and W's spread."""
+    rows = 1 if space == "w" else generator.num_ws
+    first = statistics.mean if initial_w is None else initial_w
+    parameter = next(generator.parameters())
+    if first.shape not in ((generator.w_dim,), (rows, generator.w_dim)):
+        raise ValueError(
+            f"the starting code has shape {tuple(first.shape)}; expected [w_dim] or [{rows}, w_dim] with "
+            f"w_dim {generator.w_dim} in space {space}"
+        )
+    latent = first.detach().to(parameter).reshape(1, -1, generator.w_dim).repeat(1, rows if first.ndim == 1 else 1, 1)
+    return latent.requires_grad_(), statistics.std
+
+
+def _check(generator: Generator, target: Tensor, space: str, steps: int, num_ws: int | None) -> None:
+    size = generator.resolution
+    if tuple(target.shape) != (1, 3, size, size):
+        raise ValueError(f"target has shape {tuple(target.shape)}; expected (1, 3, {size}, {size}), one image")
+    if space not in SPACES:
+        raise ValueError(f"space is {space!r}; write one of {', '.join(SPACES)}")
+    if steps < 1:
+        raise ValueError(f"steps is {steps}; write at least 1")
+    if num_ws is not None and (space != "w" or num_ws < 1):
+        raise ValueError(f"num_ws={num_ws} counts the equal styles of space w; leave it out in space {space}")
+
+
+@contextmanager
+def _bar(label: str, steps: int) -> Iterator[tqdm]:
+    """A bar that goes away when the run is done; none for short runs and where nobody watches."""
+    with tqdm(total=steps, desc=label, unit="step", leave=False, disable=steps < PROGRESS_STEPS or None) as bar:
+        yield bar

@@ -1,0 +1,178 @@
+"""Projectors: the recorded runs of the published ones, and what the schedule, the noise and the arguments promise."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from golden import recipe
+from recorded import Case, names
+from torch import Tensor, nn
+
+from hyperinverter.inverters.projector import (
+    SquaredDistance,
+    WStatistics,
+    learning_rate_ramp,
+    noise_autocorrelation,
+    project,
+    w_statistics,
+)
+from hyperinverter.models.stylegan2 import Generator
+from hyperinverter.pretrained.published import from_published
+
+# What each published variant sets otherwise than `project` does by default.
+VARIANTS = {"w_projector.project": {"space": "w"}, "w_plus_projector.project": {"space": "w_plus"}}
+PTI_STYLES = 18  # PTI's W projector repeats w this often for every generator
+
+
+@pytest.fixture(scope="module")
+def generator():
+    torch.manual_seed(0)
+    return Generator(resolution=16, z_dim=8, w_dim=8, channel_base=128, channel_max=8, mapping_layers=2).eval()
+
+
+@pytest.fixture
+def target():
+    return torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+def mean_colours(images: Tensor) -> Tensor:
+    return F.adaptive_avg_pool2d(images, 4).flatten(1)
+
+
+def recorded_features(state: dict[str, Tensor]) -> SquaredDistance:
+    """The two convolutions that stand for VGG16 in the recorded runs."""
+    first, second = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 12, 3, 2, 1)
+    first.load_state_dict({key[6:]: value for key, value in state.items() if key.startswith("conv1.")})
+    second.load_state_dict({key[6:]: value for key, value in state.items() if key.startswith("conv2.")})
+
+    def network(images: Tensor) -> Tensor:
+        maps = second(F.leaky_relu(first(images), 0.2)).flatten(1)
+        return maps / maps.shape[1] ** 0.5
+
+    return SquaredDistance(network)
+
+
+@pytest.mark.parametrize("name", names(r"(pti_)?projector_.*"))
+def test_published_runs(name):
+    """Every recorded number of a published run: losses, rates, latents, the code and the noise that come out."""
+    case = Case(name)
+    config, seed = case.info["config"], case.info["seed"]
+    generator = from_published(case.state("G"), "stylegan2_ada_generator", **config["generator_init_kwargs"])
+    drawn = iter(range(config["randn_like_calls"]))
+
+    def draw(like: Tensor) -> Tensor:
+        return torch.from_numpy(recipe.draw(f"input:randn_like:{next(drawn)}", like.shape, seed))
+
+    losses, rates, latents = [], [], []
+
+    def record(step: int, rate: float, loss: Tensor, latent: Tensor) -> None:
+        rates.append(rate)
+        losses.append(loss)
+        latents.append(latent.clone())
+
+    variant = dict(VARIANTS[config["function"]])
+    if "PTI" in case.info["sources"][0]["repository"] and variant["space"] == "w":
+        variant["num_ws"] = PTI_STYLES
+    found = project(
+        generator,
+        case.input("target"),
+        recorded_features(case.state("feature_net")),
+        steps=config["num_steps"],
+        w_avg_samples=config["w_avg_samples"],
+        draw=draw,
+        on_step=record,
+        **variant,
+    )
+    assert next(drawn, None) is None  # as many draws as the published code made
+    tensors = {
+        "w_out": found.ws,
+        "loss_per_step": torch.stack(losses),
+        "lr_per_step": torch.tensor(rates, dtype=torch.float64),
+        "w_opt_per_step": torch.stack(latents),
+        **{f"final_noise.{key}": value for key, value in found.noise.items()},
+    }
+    assert set(tensors) == set(case.info["tensors"])
+    for key, value in tensors.items():
+        case.compare(key, value)
+    assert torch.equal(found.losses, tensors["loss_per_step"])
+
+
+def test_the_schedule_rises_stays_and_falls():
+    assert learning_rate_ramp(0.0) == 0
+    assert learning_rate_ramp(0.025) == pytest.approx(0.5)
+    assert [learning_rate_ramp(t) for t in (0.05, 0.4, 0.75)] == pytest.approx([1, 1, 1])
+    assert learning_rate_ramp(0.875) == pytest.approx(0.5)
+    assert 0 < learning_rate_ramp(0.99) < 0.01
+
+
+def test_autocorrelation_tells_white_noise_from_a_pattern():
+    g = torch.Generator().manual_seed(0)
+    white = torch.randn(32, 32, generator=g)
+    stripes = torch.ones(32, 32)
+    stripes[::2] = -1
+    assert noise_autocorrelation([white]) < 0.05
+    # Every pixel equals its neighbour in the row and is the opposite of the one below; halved, the stripes are gone.
+    torch.testing.assert_close(noise_autocorrelation([stripes]), torch.tensor(2.0))
+    both = noise_autocorrelation([white, stripes])
+    torch.testing.assert_close(both, noise_autocorrelation([white]) + noise_autocorrelation([stripes]))
+    torch.testing.assert_close(noise_autocorrelation([torch.ones(32, 32)]), torch.tensor(6.0))  # 32, 16 and 8 px
+
+
+@pytest.mark.parametrize("space", ["w", "w_plus"])
+def test_a_projection_approaches_its_target(generator, space):
+    with torch.no_grad():
+        wanted = generator(torch.randn(1, 8, generator=torch.Generator().manual_seed(5)))
+    before = {name: value.clone() for name, value in generator.state_dict().items()}
+    found = project(generator, wanted, mean_colours, space=space, steps=60, initial_learning_rate=0.05)
+    assert found.losses.shape == (60,) and found.losses[-1] < 0.3 * found.losses[0]
+    rows = found.ws[0].unique(dim=0)
+    assert found.ws.shape == (1, 6, 8) and len(rows) == (1 if space == "w" else 6)
+    for noise in found.noise.values():
+        torch.testing.assert_close(noise.mean(), torch.tensor(0.0), atol=1e-5, rtol=0)
+        torch.testing.assert_close(noise.square().mean(), torch.tensor(1.0), atol=1e-5, rtol=0)
+    assert not found.ws.requires_grad
+    after = generator.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert all(parameter.grad is None for parameter in generator.parameters())
+
+
+def test_the_same_seed_gives_the_same_numbers_also_without_gradients_around(generator, target):
+    first = project(generator, target, mean_colours, steps=5, seed=3)
+    with torch.no_grad():
+        again = project(generator, target, mean_colours, steps=5, seed=3)
+    assert torch.equal(first.ws, again.ws) and torch.equal(first.losses, again.losses)
+    assert not torch.equal(first.losses, project(generator, target, mean_colours, steps=5, seed=4).losses)
+
+
+def test_a_run_can_start_from_a_code(generator, target):
+    start = torch.linspace(-1, 1, 8)
+    still = {"steps": 1, "statistics": WStatistics(torch.zeros(8), 1.0)}  # the first rate is 0: nothing moves
+    torch.testing.assert_close(project(generator, target, mean_colours, **still).ws, torch.zeros(1, 6, 8))
+    found = project(generator, target, mean_colours, initial_w=start, **still)
+    torch.testing.assert_close(found.ws, start.expand(1, 6, 8))
+    each = torch.randn(6, 8)
+    found = project(generator, target, mean_colours, initial_w=each, space="w_plus", **still)
+    torch.testing.assert_close(found.ws[0], each)
+
+
+def test_statistics_are_those_of_mapped_samples(generator):
+    statistics = w_statistics(generator, 2500)
+    with torch.no_grad():
+        w = generator.mapping(torch.randn(20_000, 8, generator=torch.Generator().manual_seed(0)))[:, 0]
+    torch.testing.assert_close(statistics.mean, w.mean(0), atol=0.05 * statistics.std, rtol=0)
+    assert statistics.std == pytest.approx(float((w - w.mean(0)).square().sum(1).mean().sqrt()), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"target": torch.zeros(2, 3, 16, 16)}, r"target has shape \(2, 3, 16, 16\); expected \(1, 3, 16, 16\)"),
+        ({"space": "z"}, "space is 'z'; write one of w, w_plus"),
+        ({"steps": 0}, "steps is 0"),
+        ({"space": "w_plus", "num_ws": 18}, "num_ws=18 counts the equal styles of space w"),
+        ({"initial_w": torch.zeros(6, 8)}, r"starting code has shape \(6, 8\); expected \[w_dim\] or \[1, w_dim\]"),
+        ({"w_avg_samples": 0}, "w_avg_samples is 0"),
+    ],
+)
+def test_bad_arguments_are_refused(generator, target, change, message):
+    with pytest.raises(ValueError, match=message):
+        project(generator, **{"target": target, "features": mean_colours, "steps": 1} | change)
