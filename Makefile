@@ -14,7 +14,8 @@ BIN := .venv/bin
 	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install -q --no-deps -e .
 	touch $@
 
-# train both phases shortly, evaluate, edit and interpolate with the shipped weights; ends by naming outputs/demo/index.html
+# train both phases shortly, evaluate, edit and interpolate with the shipped weights; ends by naming outputs/demo/index.html;
+# DEMO takes settings of scripts/demo.py: make demo DEMO="--config configs/demo/short.yaml"
 demo: .venv/.ok
 	$(BIN)/python scripts/demo.py $(DEMO)
 

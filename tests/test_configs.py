@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from hyperinverter.config import (
+    DemoConfig,
     DirectionConfig,
     EditConfig,
     EvaluateConfig,
@@ -28,13 +29,14 @@ SCHEMAS = {
     "edit": EditConfig,
     "directions": DirectionConfig,
     "export": ExportConfig,
+    "demo": DemoConfig,
 }
 
 
 def schema_of(name: str) -> type:
     """phase1/ffhq.yaml and demo/phase1.yaml are both Phase1Config."""
     path = Path(name)
-    return SCHEMAS.get(path.parts[0]) or SCHEMAS[path.stem]
+    return SCHEMAS.get(path.stem) or SCHEMAS[path.parts[0]]
 
 
 FILES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml"))

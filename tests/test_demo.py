@@ -11,12 +11,14 @@ import torch
 from conftest import save_tiny_model
 from script_runner import run_script
 
-from hyperinverter.config import load_domain
+from hyperinverter.config import DemoConfig, load_config, load_domain
 from hyperinverter.config.names import METRICS
 from hyperinverter.editing import Direction, save_direction
+from hyperinverter.evaluation.demo import name_domain, start_folder
 from hyperinverter.evaluation.report import Report, curves, metrics_rows
 from hyperinverter.pretrained import load_generator
 
+SHORT = ["--config", "configs/demo/short.yaml", "domain=tiny"]
 pytestmark = pytest.mark.timeout(900)  # a quarter of a minute of computing, on machines that are busy with other things
 
 
@@ -39,7 +41,7 @@ def demo(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HYPERINVERTER_MODELS", str(models))
-        run_script("demo", ["--short", "--domain", "tiny", "--device", "cpu", "--output", "out"], folder)
+        run_script("demo", [*SHORT, "device=cpu", "output=out"], folder)
     return folder / "out"
 
 
@@ -98,9 +100,51 @@ def test_a_second_run_replaces_the_first_and_only_a_demo(
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious/thesis.txt").write_text("years of work")
     with pytest.raises(AssertionError, match="code 2"):
-        run_script("demo", ["--domain", "tiny", "--output", "precious"], tmp_path)
+        run_script("demo", [*SHORT, "output=precious"], tmp_path)
     assert "not a demo's folder" in capsys.readouterr().err and (tmp_path / "precious/thesis.txt").is_file()
     assert (demo / "demo.json").is_file(), "what says that a folder may be replaced"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["device=cuda:9"], "device is cuda:9"),
+        (["edit=configs/edit/nowhere.yaml"], "configs/edit/nowhere.yaml: no such file"),
+        (["domain.generator.w_dim=48"], "w_dim: file 32, domain 48"),
+    ],
+)
+def test_what_can_be_refused_at_once_leaves_an_earlier_demo_alone(
+    demo: Path,
+    models: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    settings: list[str],
+    message: str,
+):
+    monkeypatch.setenv("HYPERINVERTER_MODELS", str(models))
+    with pytest.raises(AssertionError, match="code 2"):
+        run_script("demo", [*SHORT, f"output={demo}", *settings], demo.parent)
+    assert message in capsys.readouterr().err and (demo / "index.html").is_file()
+
+
+def test_starting_empties_a_demo_behind_a_link_and_follows_no_link_in_it(tmp_path: Path):
+    (tmp_path / "disk/training").mkdir(parents=True)
+    (tmp_path / "photos").mkdir()
+    for name in ("disk/demo.json", "disk/training/log.txt", "photos/holiday.jpg"):
+        (tmp_path / name).write_text("old")
+    (tmp_path / "disk/link").symlink_to(tmp_path / "photos")
+    (tmp_path / "demo").symlink_to(tmp_path / "disk")
+    start_folder(load_config(DemoConfig, None, ["domain=tiny", f"output={tmp_path / 'demo'}"]))
+    assert [path.name for path in (tmp_path / "demo").iterdir()] == ["demo.json"]
+    assert (tmp_path / "demo").is_symlink() and (tmp_path / "photos/holiday.jpg").is_file()
+    assert json.loads((tmp_path / "disk/demo.json").read_text())["phase1_steps"] == 400
+
+
+def test_commands_name_a_changed_domain_by_a_file(tmp_path: Path):
+    domain = load_domain("tiny")
+    assert name_domain(domain, tmp_path) == "tiny" and not list(tmp_path.iterdir())
+    domain.weights.folder = "my models/tiny"
+    assert load_domain(name_domain(domain, tmp_path)) == domain
 
 
 def test_missing_weights_end_with_a_clear_message(
@@ -108,7 +152,7 @@ def test_missing_weights_end_with_a_clear_message(
 ):
     monkeypatch.delenv("HYPERINVERTER_MODELS", raising=False)
     with pytest.raises(AssertionError, match="code 2"):
-        run_script("demo", ["--domain", "tiny", "--output", "out"], tmp_path)
+        run_script("demo", [*SHORT, "output=out"], tmp_path)
     message = capsys.readouterr().err
     assert "no model 'tiny'" in message and "HYPERINVERTER_MODELS" in message and not (tmp_path / "out").exists()
 

@@ -32,6 +32,7 @@ SHORT_PHASE = f"{SHORT} data.validation_fraction=0.2 'loss_weights={{l2: 1.0}}'"
 FEW = "data.max_images=2 time_repeats=2 'metrics=[l2, psnr]'"
 COMMANDS: dict[str, Script | None] = {  # None: not ours, see test_make_and_shell_commands
     "make demo": None,
+    'make demo DEMO="--config configs/demo/short.yaml"': None,
     "make test": None,
     "make lint": None,
     "make test-slow": None,

@@ -193,7 +193,7 @@ def _schedule(c: s.ScheduleConfig) -> Iterator[Problem]:
 # ------------------------------------------------------------------------------------------- whole configs
 
 
-def _run(c: s.RunConfig) -> Iterator[Problem]:
+def _command(c: s.CommandConfig) -> Iterator[Problem]:
     yield from _not_empty(c, "output")
     yield from _at_least(c, 0, "seed")
     yield from _at_least(c, 1, "threads")
@@ -290,6 +290,18 @@ def _export(c: s.ExportConfig) -> Iterator[Problem]:
     yield from _at_least(c, 1, "test_images")
 
 
+def _demo(c: s.DemoConfig) -> Iterator[Problem]:
+    yield from _not_empty(c, "phase1 phase2 evaluate edit")
+    yield from _at_least(c, 1, "phase1_steps phase2_steps adversarial_steps")
+    yield from _at_least(c, 1, "training_images validation_images evaluated_images edited_images")
+    if c.adversarial_steps > max(c.phase2_steps, 1):
+        message = f"({c.adversarial_steps}) must not be above phase2_steps ({c.phase2_steps})"
+        yield Problem(("adversarial_steps", "phase2_steps"), message)
+    if c.validation_images >= max(c.training_images, 2):
+        message = f"({c.validation_images}) must be below training_images ({c.training_images})"
+        yield Problem(("validation_images", "training_images"), message)
+
+
 CHECKS: dict[type, Callable[[Any], Iterable[Problem]]] = {
     s.GeneratorConfig: _generator,
     s.DiscriminatorConfig: _discriminator,
@@ -301,7 +313,7 @@ CHECKS: dict[type, Callable[[Any], Iterable[Problem]]] = {
     s.OptimizerConfig: _optimizer,
     s.AdversarialConfig: _adversarial,
     s.ScheduleConfig: _schedule,
-    s.RunConfig: _run,
+    s.CommandConfig: _command,
     s.TrainConfig: _train,
     s.Phase1Config: _loss_weights,
     s.Phase2Config: _phase2,
@@ -310,4 +322,5 @@ CHECKS: dict[type, Callable[[Any], Iterable[Problem]]] = {
     s.EditConfig: _edit,
     s.DirectionConfig: _direction,
     s.ExportConfig: _export,
+    s.DemoConfig: _demo,
 }

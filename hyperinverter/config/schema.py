@@ -154,15 +154,21 @@ class ScheduleConfig:
 
 
 @dataclass
-class RunConfig:
+class CommandConfig:
     """What every command has."""
 
     domain: DomainConfig = field(default_factory=DomainConfig)
-    data: DataConfig = field(default_factory=DataConfig)
     output: str = "outputs/run"
     seed: int = 2107  # the published seed
     device: str = "auto"  # auto | cpu | cuda | cuda:N | mps
     threads: int | None = None  # CPU threads; None leaves torch's choice
+
+
+@dataclass
+class RunConfig(CommandConfig):
+    """What every command that reads images has."""
+
+    data: DataConfig = field(default_factory=DataConfig)
 
 
 @dataclass
@@ -249,10 +255,30 @@ class DirectionConfig(RunConfig):
 
 
 @dataclass
-class ExportConfig(RunConfig):
-    """export_model: a trained model folder in the form in which it is shipped. `data` is not used."""
+class ExportConfig(CommandConfig):
+    """export_model: a trained model folder in the form in which it is shipped."""
 
     model: str | None = None
     half: bool = True  # store E2 and hypernetworks as float16; generator and E1 stay as others were trained with them
     tolerance: float = 0.02  # largest change of a pixel in [-1, 1] that the rounding may cause on generated images
     test_images: int = 64
+
+
+@dataclass
+class DemoConfig(CommandConfig):
+    """demo: both phases trained for a short while, then evaluation, edits and interpolation with trained weights.
+
+    The first four name the configs of its steps; what the numbers below and the keys above say goes over theirs.
+    """
+
+    phase1: str = "configs/demo/phase1.yaml"
+    phase2: str = "configs/demo/phase2.yaml"
+    evaluate: str = "configs/evaluate/${domain.name}.yaml"
+    edit: str = "configs/edit/${domain.name}.yaml"  # edits and interpolation
+    phase1_steps: int = 400
+    phase2_steps: int = 200
+    adversarial_steps: int = 30  # the last ones of Phase II
+    training_images: int = 1024  # generated; the validation images are others
+    validation_images: int = 32
+    evaluated_images: int = 128  # generated, by a stream that no training draws from
+    edited_images: int = 3  # generated; beside them the one real photo

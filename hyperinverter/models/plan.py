@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from hyperinverter.config.schema import DomainConfig, RunConfig
+from hyperinverter.config.schema import CommandConfig, DomainConfig
 from hyperinverter.models.build import (
     build_discriminator,
     build_generator,
@@ -22,7 +22,7 @@ from hyperinverter.models.build import (
 from hyperinverter.models.hypernetwork import Hypernetwork
 
 
-def describe(config: RunConfig | DomainConfig) -> str:
+def describe(config: CommandConfig | DomainConfig) -> str:
     """The plan of a run's domain as plain text, for `--dry-run` and model cards.
 
     Raises:

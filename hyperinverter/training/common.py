@@ -17,13 +17,13 @@ from torch import Tensor
 
 from hyperinverter.checkpoint import write_atomically
 from hyperinverter.config import to_yaml
-from hyperinverter.config.schema import RunConfig
+from hyperinverter.config.schema import CommandConfig, RunConfig
 from hyperinverter.utils.device import resolve_device
 from hyperinverter.utils.images import image_grid, save_image
 from hyperinverter.utils.seeding import seed_everything
 
 
-def set_up(config: RunConfig) -> torch.device:
+def set_up(config: CommandConfig) -> torch.device:
     """Seed every generator, set CPU threads, resolve the device."""
     seed_everything(config.seed, config.threads)
     device = resolve_device(config.device)

@@ -8,9 +8,11 @@ import pytest
 from hyperinverter.config import (
     ConfigError,
     DataConfig,
+    DemoConfig,
     DomainConfig,
     EditConfig,
     EvaluateConfig,
+    ExportConfig,
     Phase1Config,
     Phase2Config,
     StyleGAN2Config,
@@ -202,7 +204,7 @@ def test_faults_in_a_domain_file_name_that_file(tmp_path: Path):
         ("domain=cats", r"domain: no such domain 'cats'; .*Known: church, faces64"),
         ("=3", "is neither an option nor key=value"),
         ("data.flip=1", "data.flip: expected true or false"),
-        ("zebra=1", "zebra: unknown key; known here: domain, data"),
+        ("zebra=1", "zebra: unknown key; known here: domain, output"),
     ],
 )
 def test_faults_of_the_command_line(override: str, expected: str):
@@ -276,6 +278,11 @@ def test_values_of_training(overrides: str, expected: str):
         (EvaluateConfig, "methods=[]", "methods: must not be empty"),
         (EditConfig, "strengths=[.nan]", "strengths: must be finite"),
         (EditConfig, "steps=1", "steps: must be 2 or more"),
+        (DemoConfig, "adversarial_steps=201", r"adversarial_steps \(201\) must not be above phase2_steps \(200\)"),
+        (DemoConfig, "validation_images=1024", r"validation_images \(1024\) must be below training_images \(1024\)"),
+        (DemoConfig, "phase1_steps=0", "phase1_steps: must be 1 or more"),
+        (DemoConfig, "data.root=photos", "data: unknown key"),  # neither of these reads images
+        (ExportConfig, "data.root=photos", "data: unknown key"),
     ],
 )
 def test_values_of_other_commands(schema_class: type, override: str, expected: str):
