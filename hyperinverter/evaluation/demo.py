@@ -8,7 +8,7 @@ import json
 import shlex
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -110,15 +110,20 @@ class Demo:
         self.seconds[title] = round(time.monotonic() - begun, 1)
         print(f"[{len(self.seconds)}/{STAGES}] {title}: {self.seconds[title]:.0f} s\n", flush=True)
 
-    def config(self, schema_class: type, script: str, file: str, folder: str, **settings: Any) -> Any:
+    def config(
+        self, schema_class: type, script: str, file: str, folder: str, images: Sequence[Path] = (), **settings: Any
+    ) -> Any:
         """Load a config as `script` would, and put that command on the page; `a__b` in `settings` is the key a.b."""
         ours = self.settings
         common = {"domain": self._domain_word, "output": self.output / folder, "device": ours.device, "seed": ours.seed}
         if ours.threads is not None:
             common["threads"] = ours.threads
         overrides = [f"{key.replace('__', '.')}={value}" for key, value in (common | settings).items()]
-        self.report.command(f"python scripts/{script}.py --config {file} {shlex.join(overrides)}")
-        return load_config(schema_class, file, overrides)
+        words = shlex.join([*map(str, images), *overrides])
+        self.report.command(f"python scripts/{script}.py --config {file} {words}")
+        config = load_config(schema_class, file, overrides)
+        config.data.root = [str(image) for image in images] or config.data.root
+        return config
 
 
 def name_domain(domain: DomainConfig, output: Path) -> str:
@@ -318,7 +323,7 @@ def edit_inputs(demo: Demo, inputs: list[Path]) -> None:
     report = demo.report
     with demo.stage("edits"):
         report.section("Edits")
-        config = demo.config(EditConfig, "edit", demo.settings.edit, "edit", data__root=listed(inputs))
+        config = demo.config(EditConfig, "edit", demo.settings.edit, "edit", inputs)
         unit = "in standard deviations of photos along it" if config.strength_unit == "std" else "a distance in W"
         report.text(
             f"w moves along a learned direction by the stated strength, {unit}; the changed weights stay. Strength 0 "
@@ -338,11 +343,6 @@ def interpolate_inputs(demo: Demo, inputs: list[Path]) -> None:
         report.text("Between two inverted pictures: codes and weights together above, codes only below.")
         for folder, pair in (("samples", inputs[:2]), ("photo", [inputs[-1], inputs[0]])):
             output = f"interpolate/{folder}"
-            interpolate_images(demo.config(EditConfig, "interpolate", file, output, data__root=listed(pair)))
+            interpolate_images(demo.config(EditConfig, "interpolate", file, output, pair))
             report.picture(demo.output / output / "strip.png", f"From {pair[0].stem} to {pair[1].stem}.")
         report.picture(demo.output / output / "beside.gif", "Moving: codes and weights left, codes only right.")
-
-
-def listed(paths: list[Path]) -> str:
-    """Paths as a list in YAML, whatever characters they hold."""
-    return "[" + ", ".join("'" + str(path).replace("'", "''") + "'" for path in paths) + "]"

@@ -26,9 +26,11 @@ def to_markdown(result: dict[str, Any]) -> str:
             cells.append(_comparison(values[0], values[-1], about["better"]))
         lines.append(_row(cells))
     protocol = result["protocol"]
+    count = f"{result['num_images']} image{'' if result['num_images'] == 1 else 's'}"
+    brackets = " Brackets: 95 % interval over images." if any(result["intervals_95"].values()) else ""
     text = (
-        f"{result['num_images']} images of domain {result['domain']} at {protocol['resolution']} px; time on "
-        f"{protocol['device']}, batch of {protocol['time_batch_size']}. Brackets: 95 % interval over images.\n\n"
+        f"{count} of domain {result['domain']} at {protocol['resolution']} px; time on {protocol['device']}, batch of "
+        f"{protocol['time_batch_size']}.{brackets}\n\n"
     )
     text += "\n".join(lines) + "\n"
     if result["not_measured"]:

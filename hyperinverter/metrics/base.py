@@ -134,7 +134,9 @@ class PerImageMetric(Metric):
         return torch.cat(self.values).mean().item()
 
     def interval(self) -> tuple[float, float] | None:
-        return bootstrap_interval(torch.cat(self.values).numpy()) if self.values else None
+        if sum(map(len, self.values)) < 2:
+            return None  # one image tells nothing about others
+        return bootstrap_interval(torch.cat(self.values).numpy())
 
     def fresh(self) -> Self:
         empty = copy.copy(self)
