@@ -267,6 +267,12 @@ def _evaluate(c: s.EvaluateConfig) -> Iterator[Problem]:
     yield from _at_least(c, 0, "sheet_rows")
 
 
+def _projection(c: s.ProjectionConfig) -> Iterator[Problem]:
+    yield from _at_least(c, 1, "steps")
+    yield from _at_least(c, 0, "tuning_steps seed")
+    yield from _choice(c, "perceptual", ("auto", *names.PERCEPTUAL))
+
+
 def _edit(c: s.EditConfig) -> Iterator[Problem]:
     yield from _not_empty(c, "directions strengths")
     yield from _at_least(c, 1, "batch_size")
@@ -318,6 +324,7 @@ CHECKS: dict[type, Callable[[Any], Iterable[Problem]]] = {
     s.Phase1Config: _loss_weights,
     s.Phase2Config: _phase2,
     s.StyleGAN2Config: _stylegan2,
+    s.ProjectionConfig: _projection,
     s.EvaluateConfig: _evaluate,
     s.EditConfig: _edit,
     s.DirectionConfig: _direction,

@@ -219,8 +219,19 @@ class StyleGAN2Config(TrainConfig):
 
 
 @dataclass
+class ProjectionConfig:
+    """Methods that optimise for every image (sg2, sg2_plus, pti). None keeps the method's published number."""
+
+    steps: int | None = None  # of the code: sg2 600, sg2_plus 2000, pti 450
+    tuning_steps: int | None = None  # of the generator: pti 350
+    perceptual: str = "auto"  # lpips | squeezenet_features | discriminator_features | auto: the first that is there
+    seed: int = 0  # of the noise that explores W
+
+
+@dataclass
 class EvaluateConfig(RunConfig):
     methods: list[str] = field(default_factory=lambda: ["w_encoder", "hyperinverter"])
+    projection: ProjectionConfig = field(default_factory=ProjectionConfig)
     model: str | None = None  # model folder or name; None: the domain's
     # a metric whose network is absent is reported as not measured
     metrics: list[str] = field(default_factory=lambda: list(METRICS))

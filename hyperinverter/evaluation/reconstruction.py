@@ -47,7 +47,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         )
     device = set_up(config)
     source = config.domain if config.model is None else config.model
-    inverters = {method: load(source, method, device) for method in config.methods}
+    inverters = {method: load(source, method, device, config.projection) for method in config.methods}
     last_method, last_inverter = list(inverters.items())[-1]
     domain = last_inverter.domain
     images = _open_images(config, last_inverter.generator)
@@ -231,6 +231,7 @@ def _protocol(
         "loss_resolution": min(domain.resolution, domain.loss_resolution),
         "rounding": "outputs rounded to 8 bits, lossless",
         "models": {method: f"{inverter.model_name} {inverter.model_hash}" for method, inverter in inverters.items()},
+        "settings": {method: settings for method, inverter in inverters.items() if (settings := inverter.settings())},
         "device": timing.device,
         "time": f"invert and render, synchronised, warm, {timing.repeats} calls",
         "time_batch_size": timing.batch_size,

@@ -2,25 +2,47 @@
 
 from pathlib import Path
 
-from hyperinverter.config.schema import DomainConfig
+from hyperinverter.config.schema import DomainConfig, ProjectionConfig
 from hyperinverter.inverters.base import Inverter
 from hyperinverter.inverters.hyperinverter import HyperInverterInverter
 from hyperinverter.inverters.inversion import Inversion
+from hyperinverter.inverters.pti import PtiInverter
+from hyperinverter.inverters.sg2 import ProjectorInverter, WPlusProjectorInverter
 from hyperinverter.inverters.w_encoder import WEncoderInverter
 from hyperinverter.utils.device import resolve_device
 
-__all__ = ["INVERTERS", "HyperInverterInverter", "Inversion", "Inverter", "WEncoderInverter", "load"]
+__all__ = [
+    "INVERTERS",
+    "HyperInverterInverter",
+    "Inversion",
+    "Inverter",
+    "ProjectorInverter",
+    "PtiInverter",
+    "WEncoderInverter",
+    "WPlusProjectorInverter",
+    "load",
+]
 
-INVERTERS: dict[str, type[Inverter]] = {cls.name: cls for cls in (HyperInverterInverter, WEncoderInverter)}
+INVERTERS: dict[str, type[Inverter]] = {
+    cls.name: cls
+    for cls in (HyperInverterInverter, WEncoderInverter, ProjectorInverter, WPlusProjectorInverter, PtiInverter)
+}
 
 
-def load(source: str | Path | DomainConfig, method: str = "hyperinverter", device: str = "cpu") -> Inverter:
+def load(
+    source: str | Path | DomainConfig,
+    method: str = "hyperinverter",
+    device: str = "cpu",
+    projection: ProjectionConfig | None = None,
+) -> Inverter:
     """A ready method: `load("faces64").invert(images)`.
 
     Args:
         source: a model folder by name or path, or a DomainConfig whose `weights` section names the files.
-        method: a key of INVERTERS: hyperinverter (both phases) or w_encoder (Phase I only, plain generator).
+        method: a key of INVERTERS: hyperinverter (both phases), w_encoder (Phase I only, plain generator), or one that
+            optimises for every image: sg2 (a code in W), sg2_plus (in W+), pti (a code, then the generator).
         device: cpu, cuda, cuda:N, mps, or auto.
+        projection: steps, seed and perceptual network of the methods that optimise; None: the published numbers.
     Raises:
         ValueError: unknown method.
         FileNotFoundError: unknown model, or one of its files is missing; lists where it looked and what to run.
@@ -28,4 +50,7 @@ def load(source: str | Path | DomainConfig, method: str = "hyperinverter", devic
     """
     if method not in INVERTERS:
         raise ValueError(f"method is {method!r}; write one of {', '.join(INVERTERS)}")
-    return INVERTERS[method].load(source).to(resolve_device(device))
+    inverter = INVERTERS[method].load(source)
+    if projection is not None:
+        inverter.configure(projection)
+    return inverter.to(resolve_device(device))

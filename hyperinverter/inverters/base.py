@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from hyperinverter.config.schema import DomainConfig
+from hyperinverter.config.schema import DomainConfig, ProjectionConfig
 from hyperinverter.data.sources import open_source
 from hyperinverter.inverters.inversion import Inversion
 from hyperinverter.models.stylegan2 import Generator
@@ -91,6 +91,13 @@ class Inverter(ABC):
     @abstractmethod
     def load(cls, source: str | Path | DomainConfig) -> Self:
         """From a model folder (name or path) or a DomainConfig."""
+
+    def configure(self, projection: ProjectionConfig) -> None:  # noqa: B027 (most methods have nothing to set)
+        """Take over what is set there; None keeps the published number. Concerns methods that optimise per image."""
+
+    def settings(self) -> dict[str, str | float | None]:
+        """What results depend on beside the weights, for the protocol; {} for methods that optimise nothing."""
+        return {}
 
     @abstractmethod
     def to(self, device: torch.device | str) -> Self:

@@ -7,8 +7,9 @@ Letters: N images, L styles, D token size; O, I, k output channels, input channe
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -28,10 +29,12 @@ class Inversion:
     Attributes:
         ws: latent codes, [N, L, w_dim].
         tokens: target layer -> [N, D], dimensionless; None when the generator is used as it is.
-        residuals: parameter name -> [N, O, I, k, k], added to the stored weight; a method gives tokens or these.
+        residuals: parameter name -> [N, *shape of the parameter], such as [N, O, I, k, k], added to the stored
+            parameter; a method gives tokens or these.
         model_name: the model that made it, for people.
         model_hash: hash over that model's weights; tokens mean nothing to another model.
         generator_hash: hash of its generator alone; enough to render ws and residuals.
+        info: what else the result depends on, for people: method, steps, perceptual network; plain JSON values.
     """
 
     ws: Tensor
@@ -40,13 +43,14 @@ class Inversion:
     model_name: str = ""
     model_hash: str = ""
     generator_hash: str = ""
+    info: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.ws.ndim != 3:
             raise ValueError(f"ws has shape {tuple(self.ws.shape)}; expected [N, L, w_dim]")
         if self.tokens is not None and self.residuals is not None:
             raise ValueError("an Inversion has tokens or residuals, not both; decode the tokens and add them up")
-        for what, values, ndim in (("tokens", self.tokens, (2,)), ("residuals", self.residuals, (2, 3, 5))):
+        for what, values, ndim in (("tokens", self.tokens, (2,)), ("residuals", self.residuals, range(1, 6))):
             for name, value in (values or {}).items():
                 if value.ndim not in ndim or len(value) != len(self.ws):
                     raise ValueError(f"{what}[{name!r}] has shape {tuple(value.shape)}; expected [{len(self.ws)}, ...]")
@@ -171,6 +175,7 @@ class Inversion:
             "generator_hash": self.generator_hash,
             "num_ws": str(self.ws.shape[1]),
             "layers": json.dumps(list(self.tokens or ()), separators=(",", ":")),
+            "info": json.dumps(self.info, separators=(",", ":")),
         }
         tensors = {name: value.detach().float().cpu().contiguous() for name, value in tensors.items()}
         with write_atomically(path) as temporary:
@@ -206,4 +211,5 @@ class Inversion:
         if dense:
             residuals = dense
         hashes = {key: metadata[key] for key in ("model_name", "model_hash", "generator_hash")}
-        return cls(ws=ws, tokens=tokens, residuals=residuals, **hashes)
+        info = json.loads(metadata.get("info", "{}"))
+        return cls(ws=ws, tokens=tokens, residuals=residuals, info=info, **hashes)

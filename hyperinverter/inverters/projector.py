@@ -163,7 +163,7 @@ def project(
     noise = {name: draw(buffer).to(buffer, copy=True).detach().requires_grad_() for name, buffer in buffers.items()}
     optimizer = torch.optim.Adam([latent, *noise.values()], lr=initial_learning_rate, betas=ADAM_BETAS)
     losses = []
-    with torch.enable_grad(), _bar(progress, steps) as bar:
+    with torch.enable_grad(), progress_bar(progress, steps) as bar:
         with torch.no_grad():
             wanted = ruler.features(_reduced(target.to(latent), feature_px))
         for step in range(steps):
@@ -258,7 +258,7 @@ def _check(generator: Generator, target: Tensor, space: str, steps: int, num_ws:
 
 
 @contextmanager
-def _bar(label: str, steps: int) -> Iterator[tqdm]:
+def progress_bar(label: str, steps: int) -> Iterator[tqdm]:
     """A bar that goes away when the run is done; none for short runs and where nobody watches."""
     with tqdm(total=steps, desc=label, unit="step", leave=False, disable=steps < PROGRESS_STEPS or None) as bar:
         yield bar

@@ -186,38 +186,44 @@ class LoadedModel:
 
     network: HyperInverter | None  # None when only E1 was asked for
     generator: Generator
-    w_encoder: WEncoder
+    w_encoder: WEncoder | None  # None when only the generator was asked for
     domain: DomainConfig
     name: str
-    hash: str  # over generator + w_encoder [+ hyperinverter]
+    hash: str  # over generator [+ w_encoder [+ hyperinverter]]
     hashes: dict[str, str]  # part -> hash of its file
     folder: Path  # where its directions/ are looked for
 
 
-def load_model(source: str | Path | DomainConfig, with_hyperinverter: bool = True) -> LoadedModel:
-    """Generator, E1 and (unless not wanted) E2 + hypernetworks, all in eval mode, each checked against the others.
+def load_model(
+    source: str | Path | DomainConfig, with_hyperinverter: bool = True, with_w_encoder: bool = True
+) -> LoadedModel:
+    """Generator and (unless not wanted) E1, E2 + hypernetworks, all in eval mode, each checked against the others.
 
     Args:
         source: model folder by name or path, or a DomainConfig (its `weights` section says where the files lie).
         with_hyperinverter: False needs only the generator and E1 (the Phase I method).
+        with_w_encoder: False, together with with_hyperinverter=False, needs only the generator.
     Raises:
         FileNotFoundError: no such model, or a part is missing; says where it looked and which command makes it.
         UserError: a file is damaged, or its parts were not trained together; names both hashes.
     """
     base = source if isinstance(source, DomainConfig) else None
-    wanted = ["generator", "w_encoder"] + (["hyperinverter"] if with_hyperinverter else [])
+    if with_hyperinverter and not with_w_encoder:
+        raise ValueError("the hypernetworks need E1: leave with_w_encoder at True, or give with_hyperinverter=False")
+    wanted = ["generator"] + ["w_encoder"] * with_w_encoder + ["hyperinverter"] * with_hyperinverter
     # All paths first: a missing part is told before gigabytes are read.
     paths = {part: weights_file(base, part) if base else part_file(source, part) for part in wanted}
     files = {part: read_model(path, part) for part, path in paths.items()}
     hashes = {part: file.hash for part, file in files.items()}
     for file in files.values():
         _check_domain(file, base)
-    _check_requires(files["w_encoder"], generator=hashes["generator"])
+    if with_w_encoder:
+        _check_requires(files["w_encoder"], generator=hashes["generator"])
     if with_hyperinverter:
         _check_requires(files["hyperinverter"], generator=hashes["generator"], w_encoder=hashes["w_encoder"])
     domain = _domain_of(*files.values(), base=base)
     generator = _network(files["generator"], build_generator(domain))
-    w_encoder = _network(files["w_encoder"], build_w_encoder(domain))
+    w_encoder = _network(files["w_encoder"], build_w_encoder(domain)) if with_w_encoder else None
     network = None
     if with_hyperinverter:
         network = build_hyperinverter(domain, generator, w_encoder)

@@ -21,6 +21,12 @@ def test_methods_agree():
     assert set(INVERTERS) == set(names.METHODS)
 
 
+def test_perceptual_networks_agree():
+    from hyperinverter.inverters.perceptual import DOWNLOADED
+
+    assert (*DOWNLOADED, "discriminator_features") == names.PERCEPTUAL
+
+
 def test_optimizers_agree():
     from hyperinverter.training.optim import OPTIMIZERS
 

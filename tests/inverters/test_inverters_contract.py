@@ -6,8 +6,17 @@ import torch
 from PIL import Image
 
 import hyperinverter
-from hyperinverter.inverters import INVERTERS, load
+from hyperinverter.config.schema import ProjectionConfig
+from hyperinverter.inverters import INVERTERS
+from hyperinverter.inverters import load as load_method
 from hyperinverter.utils.errors import UserError
+
+FEW_STEPS = ProjectionConfig(steps=3, tuning_steps=2)
+
+
+def load(source, method="hyperinverter"):
+    """Any method, those that optimise with few steps."""
+    return load_method(source, method, projection=FEW_STEPS)
 
 
 @pytest.fixture(scope="module", params=list(INVERTERS))
@@ -25,8 +34,9 @@ def test_a_batch_equals_its_images_one_by_one(inverter, images):
     singly = [inverter.invert(image) for image in images]
     for i, one in enumerate(singly):
         torch.testing.assert_close(one.ws, together[i].ws, atol=1e-4, rtol=0)
-        for name, token in (one.tokens or {}).items():
-            torch.testing.assert_close(token, together[i].tokens[name], atol=1e-4, rtol=0)
+        for part in ("tokens", "residuals"):
+            for name, value in (getattr(one, part) or {}).items():
+                torch.testing.assert_close(value, getattr(together[i], part)[name], atol=1e-4, rtol=0)
     rendered = torch.cat([inverter.render(one) for one in singly])
     torch.testing.assert_close(rendered, inverter.render(together, batch_size=3), atol=1e-4, rtol=0)
     assert not together.ws.requires_grad and rendered.shape == images.shape

@@ -1,0 +1,74 @@
+"""The perceptual network behind methods that optimise per image: LPIPS where its weights are, else a named stand-in.
+
+The published methods use LPIPS (VGG16 for the code, AlexNet for PTI's tuning). Results on a stand-in are other numbers,
+so its name travels with them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from hyperinverter.config.names import PERCEPTUAL
+from hyperinverter.extractors.base import Extractor, too_small
+from hyperinverter.extractors.discriminator import DiscriminatorFeatures
+from hyperinverter.extractors.lpips import Lpips
+from hyperinverter.extractors.squeezenet import SqueezeNetFeatures
+from hyperinverter.models.stylegan2 import Discriminator
+from hyperinverter.utils.errors import UserError
+
+FEATURE_PX = 256  # the published projectors look at images of at most this size
+# PERCEPTUAL without discriminator_features, which needs no download.
+DOWNLOADED: dict[str, type[Extractor]] = {"lpips": Lpips, "squeezenet_features": SqueezeNetFeatures}
+
+
+@dataclass(frozen=True)
+class Perceptual:
+    """A feature network under the name that goes into results.
+
+    Attributes:
+        name: lpips, squeezenet_features or discriminator_features.
+        extractor: measures images.
+        feature_px: larger images are reduced to this before the extractor; None: it needs the full resolution.
+    """
+
+    name: str
+    extractor: Extractor
+    feature_px: int | None
+
+    def features(self, images: Tensor) -> Any:
+        return self.extractor.features(images)
+
+    def distance(self, a: Any, b: Any) -> Tensor:
+        return self.extractor.distance(a, b)
+
+
+def find_perceptual(wanted: str, resolution: int, find_discriminator: Callable[[], Discriminator | None]) -> Perceptual:
+    """The network of that name, or the best one there is.
+
+    Args:
+        wanted: auto, lpips, squeezenet_features or discriminator_features.
+        resolution: of the generator's images.
+        find_discriminator: gives the domain's discriminator, None where it has none; called only when needed.
+    Raises:
+        ValueError: no such name.
+        UserError: the network asked for, or with auto every one, is absent or needs larger images; says why.
+    """
+    if wanted not in ("auto", *PERCEPTUAL):
+        raise ValueError(f"perceptual is {wanted!r}; write one of auto, {', '.join(PERCEPTUAL)}")
+    reasons = []
+    for name in PERCEPTUAL if wanted == "auto" else (wanted,):
+        if name in DOWNLOADED:
+            network = DOWNLOADED[name]
+            fits = min(resolution, FEATURE_PX) >= network.smallest_px
+            reason = network.why_missing() if fits else too_small(resolution, network)
+            if reason is None:
+                return Perceptual(name, network.find(), FEATURE_PX)
+        else:
+            discriminator = find_discriminator()
+            if discriminator is not None:
+                return Perceptual(name, DiscriminatorFeatures(discriminator), None)
+            reason = "the model folder has no discriminator.safetensors; train one with scripts/train_stylegan2.py"
+        reasons.append(f"{name}: {reason}")
+    raise UserError(f"no perceptual network to optimise with; {'; '.join(reasons)}")

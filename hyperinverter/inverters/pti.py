@@ -1,0 +1,148 @@
+"""PTI: find a pivot in W, then tune the generator around it for this one image.
+
+Source: Pivotal Tuning for Latent-based Editing of Real Images (Roich et al., ACM TOG 2022, arXiv:2106.05744), sections
+3.1 and 3.2, with the released settings. Its locality regularisation (section 3.3) is off there, and not offered here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from hyperinverter.config.schema import ProjectionConfig
+from hyperinverter.inverters.inversion import Inversion
+from hyperinverter.inverters.projector import FeatureNetwork, progress_bar
+from hyperinverter.inverters.sg2 import ProjectorInverter
+from hyperinverter.models.stylegan2 import Generator
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What `tune_generator` found.
+
+    Attributes:
+        residuals: parameter of the synthesis network -> tuned minus stored value, [1, *shape of the parameter].
+        steps: updates that were made; fewer than asked for when the threshold was reached.
+    """
+
+    residuals: dict[str, Tensor]
+    steps: int
+
+
+def tune_generator(
+    generator: Generator,
+    ws: Tensor,
+    target: Tensor,
+    features: FeatureNetwork,
+    *,
+    steps: int = 350,
+    learning_rate: float = 3e-4,
+    l2_lambda: float = 1.0,
+    lpips_lambda: float = 1.0,
+    lpips_threshold: float | None = 0.06,
+    progress: str = "tune",
+    on_step: Callable[[int, Tensor, Tensor], None] | None = None,
+) -> Tuning:
+    """Adam on every parameter of the synthesis network, until its image at `ws` resembles the target.
+
+    The generator itself is left as it is; what came out is the difference.
+
+    Args:
+        generator: rendered with its stored noise.
+        ws: the pivot, [1, L, w_dim]; fixed.
+        target: [1, 3, R, R] in [-1, 1].
+        features: perceptual network, at the images' full resolution.
+        steps: at most this many updates.
+        learning_rate: of Adam.
+        l2_lambda: weight of the mean squared difference.
+        lpips_lambda: weight of the perceptual distance.
+        lpips_threshold: stop as soon as the perceptual distance is no larger; None never stops early.
+        progress: label of the progress bar that runs of at least 100 steps show.
+        on_step: called before every update with step, mean squared difference and perceptual distance.
+    """
+    if ws.shape != (1, generator.num_ws, generator.w_dim) or len(target) != 1:
+        raise ValueError(
+            f"ws has shape {tuple(ws.shape)} and target {tuple(target.shape)}; expected "
+            f"[1, {generator.num_ws}, {generator.w_dim}] and one image"
+        )
+    if steps < 0:
+        raise ValueError(f"steps is {steps}; write at least 0")
+    stored = {name: parameter.detach() for name, parameter in generator.synthesis.named_parameters()}
+    # Adam moves θ* as it moves the difference from θ: its updates depend on gradients alone.
+    residuals = {name: torch.zeros_like(value).requires_grad_() for name, value in stored.items()}
+    optimizer = torch.optim.Adam(residuals.values(), lr=learning_rate)
+    done = 0
+    with torch.enable_grad(), progress_bar(progress, steps) as bar:
+        with torch.no_grad():
+            wanted = features.features(target)
+        for step in range(steps):
+            tuned = {name: value + residuals[name] for name, value in stored.items()}
+            image = functional_call(generator.synthesis, tuned, (ws.detach(),), {"noise_mode": "const"})
+            l2 = (image - target).square().mean()
+            perceptual = features.distance(wanted, features.features(image)).sum()
+            if on_step is not None:
+                on_step(step, l2.detach(), perceptual.detach())
+            if lpips_threshold is not None and perceptual.item() <= lpips_threshold:
+                break
+            optimizer.zero_grad(set_to_none=True)
+            (l2_lambda * l2 + lpips_lambda * perceptual).backward()
+            optimizer.step()
+            done += 1
+            bar.update()
+    return Tuning({name: value.detach().unsqueeze(0) for name, value in residuals.items()}, done)
+
+
+class PtiInverter(ProjectorInverter):
+    """An Inversion is the pivot, repeated to every style, and θ* - θ by parameter name.
+
+    Attributes:
+        steps: of the pivot's search.
+        tuning_steps: of the generator's tuning.
+        lpips_threshold: stops the tuning early. A distance in LPIPS: on a stand-in network nothing stops it.
+    """
+
+    name = "pti"
+    steps = 450
+    w_avg_samples = 600
+    tuning_steps: int = 350
+    tuning_learning_rate: float = 3e-4
+    l2_lambda: float = 1.0
+    lpips_lambda: float = 1.0
+    lpips_threshold: float | None = 0.06
+
+    @property
+    def stops_at(self) -> float | None:
+        """The threshold where the perceptual network is the one it was chosen for."""
+        return self.lpips_threshold if self.perceptual.name == "lpips" else None
+
+    def configure(self, projection: ProjectionConfig) -> None:
+        super().configure(projection)
+        if projection.tuning_steps is not None:
+            self.tuning_steps = projection.tuning_steps
+
+    def settings(self) -> dict[str, str | float | None]:
+        return super().settings() | {
+            "tuning_steps": self.tuning_steps,
+            "tuning_learning_rate": self.tuning_learning_rate,
+            "l2_lambda": self.l2_lambda,
+            "lpips_lambda": self.lpips_lambda,
+            "lpips_threshold": self.stops_at,
+        }
+
+    def _invert_one(self, image: Tensor) -> Inversion:
+        pivot = self._project(image).ws
+        tuning = tune_generator(
+            self.generator,
+            pivot,
+            image,
+            self.perceptual,
+            steps=self.tuning_steps,
+            learning_rate=self.tuning_learning_rate,
+            l2_lambda=self.l2_lambda,
+            lpips_lambda=self.lpips_lambda,
+            lpips_threshold=self.stops_at,
+            progress=self.name,
+        )
+        return self._inversion(pivot, tuning.residuals)
