@@ -59,8 +59,9 @@ def _not_negative(section: Any, keys: str) -> Iterator[Problem]:
 
 
 def _between_0_and_1(section: Any, key: str) -> Iterator[Problem]:
-    if not 0 <= getattr(section, key) <= 1:
-        yield Problem((key,), f"must lie between 0 and 1, got {getattr(section, key)}")
+    value = getattr(section, key)
+    if value is not None and not 0 <= value <= 1:
+        yield Problem((key,), f"must lie between 0 and 1, got {value}")
 
 
 def _choice(section: Any, key: str, choices: Sequence[str]) -> Iterator[Problem]:
@@ -95,11 +96,27 @@ def _not_empty(section: Any, keys: str) -> Iterator[Problem]:
 
 
 def _generator(c: s.GeneratorConfig) -> Iterator[Problem]:
-    yield from _at_least(c, 1, "z_dim w_dim mapping_layers channel_base channel_max")
+    yield from _at_least(c, 1, "z_dim w_dim mapping_layers")
+    yield from _between_0_and_1(c, "w_avg_beta")
+    yield from _stylegan2(c)
 
 
 def _discriminator(c: s.DiscriminatorConfig) -> Iterator[Problem]:
-    yield from _at_least(c, 1, "channel_base channel_max mbstd_group_size")
+    yield from _at_least(c, 1, "mbstd_group_size cmap_dim")
+    yield from _at_least(c, 0, "mbstd_num_channels mapping_layers")
+    yield from _choice(c, "epilogue_activation", s.ACTIVATIONS)
+    yield from _stylegan2(c)
+
+
+def _stylegan2(c: s.GeneratorConfig | s.DiscriminatorConfig) -> Iterator[Problem]:
+    yield from _at_least(c, 1, "channel_base channel_max img_channels mapping_embed_features mapping_layer_features")
+    yield from _at_least(c, 0, "c_dim")
+    yield from _choice(c, "architecture", s.ARCHITECTURES)
+    yield from _choice(c, "activation", s.ACTIVATIONS)
+    yield from _choice(c, "mapping_activation", s.ACTIVATIONS)
+    yield from _positive(c, "conv_clamp mapping_lr_multiplier")
+    if sum(c.resample_filter) == 0:
+        yield Problem(("resample_filter",), f"must be taps with a sum other than zero, got {c.resample_filter}")
 
 
 def _encoder(c: s.EncoderConfig) -> Iterator[Problem]:

@@ -14,17 +14,34 @@ TARGET_SETS = ("conv_without_bias", "conv_without_bias_without_torgb", "all_with
 WEIGHT_LAYOUTS = ("released", "paper")
 STYLE_INDICES = ("released", "true")
 HYPERNETWORK_INITS = ("released", "signal_preserving")
+ARCHITECTURES = ("orig", "skip", "resnet")
+ACTIVATIONS = ("linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish")
 
 
 @dataclass
 class GeneratorConfig:
-    """StyleGAN2 generator (default: config-f). Channels at a resolution = min(channel_base / res, channel_max)."""
+    """StyleGAN2 generator (default: config-f). Channels at a resolution = min(channel_base / res, channel_max).
+
+    What follows `channel_max` is for published weights that were trained otherwise.
+    """
 
     z_dim: int = 512
     w_dim: int = 512
     mapping_layers: int = 8
     channel_base: int = 32768
     channel_max: int = 512
+    architecture: str = "skip"  # one of ARCHITECTURES
+    c_dim: int = 0  # size of the condition; 0: none
+    img_channels: int = 3
+    use_noise: bool = True
+    activation: str = "lrelu"  # of the synthesis layers, one of ACTIVATIONS
+    resample_filter: list[float] = field(default_factory=lambda: [1.0, 3.0, 3.0, 1.0])  # taps
+    conv_clamp: float | None = None  # limit of every layer's output; networks trained in half precision have 256
+    mapping_embed_features: int | None = None  # of the embedded condition; None: w_dim
+    mapping_layer_features: int | None = None  # between the mapping layers; None: w_dim
+    mapping_activation: str = "lrelu"
+    mapping_lr_multiplier: float = 0.01
+    w_avg_beta: float | None = 0.995  # decay of the running mean of w; None: no mean, so no truncation
 
 
 @dataclass
@@ -34,6 +51,20 @@ class DiscriminatorConfig:
     channel_base: int = 32768
     channel_max: int = 512
     mbstd_group_size: int | None = 4
+    mbstd_num_channels: int = 1  # 0: no minibatch standard deviation
+    architecture: str = "resnet"  # one of ARCHITECTURES
+    c_dim: int = 0  # size of the condition; 0: none
+    cmap_dim: int | None = None  # of the mapped condition; None: the channels at 4 px
+    img_channels: int = 3
+    activation: str = "lrelu"  # of the blocks, one of ACTIVATIONS
+    epilogue_activation: str = "lrelu"  # of the layers at 4 px
+    resample_filter: list[float] = field(default_factory=lambda: [1.0, 3.0, 3.0, 1.0])  # taps
+    conv_clamp: float | None = None
+    mapping_layers: int = 8  # only with a condition, as the four below
+    mapping_embed_features: int | None = None  # None: cmap_dim
+    mapping_layer_features: int | None = None  # None: cmap_dim
+    mapping_activation: str = "lrelu"
+    mapping_lr_multiplier: float = 0.01
 
 
 @dataclass

@@ -1,15 +1,38 @@
 """Bias, activation, gain and clamp in one place.
 
-Source: StyleGAN2 (arXiv:1912.04958), section B; gains as in StyleGAN2-ADA (arXiv:2006.06676).
+Source: StyleGAN2 (arXiv:1912.04958), section B; activations and gains as in StyleGAN2-ADA (arXiv:2006.06676).
 """
 
 import math
+from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 LRELU_SLOPE = 0.2  # StyleGAN, all generator and discriminator layers
-ACTIVATION_GAINS = {"linear": 1.0, "lrelu": math.sqrt(2.0)}  # keep the variance of a unit normal input near 1
+# Keep the variance of a unit normal input near 1; the names are the published ones.
+ACTIVATION_GAINS = {
+    "linear": 1.0,
+    "relu": math.sqrt(2.0),
+    "lrelu": math.sqrt(2.0),
+    "tanh": 1.0,
+    "sigmoid": 1.0,
+    "elu": 1.0,
+    "selu": 1.0,
+    "softplus": 1.0,
+    "swish": math.sqrt(2.0),
+}
+HOMOGENEOUS = frozenset({"linear", "relu", "lrelu"})  # f(g x) = g f(x) for every g > 0
+_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "elu": F.elu,
+    "selu": F.selu,
+    "softplus": F.softplus,
+    "swish": F.silu,
+}
 
 
 def bias_act(
@@ -24,7 +47,7 @@ def bias_act(
     Args:
         x: activations, channels in dimension 1, [N, C, ...].
         b: bias [C], or None for no bias.
-        act: "linear" or "lrelu" (slope 0.2).
+        act: one of ACTIVATION_GAINS ("lrelu" has slope 0.2).
         gain: multiplies the activation, must be positive; None means the activation's own gain (1 or sqrt(2)).
         clamp: the result is limited to [-clamp, clamp]; None means no limit.
     Returns:
@@ -32,20 +55,37 @@ def bias_act(
     Raises:
         ValueError: unknown activation, or a gain that is not positive.
     """
-    if act not in ACTIVATION_GAINS:
-        raise ValueError(f"unknown activation {act!r}, expected one of {sorted(ACTIVATION_GAINS)}")
+    check_activation(act)
     gain = ACTIVATION_GAINS[act] if gain is None else float(gain)
     if not gain > 0:
         raise ValueError(f"the gain must be positive, got {gain}")
-    # Both activations are positively homogeneous: the gain may come before them, in the pass that adds the bias.
-    y = x * gain
+    # Where the activation is positively homogeneous, the gain may come before it, in the pass that adds the bias.
+    before, after = (gain, 1.0) if act in HOMOGENEOUS else (1.0, gain)
+    y = x * before
     if b is not None:
-        y = y + b.reshape(1, -1, *[1] * (x.ndim - 2)) * gain
-    return activate_(y, act, clamp)
+        y = y + b.reshape(1, -1, *[1] * (x.ndim - 2)) * before
+    return activate_(y, act, clamp, after)
 
 
-def activate_(x: Tensor, act: str, clamp: float | None = None) -> Tensor:
-    """Activation and clamp alone, for callers that have folded bias and gain into x; may overwrite x."""
+def split_gain(act: str, gain: float = 1.0) -> tuple[float, float]:
+    """The activation's own gain times `gain`, as (what to fold into its input, what is left for its output)."""
+    total = ACTIVATION_GAINS[act] * gain
+    return (total, 1.0) if act in HOMOGENEOUS else (1.0, total)
+
+
+def activate_(x: Tensor, act: str, clamp: float | None = None, gain: float = 1.0) -> Tensor:
+    """Activation, gain and clamp alone, for callers that have folded bias and gain into x; may overwrite x."""
     if act == "lrelu":
         x = F.leaky_relu(x, LRELU_SLOPE, inplace=True)
+    elif act != "linear":
+        x = _FUNCTIONS[act](x)
+    if gain != 1:
+        x = x * gain
     return x if clamp is None else x.clamp(-clamp, clamp)
+
+
+def check_activation(act: str) -> str:
+    """The name of a known activation, or a ValueError that lists them."""
+    if act not in ACTIVATION_GAINS:
+        raise ValueError(f"unknown activation {act!r}, expected one of {sorted(ACTIVATION_GAINS)}")
+    return act

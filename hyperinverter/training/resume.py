@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperinverter.checkpoint import load_training_state, save_training_state, write_atomically
-from hyperinverter.config.schema import TrainConfig
+from hyperinverter.config.schema import DomainConfig, TrainConfig
 from hyperinverter.training.progress import Progress
 from hyperinverter.utils.errors import UserError
 
@@ -86,7 +86,8 @@ def find_state(
         )
 
     sizes = tuple(["domain.resolution", *(f"domain.{section}" for section in networks)])
-    old, new = flatten(state["config"]), flatten(asdict(config))
+    # A state of an earlier version lacks the settings of networks that came later: they had their defaults.
+    old, new = flatten({"domain": asdict(DomainConfig())}) | flatten(state["config"]), flatten(asdict(config))
     changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     refused, notes, score_changed = [], [], False
     for part, digest in frozen.items():

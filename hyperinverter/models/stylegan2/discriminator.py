@@ -1,67 +1,124 @@
-"""StyleGAN2 discriminator in the residual architecture (config-f).
+"""StyleGAN2 discriminator, in every published variant.
 
-Source: StyleGAN2-ADA (arXiv:2006.06676), parameter names as published by NVIDIA; minibatch standard deviation from
-Progressive GAN (arXiv:1710.10196), section 3.
+Source: StyleGAN2 (arXiv:1912.04958) and its ADA version (arXiv:2006.06676), parameter names as published by NVIDIA;
+minibatch standard deviation from Progressive GAN (arXiv:1710.10196), section 3; the projection on a condition from
+Miyato and Koyama (arXiv:1802.05637). It computes in the precision of its weights, as the generator does.
 
-Letters: N images, R resolution in pixels, C channels, r the resolution of a block.
+Letters: N images, R resolution in pixels, C channels, I image channels, r the resolution of a block, F channels that
+the minibatch standard deviation adds.
 """
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hyperinverter.models.stylegan2.layers import Conv2d, FullyConnected, block_resolutions, channels_at
-from hyperinverter.ops.upfirdn2d import setup_filter
+from hyperinverter.models.stylegan2.layers import (
+    RESAMPLE_TAPS,
+    Conv2d,
+    FullyConnected,
+    block_resolutions,
+    channels_at,
+    check_architecture,
+    even_taps,
+)
+from hyperinverter.models.stylegan2.mapping import LR_MULTIPLIER, MappingNetwork
+from hyperinverter.ops.upfirdn2d import downsample2d, setup_filter
 from hyperinverter.utils.checks import check_images
 
 
+@dataclass(frozen=True)
+class DiscriminatorOptions:
+    """What all blocks of a discriminator share; the fields are explained at `Discriminator`."""
+
+    img_channels: int = 3
+    architecture: str = "resnet"
+    activation: str = "lrelu"
+    epilogue_activation: str = "lrelu"
+    resample_filter: Sequence[float] = RESAMPLE_TAPS
+    conv_clamp: float | None = None
+
+
 class DiscriminatorBlock(nn.Module):
-    """One resolution: two convolutions beside a 1x1 skip, both halving the size; the first block also reads RGB."""
+    """One resolution: two convolutions that halve the size, by architecture beside a 1x1 skip.
 
-    def __init__(self, in_channels: int, out_channels: int, *, reads_rgb: bool, clamp: float | None) -> None:
+    The first block reads the image; in the architecture "skip" every block reads it, at its own resolution.
+    """
+
+    resample_filter: Tensor
+
+    def __init__(self, in_channels: int, out_channels: int, *, is_first: bool, options: DiscriminatorOptions) -> None:
         super().__init__()
-        self.register_buffer("resample_filter", setup_filter())
-        self.fromrgb = Conv2d(3, in_channels, 1, "lrelu", clamp=clamp) if reads_rgb else None
-        self.conv0 = Conv2d(in_channels, in_channels, 3, "lrelu", clamp=clamp)
-        self.conv1 = Conv2d(in_channels, out_channels, 3, "lrelu", down=2, clamp=clamp)
-        self.skip = Conv2d(in_channels, out_channels, 1, bias=False, down=2)
+        act, clamp, taps = options.activation, options.conv_clamp, options.resample_filter
+        self.passes_image = options.architecture == "skip"
+        self.register_buffer("resample_filter", setup_filter(taps))
+        reads_image = is_first or self.passes_image
+        self.fromrgb = Conv2d(options.img_channels, in_channels, 1, act, clamp=clamp) if reads_image else None
+        self.conv0 = Conv2d(in_channels, in_channels, 3, act, clamp=clamp)
+        self.conv1 = Conv2d(in_channels, out_channels, 3, act, down=2, clamp=clamp, resample_filter=taps)
+        residual = options.architecture == "resnet"
+        self.skip = Conv2d(in_channels, out_channels, 1, bias=False, down=2, resample_filter=taps) if residual else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, C, r, r] (RGB in the first block) -> [N, C', r/2, r/2]."""
+    def forward(self, x: Tensor | None, image: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Features [N, C, r, r] (None in the first block), image [N, I, r, r] -> features and image at r/2.
+
+        The image is passed on, as long as a later block reads it; otherwise it is None.
+        """
         if self.fromrgb is not None:
-            x = self.fromrgb(x)
+            read = self.fromrgb(image)
+            x = read if x is None else x + read
+            image = downsample2d(image, even_taps(self.resample_filter)) if self.passes_image else None
+        if self.skip is None:
+            return self.conv1(self.conv0(x)), image
         gain = math.sqrt(0.5)  # two branches of unit variance add up to unit variance
-        return self.skip(x, gain) + self.conv1(self.conv0(x), gain)
+        return self.skip(x, gain) + self.conv1(self.conv0(x), gain), image
 
 
 class DiscriminatorEpilogue(nn.Module):
-    """Minibatch standard deviation, convolution and two fully connected layers at 4 px."""
+    """Minibatch standard deviation, convolution and two fully connected layers at 4 px; projects on a condition."""
 
-    def __init__(self, channels: int, *, mbstd_group_size: int | None, clamp: float | None) -> None:
+    def __init__(
+        self,
+        channels: int,
+        *,
+        mbstd_group_size: int | None,
+        mbstd_num_channels: int,
+        cmap_dim: int,
+        options: DiscriminatorOptions,
+    ) -> None:
         super().__init__()
-        self.mbstd_group_size = mbstd_group_size
-        self.conv = Conv2d(channels + 1, channels, 3, "lrelu", clamp=clamp)
-        self.fc = FullyConnected(channels * 16, channels, "lrelu")
-        self.out = FullyConnected(channels, 1)
+        self.mbstd_group_size, self.mbstd_num_channels = mbstd_group_size, mbstd_num_channels
+        act = options.epilogue_activation
+        # The published layer that reads the image at 4 px has no clamp.
+        self.fromrgb = Conv2d(options.img_channels, channels, 1, act) if options.architecture == "skip" else None
+        self.conv = Conv2d(channels + mbstd_num_channels, channels, 3, act, clamp=options.conv_clamp)
+        self.fc = FullyConnected(channels * 16, channels, act)
+        self.out = FullyConnected(channels, cmap_dim or 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, C, 4, 4] -> logits [N, 1]."""
-        x = torch.cat([x, minibatch_std(x, self.mbstd_group_size)], dim=1)
-        return self.out(self.fc(self.conv(x).flatten(1)))
+    def forward(self, x: Tensor, image: Tensor | None = None, cmap: Tensor | None = None) -> Tensor:
+        """Features [N, C, 4, 4], image [N, I, 4, 4], mapped condition [N, cmap_dim] -> logits [N, 1]."""
+        if self.fromrgb is not None:
+            x = x + self.fromrgb(image)
+        if self.mbstd_num_channels:
+            x = torch.cat([x, minibatch_std(x, self.mbstd_group_size, self.mbstd_num_channels)], dim=1)
+        y = self.out(self.fc(self.conv(x).flatten(1)))
+        return y if cmap is None else (y * cmap).sum(dim=1, keepdim=True) / math.sqrt(cmap.shape[1])
 
 
-def minibatch_std(x: Tensor, group_size: int | None) -> Tensor:
+def minibatch_std(x: Tensor, group_size: int | None, num_channels: int = 1) -> Tensor:
     """How much the images of a group differ: the mean over pixels and channels of their standard deviation.
 
     Args:
         x: [N, C, H, W]. Image i is in group i mod (N / G).
         group_size: G, images in a group; the batch when it is smaller, or when None.
+        num_channels: F, parts of the channels that are averaged separately.
     Returns:
-        [N, 1, H, W], constant per group.
+        [N, F, H, W], constant per group and part.
     Raises:
-        ValueError: the batch does not divide into groups.
+        ValueError: the batch does not divide into groups, or the channels into parts.
     """
     n, c, h, w = x.shape
     group = n if group_size is None else min(group_size, n)
@@ -70,22 +127,41 @@ def minibatch_std(x: Tensor, group_size: int | None) -> Tensor:
             f"a batch of {n} images does not divide into groups of {group} (mbstd_group_size); "
             "use a multiple of it as the batch size, or another mbstd_group_size"
         )
-    groups = x.reshape(group, n // group, c, h, w)
+    if c % num_channels:
+        raise ValueError(f"{c} channels do not divide into {num_channels} parts (mbstd_num_channels)")
+    groups = x.reshape(group, n // group, num_channels, c // num_channels, h, w)
     groups = groups - groups.mean(dim=0)
-    std = (groups.square().mean(dim=0) + 1e-8).sqrt()  # [N / G, C, H, W]
-    std = std.mean(dim=(1, 2, 3))  # [N / G]
-    return std.repeat(group).reshape(n, 1, 1, 1).expand(n, 1, h, w).to(x.dtype)
+    std = (groups.square().mean(dim=0) + 1e-8).sqrt()  # [N / G, F, C / F, H, W]
+    std = std.mean(dim=(2, 3, 4))  # [N / G, F]
+    return std.repeat(group, 1).reshape(n, num_channels, 1, 1).expand(n, num_channels, h, w).to(x.dtype)
 
 
 class Discriminator(nn.Module):
     """Images to one logit each: high for images that look real.
+
+    The defaults are config-f; everything after `mbstd_group_size` is for weights that were trained otherwise.
 
     Args:
         resolution: R, a power of two of at least 8, pixels.
         channel_base: channels at resolution r are min(channel_base / r, channel_max).
         channel_max: see channel_base.
         mbstd_group_size: images compared with each other by the minibatch standard deviation; None means the batch.
+        mbstd_num_channels: F, channels that it adds; 0 means that there is none.
+        architecture: "resnet", "skip" (every block reads the image) or "orig" (neither).
+        c_dim: size of the condition; 0 means none.
+        cmap_dim: size of the mapped condition; None means the channels at 4 px.
+        img_channels: I, channels of the image.
+        activation: of the blocks, one of `hyperinverter.ops.bias_act.ACTIVATION_GAINS`.
+        epilogue_activation: of the layers at 4 px.
+        resample_filter: taps of the filter that down-sampling uses.
         conv_clamp: limit of every convolution's output, for checkpoints trained in half precision; None means no limit.
+        mapping_layers: fully connected layers that map the condition.
+        mapping_embed_features: size of the embedded condition; None means cmap_dim.
+        mapping_layer_features: size between the mapping layers; None means cmap_dim.
+        mapping_activation: of the mapping layers.
+        mapping_lr_multiplier: of the mapping layers.
+    Raises:
+        ValueError: values that make no network; says which.
     """
 
     def __init__(
@@ -95,39 +171,108 @@ class Discriminator(nn.Module):
         channel_base: int = 32768,
         channel_max: int = 512,
         mbstd_group_size: int | None = 4,
+        mbstd_num_channels: int = 1,
+        architecture: str = "resnet",
+        c_dim: int = 0,
+        cmap_dim: int | None = None,
+        img_channels: int = 3,
+        activation: str = "lrelu",
+        epilogue_activation: str = "lrelu",
+        resample_filter: Sequence[float] = RESAMPLE_TAPS,
         conv_clamp: float | None = None,
+        mapping_layers: int = 8,
+        mapping_embed_features: int | None = None,
+        mapping_layer_features: int | None = None,
+        mapping_activation: str = "lrelu",
+        mapping_lr_multiplier: float = LR_MULTIPLIER,
     ) -> None:
         super().__init__()
         if mbstd_group_size is not None and mbstd_group_size < 1:
             raise ValueError(f"mbstd_group_size must be at least 1 or None (the whole batch), got {mbstd_group_size}")
-        self.resolution = resolution
+        check_architecture(architecture)
+        self.resolution, self.c_dim, self.img_channels = resolution, c_dim, img_channels
         self.config: dict[str, Any] = {
             "resolution": resolution,
             "channel_base": channel_base,
             "channel_max": channel_max,
             "mbstd_group_size": mbstd_group_size,
+            "mbstd_num_channels": mbstd_num_channels,
+            "architecture": architecture,
+            "c_dim": c_dim,
+            "cmap_dim": cmap_dim,
+            "img_channels": img_channels,
+            "activation": activation,
+            "epilogue_activation": epilogue_activation,
+            "resample_filter": [float(tap) for tap in resample_filter],
             "conv_clamp": conv_clamp,
+            "mapping_layers": mapping_layers,
+            "mapping_embed_features": mapping_embed_features,
+            "mapping_layer_features": mapping_layer_features,
+            "mapping_activation": mapping_activation,
+            "mapping_lr_multiplier": mapping_lr_multiplier,
         }
+        options = DiscriminatorOptions(
+            img_channels=img_channels,
+            architecture=architecture,
+            activation=activation,
+            epilogue_activation=epilogue_activation,
+            resample_filter=resample_filter,
+            conv_clamp=conv_clamp,
+        )
         self.block_names: list[str] = []
         for res in reversed(block_resolutions(resolution)[1:]):
             channels = channels_at(res, channel_base, channel_max)
             following = channels_at(res // 2, channel_base, channel_max)
-            block = DiscriminatorBlock(channels, following, reads_rgb=res == resolution, clamp=conv_clamp)
+            block = DiscriminatorBlock(channels, following, is_first=res == resolution, options=options)
             self.add_module(f"b{res}", block)
             self.block_names.append(f"b{res}")
+        smallest = channels_at(4, channel_base, channel_max)
+        mapped = 0 if c_dim == 0 else (smallest if cmap_dim is None else cmap_dim)
+        self.mapping = None
+        if c_dim > 0:
+            self.mapping = MappingNetwork(
+                z_dim=0,
+                w_dim=mapped,
+                num_ws=None,
+                c_dim=c_dim,
+                num_layers=mapping_layers,
+                embed_features=mapping_embed_features,
+                layer_features=mapping_layer_features,
+                activation=mapping_activation,
+                lr_multiplier=mapping_lr_multiplier,
+            )
         self.b4 = DiscriminatorEpilogue(
-            channels_at(4, channel_base, channel_max), mbstd_group_size=mbstd_group_size, clamp=conv_clamp
+            smallest,
+            mbstd_group_size=mbstd_group_size,
+            mbstd_num_channels=mbstd_num_channels,
+            cmap_dim=mapped,
+            options=options,
         )
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """RGB [N, 3, R, R] in [-1, 1] -> output of every block, [N, C, R/2, R/2] first, [N, C, 4, 4] last."""
-        x = check_images(images, self.resolution).contiguous(memory_format=torch.channels_last)
+        """Images [N, I, R, R] in [-1, 1] -> output of every block, [N, C, R/2, R/2] first, [N, C, 4, 4] last."""
+        return self._blocks(images)[0]
+
+    def forward(self, images: Tensor, c: Tensor | None = None) -> Tensor:
+        """Images [N, I, R, R] in [-1, 1], condition [N, c_dim] -> logits [N, 1]; unbounded, before any sigmoid."""
+        outputs, image = self._blocks(images)
+        if self.mapping is None and c is not None and c.numel() > 0:
+            raise ValueError(f"this discriminator takes no condition (c_dim is 0), got c {tuple(c.shape)}")
+        if self.mapping is not None and c is not None and len(c) != len(images):
+            raise ValueError(f"expected one condition per image, got {len(c)} for {len(images)} images")
+        cmap = None if self.mapping is None else self.mapping(None, c=c)
+        return self.b4(outputs[-1], image, cmap)
+
+    def _blocks(self, images: Tensor) -> tuple[list[Tensor], Tensor | None]:
+        """The output of every block, and the image at 4 px where the architecture reads it there."""
+        if self.img_channels == 3:
+            check_images(images, self.resolution)
+        elif images.ndim != 4 or images.shape[1:] != (self.img_channels, self.resolution, self.resolution):
+            expected = f"[N, {self.img_channels}, {self.resolution}, {self.resolution}]"
+            raise ValueError(f"images: expected {expected}, got {tuple(images.shape)}")
+        x, image = None, images.contiguous(memory_format=torch.channels_last)
         outputs = []
         for name in self.block_names:
-            x = self.get_submodule(name)(x)
+            x, image = self.get_submodule(name)(x, image)
             outputs.append(x)
-        return outputs
-
-    def forward(self, images: Tensor) -> Tensor:
-        """RGB [N, 3, R, R] in [-1, 1] -> logits [N, 1]; unbounded, before any sigmoid."""
-        return self.b4(self.features(images)[-1])
+        return outputs, image

@@ -1,0 +1,255 @@
+"""StyleGAN2's synthesis network: styles to image, with optional per-image weight residuals.
+
+Source: StyleGAN2 (arXiv:1912.04958) and its ADA version (arXiv:2006.06676), parameter names as published by NVIDIA;
+weight residuals: HyperInverter (arXiv:2112.00719), section 3.2, where the hypernetwork's prediction is added to the
+stored weight of each layer.
+
+Letters: N images, L styles (2 log2(R) - 2), R resolution in pixels, C image channels, I input and O output
+channels, k kernel size, r the resolution of a block.
+"""
+
+import math
+from collections.abc import Mapping as MappingABC
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hyperinverter.models.stylegan2.layers import (
+    RESAMPLE_TAPS,
+    Conv2d,
+    FullyConnected,
+    block_resolutions,
+    channels_at,
+    check_architecture,
+    even_taps,
+)
+from hyperinverter.ops.bias_act import activate_, check_activation, split_gain
+from hyperinverter.ops.modulated_conv import modulated_conv2d
+from hyperinverter.ops.upfirdn2d import setup_filter, upsample2d
+
+NOISE_MODES = ("const", "random", "none")
+
+Residuals = MappingABC[str, Tensor]
+
+
+@dataclass(frozen=True)
+class SynthesisOptions:
+    """What all blocks of a synthesis network share; the fields are explained at `Generator`."""
+
+    w_dim: int
+    img_channels: int = 3
+    architecture: str = "skip"
+    use_noise: bool = True
+    activation: str = "lrelu"
+    resample_filter: Sequence[float] = RESAMPLE_TAPS
+    conv_clamp: float | None = None
+
+
+class SynthesisLayer(nn.Module):
+    """Style, modulated 3x3 convolution, noise, bias, activation; optionally doubles the size."""
+
+    noise_const: Tensor
+    resample_filter: Tensor
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, resolution: int, up: int, options: SynthesisOptions
+    ) -> None:
+        super().__init__()
+        self.up, self.resolution = up, resolution
+        self.act, self.clamp = check_activation(options.activation), options.conv_clamp
+        self.use_noise = options.use_noise
+        # Published layers that do not resample keep the usual filter, whatever the others have.
+        self.register_buffer("resample_filter", setup_filter(RESAMPLE_TAPS if up == 1 else options.resample_filter))
+        self.affine = FullyConnected(options.w_dim, in_channels, bias_init=1.0)
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3))
+        if self.use_noise:
+            self.register_buffer("noise_const", torch.randn(resolution, resolution))
+            self.noise_strength = nn.Parameter(torch.zeros([]))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+
+    def forward(self, x: Tensor, w: Tensor, residuals: Residuals, noise_mode: str, gain: float = 1.0) -> Tensor:
+        """x [N, I, r, r], w [N, w_dim] -> [N, O, up r, up r]; `gain` multiplies the result (and its clamp)."""
+        styles = self.affine(w, residuals.get("affine.weight"), residuals.get("affine.bias"))  # [N, I]
+        before, after = split_gain(self.act, gain)  # folded into convolution and offset where the activation allows
+        y = modulated_conv2d(
+            x,
+            self.weight,
+            styles,
+            weight_residual=residuals.get("weight"),
+            up=self.up,
+            resample_filter=even_taps(self.resample_filter),
+            padding=1,
+            offset=self._offset(x.shape[0], residuals, noise_mode, before),
+            gain=before,
+        )
+        return activate_(y, self.act, None if self.clamp is None else self.clamp * gain, after)
+
+    def _offset(self, n: int, residuals: Residuals, noise_mode: str, gain: float) -> Tensor:
+        """Bias plus scaled noise, times the gain, broadcastable to [N, O, R, R]."""
+        bias = _with_residual(self.bias, residuals, "bias")[:, None, None, :] * gain  # [1 or N, 1, 1, O]
+        if noise_mode == "none" or not self.use_noise:
+            return bias.permute(0, 3, 1, 2)
+        strength = _with_residual(self.noise_strength, residuals, "noise_strength").reshape(-1, 1, 1, 1) * gain
+        if noise_mode == "random":
+            noise = torch.randn(n, self.resolution, self.resolution, 1, device=bias.device, dtype=bias.dtype)
+        else:
+            noise = self.noise_const[None, :, :, None]
+        # Summed with the channels last, the memory format of the activations.
+        return (noise * strength + bias).permute(0, 3, 1, 2)
+
+
+class ToRGB(nn.Module):
+    """Style and modulated 1x1 convolution to an image, without demodulation."""
+
+    def __init__(self, in_channels: int, *, options: SynthesisOptions) -> None:
+        super().__init__()
+        self.clamp = options.conv_clamp
+        self.weight_gain = 1 / math.sqrt(in_channels)
+        self.affine = FullyConnected(options.w_dim, in_channels, bias_init=1.0)
+        self.weight = nn.Parameter(torch.randn(options.img_channels, in_channels, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(options.img_channels))
+
+    def forward(self, x: Tensor, w: Tensor, residuals: Residuals) -> Tensor:
+        """x [N, I, r, r], w [N, w_dim] -> image [N, C, r, r]."""
+        styles = self.affine(w, residuals.get("affine.weight"), residuals.get("affine.bias")) * self.weight_gain
+        offset = _with_residual(self.bias, residuals, "bias")[:, :, None, None]
+        rgb = modulated_conv2d(
+            x, self.weight, styles, weight_residual=residuals.get("weight"), demodulate=False, offset=offset
+        )
+        return activate_(rgb, "linear", self.clamp)
+
+
+class SynthesisBlock(nn.Module):
+    """One resolution: conv0 (doubles the size, absent at 4 px), conv1; torgb and a residual skip by architecture."""
+
+    resample_filter: Tensor
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, resolution: int, is_last: bool, options: SynthesisOptions
+    ) -> None:
+        super().__init__()
+        self.resolution, self.is_first = resolution, resolution == 4
+        self.num_convs = 1 if self.is_first else 2
+        self.register_buffer("resample_filter", setup_filter(options.resample_filter))
+        if self.is_first:
+            self.const = nn.Parameter(torch.randn(out_channels, 4, 4))
+        else:
+            self.conv0 = SynthesisLayer(in_channels, out_channels, resolution=resolution, up=2, options=options)
+        self.conv1 = SynthesisLayer(out_channels, out_channels, resolution=resolution, up=1, options=options)
+        shows = is_last or options.architecture == "skip"
+        self.torgb = ToRGB(out_channels, options=options) if shows else None
+        residual = not self.is_first and options.architecture == "resnet"
+        taps = options.resample_filter
+        self.skip = Conv2d(in_channels, out_channels, 1, bias=False, up=2, resample_filter=taps) if residual else None
+
+    def forward(
+        self, x: Tensor | None, image: Tensor | None, ws: Tensor, residuals: Residuals, noise_mode: str
+    ) -> tuple[Tensor, Tensor | None]:
+        """Draw one resolution.
+
+        Args:
+            x: features [N, I, r/2, r/2], None at 4 px.
+            image: [N, C, r/2, r/2], None where no block has drawn yet.
+            ws: [N, convs + 1, w_dim], the last one for torgb.
+            residuals: by names inside this block.
+            noise_mode: as in `SynthesisNetwork`.
+        Returns:
+            Features [N, O, r, r], and the image [N, C, r, r] or None.
+        """
+        w = iter(ws.unbind(dim=1))
+        skip, gain = None, 1.0
+        if self.skip is not None:
+            gain = math.sqrt(0.5)  # two branches of unit variance add up to unit variance
+            skip = self.skip(x, gain, residuals.get("skip.weight"))
+        if x is None:
+            const = _with_residual(self.const, residuals, "const")
+            x = const.expand(ws.shape[0], -1, -1, -1).contiguous(memory_format=torch.channels_last)
+        else:
+            x = self.conv0(x, next(w), _of(residuals, "conv0"), noise_mode)
+        x = self.conv1(x, next(w), _of(residuals, "conv1"), noise_mode, gain)
+        x = x if skip is None else skip + x
+        if image is not None:
+            image = upsample2d(image, even_taps(self.resample_filter))
+        if self.torgb is not None:
+            rgb = self.torgb(x, next(w), _of(residuals, "torgb"))
+            rgb = rgb if rgb.dtype == torch.float64 else rgb.float()  # the image is summed in full precision
+            image = rgb if image is None else image + rgb
+        return x, image
+
+
+class SynthesisNetwork(nn.Module):
+    """Styles to image: blocks from 4 px to the full resolution.
+
+    Architectures: "skip" up-samples and sums what every block draws; "orig" and "resnet" draw once, at the end, and the
+    blocks of "resnet" have a residual skip.
+    """
+
+    def __init__(self, *, resolution: int, channel_base: int, channel_max: int, options: SynthesisOptions) -> None:
+        super().__init__()
+        check_architecture(options.architecture)
+        self.resolution, self.w_dim = resolution, options.w_dim
+        self.block_resolutions = block_resolutions(resolution)
+        self.num_ws = 2 * len(self.block_resolutions)
+        previous = 0
+        for res in self.block_resolutions:
+            channels = channels_at(res, channel_base, channel_max)
+            block = SynthesisBlock(previous, channels, resolution=res, is_last=res == resolution, options=options)
+            self.add_module(f"b{res}", block)
+            previous = channels
+
+    def forward(self, ws: Tensor, weight_residuals: Residuals | None = None, noise_mode: str = "const") -> Tensor:
+        """Draw images.
+
+        Args:
+            ws: [N, L, w_dim].
+            weight_residuals: parameter name without "synthesis." ("b8.conv0.weight", also affine weights and biases,
+                biases, noise strengths and "b4.const") -> [N, *shape of the parameter], added to the stored parameter
+                of each image; N may be 1 for one residual shared by the batch. None or {} means none.
+            noise_mode: "const" uses the stored noise, "random" draws new noise, "none" adds none.
+        Returns:
+            images [N, C, R, R], nominally in [-1, 1], not clamped.
+        Raises:
+            ValueError: shapes, residual names or noise mode that do not fit this generator.
+        """
+        if ws.ndim != 3 or ws.shape[1:] != (self.num_ws, self.w_dim):
+            raise ValueError(f"expected ws [N, {self.num_ws}, {self.w_dim}], got {tuple(ws.shape)}")
+        if noise_mode not in NOISE_MODES:
+            raise ValueError(f"unknown noise_mode {noise_mode!r}, expected one of {NOISE_MODES}")
+        residuals = weight_residuals or {}
+        self._check_residuals(residuals, ws.shape[0])
+        x = image = None
+        start = 0
+        for res in self.block_resolutions:
+            block = self.get_submodule(f"b{res}")
+            # The style after a block's convolutions is its torgb's, and also that of the next block's conv0.
+            styles = ws.narrow(1, start, block.num_convs + 1)
+            x, image = block(x, image, styles, _of(residuals, f"b{res}"), noise_mode)
+            start += block.num_convs
+        assert image is not None
+        return image
+
+    def _check_residuals(self, residuals: Residuals, n: int) -> None:
+        if not residuals:
+            return
+        parameters = dict(self.named_parameters())
+        for name, value in residuals.items():
+            if name not in parameters:
+                raise ValueError(f"weight_residuals: {name!r} is no parameter of this {self.resolution} px generator")
+            shape = parameters[name].shape
+            if value.ndim != len(shape) + 1 or value.shape[1:] != shape or value.shape[0] not in (1, n):
+                raise ValueError(f"weight residual {name!r} must be {(n, *shape)} (or N = 1), got {tuple(value.shape)}")
+
+
+def _of(residuals: Residuals, part: str) -> Residuals:
+    """The residuals of one submodule, by their names inside it."""
+    if not residuals:
+        return residuals
+    prefix = part + "."
+    return {name.removeprefix(prefix): value for name, value in residuals.items() if name.startswith(prefix)}
+
+
+def _with_residual(parameter: Tensor, residuals: Residuals, name: str) -> Tensor:
+    """Stored parameter plus its residual, [1 or N, *shape of the parameter]."""
+    return parameter + residuals[name] if name in residuals else parameter.unsqueeze(0)
