@@ -6,10 +6,12 @@ The full collection is `../shared/golden` beside the checkout; without it the sm
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 from golden import recipe
 from torch import Tensor, nn
 
@@ -22,6 +24,11 @@ needed = pytest.mark.skipif(not GOLDEN.is_dir(), reason="no recorded outputs")
 def names(pattern: str) -> list[str]:
     """Names of the cases at hand that a regular expression matches in full, to parametrise a test with."""
     return sorted(path.stem for path in GOLDEN.glob("*.json") if re.fullmatch(pattern, path.stem))
+
+
+def mostly_slow(pattern: str, *fast: str) -> list[ParameterSet]:
+    """The same; all but the named ones are marked slow."""
+    return [pytest.param(name, marks=[] if name in fast else pytest.mark.slow) for name in names(pattern)]
 
 
 class Case:
@@ -48,13 +55,21 @@ class Case:
 
     def state(self, which: str | None = None) -> dict[str, Tensor]:
         """Weights by their published names: of one network without its prefix, or of all with theirs."""
+        if which is None:
+            return {key: value for each in self.info["fills"] for key, value in self._weights(each).items()}
+        prefix = self.info["fills"][which]["key_prefix"]
+        return {key.removeprefix(prefix): value for key, value in self._weights(which).items()}
+
+    def release(self) -> dict[str, Any]:
+        """The networks that share a checkpoint (those with a prefix) as that checkpoint, with its options."""
         fills = self.info["fills"]
-        state = {}
-        for entry in fills.values() if which is None else [fills[which]]:
-            prefix = "" if which is None else entry["key_prefix"]
-            for key, value in recipe.fill_table(GOLDEN / entry["table"], self.info["seed"]).items():
-                state[key.removeprefix(prefix)] = torch.from_numpy(np.asarray(value))
-        return state
+        state = {k: v for which in fills if fills[which]["key_prefix"] for k, v in self._weights(which).items()}
+        return {"state_dict": state, "opts": self.info["config"]["opts"]}
+
+    def _weights(self, which: str) -> dict[str, Tensor]:
+        table = GOLDEN / self.info["fills"][which]["table"]
+        values = recipe.fill_table(table, self.info["seed"])
+        return {key: torch.from_numpy(np.asarray(value)) for key, value in values.items()}
 
     def fill(self, network: nn.Module, which: str) -> None:
         """Load one recorded network's weights by their published names, every key and nothing else."""

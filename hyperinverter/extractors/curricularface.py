@@ -3,13 +3,15 @@
 Another network than the loss's ArcFace, so that the metric does not reward what the loss optimised.
 """
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor
 
-from hyperinverter.extractors.arcface import build_face_network
 from hyperinverter.extractors.base import Embedding, check_size
 from hyperinverter.extractors.mobilefacenet import FACE_LEFT, FACE_PX, FACE_SIDE, FACE_TOP
 from hyperinverter.extractors.resize import crop_resize
+from hyperinverter.pretrained.published import from_published
 
 
 class CurricularFace(Embedding):
@@ -19,7 +21,7 @@ class CurricularFace(Embedding):
     FFHQ-framed already, so the square that lies on the same 112 px template is cut out of all and none is skipped.
 
     Args:
-        state: as in CurricularFace_Backbone.pth.
+        state: content of CurricularFace_Backbone.pth.
     """
 
     filenames = ("CurricularFace_Backbone.pth",)
@@ -27,10 +29,9 @@ class CurricularFace(Embedding):
     source = "the pixel2style2pixel project (its README, 'Auxiliary Models': CurricularFace Backbone)"
     smallest_px = 16
 
-    def __init__(self, state: dict[str, Tensor]) -> None:
+    def __init__(self, state: dict[str, Any]) -> None:
         super().__init__()
-        sizes = {"depths": (3, 13, 30, 3), "squeeze_excitation": False, "has_affine_embedding": False}
-        self.net = build_face_network(state, "CurricularFace IR-101 (CurricularFace_Backbone.pth)", **sizes)
+        self.net = from_published(state, "curricularface", input_size=FACE_PX)
         self.freeze()
 
     def features(self, images: Tensor) -> Tensor:

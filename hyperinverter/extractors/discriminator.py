@@ -5,8 +5,9 @@ import copy
 import torch
 from torch import Tensor
 
-from hyperinverter.extractors.base import Extractor, perceptual_distance, unit_normalise
+from hyperinverter.extractors.base import Extractor
 from hyperinverter.models.stylegan2 import Discriminator
+from hyperinverter.ops.perceptual import perceptual_distance, unit_normalise
 
 
 class DiscriminatorFeatures(Extractor):

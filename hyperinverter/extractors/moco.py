@@ -5,13 +5,11 @@ Loss as published by Tov et al. (e4e, SIGGRAPH 2021) and used in HyperInverter's
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from hyperinverter.extractors.base import Embedding, check_size, load_exactly
-
-PREFIX = "module.encoder_q."
+from hyperinverter.extractors.base import Embedding, check_size
+from hyperinverter.pretrained.published import from_published
 
 
 class Moco(Embedding):
@@ -32,18 +30,7 @@ class Moco(Embedding):
 
     def __init__(self, checkpoint: dict[str, Any]) -> None:
         super().__init__()
-        from torchvision.models import resnet50
-
-        state = checkpoint.get("state_dict", checkpoint)
-        if any(key.startswith(PREFIX) for key in state):
-            state = {key.removeprefix(PREFIX): value for key, value in state.items() if key.startswith(PREFIX)}
-        with torch.device("meta"):  # no random initialisation of 25 million numbers that are replaced at once
-            net = resnet50(weights=None)
-        net.fc = nn.Identity()
-        self.net = net.to_empty(device="cpu")
-        load_exactly(
-            self.net, {key: value for key, value in state.items() if not key.startswith("fc.")}, "MoCo v2's ResNet50"
-        )
+        self.net = from_published(checkpoint, "moco")
         self.freeze()
 
     def features(self, images: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hyperinverter.extractors.base import Extractor, check_size, load_exactly, perceptual_distance, unit_normalise
+from hyperinverter.extractors.base import Extractor, check_size, load_exactly
+from hyperinverter.ops.perceptual import perceptual_distance, unit_normalise
 
 # Caffe's ImageNet mean in its channel order B, G, R and its range 0..255.
 MEAN_BGR = (103.939, 116.779, 123.68)

@@ -102,9 +102,9 @@ class WeightRegressor(nn.Module):
         by_input = mapped.reshape(-1, self.in_channels, self.out_channels, *self.shape[2:])
         return by_input.transpose(1, 2)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Concatenated features [N, 2C, size, size] -> residual [N, *shape]."""
-        return self.decode(self.token(features))
+    def forward(self, h_w: Tensor | None, h: Tensor) -> Tensor:
+        """Features of the Phase I image (None where it is left out) and of the input [N, C, size, size] -> residual."""
+        return self.decode(self.token(h if h_w is None else torch.cat([h_w, h], dim=1)))
 
 
 class Hypernetwork(nn.Module):

@@ -6,14 +6,16 @@ Letters: O output channels, I input channels, k kernel side, L styles.
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
 from hyperinverter.config.schema import TARGET_SETS
+from hyperinverter.models.stylegan2.layers import block_resolutions
 
-_CONV_WEIGHT = re.compile(r"b(\d+)\.(conv0|conv1|torgb)\.weight")
-_ORDER = {"conv0": 0, "conv1": 1, "torgb": 2}
+_KINDS = ("conv0", "conv1", "torgb")  # the order within a block
+_NAME = re.compile(r"b(\d+)\.(conv0|conv1|torgb)\.(?:affine\.)?weight")
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,41 @@ class TargetLayer:
         return math.prod(self.shape)
 
 
+def target_layer(name: str, shape: Sequence[int]) -> TargetLayer:
+    """A target layer from its name alone: with l = log2 of the block's resolution, conv0 receives style 2l - 5, conv1
+    2l - 4 and torgb 2l - 3 (which it shares with the next block's conv0).
+
+    Raises:
+        ValueError: no weight of a StyleGAN2 synthesis network has this name.
+    """
+    match = _NAME.fullmatch(name)
+    level = int(match[1]).bit_length() - 1 if match else 0
+    if match is None or 2**level != int(match[1]) or level < 2 or (level == 2 and match[2] == "conv0"):
+        raise ValueError(f"{name}: not a weight of a StyleGAN2 synthesis network, such as b8.conv0.weight")
+    style = 2 * level - 5 + _KINDS.index(match[2])
+    is_shifted = level > 2 and match[2] != "torgb"
+    return TargetLayer(name, tuple(shape), style, style + is_shifted)
+
+
+def target_names(resolution: int, target_set: str) -> list[str]:
+    """Names of a target set in the published order: low to high resolution, conv0, conv1, torgb; affines after all.
+
+    Args:
+        resolution: of the generator, px.
+        target_set: see `target_layers`.
+    """
+    if target_set not in TARGET_SETS:
+        raise ValueError(f"target_set: got {target_set!r}, expected one of {', '.join(TARGET_SETS)}")
+    kinds = _KINDS[:2] if target_set == "conv_without_bias_without_torgb" else _KINDS
+    layers = [f"b{block}.{kind}" for block in block_resolutions(resolution) for kind in kinds][1:]  # 4 px has no conv0
+    names = [f"{layer}.weight" for layer in layers]
+    if target_set == "all_without_bias":
+        names += [f"{layer}.affine.weight" for layer in layers]
+    return names
+
+
 def target_layers(generator: nn.Module, target_set: str = "conv_without_bias") -> list[TargetLayer]:
-    """List a StyleGAN2 generator's target layers in the published order: low to high resolution, conv0, conv1, torgb.
+    """A StyleGAN2 generator's target layers in the published order.
 
     Args:
         generator: any module whose `synthesis` has the published parameter names (`b8.conv0.weight`, ...).
@@ -50,28 +85,8 @@ def target_layers(generator: nn.Module, target_set: str = "conv_without_bias") -
     Raises:
         ValueError: unknown target set, or nothing in the generator that looks like a StyleGAN2 synthesis network.
     """
-    if target_set not in TARGET_SETS:
-        raise ValueError(f"target_set: got {target_set!r}, expected one of {', '.join(TARGET_SETS)}")
-    shapes = {name: tuple(parameter.shape) for name, parameter in generator.synthesis.named_parameters()}
-    convolutions = sorted(
-        (int(match[1]), _ORDER[match[2]], match[2], name) for name in shapes if (match := _CONV_WEIGHT.fullmatch(name))
-    )
-    if not convolutions:
+    shapes = {name: parameter.shape for name, parameter in generator.synthesis.named_parameters()}
+    resolutions = [int(match[1]) for name in shapes if (match := _NAME.fullmatch(name))]
+    if not resolutions:
         raise ValueError("generator: no parameter such as synthesis.b4.conv1.weight; expected a StyleGAN2 generator")
-    targets = []
-    style = 0  # a torgb shares its style with the next block's conv0, so only convolutions move on
-    for resolution, _, kind, name in convolutions:
-        released = style + (1 if resolution > 4 and kind != "torgb" else 0)
-        targets.append(TargetLayer(name, shapes[name], style, released))
-        style += kind != "torgb"
-    if target_set == "conv_without_bias_without_torgb":
-        return [target for target in targets if ".torgb." not in target.name]
-    if target_set == "all_without_bias":
-        return targets + [_affine(target, shapes) for target in targets]
-    return targets
-
-
-def _affine(target: TargetLayer, shapes: dict[str, tuple[int, ...]]) -> TargetLayer:
-    """The style affine of the same layer: another weight, the same style."""
-    name = target.name.removesuffix("weight") + "affine.weight"
-    return TargetLayer(name, shapes[name], target.style_index_true, target.style_index_released)
+    return [target_layer(name, shapes[name]) for name in target_names(max(resolutions), target_set) if name in shapes]

@@ -1,15 +1,14 @@
-"""Identity, MoCo, LPIPS and L2 against recorded outputs of the published losses; skipped where those are absent."""
+"""Identity, MoCo, LPIPS and L2 against recorded outputs of the published losses."""
 
 import pytest
 import torch
-from recorded import Case, needed
+from recorded import Case, names
 
 from hyperinverter.extractors.arcface import ArcFace
+from hyperinverter.extractors.base import Embedding
 from hyperinverter.extractors.lpips import Lpips
 from hyperinverter.extractors.moco import Moco
 from hyperinverter.losses import FeatureLoss, L2Loss
-
-pytestmark = needed
 
 
 def images(case: Case) -> tuple[torch.Tensor, torch.Tensor]:
@@ -24,6 +23,23 @@ def check_loss_and_gradient(case: Case, loss: torch.nn.Module, name: str) -> Non
     case.compare(name, value)
     value.backward()
     case.compare("grad_y_hat", output.grad)
+    if "grad_y_hat_l2" in case.info["tensors"]:
+        case.compare("grad_y_hat_l2", output.grad.norm())
+
+
+def compare_features(case: Case, extractor: Embedding) -> dict[str, torch.Tensor]:
+    """Unit features of output, target and input, and the cosines that the published losses report beside the loss."""
+    pictures = {"y_hat": images(case)[0], "y": case.input("y"), "x": case.input("x")}
+    features = {name: extractor.features(picture) for name, picture in pictures.items()}
+    for name, value in features.items():
+        case.compare(f"feats_{name}", value)
+    target = (features["y_hat"] * features["y"]).sum(1)
+    views = (features["y"] * features["x"]).sum(1)
+    case.compare("diff_target", target)
+    case.compare("diff_input", (features["y_hat"] * features["x"]).sum(1))
+    case.compare("diff_views", views)
+    case.compare("sim_improvement", (target - views).mean())
+    return features
 
 
 def test_l2():
@@ -35,8 +51,7 @@ def test_identity():
     case = Case("loss_id")
     arcface = ArcFace(case.state())
     with torch.no_grad():
-        case.compare("feats_y", arcface.features(case.input("y")))
-        case.compare("feats_x", arcface.features(case.input("x")))
+        compare_features(case, arcface)
         faces = torch.nn.functional.normalize(arcface.net(case.input("aligned112")), dim=1)
         case.compare("backbone_112", faces)
     check_loss_and_gradient(case, FeatureLoss(arcface), "loss")
@@ -47,23 +62,24 @@ def test_moco():
     case = Case("loss_moco")
     moco = Moco({"state_dict": {f"module.encoder_q.{key}": value for key, value in case.state().items()}})
     with torch.no_grad():
-        features = moco.features(case.input("y"))
-        case.compare("feats_y", features)
+        features = compare_features(case, moco)["y"]
         single = moco.features(case.input("y")[:1])  # the published code cannot take a batch of one
     torch.testing.assert_close(single, features[:1], atol=1e-5, rtol=0)
     check_loss_and_gradient(case, FeatureLoss(moco), "loss")
 
 
-@pytest.mark.parametrize("net", ["alex", pytest.param("vgg", marks=pytest.mark.slow)])
-def test_lpips(net):
-    case = Case(f"loss_lpips_{net}")
-    state, prefix = case.state(), "net.layers."
-    backbone = {f"features.{k.removeprefix(prefix)}": v for k, v in state.items() if k.startswith(prefix)}
-    lpips = Lpips(backbone, net)
-    for i, head in enumerate(lpips.model.lins):  # the case fills the heads too
-        head.model[-1].weight.copy_(state[f"lin.{i}.1.weight"])
-    output, _ = images(case)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if "alex" in n else pytest.mark.slow) for n in names("loss_lpips_.*")]
+)
+def test_lpips(name):
+    case = Case(name)
+    lpips = Lpips(case.state(), name.rpartition("_")[2])
+    output, target = images(case)
     with torch.no_grad():
-        for i, maps in enumerate(lpips.features(output)):
+        ours, theirs = lpips.features(output), lpips.features(target)
+        for i, maps in enumerate(ours):
             case.compare(f"unit_feature_{i}", maps)
+        heads = lpips.net.heads
+        layers = [((a - b).square() * w).sum(1).mean((1, 2)) for a, b, w in zip(ours, theirs, heads, strict=True)]
+        case.compare("per_sample_per_layer", torch.stack(layers, dim=1))
     check_loss_and_gradient(case, FeatureLoss(lpips), "lpips_batch")

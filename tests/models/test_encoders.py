@@ -7,10 +7,10 @@ import torch
 from hyperinverter.config.schema import EncoderConfig, LayerwiseEncoderConfig
 from hyperinverter.models.encoders import LayerwiseEncoder, WEncoder
 from hyperinverter.models.plan import count_parameters, shapes_only
+from hyperinverter.pretrained.published import from_published
 
 RESNET34 = {"trunk": "resnet", "depths": [3, 4, 6, 3], "strides": [1, 2, 2, 2], "stem_stride": 2}
 NUMBERS = {"ir_se": {}, "ir": {"trunk": "ir"}, "resnet": RESNET34}
-TRUNK_OF = {"irse50": "ir_se", "ir50": "ir", "resnet34": "resnet"}
 
 
 def tiny(**changes) -> LayerwiseEncoderConfig:
@@ -47,33 +47,21 @@ def compare_stages(case: recorded.Case, encoder: WEncoder | LayerwiseEncoder, im
         case.compare(f"body{number - 1}", value)
 
 
-@recorded.needed
-@pytest.mark.parametrize(
-    "name",
-    [
-        "e1_resnet34",
-        pytest.param("e1_irse50", marks=pytest.mark.slow),
-        pytest.param("e1_irse50_b2", marks=pytest.mark.slow),
-        pytest.param("e1_ir50", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("name", recorded.mostly_slow("e1_.*", "e1_resnet34"))
 @torch.no_grad()
 def test_w_encoder_gives_the_recorded_output(name):
     case = recorded.Case(name)
-    encoder = WEncoder(EncoderConfig(**NUMBERS[TRUNK_OF[name.split("_")[1]]])).eval()
-    case.fill(encoder, case.info["config"]["class"])
+    encoder = from_published(case.state(), "w_encoder")
     images = case.input()
     case.compare("out", encoder(images))
     compare_stages(case, encoder, images)
 
 
-@recorded.needed
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["e2_irse50_n14", "e2_irse50_n18", "e2_resnet34_n14", "e2_resnet34_n18"])
+@pytest.mark.parametrize("name", recorded.mostly_slow("e2_.*(?<!_train)"))
 @torch.no_grad()
 def test_layerwise_encoder_gives_the_recorded_output(name):
     case = recorded.Case(name)
-    encoder = recorded_layerwise_encoder(case).eval()
+    encoder = from_published(case.state(), "layerwise_encoder", n_styles=case.info["config"]["n_styles"])
     images = case.input()
     out = encoder(images)
     case.compare("out", out)
@@ -82,12 +70,10 @@ def test_layerwise_encoder_gives_the_recorded_output(name):
     compare_stages(case, encoder, images)
 
 
-@recorded.needed
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["e2_irse50_n14_train", "e2_resnet34_n14_train"])
+@pytest.mark.parametrize("name", recorded.mostly_slow("e2_.*_train"))
 def test_layerwise_encoder_trains_as_recorded(name):
     case = recorded.Case(name)
-    encoder = recorded_layerwise_encoder(case).train()
+    encoder = from_published(case.state(), "layerwise_encoder", n_styles=case.info["config"]["n_styles"]).train()
     out = encoder(case.input())
     loss = (out * case.input("probe")).sum() / out.numel() ** 0.5
     loss.backward()
@@ -99,13 +85,6 @@ def test_layerwise_encoder_trains_as_recorded(name):
     case.compare("grad_sum", torch.stack([gradient.sum() for gradient in gradients]))
     case.compare("grad_first_conv", gradients[0].float())
     case.compare("bn_after_sum", torch.stack([buffers[key].double().sum() for key in case.info["config"]["bn_order"]]))
-
-
-def recorded_layerwise_encoder(case: recorded.Case) -> LayerwiseEncoder:
-    config = LayerwiseEncoderConfig(**NUMBERS[TRUNK_OF[case.name.split("_")[1]]])
-    encoder = LayerwiseEncoder(config, num_styles=case.info["config"]["n_styles"])
-    case.fill(encoder, case.info["config"]["class"])
-    return encoder
 
 
 def test_heads_stride_down_as_often_as_their_map_needs():

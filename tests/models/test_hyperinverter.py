@@ -6,18 +6,10 @@ import pytest
 import recorded
 import torch
 
-from hyperinverter.config.schema import (
-    TARGET_SETS,
-    DomainConfig,
-    EncoderConfig,
-    GeneratorConfig,
-    HypernetworkConfig,
-    LayerwiseEncoderConfig,
-)
+from hyperinverter.config.schema import TARGET_SETS, DomainConfig
 from hyperinverter.models.build import build_hyperinverter
 from hyperinverter.models.hyperinverter import HyperInverter
-
-RESNET34 = {"trunk": "resnet", "depths": [3, 4, 6, 3], "strides": [1, 2, 2, 2], "stem_stride": 2}
+from hyperinverter.pretrained.published import from_published
 
 
 def make(domain: DomainConfig, **hypernetwork) -> HyperInverter:
@@ -126,36 +118,28 @@ def test_parts_that_do_not_fit_are_named(tiny_domain):
         HyperInverter(other.generator, model.w_encoder, model.layerwise_encoder, model.hypernetwork)
 
 
-@recorded.needed
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["hi_church32_d8_all", "hi_faces64_d32_b2", "hi_church256_d16"])
+@pytest.mark.parametrize("name", recorded.names("hi_.*"))
 @torch.no_grad()
 def test_hyperinverter_gives_the_recorded_output(name):
     case = recorded.Case(name)
-    options = case.info["config"]["opts"]
-    trunk = RESNET34 if options["encoder_type"].startswith("ResNet") else {}
-    generator_options = case.info["config"]["generator_init_kwargs"]
-    domain = DomainConfig(
-        resolution=options["output_size"],
-        generator=GeneratorConfig(channel_base=generator_options["synthesis_kwargs"]["channel_base"]),
-        w_encoder=EncoderConfig(**trunk),
-        layerwise_encoder=LayerwiseEncoderConfig(**trunk),
-        hypernetwork=HypernetworkConfig(hidden_size=options["hidden_dim"], target_set=options["target_shape_name"]),
-    )
-    model = build_hyperinverter(domain).eval()
-    case.fill(model.generator, "generator")
-    case.fill(model.w_encoder, "w_encoder")
-    case.fill(model.layerwise_encoder, "w_bar_encoder")
-    case.fill(model.hypernetwork, "hypernet")
+    told = {key: case.info["config"]["opts"][key] for key in ("output_size", "hidden_dim", "target_shape_name")}
+    model = from_published(case.release(), "hyperinverter", generator=case.state("generator"), **told)
     images = case.input()
     output = model(images)
     h, h_w = model.layerwise_encoder.pair(images, output.w_image)
     residuals = model.hypernetwork.decode(output.tokens)
     order = case.info["config"]["predicted_order"]
+    assert list(residuals) == order
+    assert model.hypernetwork.style_indices == case.info["config"]["w_idx"]
     flat = [residuals[layer].flatten(1) for layer in order]
+    final, w_image = output.reconstruction, output.w_image
     case.compare("w_codes", output.w)
-    case.compare("w_images", output.w_image)
-    case.compare("final_images", output.reconstruction)
+    case.compare("w_images", w_image)
+    case.compare("final_images", final)
+    case.compare("channel_mean_w_image", w_image.mean(dim=(2, 3)))
+    case.compare("channel_mean_final", final.mean(dim=(2, 3)))
+    case.compare("diff_final_minus_w_l2", (final - w_image).square().mean().sqrt())
     case.compare("w_bar_codes", h)
     case.compare("w_image_codes", h_w)
     case.compare("w_bar_codes_slot_l2", h.square().sum(dim=(2, 3, 4)).sqrt())

@@ -41,7 +41,6 @@ def test_indices_follow_the_formulas_at_any_resolution(resolution):
         assert (target.shape, target.size) == (tuple(parameter.shape), parameter.numel())
 
 
-@recorded.needed
 @pytest.mark.parametrize(
     ("name", "target_set"),
     [("hi_church32_d8_all", "all_without_bias"), ("hi_church256_d16", "conv_without_bias")],

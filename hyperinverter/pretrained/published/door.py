@@ -41,6 +41,7 @@ class Published:
         ignored: key -> why it was knowingly not used.
         source: name of the file, "" for a state dict.
         sha256: of the file, "" for a state dict.
+        others: further networks of the same file that were asked for, by name.
     """
 
     kind: str
@@ -48,6 +49,7 @@ class Published:
     ignored: dict[str, str] = field(default_factory=dict)
     source: str = ""
     sha256: str = ""
+    others: dict[str, nn.Module] = field(default_factory=dict, repr=False)
 
 
 Reader = Callable[[Any, str, dict[str, Any]], tuple[nn.Module, Published]]

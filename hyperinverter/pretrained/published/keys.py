@@ -101,7 +101,12 @@ class Keys:
         not_finite = [k for k, v in state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
         if not_finite:
             raise self.fault(f"{len(not_finite)} tensors hold NaN or infinity: {shortened(not_finite)}; get it again")
-        odd = [k for k, v in state.items() if v.is_floating_point() != own[k].is_floating_point() or v.is_complex()]
+        counters = tuple(key for key in own if key.endswith(".num_batches_tracked"))  # of any type in releases
+        odd = [
+            key
+            for key, value in state.items()
+            if value.is_complex() or (value.is_floating_point() != own[key].is_floating_point() and key not in counters)
+        ]
         if odd:
             types = [f"{key} {str(state[key].dtype).removeprefix('torch.')}" for key in odd]
             raise self.fault(f"{len(odd)} tensors have a wrong type: {shortened(types)}")

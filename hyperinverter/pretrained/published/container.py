@@ -1,0 +1,57 @@
+"""What lies around the weights in a published checkpoint: other entries, other networks, prefixes."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from hyperinverter.pretrained.published.keys import shortened
+from hyperinverter.utils.errors import UserError
+
+# entry of a checkpoint -> why it is not used
+UNUSED = {
+    "opts": "the training run's options; what matters is read off the tensors",
+    "latent_avg": "the generator's own w_avg is used",
+    "encoder_optimizer": "an optimiser's state",
+    "discriminator_optimizer": "an optimiser's state",
+    "optimizer": "an optimiser's state",
+    "loss_dict": "the training run's losses",
+}
+PLAIN = (bool, int, float, str, type(None))
+
+
+def unwrap(content: Any, what: str, source: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The weights of a checkpoint `{"state_dict": ..., ...}`, or of a bare state dict.
+
+    Returns:
+        The state dict, and for each other entry of the checkpoint why it is not used.
+    Raises:
+        UserError: it is neither, or it holds an entry that is not known.
+    """
+    if not isinstance(content, Mapping):
+        raise UserError(f"{source}: not {what}: it holds a {type(content).__name__}, expected a state dict")
+    if "state_dict" not in content:
+        return dict(content), {}
+    if not isinstance(content["state_dict"], Mapping):
+        found = type(content["state_dict"]).__name__
+        raise UserError(f"{source}: not {what}: its state_dict is a {found}, expected names with tensors")
+    ignored, unknown = {}, []
+    for entry, value in content.items():
+        if entry == "state_dict":
+            continue
+        if entry in UNUSED:
+            ignored[entry] = UNUSED[entry]
+        elif isinstance(value, PLAIN):
+            ignored[entry] = "a note of the training run"
+        else:
+            unknown.append(entry)
+    if unknown:
+        raise UserError(f"{source}: not {what}: its entries {shortened(unknown)} are not known")
+    return dict(content["state_dict"]), ignored
+
+
+def prefix_of(state: Iterable[str], candidates: Iterable[str], marks: Iterable[str]) -> str | None:
+    """The first of the prefixes under which one of the marking keys lies; None if there is none."""
+    names = set(state)
+    marks = list(marks)
+    return next((prefix for prefix in candidates if any(prefix + mark in names for mark in marks)), None)
