@@ -1,0 +1,294 @@
+"""HyperStyle: hypernetworks that say by which factor each weight of the generator changes, refined over iterations.
+
+Source: HyperStyle (Alaluf et al., CVPR 2022, arXiv:2111.15666), section 3, and its public repository
+yuval-alaluf/hyperstyle: parameter names, layer numbers, the shapes of the three kinds of blocks, the raw view of the
+shared hypernetwork's product, the order of the iterations. Residuals are multiplicative, weight * (1 + delta); here
+weight * delta is handed to the generator as an additive residual, image by image.
+Letters: N images, L styles, O/I/k output channels, input channels and kernel side of a weight, C feature channels.
+"""
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from hyperinverter.config.schema import EncoderConfig
+from hyperinverter.models.backbones import Trunk
+from hyperinverter.models.stylegan2 import Generator
+from hyperinverter.models.stylegan2.layers import FullyConnected
+from hyperinverter.models.target_layers import target_names
+from hyperinverter.models.wplus.encoders import halvings_of
+from hyperinverter.models.wplus.model import WPlusConfig, build_encoder, pooled, prepared
+from hyperinverter.utils.errors import UserError
+
+ITERATIONS = 5  # published for inference
+INPUT_CHANNELS = 6  # the image and its current reconstruction
+
+
+@dataclass
+class HyperStyleConfig:
+    """All that is needed to build the model again; plain JSON types but for the trunks.
+
+    Attributes:
+        resolution: R of the generator, px; decides what layer numbers mean.
+        shapes: number of each predicted layer (published numbering: b4.conv1, b4.torgb, then conv0, conv1, torgb of
+            every block) -> (O, I, k, k).
+        shared: numbers of the layers that the shared hypernetwork predicts.
+        separable: whether the other convolutions are predicted as products of two small kernels (published:
+            SharedWeightsHyperNetResNetSeparable) or as one number per pair of channels (SharedWeightsHyperNetResNet).
+        trunk: sizes of the trunk; its `input_size` is the longer side of the images.
+        shared_width, width: channels inside the blocks of shared and of other layers.
+        code_size: numbers of the code at each block's end.
+        token_size, shared_rows, shared_columns: the shared hypernetwork's matrices are [token_size, shared_columns]
+            and [token_size, shared_rows * token_size].
+        w_dim: numbers of a style vector.
+        average_rows: codes in `latent_avg`: 0 none, 1 for all styles, or L.
+        wide: images are 4:3 (the car models), as in WPlusConfig.
+        n_iters: how often the weights are refined.
+        w_encoder: sizes of the encoder of the first codes; None when there is none.
+    """
+
+    resolution: int
+    shapes: dict[int, tuple[int, ...]]
+    shared: list[int]
+    separable: bool = False
+    trunk: EncoderConfig = field(default_factory=EncoderConfig)
+    shared_width: int = 128
+    width: int = 256
+    code_size: int = 512
+    token_size: int = 512
+    shared_rows: int = 512
+    shared_columns: int = 4608
+    w_dim: int = 512
+    average_rows: int = 0
+    wide: bool = False
+    n_iters: int = ITERATIONS
+    w_encoder: WPlusConfig | None = None
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Number of each predicted layer -> parameter name below `synthesis.`."""
+        names = target_names(self.resolution, "conv_without_bias")
+        return {number: names[number] for number in sorted(self.shapes)}
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"shapes": {str(number): list(shape) for number, shape in self.shapes.items()}}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        trunk, w_encoder = EncoderConfig(**values["trunk"]), values.get("w_encoder")
+        return cls(
+            **{
+                **values,
+                "trunk": trunk,
+                "shapes": {int(number): tuple(shape) for number, shape in values["shapes"].items()},
+                "w_encoder": None if w_encoder is None else WPlusConfig.from_json(w_encoder),
+            }
+        )
+
+
+class SharedHypernet(nn.Module):
+    """The two matrices that turn a code into a weight's factors; one for all layers of equal shape."""
+
+    def __init__(self, token_size: int, rows: int, columns: int):
+        super().__init__()
+        self.token_size, self.rows, self.columns = token_size, rows, columns
+        shapes = {"w1": (token_size, columns), "b1": (columns,), "w2": (token_size, rows * token_size)}
+        for name, shape in (shapes | {"b2": (rows * token_size,)}).items():
+            self.register_parameter(name, nn.Parameter(torch.fmod(torch.randn(shape) / 40, 2)))  # published init
+
+    def forward(self, code: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """code [N, token_size] -> factors [N, O, I, k, k]: the product [N, rows, columns] read anew, not permuted."""
+        rows = (code @ self.w2 + self.b2).reshape(-1, self.rows, self.token_size)
+        product = rows @ self.w1 + self.b1  # [N, rows, columns]
+        if self.rows * self.columns == math.prod(shape):
+            return product.reshape(-1, *shape)
+        return product.reshape(-1, *shape[:2], 1, 1).expand(-1, *shape)  # one factor per pair of channels
+
+
+class SharedBlock(nn.Module):
+    """Features to the code that the shared hypernetwork takes (published: HyperRefinementBlock)."""
+
+    def __init__(self, channels: int, width: int, code_size: int, map_size: int):
+        super().__init__()
+        halvings = halvings_of(map_size)
+        self.convs = _convs([channels, *[width] * halvings, code_size], [1] + [2] * halvings)
+        self.linear = FullyConnected(code_size, code_size)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, code_size]."""
+        return self.linear(self.convs(features).flatten(1))
+
+
+class RefinementBlock(nn.Module):
+    """Features to the factors of one weight: each for toRGB, one per pair of channels for a 3x3 convolution."""
+
+    def __init__(self, shape: tuple[int, ...], channels: int, width: int, code_size: int, map_size: int):
+        super().__init__()
+        self.shape = shape
+        halvings = halvings_of(map_size) - (shape[-1] == 3)  # 3x3: two pixels are left, which the pooling averages
+        self.convs = _convs([channels, *[width] * (halvings - 1), code_size], [2] * halvings)
+        factors = nn.Conv2d(code_size, shape[0] * shape[1], 1)
+        self.output = nn.Sequential(factors) if shape[-1] == 1 else nn.Sequential(nn.AdaptiveAvgPool2d(1), factors)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, O, I, k, k]."""
+        factors = self.output(self.convs(features))
+        return factors.reshape(-1, *self.shape[:2], 1, 1).expand(-1, *self.shape)
+
+
+class SeparableKernel(nn.Module):
+    """A code to [O, I, k, k]: for every tap the outer product of two vectors, then a linear layer over I and over O."""
+
+    def __init__(self, shape: tuple[int, ...], code_size: int):
+        super().__init__()
+        self.out_channels, self.in_channels, self.kernel_size = shape[:3]
+        taps = self.kernel_size**2
+        self.make_kernel_in = nn.Linear(code_size, taps * self.in_channels)
+        self.make_kernel_out = nn.Linear(code_size, taps * self.out_channels)
+        self.kernel_linear_in = nn.Linear(self.in_channels, self.in_channels)
+        self.kernel_linear_out = nn.Linear(self.out_channels, self.out_channels)
+
+    def forward(self, code: Tensor) -> Tensor:
+        """[N, code_size, 1, 1] -> [N, O, I, k, k]."""
+        k = self.kernel_size
+        code = code.flatten(1)
+        over_in = self.make_kernel_in(code).reshape(-1, k, k, 1, self.in_channels)
+        over_out = self.make_kernel_out(code).reshape(-1, k, k, self.out_channels, 1)
+        kernel = self.kernel_linear_in(over_out @ over_in)  # [N, k, k, O, I]
+        kernel = self.kernel_linear_out(kernel.transpose(3, 4))  # [N, k, k, I, O]
+        return kernel.permute(0, 4, 3, 1, 2)
+
+
+class RefinementBlockSeparable(nn.Module):
+    """As RefinementBlock, but a 3x3 convolution's factors are a product of two small kernels."""
+
+    def __init__(self, shape: tuple[int, ...], channels: int, width: int, code_size: int, map_size: int):
+        super().__init__()
+        self.shape = shape
+        halvings = halvings_of(map_size)
+        self.convs = _convs([channels, *[width] * (halvings - 1), code_size], [2] * halvings)
+        is_1x1 = shape[-1] == 1
+        last = nn.Conv2d(code_size, shape[0] * shape[1], 1) if is_1x1 else SeparableKernel(shape, code_size)
+        self.output = nn.Sequential(last)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, O, I, k, k]."""
+        return self.output(self.convs(features)).reshape(-1, *self.shape)
+
+
+class HyperNet(Trunk):
+    """Image and reconstruction to the factors of every predicted weight.
+
+    The published state dict lists the shared hypernetwork's four tensors once more below every block that uses it.
+    """
+
+    def __init__(self, config: HyperStyleConfig):
+        super().__init__(config.trunk, input_channels=INPUT_CHANNELS)
+        self.config = config
+        channels, size = self.widths[-1], self.stage_sizes[-1]
+        self.shared_weight_hypernet = SharedHypernet(config.token_size, config.shared_rows, config.shared_columns)
+        block_class = RefinementBlockSeparable if config.separable else RefinementBlock
+        self.refinement_blocks = nn.ModuleDict()
+        for number, shape in sorted(config.shapes.items()):
+            self.refinement_blocks[str(number)] = (
+                SharedBlock(channels, config.shared_width, config.code_size, size)
+                if number in config.shared
+                else block_class(shape, channels, config.width, config.code_size, size)
+            )
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Image and reconstruction [N, 6, H, W] -> parameter name -> factors [N, O, I, k, k]."""
+        features = self.stages(images)[-1]
+        factors = {}
+        for number, name in self.config.names.items():
+            block = self.refinement_blocks[str(number)]
+            made = block(features)
+            is_shared = number in self.config.shared
+            factors[name] = self.shared_weight_hypernet(made, self.config.shapes[number]) if is_shared else made
+        return factors
+
+
+@dataclass
+class HyperStyleOutput:
+    """Codes ws [N, L, w_dim], and parameter name -> deltas [N, O, I, k, k] in weight * (1 + delta)."""
+
+    ws: Tensor
+    deltas: dict[str, Tensor]
+
+
+class HyperStyle(nn.Module):
+    """The whole method.
+
+    Attributes:
+        hypernet: predicts the factors.
+        decoder: the generator whose weights they change, or None.
+        w_encoder: gives the first codes, or None; released checkpoints keep it in a file of its own.
+        latent_avg: average code [1 or L, w_dim] that is added to them, or None.
+    """
+
+    latent_avg: Tensor | None
+
+    def __init__(self, config: HyperStyleConfig, decoder: Generator | None = None):
+        super().__init__()
+        self.config = config
+        self.hypernet = HyperNet(config)
+        self.decoder = decoder
+        self.w_encoder = None if config.w_encoder is None else build_encoder(config.w_encoder)
+        average = torch.zeros(config.average_rows, config.w_dim) if config.average_rows else None
+        self.register_buffer("latent_avg", average)
+        side = config.trunk.input_size
+        self.hypernet.input_shape = (side * 3 // 4 if config.wide else side, side)
+
+    def codes(self, images: Tensor) -> Tensor:
+        """Images [N, 3, H, W] in [-1, 1], any size -> the first codes ws [N, L, w_dim].
+
+        Raises:
+            UserError: there is no encoder or no average code.
+        """
+        if self.w_encoder is None or self.latent_avg is None:
+            missing = "the encoder of the first codes" if self.w_encoder is None else "the average code"
+            option = "w_encoder=FILE (faces_w_encoder.pt)" if self.w_encoder is None else "latent_avg=[512] or [L, 512]"
+            raise UserError(f"this HyperStyle came without {missing}; give {option}")
+        codes = self.w_encoder(prepared(images, self.w_encoder.input_shape))
+        codes = (codes.unsqueeze(1) if codes.ndim == 2 else codes) + self.latent_avg
+        return codes.expand(-1, self._decoder.num_ws, -1)
+
+    def residuals(self, deltas: dict[str, Tensor]) -> dict[str, Tensor]:
+        """weight * delta for every predicted layer, [N, O, I, k, k]: what the generator adds to its stored weights."""
+        weights = dict(self._decoder.synthesis.named_parameters())
+        return {name: weights[name] * delta for name, delta in deltas.items()}
+
+    def forward(self, images: Tensor, ws: Tensor | None = None) -> HyperStyleOutput:
+        """Refine n_iters times: draw, compare with the image, add what the hypernetworks say to the deltas so far.
+
+        Args:
+            images: [N, 3, H, W] in [-1, 1], any size.
+            ws: codes [N, L, w_dim] to start from; None asks the encoder.
+        """
+        ws = self.codes(images) if ws is None else ws
+        x, shape = prepared(images, self.hypernet.input_shape), self.hypernet.input_shape
+        deltas: dict[str, Tensor] = {}
+        for _ in range(self.config.n_iters):
+            drawn = pooled(self._decoder.synthesis(ws, self.residuals(deltas), noise_mode="const"), shape)
+            more = self.hypernet(torch.cat([x, drawn], dim=1))
+            deltas = {name: deltas[name] + value if deltas else value for name, value in more.items()}
+        return HyperStyleOutput(ws, deltas)
+
+    @property
+    def _decoder(self) -> Generator:
+        if self.decoder is None:
+            raise UserError(
+                "this HyperStyle came without its decoder; set .decoder to the generator it was trained with"
+            )
+        return self.decoder
+
+
+def _convs(widths: list[int], strides: list[int]) -> nn.Sequential:
+    """3x3 convolutions, each followed by LeakyReLU of torch's slope (published)."""
+    layers: list[nn.Module] = []
+    for before, after, stride in zip(widths, widths[1:], strides, strict=True):
+        layers += [nn.Conv2d(before, after, 3, stride, 1), nn.LeakyReLU(0.01)]
+    return nn.Sequential(*layers)

@@ -1,0 +1,6 @@
+"""Encoders into W+ of pSp, e4e and ReStyle, and the models that add the average code and iterate."""
+
+from hyperinverter.models.wplus.encoders import ENCODERS
+from hyperinverter.models.wplus.model import ReStyleModel, WPlusConfig, WPlusModel, build_model
+
+__all__ = ["ENCODERS", "ReStyleModel", "WPlusConfig", "WPlusModel", "build_model"]
