@@ -72,7 +72,7 @@ def test_wrong_directions_are_refused_with_a_remedy(tmp_path, tiny_model):
     for name, message in (
         ("zero.npy", "has length 0"),
         ("matrix.npy", r"shape \(2, 16\)"),
-        ("code.npy", "cannot be read as one vector"),
+        ("code.npy", "holds Python objects"),
         ("dict.pt", "holds dict"),
     ):
         with pytest.raises(UserError, match=message):

@@ -1,0 +1,233 @@
+"""GANSpace: principal components of W as directions, on a range of styles, with an absolute coordinate.
+
+Source: GANSpace (Härkönen et al., NeurIPS 2020, arXiv:2004.02546), as HyperInverter edits with it (its section 4.3).
+Letters: N images, L styles, K components, n samples.
+"""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from hyperinverter.checkpoint import write_atomically
+from hyperinverter.editing.directions import Direction
+from hyperinverter.models.stylegan2 import Generator
+from hyperinverter.pretrained.load import hash_of
+from hyperinverter.pretrained.reading import read_published
+from hyperinverter.utils.errors import UserError
+
+CHUNK = 5000  # samples mapped at a time
+BAR_SAMPLES = 200_000  # fewer are drawn in seconds and show no bar
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A component on the styles start ... end - 1; `strength`: standard deviations from the mean, where published."""
+
+    component: int
+    start: int
+    end: int
+    strength: float | None = None
+
+
+# HyperInverter's and PTI's tables for their PCA of StyleGAN2 on FFHQ and LSUN church; numbers mean nothing elsewhere.
+FACES = {
+    "eye_openness": Edit(54, 7, 8, 5.0),
+    "trimmed_beard": Edit(58, 7, 9, 7.0),
+    "lipstick": Edit(34, 10, 11, 20.0),
+    "face_roundness": Edit(37, 0, 5, 20.0),
+    "nose_length": Edit(51, 4, 5, -30.0),
+    "eyebrow_thickness": Edit(37, 8, 9, 20.0),
+    "head_angle_up": Edit(11, 1, 4, -10.5),
+    "displeased": Edit(36, 4, 7, 10.0),
+}
+CHURCH = {
+    "clouds": Edit(20, 7, 9, -20.0),
+    "vibrant": Edit(8, 12, 14, -20.0),
+    "blue_skies": Edit(11, 9, 14, 9.9),
+    "trees": Edit(12, 5, 6, -19.1),
+}
+PUBLISHED = {**FACES, **CHURCH}
+
+
+@dataclass
+class AbsoluteDirection(Direction):
+    """Sets how far codes stand along a component, where other directions add to it.
+
+    The published formula: with c = ((w_0 - mean)·v) / std of the first style, the styles start ... end - 1 move by
+    (strength - c)·std·v. The strength γ of `edit` is strength·std here, a distance in W from the mean; in
+    strength_unit=std it is the published number. Strength 0 is therefore the mean along v and not "no change".
+
+    Attributes:
+        vector: v, [w_dim], as stored (the formula does not scale it).
+        mean: of W, [w_dim].
+        start, end: styles that move, `end` excluded; what lies beyond the generator's L is left out, as published.
+    """
+
+    mean: Tensor = field(kw_only=True)
+    start: int = field(kw_only=True)
+    end: int = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        self.vector, self.mean = (tensor.detach().float().flatten() for tensor in (self.vector, self.mean))
+        if self.vector.shape != self.mean.shape:
+            raise ValueError(
+                f"direction {self.name!r}: component has {self.vector.numel()} numbers, mean {self.mean.numel()}"
+            )
+        if not (torch.isfinite(self.vector).all() and torch.isfinite(self.mean).all() and self.vector.any()):
+            raise ValueError(f"direction {self.name!r}: component is 0, or it or the mean is not finite")
+        if not 0 <= self.start < self.end:
+            raise ValueError(f"direction {self.name!r}: styles {self.start}-{self.end}; expected 0 <= start < end")
+
+    def move(self, ws: Tensor, gamma: Tensor) -> Tensor:
+        if self.start >= ws.shape[1]:
+            raise UserError(
+                f"direction {self.name!r} moves the styles from {self.start} on, this generator has {ws.shape[1]}; "
+                f"it was made for a larger generator: leave it out"
+            )
+        vector, mean = self.vector.to(ws), self.mean.to(ws)
+        distance = (ws[:, 0] - mean) @ vector  # [N]
+        moved = ws.clone()
+        moved[:, self.start : self.end] += (gamma - distance[:, None, None]) * vector
+        return moved
+
+    def content(self) -> tuple[dict[str, Tensor], dict]:
+        tensors = {"component": self.vector, "mean": self.mean}
+        return tensors, {"method": "ganspace", "start": self.start, "end": self.end}
+
+
+@dataclass
+class Pca:
+    """Principal components of W.
+
+    Attributes:
+        mean: [w_dim]; [1, w_dim] is taken too.
+        components: [K, w_dim], unit vectors, the widest first; published files have [K, 1, w_dim].
+        stds: [K], standard deviation of W along each.
+        generator_hash: the generator whose W it is; "" for a published file.
+        source: for `info` of its directions.
+    """
+
+    mean: Tensor
+    components: Tensor
+    stds: Tensor
+    generator_hash: str = ""
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        shapes = {"mean": self.mean.shape, "comp": self.components.shape, "std": self.stds.shape}
+        self.mean, self.stds = self.mean.detach().float().flatten(), self.stds.detach().float().flatten()
+        count, w_dim = len(self.stds), len(self.mean)
+        if count == 0 or self.components.shape not in ((count, w_dim), (count, 1, w_dim)):
+            told = ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items())
+            raise ValueError(f"a PCA with {told}; expected mean [1, w_dim], comp [K, 1, w_dim], std [K]")
+        self.components = self.components.detach().float().reshape(count, w_dim)
+        if not (torch.isfinite(self.stds).all() and self.stds.all()):
+            raise ValueError("a PCA with a standard deviation that is 0 or not finite")
+
+    def direction(self, edit: Edit, name: str = "") -> AbsoluteDirection:
+        """One component on a range of styles.
+
+        Args:
+            edit: which; its strength is written into `info` as the published one.
+            name: "" is made from the component's number.
+        """
+        if not 0 <= edit.component < len(self.stds):
+            raise ValueError(f"component {edit.component} of {len(self.stds)}, counted from 0")
+        info = {
+            "method": "GANSpace: sets the coordinate, in standard deviations from the mean",
+            "source": self.source,
+            "component": edit.component,
+            "styles": [edit.start, edit.end],
+            "projection_std": float(self.stds[edit.component]),
+        }
+        if edit.strength is not None:
+            info["published_strength_in_std"] = edit.strength
+        vector = self.components[edit.component]
+        name = name or f"component_{edit.component}_styles_{edit.start}_{edit.end}"
+        where = {"start": edit.start, "end": edit.end}
+        return AbsoluteDirection(name, vector, info, self.generator_hash, mean=self.mean, **where)
+
+    def named(self, text: str) -> AbsoluteDirection:
+        """A direction by its name in the published tables, or as COMPONENT:START-END."""
+        if text in PUBLISHED:
+            return self.direction(PUBLISHED[text], text)
+        found = re.fullmatch(r"(\d+):(\d+)-(\d+)", text)
+        if found is None:
+            raise ValueError(
+                f"no direction {text!r} in a PCA; write COMPONENT:START-END, such as 54:7-8, or one of "
+                f"{', '.join(PUBLISHED)}"
+            )
+        return self.direction(Edit(*map(int, found.groups())))
+
+
+def read_pca(path: str | Path) -> Pca:
+    """A PCA as `save_pca` or the published ones (`ffhq_pca.pt`, `church_pca.pt`) hold it: mean, comp, std.
+
+    Raises:
+        FileNotFoundError: no such file.
+        UserError: unreadable, or not a PCA; says what it holds.
+    """
+    file = read_published(path)
+    content = file.content
+    if not isinstance(content, dict) or not all(isinstance(content.get(k), Tensor) for k in ("mean", "comp", "std")):
+        held = ", ".join(map(str, list(content)[:6])) if isinstance(content, dict) else type(content).__name__
+        raise UserError(f"{path}: holds {held}; expected the tensors mean, comp and std of a PCA of W")
+    try:
+        pca = Pca(content["mean"], content["comp"], content["std"], source=file.path.name)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; get the file again") from error
+    pca.generator_hash = file.metadata.get("generator", "")
+    return pca
+
+
+def save_pca(pca: Pca, path: str | Path) -> None:
+    """Write a .safetensors file with the published names and shapes, which `read_pca` reads."""
+    tensors = {"mean": pca.mean[None], "comp": pca.components[:, None], "std": pca.stds}
+    with write_atomically(path) as temporary:
+        stored = {name: value.cpu().contiguous() for name, value in tensors.items()}
+        save_file(stored, str(temporary), metadata={"generator": pca.generator_hash})
+
+
+@torch.no_grad()
+def fit_pca(generator: Generator, components: int = 80, *, samples: int = 100_000, seed: int = 0) -> Pca:
+    """Principal components of a generator's W, exactly, from the covariance of mapped samples in double precision.
+
+    Args:
+        generator: without class conditioning.
+        components: K, at most w_dim.
+        samples: n; GANSpace takes a million.
+        seed: of z, drawn on the CPU so that every device sees the same.
+    Raises:
+        ValueError: more components than dimensions, or no more samples than components.
+    """
+    if not 1 <= components <= generator.w_dim or samples <= components:
+        raise ValueError(
+            f"{components} components from {samples} samples of a W with {generator.w_dim} dimensions; expected at "
+            f"most {generator.w_dim} components and more samples than components"
+        )
+    parameter = next(generator.parameters())
+    random = torch.Generator().manual_seed(seed)
+    total = torch.zeros(generator.w_dim, dtype=torch.float64)
+    products = torch.zeros(generator.w_dim, generator.w_dim, dtype=torch.float64)
+    origin = None  # near the mean, so that no digits are lost in the difference below
+    starts = range(0, samples, CHUNK)
+    for start in tqdm(starts, desc="GANSpace", leave=False, disable=samples < BAR_SAMPLES or None):
+        z = torch.randn(min(CHUNK, samples - start), generator.z_dim, generator=random).to(parameter)
+        w = generator.mapping(z)[:, 0].cpu().double()  # [n, w_dim]
+        origin = w.mean(dim=0) if origin is None else origin
+        total += (w - origin).sum(dim=0)
+        products += (w - origin).T @ (w - origin)
+    assert origin is not None
+    shift = total / samples
+    covariance = (products - samples * torch.outer(shift, shift)) / (samples - 1)
+    variances, vectors = torch.linalg.eigh(covariance)  # rising; columns are the components
+    vectors = vectors.flip(1).T[:components]
+    # A component's sign is free; here its largest entry is positive, so that every machine gives the same.
+    largest = vectors.gather(1, vectors.abs().argmax(dim=1, keepdim=True))
+    stds = variances.flip(0)[:components].clamp(min=0).sqrt()
+    return Pca(origin + shift, vectors * largest.sign(), stds, hash_of(generator), f"{samples} samples, seed {seed}")
