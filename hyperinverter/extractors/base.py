@@ -4,7 +4,6 @@ An extractor turns images [N,3,R,R] in [-1,1] into features and measures the dis
 and metrics know nothing else about it. Letters: N images, C channels, D embedding size.
 """
 
-import pickle
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperinverter.pretrained.load import find_network_file
+from hyperinverter.pretrained.reading import read_published
 from hyperinverter.utils.checks import check_images
 from hyperinverter.utils.errors import UserError
 
@@ -94,23 +94,13 @@ def find_required(extractor: type[Extractor], filename: str) -> Path:
     return path
 
 
-def read_network(path: Path) -> dict[str, Any]:
-    """Read an .npz or a torch file without running code from it.
+def read_network(path: Path) -> Any:
+    """What a file of network weights holds, read without running code from it; the file's kind is told by its content.
 
     Raises:
-        UserError: the file cannot be read that way; names it.
+        UserError: it is damaged, not safe or no weights; names it, what was found and what to do.
     """
-    try:
-        if path.suffix == ".npz":
-            import numpy as np
-
-            with np.load(path, allow_pickle=False) as arrays:
-                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, ValueError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: cannot be read as network weights ({reason}); it is damaged or not the original "
-                        f"file: fetch it again") from error  # fmt: skip
+    return read_published(path).content
 
 
 def load_exactly(network: nn.Module, state: dict[str, Tensor], what: str) -> None:
