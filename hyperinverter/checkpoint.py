@@ -24,7 +24,7 @@ from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_atomically
 
 MODEL_FORMAT = "hyperinverter-model-1"
-KINDS = ("generator", "discriminator", "w_encoder", "hyperinverter", "direction")
+KINDS = ("generator", "discriminator", "w_encoder", "hyperinverter", "direction", "psp", "e4e", "restyle", "hyperstyle")
 
 
 # --------------------------------------------------------------------------------------------------- models

@@ -23,6 +23,6 @@ METRICS = (
 )
 
 # floor 5, inverters: entries of `methods`
-METHODS = ("w_encoder", "hyperinverter", "sg2", "sg2_plus", "pti")
+METHODS = ("w_encoder", "hyperinverter", "psp", "e4e", "restyle", "hyperstyle", "sg2", "sg2_plus", "pti")
 # networks that methods which optimise per image (sg2, sg2_plus, pti) may measure with, best first
 PERCEPTUAL = ("lpips", "squeezenet_features", "discriminator_features")

@@ -4,20 +4,28 @@ from pathlib import Path
 
 from hyperinverter.config.schema import DomainConfig, ProjectionConfig
 from hyperinverter.inverters.base import Inverter
+from hyperinverter.inverters.e4e import E4eInverter
 from hyperinverter.inverters.hyperinverter import HyperInverterInverter
+from hyperinverter.inverters.hyperstyle import HyperStyleInverter
 from hyperinverter.inverters.inversion import Inversion
+from hyperinverter.inverters.psp import PspInverter
 from hyperinverter.inverters.pti import PtiInverter
+from hyperinverter.inverters.restyle import ReStyleInverter
 from hyperinverter.inverters.sg2 import ProjectorInverter, WPlusProjectorInverter
 from hyperinverter.inverters.w_encoder import WEncoderInverter
 from hyperinverter.utils.device import resolve_device
 
 __all__ = [
     "INVERTERS",
+    "E4eInverter",
     "HyperInverterInverter",
+    "HyperStyleInverter",
     "Inversion",
     "Inverter",
     "ProjectorInverter",
+    "PspInverter",
     "PtiInverter",
+    "ReStyleInverter",
     "WEncoderInverter",
     "WPlusProjectorInverter",
     "load",
@@ -25,7 +33,17 @@ __all__ = [
 
 INVERTERS: dict[str, type[Inverter]] = {
     cls.name: cls
-    for cls in (HyperInverterInverter, WEncoderInverter, ProjectorInverter, WPlusProjectorInverter, PtiInverter)
+    for cls in (
+        HyperInverterInverter,
+        WEncoderInverter,
+        PspInverter,
+        E4eInverter,
+        ReStyleInverter,
+        HyperStyleInverter,
+        ProjectorInverter,
+        WPlusProjectorInverter,
+        PtiInverter,
+    )
 }
 
 
@@ -39,8 +57,9 @@ def load(
 
     Args:
         source: a model folder by name or path, or a DomainConfig whose `weights` section names the files.
-        method: a key of INVERTERS: hyperinverter (both phases), w_encoder (Phase I only, plain generator), or one that
-            optimises for every image: sg2 (a code in W), sg2_plus (in W+), pti (a code, then the generator).
+        method: a key of INVERTERS: hyperinverter (both phases), w_encoder (Phase I only, plain generator), a released
+            encoder (psp, e4e, restyle, hyperstyle), or one that optimises for every image: sg2 (a code in W), sg2_plus
+            (in W+), pti (a code, then the generator).
         device: cpu, cuda, cuda:N, mps, or auto.
         projection: steps, seed and perceptual network of the methods that optimise; None: the published numbers.
     Raises:

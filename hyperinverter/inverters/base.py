@@ -142,6 +142,11 @@ class Inverter(ABC):
         return torch.cat([self._render(part) for part in parts])
 
     def _render(self, inversion: Inversion) -> Tensor:
+        if inversion.tokens is not None:
+            raise UserError(
+                "this Inversion has tokens, which need the hypernetworks; load the model with "
+                "method='hyperinverter', or render inversion.without_weights()"
+            )
         return self.generator.synthesis(inversion.ws, weight_residuals=inversion.residuals, noise_mode="const")
 
     def _check(self, inversion: Inversion, allow_other_model: bool) -> None:

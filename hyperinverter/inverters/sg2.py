@@ -18,7 +18,6 @@ from hyperinverter.inverters.perceptual import find_perceptual
 from hyperinverter.inverters.projector import Projection, WStatistics, project, w_statistics
 from hyperinverter.models.stylegan2 import Discriminator
 from hyperinverter.pretrained.load import LoadedModel, load_discriminator, load_model, weights_file
-from hyperinverter.utils.errors import UserError
 
 
 class ProjectorInverter(Inverter):
@@ -120,14 +119,6 @@ class ProjectorInverter(Inverter):
             generator_hash=self.generator_hash,
             info={"method": self.name, **self.settings()},
         )
-
-    def _render(self, inversion: Inversion) -> Tensor:
-        if inversion.tokens is not None:
-            raise UserError(
-                "this Inversion has tokens, which need the hypernetworks; load the model with "
-                "method='hyperinverter', or render inversion.without_weights()"
-            )
-        return super()._render(inversion)
 
 
 class WPlusProjectorInverter(ProjectorInverter):

@@ -10,7 +10,6 @@ from hyperinverter.config.schema import DomainConfig
 from hyperinverter.inverters.base import Inverter
 from hyperinverter.inverters.inversion import Inversion
 from hyperinverter.pretrained.load import LoadedModel, load_model
-from hyperinverter.utils.errors import UserError
 
 
 class WEncoderInverter(Inverter):
@@ -42,11 +41,3 @@ class WEncoderInverter(Inverter):
             model_hash=self.model_hash,
             generator_hash=self.generator_hash,
         )
-
-    def _render(self, inversion: Inversion) -> Tensor:
-        if inversion.tokens is not None:
-            raise UserError(
-                "this Inversion has tokens, which need the hypernetworks; load the model with "
-                "method='hyperinverter', or render inversion.without_weights()"
-            )
-        return super()._render(inversion)

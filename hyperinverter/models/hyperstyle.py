@@ -289,6 +289,6 @@ class HyperStyle(nn.Module):
 def _convs(widths: list[int], strides: list[int]) -> nn.Sequential:
     """3x3 convolutions, each followed by LeakyReLU of torch's slope (published)."""
     layers: list[nn.Module] = []
-    for before, after, stride in zip(widths, widths[1:], strides, strict=True):
+    for before, after, stride in zip(widths[:-1], widths[1:], strides, strict=True):
         layers += [nn.Conv2d(before, after, 3, stride, 1), nn.LeakyReLU(0.01)]
     return nn.Sequential(*layers)

@@ -30,6 +30,8 @@ from hyperinverter.utils.errors import UserError
 
 __all__ = [
     "LoadedModel",
+    "check_requires",
+    "fill",
     "find_model_folder",
     "find_network_file",
     "hash_of",
@@ -93,8 +95,8 @@ def _check_domain(file: ModelFile, domain: DomainConfig | None) -> None:
         )
 
 
-def _fill(network: nn.Module, state: dict, path: Path) -> None:
-    """Load every tensor of the network from `state`, no more and no fewer."""
+def fill(network: nn.Module, state: dict, path: Path) -> None:
+    """Load every tensor of the network from the state of the file at `path`, no more and no fewer."""
     expected = network.state_dict()
     shared = [key for key in expected if key in state]
     differ = [key for key in shared if state[key].shape != expected[key].shape]
@@ -112,7 +114,8 @@ def _fill(network: nn.Module, state: dict, path: Path) -> None:
     network.load_state_dict(state)
 
 
-def _check_requires(file: ModelFile, **present: str) -> None:
+def check_requires(file: ModelFile, **present: str) -> None:
+    """Refuse a file that was trained with other parts than these, given as part=hash of its file."""
     for part, digest in present.items():
         wanted = file.requires.get(part)
         if wanted is None:
@@ -127,7 +130,7 @@ def _check_requires(file: ModelFile, **present: str) -> None:
 
 
 def _network(file: ModelFile, network: nn.Module) -> Any:
-    _fill(network, file.state, file.path)
+    fill(network, file.state, file.path)
     network.weights_hash = file.hash  # the file's own; what later files write into `requires`
     return network.eval()
 
@@ -163,7 +166,7 @@ def load_w_encoder(source: str | Path, generator: Generator, domain: DomainConfi
     """
     file = read_model(part_file(source, "w_encoder", domain and domain.name), "w_encoder")
     _check_domain(file, domain)
-    _check_requires(file, generator=hash_of(generator))
+    check_requires(file, generator=hash_of(generator))
     described = _domain_of(file)
     described.generator.w_dim = generator.w_dim  # E1's file does not repeat it
     return _network(file, build_w_encoder(described))
@@ -218,9 +221,9 @@ def load_model(
     for file in files.values():
         _check_domain(file, base)
     if with_w_encoder:
-        _check_requires(files["w_encoder"], generator=hashes["generator"])
+        check_requires(files["w_encoder"], generator=hashes["generator"])
     if with_hyperinverter:
-        _check_requires(files["hyperinverter"], generator=hashes["generator"], w_encoder=hashes["w_encoder"])
+        check_requires(files["hyperinverter"], generator=hashes["generator"], w_encoder=hashes["w_encoder"])
     domain = _domain_of(*files.values(), base=base)
     generator = _network(files["generator"], build_generator(domain))
     w_encoder = _network(files["w_encoder"], build_w_encoder(domain)) if with_w_encoder else None
@@ -228,7 +231,7 @@ def load_model(
     if with_hyperinverter:
         network = build_hyperinverter(domain, generator, w_encoder)
         trained = nn.ModuleDict({part: getattr(network, part) for part in ("layerwise_encoder", "hypernetwork")})
-        _fill(trained, files["hyperinverter"].state, files["hyperinverter"].path)
+        fill(trained, files["hyperinverter"].state, files["hyperinverter"].path)
         network.weights_hash = hashes["hyperinverter"]
         network.eval()
     folder = paths[wanted[-1]].parent  # directions lie beside the part that was trained last

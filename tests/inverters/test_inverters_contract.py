@@ -135,7 +135,7 @@ def test_dense_residuals_of_the_tokens_render_alike(tiny_model, images):
 def test_the_public_names_are_lazy_and_complete(tiny_model):
     assert hyperinverter.load(tiny_model).name == "hyperinverter"
     with pytest.raises(ValueError, match="write one of hyperinverter, w_encoder"):
-        hyperinverter.load(tiny_model, method="psp")
+        hyperinverter.load(tiny_model, method="no_such_method")
     with pytest.raises(UserError, match="device is 'gpu'"):
         hyperinverter.load(tiny_model, device="gpu")
     with pytest.raises(AttributeError):

@@ -1,0 +1,22 @@
+"""HyperStyle: a code in W, then factors by which the generator's weights change for this image, refined several times.
+
+Source: HyperStyle (Alaluf et al., CVPR 2022, arXiv:2111.15666).
+"""
+
+from torch import Tensor
+
+from hyperinverter.inverters.inversion import Inversion
+from hyperinverter.inverters.psp import PspInverter
+
+
+class HyperStyleInverter(PspInverter):
+    """An Inversion is the code, repeated to every style, and weight * delta by parameter name."""
+
+    name = "hyperstyle"
+
+    def settings(self) -> dict[str, str | float | None]:
+        return {"n_iters": self.network.config.n_iters}
+
+    def _invert(self, images: Tensor) -> Inversion:
+        output = self.network(images)
+        return self._inversion(output.ws, self.network.residuals(output.deltas))

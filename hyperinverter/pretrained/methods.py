@@ -1,0 +1,118 @@
+"""Files of the methods that others published: <method>.safetensors beside the generator of a model folder.
+
+`psp`, `e4e`, `restyle` and `hyperstyle` hold everything of the method but its generator, which lies in
+generator.safetensors as for every other method, and which they were trained with.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from hyperinverter.checkpoint import read_model, save_model
+from hyperinverter.config.schema import DomainConfig
+from hyperinverter.models.hyperstyle import HyperStyle, HyperStyleConfig
+from hyperinverter.models.stylegan2 import Generator
+from hyperinverter.models.wplus import WPlusConfig, WPlusModel, build_model
+from hyperinverter.pretrained.files import find_model_folder
+from hyperinverter.pretrained.load import LoadedModel, check_requires, fill, load_model, model_hash
+from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.skip_init import skip_init
+
+PUBLISHED_METHODS = ("psp", "e4e", "restyle", "hyperstyle")
+
+
+@dataclass
+class LoadedMethod(LoadedModel):
+    """A generator and, around it, a published method; `method.decoder` is the generator."""
+
+    method: WPlusModel | HyperStyle | None = None
+
+
+def save_method(
+    path: str | Path,
+    network: WPlusModel | HyperStyle,
+    *,
+    method: str,
+    domain: str,
+    generator_hash: str,
+    info: Mapping[str, Any] | None = None,
+    half: bool = False,
+) -> str:
+    """Write <method>.safetensors and return its weights' hash.
+
+    Args:
+        path: target file, named after the method and beside generator.safetensors.
+        network: as `from_published` gives it; its decoder is left out.
+        method: one of PUBLISHED_METHODS.
+        domain: name of the model.
+        generator_hash: hash of the generator's file; the method is refused with any other generator.
+        info: anything a reader may want to know: source, licence.
+        half: store floating-point tensors as float16.
+    Raises:
+        UserError: HyperStyle without its W encoder, which it cannot work without.
+    """
+    if method not in PUBLISHED_METHODS:
+        raise ValueError(f"method is {method!r}; write one of {', '.join(PUBLISHED_METHODS)}")
+    if isinstance(network, HyperStyle) and (network.w_encoder is None or network.latent_avg is None):
+        raise UserError(
+            "this HyperStyle has no W encoder or no average code, and cannot invert images; read it again with "
+            "w_encoder=FILE (faces_w_encoder.pt) and, where it has none, latent_avg="
+        )
+    decoder = network.decoder
+    if isinstance(network, HyperStyle):
+        resolution = network.config.resolution
+    else:
+        resolution = 2 ** (network.config.num_styles // 2 + 1) if decoder is None else decoder.resolution
+    state = {key: value for key, value in network.state_dict().items() if not key.startswith("decoder.")}
+    config = {"domain": domain, "resolution": resolution, method: network.config.to_json()}
+    requires = {"generator": generator_hash}
+    return save_model(path, state, kind=method, config=config, requires=requires, info=info, half=half)
+
+
+def load_method(source: str | Path | DomainConfig, method: str) -> LoadedMethod:
+    """A published method around its generator, in eval mode.
+
+    Args:
+        source: a model folder by name or path, or a DomainConfig (`weights.folder` names the folder of the file).
+        method: one of PUBLISHED_METHODS.
+    Raises:
+        FileNotFoundError: no such model, or no file of this method; says which command makes it.
+        UserError: the file is damaged, or belongs to another generator.
+    """
+    if method not in PUBLISHED_METHODS:
+        raise ValueError(f"method is {method!r}; write one of {', '.join(PUBLISHED_METHODS)}")
+    folder = find_model_folder((source.weights.folder or source.name) if isinstance(source, DomainConfig) else source)
+    path = folder / f"{method}.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder}: has no {path.name}; make it from the released checkpoint: python scripts/convert.py FILE {path}"
+        )
+    model = load_model(source, with_hyperinverter=False, with_w_encoder=False)
+    file = read_model(path, method)
+    check_requires(file, generator=model.hashes["generator"])
+    try:
+        network = _build(file.config[method], method, model.generator)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: its config describes no {method} ({error}); convert it again") from error
+    fill(network, file.state, path)
+    network.decoder = model.generator
+    hashes = model.hashes | {method: file.hash}
+    loaded = replace(model, hashes=hashes, hash=model_hash(**hashes), folder=folder)
+    return LoadedMethod(**vars(loaded), method=network.eval())
+
+
+def _build(config: dict[str, Any], method: str, generator: Generator) -> WPlusModel | HyperStyle:
+    """The method's networks without its decoder, sizes checked against the generator."""
+    with skip_init():
+        if method == "hyperstyle":
+            network: nn.Module = HyperStyle(HyperStyleConfig.from_json(config))
+            needed = network.config.resolution, generator.resolution
+        else:
+            network = build_model(WPlusConfig.from_json(config))
+            needed = max(network.config.num_styles, generator.num_ws), network.config.num_styles
+    if needed[0] != needed[1] or network.config.w_dim != generator.w_dim:
+        raise ValueError(f"it was made for another size of generator than {generator.resolution} px")
+    return network
