@@ -1,0 +1,186 @@
+"""The catalog of released weights: what each file is, where it is published, under which terms, where it is kept.
+
+The facts stand in catalog.yaml beside this file; this module reads them and says which files are there.
+"""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hyperinverter.config.faults import unknown_name
+from hyperinverter.config.yaml_text import read_yaml
+from hyperinverter.pretrained.files import available_models, search_folders
+from hyperinverter.utils.checkout import REPOSITORY
+from hyperinverter.utils.errors import UserError
+
+CATALOG = Path(__file__).with_name("catalog.yaml")
+FOLDERS = ("published", "nets")  # below a folder of pretrained models
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One released file; the head of catalog.yaml says what each field means."""
+
+    name: str
+    what: str
+    file: str
+    project: str
+    page: str
+    copies: tuple[str, ...]
+    kind: str | None = None
+    domain: str | None = None
+    folder: str = FOLDERS[0]
+    licence: str | None = None
+    size: int | None = None
+    sha256: str | None = None
+    about_mb: int | None = None
+    needs: tuple[str, ...] = ()
+    images: str | None = None
+
+    @property
+    def source(self) -> str:
+        """Who publishes it, on which page."""
+        return f"{self.project} ({self.page})"
+
+    @property
+    def licence_text(self) -> str:
+        return self.licence or "unknown"
+
+    @property
+    def relative(self) -> Path:
+        """Where it is kept, below a folder of pretrained models."""
+        return Path(self.folder) / self.file
+
+    @property
+    def path(self) -> Path:
+        """Where it is, or where it has to be put."""
+        return self.find() or download_folder() / self.relative
+
+    def find(self) -> Path | None:
+        """The file in the search folders: below `published/` or `nets/`, or directly there; None when absent."""
+        for root in search_folders():
+            for candidate in (root / self.relative, root / self.file):
+                if candidate.is_file():
+                    return candidate
+        return None
+
+
+@dataclass(frozen=True)
+class ReleasedModel:
+    """A model folder that can be made from released files.
+
+    Attributes:
+        name: as `hyperinverter.load` takes it.
+        domain: the name of its domain.
+        generator, w_encoder, hyperinverter: the entries that its parts are made from; the discriminator comes with the
+            generator, and E1 with the HyperInverter file where its own is absent.
+    """
+
+    name: str
+    domain: str
+    generator: str
+    w_encoder: str
+    hyperinverter: str
+
+    def entries(self, with_hyperinverter: bool = True) -> list[Entry]:
+        """The fewest files that it can be made from."""
+        second = self.hyperinverter if with_hyperinverter else self.w_encoder
+        return [entry(self.generator), entry(second)]
+
+
+@cache
+def _content() -> dict[str, Any]:
+    content = read_yaml(CATALOG, CATALOG.name)
+    if content.faults:
+        raise ValueError(str(content.faults[0]))
+    return content.values
+
+
+@cache
+def catalog() -> dict[str, Entry]:
+    """Name -> entry, in the order of the file."""
+    content, found = _content(), {}
+    for name, fields in content["entries"].items():
+        project = content["projects"][fields["project"]]
+        values = {"licence": project["licence"], "page": project["page"], **fields}
+        values["images"] = content["images"][values["images"]] if values.get("images") else None
+        for key in ("copies", "needs"):
+            values[key] = tuple(values.get(key, ()))
+        found[name] = Entry(name=name, **values)
+    return found
+
+
+@cache
+def released_models() -> dict[str, ReleasedModel]:
+    """Name -> model folder that released files make."""
+    return {name: ReleasedModel(name, **parts) for name, parts in _content()["models"].items()}
+
+
+def left_out() -> dict[str, str]:
+    """Copy -> why a file that the same projects list is knowingly not in the catalog."""
+    return {copy: group["why"] for group in _content()["left_out"] for copy in group["copies"]}
+
+
+def entry(name: str) -> Entry:
+    """One entry by its name.
+
+    Raises:
+        UserError: there is none; names the closest.
+    """
+    if name not in catalog():
+        raise UserError(unknown_name("released file or model", name, [*catalog(), *released_models()]))
+    return catalog()[name]
+
+
+def entries_of(names: Iterable[str]) -> list[Entry]:
+    """The entries of a mixed list of entries and released models, each once."""
+    found: dict[str, Entry] = {}
+    for name in names:
+        model = released_models().get(name)
+        for each in model.entries() if model else [entry(name)]:
+            found.setdefault(each.name, each)
+    return list(found.values())
+
+
+def entry_of_file(path: Path) -> Entry | None:
+    """The entry whose file name this is; the name is a hint, not a proof."""
+    return next((each for each in catalog().values() if each.file == path.name), None)
+
+
+def download_folder() -> Path:
+    """Where downloads go: the first folder of HYPERINVERTER_MODELS, else `pretrained_models` of the repository.
+
+    Without a repository (an installed package) it is `pretrained_models` of the current folder.
+    """
+    if os.environ.get("HYPERINVERTER_MODELS", "").strip(os.pathsep):
+        return search_folders()[0]
+    at_home = REPOSITORY / "pretrained_models"
+    return at_home if at_home.is_dir() else Path.cwd() / "pretrained_models"
+
+
+def listing() -> str:
+    """A table of the models and files, with what is there, where it comes from and under which licence."""
+    found = {name: each.find() for name, each in catalog().items()}
+    rows = [("name", "kind", "domain", "size", "here", "from", "licence")]
+    for each in catalog().values():
+        path = found[each.name]
+        size = f"{path.stat().st_size / 1e6:.0f} MB" if path else f"~{each.about_mb} MB" if each.about_mb else "?"
+        licence = each.licence_text.split(";")[0]
+        here = "yes" if path else "-"
+        rows.append((each.name, each.kind or "-", each.domain or "-", size, here, each.project, licence))
+    lines = ["Models (each is downloaded and converted by its name):"]
+    for model in released_models().values():
+        folder = available_models().get(model.name)
+        state = f"here: {folder}" if folder else "made from " + ", ".join(each.name for each in model.entries())
+        lines.append(f"  {model.name:<16}{state}")
+    lines += ["", "Files (~: computed from the parameter count, ?: not known):", *aligned(rows)]
+    return "\n".join(lines)
+
+
+def aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    """Rows of equal length as lines of text, columns two spaces apart."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  " + "  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]

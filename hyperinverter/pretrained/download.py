@@ -1,0 +1,166 @@
+"""Download released weights by their catalog name, from their publisher or a mirror, and make model folders of them.
+
+Nothing is downloaded unless it was asked for: by scripts/download.py, or by `hyperinverter.load(..., download=True)`.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+from hyperinverter.config.weights import DownloadConfig
+from hyperinverter.pretrained import lock
+from hyperinverter.pretrained.catalog import (
+    Entry,
+    aligned,
+    download_folder,
+    entries_of,
+    listing,
+    released_models,
+)
+from hyperinverter.pretrained.request import Refused
+from hyperinverter.pretrained.transfer import Fetched, Limits, WrongContent, fetch, hash_file
+from hyperinverter.utils.errors import UserError
+
+# confirm=t answers the question that Drive asks about files too large for its virus scan
+DRIVE = "https://drive.usercontent.google.com/download?id={id}&export=download&confirm=t"
+HUB = "https://huggingface.co"
+
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """Where to fetch from instead of the publisher's copies.
+
+    Attributes:
+        base_url: an address below which the files lie under their catalog names.
+        hub: OWNER/REPO or OWNER/REPO@REVISION on the Hugging Face hub; HF_ENDPOINT and HF_TOKEN are honoured.
+    """
+
+    base_url: str | None = None
+    hub: str | None = None
+
+    def addresses(self, entry: Entry) -> list[str]:
+        """Where an entry can be fetched, best first."""
+        if self.base_url:
+            return [f"{self.base_url.rstrip('/')}/{quote(entry.file)}"]
+        if self.hub:
+            repository, _, revision = self.hub.partition("@")
+            endpoint = os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
+            return [f"{endpoint}/{quote(repository)}/resolve/{quote(revision or 'main', safe='')}/{quote(entry.file)}"]
+        drive, marker = DRIVE, "drive:"
+        return [drive.format(id=c.removeprefix(marker)) if c.startswith(marker) else c for c in entry.copies]
+
+    def headers(self) -> dict[str, str]:
+        token = os.environ.get("HF_TOKEN")
+        return {"Authorization": f"Bearer {token}"} if self.hub and token else {}
+
+
+PUBLISHERS = Mirror()
+
+
+def download_entry(
+    entry: Entry, root: Path | None = None, mirror: Mirror = PUBLISHERS, limits: Limits = DEFAULT_LIMITS
+) -> Path:
+    """The file of an entry, fetched unless it is there; its hash is checked either way.
+
+    Args:
+        entry: what to fetch.
+        root: folder of pretrained models; None: where the file is found, else `download_folder()`.
+        mirror: where from.
+        limits: how patient to be.
+    Raises:
+        UserError: it could not be fetched, or its hash is not the one of the catalog or of the first time; names every
+            copy that was tried and where to put a file fetched by hand.
+    """
+    present = entry.find() if root is None else (root / entry.relative)
+    root = root or download_folder()
+    if present is not None and present.is_file():
+        verify(entry, present, root)
+        print(f"{entry.name}: is here, unchanged: {present}")
+        return present
+    target, refusals = root / entry.relative, []
+    lock.read_lock(root)  # a damaged one is told before, not after, gigabytes were fetched
+    for address in mirror.addresses(entry):
+
+        def accept(fetched: Fetched, address: str = address) -> None:
+            if fetched.told_sha256 and fetched.told_sha256 != fetched.sha256:
+                raise WrongContent(
+                    f"{address}: SHA-256 of what arrived is {fetched.sha256}, the server says {fetched.told_sha256}: "
+                    f"damaged on the way; run the same command again"
+                )
+            lock.check(root, entry, fetched.sha256, fetched.size, address)
+
+        print(f"{entry.name}: {urlsplit(address).netloc} -> {target} (licence: {entry.licence_text})")
+        try:
+            fetched = fetch(address, target, accept, limits=limits, size=entry.size, headers=mirror.headers())
+        except Refused as error:
+            refusals.append(str(error))
+            continue
+        lock.record(root, entry, fetched.sha256, fetched.size, address)
+        print(f"{entry.name}: {fetched.size} bytes, SHA-256 {fetched.sha256}")
+        return target
+    raise UserError(
+        f"{entry.name} could not be fetched:\n  " + "\n  ".join(refusals) + f"\nGet it by hand ({entry.source}) and "
+        f"put it at {target}, or name a mirror: base_url=ADDRESS or hub=OWNER/REPO"
+    )
+
+
+def verify(entry: Entry, path: Path, root: Path) -> str:
+    """The SHA-256 of a file that is there, checked against catalog and lock, and recorded when it is the first.
+
+    Raises:
+        UserError: it is another file than the catalog or the lock says; names both hashes.
+    """
+    sha256, size = hash_file(path)
+    lock.check(root, entry, sha256, size, str(path))
+    lock.record(root, entry, sha256, size)
+    return sha256
+
+
+def download(config: DownloadConfig) -> None:
+    """The command: fetch entries by name; names of models are fetched and converted into model folders."""
+    if config.list or not config.names:
+        print(listing())
+        return
+    root, mirror, limits = _settings(config)
+    for entry in entries_of(config.names):
+        download_entry(entry, root, mirror, limits)
+    for name in config.names:
+        if config.convert and name in released_models():
+            from hyperinverter.pretrained.obtain import make_model
+
+            print(f"{name}: ready in {make_model(name, root=root)}")
+
+
+def describe(config: DownloadConfig) -> str:
+    """What the command would do, for --dry-run."""
+    root, mirror, _ = _settings(config)
+    if not config.names:
+        return "nothing is named: it would list what there is"
+    rows = [("name", "from", "to", "size", "licence")]
+    for entry in entries_of(config.names):
+        size = f"{entry.size / 1e6:.0f} MB" if entry.size else f"~{entry.about_mb} MB" if entry.about_mb else "?"
+        target = (root or download_folder()) / entry.relative
+        here = target if target.is_file() else entry.find() if root is None else None
+        for number, address in enumerate(mirror.addresses(entry)):
+            source = "is here" if here else address
+            rows.append((entry.name if not number else "  or", source, str(here or target), size, entry.licence_text))
+            if here:
+                break
+    return "\n".join(aligned(rows))
+
+
+def _settings(config: DownloadConfig) -> tuple[Path | None, Mirror, Limits]:
+    if config.base_url and config.hub:
+        raise UserError(f"base_url ({config.base_url}) and hub ({config.hub}) are both given; give one of them")
+    if config.hub and not re.fullmatch(r"[\w.-]+/[\w.-]+(@\S+)?", config.hub):
+        raise UserError(f"hub is {config.hub!r}; write OWNER/REPO or OWNER/REPO@REVISION")
+    if config.attempts < 1 or not config.max_gib > 0:
+        raise UserError(f"attempts ({config.attempts}) must be 1 or more, and max_gib ({config.max_gib}) above 0")
+    root = Path(config.output).expanduser() if config.output else None
+    limits = Limits(attempts=config.attempts, max_bytes=int(config.max_gib * 2**30))
+    return root, Mirror(config.base_url, config.hub), limits

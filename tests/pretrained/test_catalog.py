@@ -1,0 +1,107 @@
+"""The catalog: every published link has its place, every entry says what it is, and names lead to files."""
+
+import csv
+from pathlib import Path
+
+import pytest
+from script_runner import ROOT
+
+from hyperinverter.config import list_domains
+from hyperinverter.pretrained import catalog as catalog_module
+from hyperinverter.pretrained.catalog import (
+    FOLDERS,
+    catalog,
+    download_folder,
+    entries_of,
+    entry,
+    entry_of_file,
+    left_out,
+    listing,
+    released_models,
+)
+from hyperinverter.pretrained.published import KINDS
+from hyperinverter.utils.errors import UserError
+
+LINKS = ROOT.parent / "shared/reference/model-links.tsv"
+
+
+@pytest.mark.skipif(not LINKS.is_file(), reason="../shared/reference/model-links.tsv is not here")
+def test_every_published_link_is_in_the_catalog_or_left_out_for_a_reason():
+    with open(LINKS, newline="") as file:
+        links = {row["google-drive id or url"] for row in csv.DictReader(file, delimiter="\t")}
+    known = {copy.removeprefix("drive:") for each in catalog().values() for copy in each.copies}
+    excused = {copy.removeprefix("drive:") for copy in left_out()}
+    assert links - known - excused == set()
+    assert not known & excused
+    assert len({copy for copy in known if copy in links}) == len(links - excused)
+
+
+def test_no_link_is_listed_twice():
+    copies = [copy for each in catalog().values() for copy in each.copies]
+    assert len(copies) == len(set(copies))
+    files = [(each.folder, each.file) for each in catalog().values()]
+    assert len(files) == len(set(files)), "two entries would be kept under one name"
+
+
+@pytest.mark.parametrize("name", catalog())
+def test_an_entry_is_complete(name: str):
+    each = catalog()[name]
+    assert each.what and each.project and each.page and each.copies and each.file == Path(each.file).name
+    assert each.kind is None or each.kind in KINDS
+    assert each.folder in FOLDERS
+    assert set(each.needs) <= set(catalog()) - {name}
+    assert each.licence_text  # a licence, or the word unknown
+    assert each.sha256 is None or (
+        set(each.sha256) <= set("0123456789abcdef") and each.sha256 in (each.file, each.sha256)
+    )
+    for copy in each.copies:
+        assert copy.startswith(("drive:", "https://")), copy
+
+
+def test_released_models_are_made_from_entries_of_their_kinds():
+    assert {"ffhq", "church"} <= set(released_models())
+    for model in released_models().values():
+        assert model.domain in list_domains()
+        kinds = [entry(name).kind for name in (model.generator, model.w_encoder, model.hyperinverter)]
+        assert kinds == ["stylegan2_ada_generator", "w_encoder", "hyperinverter"]
+        assert {model.generator, model.w_encoder} == set(entry(model.hyperinverter).needs), "trained with other weights"
+        assert {entry(name).domain for name in (model.generator, model.hyperinverter)} == {model.domain}
+        assert len(model.entries()) == 2 and len(model.entries(with_hyperinverter=False)) == 2
+
+
+def test_the_twelve_hyperinverter_releases_are_there():
+    ours = [each for each in catalog().values() if each.name.startswith(("hyperinverter_", "w_encoder_"))]
+    assert len(ours) == 12 and {each.project for each in ours} == {"VinAIResearch/HyperInverter"}
+
+
+def test_names_of_models_and_files_may_be_mixed_and_a_wrong_one_is_corrected():
+    names = [each.name for each in entries_of(["church", "moco", "stylegan2_church"])]
+    assert names == ["stylegan2_church", "hyperinverter_psp_church_d256", "moco"]
+    with pytest.raises(UserError, match="did you mean church"):
+        entries_of(["chruch"])
+    assert entry_of_file(Path("/somewhere/ffhq.pkl")).name == "stylegan2_ada_ffhq"
+    assert entry_of_file(Path("mine.pkl")) is None
+
+
+def test_files_are_found_in_their_folder_and_directly_and_shown_in_the_list(tmp_path, monkeypatch):
+    monkeypatch.setenv("HYPERINVERTER_MODELS", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert download_folder() == tmp_path
+    generator = entry("stylegan2_church")
+    assert generator.path == tmp_path / "published" / generator.file
+    (tmp_path / generator.file).write_bytes(b"x" * 1_500_000)
+    assert generator.find() == generator.path == tmp_path / generator.file
+    line = next(line for line in listing().splitlines() if line.strip().startswith("stylegan2_church "))
+    assert " yes " in line and "2 MB" in line and "NVIDIA" in line
+
+
+def test_without_a_repository_downloads_go_below_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.delenv("HYPERINVERTER_MODELS", raising=False)
+    monkeypatch.setattr(catalog_module, "REPOSITORY", tmp_path / "site-packages")
+    monkeypatch.chdir(tmp_path)
+    assert download_folder() == tmp_path / "pretrained_models"
+
+
+def test_the_catalog_travels_with_the_package():
+    assert catalog_module.CATALOG.parent == Path(catalog_module.__file__).parent
+    assert catalog_module.CATALOG.name in (ROOT / "pyproject.toml").read_text()
