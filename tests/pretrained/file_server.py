@@ -110,7 +110,7 @@ def file_server() -> Iterator[FileServer]:
     server = FileServer()
     handler = type("Handler", (_Handler,), {"server_file": server})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        running.daemon_threads = True
+        running.daemon_threads, running.handle_error = True, lambda *_: None  # a client may hang up
         server.address = f"http://127.0.0.1:{running.server_address[1]}"
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         thread.start()
