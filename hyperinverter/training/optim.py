@@ -9,6 +9,7 @@ AdaBelief switched off; its default is another optimiser, kept here under its ow
 import contextlib
 import io
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 from ranger_adabelief import RangerAdaBelief
@@ -21,24 +22,60 @@ LOOKAHEAD_ALPHA = 0.5
 
 
 class QuietRanger(RangerAdaBelief):
-    """The package's optimiser without its prints; Lookahead's slow weights are part of `state_dict`."""
+    """The package's optimiser without its prints; Lookahead's slow weights are part of `state_dict`.
 
-    def __init__(self, params: Iterable[nn.Parameter], **options: object) -> None:
+    Weight decay is the published one, θ shrinks by the factor 1 - lr·weight_decay before each update. (The package
+    scales it with RAdam's step size, 20 times at step 1.) The paper has none.
+    """
+
+    def __init__(self, params: Iterable[nn.Parameter], *, weight_decay: float = 0.0, **options: object) -> None:
         with contextlib.redirect_stdout(io.StringIO()):
-            super().__init__(params, **options)
+            super().__init__(params, weight_decay=0.0, **options)
+        self.weight_decay = weight_decay
+
+    def step(self, closure: None = None) -> None:
+        if self.weight_decay:
+            self._decay()
+        super().step(closure)
+
+    @torch.no_grad()
+    def _decay(self) -> None:
+        for group in self.param_groups:
+            for parameter in (p for p in group["params"] if p.grad is not None):
+                if not self.state[parameter]:  # Lookahead starts from the weights before their first decay
+                    zeros = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+                    self.state[parameter] = {"step": 0, **zeros, "slow_buffer": parameter.detach().clone()}
+                parameter.add_(parameter, alpha=-group["lr"] * self.weight_decay)
 
     def __setstate__(self, state: dict) -> None:
         with contextlib.redirect_stdout(io.StringIO()):
             super().__setstate__(state)
 
 
-def _ranger(adabelief: bool) -> Callable[..., torch.optim.Optimizer]:
-    def build(params: list[nn.Parameter], **options: object) -> torch.optim.Optimizer:
-        # weight_decay stays 0, as in the paper: the package scales it with RAdam's step size (20 times at step 1).
-        fixed = {"k": LOOKAHEAD_STEPS, "alpha": LOOKAHEAD_ALPHA, "weight_decay": 0.0}
-        return QuietRanger(params, adabelief=adabelief, **fixed, **options)
+def ranger(
+    params: Iterable[nn.Parameter],
+    *,
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.95, 0.999),
+    eps: float = 1e-5,
+    k: int = LOOKAHEAD_STEPS,
+    alpha: float = LOOKAHEAD_ALPHA,
+    weight_decay: float = 0.0,
+    adabelief: bool = False,
+) -> torch.optim.Optimizer:
+    """The published Ranger with all of its settings, at their published defaults.
 
-    return build
+    Args:
+        params: on their device.
+        lr: largest rate; RAdam's factor comes on top.
+        betas, eps: of RAdam.
+        k: updates between two pulls of Lookahead.
+        alpha: how far the slow weights follow at each.
+        weight_decay: per unit of lr and update.
+        adabelief: True is the package's own default, another optimiser.
+    """
+    options = {"lr": lr, "betas": tuple(betas), "eps": eps, "k": k, "alpha": alpha, "weight_decay": weight_decay}
+    return QuietRanger(params, adabelief=adabelief, **options)
 
 
 def _adam(params: list[nn.Parameter], **options: object) -> torch.optim.Optimizer:
@@ -49,8 +86,8 @@ def _adam(params: list[nn.Parameter], **options: object) -> torch.optim.Optimize
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": _adam,
-    "ranger": _ranger(adabelief=False),
-    "ranger_adabelief": _ranger(adabelief=True),
+    "ranger": ranger,
+    "ranger_adabelief": partial(ranger, adabelief=True),
 }
 
 

@@ -2,21 +2,19 @@
 
 import copy
 import io
-import json
 import math
 from contextlib import redirect_stdout
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from recorded import Case, names
 from torch import nn
 from torch.nn.functional import conv2d, linear
 
 from hyperinverter.config.schema import OptimizerConfig, Phase1Config
-from hyperinverter.training.optim import OPTIMIZERS, backward_and_step, build_optimizer, restore_optimizer
+from hyperinverter.training.optim import OPTIMIZERS, backward_and_step, build_optimizer, ranger, restore_optimizer
 
-GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
 STEPS = 40
 
 
@@ -114,35 +112,42 @@ def test_phase_1_trains_with_the_papers_optimiser():
     assert (optimizer.k, optimizer.alpha, optimizer.N_sma_threshhold, optimizer.use_gc) == (6, 0.5, 5, True)
 
 
-@pytest.mark.parametrize("case", ["ranger_default", "ranger_options"])
-def test_published_trajectory(case, monkeypatch):
-    """60 recorded steps of the published Ranger: ours in float32, the reference above in float64.
+@pytest.mark.parametrize("name", names("ranger_.*"))
+def test_published_trajectory(name):
+    """The recorded steps of the published Ranger: ours in float32, the reference above in float64; losses too."""
+    case = Case(name)
+    config, tensors = case.info["config"], case.info["tensors"]
+    options = {"lr": 1e-3, "betas": [0.95, 0.999], "eps": 1e-5} | config["kwargs"]
 
-    The options case has weight decay, which the package applies otherwise: there only the reference is held against it.
-    """
-    if not (GOLDEN / f"{case}.json").is_file():
-        pytest.skip(f"no recorded outputs at {GOLDEN}")
-    monkeypatch.syspath_prepend(str(GOLDEN))
-    from fill import make_input
+    def run_recorded(build, dtype):
+        params = [nn.Parameter(case.input(key).to(dtype)) for key in config["parameter_order"]]
+        data = [case.input(key).to(dtype) for key in "XTIJ"]
+        losses = []
 
-    record, arrays = json.loads((GOLDEN / f"{case}.json").read_text()), np.load(GOLDEN / f"{case}.npz")
-    inputs = {key[-1]: torch.from_numpy(make_input(v, record["seed"])) for key, v in record["inputs"].items()}
-    options = {"lr": 1e-3, "betas": [0.95, 0.999], "eps": 1e-5} | record["config"]["kwargs"]
+        def loss(*params):
+            losses.append(objective(*params, *data))
+            return losses[-1]
 
-    def check(build, dtype, suffix):
-        params = [nn.Parameter(inputs[key].to(dtype)) for key in "WbKs"]
-        data = [inputs[name].to(dtype) for name in "XTIJ"]
-        path = run(params, lambda *p: objective(*p, *data), build(params), record["config"]["steps"])
-        picked = torch.cat([path[:, 0:3], path[:, 30:32], path[:, 36:39], path[:, -1:]], dim=1)
-        found = {f"final_{key}": value.detach() for key, value in zip("WbKs", params, strict=True)}
-        for key, value in {**found, "trajectory": picked}.items():
-            wanted, atol = arrays[key + suffix].ravel(), record["tensors"][key]["atol"]
-            np.testing.assert_allclose(value.numpy().ravel(), wanted, rtol=0, atol=atol, err_msg=key)
+        path = run(params, loss, build(params), config["steps"])
+        found = {f"final_{key}": value for key, value in zip(config["parameter_order"], params, strict=True)}
+        found["trajectory"] = torch.cat([path[:, 0:3], path[:, 30:32], path[:, 36:39], path[:, -1:]], dim=1)
+        found["loss_per_step"] = torch.stack(losses)
+        assert set(found) == set(tensors)
+        return found
 
-    check(lambda params: ReferenceRanger(params, **options), torch.float64, ".f64")
-    if case == "ranger_default":
-        config = OptimizerConfig(name="ranger", lr=options["lr"], betas=options["betas"], eps=options["eps"])
-        check(lambda params: build_optimizer(params, config), torch.float32, "")
+    for key, value in run_recorded(lambda params: ranger(params, **options), torch.float32).items():
+        case.compare(key, value)
+    for key, value in run_recorded(lambda params: ReferenceRanger(params, **options), torch.float64).items():
+        wanted, entry = case.arrays[f"{key}.f64"].ravel(), tensors[key]
+        sample = value.detach().flatten()[:: entry["stride"]].numpy()
+        np.testing.assert_allclose(sample, wanted, rtol=0, atol=entry["atol"], err_msg=key)
+
+
+def test_defaults_are_those_of_the_papers_optimiser():
+    params, loss = small_problem()
+    twins = [nn.Parameter(p.detach().clone()) for p in params]
+    config = OptimizerConfig(name="ranger", lr=1e-3, betas=[0.95, 0.999], eps=1e-5)
+    assert torch.equal(run(params, loss, ranger(params), 15), run(twins, loss, build_optimizer(twins, config), 15))
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
