@@ -53,11 +53,11 @@ def read_layerwise_encoder(content: Any, source: str, given: dict[str, Any]) -> 
     Trunk, number of styles, feature channels and feature size are inferred.
 
     Options: `input_size` (256) and `strides` of the four stages (as published), which the tensors do not tell;
-    `n_styles`, `output_size` (of the generator, px) and `encoder_type`, as the tensors say.
+    `n_styles`, `output_size` (of the generator, px), `encoder_type` and `feature_size`, as the tensors say.
     """
     what = "a layer-wise encoder (E2)"
-    known = {"input_size": 256, "strides": None, "n_styles": None, "output_size": None, "encoder_type": None}
-    chosen = options(given, known, what)
+    read_off = ("n_styles", "output_size", "encoder_type", "feature_size")
+    chosen = options(given, {"input_size": 256, "strides": None} | dict.fromkeys(read_off), what)
     prefixes = ("w_bar_encoder.", "encoder.", "module.", "")
     keys, ignored = _one_network(content, what, source, prefixes, STEMS)
     network, config = released_parts.layerwise_encoder(keys, **chosen)

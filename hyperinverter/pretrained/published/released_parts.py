@@ -46,6 +46,7 @@ def layerwise_encoder(
     n_styles: int | None = None,
     output_size: int | None = None,
     encoder_type: str | None = None,
+    feature_size: int | None = None,
 ) -> tuple[LayerwiseEncoder, dict[str, Any]]:
     """E2 and what builds it again."""
     trunk, channels = _trunk(keys, input_size, strides)
@@ -62,7 +63,7 @@ def layerwise_encoder(
     config = LayerwiseEncoderConfig(
         **asdict(trunk),
         feature_channels=keys.shape("styles.0.convs.0.weight")[0],
-        feature_size=_feature_size(keys, trunk, [heads.count(style) for style in range(found)]),
+        feature_size=_feature_size(keys, trunk, [heads.count(style) for style in range(found)], feature_size),
     )
     with skip_init():
         network = LayerwiseEncoder(config, num_styles=found)
@@ -154,22 +155,22 @@ def _trunk(keys: Keys, input_size: int, strides: Sequence[int] | None) -> tuple[
     return (config if strides is None else replace(config, strides=list(strides))), channels
 
 
-def _feature_size(keys: Keys, trunk: EncoderConfig, convolutions: list[int]) -> int:
+def _feature_size(keys: Keys, trunk: EncoderConfig, convolutions: list[int], told: int | None) -> int:
     """Side in px of every head's output: the one to which each head's stride-2 convolutions lead from its own map.
 
-    A head on a map that has this side already has one convolution of stride 1.
+    A head on a map that has this side already has one convolution, of stride 1; its tensors are those of one halving,
+    so such an encoder (never released) must tell its feature_size.
     """
     after_stem = (trunk.input_size - 1) // trunk.stem_stride + 1
     sides = list(accumulate(trunk.strides, lambda side, stride: (side - 1) // stride + 1, initial=after_stem))
     maps = [sides[4 - pyramid_level(style)] for style in range(len(convolutions))]  # coarse: after the last stage
-    for size in (maps[0] >> convolutions[0], maps[0]):
-        if size > 0 and all(
-            side == size << n or (side == size and n == 1) for side, n in zip(maps, convolutions, strict=True)
-        ):
-            return size
+    size = maps[0] >> convolutions[0] if told is None else told
+    fits = [side == size << n or (side == told and n == 1) for side, n in zip(maps, convolutions, strict=True)]
+    if size > 0 and all(fits):
+        return size
     raise keys.fault(
         f"its heads have {convolutions} convolutions on maps of {maps} px, which do not all end at one size; give the "
-        f"input_size and strides that it was trained with"
+        f"input_size, strides or feature_size that it was trained with"
     )
 
 
