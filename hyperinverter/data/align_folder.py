@@ -9,7 +9,7 @@ from PIL import Image
 
 from hyperinverter.config.schema import EditConfig
 from hyperinverter.data.align import NoFaceError, align
-from hyperinverter.data.sources import open_source
+from hyperinverter.data.sources import open_source, spare_inputs
 from hyperinverter.utils.decode import BadImageError
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_atomically
@@ -39,6 +39,7 @@ def align_folder(config: EditConfig) -> dict[str, Path]:
     left_out: dict[str, str] = {}
     rows: list[list[Image.Image]] = []
     side = min(config.domain.resolution, 256)  # px, of the sheet's cells
+    places = set(source.places())
     stems = Counter(str(PurePosixPath(name).with_suffix("")) for name in source.names)
     for index, name in enumerate(source.names):
         try:
@@ -50,6 +51,8 @@ def align_folder(config: EditConfig) -> dict[str, Path]:
             continue
         stem = str(PurePosixPath(name).with_suffix(""))
         file = f"{stem if stems[stem] == 1 else name}.png"  # a.jpg beside a.png keeps its suffix
+        for written in (file, "sheet.png"):
+            spare_inputs(output / written, places)
         files[name] = save_image(face.image, output / file)
         records[name] = {
             "file": file,

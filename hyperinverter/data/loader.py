@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from hyperinverter.config.schema import DataConfig, DomainConfig
+from hyperinverter.data.fit import FitNotes
 from hyperinverter.data.generated import GeneratedSource
 from hyperinverter.data.sampler import sample_indices
 from hyperinverter.data.sources import ImageSource, Subset, open_source
 from hyperinverter.data.transforms import flips_at, mirror
-from hyperinverter.utils.decode import BadImageError, is_square, to_tensor
+from hyperinverter.utils.decode import BadImageError, to_tensor
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import from_uint8
 
@@ -61,8 +62,7 @@ class Batches:
         self.seed = seed
         self.flip = flip
         self.bad_files: dict[str, str] = {}  # name -> reason
-        self.cropped: set[str] = set()  # not square: centre-cropped
-        self.enlarged: set[str] = set()  # smaller than R
+        self.fit = FitNotes(resolution)
         shape = (len(source), 3, resolution, resolution)
         fits = int(np.prod(shape)) <= cache_mib * 2**20
         self._cache = np.empty(shape, np.uint8) if fits else None
@@ -119,14 +119,9 @@ class Batches:
     def report(self) -> list[str]:
         """What happened to files so far, one line each: skipped, ignored, cropped, enlarged."""
         lines = [f"unreadable, skipped: {name}: {reason}" for name, reason in sorted(self.bad_files.items())]
-        for what, files in (
-            ("ignored, no image by their extension", self.source.ignored),
-            ("not square, centre-cropped", sorted(self.cropped)),
-            (f"smaller than {self.resolution} px, enlarged", sorted(self.enlarged)),
-        ):
-            if files:
-                lines.append(f"{what}: {len(files)} files, such as {files[0]}")
-        return lines
+        if ignored := self.source.ignored:
+            lines.append(f"ignored, no image by their extension: {len(ignored)} files, such as {ignored[0]}")
+        return lines + self.fit.report()
 
     def _read_many(self, indices: list[int], upcoming: list[int]) -> list[np.ndarray | None]:
         if self._pool is None:
@@ -154,7 +149,7 @@ class Batches:
             self.bad_files[name] = error.reason
             logger.warning("skipped unreadable image %s", error)
             return None
-        self._note_size(name, image.size)
+        self.fit.note(name, image.size)
         pixels = to_tensor(image, self.resolution).numpy()
         self._keep(index, pixels)
         return pixels
@@ -163,16 +158,6 @@ class Batches:
         if self._cache is not None:
             self._cache[index] = pixels
             self._cached[index] = True
-
-    def _note_size(self, name: str, size: tuple[int, int]) -> None:
-        if not is_square(size):
-            if not self.cropped:
-                logger.warning("%s is %d x %d: images that are not square are centre-cropped", name, *size)
-            self.cropped.add(name)
-        if min(size) < self.resolution:
-            if not self.enlarged:
-                logger.warning("%s is %d x %d: images below %d px are enlarged", name, *size, self.resolution)
-            self.enlarged.add(name)
 
     def _next_good(self, index: int) -> tuple[int, np.ndarray]:
         for step in range(1, len(self)):

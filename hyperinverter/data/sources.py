@@ -50,7 +50,8 @@ class ImageSource:
         raise TypeError(f"{type(self).__name__} must define read_bytes")
 
     def places(self) -> list[Path]:
-        """Where each image lies, symbolic links followed: by it two roots that hold the same image are told."""
+        """Where each image lies, symbolic links followed: tells two roots that hold the same image, and results that
+        would be written over it."""
         raise TypeError(f"{type(self).__name__} must define places")
 
     def read(self, index: int) -> Image.Image:
@@ -127,6 +128,9 @@ class ConcatSource(ImageSource):
         part, inner = self._locations[index]
         return part.read_bytes(inner)
 
+    def places(self) -> list[Path]:
+        return [place for part in self.parts for place in part.places()]
+
 
 class Subset(ImageSource):
     """Some images of another source, in the given order."""
@@ -138,6 +142,10 @@ class Subset(ImageSource):
 
     def read_bytes(self, index: int) -> bytes:
         return self.source.read_bytes(self.indices[index])
+
+    def places(self) -> list[Path]:
+        places = self.source.places()
+        return [places[i] for i in self.indices]
 
 
 class PerProcess:
@@ -196,6 +204,18 @@ def open_source(root: str | Path | list[str], kind: str = "auto", max_images: in
     if max_images is not None and max_images < len(source):
         source = Subset(source, list(range(max_images)))
     return source
+
+
+def spare_inputs(target: Path, places: set[Path]) -> None:
+    """Refuse to write a result over an image that was read.
+
+    Raises:
+        UserError: `target` is one of `places`.
+    """
+    if target.resolve() in places:
+        raise UserError(
+            f"{target} is one of the images to work on, and a result would replace it; give another output="
+        )
 
 
 def _expand(root: str) -> list[Path]:

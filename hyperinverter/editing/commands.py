@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hyperinverter.checkpoint import write_atomically
 from hyperinverter.config.schema import EditConfig
+from hyperinverter.data.sources import spare_inputs
 from hyperinverter.editing.directions import Direction, edit, in_w, load_direction
 from hyperinverter.editing.inputs import Inputs, Photo
 from hyperinverter.editing.interpolation import interpolate
@@ -74,6 +75,8 @@ def invert_images(config: EditConfig) -> dict:
     rows, captions, records = [], [], []
     inputs = Inputs(config, inverter)
     for photo in inputs:
+        for name in (f"{photo.label}.png", "sheet.png"):
+            spare_inputs(output / name, inputs.places)
         photo.inversion.save(output / f"{photo.label}.safetensors")
         phase1 = inverter.render(photo.inversion.without_weights()).cpu()[0]
         phase2 = inverter.render(photo.inversion).cpu()[0]
@@ -204,6 +207,7 @@ def _finish(config: EditConfig, inverter: Inverter, inputs: Inputs, command: str
         },
         "align": config.align,
         "skipped": inputs.skipped,
+        "notes": inputs.fit.report(),
     }
     path = Path(config.output) / "results.json"
     with write_atomically(path) as temporary:

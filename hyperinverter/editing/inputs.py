@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from hyperinverter.config.schema import EditConfig
+from hyperinverter.data.fit import FitNotes
 from hyperinverter.data.sources import open_source
 from hyperinverter.inverters import Inversion, Inverter
 from hyperinverter.utils.decode import BadImageError, to_tensor
@@ -38,7 +39,8 @@ class Photo:
 class Inputs:
     """The photos of `config.data.root`, inverted batch by batch in the order given.
 
-    `skipped` fills with name -> reason while iterating: unreadable files, and photos without a face under align=true.
+    `skipped` fills with name -> reason while iterating: unreadable files, and photos without a face under align=true;
+    `fit` with what had to be cropped or enlarged. `places` are the files of all photos, known once iterating begins.
 
     Raises (while iterating):
         UserError: no input was named, none could be used, or on_bad_file is refuse and one cannot be used.
@@ -48,6 +50,8 @@ class Inputs:
     def __init__(self, config: EditConfig, inverter: Inverter) -> None:
         self.config, self.inverter = config, inverter
         self.skipped: dict[str, str] = {}
+        self.fit = FitNotes(inverter.resolution)
+        self.places: set[Path] = set()
         self._labels = {"sheet", "frames"}  # names of the commands' own files: a photo sheet.jpg must not meet them
 
     def __iter__(self) -> Iterator[Photo]:
@@ -76,12 +80,13 @@ class Inputs:
         roots = [data.root] if isinstance(data.root, str) else (data.root or [])
         if not roots:
             raise UserError("no images were given; name files, folders or zips, or set data.root=FOLDER")
+        sources = [None if Path(root).suffix == ".safetensors" else open_source(root) for root in roots]
+        self.places = {place for source in sources if source for place in source.places()}
         left = data.max_images if data.max_images is not None else float("inf")
-        for root in roots:
-            if Path(root).suffix == ".safetensors":
+        for root, source in zip(roots, sources, strict=True):
+            if source is None:
                 yield root, Inversion.load(Path(root).expanduser())
                 continue
-            source = open_source(root)
             for index in range(len(source)):
                 if left <= 0:
                     return
@@ -102,6 +107,7 @@ class Inputs:
                 item = align_face(item, max(self.inverter.resolution, ALIGNED_SIZE), name)
             except NoFaceError as error:
                 return self._bad(name, str(error))
+        self.fit.note(name, item.size)
         return from_uint8(to_tensor(item, self.inverter.resolution))
 
     def _bad(self, name: str, reason: str) -> None:

@@ -9,6 +9,7 @@ which codes hardly vary, and moving along it changes little in the image; the pa
 import csv
 import gzip
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -121,16 +122,25 @@ def rows_of(names: list[str], labels: dict[str, dict[str, str]]) -> list[dict[st
     return [labels.get(name) or labels.get(PurePosixPath(name).name) for name in names]
 
 
+def check_column(rows: Iterable[dict[str, str]], column: str) -> str:
+    """The name of a labels' column without the "-" that flips it.
+
+    Raises:
+        UserError: no such column (lists them).
+    """
+    name, row = column.removeprefix("-"), next(iter(rows))
+    if name not in row:
+        raise UserError(f"labels have no column {name!r}; columns: {', '.join(key for key in row if key != 'file')}")
+    return name
+
+
 def attribute_values(rows: list[dict[str, str]], column: str) -> np.ndarray:
     """A column of 0/1 (or -1/1) as bool [n]; a leading "-" in `column` flips it.
 
     Raises:
         UserError: no such column (lists them), or another value in it.
     """
-    flip, name = column.startswith("-"), column.removeprefix("-")
-    if name not in rows[0]:
-        columns = ", ".join(key for key in rows[0] if key != "file")
-        raise UserError(f"labels have no column {name!r}; columns: {columns}")
+    flip, name = column.startswith("-"), check_column(rows, column)
     values = [(row[name] or "").strip() for row in rows]
     unknown = sorted(set(values) - {"0", "1", "-1"})
     if unknown:

@@ -15,7 +15,14 @@ from hyperinverter.config.schema import DirectionConfig
 from hyperinverter.data.loader import Batches
 from hyperinverter.data.sources import open_source
 from hyperinverter.editing.directions import save_direction
-from hyperinverter.editing.learn import attribute_values, held_out_mask, learn_direction, read_labels, rows_of
+from hyperinverter.editing.learn import (
+    attribute_values,
+    check_column,
+    held_out_mask,
+    learn_direction,
+    read_labels,
+    rows_of,
+)
 from hyperinverter.inverters import Inverter, load
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.seeding import seed_everything
@@ -43,6 +50,8 @@ def learn_directions(config: DirectionConfig) -> dict:
             raise UserError(f"{key} is empty; write for instance {example}")
     seed_everything(config.seed, config.threads)
     labels = read_labels(config.labels)
+    for column in config.attributes.values():
+        check_column(labels.values(), column)  # a wrong one is told before all photos are encoded
     inverter = load(config.model or config.domain, "w_encoder", config.device)
     output = Path(config.output)
     ws, names = photo_codes(config, inverter, output / "codes.safetensors")
@@ -126,7 +135,9 @@ def photo_codes(config: DirectionConfig, inverter: Inverter, cache: Path) -> tup
     for line in batches.report():
         print(line)
     if not codes:
-        raise UserError(f"none of the {len(source)} files in data.root {data.root} can be read as an image")
+        raise UserError(
+            f"none of the {len(source)} files in data.root {data.root} can be read as an image; give others"
+        )
     ws = torch.cat(codes)
     metadata = {"format": CODES_FORMAT, "key": key, "names": json.dumps(names)}
     with write_atomically(cache) as temporary:

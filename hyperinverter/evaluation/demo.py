@@ -168,7 +168,7 @@ def check_weights(domain: DomainConfig) -> None:
         files = [folder / file for file in domain.directions.values()]
         missing = [f"{file}: learn it with scripts/learn_direction.py" for file in files if not file.is_file()]
     if missing:
-        listed = "\n  ".join(missing)
+        listed = "\n  ".join(dict.fromkeys(missing))  # without its folder every part is missing for one reason
         raise UserError(
             f"the demo works with trained weights of {domain.name}, and these are missing:\n  {listed}\n"
             "A clone holds those of faces64 in pretrained_models/faces64: restore them with git, or name the folder "

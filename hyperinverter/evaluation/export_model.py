@@ -30,13 +30,16 @@ def export_model(config: ExportConfig) -> dict[str, float]:
     source, target = find_model_folder(config.model), Path(config.output)
     if source.resolve() == target.resolve():
         raise UserError(f"model and output are the same folder ({source}); give another output")
+    paths = {part: source / f"{part}.safetensors" for part in (*UNCHANGED, "hyperinverter")}
+    for part, path in paths.items():
+        if part != "discriminator" and not path.is_file():
+            raise UserError(f"{source}: has no {path.name}; give the model folder of a finished Phase II run")
     for part in UNCHANGED:
-        path = source / f"{part}.safetensors"
-        if path.is_file() or part != "discriminator":
-            copy_checked(path, target / path.name)
+        if paths[part].is_file():
+            copy_checked(paths[part], target / paths[part].name)
     for path in sorted(source.glob("directions/*.safetensors")):
         copy_checked(path, target / "directions" / path.name)
-    file = read_model(source / "hyperinverter.safetensors", "hyperinverter")
+    file = read_model(paths["hyperinverter"], "hyperinverter")
     save_model(
         target / "hyperinverter.safetensors",
         file.state,

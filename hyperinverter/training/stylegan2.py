@@ -79,8 +79,8 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
         Run(output, config, progress.step) as run,
         tqdm(total=schedule.max_steps, initial=progress.step, mininterval=1) as bar,
     ):
-        origin = f"resumed at step {progress.step}" if progress.step else config.init_from or "random weights"
-        run.log(f"StyleGAN2 on {device}: {len(data)} training and {len(photos)} validation images; from {origin}")
+        origin = f"resumed at step {progress.step}" if progress.step else f"from {config.init_from or 'random weights'}"
+        run.log(f"StyleGAN2 on {device}: {len(data)} training and {len(photos)} validation images; {origin}")
         if distance.name is None:
             run.log(f"no distance to held-out photos is measured: {distance.reason}")
         for line in resumed.notes:

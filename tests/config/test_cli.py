@@ -96,6 +96,25 @@ def test_users_mistakes_are_plain_and_faults_in_the_code_are_not(capsys: pytest.
         run(do="stumble")
 
 
+def test_output_is_checked_before_the_command_begins(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    (tmp_path / "notes.txt").write_text("mine")
+    assert exit_code(f"output={tmp_path / 'notes.txt'}/run", do="refuse") == 2
+    assert "notes.txt is not a folder; give another output=FOLDER" in capsys.readouterr().err
+
+
+def test_output_may_begin_with_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Shells leave the ~ of output=~/runs alone; a folder of that name in the current one is not what was meant."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run("output=~/runs").output == str(tmp_path / "runs")
+
+
+def test_a_closed_pipe_ends_quietly(tmp_path: Path):
+    script = f"{sys.executable} {ROOT / 'scripts/train_phase2.py'} --print-config"
+    command = f"set -o pipefail; {script} | true; echo code $?"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == "code 141\n" and not done.stderr, done
+
+
 def test_control_c_ends_quietly(capsys: pytest.CaptureFixture[str]):
     assert exit_code(do="stop") == 130
     assert "the same command goes on" in capsys.readouterr().err

@@ -123,6 +123,15 @@ def test_folder_of_photos(tmp_path):
 
 
 @needs_faces
+def test_a_crop_is_never_written_over_its_photo(tmp_path):
+    astronaut().save(tmp_path / "eileen.png")
+    data = DataConfig(root=str(tmp_path))
+    with pytest.raises(UserError, match=r"eileen\.png is one of the images to work on"):
+        align_folder(EditConfig(domain=DomainConfig(resolution=64), data=data, output=str(tmp_path)))
+    assert Image.open(tmp_path / "eileen.png").size == (512, 512)
+
+
+@needs_faces
 @needs_photos
 @pytest.mark.slow
 def test_real_photos_of_every_kind():

@@ -126,7 +126,7 @@ def test_cropped_and_enlarged_images_are_reported(photos):
     (photos / "notes.txt").write_text("")
     batches = Batches(open_source(photos), R)
     batches.get(0, 13)
-    assert batches.cropped == {"wide.png"} and batches.enlarged == {"tiny.png"}
+    assert batches.fit.cropped == {"wide.png"} and batches.fit.enlarged == {"tiny.png"}
     assert batches.report() == [
         "ignored, no image by their extension: 1 files, such as notes.txt",
         "not square, centre-cropped: 1 files, such as wide.png",

@@ -154,6 +154,27 @@ def test_what_cannot_be_used_is_refused_with_a_reason(config, photos, tmp_path):
         invert_images(config(tmp_path / "absent.jpg"))
 
 
+def test_a_result_is_never_written_over_its_input(config, photos, tmp_path):
+    """scripts/invert.py photos output=photos used to replace every photo with its reconstruction."""
+    before = (photos / "a.png").read_bytes()
+    for roots in ([photos], [photos / "sub", photos / "a.png"]):
+        wanted = config(*roots)
+        wanted.output = str(photos)
+        with pytest.raises(UserError, match=r"a\.png is one of the images to work on"):
+            invert_images(wanted)
+    assert (photos / "a.png").read_bytes() == before
+
+
+def test_cropped_and_enlarged_photos_are_told(config, tmp_path, caplog):
+    Image.new("RGB", (30, 8)).save(tmp_path / "wide.png")
+    results = invert_images(config(tmp_path / "wide.png"))
+    assert "wide.png is 30 x 8: images that are not square are centre-cropped" in caplog.text
+    assert [line.split(":")[0] for line in results["notes"]] == [
+        "not square, centre-cropped",
+        "smaller than 16 px, enlarged",
+    ]
+
+
 def test_another_models_inversion_is_refused(config, other_tiny_model, tmp_path):
     load(other_tiny_model).invert(torch.zeros(1, 3, 16, 16)).save(tmp_path / "foreign.safetensors")
     with pytest.raises(UserError, match="was made by model micro"):

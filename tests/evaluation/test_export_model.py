@@ -38,3 +38,6 @@ def test_too_large_a_change_and_missing_settings_are_refused(tiny_model, tmp_pat
         export_model(ExportConfig(output=str(tmp_path / "y")))
     with pytest.raises(UserError, match="same folder"):
         export_model(ExportConfig(model=str(tiny_model), output=str(tiny_model)))
+    with pytest.raises(UserError, match=r"has no generator\.safetensors; give the model folder of a finished Phase II"):
+        export_model(ExportConfig(model=str(tmp_path), output=str(tmp_path / "z")))
+    assert not (tmp_path / "z").exists()
