@@ -36,8 +36,10 @@ class Stored:
         changes: entries of `meta` to write otherwise, for damaged files.
     """
 
-    def __init__(self, module: nn.Module, class_name: str, kwargs: dict | None = None, **changes) -> None:
-        self.module, self.class_name, self.changes = module, class_name, changes
+    def __init__(
+        self, module: nn.Module, class_name: str, kwargs: dict | None = None, changes: dict | None = None
+    ) -> None:
+        self.module, self.class_name, self.changes = module, class_name, changes or {}
         self.kwargs = EasyDict(kwargs or {})
 
     def __reduce__(self):

@@ -118,6 +118,6 @@ def _read_safetensors(path: Path, data: memoryview) -> tuple[dict[str, Any], dic
         with safe_open(str(path), framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except SafetensorError as error:
-        if "Incomplete" in str(error) or "Invalid" not in str(error):
+        if "incomplete" in str(error).lower():
             raise cut_short(f"safetensors: {shown(str(error))}") from error
         raise Refused(f"it is a damaged safetensors file ({shown(str(error))})") from error

@@ -189,7 +189,7 @@ class Machine:
         try:
             self.push(target.make(self.budget, *arguments))
         except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # what wrong arguments make of them
-            raise Refused(f"it calls {target.name} with arguments that do not fit it ({shown(error)})") from error
+            raise Refused(f"it calls {target.name} with arguments that do not fit it ({shown(str(error))})") from error
 
     def build(self) -> None:
         state = self.pop()

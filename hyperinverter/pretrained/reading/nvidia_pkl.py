@@ -46,9 +46,9 @@ class Network:
             raise Refused("a network in it is not described by a mapping")
         kind, version = meta.get("type"), meta.get("version")
         if kind != "class" or type(version) is not int or version != VERSION:
+            told = version if type(version) is int else f"<{type(version).__name__}>"
             raise Refused(
-                f"a network in it is stored as {shown(kind)!r} of version {shown(version)}; known is 'class' of "
-                f"version {VERSION}",
+                f"a network in it is stored as {shown(kind)} of version {told}; known is class of version {VERSION}",
                 "save it again with the persistence.py of NVlabs/stylegan2-ada-pytorch or NVlabs/stylegan3",
             )
         self.class_name, self.fields = meta.get("class_name"), meta.get("state")
