@@ -39,7 +39,8 @@ def trunk_of(state: Mapping[str, Tensor], input_size: int = 256) -> tuple[Encode
     stem = state[stem_key]
     # The convolution that sets a unit's width; body.3.res_layer.3.weight or body.3.conv2.weight.
     pattern = re.compile(r"body\.(\d+)\." + (r"conv2" if kind == "resnet" else r"res_layer\.3") + r"\.weight")
-    found = {int(match[1]): state[key].shape[0] for key in state if (match := pattern.fullmatch(key))}
+    units = {int(match[1]): value for key, value in state.items() if (match := pattern.fullmatch(key))}
+    found = {number: value.shape[0] for number, value in units.items() if value.ndim == 4}
     if stem.ndim != 4 or not found or sorted(found) != list(range(len(found))):
         raise ValueError(f"its trunk is not whole: {stem_key} has shape {tuple(stem.shape)}, units found: {len(found)}")
     if kind == "ir" and "body.0.res_layer.5.fc1.weight" in state:

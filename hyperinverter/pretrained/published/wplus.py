@@ -5,6 +5,7 @@ pSp's GradualStyleEncoder and e4e's Encoder4Editing have equal tensors, and so h
 kind, the run's `opts` or the option `encoder_type` tell them apart. Letters: L styles, w_dim numbers of a style vector.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hyperinverter.config.schema import EncoderConfig
 from hyperinverter.models.backbones import trunk_of
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.wplus import ENCODERS, ReStyleModel, WPlusConfig, WPlusModel, build_model
@@ -21,6 +23,7 @@ from hyperinverter.models.wplus.model import RESTYLE_ITERATIONS
 from hyperinverter.pretrained.published.container import UNUSED, prefix_of, unwrap
 from hyperinverter.pretrained.published.door import Published
 from hyperinverter.pretrained.published.keys import Keys, agree, options
+from hyperinverter.pretrained.published.rosinality import read_generator
 from hyperinverter.utils.skip_init import skip_init
 
 STEMS = ("input_layer.0.weight", "conv1.weight")  # of an IR or IR-SE trunk, of a ResNet trunk
@@ -38,6 +41,15 @@ TRAINING_STATE = {
     "discriminator_state_dict": "the discriminator of codes, which only training needs",
     "discriminator_optimizer_state_dict": "an optimiser's state",
     "best_val_loss": "a note of the training run",
+}
+# what is read from a run's options, and of which type it must be to count
+READ_OPTS = {
+    "encoder_type": str,
+    "dataset_type": str,
+    "start_from_latent_avg": bool,
+    "n_iters_per_batch": int,
+    "output_size": int,
+    "stylegan_size": int,
 }
 OPTS = "the training run's options; what the tensors cannot tell was read from them"
 INFERRED = ("n_styles", "input_nc", "output_size", "stylegan_size", "learn_in_w")
@@ -82,15 +94,11 @@ def _read(content: Any, source: str, given: dict[str, Any], family: str) -> tupl
     found = open_checkpoint(content, what, source, "encoder.", STEMS)
     keys = found.keys
     encoder = found.part("encoder.")
-    decoder = found.decoder()
-
-    def choose(name: str, default: Any) -> Any:
-        return next((value for value in (chosen[name], found.opts.get(name)) if value is not None), default)
-
     average = average_code(keys, chosen["latent_avg"] if chosen["latent_avg"] is not None else found.latent_avg)
+    decoder = found.decoder(average)
     config = _sizes(keys, encoder, family, chosen, found.opts, decoder, average)
     average = fitting_average(keys, average, config.num_styles, config.w_dim)
-    is_added = bool(choose("start_from_latent_avg", average is not None)) or is_restyle
+    is_added = bool(found.choose(chosen, "start_from_latent_avg", average is not None)) or is_restyle
     if is_added and average is None and not is_restyle:
         raise keys.fault(
             "start_from_latent_avg is set, but it has no latent_avg; give latent_avg=[w_dim] or [L, w_dim], or "
@@ -98,9 +106,9 @@ def _read(content: Any, source: str, given: dict[str, Any], family: str) -> tupl
         )
     config.average_rows = 0 if average is None else len(average)
     config.start_from_latent_avg = is_added
-    config.wide = "cars" in (choose("dataset_type", "") or "")
+    config.wide = "cars" in found.choose(chosen, "dataset_type", "")
     if is_restyle:
-        config.n_iters = int(choose("n_iters_per_batch", RESTYLE_ITERATIONS))
+        config.n_iters = iterations(keys, found.choose(chosen, "n_iters_per_batch", RESTYLE_ITERATIONS))
     try:
         with skip_init():
             network = build_model(config)
@@ -130,18 +138,21 @@ class Checkpoint:
     ignored: dict[str, str]
     prefix: str | None
 
+    def choose(self, given: Mapping[str, Any], name: str, default: Any) -> Any:
+        """An option that was given, else the training run's, else the default."""
+        return next((value for value in (given[name], self.opts.get(name)) if value is not None), default)
+
     def part(self, name: str) -> dict[str, Tensor]:
         """The tensors of one network, without its prefix; all of them where there is only one."""
         return self.keys.take_prefix("" if self.prefix is None else self.prefix + name)
 
-    def decoder(self) -> Generator | None:
-        """The generator, where the checkpoint holds it."""
+    def decoder(self, average: Tensor | None) -> Generator | None:
+        """The generator, where the checkpoint holds it; its w_avg is the average code."""
         state = {} if self.prefix is None else self.keys.take_prefix(self.prefix + "decoder.")
         if not state:
             return None
-        from hyperinverter.pretrained.published.rosinality import read_generator
-
-        decoder, report = read_generator(state, f"{self.keys.source} (decoder)", {})
+        given = {} if average is None else {"latent_avg": average.mean(0) if len(average) > 1 else average[0]}
+        decoder, report = read_generator(state, f"{self.keys.source} (decoder)", given)
         self.ignored |= {f"decoder.{key}": why for key, why in report.ignored.items()}
         return decoder.eval()
 
@@ -167,7 +178,8 @@ def open_checkpoint(content: Any, what: str, source: str, network: str, marks: t
         ignored = {name: why for name, why in TRAINING_STATE.items() if entries.pop(name, None) is not None}
         if opts is not None:
             ignored["opts"] = OPTS
-        opts = dict(opts if isinstance(opts, Mapping) else vars(opts) if hasattr(opts, "__dict__") else {})
+        opts = opts if isinstance(opts, Mapping) else {}
+        opts = {name: opts[name] for name, kind in READ_OPTS.items() if isinstance(opts.get(name), kind)}
         if "state_dict" not in entries:  # flat: notes of the run may lie beside the tensors
             ignored |= {name: UNUSED[name] for name in UNUSED if entries.pop(name, None) is not None}
     state, unused = unwrap(entries, what, source)
@@ -186,6 +198,20 @@ def average_code(keys: Keys, value: Any) -> Tensor | None:
         shape = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
         raise keys.fault(f"latent_avg is {shape}; expected floats [w_dim] or [L, w_dim]")
     return value.detach().float().cpu().reshape(-1, value.shape[-1])
+
+
+def iterations(keys: Keys, value: Any) -> int:
+    """How often a method refines its result."""
+    if not isinstance(value, int) or value < 1:
+        raise keys.fault(f"n_iters_per_batch is {value!r}, expected at least 1")
+    return value
+
+
+def matrix(keys: Keys, shapes: Mapping[str, tuple[int, ...]], key: str) -> tuple[int, ...]:
+    """The two sizes of a matrix that must be there and not be empty."""
+    if key not in shapes or len(shapes[key]) != 2 or 0 in shapes[key]:
+        raise keys.fault(f"{key} has shape {shapes[key]}, expected a matrix" if key in shapes else f"it has no {key}")
+    return shapes[key]
 
 
 def fitting_average(keys: Keys, average: Tensor | None, num_styles: int, w_dim: int) -> Tensor | None:
@@ -215,21 +241,17 @@ def _sizes(
         trunk, channels = trunk_of(state)
     except ValueError as error:
         raise keys.fault(str(error)) from error
-    if chosen["strides"] is not None:
-        trunk = replace(trunk, strides=list(chosen["strides"]))
-    reduction = trunk.stem_stride
-    for stride in trunk.strides:
-        reduction *= stride
     shapes = {key: tuple(value.shape) for key, value in state.items()}
     hidden = None
     architecture = _architecture(keys, shapes)
     if architecture in PLAIN_OR_PROGRESSIVE:
-        w_dim = shapes["styles.0.linear.weight"][0]
+        w_dim = matrix(keys, shapes, "styles.0.linear.weight")[0]
         num_styles = len({key.split(".")[1] for key in shapes if key.startswith("styles.")})
         halvings = sum(re.fullmatch(r"styles\.0\.convs\.\d+\.weight", key) is not None for key in shapes)
-        trunk = replace(trunk, input_size=reduction << halvings)
+        trunk = strided(trunk, chosen["strides"], halvings)
     else:
-        numbers, inputs = (shapes["linear.weight"] + (0,))[:2]
+        trunk = strided(trunk, chosen["strides"])
+        numbers, inputs = matrix(keys, shapes, "linear.weight")
         into_w = architecture.endswith("IntoW")
         w_dim = numbers if into_w else average.shape[1] if average is not None else inputs
         num_styles, rest = divmod(numbers, w_dim)
@@ -249,6 +271,14 @@ def _sizes(
         )
     encoder_type = _encoder_type(keys, architecture, family, chosen["encoder_type"], opts, trunk.trunk == "resnet")
     return WPlusConfig(encoder_type, num_styles, w_dim, channels, trunk, hidden)
+
+
+def strided(trunk: EncoderConfig, strides: list[int] | None, halvings: int | None = None) -> EncoderConfig:
+    """The trunk with given strides (None: as published), for images whose last map is halved so often to one pixel."""
+    trunk = trunk if strides is None else replace(trunk, strides=list(strides))
+    if halvings is None:
+        return trunk
+    return replace(trunk, input_size=trunk.stem_stride * math.prod(trunk.strides) << halvings)
 
 
 def _architecture(keys: Keys, shapes: dict[str, tuple[int, ...]]) -> str:
