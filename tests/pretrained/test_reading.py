@@ -316,3 +316,12 @@ def test_damage_inside_a_zip_is_noticed(tmp_path):
     (tmp_path / "a.pt").write_bytes(data)
     with pytest.raises(UserError, match=r"damaged \(checksum\)"):
         read_published(tmp_path / "a.pt")
+
+
+def test_a_zip_without_checksums_is_read(tmp_path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"a": torch.ones(100)}, tmp_path / "a.pt")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert torch.equal(read_published(tmp_path / "a.pt").content["a"], torch.ones(100))
