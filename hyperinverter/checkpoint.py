@@ -24,7 +24,8 @@ from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_atomically
 
 MODEL_FORMAT = "hyperinverter-model-1"
-KINDS = ("generator", "discriminator", "w_encoder", "hyperinverter", "direction", "psp", "e4e", "restyle", "hyperstyle")
+KINDS = ("generator", "discriminator", "w_encoder", "hyperinverter", "direction", "psp", "e4e", "restyle", "hyperstyle",
+         "layerwise_encoder", "hypernetwork", "arcface", "curricularface", "moco", "lpips")  # fmt: skip
 
 
 # --------------------------------------------------------------------------------------------------- models
@@ -97,6 +98,22 @@ def save_model(
     return digest
 
 
+def read_safetensors(path: str | Path, what_to_do: str) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of any .safetensors file.
+
+    Args:
+        what_to_do: the end of the refusal.
+    Raises:
+        UserError: not a whole .safetensors file.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            return metadata, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    except SafetensorError as error:
+        raise UserError(f"{path}: not a readable .safetensors file ({error}); {what_to_do}") from error
+
+
 def read_model(path: str | Path, kind: str | None = None) -> ModelFile:
     """Read a model file and check that its weights are the ones its hash names.
 
@@ -107,14 +124,7 @@ def read_model(path: str | Path, kind: str | None = None) -> ModelFile:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such model file")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no dict)
-    except SafetensorError as error:
-        raise UserError(
-            f"{path}: not a readable .safetensors file ({error}); it may be cut short or another format: copy it again"
-        ) from error
+    metadata, stored = read_safetensors(path, "it may be cut short or another format: copy it again")
     if metadata.get("format") != MODEL_FORMAT:
         raise UserError(
             f"{path}: a .safetensors file, but not one of this project (its metadata has no {MODEL_FORMAT!r})"

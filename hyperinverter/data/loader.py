@@ -180,6 +180,11 @@ class Batches:
             )
 
 
+def reports(*several: Batches) -> list[str]:
+    """What `report` says of several batches; a line that they share comes once."""
+    return list(dict.fromkeys(line for batches in several for line in batches.report()))
+
+
 def validation_batches(
     batches: Batches, batch_size: int, max_images: int | None = None
 ) -> Iterator[tuple[Tensor, list[str]]]:

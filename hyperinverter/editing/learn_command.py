@@ -5,12 +5,11 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from hyperinverter.checkpoint import write_atomically
+from hyperinverter.checkpoint import read_safetensors, write_atomically
 from hyperinverter.config.schema import DirectionConfig
 from hyperinverter.data.loader import Batches
 from hyperinverter.data.sources import open_source
@@ -115,13 +114,12 @@ def photo_codes(config: DirectionConfig, inverter: Inverter, cache: Path) -> tup
     key = hashlib.sha256("\n".join([inverter.model_hash, *source.names]).encode()).hexdigest()
     if cache.is_file():
         try:
-            with safe_open(str(cache), framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") == CODES_FORMAT and metadata.get("key") == key:
-                    print(f"codes taken from {cache}")
-                    return file.get_tensor("w"), json.loads(metadata["names"])
-        except SafetensorError as error:
-            print(f"{cache} is damaged ({error}): the codes are made again")
+            metadata, tensors = read_safetensors(cache, "the codes are made again")
+            if metadata.get("format") == CODES_FORMAT and metadata.get("key") == key:
+                print(f"codes taken from {cache}")
+                return tensors["w"], json.loads(metadata["names"])
+        except UserError as error:
+            print(error)
     data = config.data
     batches = Batches(
         source, inverter.resolution, on_bad_file=data.on_bad_file, cache_mib=0, workers=data.workers, flip=False

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hyperinverter.checkpoint import write_atomically
+from hyperinverter.checkpoint import read_safetensors, write_atomically
 from hyperinverter.utils.errors import UserError
 
 INVERSION_FORMAT = "hyperinverter-inversion-1"
@@ -192,12 +191,7 @@ class Inversion:
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such Inversion file")
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no dict)
-        except SafetensorError as error:
-            raise UserError(f"{path}: not a readable .safetensors file ({error}); invert the image again") from error
+        metadata, tensors = read_safetensors(path, "invert the image again")
         if metadata.get("format") != INVERSION_FORMAT:
             raise UserError(f"{path}: a .safetensors file, but not an Inversion; give one that scripts/invert.py wrote")
         if "w" in tensors:

@@ -57,12 +57,13 @@ class Run:
         self._log = open(self.folder / "log.txt", "a", buffering=1)  # noqa: SIM115 (closed in close)
         self._stats = open(self.folder / "stats.jsonl", "a", buffering=1)  # noqa: SIM115
 
-    def log(self, message: str) -> None:
-        """Print above a progress bar and keep in log.txt."""
+    def log(self, *messages: str) -> None:
+        """Print above a progress bar and keep in log.txt, one line each."""
         from tqdm import tqdm
 
-        tqdm.write(message, file=sys.stderr)
-        self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
+        for message in messages:
+            tqdm.write(message, file=sys.stderr)
+            self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """One line of stats.jsonl and one TensorBoard point each; NaN and inf become null in the JSON."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hyperinverter.config.schema import Phase2Config
-from hyperinverter.data import open_training_data
+from hyperinverter.data import open_training_data, reports
 from hyperinverter.losses import TotalLoss, build_losses
 from hyperinverter.losses.adversarial import discriminator_loss, generator_loss, r1_penalty
 from hyperinverter.models.hyperinverter import HyperInverter
@@ -154,8 +154,7 @@ def train(config: Phase2Config) -> dict[str, float]:
         tqdm(total=schedule.max_steps, initial=progress.step, mininterval=1) as bar,
     ):
         counts = f"{len(train_data)} training and {len(validation_data)} validation images"
-        for line in (f"Phase II on {device}: {counts}", origin, *resumed.notes):
-            run.log(line)
+        run.log(f"Phase II on {device}: {counts}", origin, *resumed.notes)
         shown = sample_images(validation_data, train_data, 8, device)
 
         while progress.step < schedule.max_steps:
@@ -222,7 +221,5 @@ def train(config: Phase2Config) -> dict[str, float]:
 
         # -- stop
         write_model(output / "model_last", "last step", progress.last_validation())
-        for line in dict.fromkeys([*train_data.report(), *validation_data.report()]):
-            run.log(line)
-        run.log(f"done at step {progress.step}, best step {progress.best.step}: {output}/model")
+        run.log(*reports(train_data, validation_data), progress.conclusion(output))
     return progress.summary()

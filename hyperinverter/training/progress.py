@@ -5,6 +5,7 @@ Everything here travels in the training state, so that a resumed run goes on as 
 
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from hyperinverter.checkpoint import rng_state, set_rng_state
 from hyperinverter.config.schema import ScheduleConfig
@@ -87,6 +88,11 @@ class Progress:
     def last_validation(self) -> dict[str, float]:
         prefix = "validation/"
         return {name.removeprefix(prefix): value for name, value in self.scalars.items() if name.startswith(prefix)}
+
+    def conclusion(self, output: str | Path) -> str:
+        """The last line of a run's log."""
+        best = "" if self.best.step is None else f", best step {self.best.step}"
+        return f"done at step {self.step}{best}: {output}/model"
 
     def summary(self) -> dict[str, float]:
         """What a trainer returns."""

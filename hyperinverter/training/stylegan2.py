@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from hyperinverter.checkpoint import save_model
 from hyperinverter.config.schema import DomainConfig, OptimizerConfig, StyleGAN2Config
-from hyperinverter.data import open_training_data
+from hyperinverter.data import open_training_data, reports
 from hyperinverter.losses.adversarial import discriminator_loss, generator_loss, r1_penalty
 from hyperinverter.models.build import build_discriminator, build_generator
 from hyperinverter.models.stylegan2 import Discriminator, Generator
@@ -83,8 +83,7 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
         run.log(f"StyleGAN2 on {device}: {len(data)} training and {len(photos)} validation images; {origin}")
         if distance.name is None:
             run.log(f"no distance to held-out photos is measured: {distance.reason}")
-        for line in resumed.notes:
-            run.log(line)
+        run.log(*resumed.notes)
         while progress.step < schedule.max_steps:
             due = due_at(progress.step + 1, schedule)
             reals, _ = data.get(progress.position, batch)
@@ -148,9 +147,7 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
                     run.checkpoints, config, trainer="stylegan2", frozen={}, progress=progress, parts=parts, more=more
                 )
                 export(output / "model_last", average, D, domain, progress, progress.last_validation())
-        for line in dict.fromkeys([*data.report(), *photos.report()]):
-            run.log(line)
-        run.log(f"done at step {progress.step}: {output}/model")
+        run.log(*reports(data, photos), progress.conclusion(output))
     return progress.summary()
 
 

@@ -149,7 +149,7 @@ def test_the_command_learns_from_photos_and_reuses_the_codes(tmp_path, tiny_mode
     assert torch.equal(first.vector, again.vector)
     (tmp_path / "out" / "codes.safetensors").write_bytes(b"cut short")
     learn_directions(config)
-    assert "damaged" in capsys.readouterr().out
+    assert "the codes are made again" in capsys.readouterr().out
     summary = json.loads((tmp_path / "out" / "directions.json").read_text())
     assert summary["directions"]["age"]["n_train"] + summary["directions"]["age"]["n_held_out"] == 300
 
