@@ -53,19 +53,22 @@ READ_OPTS = {
 }
 OPTS = "the training run's options; what the tensors cannot tell was read from them"
 INFERRED = ("n_styles", "input_nc", "output_size", "stylegan_size", "learn_in_w")
-ASKED = ("encoder_type", "strides", "latent_avg", "start_from_latent_avg", "dataset_type")
+ASKED = ("encoder_type", "input_size", "strides", "latent_avg", "start_from_latent_avg", "dataset_type")
 OPTIONS = dict.fromkeys((*INFERRED, *ASKED))
 
 
 def read_psp(content: Any, source: str, given: dict[str, Any]) -> tuple[WPlusModel, Published]:
     """pSp: images [N, C, H, W] -> ws [N, L, w_dim]; the attribute `encoder` gives the codes without the average.
 
-    Architecture, trunk, L, w_dim, input channels and image size are inferred. From the checkpoint's `opts`, else from
-    options: `encoder_type` (published class, where two have equal tensors: GradualStyleEncoder or BackboneEncoder),
+    Architecture, trunk, L, w_dim, input channels and image size are inferred. From options, else from the checkpoint's
+    `opts`: `encoder_type` (published class, where two have equal tensors; else GradualStyleEncoder, BackboneEncoder),
     `start_from_latent_avg` (True where there is an average code), `dataset_type` (one with "cars" in its name takes
-    4:3 images). Options: `latent_avg`, [w_dim] or [L, w_dim], where the file has none; `strides` of the trunk's stages
-    (as published); `n_styles`, `input_nc`, `learn_in_w` and `output_size` or `stylegan_size` of the generator in px, as
-    the tensors say (an encoder into W without decoder has no number of styles; 1024 px then).
+    4:3 images).
+
+    Options: `latent_avg`, [w_dim] or [L, w_dim], where the file has none; `strides` of the trunk's stages (as
+    published); `input_size`, which an encoder without heads does not tell (256); `n_styles`, `input_nc`, `learn_in_w`
+    and `output_size` or `stylegan_size` of the generator in px, as the tensors say (an encoder into W without decoder
+    has no number of styles: 1024 px then).
     """
     return _read(content, source, given, "pSp")
 
@@ -250,7 +253,7 @@ def _sizes(
         halvings = sum(re.fullmatch(r"styles\.0\.convs\.\d+\.weight", key) is not None for key in shapes)
         trunk = strided(trunk, chosen["strides"], halvings)
     else:
-        trunk = strided(trunk, chosen["strides"])
+        trunk = replace(strided(trunk, chosen["strides"]), input_size=chosen["input_size"] or trunk.input_size)
         numbers, inputs = matrix(keys, shapes, "linear.weight")
         into_w = architecture.endswith("IntoW")
         w_dim = numbers if into_w else average.shape[1] if average is not None else inputs
@@ -263,6 +266,7 @@ def _sizes(
     agree(keys.source, "n_styles", chosen["n_styles"], num_styles)
     for name in ("output_size", "stylegan_size"):
         agree(keys.source, name, chosen[name], 2 ** (num_styles // 2 + 1))
+    agree(keys.source, "input_size", chosen["input_size"], trunk.input_size)
     agree(keys.source, "input_nc", chosen["input_nc"], channels)
     agree(keys.source, "learn_in_w", chosen["learn_in_w"], architecture.endswith("IntoW"))
     if decoder is not None and (decoder.w_dim != w_dim or decoder.num_ws > num_styles):
