@@ -96,21 +96,21 @@ def _not_empty(section: Any, keys: str) -> Iterator[Problem]:
 
 
 def _generator(c: s.GeneratorConfig) -> Iterator[Problem]:
-    yield from _at_least(c, 1, "z_dim w_dim mapping_layers")
+    yield from _at_least(c, 1, "z_dim w_dim")
     yield from _between_0_and_1(c, "w_avg_beta")
     yield from _networks(c)
 
 
 def _discriminator(c: s.DiscriminatorConfig) -> Iterator[Problem]:
     yield from _at_least(c, 1, "mbstd_group_size cmap_dim")
-    yield from _at_least(c, 0, "mbstd_num_channels mapping_layers")
+    yield from _at_least(c, 0, "mbstd_num_channels")
     yield from _choice(c, "epilogue_activation", s.ACTIVATIONS)
     yield from _networks(c)
 
 
 def _networks(c: s.GeneratorConfig | s.DiscriminatorConfig) -> Iterator[Problem]:
     yield from _at_least(c, 1, "channel_base channel_max img_channels mapping_embed_features mapping_layer_features")
-    yield from _at_least(c, 0, "c_dim")
+    yield from _at_least(c, 0, "c_dim mapping_layers")
     yield from _choice(c, "architecture", s.ARCHITECTURES)
     yield from _choice(c, "activation", s.ACTIVATIONS)
     yield from _choice(c, "mapping_activation", s.ACTIVATIONS)
