@@ -169,7 +169,7 @@ def lying_tensors() -> dict[str, bytes]:
         tensor(storage("FloatStorage", "0", 4, None)), None, struct.pack("<q", 2**50)
     )
     files["old_keys_are_deep.pth"] = torch_old(
-        tensor(storage("FloatStorage", "0", 4, None)), b"](K\x01" + b"\x85" * 10**5 + b"e"
+        tensor(storage("FloatStorage", "0", 4, None)), b"](K\x01" + b"\x85" * 50_000 + b"e"
     )
     return files
 
@@ -178,7 +178,7 @@ def bombs() -> dict[str, bytes]:
     """Small files that ask for much memory, time or depth."""
     laughs = b"]q\0" + b"".join(b"](h" + bytes([i]) + b"h" + bytes([i]) + b"eq" + bytes([i + 1]) for i in range(60))
     long_text = text("x" * 100_000) + b"q\x00"
-    pairs = b"](" + b"K\x01K\x02\x86" * 20_000 + b"eq\x00"
+    pairs = b"](" + b"K\x01K\x02\x86" * 2000 + b"eq\x00"
     zeros = bytes(2**26)
     lies = bytearray(archive({"a.npy": npy("'<f4'", f"({2**24},)", zeros)}, zipfile.ZIP_DEFLATED))
     place = lies.rfind(struct.pack("<I", len(npy("'<f4'", f"({2**24},)", b"")) + len(zeros)))
@@ -197,10 +197,10 @@ def bombs() -> dict[str, bytes]:
         "repeated_text": long_text + b"]" + b"(" + b"h\0" * 100_000 + b"e",
         "copied_pairs": pairs + b"0" + (name("collections", "OrderedDict") + b"h\0\x85R0") * 2000 + b"N",
         "many_sets": b"\x8f0" * 400_000 + b"N",
-        "deep_tuple": b")" + b"\x85" * 300_000,
-        "deep_key": b"})" + b"\x85" * 100_000 + b"Ns",
-        "deep_member": b"\x8f()" + b"\x85" * 100_000 + b"\x90",
-        "deep_call": name("torch", "Size") + b"K\x01" + b"\x85" * 100_000 + b"R",
+        "deep_tuple": b")" + b"\x85" * 100_000,
+        "deep_key": b"})" + b"\x85" * 50_000 + b"Ns",
+        "deep_member": b"\x8f()" + b"\x85" * 50_000 + b"\x90",
+        "deep_call": name("torch", "Size") + b"K\x01" + b"\x85" * 50_000 + b"R",
         "list_as_key": b"}]Ns",
         "holds_itself": b"]q\0h\0a",
         "module_holds_itself": call("torch_utils.persistence._reconstruct_persistent_obj", b"}q\0"),
