@@ -97,7 +97,8 @@ class SharedHypernet(nn.Module):
         self.token_size, self.rows, self.columns = token_size, rows, columns
         shapes = {"w1": (token_size, columns), "b1": (columns,), "w2": (token_size, rows * token_size)}
         for name, shape in (shapes | {"b2": (rows * token_size,)}).items():
-            self.register_parameter(name, nn.Parameter(torch.fmod(torch.randn(shape) / 40, 2)))  # published init
+            self.register_parameter(name, nn.Parameter(torch.empty(shape)))
+            nn.init.normal_(self.get_parameter(name), std=1 / 40)  # as published
 
     def forward(self, code: Tensor, shape: tuple[int, ...]) -> Tensor:
         """code [N, token_size] -> factors [N, O, I, k, k]: the product [N, rows, columns] read anew, not permuted."""

@@ -17,6 +17,7 @@ from hyperinverter.models.wplus.model import pooled
 from hyperinverter.pretrained.published import from_published
 from hyperinverter.pretrained.published.rosinality import read_generator, to_rosinality
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.skip_init import skip_init
 
 TRUNK = EncoderConfig(
     trunk="resnet",
@@ -178,7 +179,7 @@ def test_what_does_not_fit_is_refused_by_name():
 
 
 def test_layers_are_numbered_as_published():
-    with torch.device("meta"):
+    with skip_init():
         layers = target_layers(Generator(resolution=1024))
     found = {i: (layer.shape[-1], layer.shape[1], layer.shape[0]) for i, layer in enumerate(layers)}
     assert found == PUBLISHED_LAYERS
@@ -188,7 +189,7 @@ def test_layers_are_numbered_as_published():
 def test_the_released_size_has_the_parameters_that_the_published_layers_add_up_to():
     trunk = EncoderConfig(trunk="resnet", depths=[3, 4, 6, 3], strides=[1, 2, 2, 2], stem_stride=2)
     shapes = {i: (o, n, k, k) for i, (k, n, o) in PUBLISHED_LAYERS.items() if i in PUBLISHED_TUNED}
-    with torch.device("meta"):
+    with skip_init():
         model = HyperStyle(HyperStyleConfig(1024, shapes, PUBLISHED_SHARED, trunk=trunk))
 
     def conv(n: int, o: int) -> int:

@@ -1,0 +1,106 @@
+"""psp, e4e, restyle and hyperstyle as methods: their files, and what an Inversion of each holds."""
+
+import shutil
+
+import pytest
+import torch
+
+import hyperinverter
+from hyperinverter.config.schema import DataConfig, DomainConfig, EvaluateConfig, WeightsConfig
+from hyperinverter.evaluation.reconstruction import evaluate
+from hyperinverter.inverters import load
+from hyperinverter.pretrained.load import load_generator
+from hyperinverter.pretrained.methods import PUBLISHED_METHODS, load_method, save_method
+from hyperinverter.utils.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(3)) * 2 - 1
+
+
+def test_codes_are_the_networks_own(tiny_model, images):
+    for method in ("psp", "e4e", "restyle"):
+        inverter = load(tiny_model, method)
+        inversion = inverter.invert(images)
+        torch.testing.assert_close(inversion.ws, inverter.network(images))
+        assert not inversion.has_weights and (inversion.ws[:, 0] != inversion.ws[:, 1]).any()
+    assert inverter.settings() == {"n_iters": 2}
+    torch.testing.assert_close(inverter.network.steps(images)[1], inversion.ws)
+
+
+def test_hyperstyle_renders_weights_multiplied_by_one_plus_delta(tiny_model, images):
+    inverter = load(tiny_model, "hyperstyle")
+    inversion = inverter.invert(images)
+    output = inverter.network(images)
+    assert inversion.residuals.keys() == output.deltas.keys() and "b8.torgb.weight" not in inversion.residuals
+    drawn = inverter.render(inversion)
+    for i in range(2):
+        tuned = load_generator(tiny_model)
+        for name, parameter in tuned.synthesis.named_parameters():
+            if name in output.deltas:
+                parameter.data.mul_(1 + output.deltas[name][i])
+        torch.testing.assert_close(drawn[i], tuned.synthesis(inversion.ws[i : i + 1])[0], atol=1e-5, rtol=1e-4)
+    plain = inverter.render(inversion.without_weights())
+    assert (drawn - plain).abs().max() > 1e-3
+    torch.testing.assert_close(plain, load(tiny_model, "psp").render(inversion.without_weights()))
+
+
+def test_dense_residuals_interpolate_and_survive_a_file(tiny_model, images, tmp_path):
+    inverter = load(tiny_model, "hyperstyle")
+    first, last = inverter.invert(images)
+    middle = first.interpolate(last, 0.5)
+    middle.save(tmp_path / "middle.safetensors")
+    again = hyperinverter.Inversion.load(tmp_path / "middle.safetensors")
+    torch.testing.assert_close(inverter.render(again), inverter.render(middle))
+
+
+@pytest.mark.parametrize("method", PUBLISHED_METHODS)
+def test_a_methods_file_names_its_generator_and_where_it_comes_from(method, tiny_model, other_tiny_model, tmp_path):
+    other = shutil.copytree(other_tiny_model, tmp_path / "micro")
+    (other / f"{method}.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=rf"has no {method}.safetensors; make it .*scripts/convert.py FILE "):
+        load(other, method)
+    shutil.copy(tiny_model / f"{method}.safetensors", other)
+    with pytest.raises(UserError, match=rf"this {method} was trained for generator \w+, this is generator"):
+        load(other, method)
+    shutil.copy(tiny_model / "psp.safetensors", other / "restyle.safetensors")
+    with pytest.raises(UserError, match="holds a psp, but a restyle is needed"):
+        load(other, "restyle")
+
+
+def test_a_domain_names_the_folder(tiny_model, images):
+    domain = hyperinverter.load(tiny_model).domain
+    named = DomainConfig(**{**vars(domain), "weights": WeightsConfig(folder=str(tiny_model))})
+    torch.testing.assert_close(load(named, "e4e").invert(images).ws, load(tiny_model, "e4e").invert(images).ws)
+
+
+def test_files_survive_half_precision_and_refuse_what_cannot_invert(tiny_model, tmp_path, images):
+    loaded = load_method(tiny_model, "hyperstyle")
+    folder = tmp_path / "half"
+    shutil.copytree(tiny_model, folder)
+    about = {"method": "hyperstyle", "domain": "micro", "generator_hash": loaded.hashes["generator"]}
+    digest = save_method(folder / "hyperstyle.safetensors", loaded.method, **about, half=True)
+    again = load_method(folder, "hyperstyle")
+    assert again.hashes["hyperstyle"] == digest != loaded.hashes["hyperstyle"] and again.hash != loaded.hash
+    torch.testing.assert_close(again.method(images).ws, loaded.method(images).ws, atol=0.01, rtol=0)
+    loaded.method.w_encoder = None
+    with pytest.raises(UserError, match=r"has no W encoder or no average code, .* w_encoder=FILE"):
+        save_method(folder / "hyperstyle.safetensors", loaded.method, **about)
+    with pytest.raises(ValueError, match="write one of psp, e4e, restyle, hyperstyle"):
+        save_method(folder / "x.safetensors", loaded.method, **{**about, "method": "w_encoder"})
+
+
+def test_evaluation_takes_them(tiny_model, tmp_path):
+    config = EvaluateConfig(
+        model=str(tiny_model),
+        data=DataConfig(kind="generated", num_generated=2),
+        methods=list(PUBLISHED_METHODS),
+        metrics=["l2"],
+        output=str(tmp_path),
+        device="cpu",
+        time_batch_size=1,
+        time_repeats=1,
+        sheet_rows=1,
+    )
+    assert set(evaluate(config)["methods"]) == set(PUBLISHED_METHODS)
