@@ -1,43 +1,19 @@
-"""The discriminator: recorded logits and R1 derivatives, published sizes, groups, features."""
+"""The discriminator: published sizes, variants, groups, features.
+
+Recorded logits and R1 derivatives are in tests/pretrained/test_published_stylegan2.py.
+"""
+
+from dataclasses import asdict
+from itertools import pairwise
 
 import pytest
-import recorded
 import torch
 
+from hyperinverter.config.schema import DiscriminatorConfig
 from hyperinverter.models.stylegan2 import Discriminator
 from hyperinverter.models.stylegan2.discriminator import minibatch_std
 
 SMALL = {"resolution": 16, "channel_base": 128, "channel_max": 8}
-
-
-@recorded.needed
-@pytest.mark.parametrize("name", ["nv_d32_resnet", "nv_d32_resnet_b2", "nv_d32_resnet_b6g3"])
-def test_matches_the_recorded_discriminator(name: str) -> None:
-    """Logits, input gradients, and R1 with its derivatives to the image and to every parameter."""
-    case = recorded.Case(name)
-    config = case.info["config"]
-    kwargs = config["init_kwargs"]
-    discriminator = Discriminator(
-        resolution=kwargs["img_resolution"],
-        channel_base=kwargs["channel_base"],
-        channel_max=kwargs["channel_max"],
-        mbstd_group_size=kwargs.get("epilogue_kwargs", {}).get("mbstd_group_size", 4),
-        conv_clamp=kwargs.get("conv_clamp"),
-    )
-    case.fill(discriminator, "D")
-    images = case.input("img").requires_grad_()
-    logits = discriminator(images)
-    case.compare("logits", logits)
-    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
-    case.compare("grad_logits_sum_wrt_img", gradient)
-    r1 = gradient.square().sum(dim=(1, 2, 3))
-    case.compare("r1_per_sample", r1)
-    case.compare("r1_mean", r1.mean())
-    parameters = [discriminator.get_parameter(key) for key in config["param_order"]]
-    second = torch.autograd.grad(r1.mean(), [images, *parameters], allow_unused=True)
-    case.compare("grad_r1_mean_wrt_img", second[0])
-    norms = [torch.zeros(()) if gradient is None else gradient.norm() for gradient in second[1:]]
-    case.compare("grad_r1_mean_param_l2", torch.stack(norms))
 
 
 @pytest.mark.parametrize(("resolution", "parameters", "keys"), [(1024, 29_012_513, 82), (256, 28_864_129, 64)])
@@ -46,6 +22,10 @@ def test_published_sizes(resolution: int, parameters: int, keys: int) -> None:
         discriminator = Discriminator(resolution=resolution)
     assert sum(p.numel() for p in discriminator.parameters()) == parameters
     assert len(discriminator.state_dict()) == keys
+
+
+def test_the_config_section_is_the_networks_arguments() -> None:
+    assert Discriminator(resolution=16).config == {"resolution": 16, **asdict(DiscriminatorConfig())}
 
 
 def test_config_rebuilds_it() -> None:
@@ -77,6 +57,44 @@ def test_minibatch_std_by_definition() -> None:
             torch.testing.assert_close(std[members], expected.expand(len(members), 1, 2, 2))
 
 
+def test_minibatch_std_by_parts_of_the_channels() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(4, 6, 2, 2)
+    std = minibatch_std(x, 2, 3)
+    parts = [minibatch_std(part, 2) for part in x.split(2, dim=1)]
+    torch.testing.assert_close(std, torch.cat(parts, dim=1))
+    with pytest.raises(ValueError, match="6 channels do not divide into 4 parts"):
+        minibatch_std(x, 2, 4)
+
+
+@pytest.mark.parametrize("architecture", ["orig", "skip", "resnet"])
+def test_every_architecture_reads_the_image_where_it_should(architecture: str) -> None:
+    torch.manual_seed(0)
+    discriminator = Discriminator(**SMALL, architecture=architecture)
+    reading = sorted(name for name, _ in discriminator.named_modules() if name.endswith("fromrgb"))
+    assert reading == (["b16.fromrgb", "b4.fromrgb", "b8.fromrgb"] if architecture == "skip" else ["b16.fromrgb"])
+    sizes = [f.shape[-1] for f in discriminator.features(torch.randn(2, 3, 16, 16))]
+    assert all(b == a // 2 for a, b in pairwise([16, *sizes]))
+
+
+def test_the_condition_is_a_projection() -> None:
+    """Logits are linear in the mapped condition; without a condition, or with too few, it says so."""
+    torch.manual_seed(0)
+    discriminator = Discriminator(**SMALL, c_dim=3, mapping_layers=1)
+    images, c = torch.randn(4, 3, 16, 16), torch.eye(3)[[0, 1, 2, 0]]
+    assert discriminator(images, c).shape == (4, 1)
+    features = discriminator.features(images)[-1]
+    cmap = discriminator.mapping(None, c=c)
+    doubled = discriminator.b4(features, None, 2 * cmap)
+    torch.testing.assert_close(doubled, 2 * discriminator.b4(features, None, cmap))
+    with pytest.raises(ValueError, match=r"conditional: expected c \[N, 3\], got None"):
+        discriminator(images)
+    with pytest.raises(ValueError, match="one condition per image, got 3 for 4 images"):
+        discriminator(images, c[:3])
+    with pytest.raises(ValueError, match=r"takes no condition \(c_dim is 0\)"):
+        Discriminator(**SMALL)(images, c)
+
+
 def test_autocast_stays_close() -> None:
     torch.manual_seed(0)
     discriminator = Discriminator(**SMALL)
@@ -94,5 +112,9 @@ def test_refuses_what_does_not_fit() -> None:
         discriminator(torch.zeros(2, 3, 8, 8))
     with pytest.raises(ValueError, match="batch of 6 images does not divide into groups of 4"):
         discriminator(torch.zeros(6, 3, 16, 16))
+    with pytest.raises(ValueError, match=r"expected \[N, 1, 16, 16\], got \(2, 3, 16, 16\)"):
+        Discriminator(**SMALL, img_channels=1)(torch.zeros(2, 3, 16, 16))
+    with pytest.raises(ValueError, match="unknown architecture 'progressive'"):
+        Discriminator(**SMALL, architecture="progressive")
     with pytest.raises(ValueError, match="mbstd_group_size must be at least 1 or None"):
         Discriminator(**SMALL, mbstd_group_size=0)

@@ -1,13 +1,21 @@
-"""The generator: recorded outputs, published sizes, residuals against edited parameters, noise, truncation."""
+"""The generator: published sizes, variants, residuals against edited parameters, noise, truncation.
+
+Recorded outputs are in tests/pretrained/test_published_stylegan2.py.
+"""
 
 import copy
+from dataclasses import asdict
 
 import pytest
-import recorded
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from hyperinverter.config.schema import ACTIVATIONS, GeneratorConfig
 from hyperinverter.models.stylegan2 import Generator
+from hyperinverter.models.stylegan2.layers import Conv2d, channel_rule, channels_at
+from hyperinverter.models.stylegan2.synthesis import SynthesisLayer, SynthesisOptions
+from hyperinverter.ops.bias_act import ACTIVATION_GAINS
 
 SMALL = {"resolution": 16, "z_dim": 8, "w_dim": 12, "channel_base": 128, "channel_max": 8, "mapping_layers": 2}
 
@@ -21,38 +29,6 @@ def make(seed: int = 0, **changes: object) -> Generator:
             if name.endswith(("bias", "noise_strength")):
                 parameter.add_(0.3 * torch.randn_like(parameter))
     return generator
-
-
-@recorded.needed
-@pytest.mark.parametrize("name", ["nv_g32", "nv_g32_clamp", "nv_g32_tightclamp", "nv_g64_skip"])
-def test_matches_the_recorded_generator(name: str) -> None:
-    case = recorded.Case(name)
-    config = case.info["config"]
-    kwargs = config["init_kwargs"]
-    synthesis = {k: v for k, v in kwargs["synthesis_kwargs"].items() if k not in ("num_fp16_res", "architecture")}
-    generator = Generator(
-        resolution=kwargs["img_resolution"], z_dim=kwargs["z_dim"], w_dim=kwargs["w_dim"], **synthesis
-    )
-    case.fill(generator, "G")
-    assert generator.num_ws == config["num_ws"]
-    features: dict[str, Tensor] = {}
-    for block_name, block in generator.synthesis.named_children():
-        block.register_forward_hook(lambda _, __, out, key=f"block_{block_name}_x": features.update({key: out[0]}))
-    z, ws = case.input("z"), case.input("ws").requires_grad_()
-    psi, cutoff = config["truncation_psi"], config["truncation_cutoff"]
-
-    image = generator.synthesis(ws, noise_mode="const")
-    case.compare("img_ws_const", image)
-    for key, value in list(features.items()):
-        case.compare(key, value)
-    case.compare("grad_ws", torch.autograd.grad((image * case.input("probe")).sum(), ws)[0])
-    with torch.no_grad():
-        case.compare("w_psi1", generator.mapping(z)[:, 0])
-        case.compare("w_psi", generator.mapping(z, psi)[:, 0])
-        case.compare("w_psi_cutoff", generator.mapping(z, psi, cutoff))
-        case.compare("img_ws_none", generator.synthesis(ws, noise_mode="none"))
-        case.compare("img_z_psi1_const", generator(z))
-        case.compare("img_z_psi_const", generator(z, psi))
 
 
 @pytest.mark.parametrize(("resolution", "parameters", "keys"), [(1024, 30_370_060, 182), (256, 30_034_338, 144)])
@@ -72,6 +48,82 @@ def test_shapes_without_memory() -> None:
         assert generator(torch.zeros(2, 512), weight_residuals=residuals).shape == (2, 3, 256, 256)
 
 
+def test_the_config_section_is_the_networks_arguments() -> None:
+    generator = Generator(resolution=16)
+    assert generator.config == {"resolution": 16, **asdict(GeneratorConfig())}
+    assert set(ACTIVATIONS) == set(ACTIVATION_GAINS)
+
+
+def resampled(x: Tensor, taps: list[float], *, up: int, down: int, before: int, after: int) -> Tensor:
+    """The published definition: insert zeros, pad, convolve with the filter turned round, keep every other pixel."""
+    f = torch.outer(torch.tensor(taps), torch.tensor(taps)) / sum(taps) ** 2 * up**2
+    n, channels, h, w = x.shape
+    wide = x.new_zeros(n, channels, h * up, w * up)
+    wide[:, :, ::up, ::up] = x
+    wide = F.pad(wide, (before, after, before, after))
+    return F.conv2d(wide, f.flip(0, 1).expand(channels, 1, -1, -1), groups=channels)[:, :, ::down, ::down]
+
+
+@pytest.mark.parametrize("taps", [[1.0, 3.0, 3.0, 1.0], [1.0, 5.0], [1.0, 2.0, 5.0], [3.0], [1.0, 2.0, 3.0, 4.0, 9.0]])
+def test_filters_of_any_length_resample_as_published(taps: list[float]) -> None:
+    """Padding as `upfirdn2d` and `conv2d_resample` have it: an odd filter gets a pixel less on the right."""
+    torch.manual_seed(0)
+    x, size = torch.randn(2, 3, 6, 6), len(taps)
+    skip = Conv2d(3, 4, 1, bias=False, up=2, resample_filter=taps)
+    # a negative padding crops, as F.pad does too
+    up = {"up": 2, "down": 1, "before": (size + 1) // 2, "after": (size - 2) // 2}
+    expected = resampled(F.conv2d(x, skip.weight * skip.weight_gain), taps, **up)
+    torch.testing.assert_close(skip(x), expected)
+    for kernel in (1, 3):
+        down = Conv2d(3, 4, kernel, bias=False, down=2, resample_filter=taps)
+        pad = {"before": kernel // 2 + (size - 1) // 2, "after": kernel // 2 + (size - 2) // 2}
+        filtered = resampled(x, taps, up=1, down=1, **pad)
+        expected = F.conv2d(filtered, down.weight * down.weight_gain, stride=2)
+        torch.testing.assert_close(down(x), expected)
+    options = SynthesisOptions(w_dim=5, activation="linear", resample_filter=taps)
+    layer = SynthesisLayer(3, 4, resolution=12, up=2, options=options)
+    w = torch.randn(2, 5)
+    weight = layer.weight * layer.affine(w)[:, None, :, None, None]  # [N, O, I, k, k]
+    weight = weight * (weight.square().sum(dim=(2, 3, 4), keepdim=True) + 1e-8).rsqrt()
+    for i in range(2):  # a true convolution of the image with zeros inserted, then the filter
+        wide = x.new_zeros(1, 3, 12, 12)
+        wide[:, :, ::2, ::2] = x[i]
+        y = F.conv2d(F.pad(wide, (2, 2, 2, 2)), weight[i].flip(-1, -2))  # [1, 4, 14, 14]
+        pad = {"before": (size + 1) // 2 - 1, "after": (size - 2) // 2}
+        expected = resampled(y, taps, up=1, down=1, **pad)[:, :, :12, :12] * 4
+        torch.testing.assert_close(layer(x, w, {}, "none")[i : i + 1], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_conditional_generators_want_a_condition_and_others_want_none() -> None:
+    generator = make(c_dim=3)
+    z, c = torch.randn(2, 8), torch.eye(3)[:2]
+    assert not torch.allclose(generator(z, c=c), generator(z, c=c.flip(0)))
+    with pytest.raises(ValueError, match=r"conditional: expected c \[N, 3\], got None"):
+        generator(z)
+    with pytest.raises(ValueError, match=r"conditional: expected c \[N, 3\], got \(1, 3\)"):
+        generator(z, c=c[:1])
+    with pytest.raises(ValueError, match=r"takes no condition \(c_dim is 0\), got c \(2, 3\)"):
+        make()(z, c=c)
+    make()(z, c=torch.zeros(2, 0))  # as the published scripts call an unconditional network
+
+
+def test_without_a_running_mean_there_is_no_truncation() -> None:
+    generator = make(w_avg_beta=None)
+    assert "mapping.w_avg" not in generator.state_dict()
+    generator.mapping(torch.randn(2, 8), update_w_avg=True)
+    with pytest.raises(ValueError, match="truncation needs the running mean of w"):
+        generator(torch.randn(2, 8), 0.7)
+
+
+def test_the_channel_rule_is_found_from_channels() -> None:
+    for base, most in ((32768, 512), (16384, 512), (1024, 16), (100, 32)):
+        widths = {res: channels_at(res, base, most) for res in (4, 8, 16, 32, 64)}
+        found = channel_rule(widths)
+        assert {res: channels_at(res, *found) for res in widths} == widths
+    with pytest.raises(ValueError, match=r"no channel_base and channel_max give .* 8 at 4 px, 16 at 8 px"):
+        channel_rule({4: 8, 8: 16})
+
+
 def test_config_rebuilds_it() -> None:
     generator = make()
     again = Generator(**generator.config)
@@ -88,9 +140,13 @@ def random_residuals(generator: Generator, n: int, names: list[str] | None = Non
     }
 
 
-def test_residuals_equal_edited_parameters_image_by_image() -> None:
+@pytest.mark.parametrize(
+    "variant",
+    [{}, {"architecture": "orig"}, {"architecture": "resnet", "activation": "swish", "resample_filter": [1, 2, 1]}],
+)
+def test_residuals_equal_edited_parameters_image_by_image(variant: dict[str, object]) -> None:
     """Values and gradients, for every parameter of the synthesis network at once."""
-    generator = make().eval()
+    generator = make(**variant).eval()
     ws = torch.randn(3, generator.num_ws, 12, requires_grad=True)
     residuals = random_residuals(generator, 3)
     probe = torch.randn(3, 3, 16, 16)
@@ -108,6 +164,14 @@ def test_residuals_equal_edited_parameters_image_by_image() -> None:
         torch.testing.assert_close(gradients[0][i : i + 1], expected[0], rtol=1e-3, atol=1e-3)
         for name, ours, theirs in zip(residuals, gradients[1:], expected[1:], strict=True):
             torch.testing.assert_close(ours[i], theirs, rtol=1e-3, atol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_a_residual_of_a_skip_may_be_shared_by_the_batch() -> None:
+    generator = make(architecture="resnet").eval()
+    ws = torch.randn(2, generator.num_ws, 12)
+    one = random_residuals(generator, 1, ["b8.skip.weight"])
+    both = {name: value.repeat(2, 1, 1, 1, 1) for name, value in one.items()}
+    torch.testing.assert_close(generator.synthesis(ws, one), generator.synthesis(ws, both), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["b4.const", "b8.conv0.weight", "b16.torgb.weight", "b8.conv1.affine.bias"])
@@ -202,6 +266,12 @@ def test_refuses_what_does_not_fit() -> None:
             Generator(resolution=resolution)
     with pytest.raises(ValueError, match="channel_base must be at least the resolution 64, got 32"):
         Generator(resolution=64, channel_base=32)
+    with pytest.raises(ValueError, match="unknown architecture 'progressive', expected one of orig, skip, resnet"):
+        make(architecture="progressive")
+    with pytest.raises(ValueError, match="unknown activation 'gelu'"):
+        make(activation="gelu")
+    with pytest.raises(ValueError, match=r"without mapping layers .* w_dim must be 8, got 12"):
+        make(mapping_layers=0)
     with pytest.raises(ValueError, match=r"expected z \[N, 8\], got \(2, 9\)"):
         generator(torch.randn(2, 9))
     with pytest.raises(ValueError, match=r"expected ws \[N, 6, 12\], got \(2, 12\)"):

@@ -164,6 +164,19 @@ def test_settings_that_do_not_fit_are_refused_all_at_once(make_config, tiny_doma
         phase1.train(replace(config, domain=other))
 
 
+def test_a_state_from_before_a_setting_of_the_networks_existed_goes_on(make_config):
+    """Resumed after an update of the package, it lacks settings that came later; they had their defaults."""
+    config = make_config("phase1", schedule={"max_steps": 2})
+    phase1.train(config)
+    (file,) = (Path(config.output) / "checkpoints").glob("step_00000002.pt")
+    state = torch.load(file, weights_only=True)
+    for later in ("architecture", "resample_filter", "w_avg_beta"):
+        del state["config"]["domain"]["generator"][later]
+    torch.save(state, file)
+    phase1.train(replace(config, schedule=replace(config.schedule, max_steps=3)))
+    assert load_training_state(Path(config.output) / "checkpoints")["step"] == 3
+
+
 def test_settings_that_change_training_are_told_and_taken(make_config):
     config = make_config("phase2", schedule={"max_steps": 2})
     phase2.train(config)
