@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from recorded import Case, names
+from recorded import Case, mostly_slow, names
 
 from hyperinverter.extractors.arcface import ArcFace
 from hyperinverter.extractors.base import Embedding
@@ -42,13 +42,15 @@ def compare_features(case: Case, extractor: Embedding) -> dict[str, torch.Tensor
     return features
 
 
-def test_l2():
-    check_loss_and_gradient(Case("loss_l2"), L2Loss(), "loss")
+@pytest.mark.parametrize("name", names("loss_l2.*"))
+def test_l2(name):
+    check_loss_and_gradient(Case(name), L2Loss(), "loss")
 
 
 @pytest.mark.slow
-def test_identity():
-    case = Case("loss_id")
+@pytest.mark.parametrize("name", names("loss_id.*"))
+def test_identity(name):
+    case = Case(name)
     arcface = ArcFace(case.state())
     with torch.no_grad():
         compare_features(case, arcface)
@@ -58,8 +60,9 @@ def test_identity():
 
 
 @pytest.mark.slow
-def test_moco():
-    case = Case("loss_moco")
+@pytest.mark.parametrize("name", names("loss_moco.*"))
+def test_moco(name):
+    case = Case(name)
     moco = Moco({"state_dict": {f"module.encoder_q.{key}": value for key, value in case.state().items()}})
     with torch.no_grad():
         features = compare_features(case, moco)["y"]
@@ -68,12 +71,10 @@ def test_moco():
     check_loss_and_gradient(case, FeatureLoss(moco), "loss")
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[] if "alex" in n else pytest.mark.slow) for n in names("loss_lpips_.*")]
-)
+@pytest.mark.parametrize("name", mostly_slow("loss_lpips_.*", "loss_lpips_alex"))
 def test_lpips(name):
     case = Case(name)
-    lpips = Lpips(case.state(), name.rpartition("_")[2])
+    lpips = Lpips(case.state(), name.split("_")[2])
     output, target = images(case)
     with torch.no_grad():
         ours, theirs = lpips.features(output), lpips.features(target)

@@ -47,7 +47,7 @@ def test_parameter_counts_are_the_published_table(target_set, resolution):
     assert {len(network.state_dict()) for network in networks} == {14 * len(targets)}
 
 
-@pytest.mark.parametrize("name", recorded.mostly_slow("wr_.*", "wr_3x512x1_d32", "wr_128x256x3_d32"))
+@pytest.mark.parametrize("name", recorded.names("wr_.*"))
 @torch.no_grad()
 def test_weight_regressor_gives_the_recorded_output(name):
     case = recorded.Case(name)

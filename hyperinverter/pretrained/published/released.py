@@ -133,6 +133,8 @@ def read_hyperinverter(content: Any, source: str, given: dict[str, Any]) -> tupl
     others = {}
     if chosen["discriminator"]:
         weights = keys.take_prefix("discriminator.")
+        if not weights:
+            raise keys.fault("it has no discriminator.*; leave discriminator= out")
         others["discriminator"] = from_published(weights, "stylegan2_ada_discriminator")
     keys.ignore(r"discriminator\..+", f"{NETWORKS['discriminator']}; discriminator=True reads it")
     ignored |= keys.finish()
