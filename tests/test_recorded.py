@@ -1,7 +1,11 @@
-"""The recorded outputs themselves: our recipe is the written one, the small collection is part of the full one."""
+"""The recorded outputs themselves: every case has a test, our recipe is the written one, the small collection fits."""
 
+import ast
 import importlib.util
 import json
+import re
+from functools import cache
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -57,3 +61,24 @@ def test_the_small_collection_is_small_and_whole():
     names = {path.stem for path in recorded.SUBSET.glob("*.json")}
     assert names == set(copy_subset.SUBSET) == {path.stem for path in recorded.SUBSET.glob("*.npz")}
     assert sum(path.stat().st_size for path in recorded.SUBSET.rglob("*.*")) < 600_000
+
+
+@cache
+def claims() -> dict[str, str]:
+    """Pattern or name of cases -> the test file that asks for them by `names`, `mostly_slow` or `Case`."""
+    found = {}
+    for path in Path(__file__).parent.rglob("test_*.py"):
+        if path == Path(__file__):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+                called = ast.unparse(node.func).removeprefix("recorded.")
+                if called in ("names", "mostly_slow", "Case"):
+                    found[node.args[0].value] = path.name
+    return found
+
+
+@pytest.mark.parametrize("name", recorded.names(".*"))
+def test_every_recorded_case_is_held_against_ours(name):
+    """A case that is newly recorded without a test is noticed here."""
+    assert any(re.fullmatch(pattern, name) for pattern in claims()), f"{name}: no test asks for it"
