@@ -25,6 +25,7 @@ class Script:
 
     more: str = ""
     makes: str | None = None
+    device: str = "device=cpu"  # "" for a command that computes nothing
 
 
 SHORT = "schedule.max_steps=2 schedule.batch_size=4 data.cache_mib=16"
@@ -86,6 +87,12 @@ COMMANDS: dict[str, Script | None] = {  # None: not ours, see test_make_and_shel
     "python scripts/align.py my_photos output=outputs/aligned": Script(
         "data.max_images=1", "outputs/aligned/alignment.json"
     ),
+    "python scripts/download.py --list": Script(device=""),
+    "python scripts/download.py ffhq": Script("--dry-run", device=""),  # gigabytes, and no network here
+    "python scripts/convert.py --inspect hyper_inverter.pt": Script(device=""),
+    "python scripts/convert.py stylegan2.pkl hyper_inverter.pt my_models/mine": Script(
+        makes="my_models/mine/hyperinverter.safetensors", device=""
+    ),
     "python scripts/learn_direction.py my_photos labels=labels.csv 'attributes={smile: Smiling}'": Script(
         makes="outputs/directions_faces64/directions/smile.safetensors"
     ),
@@ -117,7 +124,19 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     photos = write_photos(folder / "my_photos", 12, 96)
     write_labels(folder / "labels.csv", photos)
     shutil.copy(ROOT / "configs/domains/faces64.yaml", folder / "my_domain.yaml")
+    write_released(folder)
     return folder
+
+
+def write_released(folder: Path) -> None:
+    """Tiny files in the formats in which the big ones are released."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "tests/pretrained")
+        import released_files as released
+
+        written = released.write_releases(folder / "released", *released.church_model())
+    shutil.move(written / released.PKL, folder / "stylegan2.pkl")
+    shutil.move(written / released.WHOLE, folder / "hyper_inverter.pt")
 
 
 def test_every_command_is_listed_here():
@@ -139,7 +158,7 @@ def test_every_command_of_ours_runs(workspace: Path, monkeypatch: pytest.MonkeyP
         assert python == "python" and (ROOT / path).is_file(), f"{line}: no such script"
         if script.makes:
             (workspace / script.makes).unlink(missing_ok=True)
-        run_script(Path(path).stem, [*words, *shlex.split(script.more), "device=cpu"], workspace)
+        run_script(Path(path).stem, [*words, *shlex.split(f"{script.more} {script.device}")], workspace)
         assert script.makes is None or (workspace / script.makes).is_file(), f"{line}: did not write {script.makes}"
 
 

@@ -13,6 +13,9 @@ from hyperinverter.inverters.pti import PtiInverter
 from hyperinverter.inverters.restyle import ReStyleInverter
 from hyperinverter.inverters.sg2 import ProjectorInverter, WPlusProjectorInverter
 from hyperinverter.inverters.w_encoder import WEncoderInverter
+from hyperinverter.pretrained.files import PARTS
+from hyperinverter.pretrained.methods import PUBLISHED_METHODS
+from hyperinverter.pretrained.obtain import make_model, released_name
 from hyperinverter.utils.device import resolve_device
 
 __all__ = [
@@ -52,23 +55,30 @@ def load(
     method: str = "hyperinverter",
     device: str = "cpu",
     projection: ProjectionConfig | None = None,
+    download: bool = False,
 ) -> Inverter:
     """A ready method: `load("faces64").invert(images)`.
 
     Args:
-        source: a model folder by name or path, or a DomainConfig whose `weights` section names the files.
+        source: a model folder by name or path, a released model by name (ffhq, church; see `download`), or a
+            DomainConfig whose `weights` section names the files.
         method: a key of INVERTERS: hyperinverter (both phases), w_encoder (Phase I only, plain generator), a released
             encoder (psp, e4e, restyle, hyperstyle), or one that optimises for every image: sg2 (a code in W), sg2_plus
             (in W+), pti (a code, then the generator).
         device: cpu, cuda, cuda:N, mps, or auto.
         projection: steps, seed and perceptual network of the methods that optimise; None: the published numbers.
+        download: fetch what is missing of a released model. Released files that are here are converted either way.
     Raises:
         ValueError: unknown method.
-        FileNotFoundError: unknown model, or one of its files is missing; lists where it looked and what to run.
-        UserError: the files do not belong together, are damaged, or the device is not there.
+        FileNotFoundError: unknown model, or one of its files is missing; lists where it looked and what to run, of a
+            released model which file to put where.
+        UserError: the files do not belong together, are damaged, or the device is not there; a download failed.
     """
     if method not in INVERTERS:
         raise ValueError(f"method is {method!r}; write one of {', '.join(INVERTERS)}")
+    if download and (released := released_name(source)):
+        part = method if method in (*PARTS, *PUBLISHED_METHODS) else "generator"
+        make_model(released, [part], download=True)
     inverter = INVERTERS[method].load(source)
     if projection is not None:
         inverter.configure(projection)

@@ -83,15 +83,19 @@ def part_file(source: str | Path, part: str, domain_name: str | None = None) -> 
         if path.is_file():
             return path
         raise FileNotFoundError(f"{path}: no such file; give an existing {part} file or the model folder")
+    from hyperinverter.pretrained.obtain import make_model, released_name  # which looks for files with this module
+
+    if released := released_name(source):
+        return make_model(released, [part]) / f"{part}.safetensors"
     folder = find_model_folder(source)
     file = folder / f"{part}.safetensors"
     if not file.is_file():
-        command = _command_for(part, domain_name or folder.name)
+        command = command_for(part, domain_name or folder.name)
         raise FileNotFoundError(f"{folder}: has no {file.name}; make it with: {command}")
     return file
 
 
-def _command_for(part: str, domain_name: str) -> str:
+def command_for(part: str, domain_name: str) -> str:
     """The command that makes a part; it names the domain's config only where there is one."""
     config = f"configs/{MADE_BY[part]}/{domain_name}.yaml"
     given = f" --config {config}" if (REPOSITORY / config).is_file() else ""

@@ -55,12 +55,15 @@ class Published:
 Reader = Callable[[Any, str, dict[str, Any]], tuple[nn.Module, Published]]
 
 
-def from_published(state_or_path: Mapping[str, Any] | str | Path, kind: str, **config: Any) -> nn.Module:
+def from_published(
+    state_or_path: Mapping[str, Any] | str | Path | PublishedFile, kind: str, **config: Any
+) -> nn.Module:
     """Load a released checkpoint without running code from it; every key is used or listed as knowingly ignored.
 
     Args:
-        state_or_path: a file (.pkl, .pt, .pth, .tar, .safetensors) or its content: a state dict under the published
-            names, or the whole checkpoint (`{"state_dict": ..., "latent_avg": ...}`).
+        state_or_path: a file (.pkl, .pt, .pth, .tar, .safetensors), by its path or as `read_published` gives it, or
+            its content: a state dict under the published names, or the whole checkpoint (`{"state_dict": ...,
+            "latent_avg": ...}`).
         kind: one of KINDS.
         config: what the tensors cannot tell, by its published name; each reader's docstring lists its options.
     Returns:
@@ -72,8 +75,9 @@ def from_published(state_or_path: Mapping[str, Any] | str | Path, kind: str, **c
     """
     if kind not in READERS:
         raise ValueError(f"kind is {kind!r}; write one of {', '.join(KINDS)}")
-    if isinstance(state_or_path, str | Path):
-        file: PublishedFile | None = read_published(state_or_path)
+    if isinstance(state_or_path, str | Path | PublishedFile):
+        is_read = isinstance(state_or_path, PublishedFile)
+        file: PublishedFile | None = state_or_path if is_read else read_published(state_or_path)
         content, source = file.content, file.path.name
     else:
         file, content, source = None, state_or_path, "the given state dict"

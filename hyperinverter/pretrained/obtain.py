@@ -1,0 +1,133 @@
+"""Released models by name: `load("church")` makes its folder from released files, or says which file goes where."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from hyperinverter.config.load import load_domain
+from hyperinverter.config.schema import DomainConfig
+from hyperinverter.pretrained.catalog import Entry, ReleasedModel, catalog, download_folder, entry, released_models
+from hyperinverter.pretrained.files import MADE_BY, command_for, search_folders
+from hyperinverter.utils.checkout import unless_checkout
+
+# part -> the parts that have to be there with it
+NEEDS = {
+    "generator": ("generator",),
+    "discriminator": ("generator", "discriminator"),
+    "w_encoder": ("generator", "w_encoder"),
+    "hyperinverter": ("generator", "w_encoder", "hyperinverter"),
+}
+GENERATOR = "generator.safetensors"
+WHOLE = NEEDS["hyperinverter"]
+
+
+def released_name(source: str | Path | DomainConfig) -> str | None:
+    """The released model that `source` names; None for a path, a domain's own files, or a folder trained here."""
+    if isinstance(source, DomainConfig):
+        if any(getattr(source.weights, part) for part in NEEDS):
+            return None
+        source = source.weights.folder or source.name
+    name = str(source)
+    if name not in released_models() or (Path(name) / GENERATOR).is_file():
+        return None
+    generator = model_folder(name) / GENERATOR
+    return name if not generator.is_file() or _is_converted(generator) else None
+
+
+def make_model(name: str, parts: Sequence[str] = WHOLE, *, download: bool = False, root: Path | None = None) -> Path:
+    """The folder of a released model with these parts, converted from released files as far as they are missing.
+
+    Args:
+        name: a key of `released_models()`.
+        parts: generator, discriminator, w_encoder, hyperinverter, or a method of others (psp, e4e, restyle,
+            hyperstyle), for which the catalog's first file of the domain is taken.
+        download: fetch released files that are missing.
+        root: folder of pretrained models to work in; None: the search folders, and `download_folder()` for what is new.
+    Raises:
+        FileNotFoundError: released files are missing and may not be downloaded; says what to run, and which file to
+            put where.
+        UserError: a file is not what it should be, or a download failed.
+    """
+    model, folder = released_models()[name], model_folder(name, root)
+    wanted = dict.fromkeys(each for part in parts for each in NEEDS.get(part, ("generator", part)))
+    missing = [part for part in wanted if not (folder / f"{part}.safetensors").is_file()]
+    if not missing:
+        return folder
+    sources = _sources(model, missing, root)
+    if download:
+        from hyperinverter.pretrained.download import download_entry
+
+        paths = [path or download_entry(each, root) for each, path in sources.items()]
+    elif absent := [each for each, path in sources.items() if path is None]:
+        raise FileNotFoundError(_instructions(model, absent, missing, root))
+    else:
+        paths = [path for path in sources.values() if path]
+    from hyperinverter.pretrained.convert import convert_files
+
+    print(f"{name}: converting {', '.join(path.name for path in paths)} -> {folder}")
+    convert_files(paths, folder, domain=load_domain(model.domain))
+    return folder
+
+
+def model_folder(name: str, root: Path | None = None) -> Path:
+    """Where the parts of a released model are, or will be."""
+    roots = [root] if root is not None else search_folders()
+    there = [folder / name for folder in roots if (folder / name / GENERATOR).is_file()]
+    return there[0] if there else (root or download_folder()) / name
+
+
+def _is_converted(path: Path) -> bool:
+    """Whether a model file was converted from a released one; only its head is read."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return "source" in json.loads((file.metadata() or {}).get("info", "{}"))
+    except (SafetensorError, ValueError):
+        return False  # whoever loads it says what is wrong
+
+
+def _sources(model: ReleasedModel, missing: list[str], root: Path | None) -> dict[Entry, Path | None]:
+    """The released files that the missing parts are made from, with their place where they are here."""
+
+    def place(each: Entry) -> Path | None:
+        path = each.find() if root is None else root / each.relative
+        return path if path and path.is_file() else None
+
+    wanted = []
+    for part in missing:
+        if part in ("generator", "discriminator"):
+            wanted.append(model.generator)
+        elif part == "hyperinverter":
+            wanted.append(model.hyperinverter)
+        elif part != "w_encoder":
+            wanted += [each.name for each in catalog().values() if (each.kind, each.domain) == (part, model.domain)][:1]
+        elif "hyperinverter" not in missing:  # which carries E1
+            here = [name for name in (model.w_encoder, model.hyperinverter) if place(entry(name))]
+            wanted.append(here[0] if here else model.w_encoder)
+    return {entry(name): place(entry(name)) for name in dict.fromkeys(wanted)}
+
+
+def _instructions(model: ReleasedModel, absent: list[Entry], missing: list[str], root: Path | None) -> str:
+    folder = root or download_folder()
+    lines = [
+        f"model {model.name!r} is made from released files, of which {len(absent)} "
+        f"{'is' if len(absent) == 1 else 'are'} missing. Fetch and convert them with",
+        f"  python scripts/download.py {model.name}",
+        f"or hyperinverter.load({model.name!r}, download=True), or put by hand",
+    ]
+    for each in absent:
+        size = f", about {each.about_mb} MB" if each.about_mb else ""
+        lines.append(f"  {each.what} ({each.source}; licence: {each.licence_text}{size})")
+        lines += [f"    from {_link(copy)}" for copy in each.copies]
+        lines.append(f"    to   {folder / each.relative}")
+    if "hyperinverter" in missing:
+        lines.append(f"Phase I alone (method w_encoder) takes {entry(model.w_encoder).file} in place of the last.")
+    if missing[0] in MADE_BY:
+        lines.append(f"To train it instead: {command_for(missing[0], model.domain)}")
+    return "\n".join(lines) + unless_checkout()
+
+
+def _link(copy: str) -> str:
+    marker = "drive:"
+    return f"https://drive.google.com/file/d/{copy.removeprefix(marker)}" if copy.startswith(marker) else copy

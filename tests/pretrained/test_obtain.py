@@ -1,0 +1,149 @@
+"""Released models by name, from nothing to an inverted image: what goes where, downloads, conversion, one path for all.
+
+The model is a tiny one in the released formats, served on this machine; the catalog is told of it.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from file_server import QUOTA_PAGE, Answer, FileServer, file_server
+from released_files import E1, NAME, PKL, WHOLE, church_model, write_domain, write_releases
+from script_runner import run_script, write_photos
+
+import hyperinverter
+from hyperinverter.checkpoint import read_model
+from hyperinverter.config import load_domain
+from hyperinverter.pretrained import load_discriminator, load_generator, load_model, weights_file
+from hyperinverter.pretrained.catalog import Entry, ReleasedModel, catalog, released_models
+from hyperinverter.pretrained.lock import LOCK_NAME
+from hyperinverter.pretrained.obtain import make_model
+from hyperinverter.utils.errors import UserError
+
+KINDS = {PKL: "stylegan2_ada_generator", E1: "w_encoder", WHOLE: "hyperinverter"}
+
+
+@pytest.fixture(scope="module")
+def church():
+    return church_model()
+
+
+@pytest.fixture(scope="module")
+def files(church, tmp_path_factory) -> Path:
+    return write_releases(tmp_path_factory.mktemp("released"), *church)
+
+
+@pytest.fixture
+def server(files):
+    with file_server() as running:
+        running.answers.update({f"/{name}": Answer((files / name).read_bytes()) for name in KINDS})
+        yield running
+
+
+@pytest.fixture
+def models(server: FileServer, tmp_path, monkeypatch) -> Path:
+    """A folder of pretrained models, empty; the catalog knows micro_church."""
+    for name, kind in KINDS.items():
+        entry = Entry(kind, kind, name, "me/mine", "README.md", (server.url(f"/{name}"),), kind, NAME, licence="MIT")
+        monkeypatch.setitem(catalog(), kind, entry)
+    monkeypatch.setitem(released_models(), NAME, ReleasedModel(NAME, NAME, *KINDS.values()))
+    monkeypatch.setenv("HYPERINVERTER_MODELS", str(tmp_path / "models"))
+    monkeypatch.chdir(tmp_path)
+    write_domain(tmp_path)
+    return tmp_path / "models"
+
+
+def put(files: Path, models: Path, *names: str) -> None:
+    (models / "published").mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (models / "published" / name).write_bytes((files / name).read_bytes())
+
+
+def parts(models: Path) -> list[str]:
+    return sorted(path.stem for path in (models / NAME).glob("*.safetensors"))
+
+
+def test_without_files_it_says_what_to_run_and_which_file_goes_where(models, server):
+    for source in (NAME, load_domain(NAME)):
+        with pytest.raises(FileNotFoundError) as error:
+            hyperinverter.load(source)
+        told = (f"python scripts/download.py {NAME}", str(models / "published" / PKL), f"{models}/published/{WHOLE}",
+                server.url(f"/{PKL}"), "licence: MIT", f"Phase I alone (method w_encoder) takes {E1}", "download=True",
+                "python scripts/train_stylegan2.py")  # fmt: skip
+        assert all(text in str(error.value) for text in told), error.value
+    with pytest.raises(FileNotFoundError) as error:
+        hyperinverter.load(NAME, method="w_encoder")
+    assert E1 in str(error.value) and WHOLE not in str(error.value)
+    assert not server.requests and not models.exists()
+
+
+@torch.no_grad()
+def test_download_and_conversion_in_one_call(models, server, church):
+    inverter = hyperinverter.load(NAME, download=True)
+    images = torch.rand(1, 3, 32, 32) * 2 - 1
+    torch.testing.assert_close(inverter.render(inverter.invert(images)), church[0](images).reconstruction)
+    assert [path for path, _ in server.requests] == [f"/{PKL}", f"/{WHOLE}"], "E1 lies in the HyperInverter's file"
+    assert parts(models) == ["discriminator", "generator", "hyperinverter", "w_encoder"]
+    assert read_model(models / NAME / "hyperinverter.safetensors").info["licence"] == "MIT"
+    server.answers.clear()  # from now on all is here
+    hyperinverter.load(NAME, download=True)
+    hyperinverter.load(load_domain(NAME))
+    assert load_model(NAME).domain.alignment == "none"
+    load_discriminator(weights_file(load_domain(NAME), "discriminator"), load_domain(NAME))
+
+
+def test_phase_one_alone_downloads_its_small_file_and_phase_two_joins_later(models, server):
+    hyperinverter.load(NAME, method="w_encoder", download=True)
+    assert parts(models) == ["discriminator", "generator", "w_encoder"]
+    assert [path for path, _ in server.requests] == [f"/{PKL}", f"/{E1}"]
+    hyperinverter.load(NAME, download=True)
+    assert [path for path, _ in server.requests][2:] == [f"/{WHOLE}"]
+
+
+def test_files_put_there_by_hand_are_converted_without_asking(models, files, server):
+    put(files, models, PKL)
+    assert load_generator(weights_file(load_domain(NAME), "generator")).resolution == 32
+    with pytest.raises(FileNotFoundError, match="of which 1 is missing"):
+        hyperinverter.load(NAME)
+    put(files, models, WHOLE)
+    assert hyperinverter.load(NAME).domain.name == NAME
+    assert not server.requests and (models / LOCK_NAME).is_file()
+
+
+def test_a_file_that_changed_is_refused_before_it_is_converted(models, files):
+    put(files, models, PKL, WHOLE)
+    make_model(NAME, ["generator"])
+    (models / NAME / "generator.safetensors").unlink()
+    other = write_releases(models.parent / "other", *church_model(seed=1))
+    put(other, models, PKL)
+    with pytest.raises(UserError, match="when first used here"):
+        hyperinverter.load(NAME)
+
+
+def test_a_quota_page_ends_with_what_to_do(models, server):
+    server.answers[f"/{PKL}"] = Answer(QUOTA_PAGE, 200, {"Content-Type": "text/html"})
+    with pytest.raises(UserError, match=r"(?s)quota for this file is used up.*put it at .*micro-church.pkl"):
+        hyperinverter.load(NAME, download=True)
+
+
+def test_a_folder_trained_here_is_left_alone(models, tiny_model):
+    (models / NAME).mkdir(parents=True)
+    for part in ("generator", "w_encoder"):
+        (models / NAME / f"{part}.safetensors").write_bytes((tiny_model / f"{part}.safetensors").read_bytes())
+    with pytest.raises(FileNotFoundError, match=r"has no hyperinverter.safetensors; make it with"):
+        hyperinverter.load(NAME)
+    assert hyperinverter.load(NAME, method="w_encoder").resolution == 16
+
+
+def test_scripts_take_the_same_path(models, server, tmp_path, capsys):
+    write_photos(tmp_path / "photos", 1, 32)
+    words = ["photos", f"domain={NAME}", "device=cpu", "output=out"]
+    with pytest.raises(AssertionError, match="stopped with code 2"):
+        run_script("invert", words, tmp_path)
+    assert "scripts/download.py" in capsys.readouterr().err
+    run_script("download", [NAME], tmp_path)
+    assert f"ready in {models / NAME}" in capsys.readouterr().out
+    run_script("invert", words, tmp_path)
+    assert (tmp_path / "out/photo_00.safetensors").is_file()
+    run_script("download", [NAME, "--output", "elsewhere", "convert=false"], tmp_path)
+    assert (tmp_path / "elsewhere/published" / WHOLE).is_file() and not (tmp_path / "elsewhere" / NAME).exists()
