@@ -41,13 +41,11 @@ def test_indices_follow_the_formulas_at_any_resolution(resolution):
         assert (target.shape, target.size) == (tuple(parameter.shape), parameter.numel())
 
 
-@pytest.mark.parametrize(
-    ("name", "target_set"),
-    [("hi_church32_d8_all", "all_without_bias"), ("hi_church256_d16", "conv_without_bias")],
-)
-def test_order_and_released_indices_are_the_recorded_ones(name, target_set):
+@pytest.mark.parametrize("name", recorded.names("hi_.*"))
+def test_order_and_released_indices_are_the_recorded_ones(name):
     config = recorded.Case(name).info["config"]
-    targets = target_layers(make_generator(config["opts"]["output_size"], channel_base=4096), target_set)
+    opts = config["opts"]
+    targets = target_layers(make_generator(opts["output_size"], channel_base=4096), opts["target_shape_name"])
     assert [target.name for target in targets] == config["predicted_order"]
     assert {target.name: target.style_index_released for target in targets} == config["w_idx"]
 

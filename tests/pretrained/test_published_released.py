@@ -149,6 +149,8 @@ def test_e1_may_come_from_elsewhere(model, release):
         assert loaded.published.config["w_encoder"]["trunk"] == "ir_se"
     assert "another E1" in loaded.published.ignored["w_encoder.linear.weight"]
     assert from_published(without, "hyperinverter", generator=model.generator, w_encoder=other).w_encoder is other
+    with pytest.raises(ValueError, match="got a Linear, expected a Generator or what stylegan2_ada_generator reads"):
+        from_published(release, "hyperinverter", generator=nn.Linear(1, 1))
 
 
 @pytest.mark.parametrize("fault", ["generator", "size", "part", "missing", "unknown", "shape", "nan"])

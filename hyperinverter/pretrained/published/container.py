@@ -15,6 +15,8 @@ UNUSED = {
     "encoder_optimizer": "an optimiser's state",
     "discriminator_optimizer": "an optimiser's state",
     "optimizer": "an optimiser's state",
+    "discriminator_optimizer_state_dict": "an optimiser's state",
+    "discriminator_state_dict": "a discriminator, which only training needs",
     "loss_dict": "the training run's losses",
 }
 PLAIN = (bool, int, float, str, type(None))

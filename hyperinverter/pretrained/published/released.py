@@ -6,7 +6,6 @@ encoders.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -14,6 +13,7 @@ from torch import nn
 from hyperinverter.models.encoders import LayerwiseEncoder, WEncoder
 from hyperinverter.models.hyperinverter import HyperInverter
 from hyperinverter.models.hypernetwork import Hypernetwork, WeightRegressor
+from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.pretrained.published import released_parts
 from hyperinverter.pretrained.published.container import UNUSED, prefix_of, unwrap
 from hyperinverter.pretrained.published.door import Published, from_published
@@ -121,7 +121,7 @@ def read_hyperinverter(content: Any, source: str, given: dict[str, Any]) -> tupl
     config |= more
     if chosen["w_encoder"] is not None:
         keys.ignore(r"w_encoder\..+", "another E1 was given as w_encoder=")
-        e1 = _given_network(chosen["w_encoder"], "w_encoder")
+        e1 = _given_network(chosen["w_encoder"], WEncoder, "w_encoder")
         config |= e1.published.config if hasattr(e1, "published") else {}
     elif keys.left("w_encoder."):
         e1, more = _part(keys, "w_encoder.", released_parts.w_encoder, size)
@@ -139,7 +139,7 @@ def read_hyperinverter(content: Any, source: str, given: dict[str, Any]) -> tupl
     keys.ignore(r"discriminator\..+", f"{NETWORKS['discriminator']}; discriminator=True reads it")
     ignored |= keys.finish()
 
-    generator = _given_network(chosen["generator"], "stylegan2_ada_generator")
+    generator = _given_network(chosen["generator"], Generator, "stylegan2_ada_generator")
     try:
         network = HyperInverter(generator, e1, e2, hypernetwork)
     except ValueError as error:
@@ -182,6 +182,10 @@ def _picked(chosen: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]
     return {name: chosen[name] for name in names}
 
 
-def _given_network(given: nn.Module | Mapping[str, Any] | str | Path, kind: str) -> nn.Module:
+def _given_network(given: Any, expected: type[nn.Module], kind: str) -> nn.Module:
     """A network given as itself, or as what `from_published` reads."""
-    return given if isinstance(given, nn.Module) else from_published(given, kind)
+    if not isinstance(given, nn.Module):
+        return from_published(given, kind)
+    if not isinstance(given, expected):
+        raise ValueError(f"got a {type(given).__name__}, expected a {expected.__name__} or what {kind} reads")
+    return given
