@@ -101,7 +101,9 @@ def _sources(model: ReleasedModel, missing: list[str], root: Path | None) -> dic
         elif part == "hyperinverter":
             wanted.append(model.hyperinverter)
         elif part != "w_encoder":
-            wanted += [each.name for each in catalog().values() if (each.kind, each.domain) == (part, model.domain)][:1]
+            method = next((e for e in catalog().values() if (e.kind, e.domain) == (part, model.domain)), None)
+            if method is not None:  # HyperStyle's first guess is a file of its own
+                wanted += [method.name, *(name for name in method.needs if entry(name).kind == "w_encoder")]
         elif "hyperinverter" not in missing:  # which carries E1
             here = [name for name in (model.w_encoder, model.hyperinverter) if place(entry(name))]
             wanted.append(here[0] if here else model.w_encoder)
@@ -110,10 +112,12 @@ def _sources(model: ReleasedModel, missing: list[str], root: Path | None) -> dic
 
 def _instructions(model: ReleasedModel, absent: list[Entry], missing: list[str], root: Path | None) -> str:
     folder = root or download_folder()
+    # the model's own name means all of Phase II; less is fetched by the names of files, and converted when it is used
+    names = model.name if "hyperinverter" in missing else " ".join(each.name for each in absent)
     lines = [
         f"model {model.name!r} is made from released files, of which {len(absent)} "
-        f"{'is' if len(absent) == 1 else 'are'} missing. Fetch and convert them with",
-        f"  python scripts/download.py {model.name}",
+        f"{'is' if len(absent) == 1 else 'are'} missing. Fetch {'it' if len(absent) == 1 else 'them'} with",
+        f"  python scripts/download.py {names}",
         f"or hyperinverter.load({model.name!r}, download=True), or put by hand",
     ]
     for each in absent:

@@ -76,6 +76,8 @@ class Writer:
         if beside.is_file() and not stands_alone:
             self._use_generator(load_generator(beside), beside)
         for source in ordered:
+            if source.kind == "w_encoder" and any(other.kind == "hyperstyle" for other in ordered):
+                continue  # HyperStyle's file holds it; it is no E1 of this folder
             if source.kind in GENERATORS:
                 self._generator(source)
             elif source.kind in PUBLISHED_METHODS:
@@ -100,7 +102,8 @@ class Writer:
         options = dict(source.options)
         if source.kind == "hyperstyle" and "w_encoder" not in options:
             encoder = next((other for other in sources if other.kind == "w_encoder"), None)
-            options |= {"w_encoder": encoder.file.content} if encoder else {}
+            if encoder is not None:
+                options["w_encoder"] = from_published(encoder.file, "w_encoder", **encoder.options)
         network = from_published(source.file, source.kind, **options)
         if isinstance(network.decoder, Generator):
             if self.generator is None:
@@ -160,6 +163,12 @@ class Writer:
         if self.generator is not None and config["w_dim"] != self.generator.w_dim:
             raise UserError(
                 f"{source.path}: gives codes of {config['w_dim']} numbers, the generator takes {self.generator.w_dim}"
+            )
+        beside = self.folder / "w_encoder.safetensors"
+        if self.single is None and beside.is_file() and not _same(network.state_dict(), read_model(beside).state):
+            raise UserError(
+                f"{beside}: is another W encoder than {source.path}, and later parts belong to it; give another "
+                f"folder, or delete it"
             )
         self._save("w_encoder", network, {"w_encoder": config["w_encoder"]}, source)
 

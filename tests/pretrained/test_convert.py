@@ -1,9 +1,11 @@
 """Released files become a model folder that computes the same; what does not belong together is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import test_published_hyperstyle as hyperstyle
 import torch
 from file_server import QUOTA_PAGE
 from released_files import E1, NAME, PKL, WHOLE, below, church_domain, church_model, write_domain, write_releases
@@ -11,6 +13,7 @@ from script_runner import run_script
 
 import hyperinverter
 from hyperinverter.checkpoint import read_model
+from hyperinverter.config.schema import GeneratorConfig
 from hyperinverter.models.face_network import FaceNetwork
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.wplus import WPlusConfig, build_model
@@ -106,6 +109,8 @@ def test_parts_that_do_not_belong_together_are_refused(files, domain, tmp_path):
         convert_files([other / PKL], tmp_path / "m", domain=domain)
     with pytest.raises(UserError, match="carries another W encoder"):
         convert_files([other / WHOLE], tmp_path / "m", domain=domain)
+    with pytest.raises(UserError, match="is another W encoder"):
+        convert_files([other / E1], tmp_path / "m", domain=domain)
     with pytest.raises(UserError, match="holds no generator"):
         convert_files([files / WHOLE], tmp_path / "empty", domain=domain)
     larger = write_releases(tmp_path / "larger", *church_model(resolution=64))
@@ -169,6 +174,22 @@ def test_a_method_of_others_brings_its_generator(tmp_path):
     torch.save(to_rosinality(generator), tmp_path / "g.pt")
     convert_files([tmp_path / "psp.pt", tmp_path / "g.pt"], tmp_path / "both")
     assert parts(tmp_path / "both") == ["generator", "psp"]
+
+
+def test_hyperstyle_takes_its_encoder_along(tmp_path):
+    model, generator = hyperstyle.small()
+    torch.save(hyperstyle.released(model, generator), tmp_path / "hyperstyle.pt")
+    encoder = hyperstyle.w_encoder(model) | {"discriminator_state_dict": {}, "best_val_loss": torch.tensor(1.0)}
+    torch.save(encoder, tmp_path / "faces_w_encoder.pt")
+    domain = replace(church_domain(), w_encoder=replace(hyperstyle.TRUNK, trunk="ir_se"))  # tells strides
+    domain.generator = GeneratorConfig(z_dim=16, w_dim=16, mapping_layers=2, channel_base=256, channel_max=16)
+    paths = [tmp_path / "hyperstyle.pt", tmp_path / "faces_w_encoder.pt"]
+    convert_files(paths, tmp_path / "m", domain=domain, options=hyperstyle.GIVEN)
+    assert parts(tmp_path / "m") == ["generator", "hyperstyle"], "its encoder is no E1 of the folder"
+    inversion = hyperinverter.load(tmp_path / "m", method="hyperstyle").invert(hyperstyle.images())
+    torch.testing.assert_close(inversion.ws, model(hyperstyle.images()).ws)
+    with pytest.raises(UserError, match="without its W encoder"):
+        convert_files(paths[:1], tmp_path / "alone", domain=domain, options=hyperstyle.GIVEN)
 
 
 def test_feature_networks_are_converted_under_names_that_are_read_again(tmp_path):

@@ -3,17 +3,19 @@
 The model is a tiny one in the released formats, served on this machine; the catalog is told of it.
 """
 
+import io
 from pathlib import Path
 
 import pytest
 import torch
 from file_server import QUOTA_PAGE, Answer, FileServer, file_server
-from released_files import E1, NAME, PKL, WHOLE, church_model, write_domain, write_releases
+from released_files import E1, NAME, PKL, WHOLE, below, church_model, write_domain, write_releases
 from script_runner import run_script, write_photos
 
 import hyperinverter
 from hyperinverter.checkpoint import read_model
 from hyperinverter.config import load_domain
+from hyperinverter.models.wplus import WPlusConfig, build_model
 from hyperinverter.pretrained import load_discriminator, load_generator, load_model, weights_file
 from hyperinverter.pretrained.catalog import Entry, ReleasedModel, catalog, released_models
 from hyperinverter.pretrained.lock import LOCK_NAME
@@ -74,6 +76,7 @@ def test_without_files_it_says_what_to_run_and_which_file_goes_where(models, ser
     with pytest.raises(FileNotFoundError) as error:
         hyperinverter.load(NAME, method="w_encoder")
     assert E1 in str(error.value) and WHOLE not in str(error.value)
+    assert "download.py stylegan2_ada_generator w_encoder\n" in str(error.value)
     assert not server.requests and not models.exists()
 
 
@@ -108,6 +111,23 @@ def test_files_put_there_by_hand_are_converted_without_asking(models, files, ser
     put(files, models, WHOLE)
     assert hyperinverter.load(NAME).domain.name == NAME
     assert not server.requests and (models / LOCK_NAME).is_file()
+
+
+def test_methods_of_others_join_the_same_folder(models, server, monkeypatch):
+    trunk = {"stem_width": 4, "widths": [4, 6, 8, 10], "depths": [1, 1, 1, 1]}
+    kind = "BackboneEncoderUsingLastLayerIntoWPlus"
+    model = build_model(WPlusConfig.from_json({"encoder_type": kind, "num_styles": 8, "w_dim": 12, "trunk": trunk}))
+    content = {"state_dict": below("encoder.", model.encoder.state_dict()), "latent_avg": torch.zeros(8, 12)}
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    server.answers["/psp.pt"] = Answer(buffer.getvalue())
+    entry = Entry("psp_micro", "pSp", "psp.pt", "me/mine", "README.md", (server.url("/psp.pt"),), "psp", NAME)
+    monkeypatch.setitem(catalog(), "psp_micro", entry)
+    with pytest.raises(FileNotFoundError, match=r"download.py stylegan2_ada_generator psp_micro\n"):
+        hyperinverter.load(NAME, method="psp")
+    inverter = hyperinverter.load(NAME, method="psp", download=True)
+    assert inverter.invert(torch.zeros(1, 3, 32, 32)).ws.shape == (1, 8, 12)
+    assert parts(models) == ["discriminator", "generator", "psp"]
 
 
 def test_a_file_that_changed_is_refused_before_it_is_converted(models, files):

@@ -18,6 +18,7 @@ UNUSED = {
     "discriminator_optimizer_state_dict": "an optimiser's state",
     "discriminator_state_dict": "a discriminator, which only training needs",
     "loss_dict": "the training run's losses",
+    "best_val_loss": "the training run's losses",
 }
 PLAIN = (bool, int, float, str, type(None))
 
