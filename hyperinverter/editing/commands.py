@@ -1,4 +1,4 @@
-"""What scripts/edit.py, invert.py and interpolate.py do: config in; pictures, Inversion files and results.json out."""
+"""What scripts/edit.py, invert.py and interpolate.py do: config in; pictures, Inversion files and a JSON record out."""
 
 import json
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ def edit_images(config: EditConfig) -> dict:
 
     Writes per photo `<label>/`: input.png, reconstruction.png, inversion.safetensors, and per direction and strength a
     PNG and the edited Inversion, and a GIF; over all photos `sheet_<direction>.png` (rows photos, columns input and
-    strengths) and `results.json`, which is also returned.
+    strengths) and `edit.json`, which is also returned.
     """
     inverter, output = _open(config)
     directions = _directions(config, inverter)
@@ -62,14 +62,14 @@ def edit_images(config: EditConfig) -> dict:
         contact_sheet(rows, headings, output / f"sheet_{name}.png", captions)
     described = {direction.name: _described(direction, gammas[direction.name]) for direction in directions}
     found = {"strengths": strengths, "strength_unit": config.strength_unit, "directions": described, "images": records}
-    return _finish(config, inverter, inputs, "edit", found)
+    return _finish(config, inverter, inputs, "edit", found, [f"sheet_{name}.png" for name in sheets])
 
 
 def invert_images(config: EditConfig) -> dict:
     """Invert every photo.
 
     Writes `<label>.safetensors`, `<label>.png` (reconstruction), `sheet.png` (input | Phase I | Phase II | difference)
-    and `results.json` with L2 (mean squared difference to the input, images in [-1, 1]) of both phases.
+    and `invert.json` with L2 (mean squared difference to the input, images in [-1, 1]) of both phases.
     """
     inverter, output = _open(config)
     rows, captions, records = [], [], []
@@ -92,14 +92,14 @@ def invert_images(config: EditConfig) -> dict:
             captions.append(photo.label)
     headings = ["input", "Phase I", "Phase II", f"difference (red: {DIFFERENCE_MAXIMUM:g} or more)"]
     contact_sheet(rows, headings, output / "sheet.png", captions)
-    return _finish(config, inverter, inputs, "invert", {"images": records})
+    return _finish(config, inverter, inputs, "invert", {"images": records}, ["sheet.png"])
 
 
 def interpolate_images(config: EditConfig) -> dict:
     """Blend the two inputs (photos or saved Inversions), from the first (t = 0) to the second (t = 1).
 
     Writes `strip.png` (upper row codes and weights, lower row codes only), `codes_and_weights.gif`, `codes_only.gif`,
-    `beside.gif` (both, side by side), `frames/*.png`, both Inversions and `results.json`.
+    `beside.gif` (both, side by side), `frames/*.png`, both Inversions and `interpolate.json`.
     """
     inverter, output = _open(config)
     inputs = Inputs(config, inverter)
@@ -128,7 +128,7 @@ def interpolate_images(config: EditConfig) -> dict:
     headings = [photos[0].label, *(f"t = {t:.2f}" for t in ts), photos[1].label]
     contact_sheet(rows, headings, output / "strip.png", ["codes and weights", "codes only"])
     ends = {"first": photos[0].source, "last": photos[1].source, "steps": config.steps, "t": ts}
-    return _finish(config, inverter, inputs, "interpolate", ends)
+    return _finish(config, inverter, inputs, "interpolate", ends, ["strip.png", "beside.gif"])
 
 
 def _open(config: EditConfig) -> tuple[Inverter, Path]:
@@ -193,8 +193,10 @@ def _l2(image: Tensor, target: Tensor) -> float:
     return (image.clamp(-1, 1) - target).square().mean().item()
 
 
-def _finish(config: EditConfig, inverter: Inverter, inputs: Inputs, command: str, results: dict) -> dict:
-    """Write results.json and say where to look."""
+def _finish(
+    config: EditConfig, inverter: Inverter, inputs: Inputs, command: str, results: dict, look_at: Sequence[str]
+) -> dict:
+    """Write <command>.json and say where to look."""
     head = {
         "command": command,
         "domain": inverter.domain.name,
@@ -209,10 +211,10 @@ def _finish(config: EditConfig, inverter: Inverter, inputs: Inputs, command: str
         "skipped": inputs.skipped,
         "notes": inputs.fit.report(),
     }
-    path = Path(config.output) / "results.json"
+    path = Path(config.output) / f"{command}.json"  # by command: one folder may hold an edit and an interpolation
     with write_atomically(path) as temporary:
         temporary.write_text(json.dumps(head | results, indent=2) + "\n")
     if inputs.skipped:
         print(f"{len(inputs.skipped)} inputs were skipped; reasons in {path}")
-    print(f"{command}: results in {config.output}")
+    print(f"{command}: look at {', '.join(look_at)} in {config.output}")
     return head | results

@@ -50,11 +50,11 @@ def read(path):
     return json.loads(path.read_text())
 
 
-def test_edit_writes_pictures_inversions_and_results(config, photos, tmp_path, model):
+def test_edit_writes_pictures_inversions_and_a_record(config, photos, tmp_path, model):
     (photos / "broken.jpg").write_bytes(b"\xff\xd8 cut")
     returned = edit_images(config(photos))
     out = tmp_path / "out"
-    results = read(out / "results.json")
+    results = read(out / "edit.json")
     assert results == returned and results["command"] == "edit"
     labels = [image["label"] for image in results["images"]]
     assert labels == ["a", "b", "sub_a"]
