@@ -105,6 +105,11 @@ class Writer:
             if encoder is not None:
                 options["w_encoder"] = from_published(encoder.file, "w_encoder", **encoder.options)
         network = from_published(source.file, source.kind, **options)
+        if source.kind == "hyperstyle" and network.w_encoder is None:
+            raise UserError(
+                f"{source.path}: comes without its W encoder, the first guess of its codes; give that file as well "
+                f"(faces_w_encoder.pt)"
+            )
         if isinstance(network.decoder, Generator):
             if self.generator is None:
                 self._new_generator(network.decoder, source, beside=True)

@@ -188,8 +188,9 @@ def test_hyperstyle_takes_its_encoder_along(tmp_path):
     assert parts(tmp_path / "m") == ["generator", "hyperstyle"], "its encoder is no E1 of the folder"
     inversion = hyperinverter.load(tmp_path / "m", method="hyperstyle").invert(hyperstyle.images())
     torch.testing.assert_close(inversion.ws, model(hyperstyle.images()).ws)
-    with pytest.raises(UserError, match="without its W encoder"):
+    with pytest.raises(UserError, match="comes without its W encoder"):
         convert_files(paths[:1], tmp_path / "alone", domain=domain, options=hyperstyle.GIVEN)
+    assert not (tmp_path / "alone").exists()
 
 
 def test_feature_networks_are_converted_under_names_that_are_read_again(tmp_path):
