@@ -305,7 +305,7 @@ def _edit(c: s.EditConfig) -> Iterator[Problem]:
 def _direction(c: s.DirectionConfig) -> Iterator[Problem]:
     if not 0 < c.held_out_fraction < 1:
         yield Problem(("held_out_fraction",), f"must be above 0 and below 1, got {c.held_out_fraction}")
-    yield from _choice(c, "estimate", ("normal", "pattern"))
+    yield from _choice(c, "estimate", ("normal", "shrunk", "pattern"))
 
 
 def _export(c: s.ExportConfig) -> Iterator[Problem]:

@@ -293,7 +293,7 @@ class DirectionConfig(RunConfig):
     labels: str | None = None  # CSV (.gz allowed) with a `file` column and one 0/1 column per attribute
     attributes: dict[str, str] = field(default_factory=dict)  # direction name -> column; a leading "-" flips it
     held_out_fraction: float = 0.2
-    estimate: str = "normal"  # normal (of the SVM, as InterFaceGAN) | pattern (the codes' covariance times that normal)
+    estimate: str = "normal"  # normal (of the SVM, as InterFaceGAN) | shrunk | pattern, see editing/learn.py
 
 
 @dataclass

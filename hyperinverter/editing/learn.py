@@ -3,7 +3,9 @@
 Source: InterFaceGAN (Shen et al., CVPR 2020), section 3.1; here on the codes of real photos (E1) with their labels.
 `pattern`: Haufe et al., NeuroImage 2014, equation 6: the weights of a classifier tell what separates the classes, the
 covariance times the weights what changes with them. Where W's spread is very uneven the normal leans to dimensions in
-which codes hardly vary, and moving along it changes little in the image; the pattern does not.
+which codes hardly vary, and moving along it changes little in the image; the pattern does not, but takes along all that
+comes with the attribute, background and light included. `shrunk` lies between them: (S + k m I)^-1 S n for covariance
+S, mean variance m and normal n is the normal for k = 0 and the pattern for large k.
 """
 
 import csv
@@ -19,6 +21,8 @@ from torch import Tensor
 from hyperinverter.editing.directions import Direction
 from hyperinverter.utils.errors import UserError
 
+ESTIMATES = ("normal", "shrunk", "pattern")
+SHRINKAGE = 2.5  # k of `shrunk`: the attribute shows, and dimensions that vary much for other reasons count less
 REGULARISATION_C = 1.0  # inverse strength of the SVM's ridge, on codes scaled to unit mean square
 
 
@@ -39,13 +43,14 @@ def learn_direction(
         held_out: bool [n], photos kept out of the fit, on which accuracy is measured.
         name: of the direction.
         generator_hash: of the generator whose W this is.
-        estimate: `normal`, the SVM's normal (InterFaceGAN), or `pattern`, the codes' covariance times that normal.
+        estimate: `normal`, the SVM's normal (InterFaceGAN); `pattern`, the codes' covariance times that normal; or
+            `shrunk`, between the two.
     Returns:
         The direction, and its figures, which are also in `direction.info`: accuracy and balanced_accuracy (mean of the
         two classes' accuracies) of the SVM on held-out photos, both in [0, 1]; n_train, n_held_out; positive_fraction;
         projection_mean and projection_std of w·d, and class_distance between the classes' means of w·d, in units of W.
     Raises:
-        ValueError: arrays of different lengths.
+        ValueError: arrays of different lengths, or an unknown estimate.
         UserError: fewer than two photos of a class to learn from, or a class without held-out photos.
     """
     from sklearn.svm import LinearSVC
@@ -54,6 +59,8 @@ def learn_direction(
     if ws.ndim != 2 or not len(ws) == len(labels) == len(held_out):
         got = f"ws {tuple(ws.shape)}, {len(labels)} labels, {len(held_out)} held_out"
         raise ValueError(f"{got}; expected [n, w_dim], n and n")
+    if estimate not in ESTIMATES:
+        raise ValueError(f"estimate is {estimate!r}; write one of {', '.join(ESTIMATES)}")
     for part, mask, least in (("to learn from", ~held_out, 2), ("held out", held_out, 1)):
         counts = {"with": int((labels & mask).sum()), "without": int((~labels & mask).sum())}
         for what, count in counts.items():
@@ -69,9 +76,12 @@ def learn_direction(
     predicted = svm.predict((codes[held_out] - mean) / scale)
     right = predicted == labels[held_out]
     vector = svm.coef_[0]
-    if estimate == "pattern":
-        centred = codes[~held_out] - mean
-        vector = centred.T @ (centred @ vector)
+    if estimate != "normal":
+        covariance = np.cov(codes[~held_out], rowvar=False)
+        vector = covariance @ vector
+        if estimate == "shrunk":
+            ridge = SHRINKAGE * covariance.trace() / len(covariance)
+            vector = np.linalg.solve(covariance + ridge * np.eye(len(covariance)), vector)
     vector = vector / np.linalg.norm(vector)
     projections = codes[~held_out] @ vector
     positive = labels[~held_out]

@@ -58,6 +58,26 @@ def test_the_pattern_is_how_codes_move_where_the_spread_is_uneven():
     assert figures["class_distance"] == pytest.approx(2.0, abs=0.2), "in units of W, along the way that codes move"
 
 
+def test_shrunk_leaves_out_what_only_comes_along():
+    """Labels move codes along dimension 1; dimension 0 follows weakly and varies much on its own, as light does."""
+    rng = np.random.default_rng(0)
+    labels = rng.random(4000) < 0.5
+    ws = rng.normal(size=(4000, 16)) * 0.5
+    ws[:, 0] = 3.0 * rng.normal(size=4000) + 1.5 * (labels - 0.5)
+    ws[:, 1] += labels - 0.5
+    ws[:, 2] = 0.02 * (labels - 0.5) + 0.01 * rng.normal(size=4000)
+    held_out = np.arange(4000) % 5 == 0
+    by = {
+        estimate: learn_direction(torch.tensor(ws), labels, held_out, estimate=estimate)[0].vector.abs()
+        for estimate in ("normal", "shrunk", "pattern")
+    }
+    assert by["pattern"][0] > by["pattern"][1], "the pattern moves what comes along most"
+    assert by["normal"][2] > by["normal"][1], "the normal leans into the dimension that hardly varies"
+    assert by["shrunk"][1] > 2 * by["shrunk"][0] and by["shrunk"][1] > 5 * by["shrunk"][2]
+    with pytest.raises(ValueError, match="normal, shrunk, pattern"):
+        learn_direction(torch.tensor(ws), labels, held_out, estimate="mean")
+
+
 def test_classes_that_are_too_small_are_refused():
     ws, labels, _ = planted(n=50)
     with pytest.raises(UserError, match="x: 0 photos to learn from with the attribute"):
