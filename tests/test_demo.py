@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import save_tiny_model
 from script_runner import run_script
+from tiny_model import save_tiny_model
 
 from hyperinverter.config import DemoConfig, load_config, load_domain
 from hyperinverter.config.names import METRICS

@@ -107,7 +107,7 @@ def test_kill_9_while_a_checkpoint_is_written(make_config, whole_run, tiny_model
 import os, signal, sys, torch
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
-from conftest import make_tiny_domain
+from tiny_model import make_tiny_domain
 from training.conftest import phase2, tiny_config
 save, saved = torch.save, []
 def dying_save(state, path):
