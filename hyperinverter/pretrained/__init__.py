@@ -1,4 +1,6 @@
-"""From a name or a path to ready networks: where model folders are looked for, and how their files become modules."""
+"""From a name or a path to ready networks: where model folders are looked for, how their files become modules, and
+`from_published`, the one door for checkpoints as their authors released them.
+"""
 
 from hyperinverter.pretrained.files import (
     PARTS,
@@ -17,13 +19,17 @@ from hyperinverter.pretrained.load import (
     load_w_encoder,
     model_hash,
 )
+from hyperinverter.pretrained.published import KINDS, Published, from_published
 
 __all__ = [
+    "KINDS",
     "PARTS",
     "LoadedModel",
+    "Published",
     "available_models",
     "find_model_folder",
     "find_network_file",
+    "from_published",
     "hash_of",
     "load_discriminator",
     "load_generator",

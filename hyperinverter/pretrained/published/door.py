@@ -6,6 +6,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import nn
 
 from hyperinverter.pretrained.reading import PublishedFile, read_published
@@ -63,7 +65,7 @@ def from_published(
     Args:
         state_or_path: a file (.pkl, .pt, .pth, .tar, .safetensors), by its path or as `read_published` gives it, or
             its content: a state dict under the published names, or the whole checkpoint (`{"state_dict": ...,
-            "latent_avg": ...}`).
+            "latent_avg": ...}`). NumPy arrays do for tensors.
         kind: one of KINDS.
         config: what the tensors cannot tell, by its published name; each reader's docstring lists its options.
     Returns:
@@ -80,7 +82,7 @@ def from_published(
         file: PublishedFile | None = state_or_path if is_read else read_published(state_or_path)
         content, source = file.content, file.path.name
     else:
-        file, content, source = None, state_or_path, "the given state dict"
+        file, content, source = None, _as_tensors(state_or_path), "the given state dict"
     module, name = READERS[kind]
     reader: Reader = getattr(import_module(f"hyperinverter.pretrained.published.{module}"), name)
     network, report = reader(content, source, config)
@@ -89,3 +91,12 @@ def from_published(
         report.source, report.sha256 = file.path.name, file.sha256
     network.published = report
     return network.eval()
+
+
+def _as_tensors(content: Any) -> Any:
+    """The same with tensors for NumPy's numeric arrays and scalars, however deep they lie in dicts."""
+    if isinstance(content, dict):
+        return {name: _as_tensors(value) for name, value in content.items()}
+    if isinstance(content, np.ndarray | np.generic) and content.dtype.kind in "fiu":
+        return torch.from_numpy(np.array(content))
+    return content
