@@ -163,6 +163,7 @@ def test_faults_are_named():
 def test_the_signal_preserving_init_lets_images_differ_and_starts_near_zero():
     """Under the released init a token differs between images by a tenth of its size, here by several times that."""
 
+    @torch.no_grad()
     def spread_and_residual(init: str) -> tuple[float, float]:
         torch.manual_seed(0)
         regressor = WeightRegressor(
