@@ -1,18 +1,24 @@
 """Two kinds of files: a model (.safetensors that carries its own config) and a training state (.pt, for exact resume).
 
-Both are written to a temporary file beside the target and renamed, so that a killed process leaves the old file whole.
-Neither is ever read with code execution: models are safetensors, training states load with `weights_only=True`.
+Both are written to a temporary file beside the target and renamed, so that a killed process leaves the old file whole,
+and both are checked against a checksum when they are read. Neither is ever read with code execution: models are
+safetensors, training states load with `weights_only=True`.
 """
 
 import hashlib
 import json
+import os
 import pickle
 import random
 import re
+import struct
 import warnings
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -94,7 +100,12 @@ def save_model(
         "info": json.dumps(dict(info or {})),
     }
     with write_atomically(path) as temporary:
-        save_file(stored, str(temporary), metadata=metadata)
+        try:
+            save_file(stored, str(temporary), metadata=metadata)
+        except SafetensorError as error:  # it tells of a full disk in words only
+            if number := re.search(r"os error (\d+)", str(error)):
+                raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+            raise
     return digest
 
 
@@ -150,26 +161,60 @@ def read_model(path: str | Path, kind: str | None = None) -> ModelFile:
 
 # ------------------------------------------------------------------------------------------- training states
 
+# What the readers of a damaged file raise. (torch itself does not compare the checksums that it writes.)
+DAMAGE = (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, OverflowError, AssertionError,
+          struct.error, zlib.error, zipfile.BadZipFile, pickle.UnpicklingError)  # fmt: skip
+
 
 def save_training_state(folder: str | Path, step: int, state: dict, keep: int = 2) -> Path:
-    """Write `step_<step>.pt` atomically and delete all but the newest `keep` states.
+    """Write `step_<step>.pt` atomically, and only then delete all but the newest `keep` states up to this step.
 
     `state` holds plain types and tensors.
+
+    Raises:
+        OSError: it cannot be written (full disk, read-only folder); the earlier states are untouched.
     """
     folder = Path(folder)
     path = folder / f"step_{step:08d}.pt"
-    with write_atomically(path) as temporary:
-        torch.save({"step": step, **state}, temporary)
-    for old in _state_files(folder)[max(keep, 1) :]:
+    with write_atomically(path) as temporary, open(temporary, "wb") as file:
+        sink = _Sink(file)
+        try:
+            torch.save({"step": step, **state}, sink)
+        except RuntimeError as error:  # torch loses the reason when it tidies up after a failed write
+            if sink.error is not None:
+                raise sink.error from error
+            raise
+    for old in [old for old in _state_files(folder) if _step_of(old) <= step][max(keep, 1) :]:
         old.unlink(missing_ok=True)
     return path
 
 
-def load_training_state(folder_or_file: str | Path) -> dict | None:
+class _Sink:
+    """A file that remembers why it could not be written."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def load_training_state(folder_or_file: str | Path, *, set_aside: bool = False) -> dict | None:
     """The newest training state that loads, or None when a folder holds none.
 
-    A damaged newest file (full disk, copy cut short) is named in a warning and the one before it is taken.
+    A damaged newest file (copy cut short, flipped bits) is named in a warning, and the one before it is taken.
 
+    Args:
+        set_aside: rename damaged files to `<name>.damaged` when an earlier state is taken, so that they count no longer
+            as checkpoints; for the one run that goes on in this folder.
     Raises:
         FileNotFoundError: a file was named and is not there.
         UserError: a file was named and cannot be read, or every state in the folder is damaged.
@@ -181,16 +226,22 @@ def load_training_state(folder_or_file: str | Path) -> dict | None:
         candidates = [source]
     else:
         candidates = _state_files(source)
-    faults = []
+    faults: list[str] = []
+    damaged: list[Path] = []
     for path in candidates:
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-            faults.append(
-                f"{path}: cannot be read ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
-            )
-            if len(candidates) > 1:
-                warnings.warn(f"{faults[-1]}; trying the checkpoint before it", stacklevel=2)
+            state = _read_state(path)
+        except (*DAMAGE, OSError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            faults.append(f"{path}: cannot be read ({reason})")
+            damaged += [path] if isinstance(error, DAMAGE) else []
+            continue
+        aside = f", and {', '.join(p.name for p in damaged)} is renamed to *.damaged" if set_aside and damaged else ""
+        for path_damaged in damaged if set_aside else ():
+            path_damaged.rename(path_damaged.with_name(f"{path_damaged.name}.damaged"))
+        for fault in faults:
+            warnings.warn(f"{fault}; the checkpoint before it, {path.name}, is taken{aside}", stacklevel=2)
+        return state
     if faults:
         raise UserError(
             "\n".join(faults) + "\nno checkpoint could be read: delete these files, or give another output folder"
@@ -198,13 +249,28 @@ def load_training_state(folder_or_file: str | Path) -> dict | None:
     return None
 
 
+def _read_state(path: Path) -> dict:
+    with zipfile.ZipFile(path) as archive:
+        if wrong := archive.testzip():
+            raise ValueError(f"the checksum of {wrong} is another than was written: the file was damaged")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(state, dict) or not isinstance(state.get("step"), int):
+        raise ValueError("it holds no training state")
+    return state
+
+
 def _state_files(folder: Path) -> list[Path]:
     """Newest first."""
-    return sorted((p for p in folder.glob("step_*.pt") if re.fullmatch(r"step_\d+\.pt", p.name)), reverse=True)
+    found = [path for path in folder.glob("step_*.pt") if re.fullmatch(r"step_\d+\.pt", path.name)]
+    return sorted(found, key=_step_of, reverse=True)
+
+
+def _step_of(path: Path) -> int:
+    return int(path.stem.removeprefix("step_"))
 
 
 def rng_state() -> dict:
-    """State of Python's, NumPy's and torch's global generators, as plain types and tensors."""
+    """State of Python's, NumPy's and torch's global generators in this process, as plain types and tensors."""
     version, numbers, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state()
     return {
@@ -222,5 +288,5 @@ def set_rng_state(state: dict) -> None:
     name, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
     torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])

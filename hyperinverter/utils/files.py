@@ -1,11 +1,20 @@
-"""Writing files so that a killed process leaves the old one whole, and knowing beforehand that it can be done."""
+"""Files that survive kills and full disks: whole or not at all, appended in order, and one writer per folder."""
 
 import contextlib
+import errno
 import os
-from collections.abc import Iterator
+import re
+import socket
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from hyperinverter.utils.errors import UserError
+
+LOCK_NAME = ".lock"
+# what a killed process leaves: ours (write_atomically), and safetensors' own temporary file
+LEFTOVER = re.compile(r"\..+\.\d+\.tmp|\.tmp\w{6}")
 
 
 def check_writable(output: str | Path) -> None:
@@ -24,11 +33,17 @@ def check_writable(output: str | Path) -> None:
 
 @contextlib.contextmanager
 def write_atomically(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; it replaces `path` only when the block ends without an error."""
+    """Yield a temporary path beside `path`; it replaces `path` only when the block ends without an error.
+
+    When this returns, the new file is on the disk: bytes and name are flushed, in this order.
+
+    Raises:
+        OSError: the disk is full, the folder may not be written, ...; `filename` is `path`, the old file is whole.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
@@ -36,5 +51,146 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
         os.umask(mask)
         os.chmod(temporary, 0o666 & ~mask)
         os.replace(temporary, path)
+        flush_folder(path.parent)
+    except OSError as error:
+        told = about(error, path)
+        if told is error:
+            raise
+        raise told from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # on a disk that is read-only by now: the first error is the one to tell
+            temporary.unlink(missing_ok=True)
+
+
+def about(error: OSError, path: Path) -> OSError:
+    """The same error told of the file that was meant, not of a temporary one; other files keep their own."""
+    named = error.filename is None or LEFTOVER.fullmatch(Path(os.fsdecode(error.filename)).name)
+    return OSError(error.errno, error.strerror, str(path)) if named and error.errno is not None else error
+
+
+def flush_folder(folder: Path) -> None:
+    """Make new names in a folder outlive a power cut, where the system can."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems flush no folders
+            raise
+    finally:
+        os.close(handle)
+
+
+def remove_leftovers(folders: Sequence[Path]) -> None:
+    """Delete the temporary files of killed processes; only for folders that nobody else writes into now."""
+    for folder in folders:
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if LEFTOVER.fullmatch(path.name) and path.is_file():
+                path.unlink(missing_ok=True)
+
+
+class AppendedFile:
+    """A file that only grows. What the disk refuses waits, in order, and is tried again with the next write.
+
+    Args:
+        path: made if it is not there.
+        tell: gets the error when a write fails; once, until one succeeds again.
+    """
+
+    def __init__(self, path: Path, tell: Callable[[OSError], None]) -> None:
+        self.path = path
+        self._tell, self._told = tell, False
+        self._waiting = bytearray()
+        self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+
+    def write(self, data: bytes) -> None:
+        """Append at once (not through a buffer: a killed process loses nothing that was written)."""
+        self._waiting += data
+        try:
+            self._drain()
+            self._told = False
+        except OSError as error:
+            if not self._told:
+                self._told = True
+                self._tell(about(error, self.path))
+
+    def sync(self) -> None:
+        """Flush everything to the disk.
+
+        Raises:
+            OSError: something still waits; `filename` is the path.
+        """
+        try:
+            self._drain()
+            os.fsync(self._handle)
+        except OSError as error:
+            raise about(error, self.path) from error
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # was told when it happened
+            self._drain()
+        os.close(self._handle)
+
+    def _drain(self) -> None:
+        while self._waiting:
+            del self._waiting[: os.write(self._handle, self._waiting)]
+
+
+@contextlib.contextmanager
+def lock_folder(folder: str | Path) -> Iterator[None]:
+    """Hold a folder for this process alone; the system lets go of it however the process ends.
+
+    A folder made here is removed again when nothing was written into it.
+
+    Raises:
+        UserError: another process holds it; names it.
+    """
+    folder = Path(folder)
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    handle = _take_lock(folder / LOCK_NAME)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            with contextlib.suppress(OSError):
+                (folder / LOCK_NAME).unlink()  # before letting go: who waits notices that the file is another one
+            os.close(handle)
+        with contextlib.suppress(OSError):  # not empty
+            for place in made:
+                place.rmdir()
+
+
+def _take_lock(path: Path) -> int | None:
+    """The handle that holds the lock; None where the system or the file system has no locks (told in a warning)."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            same = path.exists() and os.path.samestat(os.fstat(handle), path.stat())
+        except BlockingIOError:
+            holder = os.read(handle, 200).decode(errors="replace").strip() or "another process"
+            os.close(handle)
+            raise UserError(
+                f"{path.parent}: {holder} is writing into this folder; wait for its end, stop it, or give another "
+                f"output=FOLDER"
+            ) from None
+        except OSError as error:
+            os.close(handle)
+            warnings.warn(
+                f"{path}: cannot be locked ({error.strerror}): make sure that no other run writes here", stacklevel=3
+            )
+            return None
+        if same:
+            break
+        os.close(handle)  # its holder removed it between our two calls
+    with contextlib.suppress(OSError):  # a full disk: the lock holds without its text
+        os.ftruncate(handle, 0)
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        os.write(handle, f"process {os.getpid()} on {socket.gethostname()} (since {since})".encode())
+    return handle
