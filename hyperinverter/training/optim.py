@@ -16,6 +16,7 @@ from ranger_adabelief import RangerAdaBelief
 from torch import Tensor, nn
 
 from hyperinverter.config.schema import OptimizerConfig
+from hyperinverter.utils.distributed import average_gradients
 
 LOOKAHEAD_STEPS = 6  # k and alpha as in the published Ranger
 LOOKAHEAD_ALPHA = 0.5
@@ -119,7 +120,7 @@ def backward_and_step(
     clip: float | None = None,
     measure: bool = False,
 ) -> Tensor | None:
-    """One update from `loss`.
+    """One update from `loss`, the mean over this process's images; with several processes, over those of all.
 
     Args:
         clip: largest global gradient norm; None leaves gradients alone.
@@ -129,6 +130,7 @@ def backward_and_step(
     """
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    average_gradients(p for group in optimizer.param_groups for p in group["params"])
     norm = None
     if clip is not None or measure:
         params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]

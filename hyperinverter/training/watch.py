@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hyperinverter.config.schema import TrainConfig
+from hyperinverter.utils.distributed import average
 from hyperinverter.utils.errors import UserError
 
 
@@ -68,7 +69,7 @@ class LossHistory:
     def _fetch(self) -> None:
         if not self._waiting:
             return
-        flat = torch.stack([v.float().reshape([]) for _, values in self._waiting for v in values.values()]).tolist()
-        numbers = iter(flat)
+        flat = torch.stack([v.float().reshape([]) for _, values in self._waiting for v in values.values()])
+        numbers = iter(average(flat).tolist())  # over all processes, so that all of them stop at the same NaN
         self._rows += [(step, {name: next(numbers) for name in values}) for step, values in self._waiting]
         self._waiting = []

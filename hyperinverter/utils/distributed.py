@@ -179,7 +179,7 @@ def randn_rows(count: int, *shape: int, shared: bool, **options: Any) -> Tensor:
 
 
 class _Sum(torch.autograd.Function):
-    """Sum over processes; its gradient is the same sum of gradients, so it can be differentiated any number of times."""
+    """Sum over processes; its gradient is the same sum of gradients, so it has derivatives of every order."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

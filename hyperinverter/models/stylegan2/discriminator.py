@@ -28,6 +28,7 @@ from hyperinverter.models.stylegan2.layers import (
 from hyperinverter.models.stylegan2.mapping import LR_MULTIPLIER, MappingNetwork
 from hyperinverter.ops.upfirdn2d import downsample2d, setup_filter
 from hyperinverter.utils.checks import check_images
+from hyperinverter.utils.distributed import all_rows, own_rows, world_size
 
 
 @dataclass(frozen=True)
@@ -103,9 +104,17 @@ class DiscriminatorEpilogue(nn.Module):
         if self.fromrgb is not None:
             x = x + self.fromrgb(image)
         if self.mbstd_num_channels:
-            x = torch.cat([x, minibatch_std(x, self.mbstd_group_size, self.mbstd_num_channels)], dim=1)
+            x = torch.cat([x, self._minibatch_std(x)], dim=1)
         y = self.out(self.fc(self.conv(x).flatten(1)))
         return y if cmap is None else (y * cmap).sum(dim=1, keepdim=True) / math.sqrt(cmap.shape[1])
+
+    def _minibatch_std(self, x: Tensor) -> Tensor:
+        """In train mode with the groups of the whole batch, also where their images lie in several processes."""
+        group, channels = self.mbstd_group_size, self.mbstd_num_channels
+        # Own rows are every world-th image of the batch, so groups that fit in here are those of the whole batch.
+        if not self.training or world_size() == 1 or (group is not None and len(x) % group == 0):
+            return minibatch_std(x, group, channels)
+        return own_rows(minibatch_std(all_rows(x), group, channels))
 
 
 def minibatch_std(x: Tensor, group_size: int | None, num_channels: int = 1) -> Tensor:

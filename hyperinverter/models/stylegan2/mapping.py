@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperinverter.models.stylegan2.layers import FullyConnected
+from hyperinverter.utils.distributed import average
 
 LR_MULTIPLIER = 0.01  # StyleGAN, appendix C
 W_AVG_BETA = 0.995  # decay of the running mean of w, StyleGAN
@@ -87,7 +88,8 @@ class MappingNetwork(nn.Module):
             w = self.get_submodule(f"fc{i}")(w)
         if update_w_avg and self.w_avg is not None:
             with torch.no_grad():
-                self.w_avg.lerp_(w.detach().mean(dim=0).to(self.w_avg.dtype), 1 - self.w_avg_beta)
+                mean = w.detach().mean(dim=0).to(self.w_avg.dtype)
+                self.w_avg.lerp_(average(mean) if self.training else mean, 1 - self.w_avg_beta)
         if self.num_ws is None:
             return w
         ws = w.unsqueeze(1).repeat(1, self.num_ws, 1)

@@ -28,6 +28,7 @@ from hyperinverter.models.stylegan2.layers import (
 from hyperinverter.ops.bias_act import activate_, check_activation, split_gain
 from hyperinverter.ops.modulated_conv import modulated_conv2d
 from hyperinverter.ops.upfirdn2d import setup_filter, upsample2d
+from hyperinverter.utils.distributed import randn_rows
 
 NOISE_MODES = ("const", "random", "none")
 
@@ -93,7 +94,8 @@ class SynthesisLayer(nn.Module):
             return bias.permute(0, 3, 1, 2)
         strength = _with_residual(self.noise_strength, residuals, "noise_strength").reshape(-1, 1, 1, 1) * gain
         if noise_mode == "random":
-            noise = torch.randn(n, self.resolution, self.resolution, 1, device=bias.device, dtype=bias.dtype)
+            size = (self.resolution, self.resolution, 1)
+            noise = randn_rows(n, *size, shared=self.training, device=bias.device, dtype=bias.dtype)
         else:
             noise = self.noise_const[None, :, :, None]
         # Summed with the channels last, the memory format of the activations.
