@@ -1,7 +1,8 @@
 """Batches of images as a pure function of the position in the stream; from a config to training and validation data.
 
 N images per batch, R pixels. `position` counts images since the start of training: the same position gives the same
-images, order and mirroring for any batch size, so that a run resumes exactly by its step count alone.
+images, order and mirroring for any batch size, so that a run resumes exactly by its step count alone. With several
+processes there is still one stream: each reads its own images of every batch (`utils.distributed.own_rows`).
 """
 
 import hashlib
@@ -20,6 +21,7 @@ from hyperinverter.data.sampler import sample_indices
 from hyperinverter.data.sources import ImageSource, Subset, open_source
 from hyperinverter.data.transforms import flips_at, mirror
 from hyperinverter.utils.decode import BadImageError, to_tensor
+from hyperinverter.utils.distributed import check_divides, gather_to_all, own_rows, rank, world_size
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import from_uint8
 
@@ -82,39 +84,63 @@ class Batches:
         return self.source.names
 
     def get(self, position: int, batch_size: int) -> tuple[Tensor, list[str]]:
-        """The batch that starts at `position`.
+        """The batch that starts at `position`, `batch_size` images; with several processes, this one's share of it.
 
         Returns:
             Images float32 [N, 3, R, R] in [-1, 1], and their names.
         Raises:
-            UserError: no file of the source is readable.
+            UserError: no file of the source is readable, or the processes cannot share such a batch equally.
         """
+        check_divides(batch_size=batch_size)
         if len(self) == 0:
             raise UserError("there are no images in this split: give more images or another validation_fraction")
-        indices = sample_indices(len(self), self.seed, position, batch_size)
-        upcoming = sample_indices(len(self), self.seed, position + batch_size, batch_size) if self._pool else []
+        indices = own_rows(sample_indices(len(self), self.seed, position, batch_size))
+        following = sample_indices(len(self), self.seed, position + batch_size, batch_size) if self._pool else []
         pixels, names = [], []
-        for index, image in zip(indices, self._read_many(indices, upcoming), strict=True):
+        for index, image in zip(indices, self._read_many(indices, own_rows(following)), strict=True):
             if image is None:
                 index, image = self._next_good(index)
             pixels.append(image)
             names.append(self.names[index])
         images = torch.from_numpy(np.stack(pixels))  # [N, 3, R, R]
         if self.flip:
-            images = mirror(images, flips_at(self.seed, position, batch_size))
+            images = mirror(images, own_rows(flips_at(self.seed, position, batch_size)))
         return from_uint8(images), names
 
     def in_order(self, batch_size: int, max_images: int | None = None) -> Iterator[tuple[Tensor, list[str]]]:
         """Every readable image once, in name order, never mirrored; the last batch may be smaller."""
+        for _, images, names in self._in_order(batch_size, max_images, first=0, every=1):
+            yield images, names
+
+    def own_in_order(self, batch_size: int, max_images: int | None = None) -> Iterator[tuple[int, Tensor, list[str]]]:
+        """The batches of `in_order` dealt out to the processes, whole ones, so that each holds what it holds in one.
+
+        Yields:
+            The batch's number in `in_order` counting unreadable ones, its images [N, 3, R, R], and their names.
+        """
+        yield from self._in_order(batch_size, max_images, first=rank(), every=world_size())
+
+    def _in_order(
+        self, batch_size: int, max_images: int | None, *, first: int, every: int
+    ) -> Iterator[tuple[int, Tensor, list[str]]]:
         count = len(self) if max_images is None else min(max_images, len(self))
-        for start in range(0, count, batch_size):
-            indices = list(range(start, min(start + batch_size, count)))
-            upcoming = list(range(start + batch_size, min(start + 2 * batch_size, count)))
+        for number in range(first, -(-count // batch_size), every):
+            indices, upcoming = (
+                list(range(start, min(start + batch_size, count)))
+                for start in (number * batch_size, (number + every) * batch_size)
+            )
             found = [(i, image) for i, image in zip(indices, self._read_many(indices, upcoming), strict=True)]
             good = [(i, image) for i, image in found if image is not None]
             if good:
                 pixels = torch.from_numpy(np.stack([image for _, image in good]))
-                yield from_uint8(pixels), [self.names[i] for i, _ in good]
+                yield number, from_uint8(pixels), [self.names[i] for i, _ in good]
+
+    def share_report(self) -> None:
+        """Let `bad_files` and `report` tell of the files that any process met."""
+        for bad_files, cropped, enlarged in gather_to_all((self.bad_files, self.fit.cropped, self.fit.enlarged)):
+            self.bad_files |= bad_files
+            self.fit.cropped |= cropped
+            self.fit.enlarged |= enlarged
 
     def report(self) -> list[str]:
         """What happened to files so far, one line each: skipped, ignored, cropped, enlarged."""
@@ -181,7 +207,9 @@ class Batches:
 
 
 def reports(*several: Batches) -> list[str]:
-    """What `report` says of several batches; a line that they share comes once."""
+    """What `report` says of several batches, in any process; a line that they share comes once."""
+    for batches in several:
+        batches.share_report()
     return list(dict.fromkeys(line for batches in several for line in batches.report()))
 
 

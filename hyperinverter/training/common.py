@@ -18,15 +18,15 @@ from torch import Tensor
 from hyperinverter.checkpoint import write_atomically
 from hyperinverter.config import to_yaml
 from hyperinverter.config.schema import CommandConfig, RunConfig
-from hyperinverter.utils.device import resolve_device
+from hyperinverter.utils.distributed import is_main, own_device
 from hyperinverter.utils.images import image_grid, save_image
 from hyperinverter.utils.seeding import seed_everything
 
 
 def set_up(config: CommandConfig) -> torch.device:
-    """Seed every generator, set CPU threads, resolve the device."""
+    """Seed every generator (the same in every process), set CPU threads, resolve the device."""
     seed_everything(config.seed, config.threads)
-    device = resolve_device(config.device)
+    device = own_device(config.device)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     return device
@@ -35,6 +35,8 @@ def set_up(config: CommandConfig) -> torch.device:
 class Run:
     """A run folder that is open for writing; on resume everything is appended to.
 
+    With several processes the first writes; in the others every method does nothing.
+
     Args:
         output: the folder.
         config: written into it.
@@ -42,11 +44,14 @@ class Run:
     """
 
     def __init__(self, output: str | Path, config: RunConfig, step: int = 0) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         self.folder = Path(output)
         self.samples = self.folder / "samples"
         self.checkpoints = self.folder / "checkpoints"
+        self._writes = is_main()
+        if not self._writes:
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
         for folder in (self.samples, self.checkpoints):
             folder.mkdir(parents=True, exist_ok=True)
         with write_atomically(self.folder / "config.yaml") as path:
@@ -61,12 +66,14 @@ class Run:
         """Print above a progress bar and keep in log.txt, one line each."""
         from tqdm import tqdm
 
-        for message in messages:
+        for message in messages if self._writes else ():
             tqdm.write(message, file=sys.stderr)
             self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """One line of stats.jsonl and one TensorBoard point each; NaN and inf become null in the JSON."""
+        if not self._writes:
+            return
         clean = {k: (v if math.isfinite(v) else None) for k, v in values.items()}
         self._stats.write(json.dumps({"step": step, **clean}) + "\n")
         for name, value in values.items():
@@ -75,12 +82,16 @@ class Run:
     def images(self, step: int, name: str, images: Tensor, columns: int = 8) -> Path:
         """Images [N,3,R,R] in [-1,1] as one grid: TensorBoard and samples/<name>_<step>.png."""
         path = self.samples / f"{name}_{step:08d}.png"
+        if not self._writes:
+            return path
         grid = image_grid(images.detach().float().cpu(), columns)
         save_image(grid, path)
         self._writer.add_image(name, (grid * 0.5 + 0.5).clamp(0, 1), step)
         return path
 
     def close(self) -> None:
+        if not self._writes:
+            return
         self._writer.close()
         self._log.close()
         self._stats.close()
