@@ -9,11 +9,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hyperinverter.data import Batches, validation_batches
+from hyperinverter.data import Batches
 from hyperinverter.extractors.inception import Inception
 from hyperinverter.extractors.squeezenet import SqueezeNetFeatures
 from hyperinverter.metrics.distribution import FEWEST_IMAGES, Fid
 from hyperinverter.models.stylegan2 import Generator
+from hyperinverter.utils.distributed import from_main, gather_numbered, is_main, own_rows
 
 
 class SampleDistance:
@@ -43,15 +44,21 @@ class SampleDistance:
             return
         self.name, self._features = found
         with torch.no_grad():
-            batches = (x.to(device) for x, _ in validation_batches(photos, batch_size, max_images))
-            self._real = torch.cat([self._features(torch.cat([x, x.flip(3)])) for x in batches])
+            own = ((number, x.to(device)) for number, x, _ in photos.own_in_order(batch_size, max_images))
+            self._real = _together([(number, self._features(torch.cat([x, x.flip(3)]))) for number, x in own])
 
     @torch.no_grad()
     def __call__(self, G: Generator) -> float:
         """Distance of samples of G (truncation 1, stored noise) from the photos."""
         latents = torch.randn([len(self._real), G.z_dim], generator=torch.Generator().manual_seed(self.seed))
-        fake = torch.cat([self._features(G(z.to(self.device))) for z in latents.split(self.batch_size)])
-        return Fid(self._features).distance(fake, self._real)
+        own = own_rows(list(enumerate(latents.split(self.batch_size))))
+        fake = _together([(number, self._features(G(z.to(self.device)))) for number, z in own])
+        return from_main(Fid(self._features).distance(fake, self._real) if is_main() else 0.0)
+
+
+def _together(own: list[tuple[int, Tensor]]) -> Tensor:
+    """Numbered batches of features of every process -> all features [N,F], in the order of the numbers."""
+    return torch.cat([features for _, features in gather_numbered(own)])
 
 
 def _features(device: torch.device) -> tuple[str, Callable[[Tensor], Tensor]] | str:

@@ -12,6 +12,7 @@ from hyperinverter.config.schema import ScheduleConfig
 from hyperinverter.training.common import Run
 from hyperinverter.training.validation import Best
 from hyperinverter.training.watch import LossHistory
+from hyperinverter.utils.distributed import gather_to_all, rank, world_size
 
 
 @dataclass(frozen=True)
@@ -48,18 +49,21 @@ class Progress:
     @classmethod
     def from_state(cls, state: dict, score_changed: bool) -> "Progress":
         """Take up a training state, random generators included; a best loss under another measure is forgotten."""
-        set_rng_state(state["rng"])
+        set_rng_state(_own_rng(state))
         best = Best() if score_changed else Best(**state["best"])
         return cls(state["step"], state["position"], best, LossHistory(state["history"]), state["scalars"])
 
     def state(self) -> dict:
-        """Plain types and tensors; `step` is added by `save_training_state`."""
+        """Plain types and tensors, alike in every process; `step` is added by `save_training_state`."""
+        rng, *others = gather_to_all(rng_state())
         return {
             "position": self.position,
             "best": {"loss": self.best.loss, "step": self.best.step},
             "history": self.history.state(),
             "scalars": self.scalars,
-            "rng": rng_state(),
+            "rng": rng,
+            "rng_of_others": others,
+            "processes": world_size(),
         }
 
     def log_losses(self, run: Run) -> float:
@@ -98,3 +102,15 @@ class Progress:
         """What a trainer returns."""
         best = {} if self.best.loss is None else {"best/loss": self.best.loss, "best/step": self.best.step}
         return {"step": self.step, **self.scalars, **best}
+
+
+def _own_rng(state: dict) -> dict:
+    """What this process's random generators go on from.
+
+    All processes draw the same numbers, so that with another number of processes the first one's state serves all.
+    """
+    states = [state["rng"], *state.get("rng_of_others", [])]
+    if len(states) == world_size():
+        return states[rank()]
+    # of the devices on its machine, the first process used the first
+    return {**states[0], "cuda": [states[0]["cuda"][0] for _ in states[0]["cuda"]]}

@@ -2,7 +2,8 @@
 
 A training state holds everything that the next step depends on: step, position in the data (counted in images), trained
 networks, optimisers with their moments and slow weights, random generators, best score, losses not yet logged, and the
-config it was written under. Resumed on the same machine, a run gives the same numbers as one never stopped.
+config it was written under. Resumed on the same machine, a run gives the same numbers as one never stopped. With
+several processes all of them hold the same networks and the first writes; another number of processes may go on.
 """
 
 import json
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from hyperinverter.checkpoint import load_training_state, save_training_state, write_atomically
 from hyperinverter.config.schema import DomainConfig, TrainConfig
 from hyperinverter.training.progress import Progress
+from hyperinverter.utils.distributed import check_agreement, from_main, is_main, world_size
 from hyperinverter.utils.errors import UserError
 
 # Settings that change neither a step nor a score: where, how often and how fast. Everything else is compared.
@@ -66,7 +68,8 @@ def find_state(
             )
         return Resumed()
     source = folder if config.resume == "auto" else Path(config.resume)
-    state = load_training_state(source)
+    state = _load(source)
+    check_agreement("the weights that are not trained", frozen)
     if state is None:
         if config.resume == "auto":
             return Resumed()
@@ -90,6 +93,8 @@ def find_state(
     old, new = flatten({"domain": asdict(DomainConfig())}) | flatten(state["config"]), flatten(asdict(config))
     changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     refused, notes, score_changed = [], [], False
+    if (before := state.get("processes", 1)) != world_size():
+        notes.append(f"resumed with {world_size()} process(es), saved with {before}: same batches, other last digits")
     for part, digest in frozen.items():
         if state["frozen"].get(part) != digest:
             refused.append(f"{part}: trained with weights {state['frozen'].get(part)}, these are {digest}")
@@ -109,6 +114,15 @@ def find_state(
     return Resumed(state, notes, score_changed)
 
 
+def _load(source: Path) -> dict[str, Any] | None:
+    """`load_training_state`, where the first process chooses and the others read the same file."""
+    state = load_training_state(source) if is_main() else None
+    step = from_main(state and state["step"])
+    if is_main() or step is None:
+        return state
+    return load_training_state(source if source.suffix == ".pt" else source / f"step_{step:08d}.pt")
+
+
 def save_state(
     folder: Path,
     config: TrainConfig,
@@ -118,14 +132,15 @@ def save_state(
     progress: Progress,
     parts: dict[str, nn.Module | torch.optim.Optimizer],
     more: dict[str, Tensor] | None = None,
-) -> Path:
-    """Write a training state that `find_state` accepts again.
+) -> None:
+    """Write a training state that `find_state` accepts again. Every process calls this, the first one writes.
 
     `parts` are what is trained, and the optimisers; `more` are running values of the trainer's own.
     """
     state = {"trainer": trainer, "config": asdict(config), "frozen": frozen, **progress.state(), **(more or {})}
     state |= {name: part.state_dict() for name, part in parts.items()}
-    return save_training_state(folder, progress.step, state, config.schedule.keep_checkpoints)
+    if is_main():
+        save_training_state(folder, progress.step, state, config.schedule.keep_checkpoints)
 
 
 def under(key: str, parents: Sequence[str]) -> bool:
@@ -147,7 +162,7 @@ def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
 def forget_later_stats(output: str | Path, step: int) -> None:
     """Drop the lines of stats.jsonl after `step`: a killed run wrote them, and its continuation writes them again."""
     path = Path(output) / "stats.jsonl"
-    if not path.is_file():
+    if not is_main() or not path.is_file():
         return
     kept = []
     for line in path.read_text().splitlines(keepends=True):

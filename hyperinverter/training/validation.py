@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hyperinverter.config.schema import ScheduleConfig
 from hyperinverter.data import Batches, validation_batches
+from hyperinverter.utils.distributed import gather_numbered, world_size
 
 
 @dataclass
@@ -36,25 +37,29 @@ def validate(
 ) -> dict[str, float]:
     """Mean of each loss over the validation images (a smaller last batch counts by its images, not as a batch).
 
+    Several processes share the batches, and all get the numbers that one would get.
+
     Args:
         losses: images [N,3,R,R] -> name -> mean over these images []; networks are in eval mode already.
     Returns:
         Empty when there are no validation images.
     """
-    found: list[tuple[int, dict[str, Tensor]]] = []
-    for images, _ in validation_batches(data, schedule.batch_size, schedule.validation_images):
-        found.append((len(images), losses(images.to(device))))
+    own: list[tuple[int, int, dict[str, Tensor]]] = []
+    for number, images, _ in data.own_in_order(schedule.batch_size, schedule.validation_images):
+        own.append((number, len(images), losses(images.to(device))))
+    fetched = [(number, n, {name: float(value) for name, value in values.items()}) for number, n, values in own]
+    found = gather_numbered(fetched)
     if not found:
         return {}
-    count = sum(n for n, _ in found)
-    return {name: sum(n * float(values[name]) for n, values in found) / count for name in found[0][1]}
+    count = sum(n for _, n, _ in found)
+    return {name: sum(n * values[name] for _, n, values in found) / count for name in found[0][2]}
 
 
 def sample_images(data: Batches, fallback: Batches, count: int, device: torch.device) -> Tensor:
     """The images every grid of a run shows: the first validation images, or training images when there are none."""
     for images, _ in validation_batches(data, count, count):
         return images.to(device)
-    images, _ = fallback.get(0, count)
+    images, _ = fallback.get(0, count * world_size())  # of which this process holds `count`
     return images.to(device)
 
 

@@ -21,6 +21,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from datetime import timedelta
+from itertools import chain
 from typing import Any, TypeVar
 
 import torch
@@ -258,6 +259,16 @@ def gather_to_main(value: T) -> list[T]:
     found: list[Any] | None = [None] * world_size() if is_main() else None
     dist.gather_object(value, found)
     return found or []
+
+
+def gather_numbered(own: list[T], everywhere: bool = True) -> list[T]:
+    """Tuples of all processes in the order of their first entries, numbers that no two share.
+
+    Args:
+        everywhere: False gives them to rank 0 only, and [] to the others.
+    """
+    found = gather_to_all(own) if everywhere else gather_to_main(own)
+    return sorted(chain.from_iterable(found), key=lambda item: item[0])
 
 
 def from_main(value: T) -> T:

@@ -246,10 +246,10 @@ def test_a_gradient_that_is_no_number_is_found_before_the_save(make_config, monk
 
 def test_validation_is_a_mean_over_images_not_over_batches(make_config):
     class Five:
-        def in_order(self, batch_size, max_images=None):
+        def own_in_order(self, batch_size, max_images=None):
             images = torch.arange(5.0).view(5, 1, 1, 1).expand(5, 3, 2, 2)
-            for batch in images[:max_images].split(batch_size):
-                yield batch, ["name"] * len(batch)
+            for number, batch in enumerate(images[:max_images].split(batch_size)):
+                yield number, batch, ["name"] * len(batch)
 
     schedule = make_config("phase1").schedule
     found = validate(lambda images: {"loss": images.mean()}, Five(), schedule, torch.device("cpu"))
