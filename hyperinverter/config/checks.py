@@ -6,21 +6,24 @@ classes. Each gives problems with keys relative to its section; `problems` walks
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from hyperinverter.config import names
 from hyperinverter.config import schema as s
-from hyperinverter.config.faults import unknown_name
-
-
-@dataclass(frozen=True)
-class Problem:
-    """`keys`: the key at fault first, then those it disagrees with."""
-
-    keys: tuple[str, ...]
-    message: str
+from hyperinverter.config.rules import (
+    Problem,
+    at_least,
+    between_0_and_1,
+    choice,
+    every,
+    known,
+    not_empty,
+    not_negative,
+    positive,
+    power_of_two,
+)
 
 
 def problems(config: Any, prefix: str = "") -> Iterator[Problem]:
@@ -34,95 +37,37 @@ def problems(config: Any, prefix: str = "") -> Iterator[Problem]:
             yield from problems(section, f"{prefix}{item.name}.")
 
 
-# ------------------------------------------------------------------------------------------- one value at a time
-
-
-def _at_least(section: Any, bound: int, keys: str) -> Iterator[Problem]:
-    for key in keys.split():
-        value = getattr(section, key)
-        if value is not None and value < bound:
-            yield Problem((key,), f"must be {bound} or more, got {value}")
-
-
-def _positive(section: Any, keys: str) -> Iterator[Problem]:
-    for key in keys.split():
-        value = getattr(section, key)
-        if value is not None and not 0 < value < math.inf:
-            yield Problem((key,), f"must be above 0 and finite, got {value}")
-
-
-def _not_negative(section: Any, keys: str) -> Iterator[Problem]:
-    for key in keys.split():
-        value = getattr(section, key)
-        if not 0 <= value < math.inf:
-            yield Problem((key,), f"must be 0 (off) or above and finite, got {value}")
-
-
-def _between_0_and_1(section: Any, key: str) -> Iterator[Problem]:
-    value = getattr(section, key)
-    if value is not None and not 0 <= value <= 1:
-        yield Problem((key,), f"must lie between 0 and 1, got {value}")
-
-
-def _choice(section: Any, key: str, choices: Sequence[str]) -> Iterator[Problem]:
-    value = getattr(section, key)
-    if value not in choices:
-        yield Problem((key,), f"must be one of {', '.join(choices)}; got {value!r}")
-
-
-def _known(
-    key: str, kind: str, values: Iterable[str], known: Sequence[str], each_has_a_key: bool = False
-) -> Iterator[Problem]:
-    for value in values:
-        if value not in known:
-            yield Problem((f"{key}.{value}" if each_has_a_key else key,), unknown_name(kind, value, known))
-
-
-def _power_of_two(section: Any, key: str, smallest: int) -> Iterator[Problem]:
-    value = getattr(section, key)
-    if value < smallest or value & (value - 1):
-        lower = 2 ** max(value.bit_length() - 1, smallest.bit_length() - 1) if value > 0 else smallest
-        upper = f" or {2 * lower}" if lower < value else ""
-        yield Problem((key,), f"must be a power of two, {smallest} or more; got {value}, write {lower}{upper}")
-
-
-def _not_empty(section: Any, keys: str) -> Iterator[Problem]:
-    for key in keys.split():
-        if not getattr(section, key):
-            yield Problem((key,), "must not be empty")
-
-
 # ------------------------------------------------------------------------------------------- sections of a domain
 
 
 def _generator(c: s.GeneratorConfig) -> Iterator[Problem]:
-    yield from _at_least(c, 1, "z_dim w_dim")
-    yield from _between_0_and_1(c, "w_avg_beta")
+    yield from at_least(c, 1, "z_dim w_dim")
+    yield from between_0_and_1(c, "w_avg_beta")
     yield from _networks(c)
 
 
 def _discriminator(c: s.DiscriminatorConfig) -> Iterator[Problem]:
-    yield from _at_least(c, 1, "mbstd_group_size cmap_dim")
-    yield from _at_least(c, 0, "mbstd_num_channels")
-    yield from _choice(c, "epilogue_activation", s.ACTIVATIONS)
+    yield from at_least(c, 1, "mbstd_group_size cmap_dim")
+    yield from at_least(c, 0, "mbstd_num_channels")
+    yield from choice(c, "epilogue_activation", s.ACTIVATIONS)
     yield from _networks(c)
 
 
 def _networks(c: s.GeneratorConfig | s.DiscriminatorConfig) -> Iterator[Problem]:
-    yield from _at_least(c, 1, "channel_base channel_max img_channels mapping_embed_features mapping_layer_features")
-    yield from _at_least(c, 0, "c_dim mapping_layers")
-    yield from _choice(c, "architecture", s.ARCHITECTURES)
-    yield from _choice(c, "activation", s.ACTIVATIONS)
-    yield from _choice(c, "mapping_activation", s.ACTIVATIONS)
-    yield from _positive(c, "conv_clamp mapping_lr_multiplier")
+    yield from at_least(c, 1, "channel_base channel_max img_channels mapping_embed_features mapping_layer_features")
+    yield from at_least(c, 0, "c_dim mapping_layers")
+    yield from choice(c, "architecture", s.ARCHITECTURES)
+    yield from choice(c, "activation", s.ACTIVATIONS)
+    yield from choice(c, "mapping_activation", s.ACTIVATIONS)
+    yield from positive(c, "conv_clamp mapping_lr_multiplier")
     if sum(c.resample_filter) == 0:
         yield Problem(("resample_filter",), f"must be taps with a sum other than zero, got {c.resample_filter}")
 
 
 def _encoder(c: s.EncoderConfig) -> Iterator[Problem]:
-    yield from _choice(c, "trunk", s.TRUNKS)
-    yield from _power_of_two(c, "input_size", 16)
-    yield from _at_least(c, 1, "stem_width")
+    yield from choice(c, "trunk", s.TRUNKS)
+    yield from power_of_two(c, "input_size", 16)
+    yield from at_least(c, 1, "stem_width")
     for key in ("widths", "depths", "strides"):
         values = getattr(c, key)
         if len(values) != 4:
@@ -136,8 +81,8 @@ def _encoder(c: s.EncoderConfig) -> Iterator[Problem]:
 
 
 def _layerwise_encoder(c: s.LayerwiseEncoderConfig) -> Iterator[Problem]:
-    yield from _at_least(c, 1, "feature_channels")
-    yield from _power_of_two(c, "feature_size", 8)  # the hypernetworks halve it three times
+    yield from at_least(c, 1, "feature_channels")
+    yield from power_of_two(c, "feature_size", 8)  # the hypernetworks halve it three times
     last = c.input_size // (c.stem_stride * math.prod(c.strides))
     if len(c.strides) == 4 and last < c.feature_size:
         message = (
@@ -148,19 +93,19 @@ def _layerwise_encoder(c: s.LayerwiseEncoderConfig) -> Iterator[Problem]:
 
 
 def _hypernetwork(c: s.HypernetworkConfig) -> Iterator[Problem]:
-    yield from _at_least(c, 1, "hidden_size fusion_channels transformer_channels")
-    yield from _choice(c, "target_set", s.TARGET_SETS)
-    yield from _choice(c, "weight_layout", s.WEIGHT_LAYOUTS)
-    yield from _choice(c, "style_index", s.STYLE_INDICES)
-    yield from _choice(c, "init", s.HYPERNETWORK_INITS)
+    yield from at_least(c, 1, "hidden_size fusion_channels transformer_channels")
+    yield from choice(c, "target_set", s.TARGET_SETS)
+    yield from choice(c, "weight_layout", s.WEIGHT_LAYOUTS)
+    yield from choice(c, "style_index", s.STYLE_INDICES)
+    yield from choice(c, "init", s.HYPERNETWORK_INITS)
 
 
 def _domain(c: s.DomainConfig) -> Iterator[Problem]:
-    yield from _not_empty(c, "name")
-    yield from _choice(c, "kind", ("faces", "scenes"))
-    yield from _choice(c, "alignment", ("ffhq", "none"))
-    yield from _power_of_two(c, "resolution", 8)
-    yield from _power_of_two(c, "loss_resolution", 8)
+    yield from not_empty(c, "name")
+    yield from choice(c, "kind", ("faces", "scenes"))
+    yield from choice(c, "alignment", ("ffhq", "none"))
+    yield from power_of_two(c, "resolution", 8)
+    yield from power_of_two(c, "loss_resolution", 8)
     if c.alignment == "ffhq" and c.kind == "scenes":
         yield Problem(("alignment", "kind"), "ffhq aligns faces, but kind is scenes; write alignment: none")
 
@@ -169,11 +114,11 @@ def _domain(c: s.DomainConfig) -> Iterator[Problem]:
 
 
 def _data(c: s.DataConfig) -> Iterator[Problem]:
-    yield from _choice(c, "kind", ("auto", "folder", "zip", "lmdb", "generated"))
-    yield from _choice(c, "on_bad_file", ("skip", "refuse"))
-    yield from _at_least(c, 1, "max_images num_generated")
-    yield from _at_least(c, 0, "workers cache_mib generated_seed")
-    yield from _not_negative(c, "truncation_psi")
+    yield from choice(c, "kind", ("auto", "folder", "zip", "lmdb", "generated"))
+    yield from choice(c, "on_bad_file", ("skip", "refuse"))
+    yield from at_least(c, 1, "max_images num_generated")
+    yield from at_least(c, 0, "workers cache_mib generated_seed")
+    yield from not_negative(c, "truncation_psi")
     if not 0 <= c.validation_fraction < 1:
         yield Problem(("validation_fraction",), f"must be 0 or more and below 1, got {c.validation_fraction}")
     if c.kind == "generated" and c.root is not None:
@@ -182,51 +127,61 @@ def _data(c: s.DataConfig) -> Iterator[Problem]:
 
 
 def _optimizer(c: s.OptimizerConfig) -> Iterator[Problem]:
-    yield from _choice(c, "name", ("adam", "ranger", "ranger_adabelief"))
-    yield from _positive(c, "lr eps")
+    yield from choice(c, "name", ("adam", "ranger", "ranger_adabelief"))
+    yield from positive(c, "lr eps")
     if len(c.betas) != 2 or not all(0 <= beta < 1 for beta in c.betas):
         yield Problem(("betas",), f"must be two numbers, 0 or more and below 1, such as [0.9, 0.999]; got {c.betas}")
 
 
 def _adversarial(c: s.AdversarialConfig) -> Iterator[Problem]:
-    yield from _not_negative(c, "weight r1_gamma")
-    yield from _at_least(c, 0, "start_step cold_steps")
-    yield from _at_least(c, 1, "batch_size")
-    yield from _every(c, "r1_every", "r1_gamma: 0")
-
-
-def _every(section: Any, key: str, how_to_switch_off: str) -> Iterator[Problem]:
-    value = getattr(section, key)
-    if value < 1:
-        yield Problem((key,), f"must be 1 or more, got {value}; to switch it off write {how_to_switch_off}")
+    yield from not_negative(c, "weight r1_gamma")
+    yield from at_least(c, 0, "start_step cold_steps")
+    yield from at_least(c, 1, "batch_size")
+    yield from every(c, "r1_every", "r1_gamma: 0")
 
 
 def _schedule(c: s.ScheduleConfig) -> Iterator[Problem]:
-    yield from _at_least(c, 1, "max_steps batch_size keep_checkpoints validation_images")
+    yield from at_least(c, 1, "max_steps batch_size keep_checkpoints validation_images")
     for key in ("log_every", "images_every", "validate_every", "save_every"):
-        yield from _every(c, key, "a number above max_steps")
+        yield from every(c, key, "a number above max_steps")
+    yield from choice(c, "lr_decay_shape", s.DECAY_SHAPES)
+    yield from between_0_and_1(c, "lr_decay_to")
+    if not 0 <= c.lr_decay_steps <= max(c.max_steps, 0):
+        message = f"must lie between 0 (constant rate) and max_steps ({c.max_steps}), got {c.lr_decay_steps}"
+        yield Problem(("lr_decay_steps", "max_steps"), message)
 
 
 # ------------------------------------------------------------------------------------------- whole configs
 
 
 def _command(c: s.CommandConfig) -> Iterator[Problem]:
-    yield from _not_empty(c, "output")
-    yield from _at_least(c, 0, "seed")
-    yield from _at_least(c, 1, "threads")
+    yield from not_empty(c, "output")
+    yield from at_least(c, 0, "seed")
+    yield from at_least(c, 1, "threads")
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", c.device):
         yield Problem(("device",), f"must be auto, cpu, cuda, cuda:N or mps; got {c.device!r}")
 
 
 def _train(c: s.TrainConfig) -> Iterator[Problem]:
-    yield from _choice(c, "precision", ("fp32", "bf16"))
-    yield from _positive(c, "gradient_clip")
+    yield from choice(c, "precision", ("fp32", "bf16"))
+    yield from positive(c, "gradient_clip")
+    yield from at_least(c, 1, "gradient_accumulation")
+    yield from _parts("schedule.batch_size", c.schedule.batch_size, c)
+    if c.recompute_from_px is not None:
+        yield from power_of_two(c, "recompute_from_px", 4)
     if c.resume == "":
         yield Problem(("resume",), "must be auto, never or a checkpoint file, got nothing")
 
 
+def _parts(key: str, batch_size: int, c: s.TrainConfig) -> Iterator[Problem]:
+    """A batch is computed in equal parts."""
+    if batch_size >= 1 and c.gradient_accumulation > 1 and batch_size % c.gradient_accumulation:
+        message = f"({batch_size}) must be a multiple of gradient_accumulation ({c.gradient_accumulation})"
+        yield Problem((key, "gradient_accumulation"), message)
+
+
 def _loss_weights(c: s.Phase1Config | s.Phase2Config) -> Iterator[Problem]:
-    yield from _known("loss_weights", "loss", c.loss_weights, names.LOSSES, each_has_a_key=True)
+    yield from known("loss_weights", "loss", c.loss_weights, names.LOSSES, each_has_a_key=True)
     for name, weight in c.loss_weights.items():
         if not 0 <= weight < math.inf:
             yield Problem((f"loss_weights.{name}",), f"must be 0 (off) or above and finite, got {weight}")
@@ -247,7 +202,8 @@ def _phase2(c: s.Phase2Config) -> Iterator[Problem]:
                 "to train without the adversarial loss write adversarial.weight=0"
             )
             yield Problem(("adversarial.start_step", "schedule.max_steps", "adversarial.weight"), message)
-        yield from _groups("adversarial.batch_size", gan.batch_size, c.domain)
+        yield from _parts("adversarial.batch_size", gan.batch_size, c)
+        yield from _groups("adversarial.batch_size", gan.batch_size // max(c.gradient_accumulation, 1), c.domain)
 
 
 def _groups(key: str, batch_size: int, domain: s.DomainConfig) -> Iterator[Problem]:
@@ -259,12 +215,12 @@ def _groups(key: str, batch_size: int, domain: s.DomainConfig) -> Iterator[Probl
 
 
 def _stylegan2(c: s.StyleGAN2Config) -> Iterator[Problem]:
-    yield from _not_negative(c, "r1_gamma path_length_weight ema_kimg")
-    yield from _at_least(c, 0, "r1_every path_length_every")
-    yield from _between_0_and_1(c, "style_mixing_probability")
-    yield from _choice(c, "noise_mode", ("random", "none"))
-    yield from _positive(c, "ema_rampup")
-    yield from _groups("schedule.batch_size", c.schedule.batch_size, c.domain)
+    yield from not_negative(c, "r1_gamma path_length_weight ema_kimg")
+    yield from at_least(c, 0, "r1_every path_length_every")
+    yield from between_0_and_1(c, "style_mixing_probability")
+    yield from choice(c, "noise_mode", ("random", "none"))
+    yield from positive(c, "ema_rampup")
+    yield from _groups("schedule.batch_size", c.schedule.batch_size // max(c.gradient_accumulation, 1), c.domain)
     if not 1 <= c.path_length_batch_shrink <= c.schedule.batch_size:
         message = f"({c.path_length_batch_shrink}) must lie between 1 and schedule.batch_size ({c.schedule.batch_size})"
         yield Problem(("path_length_batch_shrink", "schedule.batch_size"), message)
@@ -277,26 +233,26 @@ def _stylegan2(c: s.StyleGAN2Config) -> Iterator[Problem]:
 
 
 def _evaluate(c: s.EvaluateConfig) -> Iterator[Problem]:
-    yield from _not_empty(c, "methods metrics")
-    yield from _known("methods", "method", c.methods, names.METHODS)
-    yield from _known("metrics", "metric", c.metrics, names.METRICS)
-    yield from _at_least(c, 1, "batch_size time_batch_size time_repeats")
-    yield from _at_least(c, 0, "sheet_rows")
+    yield from not_empty(c, "methods metrics")
+    yield from known("methods", "method", c.methods, names.METHODS)
+    yield from known("metrics", "metric", c.metrics, names.METRICS)
+    yield from at_least(c, 1, "batch_size time_batch_size time_repeats")
+    yield from at_least(c, 0, "sheet_rows")
 
 
 def _projection(c: s.ProjectionConfig) -> Iterator[Problem]:
-    yield from _at_least(c, 1, "steps")
-    yield from _at_least(c, 0, "tuning_steps seed")
-    yield from _choice(c, "perceptual", ("auto", *names.PERCEPTUAL))
+    yield from at_least(c, 1, "steps")
+    yield from at_least(c, 0, "tuning_steps seed")
+    yield from choice(c, "perceptual", ("auto", *names.PERCEPTUAL))
 
 
 def _edit(c: s.EditConfig) -> Iterator[Problem]:
-    yield from _not_empty(c, "directions strengths")
-    yield from _at_least(c, 1, "batch_size")
-    yield from _at_least(c, 2, "steps")
+    yield from not_empty(c, "directions strengths")
+    yield from at_least(c, 1, "batch_size")
+    yield from at_least(c, 2, "steps")
     if not all(map(math.isfinite, c.strengths)):
         yield Problem(("strengths",), f"must be finite, got {c.strengths}")
-    yield from _choice(c, "strength_unit", ("w", "std"))
+    yield from choice(c, "strength_unit", ("w", "std"))
     if c.align and c.domain.alignment == "none":
         message = f"is true, but domain {c.domain.name} has alignment: none; write align=false"
         yield Problem(("align", "domain.alignment"), message)
@@ -305,18 +261,18 @@ def _edit(c: s.EditConfig) -> Iterator[Problem]:
 def _direction(c: s.DirectionConfig) -> Iterator[Problem]:
     if not 0 < c.held_out_fraction < 1:
         yield Problem(("held_out_fraction",), f"must be above 0 and below 1, got {c.held_out_fraction}")
-    yield from _choice(c, "estimate", ("normal", "shrunk", "pattern"))
+    yield from choice(c, "estimate", ("normal", "shrunk", "pattern"))
 
 
 def _export(c: s.ExportConfig) -> Iterator[Problem]:
-    yield from _positive(c, "tolerance")
-    yield from _at_least(c, 1, "test_images")
+    yield from positive(c, "tolerance")
+    yield from at_least(c, 1, "test_images")
 
 
 def _demo(c: s.DemoConfig) -> Iterator[Problem]:
-    yield from _not_empty(c, "phase1 phase2 evaluate edit")
-    yield from _at_least(c, 1, "phase1_steps phase2_steps adversarial_steps")
-    yield from _at_least(c, 1, "training_images validation_images evaluated_images edited_images")
+    yield from not_empty(c, "phase1 phase2 evaluate edit")
+    yield from at_least(c, 1, "phase1_steps phase2_steps adversarial_steps")
+    yield from at_least(c, 1, "training_images validation_images evaluated_images edited_images")
     if c.adversarial_steps > max(c.phase2_steps, 1):
         message = f"({c.adversarial_steps}) must not be above phase2_steps ({c.phase2_steps})"
         yield Problem(("adversarial_steps", "phase2_steps"), message)

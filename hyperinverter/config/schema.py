@@ -15,6 +15,7 @@ WEIGHT_LAYOUTS = ("released", "paper")
 STYLE_INDICES = ("released", "true")
 HYPERNETWORK_INITS = ("released", "signal_preserving")
 ARCHITECTURES = ("orig", "skip", "resnet")
+DECAY_SHAPES = ("linear", "cosine")
 ACTIVATIONS = ("linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish")
 
 
@@ -182,6 +183,9 @@ class ScheduleConfig:
     validation_images: int | None = None  # None: all of them
     save_every: int = 1000
     keep_checkpoints: int = 2
+    lr_decay_steps: int = 0  # the rates fall over this many last steps; 0: constant, as in the paper
+    lr_decay_to: float = 0.1  # part of the rate that is left at the last step
+    lr_decay_shape: str = "cosine"  # one of DECAY_SHAPES
 
 
 @dataclass
@@ -206,8 +210,10 @@ class RunConfig(CommandConfig):
 class TrainConfig(RunConfig):
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    precision: str = "fp32"  # fp32 | bf16 (autocast)
+    precision: str = "fp32"  # fp32 | bf16 (autocast; losses, R1 and path length stay in fp32)
     gradient_clip: float | None = None  # largest global norm; None leaves gradients alone
+    gradient_accumulation: int = 1  # every batch is computed in this many equal parts, for less memory
+    recompute_from_px: int | None = None  # blocks of G and D from this resolution on keep no activations; None: all do
     resume: str = "auto"  # auto (newest loadable checkpoint in output) | never | a checkpoint file
 
 

@@ -8,15 +8,19 @@ AdaBelief switched off; its default is another optimiser, kept here under its ow
 
 import contextlib
 import io
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from typing import TypeVar
 
 import torch
 from ranger_adabelief import RangerAdaBelief
 from torch import Tensor, nn
 
-from hyperinverter.config.schema import OptimizerConfig
+from hyperinverter.config.schema import OptimizerConfig, ScheduleConfig
 from hyperinverter.utils.distributed import average_gradients
+
+Part = TypeVar("Part")
 
 LOOKAHEAD_STEPS = 6  # k and alpha as in the published Ranger
 LOOKAHEAD_ALPHA = 0.5
@@ -113,9 +117,85 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict, config: Opt
         group.update(lr=config.lr, betas=tuple(config.betas), eps=config.eps)
 
 
+def rate_factor(step: int, schedule: ScheduleConfig) -> float:
+    """What the learning rates are multiplied with in a step, from 1 down to `lr_decay_to` over the last steps.
+
+    Args:
+        step: updates done before it.
+    """
+    done = (step + 1 - schedule.max_steps) / max(schedule.lr_decay_steps, 1) + 1  # of the decay, when the step ends
+    if schedule.lr_decay_steps == 0 or done <= 0:
+        return 1.0
+    done = min(done, 1.0)
+    if schedule.lr_decay_shape == "cosine":
+        done = (1 - math.cos(math.pi * done)) / 2
+    return 1 - done * (1 - schedule.lr_decay_to)
+
+
+def set_rates(step: int, schedule: ScheduleConfig, rates: Mapping[torch.optim.Optimizer, OptimizerConfig]) -> None:
+    """Give every optimiser its rate in a step, a function of the step alone; constant rates are left as they are."""
+    if schedule.lr_decay_steps == 0:
+        return
+    factor = rate_factor(step, schedule)
+    for optimizer, config in rates.items():
+        for group in optimizer.param_groups:
+            group["lr"] = config.lr * factor
+
+
+def in_parts(batch: Tensor, count: int) -> list[Tensor]:
+    """A batch [N, ...] in `count` equal parts [N / count, ...], dealt out as cards are.
+
+    Images 0, count, 2 count, ... come together, because the minibatch standard deviation compares images that far
+    apart: its groups are then those of the whole batch wherever a part holds whole groups.
+    """
+    if len(batch) % count:
+        raise ValueError(f"{len(batch)} images do not divide into {count} equal parts (gradient_accumulation)")
+    return [batch] if count == 1 else [batch[start::count] for start in range(count)]
+
+
+def whole(parts: Sequence[Tensor]) -> Tensor:
+    """The batch that `in_parts` took apart, in its order."""
+    return parts[0] if len(parts) == 1 else torch.stack(list(parts), dim=1).flatten(0, 1)
+
+
+def step_over_parts(
+    optimizer: torch.optim.Optimizer,
+    compute: Callable[[Part], dict[str, Tensor]],
+    parts: Sequence[Part],
+    *,
+    clip: float | None = None,
+    measure: bool = False,
+) -> dict[str, Tensor | None]:
+    """One update from a batch that is computed in equal parts, one after the other, so that memory holds one of them.
+
+    Gradients are those of the mean over the whole batch, but for what a network computes across images: BatchNorm
+    normalises with the statistics of a part (and its running averages move once per part).
+
+    Args:
+        compute: part -> "loss" with gradients, the mean over its images, and other scalars.
+        parts: the whole batch is its only part without accumulation.
+        clip, measure: as in `backward_and_step`.
+    Returns:
+        Every scalar as its mean over the parts, and "gradient_norm".
+    """
+    found: list[dict[str, Tensor]] = []
+
+    def losses() -> Iterable[Tensor]:
+        for part in parts:
+            values = compute(part)
+            found.append({name: value.detach() for name, value in values.items()})
+            yield values["loss"] if len(parts) == 1 else values["loss"] / len(parts)
+
+    norm = backward_and_step(optimizer, losses(), clip=clip, measure=measure)
+    if len(found) == 1:
+        return {**found[0], "gradient_norm": norm}
+    means = {name: torch.stack([values[name] for values in found]).mean() for name in found[0]}
+    return {**means, "gradient_norm": norm}
+
+
 def backward_and_step(
     optimizer: torch.optim.Optimizer,
-    loss: Tensor,
+    loss: Tensor | Iterable[Tensor],
     *,
     clip: float | None = None,
     measure: bool = False,
@@ -123,13 +203,15 @@ def backward_and_step(
     """One update from `loss`, the mean over this process's images; with several processes, over those of all.
 
     Args:
+        loss: one, or several that are made one by one and add up (each is freed before the next is made).
         clip: largest global gradient norm; None leaves gradients alone.
         measure: return the norm although nothing is clipped (a pass over all gradients).
     Returns:
         The global gradient norm before clipping [] on the device (nothing is fetched), or None when not measured.
     """
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    for part in [loss] if isinstance(loss, Tensor) else loss:
+        part.backward()
     average_gradients(p for group in optimizer.param_groups for p in group["params"])
     norm = None
     if clip is not None or measure:

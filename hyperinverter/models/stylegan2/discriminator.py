@@ -99,12 +99,19 @@ class DiscriminatorEpilogue(nn.Module):
         self.fc = FullyConnected(channels * 16, channels, act)
         self.out = FullyConnected(channels, cmap_dim or 1)
 
-    def forward(self, x: Tensor, image: Tensor | None = None, cmap: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        image: Tensor | None = None,
+        cmap: Tensor | None = None,
+        batch_sizes: Sequence[int] | None = None,
+    ) -> Tensor:
         """Features [N, C, 4, 4], image [N, I, 4, 4], mapped condition [N, cmap_dim] -> logits [N, 1]."""
         if self.fromrgb is not None:
             x = x + self.fromrgb(image)
         if self.mbstd_num_channels:
-            x = torch.cat([x, self._minibatch_std(x)], dim=1)
+            batches = x.split(len(x) if batch_sizes is None else list(batch_sizes))
+            x = torch.cat([x, torch.cat([self._minibatch_std(batch) for batch in batches])], dim=1)
         y = self.out(self.fc(self.conv(x).flatten(1)))
         return y if cmap is None else (y * cmap).sum(dim=1, keepdim=True) / math.sqrt(cmap.shape[1])
 
@@ -262,15 +269,24 @@ class Discriminator(nn.Module):
         """Images [N, I, R, R] in [-1, 1] -> output of every block, [N, C, R/2, R/2] first, [N, C, 4, 4] last."""
         return self._blocks(images)[0]
 
-    def forward(self, images: Tensor, c: Tensor | None = None) -> Tensor:
-        """Images [N, I, R, R] in [-1, 1], condition [N, c_dim] -> logits [N, 1]; unbounded, before any sigmoid."""
+    def forward(self, images: Tensor, c: Tensor | None = None, batch_sizes: Sequence[int] | None = None) -> Tensor:
+        """Judge images.
+
+        Args:
+            images: [N, I, R, R] in [-1, 1].
+            c: condition [N, c_dim].
+            batch_sizes: `images` are several batches, one after the other, of these sizes; the minibatch standard
+                deviation is taken within each, so that the logits are those of one call per batch. None: one batch.
+        Returns:
+            Logits [N, 1], unbounded, before any sigmoid.
+        """
         outputs, image = self._blocks(images)
         if self.mapping is None and c is not None and c.numel() > 0:
             raise ValueError(f"this discriminator takes no condition (c_dim is 0), got c {tuple(c.shape)}")
         if self.mapping is not None and c is not None and len(c) != len(images):
             raise ValueError(f"expected one condition per image, got {len(c)} for {len(images)} images")
         cmap = None if self.mapping is None else self.mapping(None, c=c)
-        return self.b4(outputs[-1], image, cmap)
+        return self.b4(outputs[-1], image, cmap, batch_sizes)
 
     def _blocks(self, images: Tensor) -> tuple[list[Tensor], Tensor | None]:
         """The output of every block, and the image at 4 px where the architecture reads it there."""

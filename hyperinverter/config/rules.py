@@ -1,0 +1,80 @@
+"""Rules for one value or two of a config section, from which `checks.py` builds what a section must fulfil.
+
+Each takes the section and the names of keys, and gives a problem for every value that breaks it.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hyperinverter.config.faults import unknown_name
+
+
+@dataclass(frozen=True)
+class Problem:
+    """`keys`: the key at fault first, then those it disagrees with."""
+
+    keys: tuple[str, ...]
+    message: str
+
+
+def at_least(section: Any, bound: int, keys: str) -> Iterator[Problem]:
+    for key in keys.split():
+        value = getattr(section, key)
+        if value is not None and value < bound:
+            yield Problem((key,), f"must be {bound} or more, got {value}")
+
+
+def positive(section: Any, keys: str) -> Iterator[Problem]:
+    for key in keys.split():
+        value = getattr(section, key)
+        if value is not None and not 0 < value < math.inf:
+            yield Problem((key,), f"must be above 0 and finite, got {value}")
+
+
+def not_negative(section: Any, keys: str) -> Iterator[Problem]:
+    for key in keys.split():
+        value = getattr(section, key)
+        if not 0 <= value < math.inf:
+            yield Problem((key,), f"must be 0 (off) or above and finite, got {value}")
+
+
+def between_0_and_1(section: Any, key: str) -> Iterator[Problem]:
+    value = getattr(section, key)
+    if value is not None and not 0 <= value <= 1:
+        yield Problem((key,), f"must lie between 0 and 1, got {value}")
+
+
+def choice(section: Any, key: str, choices: Sequence[str]) -> Iterator[Problem]:
+    value = getattr(section, key)
+    if value not in choices:
+        yield Problem((key,), f"must be one of {', '.join(choices)}; got {value!r}")
+
+
+def known(
+    key: str, kind: str, values: Iterable[str], choices: Sequence[str], each_has_a_key: bool = False
+) -> Iterator[Problem]:
+    for value in values:
+        if value not in choices:
+            yield Problem((f"{key}.{value}" if each_has_a_key else key,), unknown_name(kind, value, choices))
+
+
+def power_of_two(section: Any, key: str, smallest: int) -> Iterator[Problem]:
+    value = getattr(section, key)
+    if value < smallest or value & (value - 1):
+        lower = 2 ** max(value.bit_length() - 1, smallest.bit_length() - 1) if value > 0 else smallest
+        upper = f" or {2 * lower}" if lower < value else ""
+        yield Problem((key,), f"must be a power of two, {smallest} or more; got {value}, write {lower}{upper}")
+
+
+def not_empty(section: Any, keys: str) -> Iterator[Problem]:
+    for key in keys.split():
+        if not getattr(section, key):
+            yield Problem((key,), "must not be empty")
+
+
+def every(section: Any, key: str, how_to_switch_off: str) -> Iterator[Problem]:
+    value = getattr(section, key)
+    if value < 1:
+        yield Problem((key,), f"must be 1 or more, got {value}; to switch it off write {how_to_switch_off}")
