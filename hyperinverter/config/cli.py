@@ -17,6 +17,7 @@ from hyperinverter.config.faults import ConfigError
 from hyperinverter.config.load import list_domains, load_config, to_yaml
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import check_writable
+from hyperinverter.utils.text import printable
 
 PACKAGE = Path(__file__).resolve().parents[1]
 USER_MISTAKE = 2  # exit code, as argparse's own
@@ -163,5 +164,5 @@ def _is_users(error: Exception) -> bool:
 
 
 def _stop(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {printable(message, keep=chr(10))}", file=sys.stderr)
     raise SystemExit(USER_MISTAKE) from None

@@ -15,6 +15,7 @@ from hyperinverter.config.yaml_text import read_yaml
 from hyperinverter.pretrained.files import available_models, search_folders
 from hyperinverter.utils.checkout import REPOSITORY
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.text import printable
 
 CATALOG = Path(__file__).with_name("catalog.yaml")
 FOLDERS = ("published", "nets")  # below a folder of pretrained models
@@ -182,5 +183,6 @@ def listing() -> str:
 
 def aligned(rows: list[tuple[str, ...]]) -> list[str]:
     """Rows of equal length as lines of text, columns two spaces apart."""
+    rows = [tuple(map(printable, row)) for row in rows]  # a cell may come out of a file
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  " + "  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]

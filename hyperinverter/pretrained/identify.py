@@ -10,8 +10,10 @@ from hyperinverter.checkpoint import MODEL_FORMAT
 from hyperinverter.models.hypernetwork import Hypernetwork
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.pretrained.published import KINDS, from_published
+from hyperinverter.pretrained.published.keys import LONGEST
 from hyperinverter.pretrained.reading import NetworkStub, PublishedFile
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.text import printable
 
 INNER = ("state_dict", "g_ema", "g")  # entries that hold the weights
 LIKELY = ("psp", "e4e")  # kinds whose tensors are alike
@@ -229,5 +231,5 @@ def _shape(tensor: Tensor) -> str:
 def _outline(content: Any) -> str:
     if not isinstance(content, Mapping):
         return f"a {type(content).__name__}"
-    names = list(map(str, content))
+    names = [printable(str(name), longest=LONGEST) for name in content]
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "") or "nothing"

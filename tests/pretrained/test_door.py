@@ -7,7 +7,10 @@ from small_stylegan2 import make_generator
 from torch import Tensor
 
 import hyperinverter.pretrained
+from hyperinverter.config.cli import run
+from hyperinverter.config.weights import ConvertConfig
 from hyperinverter.pretrained import KINDS, Published, from_published
+from hyperinverter.pretrained.catalog import aligned
 from hyperinverter.pretrained.published.nvidia import to_published
 from hyperinverter.utils.errors import UserError
 
@@ -35,3 +38,27 @@ def test_numpy_arrays_do_for_tensors() -> None:
     assert arrays["synthesis.b4.const"].any()
     with pytest.raises(UserError, match=r"synthesis\.b4\.const is a ndarray, expected a tensor"):
         from_published({**arrays, "synthesis.b4.const": np.array(["a"])}, NVIDIA_G)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_keys_that_are_no_text_are_refused(kind: str) -> None:
+    """They ended in AttributeError: numbers and None have no prefix."""
+    stems = ("conv1.weight", "input_layer.0.weight", "encoder.conv1.weight", "hypernet.conv1.weight", "w1", "b4_x.w1")
+    for odd in (1, None, (1, 2), b"conv1.weight"):
+        state = {odd: torch.zeros(1)} | dict.fromkeys(stems, torch.zeros(4, 3, 3, 3))
+        for content in (state, {"state_dict": state}, {"G_ema": state, "D": state, "g_ema": state}):
+            with pytest.raises(UserError, match="given state dict: not "):
+                from_published(content, kind)
+
+
+def test_names_out_of_a_file_do_not_reach_the_terminal_as_they_are(tmp_path, capsys) -> None:
+    name = "\x1b[2J\x1b]0;title\x07\nerror\u202e" + 10_000 * "k"
+    torch.save({name: torch.zeros(1), "w1": torch.zeros(2, 2)}, tmp_path / "odd.pt")
+    for words in (["--inspect", f"{tmp_path}/odd.pt"], ["--inspect", f"{tmp_path}/odd.pt", "--kind", "hypernetwork"]):
+        with pytest.raises(SystemExit) as stopped:
+            run(ConvertConfig, "hyperinverter.pretrained.convert:convert", None, "", positional="files",
+                dashed=("kind",), argv=words)  # fmt: skip
+        told = capsys.readouterr().err
+        assert stopped.value.code == 2 and len(told) < 1000 and told.startswith("error: ")
+        assert told.removesuffix("\n").isprintable()
+    assert r"\x1b[2J" in "".join(aligned([("key", name)])) and "\n" not in aligned([("key", name)])[0]

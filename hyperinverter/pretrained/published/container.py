@@ -34,7 +34,7 @@ def unwrap(content: Any, what: str, source: str) -> tuple[dict[str, Tensor], dic
     if not isinstance(content, Mapping):
         raise UserError(f"{source}: not {what}: it holds a {type(content).__name__}, expected a state dict")
     if "state_dict" not in content:
-        return dict(content), {}
+        return _named(content, what, source), {}
     if not isinstance(content["state_dict"], Mapping):
         found = type(content["state_dict"]).__name__
         raise UserError(f"{source}: not {what}: its state_dict is a {found}, expected names with tensors")
@@ -50,7 +50,14 @@ def unwrap(content: Any, what: str, source: str) -> tuple[dict[str, Tensor], dic
             unknown.append(entry)
     if unknown:
         raise UserError(f"{source}: not {what}: its entries {shortened(unknown)} are not known")
-    return dict(content["state_dict"]), ignored
+    return _named(content["state_dict"], what, source), ignored
+
+
+def _named(state: Mapping[Any, Any], what: str, source: str) -> dict[str, Any]:
+    """The state dict, in which every key is a name."""
+    if odd := [key for key in state if not isinstance(key, str)]:
+        raise UserError(f"{source}: not {what}: {shortened(odd)} stands for a name among its keys, expected text alone")
+    return dict(state)
 
 
 def prefix_of(state: Iterable[str], candidates: Iterable[str], marks: Iterable[str]) -> str | None:

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.text import printable
 
 SHOWN = 4  # keys named in an error message; the rest is counted
+LONGEST = 120  # characters shown of a key; published ones have half as many
 
 
 class Keys:
@@ -123,9 +125,10 @@ class Keys:
         return self.ignored
 
 
-def shortened(keys: list[str]) -> str:
-    """The first few of them."""
-    return ", ".join(keys[:SHOWN]) + (", ..." if len(keys) > SHOWN else "")
+def shortened(keys: list) -> str:
+    """The first few of them, which need not be published ones."""
+    shown = (printable(str(key), longest=LONGEST) for key in keys[:SHOWN])
+    return ", ".join(shown) + (", ..." if len(keys) > SHOWN else "")
 
 
 def options(given: dict, known: Mapping[str, object], what: str) -> dict:

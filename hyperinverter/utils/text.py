@@ -1,0 +1,21 @@
+"""Text from files of any origin, made fit for a terminal."""
+
+
+def printable(text: str, keep: str = "", longest: int | None = None) -> str:
+    """The same text with control, formatting and undecodable characters written as escapes (`\\x1b`).
+
+    A name inside a file may hold what moves the cursor, sets a window's title or reverses the reading direction.
+
+    Args:
+        text: to be shown.
+        keep: characters that stay as they are, such as line ends.
+        longest: characters after which it is cut; None: never.
+    """
+    if longest is not None and len(text) > longest:
+        text = text[:longest] + "..."
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() or letter in keep else letter.encode("unicode_escape").decode("ascii")
+        for letter in text
+    )
