@@ -1,6 +1,7 @@
 """What the three trainers share: the run folder (config, log, scalars, pictures, TensorBoard), seeds and device.
 
-A run folder holds `config.yaml environment.txt log.txt stats.jsonl samples/ checkpoints/` and TensorBoard events.
+A run folder holds `config.yaml environment.txt log.txt stats.jsonl samples/ checkpoints/` and TensorBoard events. Only
+the first of several processes writes into it.
 """
 
 import json
@@ -10,7 +11,9 @@ import platform
 import subprocess
 import sys
 import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -18,7 +21,10 @@ from torch import Tensor
 from hyperinverter.checkpoint import write_atomically
 from hyperinverter.config import to_yaml
 from hyperinverter.config.schema import CommandConfig, RunConfig
+from hyperinverter.training.guard import STOP_SIGNALS, Stopped
+from hyperinverter.training.records import Curves, forget_later
 from hyperinverter.utils.distributed import is_main, own_device
+from hyperinverter.utils.files import AppendedFile
 from hyperinverter.utils.images import image_grid, save_image
 from hyperinverter.utils.seeding import seed_everything
 
@@ -35,72 +41,104 @@ def set_up(config: CommandConfig) -> torch.device:
 class Run:
     """A run folder that is open for writing; on resume everything is appended to.
 
-    With several processes the first writes; in the others every method does nothing.
+    While it is open, a signal to stop waits for the end of the step (see `guard`).
 
     Args:
         output: the folder.
         config: written into it.
-        step: where the run goes on; what TensorBoard holds after it (a killed run wrote it) is no longer shown.
+        step: where the run goes on; rows and curves after it, which a killed run wrote, are taken out.
     """
 
     def __init__(self, output: str | Path, config: RunConfig, step: int = 0) -> None:
         self.folder = Path(output)
         self.samples = self.folder / "samples"
         self.checkpoints = self.folder / "checkpoints"
+        self._open = ExitStack()
         self._writes = is_main()
         if not self._writes:
             return
-        from torch.utils.tensorboard import SummaryWriter
-
         for folder in (self.samples, self.checkpoints):
             folder.mkdir(parents=True, exist_ok=True)
         with write_atomically(self.folder / "config.yaml") as path:
             path.write_text(to_yaml(config))
         with write_atomically(self.folder / "environment.txt") as path:
             path.write_text(_environment())
-        self._writer = SummaryWriter(str(self.folder), purge_step=step + 1)
-        self._log = open(self.folder / "log.txt", "a", buffering=1)  # noqa: SIM115 (closed in close)
-        self._stats = open(self.folder / "stats.jsonl", "a", buffering=1)  # noqa: SIM115
+        forget_later(self.folder, step)
+        self._curves = Curves(self.folder, step + 1, self._cannot_write)
+        self._log = AppendedFile(self.folder / "log.txt", self._cannot_write)
+        self._stats = AppendedFile(self.folder / "stats.jsonl", self._cannot_write)
+        for file in (self._curves, self._log, self._stats):
+            self._open.callback(file.close)
 
     def log(self, *messages: str) -> None:
         """Print above a progress bar and keep in log.txt, one line each."""
-        from tqdm import tqdm
-
         for message in messages if self._writes else ():
-            tqdm.write(message, file=sys.stderr)
-            self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
+            _print(message)
+            self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n".encode())
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """One line of stats.jsonl and one TensorBoard point each; NaN and inf become null in the JSON."""
         if not self._writes:
             return
         clean = {k: (v if math.isfinite(v) else None) for k, v in values.items()}
-        self._stats.write(json.dumps({"step": step, **clean}) + "\n")
+        self._stats.write((json.dumps({"step": step, **clean}) + "\n").encode())
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+            self._curves.scalar(name, value, step)
 
     def images(self, step: int, name: str, images: Tensor, columns: int = 8) -> Path:
-        """Images [N,3,R,R] in [-1,1] as one grid: TensorBoard and samples/<name>_<step>.png."""
+        """Images [N,3,R,R] in [-1,1] as one grid: TensorBoard and samples/<name>_<step>.png.
+
+        One that cannot be written is told and left out.
+        """
         path = self.samples / f"{name}_{step:08d}.png"
         if not self._writes:
             return path
         grid = image_grid(images.detach().float().cpu(), columns)
-        save_image(grid, path)
-        self._writer.add_image(name, (grid * 0.5 + 0.5).clamp(0, 1), step)
+        try:
+            save_image(grid, path)
+        except OSError as error:
+            self.log(f"{path}: {error.strerror or error}; training goes on without this picture")
+        self._curves.image(name, (grid * 0.5 + 0.5).clamp(0, 1), step)
         return path
 
-    def close(self) -> None:
+    def sync(self) -> None:
+        """Everything written so far is on the disk when this returns; a checkpoint counts on the rows before it.
+
+        Raises:
+            OSError: rows of stats.jsonl cannot be written.
+        """
         if not self._writes:
             return
-        self._writer.close()
-        self._log.close()
-        self._stats.close()
+        self._stats.sync()
+        for file in (self._curves, self._log):
+            with suppress(OSError):  # was told when it happened
+                file.sync()
+
+    def stop(self, step: int) -> NoReturn:
+        """End a run that a signal stopped after `step`, which is saved."""
+        self.log(f"stopped after step {step} by {STOP_SIGNALS.received or 'a signal'}; everything is saved, the same "
+                 f"command goes on from here")  # fmt: skip
+        raise Stopped(0)
+
+    def close(self) -> None:
+        self._open.close()
 
     def __enter__(self) -> "Run":
+        self._open.enter_context(STOP_SIGNALS.after_step())
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def _cannot_write(self, error: OSError) -> None:
+        _print(f"{error.filename}: {error.strerror}; training goes on, and this is tried again")
+
+
+def _print(message: str) -> None:
+    from tqdm import tqdm
+
+    with suppress(OSError):  # nobody reads it any more: a closed terminal or pipe ends no training
+        tqdm.write(message, file=sys.stderr)
 
 
 def _environment() -> str:

@@ -64,8 +64,9 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
 
 def about(error: OSError, path: Path) -> OSError:
     """The same error told of the file that was meant, not of a temporary one; other files keep their own."""
-    named = error.filename is None or LEFTOVER.fullmatch(Path(os.fsdecode(error.filename)).name)
-    return OSError(error.errno, error.strerror, str(path)) if named and error.errno is not None else error
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    meant = not names or any(LEFTOVER.fullmatch(Path(name).name) for name in names)
+    return OSError(error.errno, error.strerror, str(path)) if meant and error.errno is not None else error
 
 
 def flush_folder(folder: Path) -> None:
