@@ -224,6 +224,8 @@ class Phase1Config(TrainConfig):
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(name="ranger", lr=1e-4, betas=[0.95, 0.999], eps=1e-5)
     )
+    # with several processes: BatchNorm over all of them, as in one process; false: over each one's images
+    sync_batchnorm: bool = True
     loss_weights: dict[str, float] = field(default_factory=lambda: {"l2": 1.0, "lpips": 0.8, "identity": 0.1})
 
 
@@ -231,6 +233,7 @@ class Phase1Config(TrainConfig):
 class Phase2Config(TrainConfig):
     """Train E2 and the hypernetworks with E1 and the generator frozen."""
 
+    sync_batchnorm: bool = True  # as in Phase I
     loss_weights: dict[str, float] = field(default_factory=lambda: {"l2": 1.0, "lpips": 0.8, "identity": 0.1})
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
 

@@ -7,7 +7,7 @@ CPU, which is where runs of several processes are tested.
 import torch
 from torch import Tensor, nn
 
-from hyperinverter.utils.distributed import all_rows, world_size
+from hyperinverter.utils.distributed import all_rows, average, world_size
 
 
 class SyncBatchNorm(nn.BatchNorm2d):
@@ -38,16 +38,30 @@ class SyncBatchNorm(nn.BatchNorm2d):
         self.running_var.lerp_(variance * (count / (count - 1)), momentum)
 
 
-def synchronised(network: nn.Module, device: torch.device) -> nn.Module:
-    """Exchange every BatchNorm2d inside for one over all processes; parameters and buffers stay the same objects.
+def synchronised(network: nn.Module, device: torch.device, wanted: bool = True) -> nn.Module:
+    """Let every BatchNorm2d inside span all processes; call it before the optimiser is built.
 
-    In one process nothing changes.
+    In one process, or where it is not `wanted`, nothing changes.
     """
-    if world_size() == 1:
+    if world_size() == 1 or not wanted:
         return network
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(network)
     for module in network.modules():
         if type(module) is nn.BatchNorm2d:
-            module.__class__ = SyncBatchNorm
+            module.__class__ = SyncBatchNorm  # its parameters and buffers are the same
     return network
+
+
+def average_running_statistics(network: nn.Module) -> None:
+    """Where BatchNorm is not synchronised, its running statistics become their mean over processes: one model again.
+
+    Call it after every step. The mean of variances lacks the spread of the devices' means, which is small.
+    """
+    if world_size() == 1:
+        return
+    norms = [module for module in network.modules() if type(module) is nn.BatchNorm2d and module.track_running_stats]
+    values = [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var)]
+    if values:
+        means = average(torch.cat(values)).split([len(value) for value in values])
+        torch._foreach_copy_(values, list(means))

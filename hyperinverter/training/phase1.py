@@ -16,6 +16,7 @@ from hyperinverter.data import open_training_data, reports
 from hyperinverter.losses import build_losses
 from hyperinverter.models.encoders import WEncoder
 from hyperinverter.models.stylegan2 import Generator
+from hyperinverter.ops.sync_batch_norm import average_running_statistics, synchronised
 from hyperinverter.pretrained.load import hash_of, load_discriminator, load_generator, weights_file
 from hyperinverter.training.common import Run, set_up
 from hyperinverter.training.export import copy_parts, save_part
@@ -25,6 +26,7 @@ from hyperinverter.training.resume import find_state, forget_later_stats, save_s
 from hyperinverter.training.start import start_w_encoder
 from hyperinverter.training.validation import sample_images, side_by_side, validate
 from hyperinverter.utils.device import place
+from hyperinverter.utils.distributed import check_divides, in_all_processes, is_main
 
 
 def reconstruct(generator: Generator, w_encoder: WEncoder, images: Tensor) -> Tensor:
@@ -34,6 +36,7 @@ def reconstruct(generator: Generator, w_encoder: WEncoder, images: Tensor) -> Te
     return generator.synthesis(ws, noise_mode="const").float()
 
 
+@in_all_processes
 def train(config: Phase1Config) -> dict[str, float]:
     """Train until `schedule.max_steps`; the best E1 goes to `<output>/model`, the last one to `<output>/model_last`.
 
@@ -46,12 +49,14 @@ def train(config: Phase1Config) -> dict[str, float]:
     # -- set up: networks, data, losses, optimiser
     device = set_up(config)
     domain, schedule = config.domain, config.schedule
+    check_divides(schedule__batch_size=schedule.batch_size)
     output = Path(config.output)
     generator = load_generator(weights_file(domain, "generator"), domain).to(device).requires_grad_(False)
     frozen = {"generator": hash_of(generator)}
     resumed = find_state(config, trainer="phase1", networks=["generator", "w_encoder"], frozen=frozen)
     w_encoder, origin = start_w_encoder(domain, generator)
     w_encoder = place(w_encoder, device).requires_grad_(True).train()
+    w_encoder = synchronised(w_encoder, device, config.sync_batchnorm)
     train_data, validation_data = open_training_data(config.data, domain, config.seed, generator)
     discriminator = None
     if config.loss_weights.get("discriminator_features"):
@@ -71,6 +76,8 @@ def train(config: Phase1Config) -> dict[str, float]:
         origin = f"resumed at step {progress.step}"
 
     def write_model(folder: Path, what: str, found: dict[str, float]) -> None:
+        if not is_main():
+            return
         copy_parts(folder, domain, ["generator", "discriminator"])
         info = {"trainer": "train_phase1", "step": progress.step, "images_seen": progress.position, "validation": found}
         save_part(folder, "w_encoder.safetensors", w_encoder, domain, frozen=frozen, info=info, what=what)
@@ -82,7 +89,7 @@ def train(config: Phase1Config) -> dict[str, float]:
 
     with (
         Run(output, config, progress.step) as run,
-        tqdm(total=schedule.max_steps, initial=progress.step, mininterval=1) as bar,
+        tqdm(total=schedule.max_steps, initial=progress.step, mininterval=1, disable=not is_main()) as bar,
     ):
         sizes = f"{len(train_data)} training and {len(validation_data)} validation images"
         run.log(f"Phase I on {device}: {sizes}", origin, *resumed.notes)
@@ -94,6 +101,7 @@ def train(config: Phase1Config) -> dict[str, float]:
             images, _ = train_data.get(progress.position, schedule.batch_size)
             values = measure(images.to(device))
             norm = backward_and_step(optimizer, values["loss"], clip=config.gradient_clip, measure=due.look)
+            average_running_statistics(w_encoder)
             progress.step += 1
             progress.position += schedule.batch_size
             progress.history.add(progress.step, {**values, "gradient_norm": norm})
@@ -109,7 +117,7 @@ def train(config: Phase1Config) -> dict[str, float]:
 
             # -- pictures, validation, best model
             w_encoder.eval()
-            if due.images:
+            if due.images and is_main():
                 with torch.no_grad(), autocast:
                     grid = side_by_side(shown, reconstruct(generator, w_encoder, shown))
                 run.images(progress.step, "input_phase1", grid, columns=4)

@@ -19,6 +19,7 @@ from hyperinverter.losses import TotalLoss, build_losses
 from hyperinverter.losses.adversarial import discriminator_loss, generator_loss, r1_penalty
 from hyperinverter.models.hyperinverter import HyperInverter
 from hyperinverter.models.stylegan2 import Discriminator
+from hyperinverter.ops.sync_batch_norm import average_running_statistics, synchronised
 from hyperinverter.pretrained.load import load_discriminator, weights_file
 from hyperinverter.training.common import Run, set_up
 from hyperinverter.training.export import copy_file, copy_parts, save_part
@@ -28,6 +29,7 @@ from hyperinverter.training.resume import find_state, forget_later_stats, save_s
 from hyperinverter.training.start import start_hyperinverter
 from hyperinverter.training.validation import sample_images, side_by_side, validate
 from hyperinverter.utils.device import place
+from hyperinverter.utils.distributed import check_divides, in_all_processes, is_main
 
 
 def encoder_losses(
@@ -87,6 +89,7 @@ def discriminator_step(
     return values
 
 
+@in_all_processes
 def train(config: Phase2Config) -> dict[str, float]:
     """Train until `schedule.max_steps`; the best networks go to `<output>/model`, the last to `<output>/model_last`.
 
@@ -101,11 +104,15 @@ def train(config: Phase2Config) -> dict[str, float]:
     # -- set up: networks, data, losses, optimisers
     device = set_up(config)
     domain, schedule, gan = config.domain, config.schedule, config.adversarial
+    check_divides(schedule__batch_size=schedule.batch_size)
+    if gan.weight > 0:
+        check_divides(adversarial__batch_size=gan.batch_size)
     output = Path(config.output)
     model, frozen, origin = start_hyperinverter(domain)
     sizes = ["generator", "w_encoder", "layerwise_encoder", "hypernetwork"] + ["discriminator"] * (gan.weight > 0)
     resumed = find_state(config, trainer="phase2", networks=sizes, frozen=frozen)
     model = place(model, device).train()
+    model.layerwise_encoder = synchronised(model.layerwise_encoder, device, config.sync_batchnorm)
     train_data, validation_data = open_training_data(config.data, domain, config.seed, model.generator)
     discriminator = None
     if gan.weight > 0 or config.loss_weights.get("discriminator_features"):
@@ -115,10 +122,11 @@ def train(config: Phase2Config) -> dict[str, float]:
     optimizer = build_optimizer(model.trainable_parameters(), config.optimizer)
     parts = {"layerwise_encoder": model.layerwise_encoder, "hypernetwork": model.hypernetwork, "optimizer": optimizer}
     if gan.weight > 0:
-        discriminator = place(discriminator, device)
+        discriminator = place(discriminator, device).train()
         optimizer_D = build_optimizer(discriminator.requires_grad_(True).parameters(), gan.optimizer)
         discriminator.requires_grad_(False)
         parts |= {"discriminator": discriminator, "optimizer_D": optimizer_D}
+    trained = [model, discriminator] if gan.weight > 0 else [model]
     group = domain.discriminator.mbstd_group_size or gan.batch_size
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
     adversarial = False
@@ -143,6 +151,8 @@ def train(config: Phase2Config) -> dict[str, float]:
             return encoder_losses(model, losses, images, discriminator if adversarial else None, gan.weight, group)[0]
 
     def write_model(folder: Path, what: str, found: dict[str, float]) -> None:
+        if not is_main():
+            return
         copy_parts(folder, domain, ["generator", "discriminator", "w_encoder"])
         info = {"trainer": "train_phase2", "step": progress.step, "images_seen": progress.position, "validation": found}
         state = {f"{name}.{key}": value for name in ("layerwise_encoder", "hypernetwork")
@@ -151,7 +161,7 @@ def train(config: Phase2Config) -> dict[str, float]:
 
     with (
         Run(output, config, progress.step) as run,
-        tqdm(total=schedule.max_steps, initial=progress.step, mininterval=1) as bar,
+        tqdm(total=schedule.max_steps, initial=progress.step, mininterval=1, disable=not is_main()) as bar,
     ):
         counts = f"{len(train_data)} training and {len(validation_data)} validation images"
         run.log(f"Phase II on {device}: {counts}", origin, *resumed.notes)
@@ -187,6 +197,7 @@ def train(config: Phase2Config) -> dict[str, float]:
                     clip=config.gradient_clip,
                     measure=due.look,
                 )
+            average_running_statistics(model.layerwise_encoder)
             progress.step += 1
             progress.position += batch_size
             progress.history.add(progress.step, values)
@@ -200,8 +211,9 @@ def train(config: Phase2Config) -> dict[str, float]:
                 bar.set_postfix(loss=f"{progress.log_losses(run):.4f}")
 
             # -- pictures, validation, best model
-            model.eval()
-            if due.images:
+            for network in trained:
+                network.eval()
+            if due.images and is_main():
                 with torch.no_grad(), autocast:
                     found = model(shown)
                 grid = side_by_side(shown, found.w_image, found.reconstruction)
@@ -210,10 +222,11 @@ def train(config: Phase2Config) -> dict[str, float]:
                 found = validate(measure, validation_data, schedule, device)
                 if progress.log_validation(run, found):
                     write_model(output / "model", "best step so far" if found else "latest step", found)
-                    if gan.weight > 0 and not adversarial:
+                    if gan.weight > 0 and not adversarial and is_main():
                         best = output / "model" / "hyperinverter.safetensors"
                         copy_file(best, best.with_name("hyperinverter_before_adversarial.safetensors"))
-            model.train()
+            for network in trained:
+                network.train()
 
             # -- save
             if due.save:

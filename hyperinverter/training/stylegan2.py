@@ -27,9 +27,20 @@ from hyperinverter.training.gan_validation import SampleDistance
 from hyperinverter.training.optim import backward_and_step, build_optimizer, restore_optimizer
 from hyperinverter.training.progress import Progress, due_at
 from hyperinverter.training.resume import find_state, forget_later_stats, save_state
+from hyperinverter.utils import distributed
 from hyperinverter.utils.device import place
+from hyperinverter.utils.distributed import (
+    check_divides,
+    in_all_processes,
+    is_main,
+    own_rows,
+    randn_rows,
+    randn_rows_like,
+    world_size,
+)
 
 
+@in_all_processes
 def train(config: StyleGAN2Config) -> dict[str, float]:
     """Train until `schedule.max_steps`; the averaged generator and D nearest to held-out photos go to `<output>/model`.
 
@@ -45,10 +56,13 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
     device = set_up(config)
     domain, schedule = config.domain, config.schedule
     output, batch = Path(config.output), schedule.batch_size
+    check_divides(schedule__batch_size=batch)
+    if config.path_length_every and config.path_length_weight:
+        check_divides(path_length_batch=batch // config.path_length_batch_shrink)
     networks = ["generator", "discriminator"]
     resumed = find_state(config, trainer="stylegan2", networks=networks, frozen={})
     data, photos = open_training_data(config.data, domain, config.seed)
-    G, D = (place(network, device) for network in start_networks(config))
+    G, D = (place(network, device).train() for network in start_networks(config))
     average = deepcopy(G).eval().requires_grad_(False)
     rates = {
         "optimizer_G": lazy(config.optimizer, config.path_length_every),
@@ -77,7 +91,7 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
     # -- the loop
     with (
         Run(output, config, progress.step) as run,
-        tqdm(total=schedule.max_steps, initial=progress.step, mininterval=1) as bar,
+        tqdm(total=schedule.max_steps, initial=progress.step, mininterval=1, disable=not is_main()) as bar,
     ):
         origin = f"resumed at step {progress.step}" if progress.step else f"from {config.init_from or 'random weights'}"
         run.log(f"StyleGAN2 on {device}: {len(data)} training and {len(photos)} validation images; {origin}")
@@ -91,12 +105,12 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
 
             # generator: its images should look real to D
             D.requires_grad_(False)
-            fakes = synthesise(G, batch, config.noise_mode, config.style_mixing_probability)
+            fakes = synthesise(G, batch // world_size(), config.noise_mode, config.style_mixing_probability)
             loss_G = generator_loss(D(fakes))
             norm = backward_and_step(optimizer_G, loss_G, clip=config.gradient_clip, measure=due.look)
             values = {"loss_G": loss_G, "gradient_norm_G": norm}
             if config.path_length_every and progress.step % config.path_length_every == 0 and config.path_length_weight:
-                count = batch // config.path_length_batch_shrink
+                count = batch // config.path_length_batch_shrink // world_size()
                 penalty, mean_path_length = path_length_penalty(G, count, config.noise_mode, mean_path_length)
                 weight = config.path_length_weight * config.path_length_every
                 backward_and_step(optimizer_G, penalty * weight, clip=config.gradient_clip)
@@ -133,7 +147,7 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
             if due.log:
                 progress.log_losses(run)
                 bar.set_postfix({name: f"{progress.scalars[f'train/{name}']:.2f}" for name in ("loss_G", "loss_D")})
-            if due.images:
+            if due.images and is_main():
                 with torch.no_grad():
                     run.images(progress.step, "fakes", average(grid_z, truncation_psi=0.7))
             if due.validation:
@@ -159,13 +173,17 @@ def start_networks(config: StyleGAN2Config) -> tuple[Generator, Discriminator]:
 
 
 def synthesise(G: Generator, count: int, noise_mode: str, mixing_probability: float) -> Tensor:
-    """Random images [N,3,R,R]; some take their finer styles from a second latent (style mixing). Updates w_avg."""
+    """Random images [N,3,R,R]; some take their finer styles from a second latent (style mixing). Updates w_avg.
+
+    With several processes, `count` images of a batch that all of them make.
+    """
     device = G.mapping.w_avg.device
-    ws = G.mapping(torch.randn([count, G.z_dim], device=device), update_w_avg=True)  # [N, L, w_dim]
+    ws = G.mapping(randn_rows(count, G.z_dim, shared=True, device=device), update_w_avg=True)  # [N, L, w_dim]
     if mixing_probability > 0:
-        other = G.mapping(torch.randn([count, G.z_dim], device=device))
-        crossover = torch.randint(1, G.num_ws, [count, 1, 1], device=device)
-        mixed = torch.rand([count, 1, 1], device=device) < mixing_probability
+        other = G.mapping(randn_rows(count, G.z_dim, shared=True, device=device))
+        whole = [count * world_size(), 1, 1]
+        crossover = own_rows(torch.randint(1, G.num_ws, whole, device=device))
+        mixed = own_rows(torch.rand(whole, device=device)) < mixing_probability
         layer = torch.arange(G.num_ws, device=device).view(1, -1, 1)
         ws = torch.where(mixed & (layer >= crossover), other, ws)
     return G.synthesis(ws, noise_mode=noise_mode)
@@ -177,19 +195,19 @@ def path_length_penalty(
     """Squared distance of |J^T y| from its running mean, y random image noise.
 
     Args:
-        count: images to measure on; at least one is taken.
+        count: images of this process to measure on; at least one is taken.
         mean: running mean of the path length, [].
     Returns:
         Penalty [] and the updated running mean [] (detached).
     Source: Karras et al., CVPR 2020, section 3.2, equation 4.
     """
     device = G.mapping.w_avg.device
-    ws = G.mapping(torch.randn([max(count, 1), G.z_dim], device=device))
+    ws = G.mapping(randn_rows(max(count, 1), G.z_dim, shared=True, device=device))
     images = G.synthesis(ws, noise_mode=noise_mode)
-    noise = torch.randn_like(images) / math.sqrt(images.shape[2] * images.shape[3])
+    noise = randn_rows_like(images, shared=True) / math.sqrt(images.shape[2] * images.shape[3])
     (gradient,) = torch.autograd.grad((images * noise).sum(), ws, create_graph=True)  # [N, L, w_dim]
     lengths = gradient.square().sum(2).mean(1).sqrt()
-    mean = mean.lerp(lengths.mean().detach(), decay)
+    mean = mean.lerp(distributed.average(lengths.mean().detach()), decay)
     return (lengths - mean).square().mean(), mean
 
 
@@ -210,7 +228,9 @@ def blend(average: Generator, current: Generator, keep: float) -> None:
 def export(
     folder: Path, G: Generator, D: Discriminator, domain: DomainConfig, progress: Progress, measured: dict[str, float]
 ) -> None:
-    """Write the averaged generator and the discriminator as a model folder."""
+    """Write the averaged generator and the discriminator as a model folder, in one process."""
+    if not is_main():
+        return
     head = {"domain": domain.name, "kind": domain.kind, "resolution": domain.resolution}
     head |= {"loss_resolution": domain.loss_resolution, "alignment": domain.alignment}
     info = {"trainer": "train_stylegan2", "step": progress.step, "images_seen": progress.position}

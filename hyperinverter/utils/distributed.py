@@ -179,6 +179,16 @@ def randn_rows(count: int, *shape: int, shared: bool, **options: Any) -> Tensor:
     return own_rows(torch.randn(count * world_size(), *shape, **options))
 
 
+def randn_rows_like(x: Tensor, *, shared: bool) -> Tensor:
+    """As `randn_rows`, with the shape [N, ...], device, dtype and order in memory of `x`, in which it is drawn."""
+    if not shared or world_size() == 1:
+        return torch.randn_like(x)
+    is_channels_last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if is_channels_last else torch.contiguous_format
+    whole = torch.empty([len(x) * world_size(), *x.shape[1:]], device=x.device, dtype=x.dtype, memory_format=layout)
+    return own_rows(whole.normal_())
+
+
 class _Sum(torch.autograd.Function):
     """Sum over processes; its gradient is the same sum of gradients, so it has derivatives of every order."""
 
@@ -226,18 +236,6 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     for gradient, part in zip(small, together.split([g.numel() for g in small]), strict=True):
         gradient.copy_(part.view_as(gradient))
     torch._foreach_div_(gradients, world_size())
-
-
-@torch.no_grad()
-def average_running_statistics(network: nn.Module) -> None:
-    """BatchNorm's running statistics become their mean over processes: one model, where each device had its own."""
-    if world_size() == 1:
-        return
-    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    values = [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var)]
-    if values:
-        means = average(torch.cat(values)).split([len(value) for value in values])
-        torch._foreach_copy_(values, list(means))
 
 
 # ----------------------------------------------------------------------------------------------- plain objects
