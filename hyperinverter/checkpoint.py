@@ -184,7 +184,7 @@ def save_training_state(folder: str | Path, step: int, state: dict, keep: int = 
             if sink.error is not None:
                 raise sink.error from error
             raise
-    for old in [old for old in _state_files(folder) if _step_of(old) <= step][max(keep, 1) :]:
+    for old in [old for old in training_states(folder) if _step_of(old) <= step][max(keep, 1) :]:
         old.unlink(missing_ok=True)
     return path
 
@@ -225,7 +225,7 @@ def load_training_state(folder_or_file: str | Path, *, set_aside: bool = False) 
             raise FileNotFoundError(f"{source}: no such checkpoint")
         candidates = [source]
     else:
-        candidates = _state_files(source)
+        candidates = training_states(source)
     faults: list[str] = []
     damaged: list[Path] = []
     for path in candidates:
@@ -259,8 +259,8 @@ def _read_state(path: Path) -> dict:
     return state
 
 
-def _state_files(folder: Path) -> list[Path]:
-    """Newest first."""
+def training_states(folder: Path) -> list[Path]:
+    """The files of a folder that are called as training states are, newest first."""
     found = [path for path in folder.glob("step_*.pt") if re.fullmatch(r"step_\d+\.pt", path.name)]
     return sorted(found, key=_step_of, reverse=True)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
+from hyperinverter.checkpoint import training_states
 from hyperinverter.utils.distributed import from_main, is_main
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import lock_folder, remove_leftovers
@@ -125,8 +126,8 @@ def _locked(output: Path) -> Iterator[None]:
 
 
 def _what_now(error: OSError, output: Path) -> str:
-    saved = sorted((output / "checkpoints").glob("step_*.pt"))
-    kept = f"the last checkpoint, {saved[-1]}, is whole" if saved else "no checkpoint was written yet"
+    saved = training_states(output / "checkpoints")
+    kept = f"the last checkpoint, {saved[0]}, is whole" if saved else "no checkpoint was written yet"
     return (
         f"{error.filename}: {error.strerror}. The run has ended; {kept}. Make room or make the folder writable, and "
         f"start the same command again: it goes on from the last checkpoint"

@@ -20,9 +20,10 @@ from hyperinverter.ops.sync_batch_norm import average_running_statistics, synchr
 from hyperinverter.pretrained.load import hash_of, load_discriminator, load_generator, weights_file
 from hyperinverter.training.common import Run, set_up
 from hyperinverter.training.export import copy_parts, save_part
-from hyperinverter.training.optim import backward_and_step, build_optimizer, restore_optimizer
-from hyperinverter.training.progress import Progress, due_at
-from hyperinverter.training.resume import find_state, forget_later_stats, save_state
+from hyperinverter.training.guard import guarded
+from hyperinverter.training.optim import backward_and_step, build_optimizer
+from hyperinverter.training.progress import due_at, or_stop
+from hyperinverter.training.resume import find_state, restore, save_state
 from hyperinverter.training.start import start_w_encoder
 from hyperinverter.training.validation import sample_images, side_by_side, validate
 from hyperinverter.utils.device import place
@@ -37,6 +38,7 @@ def reconstruct(generator: Generator, w_encoder: WEncoder, images: Tensor) -> Te
 
 
 @in_all_processes
+@guarded
 def train(config: Phase1Config) -> dict[str, float]:
     """Train until `schedule.max_steps`; the best E1 goes to `<output>/model`, the last one to `<output>/model_last`.
 
@@ -67,13 +69,9 @@ def train(config: Phase1Config) -> dict[str, float]:
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
 
     # -- resume
-    progress = Progress()
-    if resumed.state is not None:
-        progress = Progress.from_state(resumed.state, resumed.score_changed)
-        w_encoder.load_state_dict(resumed.state["w_encoder"])
-        restore_optimizer(optimizer, resumed.state["optimizer"], config.optimizer)
-        forget_later_stats(output, progress.step)
-        origin = f"resumed at step {progress.step}"
+    state = {"w_encoder": w_encoder, "optimizer": optimizer}
+    progress = restore(resumed, state, {optimizer: config.optimizer})
+    origin = f"resumed at step {progress.step}" if progress.step else origin
 
     def write_model(folder: Path, what: str, found: dict[str, float]) -> None:
         if not is_main():
@@ -106,7 +104,7 @@ def train(config: Phase1Config) -> dict[str, float]:
             progress.position += schedule.batch_size
             progress.history.add(progress.step, {**values, "gradient_norm": norm})
             bar.update()
-
+            due = or_stop(due, progress.step, schedule)
             if not due.look:
                 continue
 
@@ -129,8 +127,9 @@ def train(config: Phase1Config) -> dict[str, float]:
 
             # -- save
             if due.save:
-                parts = {"w_encoder": w_encoder, "optimizer": optimizer}
-                save_state(run.checkpoints, config, trainer="phase1", frozen=frozen, progress=progress, parts=parts)
+                save_state(run, config, trainer="phase1", frozen=frozen, progress=progress, parts=state)
+            if due.stop:
+                run.stop(progress.step)
 
         # -- stop
         write_model(output / "model_last", "last step", progress.last_validation())

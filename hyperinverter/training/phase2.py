@@ -23,9 +23,10 @@ from hyperinverter.ops.sync_batch_norm import average_running_statistics, synchr
 from hyperinverter.pretrained.load import load_discriminator, weights_file
 from hyperinverter.training.common import Run, set_up
 from hyperinverter.training.export import copy_file, copy_parts, save_part
-from hyperinverter.training.optim import backward_and_step, build_optimizer, restore_optimizer
-from hyperinverter.training.progress import Progress, due_at
-from hyperinverter.training.resume import find_state, forget_later_stats, save_state
+from hyperinverter.training.guard import guarded
+from hyperinverter.training.optim import backward_and_step, build_optimizer
+from hyperinverter.training.progress import due_at, or_stop
+from hyperinverter.training.resume import find_state, restore, save_state
 from hyperinverter.training.start import start_hyperinverter
 from hyperinverter.training.validation import sample_images, side_by_side, validate
 from hyperinverter.utils.device import place
@@ -90,6 +91,7 @@ def discriminator_step(
 
 
 @in_all_processes
+@guarded
 def train(config: Phase2Config) -> dict[str, float]:
     """Train until `schedule.max_steps`; the best networks go to `<output>/model`, the last to `<output>/model_last`.
 
@@ -120,31 +122,22 @@ def train(config: Phase2Config) -> dict[str, float]:
     losses = build_losses(config.loss_weights, discriminator=discriminator, loss_resolution=domain.loss_resolution)
     losses = losses.to(device).eval()
     optimizer = build_optimizer(model.trainable_parameters(), config.optimizer)
+    rates = {optimizer: config.optimizer}
     parts = {"layerwise_encoder": model.layerwise_encoder, "hypernetwork": model.hypernetwork, "optimizer": optimizer}
     if gan.weight > 0:
         discriminator = place(discriminator, device).train()
         optimizer_D = build_optimizer(discriminator.requires_grad_(True).parameters(), gan.optimizer)
         discriminator.requires_grad_(False)
         parts |= {"discriminator": discriminator, "optimizer_D": optimizer_D}
+        rates[optimizer_D] = gan.optimizer
     trained = [model, discriminator] if gan.weight > 0 else [model]
     group = domain.discriminator.mbstd_group_size or gan.batch_size
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
     adversarial = False
 
     # -- resume
-    progress = Progress()
-    if resumed.state is not None:
-        progress = Progress.from_state(resumed.state, resumed.score_changed)
-        for name, part in parts.items():
-            if name not in resumed.state:
-                resumed.notes.append(f"the checkpoint has no {name}: it starts from the domain's")
-            elif isinstance(part, torch.optim.Optimizer):
-                rates = gan.optimizer if name == "optimizer_D" else config.optimizer
-                restore_optimizer(part, resumed.state[name], rates)
-            else:
-                part.load_state_dict(resumed.state[name])
-        forget_later_stats(output, progress.step)
-        origin = f"resumed at step {progress.step}"
+    progress = restore(resumed, parts, rates, may_be_missing=["discriminator", "optimizer_D"])
+    origin = f"resumed at step {progress.step}" if progress.step else origin
 
     def measure(images: Tensor) -> dict[str, Tensor]:
         with autocast:
@@ -202,6 +195,7 @@ def train(config: Phase2Config) -> dict[str, float]:
             progress.position += batch_size
             progress.history.add(progress.step, values)
             bar.update()
+            due = or_stop(due, progress.step, schedule)
             if not due.look:
                 continue
 
@@ -230,7 +224,9 @@ def train(config: Phase2Config) -> dict[str, float]:
 
             # -- save
             if due.save:
-                save_state(run.checkpoints, config, trainer="phase2", frozen=frozen, progress=progress, parts=parts)
+                save_state(run, config, trainer="phase2", frozen=frozen, progress=progress, parts=parts)
+            if due.stop:
+                run.stop(progress.step)
 
         # -- stop
         write_model(output / "model_last", "last step", progress.last_validation())

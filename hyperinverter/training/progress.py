@@ -4,15 +4,16 @@ Everything here travels in the training state, so that a resumed run goes on as 
 """
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hyperinverter.checkpoint import rng_state, set_rng_state
 from hyperinverter.config.schema import ScheduleConfig
 from hyperinverter.training.common import Run
+from hyperinverter.training.guard import STOP_SIGNALS
 from hyperinverter.training.validation import Best
 from hyperinverter.training.watch import LossHistory
-from hyperinverter.utils.distributed import gather_to_all, rank, world_size
+from hyperinverter.utils.distributed import any_process, gather_to_all, rank, world_size
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Due:
     images: bool
     validation: bool
     save: bool
+    stop: bool = False
 
     @property
     def look(self) -> bool:
@@ -35,6 +37,16 @@ def due_at(step: int, schedule: ScheduleConfig) -> Due:
     last = step == schedule.max_steps
     every = (schedule.log_every, schedule.images_every, schedule.validate_every, schedule.save_every)
     return Due(*(last or step % n == 0 for n in every))
+
+
+def or_stop(due: Due, step: int, schedule: ScheduleConfig) -> Due:
+    """What a step has to do at its end: as planned, or save and stop because a signal came. The last step ends anyway.
+
+    Every process calls this after every step; a signal to one stops all.
+    """
+    if any_process(STOP_SIGNALS.received is not None) and step < schedule.max_steps:
+        return replace(due, save=True, stop=True)
+    return due
 
 
 @dataclass

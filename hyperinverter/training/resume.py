@@ -6,7 +6,6 @@ config it was written under. Resumed on the same machine, a run gives the same n
 several processes all of them hold the same networks and the first writes; another number of processes may go on.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,8 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hyperinverter.checkpoint import load_training_state, save_training_state, write_atomically
-from hyperinverter.config.schema import DomainConfig, TrainConfig
+from hyperinverter.checkpoint import load_training_state, save_training_state, training_states
+from hyperinverter.config.schema import DomainConfig, OptimizerConfig, TrainConfig
+from hyperinverter.training.common import Run
+from hyperinverter.training.optim import restore_optimizer
 from hyperinverter.training.progress import Progress
 from hyperinverter.utils.distributed import check_agreement, from_main, is_main, world_size
 from hyperinverter.utils.errors import UserError
@@ -29,6 +30,9 @@ NEUTRAL = (
 )
 # A change of these gives another validation loss, so that the best one so far no longer compares.
 SCORE = ("loss_weights", "data", "schedule.validation_images", "adversarial.weight", "domain.loss_resolution")
+# Of the layout of a training state: 1 had none, and the random generators of one process alone.
+FORMAT = 2
+NEEDED = ("config", "frozen", "position", "best", "history", "scalars", "rng")
 # An optimiser's state fits no other optimiser.
 OPTIMIZER_NAMES = ("optimizer.name", "adversarial.optimizer.name")
 
@@ -61,7 +65,7 @@ def find_state(
     """
     folder = Path(config.output) / "checkpoints"
     if config.resume == "never":
-        if any(folder.glob("step_*.pt")):
+        if training_states(folder):
             raise UserError(
                 f"{folder}: holds checkpoints of an earlier run, and resume is never; write resume=auto to go on from "
                 f"them, or give another output"
@@ -76,17 +80,13 @@ def find_state(
         raise UserError(
             f"resume is {config.resume}, where no checkpoint is; give a step_XXXXXXXX.pt file or resume=auto"
         )
-    later = [path for path in sorted(folder.glob("step_*.pt")) if int(path.stem[5:]) > state["step"]]
-    if config.resume != "auto" and later:
+    newest = [path for path in training_states(folder) if int(path.stem.removeprefix("step_")) > state["step"]][:1]
+    if config.resume != "auto" and newest:
         raise UserError(
-            f"resume names step {state['step']}, but {folder} holds later ones ({later[-1].name}): write resume=auto "
+            f"resume names step {state['step']}, but {folder} holds later ones ({newest[0].name}): write resume=auto "
             f"to go on from these, delete them, or give another output"
         )
-    if state.get("trainer") != trainer:
-        raise UserError(
-            f"{source}: is a checkpoint of {state.get('trainer', 'another trainer')}, not of {trainer}; give another "
-            f"output, or the right checkpoint"
-        )
+    check_origin(state, source, trainer)
 
     sizes = tuple(["domain.resolution", *(f"domain.{section}" for section in networks)])
     # A state of an earlier version lacks the settings of networks that came later: they had their defaults.
@@ -116,15 +116,75 @@ def find_state(
 
 def _load(source: Path) -> dict[str, Any] | None:
     """`load_training_state`, where the first process chooses and the others read the same file."""
-    state = load_training_state(source) if is_main() else None
+    state = load_training_state(source, set_aside=True) if is_main() else None
     step = from_main(state and state["step"])
     if is_main() or step is None:
         return state
     return load_training_state(source if source.suffix == ".pt" else source / f"step_{step:08d}.pt")
 
 
+def check_origin(state: dict[str, Any], source: Path, trainer: str) -> None:
+    """Refuse what another trainer or another version wrote, each in its own words.
+
+    Raises:
+        UserError: says which.
+    """
+    told = f"{source}: its checkpoint (step {state['step']})"
+    if state.get("trainer", trainer) != trainer:
+        raise UserError(f"{told} is a checkpoint of {state['trainer']}, not of {trainer}; give another output, or the "
+                        f"right checkpoint")  # fmt: skip
+    version = state.get("format", 1)
+    if version > FORMAT:
+        raise UserError(
+            f"{told} was written by a later version of this package (layout {version}, this one knows {FORMAT}): go on "
+            f"with that version, or give another output to start anew"
+        )
+    if missing := [name for name in ("trainer", *NEEDED) if name not in state]:
+        raise UserError(
+            f"{told} was written by an earlier version of this package (it lacks {', '.join(missing)}), and this one "
+            f"cannot go on from it exactly: go on with that version, or give another output and train on from the "
+            f"weights in {source.parent}/model or model_last"
+        )
+
+
+def restore(
+    resumed: Resumed,
+    parts: dict[str, nn.Module | torch.optim.Optimizer],
+    rates: dict[torch.optim.Optimizer, OptimizerConfig],
+    may_be_missing: Sequence[str] = (),
+) -> Progress:
+    """Fill networks and optimisers from the state that was found; where the run stands, and its random generators.
+
+    Args:
+        parts: as given to `save_state`.
+        rates: optimiser -> its settings now, which win over the saved ones.
+        may_be_missing: parts that joined the run after the state was saved; noted, they keep their values.
+    Raises:
+        UserError: a part is missing or does not fit; names it.
+    """
+    if resumed.state is None:
+        return Progress()
+    step = resumed.state["step"]
+    for name, part in parts.items():
+        if name not in resumed.state and name in may_be_missing:
+            resumed.notes.append(f"the checkpoint has no {name}: it starts from the domain's")
+            continue
+        try:
+            if isinstance(part, torch.optim.Optimizer):
+                restore_optimizer(part, resumed.state[name], rates[part])
+            else:
+                part.load_state_dict(resumed.state[name])
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = f"holds no {name}" if name not in resumed.state else f"its {name} does not fit: {error}"
+            raise UserError(
+                f"the checkpoint of step {step} {reason}; another version of this package wrote it: go on with that "
+                f"version, or give another output to start anew"
+            ) from error
+    return Progress.from_state(resumed.state, resumed.score_changed)
+
+
 def save_state(
-    folder: Path,
+    run: Run,
     config: TrainConfig,
     *,
     trainer: str,
@@ -137,10 +197,12 @@ def save_state(
 
     `parts` are what is trained, and the optimisers; `more` are running values of the trainer's own.
     """
-    state = {"trainer": trainer, "config": asdict(config), "frozen": frozen, **progress.state(), **(more or {})}
+    state = {"format": FORMAT, "trainer": trainer, "config": asdict(config), "frozen": frozen}
+    state |= {**progress.state(), **(more or {})}
     state |= {name: part.state_dict() for name, part in parts.items()}
+    run.sync()  # a state counts on the rows up to its step
     if is_main():
-        save_training_state(folder, progress.step, state, config.schedule.keep_checkpoints)
+        save_training_state(run.checkpoints, progress.step, state, config.schedule.keep_checkpoints)
 
 
 def under(key: str, parents: Sequence[str]) -> bool:
@@ -157,19 +219,3 @@ def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
     return flat
-
-
-def forget_later_stats(output: str | Path, step: int) -> None:
-    """Drop the lines of stats.jsonl after `step`: a killed run wrote them, and its continuation writes them again."""
-    path = Path(output) / "stats.jsonl"
-    if not is_main() or not path.is_file():
-        return
-    kept = []
-    for line in path.read_text().splitlines(keepends=True):
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (json.JSONDecodeError, KeyError):
-            continue  # cut short by the kill
-    with write_atomically(path) as temporary:
-        temporary.write_text("".join(kept))

@@ -24,9 +24,10 @@ from hyperinverter.models.stylegan2 import Discriminator, Generator
 from hyperinverter.pretrained.load import load_discriminator, load_generator
 from hyperinverter.training.common import Run, set_up
 from hyperinverter.training.gan_validation import SampleDistance
-from hyperinverter.training.optim import backward_and_step, build_optimizer, restore_optimizer
-from hyperinverter.training.progress import Progress, due_at
-from hyperinverter.training.resume import find_state, forget_later_stats, save_state
+from hyperinverter.training.guard import guarded
+from hyperinverter.training.optim import backward_and_step, build_optimizer
+from hyperinverter.training.progress import Progress, due_at, or_stop
+from hyperinverter.training.resume import find_state, restore, save_state
 from hyperinverter.utils import distributed
 from hyperinverter.utils.device import place
 from hyperinverter.utils.distributed import (
@@ -41,6 +42,7 @@ from hyperinverter.utils.distributed import (
 
 
 @in_all_processes
+@guarded
 def train(config: StyleGAN2Config) -> dict[str, float]:
     """Train until `schedule.max_steps`; the averaged generator and D nearest to held-out photos go to `<output>/model`.
 
@@ -77,16 +79,9 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
     distance = SampleDistance(photos, schedule.validation_images, batch, config.seed, device)
 
     # -- resume
-    progress = Progress()
+    progress = restore(resumed, parts, {parts[name]: rate for name, rate in rates.items()})
     if resumed.state is not None:
-        progress = Progress.from_state(resumed.state, resumed.score_changed)
-        for name, part in parts.items():
-            if name in rates:
-                restore_optimizer(part, resumed.state[name], rates[name])
-            else:
-                part.load_state_dict(resumed.state[name])
         mean_path_length.copy_(resumed.state["mean_path_length"])
-        forget_later_stats(output, progress.step)
 
     # -- the loop
     with (
@@ -139,6 +134,7 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
             blend(average, G, 0.5 ** (batch / max(half_life, 1e-8)))
             progress.history.add(progress.step, {"loss": loss_G + loss_D, **values})
             bar.update()
+            due = or_stop(due, progress.step, schedule)
             if not due.look:
                 continue
 
@@ -155,12 +151,12 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
                 found = {} if value is None else {"loss": value, distance.name: value}
                 if progress.log_validation(run, found):
                     export(output / "model", average, D, domain, progress, found)
-            if due.save:
-                more = {"mean_path_length": mean_path_length}
-                save_state(
-                    run.checkpoints, config, trainer="stylegan2", frozen={}, progress=progress, parts=parts, more=more
-                )
+            if due.save:  # the state last: once it is there, everything before it is
                 export(output / "model_last", average, D, domain, progress, progress.last_validation())
+                more = {"mean_path_length": mean_path_length}
+                save_state(run, config, trainer="stylegan2", frozen={}, progress=progress, parts=parts, more=more)
+            if due.stop:
+                run.stop(progress.step)
         run.log(*reports(data, photos), progress.conclusion(output))
     return progress.summary()
 
