@@ -57,12 +57,12 @@ class Geometry(NamedTuple):
         stride, padding = [self.stride] * 2, [self.padding] * 2
         return stride, padding, [1, 1], self.transposed, list(self.output_padding), self.groups
 
-    def adjoint(self, x: Tensor, y: Tensor, weight: Tensor) -> "Geometry":
-        """The geometry that takes y's gradient to x's with the same weight."""
+    def adjoint(self, x: torch.Size, y: Tensor, weight: Tensor) -> "Geometry":
+        """The geometry that takes y's gradient to that of an image of shape x with the same weight."""
         if self.transposed:
             return self._replace(transposed=False, output_padding=(0, 0))
         k = weight.shape[-1]
-        rest = [x.shape[d] - ((y.shape[d] - 1) * self.stride - 2 * self.padding + k) for d in (2, 3)]
+        rest = [x[d] - ((y.shape[d] - 1) * self.stride - 2 * self.padding + k) for d in (2, 3)]
         return self._replace(transposed=True, output_padding=(rest[0], rest[1]))
 
 
@@ -71,8 +71,9 @@ class _Convolution(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.geometry = geometry
+        # The image is needed for the weight's gradient alone: frozen kernels and fixed filters keep none.
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
+        ctx.shape, ctx.geometry = x.shape, geometry
         with own_precision(x):
             if weight.ndim == 5:
                 y = _convolve_each(x, weight, geometry)
@@ -84,7 +85,7 @@ class _Convolution(Function):
         x, weight = ctx.saved_tensors
         grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
-            grad_x = _apply_adjoint(grad_y, x, weight, ctx.geometry)
+            grad_x = _apply_adjoint(grad_y, ctx.shape, weight, ctx.geometry)
         if ctx.needs_input_grad[1]:
             grad_weight = _WeightGradient.apply(x, grad_y, weight, ctx.geometry)
         if ctx.needs_input_grad[2]:
@@ -107,13 +108,13 @@ class _WeightGradient(Function):
         x, grad_y = ctx.saved_tensors
         grad_x = grad_grad_y = None
         if ctx.needs_input_grad[0]:
-            grad_x = _apply_adjoint(grad_y, x, grad, ctx.geometry)
+            grad_x = _apply_adjoint(grad_y, x.shape, grad, ctx.geometry)
         if ctx.needs_input_grad[1]:
             grad_grad_y = _Convolution.apply(x, grad, None, ctx.geometry)
         return grad_x, grad_grad_y, None, None
 
 
-def _apply_adjoint(grad_y: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+def _apply_adjoint(grad_y: Tensor, x: torch.Size, weight: Tensor, geometry: Geometry) -> Tensor:
     if geometry.stride == 1 and not geometry.transposed and weight.ndim == 4 and weight.shape[1] == 1:
         # One input channel per group: the adjoint is a convolution with the rotated kernel, on the CPU twice as fast.
         rotated = geometry._replace(padding=weight.shape[-1] - 1 - geometry.padding)
@@ -127,6 +128,8 @@ def _convolve_each(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     if x.device.type != "cpu":
         return _convolve_grouped(x, weight, geometry)
     images = zip(x.split(1), weight.unbind(), strict=True)
+    if len(x) == 1:
+        return torch.convolution(x, weight[0], None, *geometry.arguments())
     return torch.cat([torch.convolution(image, kernel, None, *geometry.arguments()) for image, kernel in images])
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from hyperinverter.config.schema import OptimizerConfig, ScheduleConfig
 from hyperinverter.utils.distributed import average_gradients
+from hyperinverter.utils.errors import UserError
 
 Part = TypeVar("Part")
 
@@ -149,7 +150,10 @@ def in_parts(batch: Tensor, count: int) -> list[Tensor]:
     apart: its groups are then those of the whole batch wherever a part holds whole groups.
     """
     if len(batch) % count:
-        raise ValueError(f"{len(batch)} images do not divide into {count} equal parts (gradient_accumulation)")
+        raise UserError(
+            f"gradient_accumulation is {count}, but a batch here has {len(batch)} images, which do not divide into "
+            f"that many equal parts; write a number that divides {len(batch)}"
+        )
     return [batch] if count == 1 else [batch[start::count] for start in range(count)]
 
 

@@ -21,7 +21,7 @@ from hyperinverter.pretrained.load import hash_of, load_discriminator, load_gene
 from hyperinverter.training.common import Run, set_up
 from hyperinverter.training.export import copy_parts, save_part
 from hyperinverter.training.guard import guarded
-from hyperinverter.training.optim import backward_and_step, build_optimizer
+from hyperinverter.training.optim import build_optimizer, in_parts, set_rates, step_over_parts
 from hyperinverter.training.progress import due_at, or_stop
 from hyperinverter.training.resume import find_state, restore, save_state
 from hyperinverter.training.start import start_w_encoder
@@ -54,6 +54,7 @@ def train(config: Phase1Config) -> dict[str, float]:
     check_divides(schedule__batch_size=schedule.batch_size)
     output = Path(config.output)
     generator = load_generator(weights_file(domain, "generator"), domain).to(device).requires_grad_(False)
+    generator.synthesis.recompute_from_px = config.recompute_from_px
     frozen = {"generator": hash_of(generator)}
     resumed = find_state(config, trainer="phase1", networks=["generator", "w_encoder"], frozen=frozen)
     w_encoder, origin = start_w_encoder(domain, generator)
@@ -97,12 +98,13 @@ def train(config: Phase1Config) -> dict[str, float]:
             # -- one step
             due = due_at(progress.step + 1, schedule)
             images, _ = train_data.get(progress.position, schedule.batch_size)
-            values = measure(images.to(device))
-            norm = backward_and_step(optimizer, values["loss"], clip=config.gradient_clip, measure=due.look)
+            parts = in_parts(images.to(device), config.gradient_accumulation)
+            set_rates(progress.step, schedule, {optimizer: config.optimizer})
+            values = step_over_parts(optimizer, measure, parts, clip=config.gradient_clip, measure=due.look)
             average_running_statistics(w_encoder)
             progress.step += 1
             progress.position += schedule.batch_size
-            progress.history.add(progress.step, {**values, "gradient_norm": norm})
+            progress.history.add(progress.step, values)
             bar.update()
             due = or_stop(due, progress.step, schedule)
             if not due.look:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from hyperinverter.config.schema import Phase2Config
 from hyperinverter.data import open_training_data, reports
 from hyperinverter.losses import TotalLoss, build_losses
-from hyperinverter.losses.adversarial import discriminator_loss, generator_loss, r1_penalty
+from hyperinverter.losses.adversarial import discriminator_loss, generator_loss, r1_penalty, real_and_fake_logits
 from hyperinverter.models.hyperinverter import HyperInverter
 from hyperinverter.models.stylegan2 import Discriminator
 from hyperinverter.ops.sync_batch_norm import average_running_statistics, synchronised
@@ -24,7 +24,13 @@ from hyperinverter.pretrained.load import load_discriminator, weights_file
 from hyperinverter.training.common import Run, set_up
 from hyperinverter.training.export import copy_file, copy_parts, save_part
 from hyperinverter.training.guard import guarded
-from hyperinverter.training.optim import backward_and_step, build_optimizer
+from hyperinverter.training.optim import (
+    build_optimizer,
+    in_parts,
+    set_rates,
+    step_over_parts,
+    whole,
+)
 from hyperinverter.training.progress import due_at, or_stop
 from hyperinverter.training.resume import find_state, restore, save_state
 from hyperinverter.training.start import start_hyperinverter
@@ -70,22 +76,39 @@ def discriminator_step(
     autocast: torch.autocast,
     clip: float | None = None,
     measure: bool = False,
+    parts: int = 1,
 ) -> dict[str, Tensor | None]:
     """Update D on reals and fakes [N,3,R,R], then once more on R1 unless its weight is 0 (gamma/2 times the interval).
 
+    Args:
+        clip, measure: see `backward_and_step`.
+        parts: how many parts the batch is computed in.
     Returns:
         Scalars for the log; D's parameters need no gradient afterwards.
     """
+
+    def judge(part: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        with autocast:
+            real, fake = (logits.float() for logits in real_and_fake_logits(discriminator, *part))
+        return {
+            "loss": discriminator_loss(real, fake, halved=True),
+            "D_real": real.mean(),
+            "D_fake": fake.mean(),
+        }
+
+    def penalise(part: Tensor) -> dict[str, Tensor]:  # float32: a gradient of a gradient
+        images = part.detach().requires_grad_(True)
+        r1 = r1_penalty(images, discriminator(images))
+        return {"loss": r1 * r1_weight, "r1": r1}
+
     discriminator.requires_grad_(True)
-    with autocast:
-        real_logits, fake_logits = discriminator(reals), discriminator(fakes.detach())
-        loss = discriminator_loss(real_logits.float(), fake_logits.float(), halved=True)
-    norm = backward_and_step(optimizer, loss, clip=clip, measure=measure)
-    values = {"loss_D": loss, "D_real": real_logits.mean(), "D_fake": fake_logits.mean(), "gradient_norm_D": norm}
-    if r1_weight > 0:  # float32: a gradient of a gradient
-        images = reals.detach().requires_grad_(True)
-        values["r1"] = r1_penalty(images, discriminator(images))
-        backward_and_step(optimizer, values["r1"] * r1_weight, clip=clip)
+    real_parts = in_parts(reals, parts)
+    pairs = list(zip(real_parts, in_parts(fakes.detach(), parts), strict=True))
+    found = step_over_parts(optimizer, judge, pairs, clip=clip, measure=measure)
+    values = {"loss_D": found["loss"], "D_real": found["D_real"], "D_fake": found["D_fake"]}
+    values["gradient_norm_D"] = found["gradient_norm"]
+    if r1_weight > 0:
+        values["r1"] = step_over_parts(optimizer, penalise, real_parts, clip=clip)["r1"]
     discriminator.requires_grad_(False)
     return values
 
@@ -114,6 +137,7 @@ def train(config: Phase2Config) -> dict[str, float]:
     sizes = ["generator", "w_encoder", "layerwise_encoder", "hypernetwork"] + ["discriminator"] * (gan.weight > 0)
     resumed = find_state(config, trainer="phase2", networks=sizes, frozen=frozen)
     model = place(model, device).train()
+    model.generator.synthesis.recompute_from_px = config.recompute_from_px
     model.layerwise_encoder = synchronised(model.layerwise_encoder, device, config.sync_batchnorm)
     train_data, validation_data = open_training_data(config.data, domain, config.seed, model.generator)
     discriminator = None
@@ -126,6 +150,7 @@ def train(config: Phase2Config) -> dict[str, float]:
     parts = {"layerwise_encoder": model.layerwise_encoder, "hypernetwork": model.hypernetwork, "optimizer": optimizer}
     if gan.weight > 0:
         discriminator = place(discriminator, device).train()
+        discriminator.recompute_from_px = config.recompute_from_px
         optimizer_D = build_optimizer(discriminator.requires_grad_(True).parameters(), gan.optimizer)
         discriminator.requires_grad_(False)
         parts |= {"discriminator": discriminator, "optimizer_D": optimizer_D}
@@ -142,6 +167,14 @@ def train(config: Phase2Config) -> dict[str, float]:
     def measure(images: Tensor) -> dict[str, Tensor]:
         with autocast:
             return encoder_losses(model, losses, images, discriminator if adversarial else None, gan.weight, group)[0]
+
+    fakes: list[Tensor] = []  # of the step, for D
+
+    def reconstruct(part: Tensor) -> dict[str, Tensor]:
+        with autocast:
+            values, images = encoder_losses(model, losses, part, discriminator if adversarial else None, gan.weight)
+        fakes.append(images.detach())
+        return values
 
     def write_model(folder: Path, what: str, found: dict[str, float]) -> None:
         if not is_main():
@@ -169,13 +202,12 @@ def train(config: Phase2Config) -> dict[str, float]:
             due = due_at(progress.step + 1, schedule)
             batch_size = gan.batch_size if adversarial else schedule.batch_size
             images, _ = train_data.get(progress.position, batch_size)
-            images = images.to(device)
-            with autocast:
-                values, fakes = encoder_losses(
-                    model, losses, images, discriminator if adversarial else None, gan.weight
-                )
-            norm = backward_and_step(optimizer, values["loss"], clip=config.gradient_clip, measure=due.look)
-            values |= {"gradient_norm": norm}
+            images, count = images.to(device), config.gradient_accumulation
+            set_rates(progress.step, schedule, rates)
+            fakes.clear()
+            values = step_over_parts(
+                optimizer, reconstruct, in_parts(images, count), clip=config.gradient_clip, measure=due.look
+            )
 
             # -- one step of D, on the fakes made before that update
             if adversarial:
@@ -184,11 +216,12 @@ def train(config: Phase2Config) -> dict[str, float]:
                     discriminator,
                     optimizer_D,
                     images,
-                    fakes,
+                    whole(fakes),
                     r1_weight=gan.r1_gamma / 2 * gan.r1_every if r1_due else 0.0,
                     autocast=autocast,
                     clip=config.gradient_clip,
                     measure=due.look,
+                    parts=count,
                 )
             average_running_statistics(model.layerwise_encoder)
             progress.step += 1

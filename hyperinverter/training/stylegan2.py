@@ -18,14 +18,19 @@ from tqdm import tqdm
 from hyperinverter.checkpoint import save_model
 from hyperinverter.config.schema import DomainConfig, OptimizerConfig, StyleGAN2Config
 from hyperinverter.data import open_training_data, reports
-from hyperinverter.losses.adversarial import discriminator_loss, generator_loss, r1_penalty
+from hyperinverter.losses.adversarial import discriminator_loss, generator_loss, r1_penalty, real_and_fake_logits
 from hyperinverter.models.build import build_discriminator, build_generator
 from hyperinverter.models.stylegan2 import Discriminator, Generator
 from hyperinverter.pretrained.load import load_discriminator, load_generator
 from hyperinverter.training.common import Run, set_up
 from hyperinverter.training.gan_validation import SampleDistance
 from hyperinverter.training.guard import guarded
-from hyperinverter.training.optim import backward_and_step, build_optimizer
+from hyperinverter.training.optim import (
+    build_optimizer,
+    in_parts,
+    set_rates,
+    step_over_parts,
+)
 from hyperinverter.training.progress import Progress, due_at, or_stop
 from hyperinverter.training.resume import find_state, restore, save_state
 from hyperinverter.utils import distributed
@@ -66,6 +71,7 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
     data, photos = open_training_data(config.data, domain, config.seed)
     G, D = (place(network, device).train() for network in start_networks(config))
     average = deepcopy(G).eval().requires_grad_(False)
+    G.synthesis.recompute_from_px = D.recompute_from_px = config.recompute_from_px
     rates = {
         "optimizer_G": lazy(config.optimizer, config.path_length_every),
         "optimizer_D": lazy(config.discriminator_optimizer, config.r1_every),
@@ -83,6 +89,34 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
     if resumed.state is not None:
         mean_path_length.copy_(resumed.state["mean_path_length"])
 
+    # -- what the two networks minimise, on a part of a batch; gradients of gradients stay in float32
+    count, fakes = config.gradient_accumulation, []  # images of this step, for D
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
+
+    def please(drawn: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        with autocast:
+            images = render(G, drawn, config.noise_mode)
+            logits = D(images).float()
+        fakes.append(images.detach())
+        return {"loss": generator_loss(logits)}
+
+    def smooth(size: int) -> dict[str, Tensor]:
+        penalty, mean = path_length_penalty(G, size, config.noise_mode, mean_path_length, decay=1 - 0.99 ** (1 / count))
+        mean_path_length.copy_(mean)
+        return {"loss": penalty * (config.path_length_weight * config.path_length_every), "penalty": penalty}
+
+    def judge(pair: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        with autocast:
+            real, fake = (logits.float() for logits in real_and_fake_logits(D, *pair))
+        positive = (real > 0).float().mean()
+        loss = discriminator_loss(real, fake)
+        return {"loss": loss, "D_real": real.mean(), "D_fake": fake.mean(), "D_real_positive": positive}
+
+    def penalise(images: Tensor) -> dict[str, Tensor]:
+        images = images.detach().requires_grad_(True)
+        r1 = r1_penalty(images, D(images))
+        return {"loss": r1 * (config.r1_gamma / 2 * config.r1_every), "r1": r1}
+
     # -- the loop
     with (
         Run(output, config, progress.step) as run,
@@ -98,32 +132,27 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
             reals, _ = data.get(progress.position, batch)
             reals = reals.to(device)
 
+            reals, own = in_parts(reals, count), batch // world_size()
+            set_rates(progress.step, schedule, {parts[name]: rate for name, rate in rates.items()})
+
             # generator: its images should look real to D
             D.requires_grad_(False)
-            fakes = synthesise(G, batch // world_size(), config.noise_mode, config.style_mixing_probability)
-            loss_G = generator_loss(D(fakes))
-            norm = backward_and_step(optimizer_G, loss_G, clip=config.gradient_clip, measure=due.look)
-            values = {"loss_G": loss_G, "gradient_norm_G": norm}
+            fakes.clear()
+            drawn = zip(*(in_parts(x, count) for x in draw(G, own, config.style_mixing_probability)), strict=True)
+            found = step_over_parts(optimizer_G, please, list(drawn), clip=config.gradient_clip, measure=due.look)
+            values = {"loss_G": found["loss"], "gradient_norm_G": found["gradient_norm"]}
             if config.path_length_every and progress.step % config.path_length_every == 0 and config.path_length_weight:
-                count = batch // config.path_length_batch_shrink // world_size()
-                penalty, mean_path_length = path_length_penalty(G, count, config.noise_mode, mean_path_length)
-                weight = config.path_length_weight * config.path_length_every
-                backward_and_step(optimizer_G, penalty * weight, clip=config.gradient_clip)
-                values |= {"path_length": mean_path_length, "path_length_penalty": penalty}
+                size = own // count // config.path_length_batch_shrink
+                found = step_over_parts(optimizer_G, smooth, [size] * count, clip=config.gradient_clip)
+                values |= {"path_length": mean_path_length.clone(), "path_length_penalty": found["penalty"]}
 
             # discriminator: real against these generated images (new ones would cost a seventh more)
             D.requires_grad_(True)
-            real_logits, fake_logits = D(reals), D(fakes.detach())
-            loss_D = discriminator_loss(real_logits, fake_logits)
-            norm = backward_and_step(optimizer_D, loss_D, clip=config.gradient_clip, measure=due.look)
-            values |= {"loss_D": loss_D, "gradient_norm_D": norm, "D_real": real_logits.mean()}
-            values |= {"D_fake": fake_logits.mean(), "D_real_positive": (real_logits > 0).float().mean()}
+            pairs = list(zip(reals, fakes, strict=True))
+            found = step_over_parts(optimizer_D, judge, pairs, clip=config.gradient_clip, measure=due.look)
+            values |= {"loss_D": found.pop("loss"), "gradient_norm_D": found.pop("gradient_norm"), **found}
             if config.r1_every and progress.step % config.r1_every == 0 and config.r1_gamma:
-                images = reals.detach().requires_grad_(True)
-                values["r1"] = r1_penalty(images, D(images))
-                backward_and_step(
-                    optimizer_D, values["r1"] * (config.r1_gamma / 2 * config.r1_every), clip=config.gradient_clip
-                )
+                values["r1"] = step_over_parts(optimizer_D, penalise, reals, clip=config.gradient_clip)["r1"]
 
             # averaged generator
             progress.step += 1
@@ -132,7 +161,7 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
             if config.ema_rampup is not None:
                 half_life = min(half_life, progress.position * config.ema_rampup)
             blend(average, G, 0.5 ** (batch / max(half_life, 1e-8)))
-            progress.history.add(progress.step, {"loss": loss_G + loss_D, **values})
+            progress.history.add(progress.step, {"loss": values["loss_G"] + values["loss_D"], **values})
             bar.update()
             due = or_stop(due, progress.step, schedule)
             if not due.look:
@@ -173,15 +202,33 @@ def synthesise(G: Generator, count: int, noise_mode: str, mixing_probability: fl
 
     With several processes, `count` images of a batch that all of them make.
     """
+    return render(G, draw(G, count, mixing_probability), noise_mode)
+
+
+def draw(G: Generator, count: int, mixing_probability: float) -> tuple[Tensor, ...]:
+    """What `render` makes images of: latents [N, z_dim], second latents, and from which layer on they decide [N, 1, 1].
+
+    Without style mixing the first alone. With several processes, `count` images of a batch that all of them make.
+    """
     device = G.mapping.w_avg.device
-    ws = G.mapping(randn_rows(count, G.z_dim, shared=True, device=device), update_w_avg=True)  # [N, L, w_dim]
-    if mixing_probability > 0:
-        other = G.mapping(randn_rows(count, G.z_dim, shared=True, device=device))
-        whole = [count * world_size(), 1, 1]
-        crossover = own_rows(torch.randint(1, G.num_ws, whole, device=device))
-        mixed = own_rows(torch.rand(whole, device=device)) < mixing_probability
-        layer = torch.arange(G.num_ws, device=device).view(1, -1, 1)
-        ws = torch.where(mixed & (layer >= crossover), other, ws)
+    z = randn_rows(count, G.z_dim, shared=True, device=device)
+    if mixing_probability == 0:
+        return (z,)
+    other = randn_rows(count, G.z_dim, shared=True, device=device)
+    everyone = [count * world_size(), 1, 1]
+    crossover = own_rows(torch.randint(1, G.num_ws, everyone, device=device))
+    mixed = own_rows(torch.rand(everyone, device=device)) < mixing_probability
+    return z, other, crossover.where(mixed, torch.full_like(crossover, G.num_ws))
+
+
+def render(G: Generator, drawn: tuple[Tensor, ...], noise_mode: str) -> Tensor:
+    """Images [N,3,R,R] of what `draw` gave, or of a part of it. Updates w_avg."""
+    z, *mixing = drawn
+    ws = G.mapping(z, update_w_avg=True)  # [N, L, w_dim]
+    if mixing:
+        other, crossover = mixing
+        layer = torch.arange(G.num_ws, device=ws.device).view(1, -1, 1)
+        ws = torch.where(layer >= crossover, G.mapping(other), ws)
     return G.synthesis(ws, noise_mode=noise_mode)
 
 

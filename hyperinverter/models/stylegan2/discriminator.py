@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from hyperinverter.models.stylegan2.layers import (
     RESAMPLE_TAPS,
@@ -176,6 +177,10 @@ class Discriminator(nn.Module):
         mapping_layer_features: size between the mapping layers; None means cmap_dim.
         mapping_activation: of the mapping layers.
         mapping_lr_multiplier: of the mapping layers.
+
+    Attributes:
+        recompute_from_px: as of `SynthesisNetwork`.
+
     Raises:
         ValueError: values that make no network; says which.
     """
@@ -207,6 +212,7 @@ class Discriminator(nn.Module):
             raise ValueError(f"mbstd_group_size must be at least 1 or None (the whole batch), got {mbstd_group_size}")
         check_architecture(architecture)
         self.resolution, self.c_dim, self.img_channels = resolution, c_dim, img_channels
+        self.recompute_from_px: int | None = None
         self.config: dict[str, Any] = {
             "resolution": resolution,
             "channel_base": channel_base,
@@ -297,7 +303,12 @@ class Discriminator(nn.Module):
             raise ValueError(f"images: expected {expected}, got {tuple(images.shape)}")
         x, image = None, images.contiguous(memory_format=torch.channels_last)
         outputs = []
+        recompute_from_px = (self.recompute_from_px if torch.is_grad_enabled() else None) or math.inf
         for name in self.block_names:
-            x, image = self.get_submodule(name)(x, image)
+            block = self.get_submodule(name)
+            if int(name[1:]) >= recompute_from_px:
+                x, image = checkpoint(block, x, image, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x, image = block(x, image)
             outputs.append(x)
         return outputs, image

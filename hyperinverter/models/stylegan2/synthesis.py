@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from hyperinverter.models.stylegan2.layers import (
     RESAMPLE_TAPS,
@@ -184,6 +185,10 @@ class SynthesisBlock(nn.Module):
 class SynthesisNetwork(nn.Module):
     """Styles to image: blocks from 4 px to the full resolution.
 
+    Attributes:
+        recompute_from_px: blocks of this resolution and above keep no activations for the backward pass, which computes
+            them again: the same numbers for a third more work in these blocks. None: every block keeps them.
+
     Architectures: "skip" up-samples and sums what every block draws; "orig" and "resnet" draw once, at the end, and the
     blocks of "resnet" have a residual skip.
     """
@@ -192,6 +197,7 @@ class SynthesisNetwork(nn.Module):
         super().__init__()
         check_architecture(options.architecture)
         self.resolution, self.w_dim = resolution, options.w_dim
+        self.recompute_from_px: int | None = None
         self.block_resolutions = block_resolutions(resolution)
         self.num_ws = 2 * len(self.block_resolutions)
         previous = 0
@@ -223,11 +229,17 @@ class SynthesisNetwork(nn.Module):
         self._check_residuals(residuals, ws.shape[0])
         x = image = None
         start = 0
+        recompute_from_px = (self.recompute_from_px if torch.is_grad_enabled() else None) or math.inf
         for res in self.block_resolutions:
             block = self.get_submodule(f"b{res}")
             # The style after a block's convolutions is its torgb's, and also that of the next block's conv0.
             styles = ws.narrow(1, start, block.num_convs + 1)
-            x, image = block(x, image, styles, _of(residuals, f"b{res}"), noise_mode)
+            arguments = (x, image, styles, _of(residuals, f"b{res}"), noise_mode)
+            if res >= recompute_from_px:
+                random = noise_mode == "random"  # drawn again in the backward pass
+                x, image = checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=random)
+            else:
+                x, image = block(*arguments)
             start += block.num_convs
         assert image is not None
         return image
