@@ -61,19 +61,19 @@ def run(
         if bad_options := [word for word in unknown if word.startswith("-")]:
             raise UserError(f"no such option: {' '.join(bad_options)}; settings are written key=value, without dashes")
         config = load_config(schema_class, options.config, _overrides([*options.words, *unknown], positional))
-        if options.print_config or options.dry_run:
+        if (options.print_config or options.dry_run) and not _is_spoken_for():
             print(to_yaml(config), end="")
-        if options.dry_run:
+        if options.dry_run and not _is_spoken_for():
             print("\n" + _import(plan)(config))
         if not (options.print_config or options.dry_run):
             if getattr(config, "output", None):  # told before hours are put into what could not be written
                 config.output = str(Path(config.output).expanduser())
                 check_writable(config.output)
-            _import(action)(config)
+            _checked_for_processes(_import(action))(config)
         sys.stdout.flush()
     except ConfigError as error:
         count = f"{len(error.faults)} settings" if len(error.faults) > 1 else "one setting"
-        _stop(f"{count} to mend:\n  " + "\n  ".join(map(str, error.faults)))
+        _stop(f"{count} to mend:\n  " + "\n  ".join(map(str, error.faults)), error)
     except BrokenPipeError:  # `| head` has seen enough; nothing more can be written, not even at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(PIPE_CLOSED) from None
@@ -81,9 +81,10 @@ def run(
         if "--traceback" in (sys.argv if argv is None else argv) or not _is_users(error):
             raise
         told = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
-        _stop(told)
+        _stop(told, error)
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from the last checkpoint, if it saves any", file=sys.stderr)
+        if not _is_spoken_for():
+            print("\nstopped; the same command goes on from the last checkpoint, if it saves any", file=sys.stderr)
         raise SystemExit(130) from None
 
 
@@ -163,6 +164,18 @@ def _is_users(error: Exception) -> bool:
     return last is not None and Path(last.tb_frame.f_code.co_filename).is_relative_to(PACKAGE)
 
 
-def _stop(message: str) -> None:
-    print(f"error: {printable(message, keep=chr(10))}", file=sys.stderr)
+def _is_spoken_for() -> bool:
+    """Of the processes that torchrun starts on a machine, the first one speaks where all have the same to say."""
+    return os.environ.get("LOCAL_RANK", "0") != "0"
+
+
+def _checked_for_processes(action: Callable[..., Any]) -> Callable[..., Any]:
+    if os.environ.get("WORLD_SIZE", "1") == "1" or getattr(action, "runs_in_all_processes", False):
+        return action
+    raise UserError("this command runs in one process: start it with python instead of torchrun")
+
+
+def _stop(message: str, error: Exception) -> None:
+    if not getattr(error, "told", _is_spoken_for()):
+        print(f"error: {printable(message, keep=chr(10))}", file=sys.stderr)
     raise SystemExit(USER_MISTAKE) from None

@@ -1,7 +1,8 @@
 """How well methods reconstruct images: one record per image, a summary, a table and a contact sheet.
 
 Letters: N images of a batch, R resolution. Every output is rounded to 8 bits before it is measured, as a saved PNG
-would be; the published scripts measured JPEG files of JPEG inputs, which this does not imitate.
+would be; the published scripts measured JPEG files of JPEG inputs, which this does not imitate. Several processes share
+the batches, and rank 0 puts what they found together in the order of the images: every number is that of one process.
 """
 
 import json
@@ -27,11 +28,13 @@ from hyperinverter.metrics.timing import Timing, time_per_image
 from hyperinverter.models.stylegan2 import Discriminator, Generator
 from hyperinverter.pretrained.load import find_model_folder, load_discriminator, weights_file
 from hyperinverter.training.common import set_up
+from hyperinverter.utils.distributed import from_main, gather_numbered, in_all_processes, is_main, world_size
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_atomically
 from hyperinverter.utils.images import from_uint8, to_uint8
 
 
+@in_all_processes
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Measure `config.methods` on the images of `config.data` and write the results into `config.output`.
 
@@ -48,7 +51,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     device = set_up(config)
     source = config.domain if config.model is None else config.model
     inverters = {method: load(source, method, device, config.projection) for method in config.methods}
-    last_method, last_inverter = list(inverters.items())[-1]
+    last_inverter = list(inverters.values())[-1]
     domain = last_inverter.domain
     images = _open_images(config, last_inverter.generator)
     measured, not_measured = metric_table.build(
@@ -57,8 +60,27 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     per_method = {method: [metric.fresh() for metric in measured] for method in inverters}
 
     records, ranking = _measure(config, inverters, per_method, images, L2(domain.loss_resolution), device)
+    images.share_report()
     if not records:
         raise UserError(f"none of the {len(images)} images is readable: {'; '.join(images.report()[:3])}")
+    result = {}
+    if is_main():
+        result = _summarise(config, inverters, per_method, images, records, ranking, not_measured)
+    return from_main(result)
+
+
+def _summarise(
+    config: EvaluateConfig,
+    inverters: dict[str, Inverter],
+    per_method: dict[str, list[Metric]],
+    images: Batches,
+    records: list[dict[str, Any]],
+    ranking: list[float],
+    not_measured: dict[str, str],
+) -> dict[str, Any]:
+    """Time the methods, compute the metrics, write the files; in one process."""
+    last_method, last_inverter = list(inverters.items())[-1]
+    domain, device = last_inverter.domain, last_inverter.device
     timings = {method: _time(config, inverter, images, device) for method, inverter in inverters.items()}
 
     protocol = _protocol(config, domain, inverters, timings[last_method])
@@ -89,7 +111,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         "methods": summaries,
         "intervals_95": intervals,
         "not_measured": not_measured,
-        "files": {"unreadable": images.bad_files, "notes": images.report()},
+        "files": {"unreadable": dict(sorted(images.bad_files.items())), "notes": images.report()},
     }
     output = Path(config.output)
     _write(output / "images.jsonl", "".join(json.dumps(record) + "\n" for record in records))
@@ -159,15 +181,14 @@ def _measure(
     ranking: L2,
     device: torch.device,
 ) -> tuple[list[dict[str, Any]], list[float]]:
-    """One pass over the images.
+    """One pass over the images, each process over its batches; the metrics of rank 0 then hold those of all.
 
     Returns:
         One record per image (its name, and per method its values by metric), and its rank's L2 by the last method.
     """
-    records: list[dict[str, Any]] = []
-    order: list[float] = []
-    progress = tqdm(total=len(images), desc="evaluate", unit="img")
-    for real, names in images.in_order(config.batch_size):
+    own: list[tuple[int, list[dict[str, Any]], list[float]]] = []  # number of the batch, records, order
+    progress = tqdm(total=-(-len(images) // world_size()), desc="evaluate", unit="img", disable=not is_main())
+    for number, real, names in images.own_in_order(config.batch_size):
         real = rounded(real).to(device)
         batch: list[dict[str, Any]] = [{"name": name} for name in names]
         for method, inverter in inverters.items():
@@ -179,11 +200,15 @@ def _measure(
                 if values is not None:
                     for record, value in zip(batch, values.tolist(), strict=True):
                         record[method][metric.name] = value
-        order += ranking.per_image(real, fake).tolist()  # of the last method
-        records += batch
+        own.append((number, batch, ranking.per_image(real, fake).tolist()))  # of the last method
         progress.update(len(names))
     progress.close()
-    return records, order
+    for metric in (metric for metrics in per_method.values() for metric in metrics):
+        numbered = [(number, taken) for (number, *_), taken in zip(own, metric.taken, strict=True)]
+        metric.taken = [taken for _, taken in gather_numbered(numbered, everywhere=False)]
+    everything = gather_numbered(own)
+    records = [record for _, batch, _ in everything for record in batch]
+    return records, [value for *_, order in everything for value in order]
 
 
 def _originals(images: Batches, names: list[str], batch_size: int) -> dict[str, Tensor]:

@@ -81,6 +81,9 @@ class Metric(ABC):
     unit: ClassVar[str]
     better: ClassVar[str]
 
+    def __init__(self) -> None:
+        self.taken: list[Any] = []  # per batch; several processes put theirs together before `compute`
+
     @classmethod
     @abstractmethod
     def build(cls, parts: Parts) -> Self:
@@ -88,15 +91,21 @@ class Metric(ABC):
 
     @abstractmethod
     def update(self, real: Tensor, fake: Tensor) -> Tensor | None:
-        """Take a batch of pairs [N,3,R,R] in [-1,1]; gives values [N] on the CPU, or None if only sets have a value."""
+        """Take a batch of pairs [N,3,R,R] in [-1,1]: what `compute` needs of it becomes one more entry of `taken`.
+
+        Returns:
+            Values [N] on the CPU, or None if only sets have a value.
+        """
 
     @abstractmethod
     def compute(self) -> float:
         """The number over everything taken so far; raises NotMeasured when that was too little."""
 
-    @abstractmethod
     def fresh(self) -> Self:
         """The same metric with nothing taken yet; networks are shared."""
+        empty = copy.copy(self)
+        empty.taken = []
+        return empty
 
     def interval(self) -> tuple[float, float] | None:
         """95 % interval of `compute()`, where there is one."""
@@ -110,8 +119,7 @@ class Metric(ABC):
 class PerImageMetric(Metric):
     """A metric that is the mean of one value per image. Subclasses define `per_image`."""
 
-    def __init__(self) -> None:
-        self.values: list[Tensor] = []
+    taken: list[Tensor]  # values [N]
 
     @classmethod
     def build(cls, parts: Parts) -> Self:
@@ -125,23 +133,18 @@ class PerImageMetric(Metric):
     def update(self, real: Tensor, fake: Tensor) -> Tensor:
         check_pairs(real, fake, "real and fake")
         values = self.per_image(real, fake).double().cpu()
-        self.values.append(values)
+        self.taken.append(values)
         return values
 
     def compute(self) -> float:
-        if not self.values:
+        if not self.taken:
             raise NotMeasured(f"{self.name} was given no images")
-        return torch.cat(self.values).mean().item()
+        return torch.cat(self.taken).mean().item()
 
     def interval(self) -> tuple[float, float] | None:
-        if sum(map(len, self.values)) < 2:
+        if sum(map(len, self.taken)) < 2:
             return None  # one image tells nothing about others
-        return bootstrap_interval(torch.cat(self.values).numpy())
-
-    def fresh(self) -> Self:
-        empty = copy.copy(self)
-        empty.values = []
-        return empty
+        return bootstrap_interval(torch.cat(self.taken).numpy())
 
 
 def bootstrap_interval(values: np.ndarray, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:

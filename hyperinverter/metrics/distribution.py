@@ -3,7 +3,6 @@
 FID: Heusel et al., NeurIPS 2017 (arXiv:1706.08500). KID: Binkowski et al., ICLR 2018 (arXiv:1801.01401).
 """
 
-import copy
 from abc import abstractmethod
 from typing import Any, Self
 
@@ -22,11 +21,11 @@ class SetMetric(Metric):
     """Collects features [N,F] of both sets. Subclasses define `distance`."""
 
     better = "lower"
+    taken: list[tuple[Tensor, Tensor]]  # features of real and of fake [N,F]
 
     def __init__(self, features: RecentFeatures) -> None:
+        super().__init__()
         self.features = features
-        self.real: list[Tensor] = []
-        self.fake: list[Tensor] = []
 
     @classmethod
     def build(cls, parts: Parts) -> Self:
@@ -38,22 +37,17 @@ class SetMetric(Metric):
 
     def update(self, real: Tensor, fake: Tensor) -> None:
         check_pairs(real, fake, "real and fake")
-        self.real.append(self.features(real).cpu())
-        self.fake.append(self.features(fake).cpu())
+        self.taken.append((self.features(real).cpu(), self.features(fake).cpu()))
 
     @property
     def count(self) -> int:
-        return sum(len(features) for features in self.real)
+        return sum(len(real) for real, _ in self.taken)
 
     def compute(self) -> float:
         if self.count < FEWEST_IMAGES:
             raise NotMeasured(f"{self.name} needs at least {FEWEST_IMAGES} images, got {self.count}")
-        return self.distance(torch.cat(self.fake), torch.cat(self.real))
-
-    def fresh(self) -> Self:
-        empty = copy.copy(self)
-        empty.real, empty.fake = [], []
-        return empty
+        real, fake = (torch.cat(features) for features in zip(*self.taken, strict=True))
+        return self.distance(fake, real)
 
 
 class Fid(SetMetric):

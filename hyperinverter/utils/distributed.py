@@ -43,6 +43,8 @@ LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Broken pi
 class PeerLost(UserError):
     """Another process of the run has ended; its own message says why."""
 
+    told = False  # each process says that it ends
+
 
 # ----------------------------------------------------------------------------------------------- who is there
 
@@ -111,6 +113,9 @@ def in_all_processes(function: Callable[..., T]) -> Callable[..., T]:
         try:
             result = function(config)
             dist.barrier()
+        except (UserError, ValueError, OSError) as error:
+            error.told = not _is_first_to_say(str(error))
+            raise
         except RuntimeError as error:
             if any(words in str(error) for words in LOST_PEER):
                 where = f"process {rank()} of {world_size()}"
@@ -118,9 +123,6 @@ def in_all_processes(function: Callable[..., T]) -> Callable[..., T]:
                     f"another process of this run has ended, so {where} ends too; its own message says why. The same "
                     f"command goes on from the last checkpoint, if it saves any"
                 ) from error
-            raise
-        except (UserError, ValueError, OSError) as error:
-            error.told = not _is_first_to_say(str(error))
             raise
         finally:
             gc.collect()  # nothing may hold on to the group when it ends
