@@ -20,6 +20,8 @@ from hyperinverter.pretrained.reading import PublishedFile, read_published
 from hyperinverter.pretrained.writing import Source, Writer
 from hyperinverter.utils.errors import UserError
 
+PUBLISHED_SUFFIXES = (".pkl", ".pt", ".pth", ".tar")  # of files to read; a folder of such a name would be a slip
+
 
 def convert_files(
     paths: Sequence[str | Path],
@@ -52,6 +54,8 @@ def convert_files(
     """
     out = Path(out).expanduser()
     single = out if out.suffix == ".safetensors" else None
+    if single is None and (out.is_file() or out.suffix in PUBLISHED_SUFFIXES):
+        raise UserError(f"{out}: is no place to write to; the last word names a .safetensors file or a model folder")
     if single and len(paths) != 1:
         raise UserError(f"{out}: is one file, but {len(paths)} were given to convert; give a folder")
     folder = out.parent if single else out

@@ -15,7 +15,7 @@ from hyperinverter.pretrained.reading import NetworkStub, PublishedFile
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.text import printable
 
-INNER = ("state_dict", "g_ema", "g")  # entries that hold the weights
+INNER = ("state_dict", "g_ema", "g", "G_ema", "G", "D")  # entries that hold the weights
 LIKELY = ("psp", "e4e")  # kinds whose tensors are alike
 ENCODER_TYPES = {  # `opts.encoder_type` of the published training scripts
     "GradualStyleEncoder": "psp",

@@ -231,6 +231,14 @@ def test_wrong_resolution_hash_page_and_cut_are_each_named(files, domain, tmp_pa
     assert not out.exists()
 
 
+def test_a_file_to_read_is_no_place_to_write_to(files, tmp_path):
+    """A forgotten last word made a folder of the name of a released file."""
+    for out in (files / E1, tmp_path / "generator.pt", tmp_path / "generator.pkl"):
+        with pytest.raises(UserError, match="no place to write to; the last word names a"):
+            convert_files([files / PKL], out)
+    assert not list(tmp_path.iterdir())
+
+
 def test_generator_sizes_are_held_against_the_domain(files, domain, tmp_path):
     domain.generator.w_dim = 16
     with pytest.raises(UserError, match=r"other sizes than domain micro_church \(w_dim 12, domain 16\)"):

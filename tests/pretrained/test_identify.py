@@ -27,8 +27,14 @@ CONTENTS = {
         {"G": stub("Generator"), "D": stub("Discriminator"), "G_ema": stub("Generator")},
         stub("Generator"),
         names("synthesis.b4.const", "mapping.fc0.weight"),
+        {"G_ema": names("synthesis.b4.const")},
     ],
-    "stylegan2_ada_discriminator": [{"D": stub("Discriminator")}, stub("Discriminator"), names("b4.out.weight")],
+    "stylegan2_ada_discriminator": [
+        {"D": stub("Discriminator")},
+        stub("Discriminator"),
+        names("b4.out.weight"),
+        {"D": names("b4.out.weight")},
+    ],
     "rosinality_generator": [
         {"g_ema": names("conv1.conv.modulation.weight"), "latent_avg": torch.zeros(8), "g_optim": {}},
         names("decoder.conv1.conv.modulation.weight"),
