@@ -1,6 +1,7 @@
 """What to do with an Inversion: move it along a direction, blend it with another, learn new directions."""
 
-from hyperinverter.editing.directions import Direction, edit, load_direction, save_direction
+from hyperinverter.editing.direction_files import load_direction, save_direction
+from hyperinverter.editing.directions import Direction, edit
 from hyperinverter.editing.ganspace import Pca, fit_pca, read_pca, save_pca
 from hyperinverter.editing.interpolation import interpolate
 from hyperinverter.editing.learn import learn_direction

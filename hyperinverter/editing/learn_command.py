@@ -13,7 +13,7 @@ from hyperinverter.checkpoint import read_safetensors, write_atomically
 from hyperinverter.config.schema import DirectionConfig
 from hyperinverter.data.loader import Batches
 from hyperinverter.data.sources import open_source
-from hyperinverter.editing.directions import save_direction
+from hyperinverter.editing.direction_files import save_direction
 from hyperinverter.editing.learn import (
     attribute_values,
     check_column,
