@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from hyperinverter.config import (
+    BenchmarkConfig,
     DemoConfig,
     DirectionConfig,
     EditConfig,
@@ -30,6 +31,7 @@ SCHEMAS = {
     "directions": DirectionConfig,
     "export": ExportConfig,
     "demo": DemoConfig,
+    "benchmark": BenchmarkConfig,
 }
 
 

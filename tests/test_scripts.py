@@ -26,6 +26,7 @@ CONFIGS = {
     "align": "edit",
     "learn_direction": None,
     "export_model": "export",
+    "benchmark": "benchmark",
     "demo": None,
 }
 OWN_TESTS = {"download", "convert"}  # no domain of their own: tests/pretrained

@@ -1,5 +1,6 @@
 """Settings: typed dataclasses (`schema`), strict loading of YAML plus `key=value` (`load`), command line (`cli`)."""
 
+from hyperinverter.config.benchmark_schema import BenchmarkConfig
 from hyperinverter.config.faults import ConfigError
 from hyperinverter.config.load import list_domains, load_config, load_domain, to_yaml
 from hyperinverter.config.schema import (
@@ -34,6 +35,7 @@ __all__ = [
     "TARGET_SETS",
     "TRUNKS",
     "AdversarialConfig",
+    "BenchmarkConfig",
     "CommandConfig",
     "ConfigError",
     "DataConfig",

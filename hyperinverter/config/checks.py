@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from hyperinverter.config import names
+from hyperinverter.config import benchmark_schema, names
 from hyperinverter.config import schema as s
 from hyperinverter.config.rules import (
     Problem,
@@ -281,6 +281,28 @@ def _demo(c: s.DemoConfig) -> Iterator[Problem]:
         yield Problem(("validation_images", "training_images"), message)
 
 
+def _benchmark(c: benchmark_schema.BenchmarkConfig) -> Iterator[Problem]:
+    b = benchmark_schema
+    yield from known("sides", "side", c.sides, b.INFERENCE_SIDES, each_has_a_key=True)
+    yield from known("training", "phase", c.training, b.TRAINING_PHASES, each_has_a_key=True)
+    for key, values in (("slider", [c.slider] if c.slider else []), ("budget", c.budget)):
+        choices = b.INFERENCE_SIDES if key == "slider" else b.TRAINING_SIDES
+        yield from known(key, "side", values, [name for name in choices if "reference" not in name])
+    for phase, sides in c.training.items():
+        yield from known(f"training.{phase}", "side", sides, b.TRAINING_SIDES)
+    for name, sizes in c.sides.items():
+        if not sizes or min(sizes) < 1:
+            yield Problem((f"sides.{name}",), f"needs batch sizes of 1 or more, got {sizes}")
+    if c.hidden_sizes and min(c.hidden_sizes) < 1:
+        yield Problem(("hidden_sizes",), f"each must be 1 or more, got {c.hidden_sizes}")
+    if c.trained and c.hidden_sizes not in ([], [c.domain.hypernetwork.hidden_size]):
+        yield Problem(("hidden_sizes", "trained"), f"({c.hidden_sizes}): trained weights have one D; write []")
+    yield from at_least(c, 1, "training_batch_size rounds least_rounds")
+    yield from positive(c, "seconds")
+    if c.least_rounds > max(c.rounds, 1):
+        yield Problem(("least_rounds", "rounds"), f"({c.least_rounds}) must not be above rounds ({c.rounds})")
+
+
 CHECKS: dict[type, Callable[[Any], Iterable[Problem]]] = {
     s.GeneratorConfig: _generator,
     s.DiscriminatorConfig: _discriminator,
@@ -303,4 +325,5 @@ CHECKS: dict[type, Callable[[Any], Iterable[Problem]]] = {
     s.DirectionConfig: _direction,
     s.ExportConfig: _export,
     s.DemoConfig: _demo,
+    benchmark_schema.BenchmarkConfig: _benchmark,
 }

@@ -1,0 +1,194 @@
+"""The benchmark as a command: one domain or several, into benchmark.json and table.md, and into the published page."""
+
+import json
+import os
+import platform
+import re
+import shlex
+import sys
+import time
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+import hyperinverter
+from hyperinverter.config import BenchmarkConfig, load_config
+from hyperinverter.config.schema import DomainConfig
+from hyperinverter.evaluation.benchmark.budget import phase2_budget
+from hyperinverter.evaluation.benchmark.ceiling import measure_ceiling
+from hyperinverter.evaluation.benchmark.clock import Rounds
+from hyperinverter.evaluation.benchmark.counting import count_generators
+from hyperinverter.evaluation.benchmark.inference import measure_inference, measure_slider
+from hyperinverter.evaluation.benchmark.memory import MemoryTask, measure_memory
+from hyperinverter.evaluation.benchmark.models import make_model, with_hidden_size
+from hyperinverter.evaluation.benchmark.page import page, tables
+from hyperinverter.evaluation.benchmark.sides import SideName
+from hyperinverter.evaluation.benchmark.training import measure_training
+from hyperinverter.metrics.timing import device_name
+from hyperinverter.training.common import set_up
+from hyperinverter.utils.files import write_atomically
+
+PASSED_ON = ("device", "threads", "seed", "rounds", "least_rounds", "seconds")  # to each of `runs`, where set
+
+
+def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
+    """Measure, and write `<output>/benchmark.json` and `<output>/table.md`.
+
+    With `publish` the JSON also goes into that folder, under the device's name, and the page beside the folder is made
+    anew of every JSON in it. With `publish` and `sides: {}`, nothing is measured and the page alone is made.
+
+    Returns:
+        What benchmark.json holds.
+    Raises:
+        UserError: the device is not there, trained weights are missing, or `reference` has no such networks.
+        ConfigError: a config in `runs` has faults.
+    """
+    device = set_up(config)
+    parts = [config] if not config.runs else [_passed_on(config, path) for path in config.runs]
+    result: dict[str, Any] = {}
+    if config.runs or config.sides:
+        begin = time.perf_counter()
+        measured = []
+        for part in parts:
+            measured.append(measure_domain(part, device))
+            result = {"about": _about(device, time.perf_counter() - begin), "runs": measured}
+            _write(Path(config.output) / "benchmark.json", json.dumps(result, indent=1) + "\n")  # also if killed later
+        _write(Path(config.output) / "table.md", tables(result))
+        tqdm.write(tables(result))
+    if config.publish is not None:
+        folder = Path(config.publish)
+        if result:
+            _write(folder / f"{_slug(result['about']['device'])}.json", json.dumps(result, indent=1) + "\n")
+        results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+        _write(folder.with_suffix(".md"), page(results))
+        tqdm.write(f"written: {folder.with_suffix('.md')}")
+    return result
+
+
+def measure_domain(config: BenchmarkConfig, device: torch.device) -> dict[str, Any]:
+    """All measurements of one domain; the keys are those of the config."""
+    begin = time.perf_counter()
+    rounds = Rounds(config.rounds, config.least_rounds, config.seconds)
+    domains = [with_hidden_size(config.domain, size) for size in config.hidden_sizes or [None]]
+    training_sides = [side for sides in config.training.values() for side in sides]
+    precisions = [SideName.of(name).precision for name in (*config.sides, *training_sides)]
+    ceiling = measure_ceiling(device, precisions)
+    result: dict[str, Any] = {
+        "domain": config.domain.name,
+        "resolution": config.domain.resolution,
+        "weights": "trained" if config.trained else "random",
+        "ceiling": vars(ceiling),
+        "inference": [],
+    }
+    model = None
+    for number, domain in enumerate(domains):
+        model = make_model(domain, trained=config.trained, seed=config.seed)
+        for batch_size in sorted({size for sizes in config.sides.values() for size in sizes}):
+            names = [name for name, sizes in config.sides.items() if batch_size in sizes]
+            if number and batch_size > min(min(sizes) for sizes in config.sides.values()):
+                continue  # another D changes the hypernetworks alone
+            _tell(f"{domain.name}, D = {domain.hypernetwork.hidden_size}, batch {batch_size}: {', '.join(names)}")
+            case = measure_inference(model, batch_size, names, rounds, device, ceiling)
+            result["inference"].append({"hidden_size": domain.hypernetwork.hidden_size, **case})
+        if number == 0:
+            result |= _at_first_size(config, model, rounds, device)
+        del model
+    result["generators"] = count_generators(domains[0], sorted({n for sizes in config.sides.values() for n in sizes}))
+    result["memory"] = [measure_memory(task) for task in _memory_tasks(config, domains[0], device)]
+    result["budget"] = []
+    for side in config.budget:
+        for adversarial in (False, True):
+            _tell(f"{config.domain.name}: memory of a Phase II step, {side}{', adversarial' * adversarial}")
+            entry = phase2_budget(domains[0], config.training_batch_size, side, adversarial=adversarial)
+            result["budget"].append({"hidden_size": domains[0].hypernetwork.hidden_size, **entry})
+    return {**result, "seconds": time.perf_counter() - begin}
+
+
+def _at_first_size(config: BenchmarkConfig, model: Any, rounds: Rounds, device: torch.device) -> dict[str, Any]:
+    result: dict[str, Any] = {"slider": None, "training": []}
+    hidden_size = model.domain.hypernetwork.hidden_size
+    if config.slider is not None:
+        _tell(f"{model.domain.name}: slider, {config.slider}")
+        result["slider"] = {"hidden_size": hidden_size, **measure_slider(model, config.slider, rounds, device)}
+    for phase, names in config.training.items():
+        _tell(f"{model.domain.name}: a step of {phase}: {', '.join(names)}")
+        case = measure_training(phase, model, config.training_batch_size, names, rounds, device)
+        result["training"].append({"hidden_size": hidden_size, **case})
+    return result
+
+
+def _memory_tasks(config: BenchmarkConfig, domain: DomainConfig, device: torch.device) -> list[MemoryTask]:
+    if not config.memory:
+        return []
+    tasks = [
+        MemoryTask(domain, "inference", side, batch_size, str(device), config.threads)
+        for side, sizes in config.sides.items()
+        if not SideName.of(side).compiled
+        for batch_size in sorted(sizes)
+    ]
+    tasks += [
+        MemoryTask(domain, phase, side, config.training_batch_size, str(device), config.threads)
+        for phase, sides in config.training.items()
+        for side in sides
+        if not (phase == "phase1" and SideName.of(side).is_reference)
+    ]
+    return tasks
+
+
+def _passed_on(config: BenchmarkConfig, path: str) -> BenchmarkConfig:
+    """One of `runs`, with the settings that the whole has and its own sides where the whole names none."""
+    part = load_config(BenchmarkConfig, path)
+    plain = BenchmarkConfig()
+    for key in PASSED_ON:
+        if getattr(config, key) != getattr(plain, key):
+            setattr(part, key, getattr(config, key))
+    if config.sides != plain.sides:
+        part.sides = deepcopy(config.sides)
+    if config.training:
+        part.training = deepcopy(config.training)
+    return part
+
+
+def _about(device: torch.device, seconds: float) -> dict[str, Any]:
+    """What the numbers depend on."""
+    script = f"scripts/{Path(sys.argv[0]).name}"
+    return {
+        "device": device_name(device) if device.type != "cpu" else _processor(),
+        "threads": torch.get_num_threads() if device.type == "cpu" else None,
+        "capability": torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else None,
+        "command": shlex.join(["python", script, *sys.argv[1:]]),
+        "seconds": seconds,
+        "versions": {
+            "hyperinverter": hyperinverter.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "system": platform.system(),
+        },
+    }
+
+
+def _processor() -> str:
+    """The processor's name, as far as the system tells it."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        text = ""
+    found = re.search(r"model name\s*:\s*(.+)", text)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{found[1].strip() if found else platform.processor() or 'CPU'}, {cores} core{'s' * (cores != 1)}"
+
+
+def _slug(device: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", re.sub(r"\(\w+\)", "", device.lower())).strip("_")
+
+
+def _tell(message: str) -> None:
+    tqdm.write(f"{time.strftime('%H:%M:%S')} {message}", file=sys.stderr)
+
+
+def _write(path: Path, text: str) -> None:
+    with write_atomically(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

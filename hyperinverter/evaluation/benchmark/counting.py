@@ -1,0 +1,172 @@
+"""Work and traffic of every stage, counted on tensors without numbers: no device, no time, any size.
+
+Multiply-accumulates are those of convolutions and matrix products (half of what `torch.utils.flop_counter` counts).
+Bytes are what every operation reads and writes, one operation at a time, as an eager run without caches would; weights
+are in there as often as they are read.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from hyperinverter.config.schema import DomainConfig
+from hyperinverter.evaluation.benchmark.clock import REST
+from hyperinverter.evaluation.benchmark.release import Release
+from hyperinverter.models.build import build_hyperinverter
+from hyperinverter.models.hyperinverter import HyperInverter
+from hyperinverter.models.plan import shapes_only
+
+STAGES = ("w_encoder", "first_synthesis", "layerwise_encoder", "hypernetworks", "second_synthesis")
+
+
+class Laps(Protocol):
+    """What a stage's end is told to: a stopwatch or a counter."""
+
+    def lap(self, stage: str) -> None: ...
+
+
+class StageHooks:
+    """Tells `laps` when the stages of our forward pass end, from the calls of its networks.
+
+    E1 and E2 are calls of their modules, both syntheses calls of the generator's; the hypernetworks are what lies
+    between E2 and the second synthesis.
+    """
+
+    def __init__(self, network: HyperInverter) -> None:
+        self.laps: Laps | None = None
+        self._drawn = self._encoded = False
+        synthesis = network.generator.synthesis
+        self._handles = [
+            network.w_encoder.register_forward_pre_hook(lambda *_: self._lap(REST)),
+            network.w_encoder.register_forward_hook(lambda *_: self._lap("w_encoder")),
+            network.layerwise_encoder.register_forward_pre_hook(lambda *_: self._lap(REST)),
+            network.layerwise_encoder.register_forward_hook(self._after_encoder),
+            synthesis.register_forward_pre_hook(self._before_synthesis),
+            synthesis.register_forward_hook(self._after_synthesis),
+        ]
+
+    def start(self, laps: Laps | None) -> None:
+        """The next call is told to `laps`."""
+        self.laps, self._drawn, self._encoded = laps, False, False
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _lap(self, stage: str) -> None:
+        if self.laps is not None:
+            self.laps.lap(stage)
+
+    def _after_encoder(self, *_: Any) -> None:
+        self._lap("layerwise_encoder")
+        self._encoded = True
+
+    def _before_synthesis(self, *_: Any) -> None:
+        self._lap("hypernetworks" if self._encoded else REST)
+
+    def _after_synthesis(self, *_: Any) -> None:
+        self._lap("second_synthesis" if self._drawn else "first_synthesis")
+        self._drawn = True
+
+
+class Tally:
+    """Multiply-accumulates and bytes, by stage; `with tally:` around the work."""
+
+    def __init__(self) -> None:
+        self._flops, self._traffic = FlopCounterMode(display=False), _Traffic()
+        self._seen = (0, 0)
+        self.stages: dict[str, dict[str, int]] = {}
+
+    def __enter__(self) -> "Tally":
+        self._flops.__enter__()
+        self._traffic.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._traffic.__exit__(*error)
+        self._flops.__exit__(*error)
+
+    def lap(self, stage: str) -> None:
+        flops, traffic = self._flops.get_total_flops(), self._traffic.total
+        own = self.stages.setdefault(stage, {"macs": 0, "bytes": 0})
+        own["macs"] += (flops - self._seen[0]) // 2
+        own["bytes"] += traffic - self._seen[1]
+        self._seen = (flops, traffic)
+
+
+class _Traffic(TorchDispatchMode):
+    """Sizes of what operations read and write; views move nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not is_view(func):
+            tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor)]
+            self.total += sum(held_bytes(tensor) for tensor in tensors)
+        return result
+
+
+def is_view(func: Any) -> bool:
+    """Whether an operation only gives another view of its input."""
+    returns = func._schema.returns
+    return bool(returns) and all(r.alias_info is not None and not r.alias_info.is_write for r in returns)
+
+
+def held_bytes(tensor: Tensor) -> int:
+    """Bytes of the different numbers in a tensor: an expanded dimension repeats the same ones."""
+    count = 1
+    for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+        count *= size if stride else min(size, 1)
+    return count * tensor.element_size()
+
+
+def count_inference(domain: DomainConfig, batch_size: int = 1, *, reference: bool = False) -> dict[str, dict[str, int]]:
+    """One forward pass of ours, or of the released way.
+
+    Returns:
+        Stage (and "total") -> "macs" and "bytes" of the whole batch, "parameter_bytes" of the stage's network.
+    """
+    with shapes_only():
+        network = build_hyperinverter(domain).eval()
+    images = torch.empty(batch_size, 3, domain.resolution, domain.resolution, device="meta")
+    tally = Tally()
+    with torch.no_grad(), tally:
+        if reference:
+            Release(network, domain, batch_size)(images, tally)
+        else:
+            hooks = StageHooks(network)
+            hooks.start(tally)
+            network(images)
+            tally.lap(REST)
+            hooks.remove()
+    owners = (network.w_encoder, network.generator.synthesis, network.layerwise_encoder, network.hypernetwork)
+    sizes = dict(zip(STAGES, [*map(parameter_bytes, owners), parameter_bytes(owners[1])], strict=True))
+    stages = {stage: {**tally.stages[stage], "parameter_bytes": sizes[stage]} for stage in STAGES}
+    total = {key: sum(stage[key] for stage in tally.stages.values()) for key in ("macs", "bytes")}
+    return {**stages, "total": {**total, "parameter_bytes": sum(map(parameter_bytes, owners))}}
+
+
+def count_generators(domain: DomainConfig, batch_sizes: list[int]) -> dict[str, dict[str, float]]:
+    """Memory of the generators held for a batch, MiB: ours is one, the released way holds one per image.
+
+    Returns:
+        "ours" and "reference" -> batch size (as text, a key of JSON) -> MiB of weights and buffers.
+    """
+    with shapes_only():
+        network = build_hyperinverter(domain).eval()
+    tensors = [*network.generator.synthesis.parameters(), *network.generator.synthesis.buffers()]
+    ours = sum(tensor.nbytes for tensor in tensors) / 2**20
+    reference = {str(n): Release(network, domain, n).generator_bytes() / 2**20 for n in batch_sizes}
+    return {"ours": dict.fromkeys(reference, ours), "reference": reference}
+
+
+def parameter_bytes(module: nn.Module) -> int:
+    return sum(parameter.nbytes for parameter in module.parameters())

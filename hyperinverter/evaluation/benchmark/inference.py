@@ -1,0 +1,128 @@
+"""Inference: every side on the same images in turn, its stages, its share of the ceilings, and how its images differ.
+
+Letters: N images (the batch).
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hyperinverter.evaluation.benchmark.ceiling import Ceiling
+from hyperinverter.evaluation.benchmark.clock import Rounds, speed_up, summarise, take_turns
+from hyperinverter.evaluation.benchmark.counting import count_inference
+from hyperinverter.evaluation.benchmark.models import make_images
+from hyperinverter.evaluation.benchmark.sides import ReferenceSide, SideName, make_side
+from hyperinverter.pretrained.load import LoadedModel
+
+AGREEMENT = 1e-4  # of the image's range: what float32 sides may differ by
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two batches of images, in units of [-1, 1] and relative to the range that the first one's values span."""
+
+    largest: float
+    mean: float
+    largest_of_range: float
+
+    @classmethod
+    def between(cls, a: Tensor, b: Tensor) -> "Difference":
+        off = (a.float() - b.float().to(a.device)).abs()
+        span = (a.max() - a.min()).clamp(min=1e-12)
+        return cls(off.max().item(), off.mean().item(), (off.max() / span).item())
+
+
+def measure_inference(
+    model: LoadedModel,
+    batch_size: int,
+    names: list[str],
+    rounds: Rounds,
+    device: torch.device,
+    ceiling: Ceiling,
+) -> dict[str, Any]:
+    """One batch size of one model.
+
+    Args:
+        model: whose sides are compared; stays as it is.
+        batch_size: N.
+        names: of the sides. The first is the one that the others' images and times are held against.
+        ceiling: of the device, for shares.
+    Returns:
+        Per side: stages with times, rates and shares; the speed-up over the first side and the difference of its
+        images from the first side's. "counts" holds the work per stage.
+    """
+    sides = {name: make_side(name, model, batch_size, device) for name in names}
+    images = make_images(model, batch_size).to(device)
+    pictures = {name: side(images) for name, side in sides.items()}
+    calls = {name: (lambda watch, side=side: side(images, watch)) for name, side in sides.items()}
+    readings = take_turns(calls, device, warmed(rounds, device))
+
+    ways = {isinstance(side, ReferenceSide) for side in sides.values()}
+    counts = {way: count_inference(model.domain, batch_size, reference=way) for way in ways}
+    first, result = names[0], {}
+    for name in names:
+        way = isinstance(sides[name], ReferenceSide)
+        precision = SideName.of(name).precision
+        result[name] = {"stages": with_shares(summarise(readings[name], batch_size), counts[way], ceiling, precision)}
+        if name != first:
+            result[name] |= {
+                "compared_with": first,
+                "speed_up": speed_up(readings[first], readings[name]),
+                "difference": vars(Difference.between(pictures[first], pictures[name])),
+            }
+    return {
+        "batch_size": batch_size,
+        "sides": result,
+        "counts": {("reference" if way else "ours"): counts[way] for way in sorted(ways)},
+    }
+
+
+def warmed(rounds: Rounds, device: torch.device) -> Rounds:
+    """A GPU chooses kernels and grows its memory for a few calls; on a CPU the first call, already made, is enough."""
+    return replace(rounds, warm_up=3) if device.type == "cuda" else rounds
+
+
+def with_shares(
+    summary: dict[str, dict[str, float]], counts: dict[str, dict[str, int]], ceiling: Ceiling, precision: str
+) -> dict[str, dict[str, float]]:
+    """Adds to every stage that was counted its rate and its shares of the measured ceilings.
+
+    "share_of_matmul" is 2 multiply-accumulates over time over the rate of matrix products in this precision;
+    "share_of_copy" the bytes of an eager run over time over the rate of copies (more than 1: caches served them).
+    """
+    for stage, counted in counts.items():
+        if stage in summary:
+            seconds = summary[stage]["median_ms"] / 1000
+            rate, traffic = 2 * counted["macs"] / seconds, counted["bytes"] / seconds
+            summary[stage] |= {
+                "gmac_per_s": rate / 2e9,
+                "share_of_matmul": rate / ceiling.matmul[precision],
+                "share_of_copy": traffic / ceiling.copy,
+            }
+    return summary
+
+
+def measure_slider(model: LoadedModel, name: str, rounds: Rounds, device: torch.device) -> dict[str, Any]:
+    """An edit of one image that is inverted already, against inverting and rendering it: both shown as an app would.
+
+    Every edit is another one, and the image's weights are computed before the first.
+
+    Returns:
+        Times of "inversion" and "slider", and "share": slider over inversion, the median over rounds.
+    """
+    side = make_side(name, model, 1, device)
+    inverter, images = side.inverter, make_images(model, 1).to(device)
+    inversion = inverter.invert(images, batch_size=1)
+    direction = torch.randn(inversion.ws.shape[-1], generator=torch.Generator().manual_seed(0)).to(inversion.ws)
+    direction = direction / direction.norm()
+    inverter.render(inversion)
+    strengths = iter(range(1, 10**9))
+
+    def slide(watch: Any) -> None:
+        inverter.render(inversion.with_ws(inversion.ws + 0.1 * next(strengths) * direction))
+
+    readings = take_turns({"inversion": lambda watch: side(images), "slider": slide}, device, warmed(rounds, device))
+    share = speed_up(readings["slider"], readings["inversion"])
+    return {"side": name, "times": {what: summarise(r)["total"] for what, r in readings.items()}, "share": share}

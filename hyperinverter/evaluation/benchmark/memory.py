@@ -1,0 +1,137 @@
+"""Peak memory of one side, in a fresh process that holds nothing else.
+
+On CUDA it is what PyTorch's allocator gave out at most (`torch.cuda.max_memory_allocated`). On a CPU it is the resident
+memory of the process: on Linux its largest value during the calls, set back after the networks are built
+(/proc/self/clear_refs); elsewhere the largest value of the whole process.
+"""
+
+import resource
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hyperinverter.config.schema import DomainConfig
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class MemoryTask:
+    """What a fresh process is to run: `what` is "inference" or a phase of training."""
+
+    domain: DomainConfig
+    what: str
+    side: str
+    batch_size: int
+    device: str
+    threads: int | None
+
+
+def measure_memory(task: MemoryTask) -> dict[str, Any]:
+    """Run a task in a process of its own.
+
+    Returns:
+        "before_mib" (networks built, nothing run), "peak_mib", "rise_mib" (their difference) and "how" it was
+        measured; or "failed", when the process came to an end before (say, no memory left).
+    """
+    about = {"what": task.what, "side": task.side, "batch_size": task.batch_size}
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        try:
+            return about | pool.submit(run_task, task).result()
+        except (BrokenProcessPool, MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not (isinstance(error, BrokenProcessPool) or "memory" in str(error)):
+                raise
+            return about | {"failed": f"{type(error).__name__}: too little memory, the process was ended"}
+
+
+def run_task(task: MemoryTask) -> dict[str, Any]:
+    """What the fresh process does."""
+    from hyperinverter.evaluation.benchmark.models import make_images, make_model
+    from hyperinverter.evaluation.benchmark.sides import make_side
+    from hyperinverter.evaluation.benchmark.training import make_trainer
+
+    if task.threads:
+        torch.set_num_threads(task.threads)
+    device = torch.device(task.device)
+    model = make_model(task.domain)
+    images = make_images(model, task.batch_size).to(device)
+    if task.what == "inference":
+        call = make_side(task.side, model, task.batch_size, device)
+    else:
+        call = make_trainer(task.what, task.side, model, task.batch_size, device).step
+    del model  # what the side needs of it, it holds
+    gauge = Gauge(device)
+    for _ in range(1 if task.what == "inference" else 2):  # a trainer's first step makes the optimiser's state
+        call(images)
+    return gauge.read()
+
+
+class Gauge:
+    """Peak memory from its creation on."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(device)
+            self.before, self.how = torch.cuda.memory_allocated(device), "torch.cuda.max_memory_allocated"
+            return
+        _give_back()
+        self.before, self.how = _resident(), "resident memory of a fresh process (VmHWM, set back before the calls)"
+        if not _set_back_peak():
+            self.how = "largest resident memory of a fresh process (ru_maxrss, building its networks included)"
+
+    def read(self) -> dict[str, Any]:
+        if self.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self.device)
+        else:
+            peak = _status("VmHWM") or _largest_resident()
+        rise = max(peak - self.before, 0)
+        mib = {"before_mib": self.before / MIB, "peak_mib": peak / MIB, "rise_mib": rise / MIB}
+        return {**mib, "how": self.how}
+
+
+def _give_back() -> None:
+    """Free memory that Python and the C library hold back."""
+    import ctypes
+    import gc
+
+    gc.collect()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+
+
+def _set_back_peak() -> bool:
+    """Set Linux' record of the largest resident memory back to the present one; False where that cannot be done."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _resident() -> int:
+    return _status("VmRSS") or _largest_resident()
+
+
+def _status(key: str) -> int | None:
+    """A line of /proc/self/status in bytes, None where there is no such file."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
+
+
+def _largest_resident() -> int:
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest if sys.platform == "darwin" else 1024 * largest  # bytes there, KiB elsewhere
