@@ -26,7 +26,8 @@ from hyperinverter.metrics import Metric, NotMeasured
 from hyperinverter.metrics.pixel import L2
 from hyperinverter.metrics.timing import Timing, time_per_image
 from hyperinverter.models.stylegan2 import Discriminator, Generator
-from hyperinverter.pretrained.load import find_model_folder, load_discriminator, weights_file
+from hyperinverter.pretrained.load import find_model_folder
+from hyperinverter.pretrained.ready import load_discriminator, weights_file
 from hyperinverter.training.common import set_up
 from hyperinverter.utils.distributed import from_main, gather_numbered, in_all_processes, is_main, world_size
 from hyperinverter.utils.errors import UserError

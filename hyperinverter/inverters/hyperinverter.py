@@ -12,7 +12,8 @@ from torch import Tensor
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.inverters.base import Inverter
 from hyperinverter.inverters.inversion import Inversion
-from hyperinverter.pretrained.load import LoadedModel, load_model
+from hyperinverter.pretrained.load import LoadedModel
+from hyperinverter.pretrained.ready import load_model
 
 
 class HyperInverterInverter(Inverter):

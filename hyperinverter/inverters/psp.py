@@ -12,7 +12,8 @@ from torch import Tensor
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.inverters.base import Inverter
 from hyperinverter.inverters.inversion import Inversion
-from hyperinverter.pretrained.methods import LoadedMethod, load_method
+from hyperinverter.pretrained.methods import LoadedMethod
+from hyperinverter.pretrained.ready import load_method
 
 
 class PspInverter(Inverter):

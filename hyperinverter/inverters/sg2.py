@@ -17,7 +17,8 @@ from hyperinverter.inverters.inversion import Inversion
 from hyperinverter.inverters.perceptual import find_perceptual
 from hyperinverter.inverters.projector import Projection, WStatistics, project, w_statistics
 from hyperinverter.models.stylegan2 import Discriminator
-from hyperinverter.pretrained.load import LoadedModel, load_discriminator, load_model, weights_file
+from hyperinverter.pretrained.load import LoadedModel
+from hyperinverter.pretrained.ready import load_discriminator, load_model, weights_file
 
 
 class ProjectorInverter(Inverter):

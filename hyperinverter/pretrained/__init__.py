@@ -2,24 +2,10 @@
 `from_published`, the one door for checkpoints as their authors released them.
 """
 
-from hyperinverter.pretrained.files import (
-    PARTS,
-    available_models,
-    find_model_folder,
-    find_network_file,
-    search_folders,
-    weights_file,
-)
-from hyperinverter.pretrained.load import (
-    LoadedModel,
-    hash_of,
-    load_discriminator,
-    load_generator,
-    load_model,
-    load_w_encoder,
-    model_hash,
-)
+from hyperinverter.pretrained.files import PARTS, available_models, find_model_folder, find_network_file, search_folders
+from hyperinverter.pretrained.load import LoadedModel, hash_of, model_hash
 from hyperinverter.pretrained.published import KINDS, Published, from_published
+from hyperinverter.pretrained.ready import load_discriminator, load_generator, load_model, load_w_encoder, weights_file
 
 __all__ = [
     "KINDS",

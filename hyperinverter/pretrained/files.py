@@ -83,10 +83,6 @@ def part_file(source: str | Path, part: str, domain_name: str | None = None) -> 
         if path.is_file():
             return path
         raise FileNotFoundError(f"{path}: no such file; give an existing {part} file or the model folder")
-    from hyperinverter.pretrained.obtain import make_model, released_name  # which looks for files with this module
-
-    if released := released_name(source):
-        return make_model(released, [part]) / f"{part}.safetensors"
     folder = find_model_folder(source)
     file = folder / f"{part}.safetensors"
     if not file.is_file():

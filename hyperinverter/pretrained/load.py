@@ -26,7 +26,6 @@ from hyperinverter.models.encoders import WEncoder
 from hyperinverter.models.hyperinverter import HyperInverter
 from hyperinverter.models.stylegan2 import Discriminator, Generator
 from hyperinverter.pretrained.files import find_model_folder, find_network_file, part_file, weights_file
-from hyperinverter.pretrained.obtain import make_model, released_name
 from hyperinverter.utils.errors import UserError
 
 __all__ = [
@@ -216,8 +215,6 @@ def load_model(
     if with_hyperinverter and not with_w_encoder:
         raise ValueError("the hypernetworks need E1: leave with_w_encoder at True, or give with_hyperinverter=False")
     wanted = ["generator"] + ["w_encoder"] * with_w_encoder + ["hyperinverter"] * with_hyperinverter
-    if released := released_name(source):
-        make_model(released, wanted)  # from released files, if they are here; else it says what goes where
     # All paths first: a missing part is told before gigabytes are read.
     paths = {part: weights_file(base, part) if base else part_file(source, part) for part in wanted}
     files = {part: read_model(path, part) for part, path in paths.items()}

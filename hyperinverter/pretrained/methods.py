@@ -18,7 +18,6 @@ from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.wplus import WPlusConfig, WPlusModel, build_model
 from hyperinverter.pretrained.files import find_model_folder
 from hyperinverter.pretrained.load import LoadedModel, check_requires, fill, load_model, model_hash
-from hyperinverter.pretrained.obtain import make_model, released_name
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.skip_init import skip_init
 
@@ -85,8 +84,6 @@ def load_method(source: str | Path | DomainConfig, method: str) -> LoadedMethod:
     """
     if method not in PUBLISHED_METHODS:
         raise ValueError(f"method is {method!r}; write one of {', '.join(PUBLISHED_METHODS)}")
-    if released := released_name(source):
-        make_model(released, [method])  # from released files, if they are here; else it says what goes where
     folder = find_model_folder((source.weights.folder or source.name) if isinstance(source, DomainConfig) else source)
     path = folder / f"{method}.safetensors"
     if not path.is_file():

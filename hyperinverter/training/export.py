@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hyperinverter.checkpoint import save_model, write_atomically
 from hyperinverter.config.schema import DomainConfig
-from hyperinverter.pretrained.load import weights_file
+from hyperinverter.pretrained.ready import weights_file
 
 CONFIG_SECTIONS = {"w_encoder": ("w_encoder",), "hyperinverter": ("layerwise_encoder", "hypernetwork")}
 

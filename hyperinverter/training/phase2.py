@@ -20,7 +20,7 @@ from hyperinverter.losses.adversarial import discriminator_loss, generator_loss,
 from hyperinverter.models.hyperinverter import HyperInverter
 from hyperinverter.models.stylegan2 import Discriminator
 from hyperinverter.ops.sync_batch_norm import average_running_statistics, synchronised
-from hyperinverter.pretrained.load import load_discriminator, weights_file
+from hyperinverter.pretrained.ready import load_discriminator, weights_file
 from hyperinverter.training.common import Run, set_up
 from hyperinverter.training.export import copy_file, copy_parts, save_part
 from hyperinverter.training.guard import guarded

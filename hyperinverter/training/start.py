@@ -15,7 +15,8 @@ from hyperinverter.models.build import build_hyperinverter, build_w_encoder
 from hyperinverter.models.encoders import WEncoder
 from hyperinverter.models.hyperinverter import HyperInverter
 from hyperinverter.models.stylegan2 import Generator
-from hyperinverter.pretrained.load import find_network_file, load_model, load_w_encoder, weights_file
+from hyperinverter.pretrained.load import find_network_file
+from hyperinverter.pretrained.ready import load_model, load_w_encoder, weights_file
 from hyperinverter.utils.errors import UserError
 
 TRUNK_PARTS = ("input_layer.", "conv1.", "bn1.", "relu.", "body.")

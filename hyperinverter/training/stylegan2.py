@@ -21,7 +21,7 @@ from hyperinverter.data import open_training_data, reports
 from hyperinverter.losses.adversarial import discriminator_loss, generator_loss, r1_penalty, real_and_fake_logits
 from hyperinverter.models.build import build_discriminator, build_generator
 from hyperinverter.models.stylegan2 import Discriminator, Generator
-from hyperinverter.pretrained.load import load_discriminator, load_generator
+from hyperinverter.pretrained.ready import load_discriminator, load_generator
 from hyperinverter.training.common import Run, set_up
 from hyperinverter.training.gan_validation import SampleDistance
 from hyperinverter.training.guard import guarded

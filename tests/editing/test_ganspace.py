@@ -13,7 +13,7 @@ from hyperinverter.editing.commands import edit_images
 from hyperinverter.editing.directions import in_w
 from hyperinverter.editing.ganspace import PUBLISHED, Edit
 from hyperinverter.inverters import Inversion
-from hyperinverter.pretrained.load import load_generator
+from hyperinverter.pretrained.ready import load_generator
 from hyperinverter.utils.errors import UserError
 
 

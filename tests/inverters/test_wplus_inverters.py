@@ -9,8 +9,8 @@ import hyperinverter
 from hyperinverter.config.schema import DataConfig, DomainConfig, EvaluateConfig, WeightsConfig
 from hyperinverter.evaluation.reconstruction import evaluate
 from hyperinverter.inverters import load
-from hyperinverter.pretrained.load import load_generator
-from hyperinverter.pretrained.methods import PUBLISHED_METHODS, load_method, save_method
+from hyperinverter.pretrained.methods import PUBLISHED_METHODS, save_method
+from hyperinverter.pretrained.ready import load_generator, load_method
 from hyperinverter.utils.errors import UserError
 
 
