@@ -53,6 +53,7 @@ class Run:
         self.folder = Path(output)
         self.samples = self.folder / "samples"
         self.checkpoints = self.folder / "checkpoints"
+        self._again = "" if getattr(config, "resume", "auto") == "auto" else " with resume=auto"
         self._open = ExitStack()
         self._writes = is_main()
         if not self._writes:
@@ -116,8 +117,11 @@ class Run:
 
     def stop(self, step: int) -> NoReturn:
         """End a run that a signal stopped after `step`, which is saved."""
-        self.log(f"stopped after step {step} by {STOP_SIGNALS.received or 'a signal'}; everything is saved, the same "
-                 f"command goes on from here")  # fmt: skip
+        name = STOP_SIGNALS.received or "a signal to another process"
+        told = (
+            f"stopped after step {step} by {name}; everything is saved, the same command{self._again} goes on from here"
+        )
+        self.log(told)
         raise Stopped(0)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Tiny Phase I and Phase II runs: 16 px, six steps of four images, random weights, one thread."""
+"""Tiny runs of the three trainers: 16 px, six steps of four images, random weights, one thread."""
 
 import json
 from collections.abc import Callable
@@ -19,11 +19,13 @@ from hyperinverter.config.schema import (
     Phase1Config,
     Phase2Config,
     ScheduleConfig,
+    StyleGAN2Config,
     WeightsConfig,
 )
-from hyperinverter.training import phase1, phase2
+from hyperinverter.training import phase1, phase2, stylegan2
 
-Config = Phase1Config | Phase2Config
+Config = Phase1Config | Phase2Config | StyleGAN2Config
+TRAIN = {"phase1": phase1.train, "phase2": phase2.train, "stylegan2": stylegan2.train}
 
 
 def write_photos(folder: Path, count: int = 12, size: int = 16) -> Path:
@@ -53,8 +55,11 @@ def tiny_config(phase: str, model: Path, photos: Path, output: Path, domain: Dom
         "device": "cpu",
         "threads": 1,
         "seed": 7,
-        "loss_weights": {"l2": 1.0},
     }
+    if phase == "stylegan2":
+        regularised = {"r1_every": 2, "path_length_every": 3, "ema_kimg": 0.01}
+        return StyleGAN2Config(**{**common, **regularised, **changes})
+    common["loss_weights"] = {"l2": 1.0}
     if phase == "phase1":
         ranger = OptimizerConfig(name="ranger", lr=1e-2, betas=[0.95, 0.999], eps=1e-5)
         return Phase1Config(**{**common, "optimizer": ranger, **changes})
@@ -86,12 +91,11 @@ def whole_run(
     tiny_domain: DomainConfig, tiny_model: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], tuple[Path, dict]]:
     """The tiny run of a phase, trained once without a stop: its folder and what `train` returned. Read-only."""
-    train = {"phase1": phase1.train, "phase2": phase2.train}
     folder = tmp_path_factory.mktemp("whole")
 
     @cache
     def run(phase: str) -> tuple[Path, dict]:
-        return folder / phase, train[phase](tiny_config(phase, tiny_model, photos, folder / phase, tiny_domain))
+        return folder / phase, TRAIN[phase](tiny_config(phase, tiny_model, photos, folder / phase, tiny_domain))
 
     return run
 

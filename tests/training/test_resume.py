@@ -1,8 +1,5 @@
 """A run killed and started again gives the numbers of one that never stopped; what does not fit is refused."""
 
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,47 +7,19 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from hyperinverter.checkpoint import load_training_state, read_model
+from hyperinverter.checkpoint import load_training_state, save_training_state
 from hyperinverter.config.schema import AdversarialConfig, OptimizerConfig
 from hyperinverter.data import Batches
 from hyperinverter.training import phase1, phase2
+from hyperinverter.training.resume import FORMAT
 from hyperinverter.utils.errors import UserError
 
-from .conftest import stats
-
-TRAIN = {"phase1": phase1.train, "phase2": phase2.train}
+from .conftest import TRAIN
+from .forks import assert_same, assert_same_run
 
 
 class Killed(BaseException):
     """What no handler of the trainer may swallow."""
-
-
-def assert_same(left, right, where="state"):
-    """Equal to the last bit, whatever is nested."""
-    assert type(left) is type(right), where
-    if isinstance(left, torch.Tensor):
-        assert torch.equal(left, right), where
-    elif isinstance(left, dict):
-        left, right = ({k: v for k, v in d.items() if not str(k).startswith("time/")} for d in (left, right))
-        assert left.keys() == right.keys(), where
-        for key in left:
-            assert_same(left[key], right[key], f"{where}.{key}")
-    elif isinstance(left, (list, tuple)):
-        assert len(left) == len(right), where
-        for i, (a, b) in enumerate(zip(left, right, strict=True)):
-            assert_same(a, b, f"{where}[{i}]")
-    else:
-        assert left == right, where
-
-
-def assert_same_run(one: Path, other: Path):
-    a, b = (load_training_state(folder / "checkpoints") for folder in (one, other))
-    a["config"].pop("output"), b["config"].pop("output")
-    assert_same(a, b)
-    assert stats(one) == stats(other)
-    for file in sorted(one.glob("model*/*.safetensors")):
-        assert read_model(file).hash == read_model(other / file.relative_to(one)).hash, file.name
-    assert len(list(one.glob("model*/*.safetensors"))) == len(list(other.glob("model*/*.safetensors")))
 
 
 def shown_steps(output: Path) -> dict[str, list[int]]:
@@ -61,7 +30,7 @@ def shown_steps(output: Path) -> dict[str, list[int]]:
 
 
 # (phase, batch at which the process dies): saved at 2 and 4; Phase II turns adversarial at 3
-@pytest.mark.parametrize(("phase", "dies_at"), [("phase1", 4), ("phase2", 4), ("phase2", 6)])
+@pytest.mark.parametrize(("phase", "dies_at"), [("phase1", 2), ("phase2", 4), ("phase2", 6), ("stylegan2", 4)])
 def test_killed_and_resumed_is_the_run_that_never_stopped(phase, dies_at, make_config, whole_run, monkeypatch):
     config, calls, get = make_config(phase), [], Batches.get
 
@@ -78,52 +47,6 @@ def test_killed_and_resumed_is_the_run_that_never_stopped(phase, dies_at, make_c
     TRAIN[phase](config)
     assert_same_run(whole_run(phase)[0], Path(config.output))
     assert shown_steps(Path(config.output)) == shown_steps(whole_run(phase)[0])  # points were shown twice
-
-
-def test_a_half_written_checkpoint_is_not_taken_for_one(make_config, whole_run, monkeypatch):
-    config, saved, save = make_config("phase1"), [], torch.save
-
-    def dying_save(state, path):
-        saved.append(path)
-        if len(saved) == 2:
-            Path(path).write_bytes(b"half a checkpoint")
-            raise Killed
-        save(state, path)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(torch, "save", dying_save)
-        with pytest.raises(Killed):
-            phase1.train(config)
-    assert load_training_state(Path(config.output) / "checkpoints")["step"] == 2
-    phase1.train(config)
-    assert_same_run(whole_run("phase1")[0], Path(config.output))
-
-
-@pytest.mark.slow
-def test_kill_9_while_a_checkpoint_is_written(make_config, whole_run, tiny_model, photos):
-    """A real process, killed with the second checkpoint half on disk, after D joined: the first one goes on exactly."""
-    config = make_config("phase2")
-    program = f"""
-import os, signal, sys, torch
-from pathlib import Path
-sys.path.insert(0, {str(Path(__file__).parents[1])!r})
-from tiny_model import make_tiny_domain
-from training.conftest import phase2, tiny_config
-save, saved = torch.save, []
-def dying_save(state, path):
-    saved.append(path)
-    if len(saved) == 2:
-        Path(path).write_bytes(b"half a checkpoint")
-        os.kill(os.getpid(), signal.SIGKILL)
-    save(state, path)
-torch.save = dying_save
-phase2.train(tiny_config("phase2", *map(Path, {[str(tiny_model), str(photos), config.output]}), make_tiny_domain()))
-"""
-    child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=200, check=False)
-    assert child.returncode == -signal.SIGKILL, child.stderr[-2000:]
-    assert load_training_state(Path(config.output) / "checkpoints")["step"] == 2
-    phase2.train(config)
-    assert_same_run(whole_run("phase2")[0], Path(config.output))
 
 
 def test_more_steps_later_continue_the_same_run(make_config, whole_run):
@@ -195,19 +118,82 @@ def test_settings_that_change_training_are_told_and_taken(make_config):
     assert after["best"]["step"] == 4  # the old best was another sum
 
 
-def test_a_damaged_newest_checkpoint_falls_back_and_a_named_one_goes_on(make_config):
-    config = make_config("phase1", schedule={"max_steps": 4})
+@pytest.mark.parametrize("damage", ["cut", "empty", "bit"])
+def test_a_damaged_newest_checkpoint_falls_back_and_a_named_one_goes_on(damage, make_config, whole_run):
+    config = make_config("phase1")
     phase1.train(config)
     folder = Path(config.output) / "checkpoints"
-    whole = load_training_state(folder)
-    with pytest.raises(UserError, match=r"holds later ones \(step_00000004.pt\)"):
-        phase1.train(replace(config, resume=str(folder / "step_00000002.pt")))
-    (folder / "step_00000004.pt").write_bytes(b"cut short")
-    with pytest.warns(UserWarning, match="trying the checkpoint before it"):
+    with pytest.raises(UserError, match=r"holds later ones \(step_00000006.pt\)"):
+        phase1.train(replace(config, resume=str(folder / "step_00000004.pt")))
+    newest = folder / "step_00000006.pt"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 4
+    newest.write_bytes({"cut": content[:-5000], "empty": b"", "bit": content}[damage])
+    with pytest.warns(UserWarning, match=r"step_00000006.pt: cannot be read .* step_00000004.pt, is taken"):
         phase1.train(config)
-    again = load_training_state(folder)
-    assert_same(again["w_encoder"], whole["w_encoder"])
+    assert (folder / "step_00000006.pt.damaged").is_file()  # it counts no longer as one of those that are kept
+    (folder / "step_00000006.pt.damaged").unlink()
+    assert_same_run(whole_run("phase1")[0], Path(config.output))
 
-    elsewhere = make_config("phase1", "elsewhere", schedule={"max_steps": 4}, resume=str(folder / "step_00000002.pt"))
-    phase1.train(elsewhere)
-    assert_same(load_training_state(Path(elsewhere.output) / "checkpoints")["w_encoder"], whole["w_encoder"])
+    if damage == "cut":
+        other = make_config("phase1", "elsewhere", resume=str(folder / "step_00000004.pt"))
+        phase1.train(other)
+        states = [load_training_state(place) for place in (folder, Path(other.output) / "checkpoints")]
+        assert_same(*(state["w_encoder"] for state in states))
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_starts_anew(make_config, whole_run, monkeypatch):
+    """Its rows and points were kept beside the new ones."""
+    config, get = make_config("phase2", schedule={"log_every": 1, "save_every": 6}), Batches.get
+
+    def dying(self, position, batch_size):
+        if position == 12:
+            raise Killed
+        return get(self, position, batch_size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Batches, "get", dying)
+        with pytest.raises(Killed):
+            phase2.train(config)
+    phase2.train(config)
+    whole = make_config("phase2", "whole", schedule={"log_every": 1, "save_every": 6})
+    phase2.train(whole)
+    assert_same_run(Path(whole.output), Path(config.output))
+
+
+# what the file says of itself -> what is told
+VERSIONS = {
+    r"is a checkpoint of phase2, not of phase1": {"trainer": "phase2", "format": FORMAT},
+    r"by a later version of this package \(layout 9, this one knows 2\)": {"trainer": "phase1", "format": 9},
+    r"by an earlier version of this package \(it lacks trainer, config,.* go on with that version": {"G": {}},
+    r"by an earlier version of this package \(it lacks position, best": {
+        "trainer": "phase1",
+        "config": {},
+        "frozen": {},
+    },
+}
+
+
+@pytest.mark.parametrize("told", VERSIONS)
+def test_another_trainer_and_another_version_are_told_apart(told, make_config):
+    """A state without a mark was called one of another trainer, also when it was the same trainer's."""
+    config = make_config("phase1")
+    save_training_state(Path(config.output) / "checkpoints", 2, VERSIONS[told])
+    with pytest.raises(UserError, match=told):
+        phase1.train(config)
+
+
+def test_a_part_that_does_not_fit_is_named(make_config):
+    config = make_config("phase1", schedule={"max_steps": 2})
+    phase1.train(config)
+    file = Path(config.output) / "checkpoints" / "step_00000002.pt"
+    state = torch.load(file, weights_only=True)
+    for part, fault, told in (
+        ("optimizer", None, "holds no optimizer"),
+        ("optimizer", {"state": {}, "param_groups": []}, "its optimizer does not fit"),
+        ("w_encoder", {}, "its w_encoder does not fit"),
+    ):
+        broken = {**state, part: fault} if fault is not None else {k: v for k, v in state.items() if k != part}
+        torch.save(broken, file)
+        with pytest.raises(UserError, match=f"step 2 {told}"):
+            phase1.train(config)
