@@ -6,7 +6,7 @@ from hyperinverter.config.weights import DownloadConfig
 if __name__ == "__main__":
     run(
         DownloadConfig,
-        "hyperinverter.pretrained.download:download",
+        "hyperinverter.pretrained.download_command:download",
         default_config=None,
         description="Fetch released weights from their publishers, or from a mirror (--base-url ADDRESS, --hub "
         "OWNER/REPO), check them against the hash of the first time, and make model folders of released models. "
@@ -15,5 +15,5 @@ if __name__ == "__main__":
         positional_help="names of models (ffhq, church) or files, as --list shows them",
         positional_name="NAME",
         dashed=("output", "base_url", "hub"),
-        plan="hyperinverter.pretrained.download:describe",
+        plan="hyperinverter.pretrained.download_command:describe",
     )

@@ -1,24 +1,15 @@
-"""Download released weights by their catalog name, from their publisher or a mirror, and make model folders of them.
+"""Download released weights by their catalog name, from their publisher or a mirror.
 
 Nothing is downloaded unless it was asked for: by scripts/download.py, or by `hyperinverter.load(..., download=True)`.
 """
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from hyperinverter.config.weights import DownloadConfig
 from hyperinverter.pretrained import lock
-from hyperinverter.pretrained.catalog import (
-    Entry,
-    aligned,
-    download_folder,
-    entries_of,
-    listing,
-    released_models,
-)
+from hyperinverter.pretrained.catalog import Entry, download_folder
 from hyperinverter.pretrained.request import Refused
 from hyperinverter.pretrained.transfer import Fetched, Limits, WrongContent, fetch, hash_file
 from hyperinverter.utils.errors import UserError
@@ -119,48 +110,3 @@ def verify(entry: Entry, path: Path, root: Path) -> str:
     lock.check(root, entry, sha256, size, str(path))
     lock.record(root, entry, sha256, size)
     return sha256
-
-
-def download(config: DownloadConfig) -> None:
-    """The command: fetch entries by name; names of models are fetched and converted into model folders."""
-    if config.list or not config.names:
-        print(listing())
-        return
-    root, mirror, limits = _settings(config)
-    for entry in entries_of(config.names):
-        download_entry(entry, root, mirror, limits)
-    for name in config.names:
-        if config.convert and name in released_models():
-            from hyperinverter.pretrained.obtain import make_model
-
-            print(f"{name}: ready in {make_model(name, root=root)}")
-
-
-def describe(config: DownloadConfig) -> str:
-    """What the command would do, for --dry-run."""
-    root, mirror, _ = _settings(config)
-    if not config.names:
-        return "nothing is named: it would list what there is"
-    rows = [("name", "from", "to", "size", "licence")]
-    for entry in entries_of(config.names):
-        size = f"{entry.size / 1e6:.0f} MB" if entry.size else f"~{entry.about_mb} MB" if entry.about_mb else "?"
-        target = (root or download_folder()) / entry.relative
-        here = target if target.is_file() else entry.find() if root is None else None
-        for number, address in enumerate(mirror.addresses(entry)):
-            source = "is here" if here else address
-            rows.append((entry.name if not number else "  or", source, str(here or target), size, entry.licence_text))
-            if here:
-                break
-    return "\n".join(aligned(rows))
-
-
-def _settings(config: DownloadConfig) -> tuple[Path | None, Mirror, Limits]:
-    if config.base_url and config.hub:
-        raise UserError(f"base_url ({config.base_url}) and hub ({config.hub}) are both given; give one of them")
-    if config.hub and not re.fullmatch(r"[\w.-]+/[\w.-]+(@\S+)?", config.hub):
-        raise UserError(f"hub is {config.hub!r}; write OWNER/REPO or OWNER/REPO@REVISION")
-    if config.attempts < 1 or not config.max_gib > 0:
-        raise UserError(f"attempts ({config.attempts}) must be 1 or more, and max_gib ({config.max_gib}) above 0")
-    root = Path(config.output).expanduser() if config.output else None
-    limits = Limits(attempts=config.attempts, max_bytes=int(config.max_gib * 2**30))
-    return root, Mirror(config.base_url, config.hub), limits

@@ -57,7 +57,7 @@ def make_model(name: str, parts: Sequence[str] = WHOLE, *, download: bool = Fals
         return folder
     sources = _sources(model, missing, root)
     if download:
-        from hyperinverter.pretrained.download import download_entry
+        from hyperinverter.pretrained.download import download_entry  # brings requests along
 
         paths = [path or download_entry(each, root) for each, path in sources.items()]
     elif absent := [each for each, path in sources.items() if path is None]:

@@ -1,0 +1,54 @@
+"""The command scripts/download.py: fetch by name, and make model folders of released models."""
+
+import re
+from pathlib import Path
+
+from hyperinverter.config.weights import DownloadConfig
+from hyperinverter.pretrained.catalog import aligned, download_folder, entries_of, listing, released_models
+from hyperinverter.pretrained.download import Mirror, download_entry
+from hyperinverter.pretrained.obtain import make_model
+from hyperinverter.pretrained.transfer import Limits
+from hyperinverter.utils.errors import UserError
+
+
+def download(config: DownloadConfig) -> None:
+    """The command: fetch entries by name; names of models are fetched and converted into model folders."""
+    if config.list or not config.names:
+        print(listing())
+        return
+    root, mirror, limits = _settings(config)
+    for entry in entries_of(config.names):
+        download_entry(entry, root, mirror, limits)
+    for name in config.names:
+        if config.convert and name in released_models():
+            print(f"{name}: ready in {make_model(name, root=root)}")
+
+
+def describe(config: DownloadConfig) -> str:
+    """What the command would do, for --dry-run."""
+    root, mirror, _ = _settings(config)
+    if not config.names:
+        return "nothing is named: it would list what there is"
+    rows = [("name", "from", "to", "size", "licence")]
+    for entry in entries_of(config.names):
+        size = f"{entry.size / 1e6:.0f} MB" if entry.size else f"~{entry.about_mb} MB" if entry.about_mb else "?"
+        target = (root or download_folder()) / entry.relative
+        here = target if target.is_file() else entry.find() if root is None else None
+        for number, address in enumerate(mirror.addresses(entry)):
+            source = "is here" if here else address
+            rows.append((entry.name if not number else "  or", source, str(here or target), size, entry.licence_text))
+            if here:
+                break
+    return "\n".join(aligned(rows))
+
+
+def _settings(config: DownloadConfig) -> tuple[Path | None, Mirror, Limits]:
+    if config.base_url and config.hub:
+        raise UserError(f"base_url ({config.base_url}) and hub ({config.hub}) are both given; give one of them")
+    if config.hub and not re.fullmatch(r"[\w.-]+/[\w.-]+(@\S+)?", config.hub):
+        raise UserError(f"hub is {config.hub!r}; write OWNER/REPO or OWNER/REPO@REVISION")
+    if config.attempts < 1 or not config.max_gib > 0:
+        raise UserError(f"attempts ({config.attempts}) must be 1 or more, and max_gib ({config.max_gib}) above 0")
+    root = Path(config.output).expanduser() if config.output else None
+    limits = Limits(attempts=config.attempts, max_bytes=int(config.max_gib * 2**30))
+    return root, Mirror(config.base_url, config.hub), limits
