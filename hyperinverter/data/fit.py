@@ -1,35 +1,82 @@
 """Which images the resize policy of `utils.decode` had to crop or enlarge: told at the first one, listed at the end."""
 
 import logging
+from collections.abc import Sequence
+
+import numpy as np
 
 from hyperinverter.utils.decode import is_square
 
 logger = logging.getLogger(__name__)
 
+CROPPED, ENLARGED = 0, 1  # rows of the marks
+
 
 class FitNotes:
-    """Names of images that are not square (centre-cropped), and of those smaller than `resolution` px (enlarged)."""
+    """Images that are not square (centre-cropped), and those smaller than `resolution` px (enlarged).
 
-    def __init__(self, resolution: int) -> None:
+    Args:
+        resolution: px.
+        names: of the images that are noted by their index in it: two bits each, however often they come and however
+            many they are. Others are remembered by name.
+    """
+
+    def __init__(self, resolution: int, names: Sequence[str] = ()) -> None:
         self.resolution = resolution
-        self.cropped: set[str] = set()
-        self.enlarged: set[str] = set()
+        self._names = names
+        self._marks = np.zeros([2, len(names)], bool)
+        self._others: tuple[set[str], set[str]] = (set(), set())
+        self._told = [False, False]
 
-    def note(self, name: str, size: tuple[int, int]) -> None:
+    @property
+    def cropped(self) -> set[str]:
+        return self._named(CROPPED)
+
+    @property
+    def enlarged(self) -> set[str]:
+        return self._named(ENLARGED)
+
+    def note(self, name: str, size: tuple[int, int], index: int | None = None) -> None:
         """An image of this (width, height), px; the first of each kind is named in a warning."""
         if not is_square(size):
-            if not self.cropped:
-                logger.warning("%s is %d x %d: images that are not square are centre-cropped", name, *size)
-            self.cropped.add(name)
+            self._mark(CROPPED, name, index, f"{size[0]} x {size[1]}: images that are not square are centre-cropped")
         if min(size) < self.resolution:
-            if not self.enlarged:
-                logger.warning("%s is %d x %d: images below %d px are enlarged", name, *size, self.resolution)
-            self.enlarged.add(name)
+            self._mark(ENLARGED, name, index, f"{size[0]} x {size[1]}: images below {self.resolution} px are enlarged")
 
     def report(self) -> list[str]:
         """One line per kind that occurred."""
-        kinds = {
-            "not square, centre-cropped": self.cropped,
-            f"smaller than {self.resolution} px, enlarged": self.enlarged,
-        }
-        return [f"{what}: {len(names)} files, such as {min(names)}" for what, names in kinds.items() if names]
+        kinds = ((CROPPED, "not square, centre-cropped"), (ENLARGED, f"smaller than {self.resolution} px, enlarged"))
+        return [
+            f"{what}: {self._count(kind)} files, such as {self._example(kind)}" for kind, what in kinds
+            if self._count(kind)
+        ]  # fmt: skip
+
+    def state(self) -> tuple[np.ndarray, tuple[set[str], set[str]]]:
+        """What `merge` takes, in another process that has the same names."""
+        return self._marks, self._others
+
+    def merge(self, state: tuple[np.ndarray, tuple[set[str], set[str]]]) -> None:
+        self._marks |= state[0]
+        for own, found in zip(self._others, state[1], strict=True):
+            own |= found
+
+    def _mark(self, kind: int, name: str, index: int | None, what: str) -> None:
+        if not self._told[kind]:
+            self._told[kind] = True
+            logger.warning("%s is %s", name, what)
+        if index is None:
+            self._others[kind].add(name)
+        else:
+            self._marks[kind, index] = True
+
+    def _count(self, kind: int) -> int:
+        return int(self._marks[kind].sum()) + len(self._others[kind])
+
+    def _named(self, kind: int) -> set[str]:
+        return {self._names[i] for i in np.flatnonzero(self._marks[kind])} | self._others[kind]
+
+    def _example(self, kind: int) -> str:
+        """The first by name; names of a source are in order."""
+        first = self._marks[kind].argmax()
+        marked = {self._names[first]} if self._marks[kind, first : first + 1].any() else set()
+        return min(marked | self._others[kind])

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from hyperinverter.data.names import Names
 from hyperinverter.utils.images import to_uint8
 
 CHUNK = 16  # images sampled together; fixed, so that an image's last bit does not depend on who asked for it
@@ -30,8 +31,8 @@ class GeneratedSource:
         self.seed = seed
         self.stream = stream
         self.truncation_psi = truncation_psi
-        self.names = [f"{stream}_{index:06d}" for index in range(count)]
-        self.ignored: list[str] = []
+        self.names = Names.of(f"{stream}_{index:06d}" for index in range(count))
+        self.ignored = Names.of([])
 
     def __len__(self) -> int:
         return len(self.names)

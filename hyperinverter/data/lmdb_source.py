@@ -8,12 +8,13 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from hyperinverter.data.sources import ImageSource
+from hyperinverter.data.image_source import ImageSource
+from hyperinverter.data.names import Names
 from hyperinverter.utils.errors import UserError
 
 
 class LmdbSource(ImageSource):
-    """The images of one environment, read-only, in key order. Only the keys are held in memory.
+    """The images of one environment, read-only, in key order. Only the keys are held in memory, in one block.
 
     Raises:
         UserError: the `lmdb` package is not installed, or the folder is no readable environment.
@@ -22,18 +23,22 @@ class LmdbSource(ImageSource):
     def __init__(self, path: Path):
         self.path = str(path.resolve())
         with _environment(self.path).begin() as transaction:
-            self._keys = list(transaction.cursor().iternext(keys=True, values=False))
-        super().__init__([_name_of(key) for key in self._keys])
+            keys = transaction.cursor().iternext(keys=True, values=False)
+            super().__init__(Names.of(keys, shown=_name_of))
 
     def read_bytes(self, index: int) -> bytes:
         with _environment(self.path).begin() as transaction:
-            value = transaction.get(self._keys[index])
+            value = transaction.get(self.names.raw(index))
         if value is None:
             raise OSError("its key has gone from the database")
         return value
 
     def places(self) -> list[Path]:
-        return [Path(self.path) / name for name in self.names]
+        return [self.container / name for name in self.names]
+
+    @property
+    def container(self) -> Path:
+        return Path(self.path)
 
 
 # One environment per path and process, shared by every source of that path: lmdb refuses to open a path twice.

@@ -7,8 +7,10 @@ processes there is still one stream: each reads its own images of every batch (`
 
 import hashlib
 import logging
-from collections.abc import Iterator
+import threading
+from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,13 +19,18 @@ from torch import Tensor, nn
 from hyperinverter.config.schema import DataConfig, DomainConfig
 from hyperinverter.data.fit import FitNotes
 from hyperinverter.data.generated import GeneratedSource
+from hyperinverter.data.image_source import ImageSource, Subset
+from hyperinverter.data.names import SURROGATES
 from hyperinverter.data.sampler import sample_indices
-from hyperinverter.data.sources import ImageSource, Subset, open_source
-from hyperinverter.data.transforms import flips_at, mirror
-from hyperinverter.utils.decode import BadImageError, to_tensor
+from hyperinverter.data.sources import open_source
+from hyperinverter.data.transforms import flips_at
+from hyperinverter.utils.decode import BadImageError, decode_tensor
 from hyperinverter.utils.distributed import check_divides, gather_to_all, own_rows, rank, world_size
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import from_uint8
+
+BATCHES_AHEAD = 2  # that workers decode while the present one is trained on
+UNREADABLE = -1  # in the place of an index
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +47,10 @@ class Batches:
             is named in the log and in `bad_files`. "refuse": everything is decoded once at the start and all
             unreadable files are named in one error.
         cache_mib: decoded images stay in memory (uint8) when all of them fit in this many MiB.
-        workers: threads that decode ahead; 0 decodes when asked. (Threads, not processes: Pillow releases the
-            interpreter while it decodes.)
+        workers: threads that decode ahead; 0 decodes when asked. (Threads, not processes: decoders and resize release
+            the interpreter, and nothing has to be sent or held twice.)
+        device: where batches are wanted. They travel there as bytes, from pinned memory without waiting, and become
+            numbers there.
     Raises:
         UserError: on_bad_file is "refuse" and files are unreadable; names them.
     """
@@ -56,6 +65,7 @@ class Batches:
         on_bad_file: str = "skip",
         cache_mib: int = 1024,
         workers: int = 0,
+        device: torch.device | str = "cpu",
     ):
         if on_bad_file not in ("skip", "refuse"):
             raise ValueError(f"on_bad_file must be skip or refuse, got {on_bad_file!r}")
@@ -63,13 +73,15 @@ class Batches:
         self.resolution = resolution
         self.seed = seed
         self.flip = flip
+        self.device = torch.device(device)
         self.bad_files: dict[str, str] = {}  # name -> reason
-        self.fit = FitNotes(resolution)
+        self.fit = FitNotes(resolution, source.names)
         shape = (len(source), 3, resolution, resolution)
-        fits = int(np.prod(shape)) <= cache_mib * 2**20
+        fits = int(np.prod(shape, dtype=np.int64)) <= cache_mib * 2**20
         self._cache = np.empty(shape, np.uint8) if fits else None
         self._cached = np.zeros(len(source), bool)
-        self._ahead: dict[int, Future[np.ndarray | None]] = {}
+        self._ahead: dict[Hashable, _Batch] = {}
+        self._telling = threading.Lock()
         threaded = workers > 0 and isinstance(source, ImageSource)  # a generator runs in its caller's thread
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode") if threaded else None
         if on_bad_file == "refuse":
@@ -80,7 +92,7 @@ class Batches:
         return len(self.source)
 
     @property
-    def names(self) -> list[str]:
+    def names(self) -> Sequence[str]:
         return self.source.names
 
     def get(self, position: int, batch_size: int) -> tuple[Tensor, list[str]]:
@@ -94,18 +106,16 @@ class Batches:
         check_divides(batch_size=batch_size)
         if len(self) == 0:
             raise UserError("there are no images in this split: give more images or another validation_fraction")
-        indices = own_rows(sample_indices(len(self), self.seed, position, batch_size))
-        following = sample_indices(len(self), self.seed, position + batch_size, batch_size) if self._pool else []
-        pixels, names = [], []
-        for index, image in zip(indices, self._read_many(indices, own_rows(following)), strict=True):
-            if image is None:
-                index, image = self._next_good(index)
-            pixels.append(image)
-            names.append(self.names[index])
-        images = torch.from_numpy(np.stack(pixels))  # [N, 3, R, R]
-        if self.flip:
-            images = mirror(images, own_rows(flips_at(self.seed, position, batch_size)))
-        return from_uint8(images), names
+        batch = self._ahead.pop((position, batch_size), None) or self._start_at(position, batch_size)
+        if self._pool is not None:
+            following = [(position + (k + 1) * batch_size, batch_size) for k in range(BATCHES_AHEAD)]
+            for dropped in self._ahead.keys() - set(following):
+                self._ahead.pop(dropped).cancel()
+            for request in following:
+                if request not in self._ahead:
+                    self._ahead[request] = self._start_at(*request)
+        indices = batch.indices()
+        return self._finished(batch.pixels), [self.names[i] for i in indices]
 
     def in_order(self, batch_size: int, max_images: int | None = None) -> Iterator[tuple[Tensor, list[str]]]:
         """Every readable image once, in name order, never mirrored; the last batch may be smaller."""
@@ -124,23 +134,25 @@ class Batches:
         self, batch_size: int, max_images: int | None, *, first: int, every: int
     ) -> Iterator[tuple[int, Tensor, list[str]]]:
         count = len(self) if max_images is None else min(max_images, len(self))
-        for number in range(first, -(-count // batch_size), every):
-            indices, upcoming = (
-                list(range(start, min(start + batch_size, count)))
-                for start in (number * batch_size, (number + every) * batch_size)
-            )
-            found = [(i, image) for i, image in zip(indices, self._read_many(indices, upcoming), strict=True)]
-            good = [(i, image) for i, image in found if image is not None]
-            if good:
-                pixels = torch.from_numpy(np.stack([image for _, image in good]))
-                yield number, from_uint8(pixels), [self.names[i] for i, _ in good]
+        numbers = range(first, -(-count // batch_size), every)
+        ahead: list[_Batch] = []
+        for place, number in enumerate(numbers):
+            wanted = numbers[place : place + (BATCHES_AHEAD + 1 if self._pool is not None else 1)]
+            for later in wanted[len(ahead) :]:
+                indices = range(later * batch_size, min((later + 1) * batch_size, count))
+                ahead.append(self._start(indices, [False] * len(indices), replace=False))
+            batch = ahead.pop(0)
+            found = np.array(batch.indices())
+            good = found != UNREADABLE
+            if good.any():
+                pixels = batch.pixels if good.all() else batch.pixels[torch.from_numpy(good)]
+                yield number, self._finished(pixels), [self.names[i] for i in found[good]]
 
     def share_report(self) -> None:
         """Let `bad_files` and `report` tell of the files that any process met."""
-        for bad_files, cropped, enlarged in gather_to_all((self.bad_files, self.fit.cropped, self.fit.enlarged)):
+        for bad_files, fit in gather_to_all((self.bad_files, self.fit.state())):
             self.bad_files |= bad_files
-            self.fit.cropped |= cropped
-            self.fit.enlarged |= enlarged
+            self.fit.merge(fit)
 
     def report(self) -> list[str]:
         """What happened to files so far, one line each: skipped, ignored, cropped, enlarged."""
@@ -149,12 +161,33 @@ class Batches:
             lines.append(f"ignored, no image by their extension: {len(ignored)} files, such as {ignored[0]}")
         return lines + self.fit.report()
 
-    def _read_many(self, indices: list[int], upcoming: list[int]) -> list[np.ndarray | None]:
+    def _finished(self, pixels: Tensor) -> Tensor:
+        """uint8 in host memory -> float32 in [-1, 1] on the device."""
+        return from_uint8(pixels.to(self.device, non_blocking=True))
+
+    def _start_at(self, position: int, batch_size: int) -> "_Batch":
+        indices = own_rows(sample_indices(len(self), self.seed, position, batch_size))
+        flips = own_rows(flips_at(self.seed, position, batch_size)) if self.flip else np.zeros(len(indices), bool)
+        return self._start(indices, flips.tolist(), replace=True)
+
+    def _start(self, indices: Sequence[int], flips: Sequence[bool], *, replace: bool) -> "_Batch":
+        """Let the workers read a batch; without any, it is read now."""
+        shape = (len(indices), 3, self.resolution, self.resolution)
+        pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        jobs = zip(pixels.numpy(), indices, flips, strict=True)
         if self._pool is None:
-            return [self._pixels(index) for index in indices]
-        now = {i: self._ahead.get(i) or self._pool.submit(self._pixels, i) for i in indices}
-        self._ahead = {i: now.get(i) or self._pool.submit(self._pixels, i) for i in upcoming}
-        return [now[i].result() for i in indices]
+            return _Batch(pixels, [self._fill(*job, replace) for job in jobs])
+        return _Batch(pixels, [self._pool.submit(self._fill, *job, replace) for job in jobs])
+
+    def _fill(self, place: np.ndarray, index: int, flip: bool, replace: bool) -> int:
+        """Put image `index`, or the next readable one, into `place` [3, R, R]; returns whose image it is."""
+        image = self._pixels(index)
+        if image is None:
+            if not replace:
+                return UNREADABLE
+            index, image = self._next_good(index)
+        place[:] = image[:, :, ::-1] if flip else image
+        return index
 
     def _pixels(self, index: int) -> np.ndarray | None:
         """Image `index` as uint8 [3, R, R]; None when its file is unreadable."""
@@ -170,13 +203,15 @@ class Batches:
                     wanted = image
             return wanted
         try:
-            image = self.source.read(index)
+            image, size = decode_tensor(self.source.checked_bytes(index), name, self.resolution)
         except BadImageError as error:
-            self.bad_files[name] = error.reason
-            logger.warning("skipped unreadable image %s", error)
+            with self._telling:  # two threads may meet the same file
+                if name not in self.bad_files:
+                    self.bad_files[name] = error.reason
+                    logger.warning("skipped unreadable image %s", error)
             return None
-        self.fit.note(name, image.size)
-        pixels = to_tensor(image, self.resolution).numpy()
+        self.fit.note(name, size, index)
+        pixels = image.numpy()
         self._keep(index, pixels)
         return pixels
 
@@ -196,14 +231,31 @@ class Batches:
 
     def _refuse_bad_files(self) -> None:
         for start in range(0, len(self), 256):
-            indices = list(range(start, min(start + 256, len(self))))
-            self._read_many(indices, [])
+            indices = range(start, min(start + 256, len(self)))
+            self._start(indices, [False] * len(indices), replace=False).indices()
         if self.bad_files:
             listed = "\n  ".join(f"{name}: {reason}" for name, reason in sorted(self.bad_files.items()))
             raise UserError(
                 f"{len(self.bad_files)} of {len(self)} image files are unreadable:\n  {listed}\n"
                 "remove or replace them, or set data.on_bad_file=skip"
             )
+
+
+@dataclass
+class _Batch:
+    """A batch that is being read: uint8 [N, 3, R, R], and for each row whose image it holds, once it does."""
+
+    pixels: Tensor
+    rows: list["Future[int] | int"]
+
+    def indices(self) -> list[int]:
+        """Wait for every row."""
+        return [row.result() if isinstance(row, Future) else row for row in self.rows]
+
+    def cancel(self) -> None:
+        for row in self.rows:
+            if isinstance(row, Future):
+                row.cancel()
 
 
 def reports(*several: Batches) -> list[str]:
@@ -221,7 +273,11 @@ def validation_batches(
 
 
 def open_training_data(
-    data: DataConfig, domain: DomainConfig, seed: int, generator: nn.Module | None = None
+    data: DataConfig,
+    domain: DomainConfig,
+    seed: int,
+    generator: nn.Module | None = None,
+    device: torch.device | str = "cpu",
 ) -> tuple[Batches, Batches]:
     """Training and validation images of a run.
 
@@ -230,6 +286,7 @@ def open_training_data(
         domain: gives the resolution.
         seed: of the order and the mirroring.
         generator: the domain's generator; only for data.kind=generated.
+        device: where the batches are wanted.
     Raises:
         UserError: data.root is not set, holds no images, or leaves nothing to train on.
         FileNotFoundError: data.root or data.validation_root does not exist.
@@ -260,6 +317,7 @@ def open_training_data(
     if data.kind != "generated" and len(training) == 0:
         raise UserError(f"no training images left: lower data.validation_fraction ({data.validation_fraction})")
     settings = {"on_bad_file": data.on_bad_file, "cache_mib": data.cache_mib, "workers": data.workers}
+    settings["device"] = device
     return (
         Batches(training, domain.resolution, seed=seed, flip=data.flip, **settings),
         Batches(validation, domain.resolution, seed=seed, flip=False, **settings),
@@ -276,11 +334,9 @@ def split_by_name(source: ImageSource, fraction: float) -> tuple[ImageSource, Im
     if len(source) == 1 and fraction > 0:
         logger.warning("the only image, %s, serves for training and for validation", source.names[0])
         return source, source
-    hashes = [int(hashlib.sha1(key.encode()).hexdigest()[:8], 16) / 2**32 for key in source.split_keys]
-    held_out = {i for i, value in enumerate(hashes) if value < fraction}
-    if not held_out and fraction > 0:
-        held_out = {min(range(len(hashes)), key=hashes.__getitem__)}
-    return (
-        Subset(source, [i for i in range(len(source)) if i not in held_out]),
-        Subset(source, sorted(held_out)),
-    )
+    digests = (hashlib.sha1(key.encode("utf-8", SURROGATES)).digest() for key in source.split_keys)
+    hashes = np.fromiter((int.from_bytes(digest[:4], "big") / 2**32 for digest in digests), float, len(source))
+    held_out = hashes < fraction
+    if fraction > 0 and len(source) > 0 and not held_out.any():
+        held_out[hashes.argmin()] = True
+    return Subset(source, np.flatnonzero(~held_out)), Subset(source, np.flatnonzero(held_out))

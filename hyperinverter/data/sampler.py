@@ -30,7 +30,7 @@ def sample_indices(n: int, seed: int, start: int, count: int) -> list[int]:
     return indices
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=3)  # 8 bytes an image each: this epoch's, the next one's, and one that another reader is in
 def epoch_permutation(n: int, seed: int, epoch: int) -> np.ndarray:
     """The order of epoch `epoch`, int64 [n]."""
     order = np.random.default_rng([seed % 2**64, epoch]).permutation(n)

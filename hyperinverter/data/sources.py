@@ -1,26 +1,19 @@
-"""Where images come from: a folder, a zip, an LSUN LMDB folder, a glob of these, or a list of these.
-
-A source knows names and reads one image at a time; it holds no pixels. Handles (zip, LMDB) are opened on first use in
-each process and are dropped when a source is pickled: a ZipFile shared over a fork reads garbage ("Bad CRC-32").
-"""
+"""Where images come from: a folder, a zip, an LSUN LMDB folder, a glob of these, or a list of these."""
 
 import glob
 import logging
 import os
-import threading
 import zipfile
-from collections import Counter
-from collections.abc import Callable
-from functools import partial
-from pathlib import Path, PurePosixPath
-from typing import Any
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
-from PIL import Image
+import numpy as np
 
-from hyperinverter.utils.decode import BadImageError, decode_image
+from hyperinverter.data.image_source import IMAGE_SUFFIXES, ImageSource, Subset, sort_out
+from hyperinverter.data.names import Names, concatenated, repeated
+from hyperinverter.data.zip_source import ZipSource
 from hyperinverter.utils.errors import UserError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff")
 KINDS = ("auto", "folder", "zip", "lmdb")
 NAMED = 5  # files that a warning names before it writes "..."
 
@@ -31,47 +24,10 @@ class MissingDataError(UserError, FileNotFoundError):
     """A path or pattern of images matches nothing."""
 
 
-class ImageSource:
-    """A fixed, ordered set of named images. Subclasses set `names` and implement `read_bytes`.
-
-    `split_keys` are what the train/validation split hashes: the names inside their own root, so that naming a second
-    root moves no image. `ignored` lists the files that are no images by their extension.
-    """
-
-    def __init__(self, names: list[str], ignored: list[str] | None = None, split_keys: list[str] | None = None):
-        self.names = names
-        self.ignored = ignored or []
-        self.split_keys = split_keys or names
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def read_bytes(self, index: int) -> bytes:
-        raise TypeError(f"{type(self).__name__} must define read_bytes")
-
-    def places(self) -> list[Path]:
-        """Where each image lies, symbolic links followed: tells two roots that hold the same image, and results that
-        would be written over it."""
-        raise TypeError(f"{type(self).__name__} must define places")
-
-    def read(self, index: int) -> Image.Image:
-        """Image number `index` as upright 8-bit RGB.
-
-        Raises:
-            BadImageError: the file cannot be read as an image; names it.
-        """
-        name = self.names[index]
-        try:
-            data = self.read_bytes(index)
-        except (OSError, RuntimeError, zipfile.BadZipFile) as error:  # RuntimeError: a zip member with a password
-            raise BadImageError(name, f"cannot be read: {error}") from error
-        return decode_image(data, name)
-
-
 class FilesSource(ImageSource):
     """Image files on disk; names are relative to `root`, with forward slashes."""
 
-    def __init__(self, root: Path, names: list[str], ignored: list[str] | None = None):
+    def __init__(self, root: Path, names: Names | Sequence[str], ignored: Names | Sequence[str] = ()):
         super().__init__(names, ignored)
         self.root = root
 
@@ -82,94 +38,38 @@ class FilesSource(ImageSource):
         return [(self.root / name).resolve() for name in self.names]
 
 
-class ZipSource(ImageSource):
-    """Images in a .zip file, stored or compressed."""
-
-    def __init__(self, path: Path):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                members = [info.filename for info in archive.infolist() if not info.is_dir()]
-        except zipfile.BadZipFile as error:
-            raise UserError(f"{path} is no readable zip file ({error}): copy or download it again") from error
-        names, ignored = _sort_out(members)
-        super().__init__(names, ignored)
-        self.path = path
-        self._archive = PerProcess(partial(zipfile.ZipFile, path))
-
-    def read_bytes(self, index: int) -> bytes:
-        return self._archive.get().read(self.names[index])
-
-    def places(self) -> list[Path]:
-        root = self.path.resolve()
-        return [root / name for name in self.names]
-
-
 class ConcatSource(ImageSource):
     """Several sources one after the other; a name that occurs twice gets its root's name in front."""
 
     def __init__(self, parts: list[ImageSource], labels: list[str]):
-        count = Counter(name for part in parts for name in part.names)
-        used: set[str] = set()
-        names = []
-        for number, (part, label) in enumerate(zip(parts, labels, strict=True)):
-            for name in part.names:
-                full = name if count[name] == 1 else f"{label}/{name}"
-                if full in used:  # two roots of the same name
-                    full = f"{number}/{full}"
-                used.add(full)
-                names.append(full)
         super().__init__(
-            names, [name for part in parts for name in part.ignored], [key for part in parts for key in part.split_keys]
+            Names.of(_told_apart([part.names for part in parts], labels)),
+            concatenated([part.ignored for part in parts]),
+            concatenated([part.split_keys for part in parts]),
         )
         self.parts = parts
-        self._locations = [(part, index) for part in parts for index in range(len(part))]
+        self._ends = np.cumsum([len(part) for part in parts])
 
     def read_bytes(self, index: int) -> bytes:
-        part, inner = self._locations[index]
-        return part.read_bytes(inner)
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        return self.parts[number].read_bytes(index - (int(self._ends[number - 1]) if number else 0))
 
     def places(self) -> list[Path]:
         return [place for part in self.parts for place in part.places()]
 
 
-class Subset(ImageSource):
-    """Some images of another source, in the given order."""
-
-    def __init__(self, source: ImageSource, indices: list[int]):
-        super().__init__([source.names[i] for i in indices], source.ignored, [source.split_keys[i] for i in indices])
-        self.source = source
-        self.indices = indices
-
-    def read_bytes(self, index: int) -> bytes:
-        return self.source.read_bytes(self.indices[index])
-
-    def places(self) -> list[Path]:
-        places = self.source.places()
-        return [places[i] for i in self.indices]
-
-
-class PerProcess:
-    """A handle opened on first use in each process; a pickled copy starts closed. `get` is safe from many threads."""
-
-    def __init__(self, open_handle: Callable[[], Any]):
-        self._open = open_handle
-        self._pid: int | None = None
-        self._handle: Any = None
-        self._lock = threading.Lock()
-
-    def get(self) -> Any:
-        if self._pid != os.getpid():
-            with self._lock:
-                if self._pid != os.getpid():
-                    self._handle = self._open()
-                    self._pid = os.getpid()
-        return self._handle
-
-    def __getstate__(self) -> Callable[[], Any]:
-        return self._open
-
-    def __setstate__(self, open_handle: Callable[[], Any]) -> None:
-        self.__init__(open_handle)
+def _told_apart(parts: list[Names], labels: list[str]) -> Iterator[str]:
+    """All names, each different."""
+    ambiguous = repeated(parts)
+    used: set[str] = set()
+    for number, (names, label) in enumerate(zip(parts, labels, strict=True)):
+        for name in names:
+            full = f"{label}/{name}" if name in ambiguous else name
+            if full in used:  # two roots of the same name
+                full = f"{number}/{full}"
+            if name in ambiguous:
+                used.add(full)
+            yield full
 
 
 def open_source(root: str | Path | list[str], kind: str = "auto", max_images: int | None = None) -> ImageSource:
@@ -202,7 +102,7 @@ def open_source(root: str | Path | list[str], kind: str = "auto", max_images: in
         names = ", ".join(source.ignored[:NAMED]) + (", ..." if len(source.ignored) > NAMED else "")
         logger.warning("%d files are no images by their extension and are left out: %s", len(source.ignored), names)
     if max_images is not None and max_images < len(source):
-        source = Subset(source, list(range(max_images)))
+        source = Subset(source, np.arange(max_images))
     return source
 
 
@@ -251,15 +151,17 @@ def _open_parts(paths: list[Path], kind: str) -> tuple[list[ImageSource], list[s
 
 def _each_image_once(parts: list[ImageSource], labels: list[str]) -> tuple[list[ImageSource], list[str]]:
     """The parts without images that a part before them (or the same list of files) holds; says how many those are."""
-    seen: set[Path] = set()
+    seen: set[Path] = set()  # an archive by its own path, image files by theirs
     kept: list[tuple[ImageSource, str]] = []
     repeated = 0
     for part, label in zip(parts, labels, strict=True):
         new = []
-        for index, place in enumerate(part.places()):
+        for index, place in enumerate(part.places() if part.container is None else [part.container]):
             if place not in seen:
                 seen.add(place)
                 new.append(index)
+        if part.container is not None:
+            new = range(len(part) if new else 0)
         repeated += len(part) - len(new)
         if len(new) == len(part):
             kept.append((part, label))
@@ -286,7 +188,7 @@ def _open_one(path: Path, kind: str) -> ImageSource:
         from hyperinverter.data.lmdb_source import LmdbSource  # the lmdb package is an extra
 
         return LmdbSource(path)
-    files = []
+    files: list[str] = []
     visited: set[str] = set()  # links may lead round in a circle, or twice to the same folder
     for folder, subfolders, names in os.walk(path, followlinks=True):
         real = os.path.realpath(folder)
@@ -295,16 +197,8 @@ def _open_one(path: Path, kind: str) -> ImageSource:
             continue
         visited.add(real)
         subfolders.sort()
-        files += [(Path(folder) / name).relative_to(path).as_posix() for name in names]
-    return FilesSource(path, *_sort_out(files))
-
-
-def _sort_out(files: list[str]) -> tuple[list[str], list[str]]:
-    """Image names in order, and the rest (other extensions, hidden files, macOS resource forks) in order."""
-
-    def is_image(name: str) -> bool:
-        path = PurePosixPath(name)
-        hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-        return path.suffix.lower() in IMAGE_SUFFIXES and not hidden
-
-    return sorted(filter(is_image, files)), sorted(name for name in files if not is_image(name))
+        inside = Path(folder).relative_to(path).as_posix()
+        files += names if inside == "." else [f"{inside}/{name}" for name in names]
+    found = Names.of(files)
+    kept, ignored = sort_out(found)
+    return FilesSource(path, found.take(kept), ignored)

@@ -1,18 +1,10 @@
-"""What training does to an image after the resize policy of `utils.decode`: the random mirror image.
+"""What training does to an image after the resize policy of `utils.decode`: which ones are mirrored.
 
 The published Phase II pipeline: Resize((R, R)) bilinear, horizontal flip with probability one half (training only),
 normalise to [-1, 1].
 """
 
 import numpy as np
-import torch
-from torch import Tensor
-
-
-def mirror(images: Tensor, where: np.ndarray) -> Tensor:
-    """Mirror the images [N, 3, R, R] at which `where` [N] is true, left to right."""
-    mask = torch.from_numpy(where)[:, None, None, None]
-    return torch.where(mask, images.flip(3), images)
 
 
 def flips_at(seed: int, start: int, count: int) -> np.ndarray:

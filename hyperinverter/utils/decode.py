@@ -5,9 +5,11 @@ image whose sides differ by more than 1 % is centre-cropped to a square first in
 and report those, and the images smaller than R, which are enlarged.
 """
 
+import functools
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,8 @@ from torch import Tensor
 
 from hyperinverter.utils.errors import UserError
 
+ORIENTATION = 0x0112  # EXIF
+RGB = 3  # torchvision's number of this mode
 SQUARE_TOLERANCE = 0.01  # sides that differ by at most this part of the longer one count as square
 
 # What Pillow's decoders raise on damaged files (it has no common base class for them).
@@ -85,6 +89,51 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")
+
+
+def decode_tensor(data: bytes, name: str, resolution: int) -> tuple[Tensor, tuple[int, int]]:
+    """`to_tensor(decode_image(...))` and the (width, height) before the resize, px; the same numbers, sooner.
+
+    A plain JPEG is decoded by torchvision in two thirds of Pillow's time, bit for bit equal. Everything else goes
+    Pillow's way: torchvision's PNG decoder crashes the process on damaged files, its WebP decoder takes some that
+    Pillow refuses, and torch's resize differs by one level here and there.
+
+    Raises:
+        BadImageError: as `decode_image`.
+    """
+    pixels = _decode_plain_jpeg(data)  # [3, H, W], in memory [H, W, 3]
+    if pixels is not None and pixels.shape[1:] == (resolution, resolution):
+        return pixels.contiguous(), (resolution, resolution)
+    image = decode_image(data, name) if pixels is None else Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    return to_tensor(image, resolution), image.size
+
+
+def _decode_plain_jpeg(data: bytes) -> Tensor | None:
+    """An upright RGB JPEG, uint8 [3, H, W]; None for every other file, and for a damaged one."""
+    decode = _torchvision_jpeg()
+    if decode is None or data[:2] != b"\xff\xd8":
+        return None
+    try:
+        with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:  # reads what stands before the pixels
+            if image.mode != "RGB" or image.getexif().get(ORIENTATION, 1) != 1:
+                return None
+    except (*_DECODE_ERRORS, Image.UnidentifiedImageError):
+        return None
+    try:
+        return decode(torch.frombuffer(bytearray(data), dtype=torch.uint8), RGB, False)
+    except RuntimeError:
+        return None  # Pillow says what is wrong with it
+
+
+@functools.cache
+def _torchvision_jpeg() -> Callable[[Tensor, int, bool], Tensor] | None:
+    """bytes, mode, whether to turn by EXIF -> pixels; None from the torchvision on that leaves decoding to others."""
+    try:
+        import torchvision.io  # noqa: F401 (brings the operator)
+
+        return torch.ops.image.decode_jpeg
+    except (ImportError, AttributeError):
+        return None
 
 
 def is_square(size: tuple[int, int]) -> bool:

@@ -1,0 +1,135 @@
+"""What every source of images is: a fixed, ordered set of names, and the bytes of one image at a time.
+
+A source knows names and reads one image at a time; it holds no pixels. Handles (zip, LMDB) are opened on first use in
+each process and are dropped when a source is pickled: a ZipFile shared over a fork reads garbage ("Bad CRC-32").
+"""
+
+import os
+import threading
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from hyperinverter.data.names import Names
+from hyperinverter.utils.decode import BadImageError, decode_image
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff")
+
+
+class ImageSource:
+    """A fixed, ordered set of named images. Subclasses set `names` and implement `read_bytes`.
+
+    `split_keys` are what the train/validation split hashes: the names inside their own root, so that naming a second
+    root moves no image. `ignored` lists the files that are no images by their extension.
+    """
+
+    def __init__(
+        self,
+        names: Names | Sequence[str],
+        ignored: Names | Sequence[str] = (),
+        split_keys: Names | Sequence[str] | None = None,
+    ):
+        self.names, self.ignored = _packed(names), _packed(ignored)
+        self.split_keys = self.names if split_keys is None else _packed(split_keys)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read_bytes(self, index: int) -> bytes:
+        raise TypeError(f"{type(self).__name__} must define read_bytes")
+
+    @property
+    def container(self) -> Path | None:
+        """The file or folder of a source that holds its images inside; None for image files of their own."""
+        return None
+
+    def places(self) -> list[Path]:
+        """Where each image lies, symbolic links followed: tells two roots that hold the same image, and results that
+        would be written over it."""
+        raise TypeError(f"{type(self).__name__} must define places")
+
+    def read(self, index: int) -> Image.Image:
+        """Image number `index` as upright 8-bit RGB.
+
+        Raises:
+            BadImageError: the file cannot be read as an image; names it.
+        """
+        return decode_image(self.checked_bytes(index), self.names[index])
+
+    def checked_bytes(self, index: int) -> bytes:
+        """The file of image number `index`.
+
+        Raises:
+            BadImageError: it cannot be read; names it.
+        """
+        try:
+            return self.read_bytes(index)
+        except (OSError, RuntimeError, zipfile.BadZipFile) as error:  # RuntimeError: a zip member with a password
+            raise BadImageError(self.names[index], f"cannot be read: {error}") from error
+
+
+class Subset(ImageSource):
+    """Some images of another source, in the given order."""
+
+    def __init__(self, source: ImageSource, indices: Sequence[int] | np.ndarray):
+        self.indices = np.asarray(indices, np.int64)
+        super().__init__(source.names.take(self.indices), source.ignored, source.split_keys.take(self.indices))
+        self.source = source
+
+    def read_bytes(self, index: int) -> bytes:
+        return self.source.read_bytes(int(self.indices[index]))
+
+    def places(self) -> list[Path]:
+        places = self.source.places()
+        return [places[i] for i in self.indices]
+
+
+class PerProcess:
+    """A handle opened on first use in each process; a pickled copy starts closed. `get` is safe from many threads."""
+
+    def __init__(self, open_handle: Callable[[], Any]):
+        self._open = open_handle
+        self._pid: int | None = None
+        self._handle: Any = None
+        self._lock = threading.Lock()
+
+    def get(self) -> Any:
+        if self._pid != os.getpid():
+            with self._lock:
+                if self._pid != os.getpid():
+                    self._handle = self._open()
+                    self._pid = os.getpid()
+        return self._handle
+
+    def __getstate__(self) -> Callable[[], Any]:
+        return self._open
+
+    def __setstate__(self, open_handle: Callable[[], Any]) -> None:
+        self.__init__(open_handle)
+
+
+def sort_out(names: Names) -> tuple[np.ndarray, Names]:
+    """Indices of the images in name order, int64, of equal names the last; and the other names in order.
+
+    Others are files of other extensions, hidden ones, and macOS resource forks.
+    """
+    order = names.order()
+    images = np.fromiter((_is_image(names[i]) for i in order), bool, len(order))
+    kept = order[images]
+    repeats = [at for at in range(len(kept) - 1) if names.raw(kept[at]) == names.raw(kept[at + 1])]
+    return np.delete(kept, repeats), names.take(order[~images])
+
+
+def _is_image(name: str) -> bool:
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if any(part.startswith(".") or part == "__MACOSX" for part in parts):
+        return False
+    return bool(parts) and os.path.splitext(parts[-1])[1].lower() in IMAGE_SUFFIXES
+
+
+def _packed(names: Names | Sequence[str]) -> Names:
+    return names if isinstance(names, Names) else Names.of(names)

@@ -1,0 +1,194 @@
+"""Images in a .zip file, read by their place in it: the table of contents is held as arrays.
+
+`zipfile` keeps an object of some 700 bytes and a dictionary entry for every member, in every process that has the
+archive open; a million images take 60 MB here. Format: PKWARE's APPNOTE.TXT 6.3, sections 4.3 (records) and 4.5.3
+(sizes and places beyond 4 GiB). Members that are neither stored nor deflated are left to `zipfile`.
+"""
+
+import os
+import struct
+import threading
+import zipfile
+import zlib
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from hyperinverter.data.image_source import ImageSource, PerProcess, sort_out
+from hyperinverter.data.names import Names
+from hyperinverter.utils.errors import UserError
+
+END = struct.Struct("<4s4H2LH")  # end of central directory; a comment follows
+END64 = struct.Struct("<4sQ2H2L4Q")
+LOCATOR64 = struct.Struct("<4sLQL")
+ENTRY = struct.Struct("<4s6H3L5H2L")
+LOCAL = struct.Struct("<4s5H3L2H")
+LONGEST_COMMENT = 65535
+IN_EXTRA_32 = 0xFFFFFFFF  # the number stands in an extra field instead
+ENCRYPTED, UTF8 = 0x1, 0x800  # flags
+STORED, DEFLATED = 0, 8  # methods
+CHUNK = 65536  # members taken up together
+
+FIELDS = np.dtype(
+    [("offset", "u8"), ("packed", "u8"), ("size", "u8"), ("crc", "u4"), ("method", "u2"), ("flags", "u2")]
+)
+
+
+class Entry(NamedTuple):
+    """A member as the table of contents describes it."""
+
+    name: str
+    fields: tuple[int, int, int, int, int, int]  # of FIELDS
+
+
+class ZipSource(ImageSource):
+    """The images of an archive in name order; of a name that occurs twice the last one, as `zipfile` reads it.
+
+    Raises:
+        UserError: it is no readable zip file.
+    """
+
+    def __init__(self, path: Path):
+        table: list[np.ndarray] = []
+        try:
+            with open(path, "rb") as file:
+                names = Names.of(_collected(entries(file), table))
+        except (zipfile.BadZipFile, struct.error, EOFError) as error:
+            raise UserError(f"{path} is no readable zip file ({error}): copy or download it again") from error
+        kept, ignored = sort_out(names)
+        super().__init__(names.take(kept), ignored)
+        self._table = np.concatenate(table)[kept] if table else np.zeros(0, FIELDS)
+        self.path = path
+        self._file = PerProcess(partial(_File, path))
+
+    def read_bytes(self, index: int) -> bytes:
+        entry = self._table[index]
+        name, size, method = self.names[index], int(entry["size"]), int(entry["method"])
+        if entry["flags"] & ENCRYPTED:
+            raise OSError("it is encrypted; unpack the archive with its password")
+        file = self._file.get()
+        if method not in (STORED, DEFLATED):
+            return file.odd_member(name)
+        head = LOCAL.unpack(file.read(int(entry["offset"]), LOCAL.size))
+        if head[0] != b"PK\3\4":
+            raise zipfile.BadZipFile("no member begins where the table of contents says")
+        data = file.read(int(entry["offset"]) + LOCAL.size + head[-2] + head[-1], int(entry["packed"]))
+        if method == DEFLATED:
+            try:
+                data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size + 1)
+            except zlib.error as error:
+                raise zipfile.BadZipFile(str(error)) from error
+        if len(data) != size or zlib.crc32(data) != entry["crc"]:
+            raise zipfile.BadZipFile(f"Bad CRC-32 for file {name!r}")
+        return data
+
+    def places(self) -> list[Path]:
+        root = self.path.resolve()
+        return [root / name for name in self.names]
+
+    @property
+    def container(self) -> Path:
+        return self.path.resolve()
+
+
+class _File:
+    """An archive that is open in one process; many threads may read at once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 (open as long as the process reads)
+        self._lock = threading.Lock()
+        self._archive: zipfile.ZipFile | None = None
+
+    def read(self, start: int, size: int) -> bytes:
+        if hasattr(os, "pread"):  # no common position, so threads need not wait for each other
+            data = os.pread(self._file.fileno(), size, start)
+        else:
+            with self._lock:
+                self._file.seek(start)
+                data = self._file.read(size)
+        if len(data) < size:
+            raise OSError(f"{self.path} ends {size - len(data)} bytes too early")
+        return data
+
+    def odd_member(self, name: str) -> bytes:
+        with self._lock:
+            self._archive = self._archive or zipfile.ZipFile(self.path)
+        try:
+            return self._archive.read(name)
+        except NotImplementedError as error:
+            raise OSError(str(error)) from error
+
+
+def entries(file: BinaryIO) -> Iterator[Entry]:
+    """The members in the order of the table of contents, folders left out.
+
+    Raises:
+        zipfile.BadZipFile: there is no whole table of contents.
+    """
+    start, size, shift = _find_directory(file)
+    file.seek(start)
+    data = file.read(size)
+    at = 0
+    while at < size:
+        if data[at : at + 4] != b"PK\1\2" or at + ENTRY.size > size:
+            raise zipfile.BadZipFile("its table of contents is damaged")
+        _, _, _, flags, method, _, _, crc, packed, unpacked, n, m, comment, *_, offset = ENTRY.unpack_from(data, at)
+        at += ENTRY.size
+        raw, extra = data[at : at + n], data[at + n : at + n + m]
+        at += n + m + comment
+        if IN_EXTRA_32 in (unpacked, packed, offset):
+            unpacked, packed, offset = _long_numbers(extra, [unpacked, packed, offset])
+        name = raw.decode("utf-8" if flags & UTF8 else "cp437", "replace").split("\0")[0]
+        if not name.endswith("/"):
+            yield Entry(name, (offset + shift, packed, unpacked, crc, method, flags))
+
+
+def _find_directory(file: BinaryIO) -> tuple[int, int, int]:
+    """Where the table of contents begins, its bytes, and by how much places in it are too small.
+
+    That is more than 0 where something stands before the archive (a program that unpacks it).
+    """
+    end = file.seek(0, os.SEEK_END)
+    before = max(end - END.size - LONGEST_COMMENT, 0)
+    file.seek(before)
+    tail = file.read()
+    at = tail.rfind(b"PK\5\6")
+    if at < 0 or at + END.size > len(tail):
+        raise zipfile.BadZipFile("it has no end record")
+    *_, size, offset, _ = END.unpack_from(tail, at)
+    directory_end = before + at
+    long_at = directory_end - LOCATOR64.size - END64.size
+    if long_at >= 0:
+        file.seek(long_at)
+        both = file.read(END64.size + LOCATOR64.size)
+        if both[END64.size :].startswith(b"PK\6\7") and both.startswith(b"PK\6\6"):
+            *_, size, offset = END64.unpack_from(both)
+            directory_end = long_at
+    start = directory_end - size
+    if start < offset:
+        raise zipfile.BadZipFile("its table of contents is cut off")
+    return start, size, start - offset
+
+
+def _long_numbers(extra: bytes, numbers: list[int]) -> list[int]:
+    """Size, packed size and place, those beyond 32 bits taken from the extra field number 1, in this order."""
+    at = 0
+    while at + 4 <= len(extra):
+        kind, length = struct.unpack_from("<2H", extra, at)
+        if kind == 1:
+            found = iter(struct.unpack_from(f"<{length // 8}Q", extra, at + 4))
+            return [next(found, number) if number == IN_EXTRA_32 else number for number in numbers]
+        at += 4 + length
+    return numbers
+
+
+def _collected(found: Iterator[Entry], table: list[np.ndarray]) -> Iterator[str]:
+    """The names, while the fields go into arrays."""
+    for chunk in iter(lambda: list(islice(found, CHUNK)), []):
+        table.append(np.array([entry.fields for entry in chunk], FIELDS))
+        yield from (entry.name for entry in chunk)
