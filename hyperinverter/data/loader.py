@@ -103,7 +103,7 @@ class Batches:
         Raises:
             UserError: no file of the source is readable, or the processes cannot share such a batch equally.
         """
-        check_divides(batch_size=batch_size)
+        check_divides("batch_size", batch_size)
         if len(self) == 0:
             raise UserError("there are no images in this split: give more images or another validation_fraction")
         batch = self._ahead.pop((position, batch_size), None) or self._start_at(position, batch_size)

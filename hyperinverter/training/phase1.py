@@ -28,7 +28,7 @@ from hyperinverter.training.resume import find_state, restore, save_state
 from hyperinverter.training.start import start_w_encoder
 from hyperinverter.training.validation import sample_images, side_by_side, validate
 from hyperinverter.utils.device import place
-from hyperinverter.utils.distributed import check_divides, in_all_processes, is_main
+from hyperinverter.utils.distributed import check_divides, in_all_processes, is_main, place_of
 
 
 def reconstruct(generator: Generator, w_encoder: WEncoder, images: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ def train(config: Phase1Config) -> dict[str, float]:
     # -- set up: networks, data, losses, optimiser
     device = set_up(config)
     domain, schedule = config.domain, config.schedule
-    check_divides(schedule__batch_size=schedule.batch_size)
+    check_divides("schedule.batch_size", schedule.batch_size, config.gradient_accumulation)
     output = Path(config.output)
     generator = load_generator(weights_file(domain, "generator"), domain).to(device).requires_grad_(False)
     generator.synthesis.recompute_from_px = config.recompute_from_px
@@ -92,7 +92,7 @@ def train(config: Phase1Config) -> dict[str, float]:
         tqdm(total=schedule.max_steps, initial=progress.step, mininterval=1, disable=not is_main()) as bar,
     ):
         sizes = f"{len(train_data)} training and {len(validation_data)} validation images"
-        run.log(f"Phase I on {device}: {sizes}", origin, *resumed.notes)
+        run.log(f"Phase I on {place_of(device)}: {sizes}", origin, *resumed.notes)
         shown = sample_images(validation_data, train_data, 8, device)
 
         while progress.step < schedule.max_steps:

@@ -36,7 +36,7 @@ from hyperinverter.training.resume import find_state, restore, save_state
 from hyperinverter.training.start import start_hyperinverter
 from hyperinverter.training.validation import sample_images, side_by_side, validate
 from hyperinverter.utils.device import place
-from hyperinverter.utils.distributed import check_divides, in_all_processes, is_main
+from hyperinverter.utils.distributed import check_divides, in_all_processes, is_main, place_of
 
 
 def encoder_losses(
@@ -129,9 +129,9 @@ def train(config: Phase2Config) -> dict[str, float]:
     # -- set up: networks, data, losses, optimisers
     device = set_up(config)
     domain, schedule, gan = config.domain, config.schedule, config.adversarial
-    check_divides(schedule__batch_size=schedule.batch_size)
+    check_divides("schedule.batch_size", schedule.batch_size, config.gradient_accumulation)
     if gan.weight > 0:
-        check_divides(adversarial__batch_size=gan.batch_size)
+        check_divides("adversarial.batch_size", gan.batch_size, config.gradient_accumulation)
     output = Path(config.output)
     model, frozen, origin = start_hyperinverter(domain)
     sizes = ["generator", "w_encoder", "layerwise_encoder", "hypernetwork"] + ["discriminator"] * (gan.weight > 0)
@@ -190,7 +190,7 @@ def train(config: Phase2Config) -> dict[str, float]:
         tqdm(total=schedule.max_steps, initial=progress.step, mininterval=1, disable=not is_main()) as bar,
     ):
         counts = f"{len(train_data)} training and {len(validation_data)} validation images"
-        run.log(f"Phase II on {device}: {counts}", origin, *resumed.notes)
+        run.log(f"Phase II on {place_of(device)}: {counts}", origin, *resumed.notes)
         shown = sample_images(validation_data, train_data, 8, device)
 
         while progress.step < schedule.max_steps:

@@ -40,6 +40,7 @@ from hyperinverter.utils.distributed import (
     in_all_processes,
     is_main,
     own_rows,
+    place_of,
     randn_rows,
     randn_rows_like,
     world_size,
@@ -63,9 +64,10 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
     device = set_up(config)
     domain, schedule = config.domain, config.schedule
     output, batch = Path(config.output), schedule.batch_size
-    check_divides(schedule__batch_size=batch)
+    check_divides("schedule.batch_size", batch, config.gradient_accumulation)
     if config.path_length_every and config.path_length_weight:
-        check_divides(path_length_batch=batch // config.path_length_batch_shrink)
+        measured_on = batch // config.gradient_accumulation // config.path_length_batch_shrink
+        check_divides("schedule.batch_size over path_length_batch_shrink", measured_on)
     networks = ["generator", "discriminator"]
     resumed = find_state(config, trainer="stylegan2", networks=networks, frozen={})
     data, photos = open_training_data(config.data, domain, config.seed)
@@ -123,7 +125,7 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
         tqdm(total=schedule.max_steps, initial=progress.step, mininterval=1, disable=not is_main()) as bar,
     ):
         origin = f"resumed at step {progress.step}" if progress.step else f"from {config.init_from or 'random weights'}"
-        run.log(f"StyleGAN2 on {device}: {len(data)} training and {len(photos)} validation images; {origin}")
+        run.log(f"StyleGAN2 on {place_of(device)}: {len(data)} training and {len(photos)} validation images; {origin}")
         if distance.name is None:
             run.log(f"no distance to held-out photos is measured: {distance.reason}")
         run.log(*resumed.notes)

@@ -148,20 +148,27 @@ def _is_first_to_say(message: str) -> bool:
 # --------------------------------------------------------------------------------------------- sharing a batch
 
 
-def check_divides(**batches: int) -> None:
-    """Refuse batches that the processes cannot share equally.
+def check_divides(key: str, size: int, parts: int = 1) -> None:
+    """Refuse a batch that the processes cannot share equally.
 
     Args:
-        batches: config key, with __ for each dot, -> images of all processes together.
+        key: what the user calls it.
+        size: images of all processes together.
+        parts: in which each process computes its share.
     """
-    n = world_size()
-    for key, size in batches.items():
-        if size % n:
-            nearest = sorted({max(size // n, 1) * n, (size // n + 1) * n})
-            raise UserError(
-                f"{key.replace('__', '.')} is {size}, the images of all processes together, which {n} processes cannot "
-                f"share equally; write {' or '.join(map(str, nearest))}, or start another number of processes"
-            )
+    n = world_size() * parts
+    if world_size() > 1 and size % n:
+        nearest = sorted({max(size // n, 1) * n, (size // n + 1) * n})
+        each = f" in {parts} parts each (gradient_accumulation)" if parts > 1 else ""
+        raise UserError(
+            f"{key} is {size}, the images of all processes together, which {world_size()} processes cannot share "
+            f"equally{each}; write {' or '.join(map(str, nearest))}, or start another number of processes"
+        )
+
+
+def place_of(device: torch.device) -> str:
+    """Where a run computes, in words: `cuda`, or `cuda in 4 processes`."""
+    return f"{device}" if world_size() == 1 else f"{device.type} in {world_size()} processes"
 
 
 def own_rows(batch: T) -> T:
