@@ -222,7 +222,8 @@ def measure_training(
 def _first_step(trainer: Any, images: Tensor) -> tuple[float, list[Tensor]]:
     """Loss and gradients of a trainer's first step, on the CPU; its kernels are chosen and its buffers made."""
     loss = trainer.step(images).item()
-    return loss, [parameter.grad.detach().float().cpu().clone() for parameter in trainer.trained()]
+    given = [torch.zeros_like(p) if p.grad is None else p.grad for p in trainer.trained()]  # None: a head nobody reads
+    return loss, [gradient.detach().float().cpu().clone() for gradient in given]
 
 
 def _autocast(name: SideName, device: torch.device) -> torch.autocast:

@@ -1,0 +1,324 @@
+"""The benchmark: the released way's rendering gives our numbers, its counts the known ones, and its page is whole."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from hyperinverter.config import BenchmarkConfig, load_config, load_domain
+from hyperinverter.config.benchmark_schema import INFERENCE_SIDES, TRAINING_SIDES
+from hyperinverter.config.schema import DomainConfig
+from hyperinverter.evaluation.benchmark import release_networks
+from hyperinverter.evaluation.benchmark.budget import phase2_budget
+from hyperinverter.evaluation.benchmark.ceiling import Ceiling, measure_ceiling
+from hyperinverter.evaluation.benchmark.clock import Rounds, Stopwatch, speed_up, summarise, take_turns
+from hyperinverter.evaluation.benchmark.command import benchmark
+from hyperinverter.evaluation.benchmark.counting import STAGES, count_generators, count_inference
+from hyperinverter.evaluation.benchmark.goals import outcomes
+from hyperinverter.evaluation.benchmark.inference import measure_inference, with_shares
+from hyperinverter.evaluation.benchmark.live import LiveMemory, kept_for_backward
+from hyperinverter.evaluation.benchmark.memory import MemoryTask, measure_memory, run_task
+from hyperinverter.evaluation.benchmark.models import make_images, make_model, random_network, with_hidden_size
+from hyperinverter.evaluation.benchmark.page import tables
+from hyperinverter.evaluation.benchmark.release import Release, ReleaseTraining
+from hyperinverter.evaluation.benchmark.sides import SideName, make_side
+from hyperinverter.evaluation.benchmark.training import make_losses, make_trainer, measure_training
+from hyperinverter.models.build import build_discriminator
+from hyperinverter.models.hyperinverter import HyperInverter
+from hyperinverter.utils.errors import UserError
+
+CPU = torch.device("cpu")
+ONCE = Rounds(most=1, least=1, seconds=1)
+RESNET = {"trunk": "resnet", "stem_stride": 2, "depths": [1, 2, 1, 1], "strides": [1, 1, 1, 1]}
+
+
+@pytest.fixture(params=["ir_se", "resnet", "torgb_left_out"])
+def domain(request: pytest.FixtureRequest, tiny_domain: DomainConfig) -> DomainConfig:
+    """16 px with either trunk, all or fewer target layers, and maps that E2 has to enlarge."""
+    domain = with_hidden_size(tiny_domain, 4)
+    if request.param == "resnet":
+        for encoder in (domain.w_encoder, domain.layerwise_encoder):
+            for key, value in RESNET.items():
+                setattr(encoder, key, value)
+    else:
+        domain.layerwise_encoder.input_size, domain.layerwise_encoder.strides = 32, [1, 2, 1, 2]
+    if request.param == "torgb_left_out":
+        domain.hypernetwork.target_set = "conv_without_bias_without_torgb"
+    return domain
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return ((a - b).abs().max() / (b.max() - b.min())).item()
+
+
+# ------------------------------------------------------------------------------------- the released way's rendering
+
+
+def test_reference_draws_the_same_images(domain: DomainConfig):
+    """On the same weights: Phase I image, residuals and reconstruction, for a batch whose images differ."""
+    torch.manual_seed(0)
+    network = random_network(domain).eval()
+    images = torch.rand(3, 3, 16, 16) * 2 - 1
+    with torch.no_grad():
+        theirs, ours = Release(network, domain, 3)(images), network(images)
+        residuals = network.hypernetwork.decode(ours.tokens)
+    assert relative(theirs.w_image, ours.w_image) < 1e-5
+    assert relative(theirs.reconstruction, ours.reconstruction) < 1e-5
+    assert theirs.residuals.keys() == residuals.keys()
+    assert all(relative(theirs.residuals[name], residuals[name]) < 1e-4 for name in residuals)
+    changed = relative(ours.w_image, ours.reconstruction)
+    assert changed > 1e-2, "Phase II must change the image, or agreement would say nothing about it"
+
+
+def test_reference_has_one_generator_per_image(tiny_domain: DomainConfig):
+    network = random_network(tiny_domain)
+    held = [Release(network, tiny_domain, n).generator_bytes() for n in (1, 4)]
+    assert held[1] == 4 * held[0]
+    counted = count_generators(tiny_domain, [1, 4])
+    assert counted["ours"]["1"] == counted["ours"]["4"] == counted["reference"]["1"] == held[0] / 2**20
+    assert counted["reference"]["4"] == held[1] / 2**20
+
+
+@pytest.mark.parametrize("batch", [2, 4])
+def test_reference_discriminator_gives_the_same_logits(tiny_domain: DomainConfig, batch: int):
+    torch.manual_seed(0)
+    network = build_discriminator(tiny_domain)
+    weights = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    images = torch.randn(batch, 3, 16, 16)
+    theirs = release_networks.discriminator(weights, images, 16, tiny_domain.discriminator.mbstd_group_size)
+    torch.testing.assert_close(theirs, network(images), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("phase", ["phase2", "phase2_adversarial"])
+def test_training_steps_agree(tiny_domain: DomainConfig, phase: str):
+    """Loss and every gradient of the first step; the frozen generators' wasted gradients are the release's alone."""
+    model = make_model(tiny_domain)
+    result = measure_training(phase, model, 4, ["reference", "fp32"], ONCE, CPU)["sides"]
+    assert result["fp32"]["loss_difference"] < 1e-5 and result["fp32"]["gradient_difference"] < 1e-4
+    assert ("discriminator" in result["fp32"]["stages"]) == (phase == "phase2_adversarial")
+
+
+def test_reference_keeps_the_decoders_gradients(tiny_domain: DomainConfig):
+    training = ReleaseTraining(random_network(tiny_domain), tiny_domain, make_losses(tiny_domain), 2)
+    training.step(torch.randn(2, 3, 16, 16).clamp(-1, 1))
+    assert all(weights["b8.conv0.weight"].grad is not None for weights in training.release.decoders)
+    assert training.release.e1["linear.weight"].grad is None
+
+
+def test_a_network_that_the_release_does_not_have_is_refused(tiny_domain: DomainConfig):
+    other = with_hidden_size(tiny_domain, 4)
+    other.hypernetwork.weight_layout = "paper"
+    with pytest.raises(UserError, match=r"weight_layout.*leave `reference` out"):
+        Release(random_network(other), other, 1)
+
+
+# --------------------------------------------------------------------------------------------------------- counting
+
+
+@pytest.mark.parametrize("reference", [True, False], ids=["reference", "ours"])
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("church", [18.68, 45.37, 2 * 44.75, 4.22, 45.37, 203.1]),
+        ("ffhq", [32.83, 75.38, 2 * 71.58, 4.57, 75.38, 331.3]),
+    ],
+)
+def test_work_per_image_is_the_known_one(name: str, known: list[float], reference: bool):
+    """GMAC of the released code at 256 and 1024 px with D = 128; ours does no more."""
+    counts = count_inference(with_hidden_size(load_domain(name), 128), reference=reference)
+    for stage, expected in zip((*STAGES, "total"), known, strict=True):
+        counted = counts[stage]["macs"] / 1e9
+        assert counted == pytest.approx(expected, rel=1e-3 if reference else 5e-3), stage
+    assert counts["total"]["bytes"] > counts["total"]["parameter_bytes"] > 0
+
+
+def test_shares_follow_from_time_and_work():
+    summary = {"total": {"median_ms": 500.0}}
+    counts = {"total": {"macs": 10**9, "bytes": 2 * 10**9}}
+    total = with_shares(summary, counts, Ceiling({"bf16": 8e9}, 16e9), "bf16")["total"]
+    assert (total["gmac_per_s"], total["share_of_matmul"], total["share_of_copy"]) == (2.0, 0.5, 0.25)
+
+
+def test_ceilings_are_measured():
+    ceiling = measure_ceiling(CPU, ["fp32"], seconds=0.01)
+    assert ceiling.matmul["fp32"] > 1e8 and ceiling.copy > 1e8
+
+
+# ----------------------------------------------------------------------------------------------------------- timing
+
+
+def test_sides_run_in_turn():
+    calls = []
+    sides = {name: (lambda watch, name=name: calls.append(name)) for name in "AB"}
+    readings = take_turns(sides, CPU, Rounds(most=3, least=1, seconds=60, warm_up=1))
+    assert "".join(calls) == "ABABABAB"
+    assert {name: len(values) for name, values in readings.items()} == {"A": 3, "B": 3}
+
+
+def test_no_round_begins_that_would_not_fit():
+    calls = []
+    take_turns({"A": lambda watch: calls.append(1)}, CPU, Rounds(most=9, least=2, seconds=0))
+    assert len(calls) == 2
+    with pytest.raises(ValueError, match="least"):
+        Rounds(most=1, least=2)
+
+
+def test_laps_of_one_name_add_up():
+    watch = Stopwatch(CPU)
+    for stage in ("a", "b", "a"):
+        watch.lap(stage)
+    reading = watch.read()
+    assert set(reading) == {"a", "b", "total"} and reading["a"] + reading["b"] <= reading["total"]
+
+
+def test_summaries_are_medians_of_rounds():
+    slow, fast = [{"total": t} for t in (4.0, 9.0, 8.0)], [{"total": t} for t in (2.0, 3.0, 1.0)]
+    assert summarise(slow, batch_size=2)["total"]["ms_per_image"] == 4.0
+    assert speed_up(slow, fast) == {"median": 3.0, "least": 2.0, "most": 8.0}  # of 2, 3 and 8
+
+
+def test_every_side_has_a_meaning():
+    for name in (*INFERENCE_SIDES, *TRAINING_SIDES):
+        parts = SideName.of(name)
+        assert parts.is_reference == ("reference" in name)
+        assert parts.compiled == ("compile" in name) and parts.recomputes == ("recompute" in name)
+        assert parts.precision in name or (parts.is_reference and parts.precision == "fp32")
+
+
+@pytest.mark.parametrize("name", ["reference", "fp32"])
+def test_stages_of_a_call_are_told_apart(tiny_domain: DomainConfig, name: str):
+    model = make_model(tiny_domain)
+    side = make_side(name, model, 2, CPU)
+    watch = Stopwatch(CPU)
+    side(make_images(model, 2), watch)
+    assert set(STAGES) <= set(watch.read())
+
+
+# ----------------------------------------------------------------------------------------------------------- memory
+
+
+def step_of_a_small_network() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    network = torch.nn.Linear(256, 256, bias=False)  # 256 KiB
+    optimizer = torch.optim.Adam(network.parameters(), foreach=False)
+    network(torch.zeros(2, 256)).sum().backward()
+    optimizer.step()
+    return network, optimizer
+
+
+def test_live_memory_is_what_tensors_hold():
+    """Weight, gradient and two moments of 256 KiB each, and Adam's count of steps in a block of 512 bytes."""
+    for mode in (LiveMemory, FakeTensorMode):
+        with mode() as outer, LiveMemory() if mode is FakeTensorMode else outer as live:
+            kept = step_of_a_small_network()
+            assert live.now == 4 * 2**18 + 512
+            assert live.peak > live.now
+            del kept
+            assert live.now == 0
+
+
+def test_kept_for_backward_counts_each_storage_once():
+    weight, x = torch.zeros(8, 8, requires_grad=True), torch.zeros(4, 8)
+    with kept_for_backward([weight]) as kept:
+        (x @ weight).exp().sum()
+    assert kept.bytes == x.nbytes + 4 * 8 * 4  # the product's factor that is no parameter, and exp's own result
+
+
+@pytest.fixture(scope="module")
+def budgets(tiny_domain: DomainConfig) -> dict[str, dict]:
+    return {side: phase2_budget(tiny_domain, 4, side) for side in ("fp32", "fp32_recompute")}
+
+
+def test_budget_adds_up(budgets: dict[str, dict], tiny_domain: DomainConfig):
+    budget = budgets["fp32"]
+    network: HyperInverter = random_network(tiny_domain)
+    trained = sum(p.nbytes for p in network.trainable_parameters()) / 2**20
+    assert budget["trained_weights"] == budget["gradients"] == pytest.approx(trained)
+    assert budget["optimiser"] == pytest.approx(2 * trained, rel=0.01)  # Adam's two moments
+    at_once = sum(budget[part] for part in ("frozen_weights", "trained_weights", "optimiser", "kept_for_backward"))
+    assert at_once < budget["peak"] < 2 * (at_once + budget["gradients"])
+
+
+def test_recomputing_keeps_less(budgets: dict[str, dict]):
+    assert budgets["fp32_recompute"]["kept_for_backward"] < 0.9 * budgets["fp32"]["kept_for_backward"]
+    assert budgets["fp32_recompute"]["peak"] < budgets["fp32"]["peak"]
+
+
+@pytest.mark.parametrize("what", ["inference", "phase1", "phase2"])
+def test_memory_tasks_run(tiny_domain: DomainConfig, what: str):
+    """In this process, which holds other things as well."""
+    found = run_task(MemoryTask(tiny_domain, what, "fp32", 2, "cpu", None))
+    assert found["peak_mib"] >= found["before_mib"] > 0 and found["how"]
+
+
+@pytest.mark.slow  # importing everything anew
+@pytest.mark.parametrize("side", ["reference", "fp32"])
+def test_memory_is_measured_in_a_fresh_process(tiny_domain: DomainConfig, side: str):
+    found = measure_memory(MemoryTask(tiny_domain, "inference", side, 1, "cpu", 1))
+    assert found["peak_mib"] >= found["before_mib"] > 0 and found["how"]
+
+
+# ---------------------------------------------------------------------------------------------------------- command
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict]]:
+    """The whole benchmark on the tiny domain, published; its memory has a test of its own."""
+    folder = tmp_path_factory.mktemp("benchmark")
+    words = [f"output={folder}/out", f"publish={folder}/performance", "device=cpu", "memory=false", "budget=[]"]
+    config = load_config(BenchmarkConfig, "configs/benchmark/tiny.yaml", words)
+    threads = torch.get_num_threads()
+    yield folder, benchmark(config)
+    torch.set_num_threads(threads)
+
+
+def test_json_holds_every_part(measured: tuple[Path, dict]):
+    folder, result = measured
+    assert json.loads((folder / "out/benchmark.json").read_text()) == result
+    (run,) = result["runs"]
+    assert [(case["hidden_size"], case["batch_size"]) for case in run["inference"]] == [(8, 1), (8, 2)]
+    assert set(run["inference"][0]["sides"]) == {"reference", "fp32", "bf16"}
+    fp32 = run["inference"][1]["sides"]["fp32"]
+    assert fp32["compared_with"] == "reference" and fp32["difference"]["largest_of_range"] < 1e-4
+    assert set(STAGES) < set(fp32["stages"]) and fp32["stages"]["total"]["share_of_matmul"] > 0
+    assert run["slider"]["share"]["median"] > 0
+    assert [case["phase"] for case in run["training"]] == ["phase1", "phase2", "phase2_adversarial"]
+    assert all(path.parent == folder / "performance" for path in folder.rglob("*.json") if path.parent.name != "out")
+
+
+def test_page_is_made_of_the_json(measured: tuple[Path, dict]):
+    folder, result = measured
+    made = (folder / "performance.md").read_text()
+    assert tables(result) in made and "| second synthesis |" in made and "Generators held" in made
+    config = BenchmarkConfig(sides={}, output=str(folder / "out"), publish=str(folder / "performance"), device="cpu")
+    (folder / "performance.md").unlink()
+    assert benchmark(config) == {} and (folder / "performance.md").read_text() == made
+
+
+def test_a_missed_goal_says_by_how_much_and_what_bounds_it(measured: tuple[Path, dict]):
+    _, result = measured
+    result = json.loads(json.dumps(result))
+    (run,) = result["runs"]
+    run["resolution"], run["inference"][1]["batch_size"] = 1024, 4
+    side = run["inference"][1]["sides"]["fp32"]
+    for ratio, is_met in ((1.39, False), (1.41, True)):
+        side["speed_up"]["median"] = ratio
+        (found,) = [o for o in outcomes(result) if "1024 px, batch 4, fp32: at least 1.4 times" in o.goal]
+        assert found.is_met == is_met and found.measured == f"{ratio:.2f} times"
+        assert "% of the matrix" in found.bound
+    agreement = next(o for o in outcomes(result) if "equal to the reference's" in o.goal)
+    assert agreement.is_met
+
+
+def test_first_side_is_the_measure_without_a_reference(tiny_domain: DomainConfig):
+    case = measure_inference(
+        make_model(tiny_domain), 1, ["fp32", "bf16"], ONCE, CPU, Ceiling({"fp32": 1, "bf16": 1}, 1)
+    )
+    assert set(case["counts"]) == {"ours"} and case["sides"]["bf16"]["compared_with"] == "fp32"
+
+
+def test_phase1_has_no_reference(tiny_domain: DomainConfig):
+    assert make_trainer("phase1", "reference", make_model(tiny_domain), 1, CPU) is None
