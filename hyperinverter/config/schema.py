@@ -176,7 +176,7 @@ class ScheduleConfig:
     """Counted in optimiser steps."""
 
     max_steps: int = 500_000
-    batch_size: int = 8
+    batch_size: int = 8  # images of all processes together
     log_every: int = 50
     images_every: int = 500
     validate_every: int = 1000
