@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from script_runner import ROOT, astronaut, run_script, write_labels, write_photos
 
-PAGES = ("README.md", "CONTRIBUTING.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/performance.md")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#]+)(?:#[^)]*)?\)")
 
@@ -90,6 +90,15 @@ COMMANDS: dict[str, Script | None] = {  # None: not ours, see test_make_and_shel
     ),
     "python scripts/align.py my_photos output=outputs/aligned": Script(
         "data.max_images=1", "outputs/aligned/alignment.json"
+    ),
+    "python scripts/benchmark.py": Script(
+        "'sides={reference: [1], fp32: [1]}' 'training={}' memory=false rounds=1 least_rounds=1",
+        "outputs/benchmark_faces64/table.md",
+    ),
+    "python scripts/benchmark.py --config configs/benchmark/all.yaml": Script("--dry-run"),  # 20 minutes
+    "python scripts/benchmark.py --config configs/benchmark/gpu.yaml": Script("--dry-run"),
+    "python scripts/benchmark.py --config configs/benchmark/all.yaml 'runs=[]' 'sides={}'": Script(
+        makes="docs/performance.md"
     ),
     "python scripts/download.py --list": Script(device=""),
     "python scripts/download.py ffhq": Script("--dry-run", device=""),  # gigabytes, and no network here
