@@ -61,7 +61,7 @@ def train(config: Phase1Config) -> dict[str, float]:
     w_encoder, origin = start_w_encoder(domain, generator)
     w_encoder = place(w_encoder, device).requires_grad_(True).train()
     w_encoder = synchronised(w_encoder, device, config.sync_batchnorm)
-    train_data, validation_data = open_training_data(config.data, domain, config.seed, generator)
+    train_data, validation_data = open_training_data(config.data, domain, config.seed, generator, device)
     discriminator = None
     if config.loss_weights.get("discriminator_features"):
         discriminator = load_discriminator(weights_file(domain, "discriminator"), domain)

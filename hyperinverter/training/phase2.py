@@ -139,7 +139,7 @@ def train(config: Phase2Config) -> dict[str, float]:
     model = place(model, device).train()
     model.generator.synthesis.recompute_from_px = config.recompute_from_px
     model.layerwise_encoder = synchronised(model.layerwise_encoder, device, config.sync_batchnorm)
-    train_data, validation_data = open_training_data(config.data, domain, config.seed, model.generator)
+    train_data, validation_data = open_training_data(config.data, domain, config.seed, model.generator, device)
     discriminator = None
     if gan.weight > 0 or config.loss_weights.get("discriminator_features"):
         discriminator = load_discriminator(weights_file(domain, "discriminator"), domain).requires_grad_(False)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperinverter.checkpoint import load_training_state, save_training_state, training_states
-from hyperinverter.config.schema import DomainConfig, OptimizerConfig, TrainConfig
+from hyperinverter.config.schema import OptimizerConfig, TrainConfig
 from hyperinverter.training.common import Run
 from hyperinverter.training.optim import restore_optimizer
 from hyperinverter.training.progress import Progress
@@ -24,7 +24,7 @@ from hyperinverter.utils.errors import UserError
 
 # Settings that change neither a step nor a score: where, how often and how fast. Everything else is compared.
 NEUTRAL = (
-    *("output", "device", "threads", "resume", "data.workers", "data.cache_mib"),
+    *("output", "device", "threads", "resume", "data.workers", "data.cache_mib", "recompute_from_px"),
     *("schedule.max_steps", "schedule.log_every", "schedule.images_every", "schedule.validate_every"),
     *("schedule.save_every", "schedule.keep_checkpoints"),
 )
@@ -89,8 +89,10 @@ def find_state(
     check_origin(state, source, trainer)
 
     sizes = tuple(["domain.resolution", *(f"domain.{section}" for section in networks)])
-    # A state of an earlier version lacks the settings of networks that came later: they had their defaults.
-    old, new = flatten({"domain": asdict(DomainConfig())}) | flatten(state["config"]), flatten(asdict(config))
+    # A state of an earlier version lacks the settings that came later: they had their defaults.
+    usual = {key: value for key, value in flatten(asdict(type(config)())).items() if not under(key, ["loss_weights"])}
+    old, new = usual | flatten(state["config"]), flatten(asdict(config))
+    telling = ["domain.loss_resolution"] + ["schedule.max_steps"] * (config.schedule.lr_decay_steps > 0)
     changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     refused, notes, score_changed = [], [], False
     if (before := state.get("processes", 1)) != world_size():
@@ -102,7 +104,7 @@ def find_state(
         told = f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}"
         if key in OPTIMIZER_NAMES or (under(key, sizes) and not key.endswith(".init")):
             refused.append(told)
-        elif key == "domain.loss_resolution" or not under(key, (*NEUTRAL, "domain")):
+        elif key in telling or not under(key, (*NEUTRAL, "domain")):
             notes.append(f"resumed with another {told}")
             score_changed |= under(key, SCORE)
     if refused:

@@ -70,7 +70,7 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
         check_divides("schedule.batch_size over path_length_batch_shrink", measured_on)
     networks = ["generator", "discriminator"]
     resumed = find_state(config, trainer="stylegan2", networks=networks, frozen={})
-    data, photos = open_training_data(config.data, domain, config.seed)
+    data, photos = open_training_data(config.data, domain, config.seed, device=device)
     G, D = (place(network, device).train() for network in start_networks(config))
     average = deepcopy(G).eval().requires_grad_(False)
     G.synthesis.recompute_from_px = D.recompute_from_px = config.recompute_from_px
