@@ -1,7 +1,10 @@
 """Model files and training states: whole or not at all, checked, and read without running code."""
 
+import errno
+import os
 import pickle
 import random
+import resource
 import stat
 
 import numpy as np
@@ -131,6 +134,95 @@ def test_a_damaged_newest_state_falls_back_with_a_warning(tmp_path, damage):
         assert load_training_state(tmp_path)["step"] == 1
     with pytest.raises(UserError, match="no checkpoint could be read"):
         load_training_state(newest)
+
+
+def test_a_flipped_bit_is_noticed_wherever_it_is_or_changes_nothing(tmp_path):
+    """torch.load does not compare the checksums in its own files."""
+    state = {"x": torch.arange(300.0), "text": "words", "nested": {"list": [1, 2.5, None]}}
+    path = save_training_state(tmp_path, 1, state)
+    whole, draw, noticed = path.read_bytes(), random.Random(0), 0
+    start = whole.index(state["x"].numpy().tobytes()[4:64])
+    places = [*range(start, start + 1000, 100), *(draw.randrange(len(whole)) for _ in range(150))]
+    for place in places:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << draw.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            found = load_training_state(path)
+        except UserError:
+            noticed += 1
+            continue
+        assert place < start or place > start + 1000
+        assert torch.equal(found.pop("x"), state["x"]) and found == {
+            "step": 1,
+            "text": "words",
+            "nested": state["nested"],
+        }
+    assert noticed > 50
+
+
+def test_something_that_is_no_state_is_told(tmp_path):
+    torch.save([1, 2], tmp_path / "step_00000001.pt")
+    with pytest.raises(UserError, match="it holds no training state"):
+        load_training_state(tmp_path)
+
+
+def test_old_states_go_only_when_the_new_one_is_there(tmp_path, monkeypatch):
+    """And one that was set aside as damaged, or a later one of a run that was taken up before it, is not counted."""
+    for step in (1, 2, 9):
+        save_training_state(tmp_path, step, {}, keep=3)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(OSError, match=r"No space.*step_00000003\.pt"):
+            save_training_state(tmp_path, 3, {}, keep=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"step_0000000{n}.pt" for n in (1, 2, 9)]
+    save_training_state(tmp_path, 3, {}, keep=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000003.pt", "step_00000009.pt"]
+
+
+def test_damaged_states_are_set_aside_for_the_run_that_goes_on(tmp_path):
+    for step in (1, 2, 3):
+        save_training_state(tmp_path, step, {}, keep=3)
+    (tmp_path / "step_00000003.pt").write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"step_00000002\.pt, is taken$"):
+        load_training_state(tmp_path)  # a reader renames nothing
+    with pytest.warns(UserWarning, match=r"is taken, and step_00000003\.pt is renamed to \*\.damaged"):
+        assert load_training_state(tmp_path, set_aside=True)["step"] == 2
+    assert (tmp_path / "step_00000003.pt.damaged").is_file()
+    assert load_training_state(tmp_path)["step"] == 2
+
+
+@pytest.mark.parametrize("write_it", [lambda p: save_model(p / "x", STATE, kind="generator", config={}),
+                                      lambda p: save_training_state(p, 1, {"x": torch.ones(9999)})])  # fmt: skip
+def test_a_write_that_the_system_refuses_names_the_file_and_the_reason(tmp_path, write_it):
+    """Libraries tell it in their own ways: torch.save lost the reason, safetensors has an exception of its own."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as error:
+            write_it(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert error.value.errno == errno.EFBIG and str(error.value.filename) in {
+        f"{tmp_path}/x",
+        f"{tmp_path}/step_00000001.pt",
+    }
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bytes_and_name_are_flushed_in_this_order(tmp_path, monkeypatch):
+    """Else a power cut leaves a new name without its bytes, or removes the old file before the new one is there."""
+    done = []
+    for name in ("fsync", "replace"):
+        call = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *a, name=name, call=call: (done.append(name), call(*a))[1])
+    with write_atomically(tmp_path / "file") as temporary:
+        temporary.write_text("new")
+    assert done == ["fsync", "replace", "fsync"]
 
 
 def test_no_state_is_no_error_but_a_missing_file_is(tmp_path):

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from processes import run_processes, start_processes
@@ -13,6 +14,7 @@ from processes import run_processes, start_processes
 from hyperinverter import checkpoint
 from hyperinverter.checkpoint import load_training_state, read_model
 from hyperinverter.training import records
+from hyperinverter.utils import files
 from hyperinverter.utils.files import LEFTOVER
 
 from .conftest import TRAIN, Config, stats
@@ -84,9 +86,10 @@ def train_until_operation(trainer: str, config: Config, number: int) -> None:
 
     plain_write, write = checkpoint._Sink.write, os.write
     dying_write, checkpoint._Sink.write = dying(plain_write, half_a_checkpoint), write_checkpoint
-    os.write = dying(write, lambda handle, data: write(handle, data[: len(data) // 2]))
-    for name in ("fsync", "replace", "ftruncate", "unlink", "mkdir"):
-        setattr(os, name, dying(getattr(os, name)))
+    ours = {name: dying(getattr(os, name)) for name in ("fsync", "replace", "ftruncate")}
+    ours["write"] = dying(write, lambda handle, data: write(handle, data[: len(data) // 2]))
+    files.os = SimpleNamespace(**{**vars(os), **ours})
+    os.unlink, os.mkdir = dying(os.unlink), dying(os.mkdir)
     TRAIN[trainer](config)
 
 

@@ -1,0 +1,170 @@
+"""Full and read-only disks: one message, whole checkpoints, and a run that goes on exactly once there is room."""
+
+import errno
+import os
+import resource
+from pathlib import Path
+
+import pytest
+
+from hyperinverter.checkpoint import load_training_state, read_model
+from hyperinverter.data import Batches
+from hyperinverter.training import common, phase1, phase2
+from hyperinverter.utils import files
+from hyperinverter.utils.errors import UserError
+
+from .conftest import TRAIN
+from .forks import assert_same_run
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.fixture
+def at_step(monkeypatch):
+    """at_step(n, act): `act` is called while the batch of the n-th step is read."""
+    acts, calls, get = {}, [], Batches.get
+
+    def getting(self, position, batch_size):
+        calls.append(position)
+        acts.pop(len(calls), lambda: None)()
+        return get(self, position, batch_size)
+
+    monkeypatch.setattr(Batches, "get", getting)
+    return acts.__setitem__
+
+
+@pytest.fixture
+def limit_files():
+    """limit_files(bytes): the system lets no file of this process grow beyond; None: any size."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(size: int | None) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before[0] if size is None else size, before[1]))
+
+    yield limit
+    limit(None)
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """full_disk(text): files with this in their path take half of what they are given, and then nothing; None: room."""
+    write, full, half_full = os.write, [], []
+
+    def writing(handle, data):
+        path = os.readlink(f"/proc/self/fd/{handle}")
+        if full and full[0] in path:
+            if path in half_full:
+                raise FULL
+            half_full.append(path)
+            return write(handle, bytes(data[: len(data) // 2]))
+        return write(handle, data)
+
+    def fill(text: str | None) -> None:
+        full[:] = [text] if text else []
+        half_full.clear()
+
+    monkeypatch.setattr(files.os, "write", writing)
+    return fill
+
+
+# (trainer, what is validated when, the file that no longer fits)
+@pytest.mark.parametrize(
+    ("trainer", "validate_every", "file"),
+    [
+        ("phase1", 6, "checkpoints/step_00000004.pt"),
+        ("phase2", 6, "checkpoints/step_00000004.pt"),
+        ("stylegan2", 6, "model_last/generator.safetensors"),
+        ("phase2", 2, "model/hyperinverter.safetensors"),
+    ],
+)
+def test_what_no_longer_fits_on_the_disk_ends_the_run_with_one_message(
+    trainer, validate_every, file, make_config, at_step, limit_files
+):
+    """Real writes that the system refuses: by torch, by safetensors."""
+    schedule = {"validate_every": validate_every}
+    whole, config = (make_config(trainer, name, schedule=schedule) for name in ("whole", "run"))
+    TRAIN[trainer](whole)
+    at_step(10, lambda: limit_files(20_000))  # six of them were the other run's
+    with pytest.raises(UserError) as end:
+        TRAIN[trainer](config)
+    limit_files(None)
+    output = Path(config.output)
+    assert str(end.value).startswith(f"{output / file}: File too large. The run has ended; the last checkpoint, ")
+    assert "step_00000002.pt, is whole" in str(end.value) and "start the same command again" in str(end.value)
+    assert load_training_state(output / "checkpoints")["step"] == 2
+    assert all(read_model(path) for path in output.glob("model*/*.safetensors"))
+    TRAIN[trainer](config)
+    assert_same_run(Path(whole.output), output)
+
+
+@pytest.mark.parametrize("name", ["stats.jsonl", "log.txt", "tfevents"])
+def test_rows_that_could_not_be_written_are_written_when_there_is_room(name, make_config, at_step, full_disk, capfd):
+    config = make_config("phase2", schedule={"log_every": 1})
+    whole = make_config("phase2", "whole", schedule={"log_every": 1})
+    phase2.train(whole)
+    at_step(9, lambda: full_disk(name))
+    at_step(10, lambda: full_disk(None))
+    phase2.train(config)
+    assert_same_run(Path(whole.output), Path(config.output))
+    told = [line for line in capfd.readouterr().err.splitlines() if "No space left on device" in line]
+    assert len(told) == 1 and told[0].endswith("training goes on, and this is tried again")
+    steps = [
+        line for line in (Path(config.output) / "log.txt").read_text().splitlines() if "step 4: validation" in line
+    ]
+    assert len(steps) == 1
+
+
+def test_no_checkpoint_is_written_without_the_rows_before_it(make_config, whole_run, at_step, full_disk):
+    config = make_config("phase1")
+    at_step(3, lambda: full_disk("stats.jsonl"))
+    with pytest.raises(
+        UserError, match=r"stats\.jsonl: No space left on device\. The run has ended; the last .*2\.pt, is"
+    ):
+        phase1.train(config)
+    full_disk(None)
+    phase1.train(config)
+    assert_same_run(whole_run("phase1")[0], Path(config.output))
+
+
+def test_a_picture_that_cannot_be_written_is_told_and_training_goes_on(make_config, whole_run, monkeypatch):
+    def no_room(image, path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    config = make_config("phase1")
+    with monkeypatch.context() as patch:
+        patch.setattr(common, "save_image", no_room)
+        phase1.train(config)
+    output = Path(config.output)
+    told = "samples/input_phase1_00000006.png: No space left on device; training goes on without this picture"
+    assert told in (output / "log.txt").read_text()
+    for picture in (whole_run("phase1")[0] / "samples").iterdir():
+        (output / "samples" / picture.name).write_bytes(picture.read_bytes())
+    assert_same_run(whole_run("phase1")[0], output)
+
+
+@pytest.mark.parametrize("operation", ["fsync", "replace"])
+def test_a_disk_that_becomes_read_only_leaves_the_last_checkpoint(operation, make_config, whole_run, monkeypatch):
+    config, done = make_config("phase1"), getattr(os, operation)
+
+    def refused(first, *others):
+        path = os.readlink(f"/proc/self/fd/{first}") if operation == "fsync" else str(first)
+        if "step_00000004.pt" in path:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), *([str(first)] if operation == "replace" else []))
+        return done(first, *others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, operation, refused)
+        with pytest.raises(
+            UserError, match=r"/step_00000004\.pt: Read-only file system\. .*step_00000002\.pt, is whole"
+        ):
+            phase1.train(config)
+    phase1.train(config)
+    assert_same_run(whole_run("phase1")[0], Path(config.output))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")
+def test_a_folder_that_may_not_be_written_is_refused_at_once(make_config):
+    config = make_config("phase1")
+    Path(config.output).mkdir(mode=0o555)
+    with pytest.raises(UserError, match=r"Permission denied.*no checkpoint was written yet"):
+        phase1.train(config)
