@@ -16,7 +16,7 @@ from hyperinverter.evaluation.benchmark import release_networks
 from hyperinverter.evaluation.benchmark.budget import phase2_budget
 from hyperinverter.evaluation.benchmark.ceiling import Ceiling, measure_ceiling
 from hyperinverter.evaluation.benchmark.clock import Rounds, Stopwatch, speed_up, summarise, take_turns
-from hyperinverter.evaluation.benchmark.command import benchmark
+from hyperinverter.evaluation.benchmark.command import _publish, benchmark
 from hyperinverter.evaluation.benchmark.counting import STAGES, count_generators, count_inference
 from hyperinverter.evaluation.benchmark.goals import outcomes
 from hyperinverter.evaluation.benchmark.inference import measure_inference, with_shares
@@ -296,6 +296,18 @@ def test_page_is_made_of_the_json(measured: tuple[Path, dict]):
     config = BenchmarkConfig(sides={}, output=str(folder / "out"), publish=str(folder / "performance"), device="cpu")
     (folder / "performance.md").unlink()
     assert benchmark(config) == {} and (folder / "performance.md").read_text() == made
+
+
+def test_publishing_replaces_a_domain_and_keeps_the_others(measured: tuple[Path, dict], tmp_path: Path):
+    _, result = measured
+    other = {**result["runs"][0], "domain": "other", "resolution": 8}
+    _publish(tmp_path / "pages", {**result, "runs": [other]})
+    for seconds in (1.0, 2.0):
+        _publish(tmp_path / "pages", {**result, "runs": [{**result["runs"][0], "seconds": seconds}]})
+    (path,) = (tmp_path / "pages").glob("*.json")
+    runs = json.loads(path.read_text())["runs"]
+    assert [(run["domain"], run["seconds"]) for run in runs] == [("other", other["seconds"]), ("tiny", 2.0)]
+    assert "### other, 8 px" in (tmp_path / "pages.md").read_text()
 
 
 def test_a_missed_goal_says_by_how_much_and_what_bounds_it(measured: tuple[Path, dict]):

@@ -37,8 +37,9 @@ PASSED_ON = ("device", "threads", "seed", "rounds", "least_rounds", "seconds")  
 def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     """Measure, and write `<output>/benchmark.json` and `<output>/table.md`.
 
-    With `publish` the JSON also goes into that folder, under the device's name, and the page beside the folder is made
-    anew of every JSON in it. With `publish` and `sides: {}`, nothing is measured and the page alone is made.
+    With `publish` the JSON also goes into that folder, under the device's name (a domain measured there before is
+    replaced, others stay), and the page beside the folder is made anew of every JSON in it. With neither `runs` nor
+    `sides` nothing is measured, and the page alone is made.
 
     Returns:
         What benchmark.json holds.
@@ -50,22 +51,29 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     parts = [config] if not config.runs else [_passed_on(config, path) for path in config.runs]
     result: dict[str, Any] = {}
     if config.runs or config.sides:
-        begin = time.perf_counter()
-        measured = []
+        result = {**_machine(device), "runs": []}
         for part in parts:
-            measured.append(measure_domain(part, device))
-            result = {"about": _about(device, time.perf_counter() - begin), "runs": measured}
-            _write(Path(config.output) / "benchmark.json", json.dumps(result, indent=1) + "\n")  # also if killed later
+            result["runs"].append({**measure_domain(part, device), "about": _about()})
+            _write(Path(config.output) / "benchmark.json", _json(result))  # one by one: the whole takes long
         _write(Path(config.output) / "table.md", tables(result))
         tqdm.write(tables(result))
     if config.publish is not None:
-        folder = Path(config.publish)
-        if result:
-            _write(folder / f"{_slug(result['about']['device'])}.json", json.dumps(result, indent=1) + "\n")
-        results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-        _write(folder.with_suffix(".md"), page(results))
-        tqdm.write(f"written: {folder.with_suffix('.md')}")
+        _publish(Path(config.publish), result)
     return result
+
+
+def _publish(folder: Path, result: dict[str, Any]) -> None:
+    """Put a result's domains into its device's file, and make the page of all files."""
+    if result:
+        threads = f"_{result['threads']}_threads" if result["threads"] else ""
+        path = folder / f"{_slug(result['device'])}{threads}.json"
+        measured = [run["domain"] for run in result["runs"]]
+        earlier = json.loads(path.read_text())["runs"] if path.is_file() else []
+        runs = [run for run in earlier if run["domain"] not in measured] + result["runs"]
+        _write(path, _json({**result, "runs": sorted(runs, key=lambda run: run["resolution"])}))
+    results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    _write(folder.with_suffix(".md"), page(results))
+    tqdm.write(f"written: {folder.with_suffix('.md')}")
 
 
 def measure_domain(config: BenchmarkConfig, device: torch.device) -> dict[str, Any]:
@@ -152,15 +160,18 @@ def _passed_on(config: BenchmarkConfig, path: str) -> BenchmarkConfig:
     return part
 
 
-def _about(device: torch.device, seconds: float) -> dict[str, Any]:
-    """What the numbers depend on."""
-    script = f"scripts/{Path(sys.argv[0]).name}"
+def _machine(device: torch.device) -> dict[str, Any]:
+    """Where it was measured: "threads" and "capability" (the vector instructions used) are a CPU's."""
+    if device.type != "cpu":
+        return {"device": device_name(device), "threads": None, "capability": None}
+    capability = torch.backends.cpu.get_cpu_capability()
+    return {"device": _processor(), "threads": torch.get_num_threads(), "capability": capability}
+
+
+def _about() -> dict[str, Any]:
+    """What else the numbers depend on."""
     return {
-        "device": device_name(device) if device.type != "cpu" else _processor(),
-        "threads": torch.get_num_threads() if device.type == "cpu" else None,
-        "capability": torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else None,
-        "command": shlex.join(["python", script, *sys.argv[1:]]),
-        "seconds": seconds,
+        "command": shlex.join(["python", f"scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "versions": {
             "hyperinverter": hyperinverter.__version__,
             "torch": torch.__version__,
@@ -187,6 +198,10 @@ def _slug(device: str) -> str:
 
 def _tell(message: str) -> None:
     tqdm.write(f"{time.strftime('%H:%M:%S')} {message}", file=sys.stderr)
+
+
+def _json(result: dict[str, Any]) -> str:
+    return json.dumps(result, indent=1) + "\n"
 
 
 def _write(path: Path, text: str) -> None:

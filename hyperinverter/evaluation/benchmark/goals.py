@@ -31,7 +31,7 @@ class Outcome:
 
 def outcomes(result: dict[str, Any]) -> Iterator[Outcome]:
     """Every goal that this result has a measurement for."""
-    on_gpu = result["about"]["threads"] is None
+    on_gpu = result["threads"] is None
     for run in result["runs"]:
         yield from (_on_gpu if on_gpu else _on_cpu)(run)
         yield from _agreement(run)

@@ -60,7 +60,8 @@ def run_task(task: MemoryTask) -> dict[str, Any]:
         torch.set_num_threads(task.threads)
     device = torch.device(task.device)
     model = make_model(task.domain)
-    images = make_images(model, task.batch_size).to(device)
+    model.network.to(device)
+    images = make_images(model, task.batch_size)
     if task.what == "inference":
         call = make_side(task.side, model, task.batch_size, device)
     else:

@@ -43,14 +43,10 @@ def page(results: list[dict[str, Any]]) -> str:
 
 def tables(result: dict[str, Any]) -> str:
     """Everything in one benchmark.json as Markdown."""
-    about = result["about"]
-    threads = f", {about['threads']} thread{'s' * (about['threads'] != 1)}" if about["threads"] else ""
-    capability = f", {about['capability']}" if about.get("capability") else ""
-    versions = about["versions"]
+    threads = f", {result['threads']} thread{'s' * (result['threads'] != 1)}" if result["threads"] else ""
+    capability = f", {result['capability']}" if result["capability"] else ""
     lines = [
-        f"## {about['device']}{threads}{capability}",
-        f"`{about['command']}`; {about['seconds'] / 60:.1f} minutes, PyTorch {versions['torch']}, "
-        f"Python {versions['python']}, {versions['system']}.",
+        f"## {result['device']}{threads}{capability}",
         _table(
             ["goal", "measured", "met", "what bounds it where it is missed"],
             (
@@ -65,7 +61,12 @@ def tables(result: dict[str, Any]) -> str:
 
 def _domain(run: dict[str, Any]) -> Iterator[str]:
     rates = ", ".join(f"{name} {rate / 1e9:,.0f}" for name, rate in run["ceiling"]["matmul"].items())
+    about, versions = run["about"], run["about"]["versions"]
     yield f"### {run['domain']}, {run['resolution']} px"
+    yield (
+        f"`{about['command']}`; {run['seconds'] / 60:.1f} minutes for this domain, PyTorch {versions['torch']}, Python "
+        f"{versions['python']}, {versions['system']}."
+    )
     yield (
         f"{run['weights'].capitalize()} weights. Measured ceilings: matrix products in GFLOP/s: {rates}; copies "
         f"{run['ceiling']['copy'] / 1e9:,.1f} GB/s."
