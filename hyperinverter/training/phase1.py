@@ -72,7 +72,8 @@ def train(config: Phase1Config) -> dict[str, float]:
 
     # -- resume
     state = {"w_encoder": w_encoder, "optimizer": optimizer}
-    progress = restore(resumed, state, {optimizer: config.optimizer})
+    data = (train_data, validation_data)
+    progress = restore(resumed, state, {optimizer: config.optimizer}, data=data)
     origin = f"resumed at step {progress.step}" if progress.step else origin
 
     def write_model(folder: Path, what: str, found: dict[str, float]) -> None:

@@ -161,7 +161,8 @@ def train(config: Phase2Config) -> dict[str, float]:
     adversarial = False
 
     # -- resume
-    progress = restore(resumed, parts, rates, may_be_missing=["discriminator", "optimizer_D"])
+    data = (train_data, validation_data)
+    progress = restore(resumed, parts, rates, data=data, may_be_missing=["discriminator", "optimizer_D"])
     origin = f"resumed at step {progress.step}" if progress.step else origin
 
     def measure(images: Tensor) -> dict[str, Tensor]:

@@ -56,6 +56,7 @@ class Progress:
     best: Best = field(default_factory=Best)
     history: LossHistory = field(default_factory=LossHistory)
     scalars: dict[str, float] = field(default_factory=dict)  # the last value of everything that was logged
+    images: dict[str, int] = field(default_factory=dict)  # how many there are for training and for validation
     _clock: tuple[float, int] | None = None  # time and position of the last log, for the speed
 
     @classmethod
@@ -73,6 +74,7 @@ class Progress:
             "best": {"loss": self.best.loss, "step": self.best.step},
             "history": self.history.state(),
             "scalars": self.scalars,
+            "images": self.images,
             "rng": rng,
             "rng_of_others": others,
             "processes": world_size(),

@@ -6,7 +6,7 @@ config it was written under. Resumed on the same machine, a run gives the same n
 several processes all of them hold the same networks and the first writes; another number of processes may go on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -153,6 +153,8 @@ def restore(
     resumed: Resumed,
     parts: dict[str, nn.Module | torch.optim.Optimizer],
     rates: dict[torch.optim.Optimizer, OptimizerConfig],
+    *,
+    data: tuple[Sized, Sized],
     may_be_missing: Sequence[str] = (),
 ) -> Progress:
     """Fill networks and optimisers from the state that was found; where the run stands, and its random generators.
@@ -160,12 +162,14 @@ def restore(
     Args:
         parts: as given to `save_state`.
         rates: optimiser -> its settings now, which win over the saved ones.
+        data: training and validation images; other numbers of them than the state's are noted.
         may_be_missing: parts that joined the run after the state was saved; noted, they keep their values.
     Raises:
         UserError: a part is missing or does not fit; names it.
     """
+    images = {"training": len(data[0]), "validation": len(data[1])}
     if resumed.state is None:
-        return Progress()
+        return Progress(images=images)
     step = resumed.state["step"]
     for name, part in parts.items():
         if name not in resumed.state and name in may_be_missing:
@@ -182,7 +186,13 @@ def restore(
                 f"the checkpoint of step {step} {reason}; another version of this package wrote it: go on with that "
                 f"version, or give another output to start anew"
             ) from error
-    return Progress.from_state(resumed.state, resumed.score_changed)
+    for use, before in resumed.state.get("images", {}).items():
+        if images[use] != before:
+            resumed.notes.append(f"resumed with {images[use]} {use} images, saved with {before}: not the same run")
+            resumed.score_changed |= use == "validation"
+    progress = Progress.from_state(resumed.state, resumed.score_changed)
+    progress.images = images
+    return progress
 
 
 def save_state(

@@ -87,7 +87,7 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
     distance = SampleDistance(photos, schedule.validation_images, batch, config.seed, device)
 
     # -- resume
-    progress = restore(resumed, parts, {parts[name]: rate for name, rate in rates.items()})
+    progress = restore(resumed, parts, {parts[name]: rate for name, rate in rates.items()}, data=(data, photos))
     if resumed.state is not None:
         mean_path_length.copy_(resumed.state["mean_path_length"])
 

@@ -1,5 +1,7 @@
 """A run killed and started again gives the numbers of one that never stopped; what does not fit is refused."""
 
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -181,6 +183,21 @@ def test_another_trainer_and_another_version_are_told_apart(told, make_config):
     save_training_state(Path(config.output) / "checkpoints", 2, VERSIONS[told])
     with pytest.raises(UserError, match=told):
         phase1.train(config)
+
+
+def test_other_images_in_the_folder_are_told(make_config, photos, tmp_path):
+    """The order of all images depends on how many there are; a run went on without a word."""
+    folder = shutil.copytree(photos, tmp_path / "photos")
+    config = make_config("phase1", schedule={"max_steps": 2})
+    config.data.root = str(folder)
+    phase1.train(config)
+    for photo in list(folder.iterdir()):
+        shutil.copy(photo, folder / f"new_{photo.name}")
+    config.schedule.max_steps = 4
+    phase1.train(config)
+    log = (Path(config.output) / "log.txt").read_text()
+    assert re.search(r"resumed with \d+ training images, saved with 8: not the same run", log)
+    assert re.search(r"resumed with \d+ validation images, saved with 4: not the same run", log)
 
 
 def test_a_part_that_does_not_fit_is_named(make_config):
