@@ -138,14 +138,18 @@ def count_inference(domain: DomainConfig, batch_size: int = 1, *, reference: boo
         network = build_hyperinverter(domain).eval()
     images = torch.empty(batch_size, 3, domain.resolution, domain.resolution, device="meta")
     tally = Tally()
-    with torch.no_grad(), tally:
+    with torch.no_grad():
         if reference:
-            Release(network, domain, batch_size)(images, tally)
+            release = Release(network, domain, batch_size)
+            with tally:
+                release(images, tally)
         else:
+            network(images)  # what is computed once and kept for later calls belongs to none of them
             hooks = StageHooks(network)
             hooks.start(tally)
-            network(images)
-            tally.lap(REST)
+            with tally:
+                network(images)
+                tally.lap(REST)
             hooks.remove()
     owners = (network.w_encoder, network.generator.synthesis, network.layerwise_encoder, network.hypernetwork)
     sizes = dict(zip(STAGES, [*map(parameter_bytes, owners), parameter_bytes(owners[1])], strict=True))
