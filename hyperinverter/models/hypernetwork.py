@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from hyperinverter.config.schema import HYPERNETWORK_INITS, STYLE_INDICES, WEIGHT_LAYOUTS
 from hyperinverter.models.target_layers import TargetLayer
+from hyperinverter.models.token_stack import TokenStack
 
 START_RMS = 0.01  # of a residual under the init `signal_preserving`; the stored weights it is added to are about 1
 
@@ -145,6 +146,7 @@ class Hypernetwork(nn.Module):
         super().__init__()
         _check(weight_layout, style_index, init, feature_size)
         self.targets = {target.name: target for target in targets}
+        self._stack: tuple[list, TokenStack] | None = None  # a cache of `tokens`, no part of the state
         self.num_ws = num_ws
         self.feature_channels = feature_channels
         self.feature_size = feature_size
@@ -187,6 +189,8 @@ class Hypernetwork(nn.Module):
         Source: section 3.2 and figure 3.
         """
         features = self._fusion_input(h, h_w)  # [N, L, 2C, size, size]
+        if features.device.type != "cpu" and not torch.is_grad_enabled():
+            return dict(zip(self.targets, self._token_stack()(features).unbind(), strict=True))
         return {
             name: self.weight_regressors[regressor_name(name)].token(features[:, index])
             for name, index in self.style_indices.items()
@@ -216,6 +220,19 @@ class Hypernetwork(nn.Module):
     def forward(self, h: Tensor, h_w: Tensor | None) -> dict[str, Tensor]:
         """Features, as in `tokens` -> layer name -> residual [N, O, I, k, k]."""
         return self.decode(self.tokens(h, h_w))
+
+    def _token_stack(self) -> TokenStack:
+        """All transformers as one; made anew when one of their weights has changed.
+
+        Not for a CPU, which starts them at no cost: there it is as fast for one image and slower for several.
+        """
+        regressors = self.weight_regressors.values()
+        transformers = [(regressor.fusion, regressor.feature_extractor) for regressor in regressors]
+        weights = [weight for pair in transformers for module in pair for weight in module.parameters()]
+        state = [(id(weight), weight._version, weight.device, weight.dtype) for weight in weights]
+        if self._stack is None or self._stack[0] != state:
+            self._stack = state, TokenStack(transformers, list(self.style_indices.values()))
+        return self._stack[1]
 
     def _fusion_input(self, h: Tensor, h_w: Tensor | None) -> Tensor:
         expected = (self.num_ws, self.feature_channels, self.feature_size, self.feature_size)

@@ -127,6 +127,22 @@ def test_residuals_fit_the_generator_and_carry_gradients(target_set):
     assert residuals.keys() == {target.name for target in target_layers(generator, target_set)}
 
 
+@pytest.mark.parametrize("options", [{}, {"use_w_image_features": False}, {"shared_code": True}], ids=str)
+@pytest.mark.parametrize("size", [8, 16])
+@torch.no_grad()
+def test_all_transformers_as_one_give_the_same_tokens(size, options):
+    hypernetwork, _ = make_hypernetwork(SETS[2], feature_size=size, **options)
+    h, h_w = features(3, size=size)
+    both = h if "use_w_image_features" in options else torch.cat([h_w, h], dim=2)
+    for _ in range(2):
+        together = hypernetwork._token_stack()(both)
+        for one, (name, token) in zip(together, hypernetwork.tokens(h, h_w).items(), strict=True):
+            torch.testing.assert_close(one, token, msg=name)
+        for parameter in hypernetwork.parameters():  # the copies follow their weights
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    assert not any("stack" in name for name in hypernetwork.state_dict())
+
+
 @pytest.mark.parametrize("size", [8, 16, 32])
 def test_the_transformer_halves_down_to_one_pixel(size):
     hypernetwork, _ = make_hypernetwork(feature_size=size)

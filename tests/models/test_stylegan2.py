@@ -166,6 +166,26 @@ def test_residuals_equal_edited_parameters_image_by_image(variant: dict[str, obj
             torch.testing.assert_close(ours[i], theirs, rtol=1e-3, atol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
 
 
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("architecture", ["skip", "resnet"])
+@torch.no_grad()
+def test_prepared_residuals_and_images_drawn_singly_give_the_same_images(architecture, shared, monkeypatch):
+    generator = make(architecture=architecture)
+    ws = torch.randn(3, generator.num_ws, 12)
+    for residuals in (None, {}, random_residuals(generator, 1 if shared else 3)):
+        expected = generator.synthesis(ws, residuals)
+        prepared = generator.synthesis.prepare(residuals)
+        for singly_from_px in (4, 16, 1024):
+            monkeypatch.setattr("hyperinverter.models.stylegan2.synthesis.SINGLY_FROM_PX", singly_from_px)
+            for given in (residuals, prepared):
+                torch.testing.assert_close(generator.synthesis(ws, given), expected, atol=2e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="weight residual"):
+        generator.synthesis(
+            torch.randn(2, generator.num_ws, 12),
+            generator.synthesis.prepare({"b8.conv1.weight": torch.zeros(3, 8, 8, 3, 3)}),
+        )
+
+
 def test_a_residual_of_a_skip_may_be_shared_by_the_batch() -> None:
     generator = make(architecture="resnet").eval()
     ws = torch.randn(2, generator.num_ws, 12)

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hyperinverter.ops.modulated_conv import modulated_conv2d
+from hyperinverter.ops.modulated_conv import kernel_energy, modulated_conv2d, scales_weight
 from hyperinverter.ops.upfirdn2d import filter2d, setup_filter
 
 FILTER = setup_filter().double()
@@ -32,18 +32,22 @@ def by_formula(
     return torch.cat(images)
 
 
+@pytest.mark.parametrize("size", [4, 8], ids=["scales_the_image", "scales_the_weight"])
 @pytest.mark.parametrize("with_residual", [False, True])
 @pytest.mark.parametrize("demodulate", [False, True])
 @pytest.mark.parametrize(
     ("kernel", "up", "flip"), [(1, 1, True), (3, 1, True), (3, 1, False), (3, 2, False), (3, 2, True)]
 )
-def test_values_and_gradients(kernel: int, up: int, flip: bool, demodulate: bool, with_residual: bool) -> None:
+def test_values_and_gradients(
+    kernel: int, up: int, flip: bool, demodulate: bool, with_residual: bool, size: int
+) -> None:
     torch.manual_seed(0)
-    x = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(2, 3, size, size, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(5, 3, kernel, kernel, dtype=torch.float64, requires_grad=True)
     styles = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
     residual = torch.randn(2, 5, 3, kernel, kernel, dtype=torch.float64, requires_grad=True)
     inputs = [x, weight, styles, residual][: 4 if with_residual else 3]
+    assert kernel == 1 or scales_weight(x, weight) == (size == 8)
     ours = modulated_conv2d(
         x,
         weight,
@@ -66,10 +70,12 @@ def test_values_and_gradients(kernel: int, up: int, flip: bool, demodulate: bool
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("shape", [(1, 4, 1, 1), (1, 4, 3, 3), (2, 4, 3, 3)])
-def test_offset_gain_and_second_derivatives(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("size", [3, 6], ids=["scales_the_image", "scales_the_weight"])
+@pytest.mark.parametrize("shape", [(1, 4, 1, 1), (1, 1, -1, -1), (2, 1, -1, -1), (1, 4, -1, -1), (2, 4, -1, -1)])
+def test_offset_gain_and_second_derivatives(shape: tuple[int, ...], size: int) -> None:
     torch.manual_seed(0)
-    x, weight, styles = (torch.randn(s, dtype=torch.float64) for s in ((2, 2, 3, 3), (4, 2, 3, 3), (2, 2)))
+    shape = tuple(size if side == -1 else side for side in shape)
+    x, weight, styles = (torch.randn(s, dtype=torch.float64) for s in ((2, 2, size, size), (4, 2, 3, 3), (2, 2)))
     offset, residual = (torch.randn(s, dtype=torch.float64) for s in (shape, (2, 4, 2, 3, 3)))
     inputs = [tensor.requires_grad_() for tensor in (x, weight, styles, offset, residual)]
 
@@ -80,6 +86,22 @@ def test_offset_gain_and_second_derivatives(shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(run(*inputs), 2 * plain + offset)
     assert torch.autograd.gradcheck(run, inputs, fast_mode=True)
     assert torch.autograd.gradgradcheck(run, inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize("size", [4, 8])
+@pytest.mark.parametrize("demodulate", [False, True])
+def test_several_offsets_add_up_and_a_known_energy_changes_nothing(demodulate: bool, size: int) -> None:
+    torch.manual_seed(0)
+    x, weight, styles = torch.randn(2, 3, size, size), torch.randn(5, 3, 3, 3), torch.randn(2, 3)
+    bias, noise = torch.randn(1, 5, 1, 1), torch.randn(2, 1, size, size)
+    own = weight + torch.randn(2, 5, 3, 3, 3)
+    for kernel in (weight, own):
+        kwargs = {"padding": 1, "demodulate": demodulate}
+        plain = modulated_conv2d(x, kernel, styles, **kwargs)
+        apart = modulated_conv2d(x, kernel, styles, offset=[bias, noise], energy=kernel_energy(kernel), **kwargs)
+        torch.testing.assert_close(apart, plain + bias + noise)
+    residual = own - weight
+    torch.testing.assert_close(plain, modulated_conv2d(x, weight, styles, weight_residual=residual, **kwargs))
 
 
 @pytest.mark.parametrize("up", [1, 2])

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping as MappingABC
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,13 +28,29 @@ from hyperinverter.models.stylegan2.layers import (
     even_taps,
 )
 from hyperinverter.ops.bias_act import activate_, check_activation, split_gain
-from hyperinverter.ops.modulated_conv import modulated_conv2d
+from hyperinverter.ops.modulated_conv import kernel_energy, modulated_conv2d
 from hyperinverter.ops.upfirdn2d import setup_filter, upsample2d
 from hyperinverter.utils.distributed import randn_rows
 
 NOISE_MODES = ("const", "random", "none")
+# On a CPU without gradients, blocks from here on draw image by image: weights are no longer worth sharing, what a layer
+# writes stays in the caches, and memory does not grow with the batch.
+SINGLY_FROM_PX = 128
 
-Residuals = MappingABC[str, Tensor]
+
+class Kernel(NamedTuple):
+    """A convolution's weight with what does not depend on the style already computed.
+
+    Attributes:
+        weight: stored weight plus residual, [N, O, I, k, k]; N is 1 where the batch shares it.
+        energy: `kernel_energy` of it, [N, O, I].
+    """
+
+    weight: Tensor
+    energy: Tensor
+
+
+Residuals = MappingABC[str, Tensor | Kernel]
 
 
 @dataclass(frozen=True)
@@ -77,30 +94,28 @@ class SynthesisLayer(nn.Module):
         before, after = split_gain(self.act, gain)  # folded into convolution and offset where the activation allows
         y = modulated_conv2d(
             x,
-            self.weight,
-            styles,
-            weight_residual=residuals.get("weight"),
+            styles=styles,
+            **_kernel(self.weight, residuals),
             up=self.up,
             resample_filter=even_taps(self.resample_filter),
             padding=1,
-            offset=self._offset(x.shape[0], residuals, noise_mode, before),
+            offset=self._offsets(x.shape[0], residuals, noise_mode, before),
             gain=before,
         )
         return activate_(y, self.act, None if self.clamp is None else self.clamp * gain, after)
 
-    def _offset(self, n: int, residuals: Residuals, noise_mode: str, gain: float) -> Tensor:
-        """Bias plus scaled noise, times the gain, broadcastable to [N, O, R, R]."""
-        bias = _with_residual(self.bias, residuals, "bias")[:, None, None, :] * gain  # [1 or N, 1, 1, O]
+    def _offsets(self, n: int, residuals: Residuals, noise_mode: str, gain: float) -> list[Tensor]:
+        """Bias [1 or N, O, 1, 1] and scaled noise [1 or N, 1, R, R], both times the gain."""
+        offsets = [_with_residual(self.bias, residuals, "bias")[:, :, None, None] * gain]
         if noise_mode == "none" or not self.use_noise:
-            return bias.permute(0, 3, 1, 2)
+            return offsets
         strength = _with_residual(self.noise_strength, residuals, "noise_strength").reshape(-1, 1, 1, 1) * gain
         if noise_mode == "random":
-            size = (self.resolution, self.resolution, 1)
-            noise = randn_rows(n, *size, shared=self.training, device=bias.device, dtype=bias.dtype)
+            size = (1, self.resolution, self.resolution)
+            noise = randn_rows(n, *size, shared=self.training, device=strength.device, dtype=strength.dtype)
         else:
-            noise = self.noise_const[None, :, :, None]
-        # Summed with the channels last, the memory format of the activations.
-        return (noise * strength + bias).permute(0, 3, 1, 2)
+            noise = self.noise_const
+        return [*offsets, noise * strength]
 
 
 class ToRGB(nn.Module):
@@ -118,9 +133,8 @@ class ToRGB(nn.Module):
         """x [N, I, r, r], w [N, w_dim] -> image [N, C, r, r]."""
         styles = self.affine(w, residuals.get("affine.weight"), residuals.get("affine.bias")) * self.weight_gain
         offset = _with_residual(self.bias, residuals, "bias")[:, :, None, None]
-        rgb = modulated_conv2d(
-            x, self.weight, styles, weight_residual=residuals.get("weight"), demodulate=False, offset=offset
-        )
+        kernel = _kernel(self.weight, residuals)
+        rgb = modulated_conv2d(x, styles=styles, **kernel, demodulate=False, offset=offset)
         return activate_(rgb, "linear", self.clamp)
 
 
@@ -214,7 +228,8 @@ class SynthesisNetwork(nn.Module):
             ws: [N, L, w_dim].
             weight_residuals: parameter name without "synthesis." ("b8.conv0.weight", also affine weights and biases,
                 biases, noise strengths and "b4.const") -> [N, *shape of the parameter], added to the stored parameter
-                of each image; N may be 1 for one residual shared by the batch. None or {} means none.
+                of each image; N may be 1 for one residual shared by the batch. None or {} means none. Also what
+                `prepare` made of such a mapping.
             noise_mode: "const" uses the stored noise, "random" draws new noise, "none" adds none.
         Returns:
             images [N, C, R, R], nominally in [-1, 1], not clamped.
@@ -227,28 +242,61 @@ class SynthesisNetwork(nn.Module):
             raise ValueError(f"unknown noise_mode {noise_mode!r}, expected one of {NOISE_MODES}")
         residuals = weight_residuals or {}
         self._check_residuals(residuals, ws.shape[0])
-        x = image = None
-        start = 0
-        recompute_from_px = (self.recompute_from_px if torch.is_grad_enabled() else None) or math.inf
-        for res in self.block_resolutions:
+        return self._draw(None, None, ws, residuals, noise_mode, self.block_resolutions)
+
+    def _draw(
+        self,
+        x: Tensor | None,
+        image: Tensor | None,
+        ws: Tensor,
+        residuals: Residuals,
+        noise_mode: str,
+        resolutions: Sequence[int],
+    ) -> Tensor:
+        """The blocks of these resolutions; ws begin with the first one's."""
+        trains = torch.is_grad_enabled()
+        recompute_from_px = (self.recompute_from_px if trains else None) or math.inf
+        singly_from_px = SINGLY_FROM_PX if not (trains or noise_mode == "random") else math.inf
+        for number, res in enumerate(resolutions):
+            if res >= singly_from_px and len(ws) > 1 and ws.device.type == "cpu":
+                parts = ((None if t is None else t[i : i + 1] for t in (x, image, ws)) for i in range(len(ws)))
+                rest = resolutions[number:]
+                drawn = [self._draw(*p, _of_image(residuals, i), noise_mode, rest) for i, p in enumerate(parts)]
+                return torch.cat(drawn)
             block = self.get_submodule(f"b{res}")
             # The style after a block's convolutions is its torgb's, and also that of the next block's conv0.
-            styles = ws.narrow(1, start, block.num_convs + 1)
-            arguments = (x, image, styles, _of(residuals, f"b{res}"), noise_mode)
+            arguments = (x, image, ws[:, : block.num_convs + 1], _of(residuals, f"b{res}"), noise_mode)
             if res >= recompute_from_px:
                 random = noise_mode == "random"  # drawn again in the backward pass
                 x, image = checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=random)
             else:
                 x, image = block(*arguments)
-            start += block.num_convs
+            ws = ws[:, block.num_convs :]
         assert image is not None
         return image
+
+    @torch.no_grad()
+    def prepare(self, weight_residuals: Residuals | None = None) -> dict[str, Tensor | Kernel]:
+        """What `forward` would compute from residuals again at every call, whatever the styles are.
+
+        Its result in the place of the residuals gives the same images. It holds one more set of the weights that have
+        residuals, per image (90 MiB at 1024 px in float32), and is out of date when a weight changes.
+        """
+        residuals = dict(weight_residuals or {})
+        self._check_residuals(residuals, len(next(iter(residuals.values()), ())))
+        for name, layer in self.named_modules():
+            if isinstance(layer, SynthesisLayer | ToRGB):
+                key = f"{name}.weight"
+                weight = _with_residual(layer.weight, residuals, key)
+                residuals[key] = Kernel(weight, kernel_energy(weight))
+        return residuals
 
     def _check_residuals(self, residuals: Residuals, n: int) -> None:
         if not residuals:
             return
         parameters = dict(self.named_parameters())
         for name, value in residuals.items():
+            value = value.weight if isinstance(value, Kernel) else value
             if name not in parameters:
                 raise ValueError(f"weight_residuals: {name!r} is no parameter of this {self.resolution} px generator")
             shape = parameters[name].shape
@@ -262,6 +310,26 @@ def _of(residuals: Residuals, part: str) -> Residuals:
         return residuals
     prefix = part + "."
     return {name.removeprefix(prefix): value for name, value in residuals.items() if name.startswith(prefix)}
+
+
+def _of_image(residuals: Residuals, i: int) -> Residuals:
+    """The residuals of one image of a batch; what the batch shares stays."""
+
+    def row(value: Tensor | Kernel) -> Tensor | Kernel:
+        if isinstance(value, Kernel):
+            return Kernel(*(row(part) for part in value))
+        return value if len(value) == 1 else value[i : i + 1]
+
+    return {name: row(value) for name, value in residuals.items()}
+
+
+def _kernel(weight: Tensor, residuals: Residuals) -> dict[str, Tensor | None]:
+    """A layer's weight as `modulated_conv2d` takes it."""
+    given = residuals.get("weight")
+    if not isinstance(given, Kernel):
+        return {"weight": weight, "weight_residual": given}
+    shared = len(given.weight) == 1
+    return {"weight": given.weight[0], "energy": given.energy[0]} if shared else given._asdict()
 
 
 def _with_residual(parameter: Tensor, residuals: Residuals, name: str) -> Tensor:
