@@ -108,7 +108,10 @@ def build_optimizer(params: Iterable[nn.Parameter], config: OptimizerConfig) -> 
         raise ValueError(f"optimizer.name is {config.name!r}; write one of {', '.join(OPTIMIZERS)}")
     if not params:
         raise ValueError("no parameter requires a gradient; unfreeze the network before its optimiser is built")
-    return OPTIMIZERS[config.name](params, lr=config.lr, betas=tuple(config.betas), eps=config.eps)
+    optimizer = OPTIMIZERS[config.name](params, lr=config.lr, betas=tuple(config.betas), eps=config.eps)
+    # Fused Adam and Ranger change weights without counting it; networks keep products of their weights by that count.
+    optimizer.register_step_post_hook(lambda *_: torch.autograd.graph.increment_version(params))
+    return optimizer
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict, config: OptimizerConfig) -> None:
