@@ -95,8 +95,8 @@ def scales_weight(x: Tensor, weight: Tensor) -> bool:
         x: the convolution's input [N, I, H, W].
         weight: [O, I, k, k] shared by all images, or [N, O, I, k, k].
     """
-    if weight.ndim == 4 and x.device.type != "cpu":
-        return False  # one convolution of the whole batch is worth more than a pass over it
+    if weight.ndim == 4 and (x.device.type != "cpu" or torch.is_grad_enabled()):
+        return False  # one convolution of the whole batch, and one gradient, are worth more than a pass over it
     return weight.shape[-4] * weight.shape[-1] ** 2 <= x.shape[2] * x.shape[3]
 
 
