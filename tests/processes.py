@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
@@ -30,8 +31,9 @@ def run_processes(
         Exit codes, by rank.
     """
     started = start_processes(count, function, *arguments, log=log)
+    deadline = time.monotonic() + timeout_s
     for process in started:
-        process.join(timeout_s)
+        process.join(max(deadline - time.monotonic(), 0))
         if process.is_alive():
             process.kill()
             process.join()

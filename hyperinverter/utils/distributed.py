@@ -21,7 +21,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from datetime import timedelta
-from itertools import chain
+from itertools import chain, count
 from typing import Any, TypeVar
 
 import torch
@@ -37,6 +37,8 @@ T = TypeVar("T")
 PATIENCE = timedelta(hours=2)
 # Gradients with fewer numbers travel together; a message costs about as much as this many numbers.
 SMALL = 2**16
+_MET: list[tuple[dist.Store, int, int]] = []  # filled by the first group of this process
+_GROUPS = count()
 LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
 
 
@@ -109,7 +111,8 @@ def in_all_processes(function: Callable[..., T]) -> Callable[..., T]:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=PATIENCE)
+        store, own_rank, size = _meet()
+        dist.init_process_group(backend, store=store, rank=own_rank, world_size=size, timeout=PATIENCE)
         try:
             result = function(config)
             dist.barrier()
@@ -131,6 +134,18 @@ def in_all_processes(function: Callable[..., T]) -> Callable[..., T]:
 
     wrapped.runs_in_all_processes = True
     return wrapped
+
+
+def _meet() -> tuple[dist.Store, int, int]:
+    """What the processes find each other through, and who this one is.
+
+    The store lives as long as the process, with new names for every group: of two trainings in a row, a fast process
+    would else look for the second in the store of the first, which ends at that moment.
+    """
+    if not _MET:
+        _MET.append(next(dist.rendezvous("env://")))
+    store, own_rank, size = _MET[0]
+    return dist.PrefixStore(f"group {next(_GROUPS)}", store), own_rank, size
 
 
 def _is_first_to_say(message: str) -> bool:
