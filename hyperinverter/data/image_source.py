@@ -8,6 +8,7 @@ import os
 import threading
 import zipfile
 from collections.abc import Callable, Sequence
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -117,18 +118,22 @@ def sort_out(names: Names) -> tuple[np.ndarray, Names]:
 
     Others are files of other extensions, hidden ones, and macOS resource forks.
     """
-    order = names.order()
-    images = np.fromiter((_is_image(names[i]) for i in order), bool, len(order))
-    kept = order[images]
-    repeats = [at for at in range(len(kept) - 1) if names.raw(kept[at]) == names.raw(kept[at + 1])]
-    return np.delete(kept, repeats), names.take(order[~images])
+    texts = list(names)  # for a moment
+    order = sorted(range(len(texts)), key=texts.__getitem__)
+    images = np.fromiter((_is_image(texts[i]) for i in order), bool, len(order))
+    repeats = (texts[i] == texts[j] for i, j in pairwise(order))
+    superseded = np.fromiter(chain(repeats, [False] * bool(order)), bool, len(order))
+    order = np.array(order, np.int64)
+    return order[images & ~superseded], names.take(order[~images])
 
 
 def _is_image(name: str) -> bool:
-    parts = [part for part in name.split("/") if part not in ("", ".")]
-    if any(part.startswith(".") or part == "__MACOSX" for part in parts):
+    if not name.lower().endswith(IMAGE_SUFFIXES):
         return False
-    return bool(parts) and os.path.splitext(parts[-1])[1].lower() in IMAGE_SUFFIXES
+    if not (name.startswith(".") or "/." in name or "__MACOSX" in name):
+        return True
+    parts = [part for part in name.split("/") if part not in ("", ".")]  # "./a.png" is not hidden
+    return not any(part.startswith(".") or part == "__MACOSX" for part in parts)
 
 
 def _packed(names: Names | Sequence[str]) -> Names:

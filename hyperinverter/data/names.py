@@ -21,14 +21,14 @@ class Names(Sequence[str]):
     """A fixed sequence of names; behaves as a list of strings does, for reading.
 
     Args:
-        text: the bytes of all names, uint8.
+        text: the bytes of all names.
         starts: where each name begins, int64 [n].
         lengths: bytes of each name, uint32 [n].
         shown: bytes of a name -> text; a function at a module's top level, so that names can be pickled.
     """
 
     def __init__(
-        self, text: np.ndarray, starts: np.ndarray, lengths: np.ndarray, shown: Callable[[bytes], str] = decode
+        self, text: bytes, starts: np.ndarray, lengths: np.ndarray, shown: Callable[[bytes], str] = decode
     ) -> None:
         self._text, self._starts, self._lengths, self._shown = text, starts, lengths, shown
 
@@ -38,20 +38,16 @@ class Names(Sequence[str]):
         text = bytearray()
         lengths = np.fromiter(_appended(names, text), np.uint32)
         ends = np.cumsum(lengths, dtype=np.int64)
-        return cls(np.frombuffer(bytes(text), np.uint8), ends - lengths, lengths, shown)
+        return cls(bytes(text), ends - lengths, lengths, shown)
 
     def raw(self, index: int) -> bytes:
         """The bytes of a name."""
         start = int(self._starts[index])
-        return self._text[start : start + int(self._lengths[index])].tobytes()
+        return self._text[start : start + int(self._lengths[index])]
 
     def take(self, indices: Sequence[int] | np.ndarray) -> "Names":
         """These names in this order; their bytes are shared."""
         return Names(self._text, self._starts[indices], self._lengths[indices], self._shown)
-
-    def order(self) -> np.ndarray:
-        """Indices that sort the names as Python sorts text, int64 [n]; equal names keep their order."""
-        return np.array(sorted(range(len(self)), key=self.__getitem__), np.int64)
 
     def hashes(self) -> np.ndarray:
         """A 64-bit number for each name, int64 [n]; equal names have equal numbers within one process."""

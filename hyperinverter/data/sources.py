@@ -61,14 +61,15 @@ class ConcatSource(ImageSource):
 def _told_apart(parts: list[Names], labels: list[str]) -> Iterator[str]:
     """All names, each different."""
     ambiguous = repeated(parts)
-    used: set[str] = set()
+    taken = set(np.concatenate([part.hashes() for part in parts]).tolist()) if ambiguous else set()
     for number, (names, label) in enumerate(zip(parts, labels, strict=True)):
         for name in names:
-            full = f"{label}/{name}" if name in ambiguous else name
-            if full in used:  # two roots of the same name
-                full = f"{number}/{full}"
+            full = name
             if name in ambiguous:
-                used.add(full)
+                full = f"{label}/{name}"
+                while hash(full) in taken:  # two roots of the same name, or a plain name like this one
+                    full = f"{number}/{full}"
+                taken.add(hash(full))
             yield full
 
 

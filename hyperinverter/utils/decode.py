@@ -110,8 +110,7 @@ def decode_tensor(data: bytes, name: str, resolution: int) -> tuple[Tensor, tupl
 
 def _decode_plain_jpeg(data: bytes) -> Tensor | None:
     """An upright RGB JPEG, uint8 [3, H, W]; None for every other file, and for a damaged one."""
-    decode = _torchvision_jpeg()
-    if decode is None or data[:2] != b"\xff\xd8":
+    if data[:2] != b"\xff\xd8" or (decode := _torchvision_jpeg()) is None:
         return None
     try:
         with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:  # reads what stands before the pixels

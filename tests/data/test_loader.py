@@ -2,6 +2,7 @@
 
 import io
 import logging
+import time
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,29 @@ def test_same_stream_for_any_batch_size_cache_and_worker_count(photos_with_bad_o
     assert not torch.equal(stream(Batches(source, R, seed=6, flip=True), 0, 36, 4)[0], reference)
 
 
+def test_workers_read_two_batches_ahead_and_drop_them_when_the_batch_changes(photos, monkeypatch):
+    source, read = open_source(photos), []
+    from_disk = type(source).read_bytes
+    monkeypatch.setattr(type(source), "read_bytes", lambda self, i: read.append(i) or from_disk(self, i))
+    batches = Batches(source, R, seed=3, cache_mib=0, workers=2)
+    reference = Batches(source, R, seed=3, cache_mib=64)
+    for position, size in [(0, 4), (4, 4), (8, 2), (10, 2), (30, 4)]:  # the adversarial loss joins; a run is resumed
+        images, names = batches.get(position, size)
+        expected, expected_names = reference.get(position, size)
+        assert torch.equal(images, expected) and names == expected_names
+        assert set(batches._ahead) == {(position + size, size), (position + 2 * size, size)}
+    while not all(row.done() for batch in batches._ahead.values() for row in batch.rows):
+        time.sleep(0.01)
+    assert set(sample_indices(10, 3, 34, 8)) <= set(read)
+
+
+def test_an_error_in_a_worker_reaches_the_caller(photos, monkeypatch):
+    source = open_source(photos)
+    monkeypatch.setattr(type(source), "read_bytes", lambda self, i: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        Batches(source, R, cache_mib=0, workers=2).get(0, 4)
+
+
 def test_images_are_float_in_range(photos):
     images, names = Batches(open_source(photos), R, seed=0).get(0, 10)
     assert images.shape == (10, 3, R, R) and images.dtype == torch.float32
@@ -132,6 +156,20 @@ def test_cropped_and_enlarged_images_are_reported(photos):
         "not square, centre-cropped: 1 files, such as wide.png",
         "smaller than 16 px, enlarged: 1 files, such as tiny.png",
     ]
+
+
+def test_what_is_remembered_of_images_does_not_grow_with_the_epochs(photos):
+    """A name for each image of another shape: with LSUN, where none is square, millions of them."""
+    for i in range(10):
+        Image.new("RGB", (30, 12)).save(photos / f"{i:03d}.png")
+    batches = Batches(open_source(photos), R, cache_mib=0)
+    for position in range(0, 40, 4):
+        batches.get(position, 4)
+    assert batches.fit.cropped == batches.fit.enlarged == set(batches.names)
+    assert batches.fit._others == (set(), set()) and batches.fit._marks.sum() == 20
+    other = Batches(open_source(photos), R, cache_mib=0)
+    other.fit.merge(batches.fit.state())
+    assert other.report() == batches.report() and "10 files, such as 000.png" in other.report()[0]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from hyperinverter.utils import decode
 from hyperinverter.utils.decode import BadImageError, decode_image, is_square, read_image, to_tensor
 
 
@@ -125,3 +126,62 @@ def test_other_shapes_are_centre_cropped_not_squashed():
     assert to_tensor(Image.new("RGB", (3, 2)), 16).shape == (3, 16, 16)
     with pytest.raises(ValueError, match="RGB image, got mode L"):
         to_tensor(Image.new("L", (16, 16)), 16)
+
+
+def photo(width: int, height: int, seed: int = 0) -> Image.Image:
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((width, height), box=(0, 0, width / 2, height / 2))
+
+
+def assert_decodes_as_pillow(data: bytes, resolution: int = 32) -> None:
+    image = decode.decode_image(data, "x")
+    pixels, size = decode.decode_tensor(data, "x", resolution)
+    assert size == image.size and torch.equal(pixels, decode.to_tensor(image, resolution))
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("options", [{"quality": 30}, {"quality": 95}, {"quality": 85, "progressive": True}])
+def test_the_fast_jpeg_decoder_gives_pillows_bits(subsampling, options):
+    for size in ((32, 32), (64, 64), (37, 53), (128, 127), (7, 90)):
+        data = encode(photo(*size), "JPEG", subsampling=subsampling, **options)
+        assert decode._decode_plain_jpeg(data) is not None
+        assert_decodes_as_pillow(data)
+
+
+def test_whatever_is_not_a_plain_jpeg_goes_pillows_way():
+    image, turned = photo(48, 32), Image.Exif()
+    turned[decode.ORIENTATION] = 6
+    files = [
+        encode(image, "JPEG", exif=turned),
+        encode(image.convert("L"), "JPEG"),
+        encode(image.convert("CMYK"), "JPEG"),
+        encode(image, "PNG"),
+        encode(image.convert("RGBA"), "PNG"),
+        encode(image, "WEBP"),
+    ]
+    for data in files:
+        assert decode._decode_plain_jpeg(data) is None
+        assert_decodes_as_pillow(data)
+    assert decode._decode_plain_jpeg(encode(image, "JPEG", exif=Image.Exif())) is not None
+
+
+def test_damaged_jpegs_end_as_with_pillow():
+    """The same pixels or the same refusal, whatever is cut off or changed."""
+    whole, draw = encode(photo(40, 40), "JPEG", quality=90), np.random.default_rng(0)
+    for trial in range(150):
+        data = bytearray(whole[: draw.integers(4, len(whole))] if trial % 2 else whole)
+        for at in draw.integers(2, len(data), 3):
+            data[at] = draw.integers(256)
+        try:
+            decode.decode_image(bytes(data), "x")
+        except decode.BadImageError as error:
+            with pytest.raises(decode.BadImageError) as refusal:
+                decode.decode_tensor(bytes(data), "x", 16)
+            assert str(refusal.value) == str(error)
+        else:
+            assert_decodes_as_pillow(bytes(data), 16)
+
+
+def test_without_torchvisions_decoder_pillow_decodes(monkeypatch):
+    monkeypatch.setattr(decode, "_torchvision_jpeg", lambda: None)
+    assert_decodes_as_pillow(encode(photo(32, 32), "JPEG"))
