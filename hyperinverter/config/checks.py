@@ -236,6 +236,7 @@ def _evaluate(c: s.EvaluateConfig) -> Iterator[Problem]:
     yield from not_empty(c, "methods metrics")
     yield from known("methods", "method", c.methods, names.METHODS)
     yield from known("metrics", "metric", c.metrics, names.METRICS)
+    yield from choice(c, "precision", s.PRECISIONS)
     yield from at_least(c, 1, "batch_size time_batch_size time_repeats")
     yield from at_least(c, 0, "sheet_rows")
 
@@ -248,6 +249,7 @@ def _projection(c: s.ProjectionConfig) -> Iterator[Problem]:
 
 def _edit(c: s.EditConfig) -> Iterator[Problem]:
     yield from not_empty(c, "directions strengths")
+    yield from choice(c, "precision", s.PRECISIONS)
     yield from at_least(c, 1, "batch_size")
     yield from at_least(c, 2, "steps")
     if not all(map(math.isfinite, c.strengths)):

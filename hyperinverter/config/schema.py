@@ -14,6 +14,7 @@ TARGET_SETS = ("conv_without_bias", "conv_without_bias_without_torgb", "all_with
 WEIGHT_LAYOUTS = ("released", "paper")
 STYLE_INDICES = ("released", "true")
 HYPERNETWORK_INITS = ("released", "signal_preserving")
+PRECISIONS = ("fp32", "bf16", "fp16")
 ARCHITECTURES = ("orig", "skip", "resnet")
 DECAY_SHAPES = ("linear", "cosine")
 ACTIVATIONS = ("linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish")
@@ -273,6 +274,8 @@ class EvaluateConfig(RunConfig):
     methods: list[str] = field(default_factory=lambda: ["w_encoder", "hyperinverter"])
     projection: ProjectionConfig = field(default_factory=ProjectionConfig)
     model: str | None = None  # model folder or name; None: the domain's
+    precision: str = "fp32"  # fp32 | bf16 | fp16: what networks compute in; methods that optimise take only fp32
+    compile: bool = False  # torch.compile: minutes at the first image, then faster on a GPU
     # a metric whose network is absent is reported as not measured
     metrics: list[str] = field(default_factory=lambda: list(METRICS))
     batch_size: int = 8
@@ -286,6 +289,8 @@ class EditConfig(RunConfig):
     """invert, edit and interpolate share this one."""
 
     model: str | None = None
+    precision: str = "fp32"  # as in EvaluateConfig
+    compile: bool = False
     directions: list[str] = field(default_factory=lambda: ["smile"])
     strengths: list[float] = field(default_factory=lambda: [-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0])
     strength_unit: str = "w"  # w (the paper's gamma, a distance in W) | std (of w·d over the photos it was learned on)

@@ -45,9 +45,10 @@ def edit_images(config: EditConfig) -> dict:
         files = _save_photo(photo, inverter, folder)
         if len(captions) < SHEET_ROWS:
             captions.append(photo.label)
+        prepared = inverter.prepare(photo.inversion)  # so that each of its edits costs one synthesis
         for direction in directions:
-            edited = Inversion.cat([edit(photo.inversion, direction, gamma) for gamma in gammas[direction.name]])
-            images = inverter.render(edited, batch_size=config.batch_size).cpu()
+            edited = [edit(prepared, direction, gamma) for gamma in gammas[direction.name]]
+            images = [inverter.render(one).cpu()[0] for one in edited]
             for strength, image, one in zip(strengths, images, edited, strict=True):
                 stem = f"{direction.name}_{strength:+g}"
                 files[stem] = _relative(save_image(image, folder / f"{stem}.png"), output)
@@ -134,7 +135,8 @@ def interpolate_images(config: EditConfig) -> dict:
 
 def _open(config: EditConfig) -> tuple[Inverter, Path]:
     seed_everything(config.seed, config.threads)
-    inverter = load(config.model or config.domain, device=config.device)
+    source = config.model or config.domain
+    inverter = load(source, device=config.device, precision=config.precision, compile=config.compile)
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     return inverter, output

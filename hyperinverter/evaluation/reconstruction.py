@@ -51,7 +51,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         )
     device = set_up(config)
     source = config.domain if config.model is None else config.model
-    inverters = {method: load(source, method, device, config.projection) for method in config.methods}
+    fast = {"precision": config.precision, "compile": config.compile}
+    inverters = {method: load(source, method, device, config.projection, **fast) for method in config.methods}
     last_inverter = list(inverters.values())[-1]
     domain = last_inverter.domain
     images = _open_images(config, last_inverter.generator)
@@ -259,6 +260,7 @@ def _protocol(
         "models": {method: f"{inverter.model_name} {inverter.model_hash}" for method, inverter in inverters.items()},
         "settings": {method: settings for method, inverter in inverters.items() if (settings := inverter.settings())},
         "device": timing.device,
+        "precision": config.precision + (", compiled" if config.compile else ""),
         "time": f"invert and render, synchronised, warm, {timing.repeats} calls",
         "time_batch_size": timing.batch_size,
         "batch_size": config.batch_size,

@@ -56,6 +56,8 @@ def load(
     device: str = "cpu",
     projection: ProjectionConfig | None = None,
     download: bool = False,
+    precision: str = "fp32",
+    compile: bool = False,
 ) -> Inverter:
     """A ready method: `load("faces64").invert(images)`.
 
@@ -68,8 +70,11 @@ def load(
         device: cpu, cuda, cuda:N, mps, or auto.
         projection: steps, seed and perceptual network of the methods that optimise; None: the published numbers.
         download: fetch what is missing of a released model. Released files that are here are converted either way.
+        precision: what the networks compute in: fp32, or on hardware that has it bf16 or fp16 (their error is stated in
+            docs/performance.md); results are float32.
+        compile: torch.compile; the first image of each batch size takes minutes.
     Raises:
-        ValueError: unknown method.
+        ValueError: unknown method or precision.
         FileNotFoundError: unknown model, or one of its files is missing; lists where it looked and what to run, of a
             released model which file to put where.
         UserError: the files do not belong together, are damaged, or the device is not there; a download failed.
@@ -82,4 +87,4 @@ def load(
     inverter = INVERTERS[method].load(source)
     if projection is not None:
         inverter.configure(projection)
-    return inverter.to(resolve_device(device))
+    return inverter.to(resolve_device(device)).accelerate(precision, compile)

@@ -5,6 +5,7 @@ Letters: N images, L styles, R resolution.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -13,11 +14,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from hyperinverter.config.schema import DomainConfig, ProjectionConfig
+from hyperinverter.config.schema import PRECISIONS, DomainConfig, ProjectionConfig
 from hyperinverter.data.sources import open_source
 from hyperinverter.inverters.inversion import Inversion
 from hyperinverter.models.stylegan2 import Generator
+from hyperinverter.models.stylegan2.synthesis import Residuals
 from hyperinverter.utils.decode import centre_square, is_square, to_tensor, upright_rgb
+from hyperinverter.utils.device import arithmetic
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import from_uint8
 
@@ -34,7 +37,7 @@ def as_images(images: ImagesLike, resolution: int) -> Tensor:
         resolution: R; other sizes are centre-cropped to a square and resized (bilinear with antialiasing), the one
             policy of the project; PIL images are turned upright and laid over white, as files are.
     Raises:
-        ValueError: another shape, type or range; says what was given.
+        ValueError: another shape, type or (of a tensor on the CPU) range; says what was given.
     """
     if isinstance(images, Tensor):
         return _checked_tensor(images, resolution)
@@ -55,9 +58,10 @@ def _checked_tensor(images: Tensor, resolution: int) -> Tensor:
         raise ValueError(f"images have shape {tuple(images.shape)}; expected [N, 3, H, W] with N at least 1")
     if not images.is_floating_point():
         raise ValueError(f"images are {images.dtype}; expected floats in [-1, 1]: divide by 127.5 and subtract 1")
-    low, high = images.aminmax()
-    if not (low >= -1.01 and high <= 1.01):  # also refuses NaN; 1 % of slack for rounding after a resize
-        raise ValueError(f"images lie in [{low:.3g}, {high:.3g}]; expected [-1, 1], finite")
+    if images.device.type == "cpu":  # elsewhere reading the range back would stop the device
+        low, high = images.aminmax()
+        if not (low >= -1.01 and high <= 1.01):  # also refuses NaN; 1 % of slack for rounding after a resize
+            raise ValueError(f"images lie in [{low:.3g}, {high:.3g}]; expected [-1, 1], finite")
     images = images.float()
     size = (images.shape[3], images.shape[2])
     if not is_square(size):
@@ -77,6 +81,7 @@ class Inverter(ABC):
         domain: sizes and name of the domain.
         folder: the model folder, where directions are looked for.
         model_name, model_hash, generator_hash: written into every Inversion.
+        precision: what the networks compute in, fp32, bf16 or fp16; results are float32.
     """
 
     name: ClassVar[str]
@@ -86,6 +91,7 @@ class Inverter(ABC):
     model_name: str
     model_hash: str
     generator_hash: str
+    precision: str = "fp32"
 
     @classmethod
     @abstractmethod
@@ -98,6 +104,37 @@ class Inverter(ABC):
     def settings(self) -> dict[str, str | float | None]:
         """What results depend on beside the weights, for the protocol; {} for methods that optimise nothing."""
         return {}
+
+    def accelerate(self, precision: str = "fp32", compile: bool = False) -> Self:
+        """Compute in another precision, or by compiled networks; before the first image, after `to`.
+
+        Args:
+            precision: fp32, or bf16 or fp16: convolutions and matrix products with 8 or 11 binary digits, sums and
+                images in float32. The error is stated in docs/performance.md.
+            compile: torch.compile, which takes minutes at the first image of each batch size.
+        Raises:
+            UserError: the method optimises for every image, which needs fp32 and networks as they are.
+            ValueError: unknown precision.
+        """
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision is {precision!r}; write one of {', '.join(PRECISIONS)}")
+        if (precision != "fp32" or compile) and self.optimises:
+            raise UserError(
+                f"method {self.name} optimises for every image, which takes fp32 and networks that are not compiled: "
+                f"leave precision at fp32 and compile at false for it"
+            )
+        self.precision = precision
+        if compile:
+            self._compile()
+        return self
+
+    @property
+    def optimises(self) -> bool:
+        """Whether the method optimises for every image, and so has something to `configure`."""
+        return type(self).configure is not Inverter.configure
+
+    def _compile(self) -> None:
+        self.generator.synthesis.compile()
 
     @abstractmethod
     def to(self, device: torch.device | str) -> Self:
@@ -124,7 +161,27 @@ class Inverter(ABC):
             batch_size: images at a time; the result does not depend on it.
         """
         batches = as_images(images, self.resolution).split(batch_size)
-        return Inversion.cat([self._invert(batch.to(self.device)) for batch in batches])
+        with arithmetic(self.device, self.precision):
+            found = Inversion.cat([self._invert(batch.to(self.device)) for batch in batches])
+        return found if self.precision == "fp32" else found.float()
+
+    @torch.no_grad()
+    def prepare(self, inversion: Inversion, *, allow_other_model: bool = False) -> Inversion:
+        """The same Inversion with its weights computed, so that rendering it, and its edits, costs one synthesis.
+
+            prepared = model.prepare(model.invert(image))
+            model.render(prepared.with_ws(...))
+
+        They stay in memory as long as the result or an edit of it does: the synthesis network's convolutions once more
+        per image, in float32 (with what belongs to them 120 MiB at 1024 px, 16 MiB for faces64).
+
+        Raises:
+            UserError: as `render`.
+        """
+        self._check(inversion, allow_other_model)
+        inversion = inversion.to(self.device)
+        with arithmetic(self.device, self.precision):
+            return replace(inversion, prepared=self.generator.synthesis.prepare(self._residuals(inversion)))
 
     @torch.no_grad()
     def render(self, inversion: Inversion, *, batch_size: int = 4, allow_other_model: bool = False) -> Tensor:
@@ -139,15 +196,22 @@ class Inverter(ABC):
         """
         self._check(inversion, allow_other_model)
         parts = [inversion[i : i + batch_size].to(self.device) for i in range(0, len(inversion), batch_size)]
-        return torch.cat([self._render(part) for part in parts])
+        with arithmetic(self.device, self.precision):
+            images = [self._render(part) for part in parts]
+        return images[0] if len(images) == 1 else torch.cat(images)
 
     def _render(self, inversion: Inversion) -> Tensor:
+        residuals = self._residuals(inversion) if inversion.prepared is None else inversion.prepared
+        return self.generator.synthesis(inversion.ws, weight_residuals=residuals, noise_mode="const")
+
+    def _residuals(self, inversion: Inversion) -> Residuals | None:
+        """What an Inversion adds to the generator's weights."""
         if inversion.tokens is not None:
             raise UserError(
                 "this Inversion has tokens, which need the hypernetworks; load the model with "
                 "method='hyperinverter', or render inversion.without_weights()"
             )
-        return self.generator.synthesis(inversion.ws, weight_residuals=inversion.residuals, noise_mode="const")
+        return inversion.residuals
 
     def _check(self, inversion: Inversion, allow_other_model: bool) -> None:
         expected = (self.generator.num_ws, self.generator.w_dim)

@@ -12,8 +12,10 @@ from torch import Tensor
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.inverters.base import Inverter
 from hyperinverter.inverters.inversion import Inversion
+from hyperinverter.models.stylegan2.synthesis import Residuals
 from hyperinverter.pretrained.load import LoadedModel
 from hyperinverter.pretrained.ready import load_model
+from hyperinverter.utils.device import HALF_TYPES, place, store_in
 
 
 class HyperInverterInverter(Inverter):
@@ -35,8 +37,24 @@ class HyperInverterInverter(Inverter):
         return cls(load_model(source))
 
     def to(self, device: torch.device | str) -> Self:
-        self.network.to(device)
+        place(self.network, torch.device(device))
+        self.network.prepare()
         return self
+
+    def accelerate(self, precision: str = "fp32", compile: bool = False) -> Self:
+        super().accelerate(precision, compile)
+        if precision != "fp32":
+            for part in (self.network.w_encoder, self.network.layerwise_encoder, self.network.hypernetwork):
+                store_in(part, HALF_TYPES[precision])
+        return self
+
+    def _compile(self) -> None:
+        super()._compile()
+        network = self.network
+        network.w_encoder.compile()
+        network.layerwise_encoder.compile()
+        network.hypernetwork.tokens = torch.compile(network.hypernetwork.tokens)
+        network.hypernetwork.decode = torch.compile(network.hypernetwork.decode)
 
     def _invert(self, images: Tensor) -> Inversion:
         output = self.network.invert(images)
@@ -48,7 +66,7 @@ class HyperInverterInverter(Inverter):
             generator_hash=self.generator_hash,
         )
 
-    def _render(self, inversion: Inversion) -> Tensor:
+    def _residuals(self, inversion: Inversion) -> Residuals | None:
         if inversion.tokens is None:
-            return super()._render(inversion)
-        return self.network.render(inversion.ws, inversion.tokens)
+            return super()._residuals(inversion) or self.network.own_kernels
+        return self.network.hypernetwork.decode(inversion.tokens)

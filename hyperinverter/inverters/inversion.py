@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hyperinverter.checkpoint import read_safetensors, write_atomically
+from hyperinverter.models.stylegan2.synthesis import Kernel
 from hyperinverter.utils.errors import UserError
 
 INVERSION_FORMAT = "hyperinverter-inversion-1"
@@ -34,6 +35,8 @@ class Inversion:
         model_hash: hash over that model's weights; tokens mean nothing to another model.
         generator_hash: hash of its generator alone; enough to render ws and residuals.
         info: what else the result depends on, for people: method, steps, perceptual network; plain JSON values.
+        prepared: the weights that tokens or residuals stand for, from `Inverter.prepare`; `with_ws`, slices and `to`
+            keep them, joining, interpolation and files leave them out.
     """
 
     ws: Tensor
@@ -43,6 +46,7 @@ class Inversion:
     model_hash: str = ""
     generator_hash: str = ""
     info: dict[str, Any] = field(default_factory=dict)
+    prepared: dict[str, Tensor | Kernel] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.ws.ndim != 3:
@@ -63,16 +67,22 @@ class Inversion:
             if not -len(self) <= index < len(self):
                 raise IndexError(f"image {index} of an Inversion of {len(self)}")
             index = slice(index % len(self), index % len(self) + 1)
-        return self._map(lambda tensor: tensor[index])
+        n = len(self)
+        # What the images of a batch share has one row for all of them.
+        return self._map(lambda tensor: tensor[index] if len(tensor) == n else tensor)
 
     def __iter__(self) -> "Iterator[Inversion]":
         return (self[i] for i in range(len(self)))
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "Inversion":
-        def each(values: dict[str, Tensor] | None) -> dict[str, Tensor] | None:
-            return None if values is None else {name: change(value) for name, value in values.items()}
+        def one(value: Tensor | Kernel) -> Tensor | Kernel:
+            return Kernel(*(change(part) for part in value)) if isinstance(value, Kernel) else change(value)
 
-        return replace(self, ws=change(self.ws), tokens=each(self.tokens), residuals=each(self.residuals))
+        def each(values: dict | None) -> dict | None:
+            return None if values is None else {name: one(value) for name, value in values.items()}
+
+        parts = {name: each(getattr(self, name)) for name in ("tokens", "residuals", "prepared")}
+        return replace(self, ws=change(self.ws), **parts)
 
     @property
     def has_weights(self) -> bool:
@@ -82,6 +92,10 @@ class Inversion:
     def to(self, device: torch.device | str) -> "Inversion":
         return self._map(lambda tensor: tensor.to(device))
 
+    def float(self) -> "Inversion":
+        """In float32, whatever its method computed in."""
+        return self._map(torch.Tensor.float)
+
     def with_ws(self, ws: Tensor) -> "Inversion":
         """The same images with other codes [N, L, w_dim] and their own Δθ: what an edit is."""
         if ws.shape != self.ws.shape:
@@ -90,7 +104,7 @@ class Inversion:
 
     def without_weights(self) -> "Inversion":
         """Codes only, for the generator as it is; for HyperInverter this is the Phase I result."""
-        return replace(self, tokens=None, residuals=None)
+        return replace(self, tokens=None, residuals=None, prepared=None)
 
     @staticmethod
     def cat(inversions: "Sequence[Inversion]") -> "Inversion":
@@ -106,7 +120,11 @@ class Inversion:
             return None if dicts[0] is None else {name: torch.cat([d[name] for d in dicts]) for name in dicts[0]}
 
         return replace(
-            first, ws=torch.cat([i.ws for i in inversions]), tokens=join("tokens"), residuals=join("residuals")
+            first,
+            ws=torch.cat([i.ws for i in inversions]),
+            tokens=join("tokens"),
+            residuals=join("residuals"),
+            prepared=None,
         )
 
     def interpolate(self, other: "Inversion", t: float, weights: bool = True) -> "Inversion":
@@ -137,6 +155,7 @@ class Inversion:
             ws=blend(first.ws, last.ws),
             tokens=each(first.tokens, last.tokens),
             residuals=each(first.residuals, last.residuals),
+            prepared=None,
         )
 
     def _check_same_kind(self, other: "Inversion", verb: str) -> None:

@@ -11,6 +11,7 @@ from hyperinverter.inverters.base import Inverter
 from hyperinverter.inverters.inversion import Inversion
 from hyperinverter.pretrained.load import LoadedModel
 from hyperinverter.pretrained.ready import load_model
+from hyperinverter.utils.device import place
 
 
 class WEncoderInverter(Inverter):
@@ -30,9 +31,13 @@ class WEncoderInverter(Inverter):
         return cls(load_model(source, with_hyperinverter=False))
 
     def to(self, device: torch.device | str) -> Self:
-        self.generator.to(device)
-        self.w_encoder.to(device)
+        place(self.generator, torch.device(device))
+        place(self.w_encoder, torch.device(device))
         return self
+
+    def _compile(self) -> None:
+        super()._compile()
+        self.w_encoder.compile()
 
     def _invert(self, images: Tensor) -> Inversion:
         w = self.w_encoder(images) + self.generator.mapping.w_avg  # [N, w_dim]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hyperinverter.models.encoders import LayerwiseEncoder, WEncoder
 from hyperinverter.models.hypernetwork import Hypernetwork
+from hyperinverter.models.stylegan2.synthesis import Residuals
 
 
 @dataclass
@@ -52,6 +53,7 @@ class HyperInverter(nn.Module):
         self.w_encoder = w_encoder.requires_grad_(False)
         self.layerwise_encoder = layerwise_encoder
         self.hypernetwork = hypernetwork
+        self.own_kernels: Residuals | None = None
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "HyperInverter":
@@ -60,6 +62,10 @@ class HyperInverter(nn.Module):
         self.generator.eval()
         self.w_encoder.eval()
         return self
+
+    def prepare(self) -> None:
+        """Compute what the first synthesis needs of the generator's own weights; again when they have changed."""
+        self.own_kernels = self.generator.synthesis.prepare()
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Parameters of E2 and the hypernetworks, for the Phase II optimiser."""
@@ -84,7 +90,7 @@ class HyperInverter(nn.Module):
 
     def render(self, ws: Tensor, tokens: dict[str, Tensor] | None = None, noise_mode: str = "const") -> Tensor:
         """Styles [N, L, w_dim] and tokens (None: the generator's own weights) -> images [N, 3, R, R]."""
-        residuals = None if tokens is None else self.hypernetwork.decode(tokens)
+        residuals = self.own_kernels if tokens is None else self.hypernetwork.decode(tokens)
         return self.generator.synthesis(ws, weight_residuals=residuals, noise_mode=noise_mode)
 
     def forward(self, images: Tensor) -> HyperInverterOutput:

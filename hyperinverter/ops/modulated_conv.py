@@ -179,7 +179,8 @@ class _Add(Function):
 def _plus(y: Tensor, offsets: Sequence[Tensor]) -> Tensor:
     """y plus all offsets; overwrites y."""
     for offset in offsets:
-        y = _Add.apply(y, offset.to(y.dtype))
+        offset = offset.to(y.dtype)
+        y = _Add.apply(y, offset) if torch.is_grad_enabled() else y.add_(offset)  # torch.compile does not follow `_Add`
     return y
 
 
