@@ -144,7 +144,8 @@ def count_inference(domain: DomainConfig, batch_size: int = 1, *, reference: boo
             with tally:
                 release(images, tally)
         else:
-            network(images)  # what is computed once and kept for later calls belongs to none of them
+            network.prepare()  # as a loaded model is; and what a first call keeps for later ones belongs to none
+            network(images)
             hooks = StageHooks(network)
             hooks.start(tally)
             with tally:

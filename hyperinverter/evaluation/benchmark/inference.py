@@ -105,24 +105,28 @@ def with_shares(
 
 
 def measure_slider(model: LoadedModel, name: str, rounds: Rounds, device: torch.device) -> dict[str, Any]:
-    """An edit of one image that is inverted already, against inverting and rendering it: both shown as an app would.
+    """An edit of one image whose weights are computed already, against inverting and rendering it.
 
-    Every edit is another one, and the image's weights are computed before the first.
+    Every edit is another one.
 
     Returns:
-        Times of "inversion" and "slider", and "share": slider over inversion, the median over rounds.
+        Times of "inversion" (invert and render), "prepare" (the image's weights, once) and "slider" (render an edit),
+        and "share": slider over inversion, the median over rounds.
     """
     side = make_side(name, model, 1, device)
     inverter, images = side.inverter, make_images(model, 1).to(device)
     inversion = inverter.invert(images, batch_size=1)
     direction = torch.randn(inversion.ws.shape[-1], generator=torch.Generator().manual_seed(0)).to(inversion.ws)
     direction = direction / direction.norm()
-    inverter.render(inversion)
+    prepared = inverter.prepare(inversion)
     strengths = iter(range(1, 10**9))
 
     def slide(watch: Any) -> None:
-        inverter.render(inversion.with_ws(inversion.ws + 0.1 * next(strengths) * direction))
+        inverter.render(prepared.with_ws(prepared.ws + 0.1 * next(strengths) * direction))
 
-    readings = take_turns({"inversion": lambda watch: side(images), "slider": slide}, device, warmed(rounds, device))
+    slide(None)
+    side(images)
+    sides = {"inversion": lambda watch: side(images), "prepare": lambda watch: inverter.prepare(inversion)}
+    readings = take_turns({**sides, "slider": slide}, device, warmed(rounds, device))
     share = speed_up(readings["slider"], readings["inversion"])
     return {"side": name, "times": {what: summarise(r)["total"] for what, r in readings.items()}, "share": share}

@@ -76,7 +76,7 @@ class OurSide:
     def __init__(self, model: LoadedModel, name: SideName, device: torch.device) -> None:
         self.inverter = make_inverter(model, name, device)
         self.allows_tf32 = name.precision == "tf32"
-        # hooks would be compiled into the networks: a compiled side has no stages
+        # hooks would break the compiled graphs: a compiled side has no stages
         self.hooks = None if name.compiled else StageHooks(self.inverter.network)
 
     def __call__(self, images: Tensor, watch: Stopwatch | None = None) -> Tensor:
@@ -91,8 +91,9 @@ class OurSide:
 
 
 def make_inverter(model: LoadedModel, name: SideName, device: torch.device) -> HyperInverterInverter:
-    """The method in one precision."""
-    return HyperInverterInverter(model).to(device)
+    """The method as `hyperinverter.load` gives it; tf32 is its fp32 with TF32 allowed."""
+    precision = "fp32" if name.precision == "tf32" else name.precision
+    return HyperInverterInverter(model).to(device).accelerate(precision, name.compiled)
 
 
 def make_side(name: str, model: LoadedModel, batch_size: int, device: torch.device) -> "ReferenceSide | OurSide":
