@@ -295,6 +295,8 @@ def _benchmark(c: benchmark_schema.BenchmarkConfig) -> Iterator[Problem]:
     for name, sizes in c.sides.items():
         if not sizes or min(sizes) < 1:
             yield Problem((f"sides.{name}",), f"needs batch sizes of 1 or more, got {sizes}")
+    if c.loading and min(c.loading) < 0:
+        yield Problem(("loading",), f"each must be 0 (decoded when asked) or more threads, got {c.loading}")
     if c.hidden_sizes and min(c.hidden_sizes) < 1:
         yield Problem(("hidden_sizes",), f"each must be 1 or more, got {c.hidden_sizes}")
     if c.trained and c.hidden_sizes not in ([], [c.domain.hypernetwork.hidden_size]):

@@ -22,6 +22,7 @@ from hyperinverter.evaluation.benchmark.ceiling import measure_ceiling
 from hyperinverter.evaluation.benchmark.clock import Rounds
 from hyperinverter.evaluation.benchmark.counting import count_generators
 from hyperinverter.evaluation.benchmark.inference import measure_inference, measure_slider
+from hyperinverter.evaluation.benchmark.loading import measure_loading
 from hyperinverter.evaluation.benchmark.memory import MemoryTask, measure_memory
 from hyperinverter.evaluation.benchmark.models import make_model, with_hidden_size
 from hyperinverter.evaluation.benchmark.page import page, tables
@@ -112,6 +113,9 @@ def measure_domain(config: BenchmarkConfig, device: torch.device) -> dict[str, A
             _tell(f"{config.domain.name}: memory of a Phase II step, {side}{', adversarial' * adversarial}")
             entry = phase2_budget(domains[0], config.training_batch_size, side, adversarial=adversarial)
             result["budget"].append({"hidden_size": domains[0].hypernetwork.hidden_size, **entry})
+    if config.loading:
+        _tell(f"{config.domain.name}: reading from disk")
+        result["loading"] = measure_loading(config.domain.resolution, config.loading, device=device)
     return {**result, "seconds": time.perf_counter() - begin}
 
 

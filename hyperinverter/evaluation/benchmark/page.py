@@ -5,6 +5,7 @@ from typing import Any
 
 from hyperinverter.evaluation.benchmark.counting import STAGES
 from hyperinverter.evaluation.benchmark.goals import RELEASED_SECONDS, outcomes
+from hyperinverter.evaluation.benchmark.loading import loading_rows
 
 HEAD = """# Performance
 
@@ -76,6 +77,7 @@ def _domain(run: dict[str, Any]) -> Iterator[str]:
     yield _beside_release(run)
     yield _slider(run)
     yield _training(run)
+    yield _loading(run)
     yield _memory(run)
     yield _budget(run)
 
@@ -196,6 +198,15 @@ def _training(run: dict[str, Any]) -> str:
     heads = ["step", "batch", "side", "ms (p95)", "rounds", "times as fast", "of that", "R1, every 16th step"]
     heads += ["first step's loss and gradient differ by"]
     return _titled("**Training**, one step:", _table(heads, rows))
+
+
+def _loading(run: dict[str, Any]) -> str:
+    steps = {}
+    for case in run["training"]:
+        name, side = list(case["sides"].items())[-1]  # the fastest stands last
+        steps[f"{case['phase']}, {name}"] = 1000 / side["stages"]["total"]["ms_per_image"]
+    heads, rows = loading_rows(run.get("loading", []), steps)
+    return _titled("**Reading from disk**, by the threads that decode, beside the steps above:", _table(heads, rows))
 
 
 def _memory(run: dict[str, Any]) -> str:
