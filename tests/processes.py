@@ -64,6 +64,8 @@ def _run(environment: dict[str, str], log: Path, function: Callable[..., Any], a
     os.dup2(sys.stderr.fileno(), 2)
     try:
         function(*arguments)
+    except SystemExit:  # as a stopped trainer ends
+        raise
     except BaseException:
         traceback.print_exc()
         raise SystemExit(1) from None

@@ -1,11 +1,16 @@
 """Killed with SIGKILL again and again, anywhere, a run ends as one that was never stopped."""
 
 import itertools
+import os
 import random
+import signal
 import time
 from pathlib import Path
 
 import pytest
+from processes import start_processes
+
+from hyperinverter.checkpoint import training_states
 
 from .conftest import TRAIN
 from .forks import Forks, assert_same_run
@@ -64,3 +69,22 @@ def test_kill_9_at_file_operations_one_after_the_other(trainer, make_config, who
             break
     assert operation > 60, "it went through too early to have met everything"
     assert_same_run(whole_run(trainer)[0], Path(config.output))
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_of_two_processes_ends_both_saved(make_config, tmp_path):
+    forks = Forks(tmp_path / "logs", processes=2)
+    whole, config = (make_config("phase2", name, schedule=LONG) for name in ("whole", "run"))
+    forks.finish("phase2", whole)
+    output = Path(config.output)
+    started = start_processes(2, TRAIN["phase2"], config, log=tmp_path / "logs")
+    while not training_states(output / "checkpoints"):
+        time.sleep(0.01)
+    os.kill(started[1].pid, signal.SIGTERM)
+    for process in started:
+        process.join()
+    assert [process.exitcode for process in started] == [0, 0]
+    assert "by a signal to another process; everything is saved" in (output / "log.txt").read_text()
+    assert int(training_states(output / "checkpoints")[0].stem[5:]) < LONG["max_steps"]
+    forks.finish("phase2", config)
+    assert_same_run(Path(whole.output), output, saved_at_the_same_steps=False)
