@@ -50,6 +50,44 @@ def test_a_saved_inversion_renders_to_the_same_image(inverter, images, tmp_path,
     torch.testing.assert_close(again, inverter.render(inversion), atol=1e-5, rtol=0)
 
 
+def test_prepared_weights_give_the_same_images_and_go_with_edits_and_slices(inverter, images, tmp_path):
+    inversion = inverter.invert(images[:3])
+    prepared = inverter.prepare(inversion)
+    moved = inversion.ws + 0.1 * torch.randn_like(inversion.ws)
+    for one, other in (
+        (prepared, inversion),
+        (prepared[1], inversion[1]),
+        (prepared.with_ws(moved)[1:], inversion.with_ws(moved)[1:]),
+    ):
+        assert one.prepared is not None
+        for batch_size in (1, 4):
+            rendered = inverter.render(one, batch_size=batch_size)
+            torch.testing.assert_close(rendered, inverter.render(other), atol=1e-5, rtol=0)
+    changed = [
+        prepared.without_weights(),
+        prepared.interpolate(prepared, 0.5),
+        type(prepared).cat([prepared, prepared]),
+    ]
+    assert all(one.prepared is None for one in changed)
+    prepared.save(tmp_path / "x.safetensors")
+    assert hyperinverter.Inversion.load(tmp_path / "x.safetensors").prepared is None
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_gives_float32_results_near_those_of_fp32(inverter, images, tiny_model, precision):
+    if inverter.optimises:
+        with pytest.raises(UserError, match=f"method {inverter.name} optimises for every image"):
+            load_method(tiny_model, inverter.name, precision=precision)
+        return
+    fast = load_method(tiny_model, inverter.name, precision=precision)
+    inversion = fast.invert(images[:2])
+    values = [inversion.ws, *(inversion.tokens or inversion.residuals or {}).values(), fast.render(inversion)]
+    assert {value.dtype for value in values} == {torch.float32}
+    expected = inverter.render(inverter.invert(images[:2]))
+    assert (fast.render(inversion) - expected).abs().mean() < 0.02 * expected.abs().mean()
+    torch.testing.assert_close(fast.render(fast.prepare(inversion)), fast.render(inversion), atol=1e-5, rtol=0)
+
+
 def test_any_kind_of_image_is_taken(inverter, images, tmp_path):
     pixels = (np.random.default_rng(0).random((16, 16, 3)) * 255).astype(np.uint8)
     picture = Image.fromarray(pixels)
@@ -120,6 +158,15 @@ def test_codes_need_only_the_generator_and_tokens_need_the_hypernetworks(tiny_mo
         phase1.render(inversion, allow_other_model=True)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)  # the compiler is slow
+def test_compiled_networks_give_the_same_images(tiny_model, images):
+    plain, compiled = load(tiny_model), load_method(tiny_model, compile=True)
+    inversion = compiled.invert(images[:2])
+    torch.testing.assert_close(inversion.ws, plain.invert(images[:2]).ws, atol=1e-5, rtol=0)
+    torch.testing.assert_close(compiled.render(inversion), plain.render(inversion), atol=1e-4, rtol=0)
+
+
 def test_dense_residuals_of_the_tokens_render_alike(tiny_model, images):
     model = load(tiny_model)
     inversion = model.invert(images[:2])
@@ -136,6 +183,8 @@ def test_the_public_names_are_lazy_and_complete(tiny_model):
     assert hyperinverter.load(tiny_model).name == "hyperinverter"
     with pytest.raises(ValueError, match="write one of hyperinverter, w_encoder"):
         hyperinverter.load(tiny_model, method="no_such_method")
+    with pytest.raises(ValueError, match="precision is 'half'; write one of fp32, bf16, fp16"):
+        hyperinverter.load(tiny_model, precision="half")
     with pytest.raises(UserError, match="device is 'gpu'"):
         hyperinverter.load(tiny_model, device="gpu")
     with pytest.raises(AttributeError):
