@@ -77,6 +77,5 @@ class FitNotes:
 
     def _example(self, kind: int) -> str:
         """The first by name; names of a source are in order."""
-        first = self._marks[kind].argmax()
-        marked = {self._names[first]} if self._marks[kind, first : first + 1].any() else set()
-        return min(marked | self._others[kind])
+        marked = np.flatnonzero(self._marks[kind])[:1]
+        return min({self._names[i] for i in marked} | self._others[kind])
