@@ -95,7 +95,8 @@ def test_the_gan_learns_in_parts_as_in_one(make_config):
     states = []
     for count in (1, 2):
         config = make_config("stylegan2", f"in_{count}", noise_mode="none", path_length_every=0)
-        config.gradient_accumulation, config.domain.discriminator.mbstd_group_size = count, 2
+        config.gradient_accumulation = count
+        config.domain.discriminator = replace(config.domain.discriminator, mbstd_group_size=2)
         config.optimizer = config.discriminator_optimizer = OptimizerConfig(lr=1e-4, betas=[0.0, 0.99])
         config.schedule.max_steps = 2
         TRAIN["stylegan2"](config)
