@@ -70,8 +70,8 @@ def load(
         device: cpu, cuda, cuda:N, mps, or auto.
         projection: steps, seed and perceptual network of the methods that optimise; None: the published numbers.
         download: fetch what is missing of a released model. Released files that are here are converted either way.
-        precision: what the networks compute in: fp32, or on hardware that has it bf16 or fp16 (their error is stated in
-            docs/performance.md); results are float32.
+        precision: what the networks compute in: fp32, or on hardware that has it bf16 or fp16; results are float32.
+            See `Inverter.accelerate` for their error.
         compile: torch.compile; the first image of each batch size takes minutes.
     Raises:
         ValueError: unknown method or precision.

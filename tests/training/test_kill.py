@@ -62,9 +62,9 @@ def test_20_kills_at_random_moments(trainer, processes, make_config, tmp_path):
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_kill_9_at_file_operations_one_after_the_other(trainer, make_config, whole_run, forks):
-    """In the middle of a write, before a flush, a renaming, a removal: every third operation of a run, in turn."""
+    """In the middle of a write, before a flush, a renaming, a removal: every seventh operation of a run, in turn."""
     config = make_config(trainer)
-    for operation in itertools.count(1, 3):
+    for operation in itertools.count(1, 7):
         if not forks.die(trainer, config, operation):
             break
     assert operation > 60, "it went through too early to have met everything"

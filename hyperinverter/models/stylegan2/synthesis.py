@@ -280,7 +280,7 @@ class SynthesisNetwork(nn.Module):
         """What `forward` would compute from residuals again at every call, whatever the styles are.
 
         Its result in the place of the residuals gives the same images. It holds one more set of the weights that have
-        residuals, per image (90 MiB at 1024 px in float32), and is out of date when a weight changes.
+        residuals, per image (100 MiB at 1024 px in float32), and is out of date when a weight changes.
         """
         residuals = dict(weight_residuals or {})
         self._check_residuals(residuals, len(next(iter(residuals.values()), ())))
