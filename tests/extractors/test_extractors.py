@@ -8,16 +8,18 @@ import torch
 from PIL import Image
 from torch import nn
 
-from hyperinverter.extractors import base
+from hyperinverter.extractors import base, dlib_face, ssrnet
 from hyperinverter.extractors.arcface import ArcFace
 from hyperinverter.extractors.base import Extractor, read_network
 from hyperinverter.extractors.curricularface import CurricularFace
 from hyperinverter.extractors.discriminator import DiscriminatorFeatures
+from hyperinverter.extractors.dlib_face import DlibFace
 from hyperinverter.extractors.lpips import Lpips
 from hyperinverter.extractors.mobilefacenet import MobileFaceNet, Network
 from hyperinverter.extractors.moco import Moco
 from hyperinverter.extractors.resize import at_most, crop_resize
 from hyperinverter.extractors.squeezenet import SqueezeNetFeatures, build_network
+from hyperinverter.extractors.ssrnet import SsrNetAge
 from hyperinverter.models.face_network import FaceNetwork
 from hyperinverter.models.stylegan2 import Discriminator
 from hyperinverter.ops.perceptual import perceptual_distance, unit_normalise
@@ -58,10 +60,22 @@ def face(depths: tuple[int, ...], **options: bool) -> dict[str, torch.Tensor]:
     return lively(FaceNetwork(depths, **options))
 
 
+def lively_age() -> dict[str, torch.Tensor]:
+    """Every bin's ReLU is alive, so that each stage has a say, and widths stay as they are: tanh of much is -1."""
+    network = ssrnet.Network()
+    lively(network)
+    for stage in network.stages:
+        for layer in (*stage.mixes, stage.hidden, stage.bins):
+            nn.init.constant_(layer.bias, 2.0)
+        nn.init.zeros_(stage.delta.weight)
+    return network.state_dict()
+
+
 BUILDERS = {
     "squeezenet_features": squeezenet,
     "mobilefacenet": lambda: MobileFaceNet(lively(Network())),
     "mobilefacenet, mirrored": lambda: MobileFaceNet(lively(Network()), is_mirrored=True),
+    "ssrnet_age": lambda: SsrNetAge(lively_age()),
     "discriminator_features": lambda: DiscriminatorFeatures(
         Discriminator(resolution=PX, channel_base=512, channel_max=32)
     ),
@@ -150,9 +164,14 @@ def test_at_most_is_a_box_mean_and_never_enlarges():
     assert at_most(images, 8) is images
 
 
-@pytest.mark.parametrize("extractor", [Lpips, ArcFace, CurricularFace, Moco, SqueezeNetFeatures, MobileFaceNet])
+@pytest.mark.parametrize(
+    "extractor",
+    [Lpips, ArcFace, CurricularFace, Moco, SqueezeNetFeatures, MobileFaceNet, SsrNetAge, DlibFace],
+)
 def test_a_missing_network_is_named_with_its_purpose_and_place(extractor, monkeypatch, tmp_path):
     monkeypatch.setattr(base, "find_network_file", lambda name: None)
+    monkeypatch.setattr(base, "faces_file", lambda name: None)
+    monkeypatch.setattr(dlib_face, "has_dlib", lambda: True)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     with pytest.raises(UserError, match="HYPERINVERTER_MODELS") as error:
         extractor.find()
@@ -186,6 +205,41 @@ def test_a_file_that_carries_code_or_rubbish_is_refused(suffix, tmp_path, capsys
     path.write_bytes(io.BytesIO(b"<html>quota exceeded</html>").read())
     with pytest.raises(UserError, match="fetch it again"):
         read_network(path)
+
+
+def test_a_package_that_is_not_installed_is_a_reason(monkeypatch):
+    for module, name in ((dlib_face, "has_dlib"), (ssrnet, "find_spec")):
+        monkeypatch.setattr(module, name, lambda *_: None)
+    monkeypatch.setattr(base, "locate", lambda name: name)
+    for extractor in (DlibFace, SsrNetAge):
+        assert "pip install 'hyperinverter[faces]'" in extractor.why_missing()
+
+
+def test_age_by_hand():
+    """Bins of equal width and certain probabilities: 101 years in three, of these the second in three, and so on."""
+    network = ssrnet.Network()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+        for stage, bins in zip(network.stages, ([0, 1, 0], [0, 0, 1], [0, 0, 0]), strict=True):
+            stage.bins.bias.copy_(torch.tensor(bins, dtype=torch.float32))
+    assert network.eval()(torch.zeros(2, 3, 64, 64)).tolist() == pytest.approx([101 / 3 + 2 * 101 / 9] * 2, rel=1e-5)
+
+
+def test_keras_arrays_find_their_places():
+    state = ssrnet.Network().state_dict()
+    keras = {}
+    for i, (stream, start) in enumerate((("large", 1), ("small", 5))):
+        for k in range(4):
+            keras[f"conv2d_{start + k}/kernel:0"] = state[f"{stream}.convs.{k}.weight"].permute(2, 3, 1, 0).numpy()
+            keras[f"batch_normalization_{start + k}/moving_mean:0"] = np.full(16 if i else 32, start + k)
+    keras["dense_5/kernel:0"] = state["stages.1.mixes.1.weight"].T.numpy()
+    keras["pred_age_stage3/bias:0"] = np.arange(3)
+    found = ssrnet.from_keras(keras)
+    assert all(found[key].shape == state[key].shape for key in found)
+    torch.testing.assert_close(found["small.convs.2.weight"], state["small.convs.2.weight"])
+    assert found["small.norms.0.running_mean"][0] == 5 and found["stages.2.bins.bias"].tolist() == [0, 1, 2]
+    torch.testing.assert_close(found["stages.1.mixes.1.weight"], state["stages.1.mixes.1.weight"])
 
 
 def test_weights_of_another_network_are_refused():

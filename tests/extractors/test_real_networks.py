@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from hyperinverter.extractors.dlib_face import DlibFace
 from hyperinverter.extractors.mobilefacenet import MobileFaceNet
 from hyperinverter.extractors.squeezenet import SqueezeNetFeatures
+from hyperinverter.extractors.ssrnet import SsrNetAge
 
 SIBLING = Path(__file__).parents[3] / "shared" / "data" / "nets"
 
@@ -49,3 +51,20 @@ def test_squeezenet_features_grow_with_distortion(photo):
     reference = network.features(photo)
     distances = [network.distance(network.features(photo + s * noise), reference).item() for s in (0, 0.05, 0.2, 0.5)]
     assert distances[0] == 0 and distances == sorted(distances) and distances[-1] > 10 * distances[1]
+
+
+def test_dlib_knows_a_person_again(photo):
+    network = find(DlibFace)
+    features = network.features(torch.cat([photo, photo * 0.7, photo.flip(3), photo.flip(2)]))
+    alone = network.features(photo[:1])
+    torch.testing.assert_close(alone, features[:1])
+    likeness = network.similarity(features, features[:1]).tolist()
+    distance = network.distance(features, features[:1]).tolist()
+    assert likeness[0] == pytest.approx(1, abs=1e-5) and distance[0] == 0
+    assert min(likeness[1:3]) > 0.5 > likeness[3]  # upside down
+    assert max(distance[1:3]) < 0.6  # dlib's own limit for one person
+
+
+def test_age_of_the_astronaut(photo):
+    age = find(SsrNetAge).features(photo)
+    assert age.shape == (1, 1) and 15 < age.item() < 60  # she was 42; at 64 px a network of 41,000 numbers is rough
