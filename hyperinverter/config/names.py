@@ -18,6 +18,8 @@ METRICS = (
     "discriminator_features",
     "mobilefacenet",
     "identity",
+    "dlib_identity",
+    "dlib_distance",
     "fid",
     "kid_x1e3",
 )

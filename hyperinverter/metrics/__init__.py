@@ -10,6 +10,8 @@ from hyperinverter.metrics.distribution import Fid, Kid
 from hyperinverter.metrics.features import (
     CurricularFaceIdentity,
     DiscriminatorDistance,
+    DlibDistance,
+    DlibIdentity,
     LpipsDistance,
     MobileFaceNetIdentity,
     SqueezeNetDistance,
@@ -30,6 +32,8 @@ METRICS: dict[str, type[Metric]] = {
         DiscriminatorDistance,
         MobileFaceNetIdentity,
         CurricularFaceIdentity,
+        DlibIdentity,
+        DlibDistance,
         Fid,
         Kid,
     )

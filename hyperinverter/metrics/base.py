@@ -6,6 +6,7 @@ Letters: N images of a batch. A metric takes batches of pairs and gives one numb
 import copy
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Self
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.extractors.base import Extractor, Features
+from hyperinverter.extractors.dlib_face import DlibFace
 from hyperinverter.extractors.inception import Inception
 from hyperinverter.extractors.resize import at_most
 from hyperinverter.models.stylegan2 import Discriminator
@@ -66,6 +68,14 @@ class Parts:
         if reason:
             raise NotMeasured(reason)
         return RecentFeatures(Inception.find().to(self.device), resolution=None)
+
+    @cached_property
+    def dlib(self) -> RecentFeatures:
+        """One dlib network for identity and distance; on the CPU, whatever the device."""
+        reason = DlibFace.why_missing()
+        if reason:
+            raise NotMeasured(reason)
+        return RecentFeatures(DlibFace.find(), resolution=None)
 
 
 class Metric(ABC):
@@ -152,7 +162,21 @@ def bootstrap_interval(values: np.ndarray, resamples: int = 1000, seed: int = 0)
 
     It says how far the mean would move with other images of the same kind, not with other training runs.
     """
+    means = [values[chosen].mean() for chosen in _resamples(len(values), resamples, seed)]
+    return _middle_95(means)
+
+
+def bootstrap_ratio(first: np.ndarray, second: np.ndarray, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """95 % interval of mean(second) / mean(first), both [n] of the same images, which are drawn together."""
+    drawn = _resamples(len(first), resamples, seed)
+    return _middle_95([second[chosen].mean() / first[chosen].mean() for chosen in drawn])
+
+
+def _resamples(count: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
     rng = np.random.default_rng(seed)
-    means = [values[rng.integers(0, len(values), len(values))].mean() for _ in range(resamples)]
-    low, high = np.percentile(means, [2.5, 97.5])
+    return (rng.integers(0, count, count) for _ in range(resamples))
+
+
+def _middle_95(values: list[float]) -> tuple[float, float]:
+    low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)

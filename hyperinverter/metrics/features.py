@@ -7,6 +7,7 @@ from torch import Tensor
 from hyperinverter.extractors.base import Extractor, too_small
 from hyperinverter.extractors.curricularface import CurricularFace
 from hyperinverter.extractors.discriminator import DiscriminatorFeatures
+from hyperinverter.extractors.dlib_face import DlibFace
 from hyperinverter.extractors.lpips import Lpips
 from hyperinverter.extractors.mobilefacenet import MobileFaceNet
 from hyperinverter.extractors.squeezenet import SqueezeNetFeatures
@@ -68,6 +69,12 @@ class DiscriminatorDistance(FeatureDistance):
         return cls(RecentFeatures(DiscriminatorFeatures(parts.discriminator).to(parts.device), resolution=None))
 
 
+def check_faces(name: str, parts: Parts) -> None:
+    """Raises NotMeasured where the domain's images are not faces."""
+    if parts.domain.kind != "faces":
+        raise NotMeasured(f"{name} compares faces; the images of domain {parts.domain.name} are not faces")
+
+
 class Identity(FeatureDistance):
     """Cosine of two face embeddings, 1 for the same image."""
 
@@ -75,8 +82,7 @@ class Identity(FeatureDistance):
 
     @classmethod
     def build(cls, parts: Parts) -> Self:
-        if parts.domain.kind != "faces":
-            raise NotMeasured(f"{cls.name} compares faces; the images of domain {parts.domain.name} are not faces")
+        check_faces(cls.name, parts)
         return super().build(parts)
 
     def per_image(self, real: Tensor, fake: Tensor) -> Tensor:
@@ -105,3 +111,32 @@ class CurricularFaceIdentity(Identity):
 
     def protocol(self) -> dict[str, Any]:
         return {"identity": "CurricularFace IR-101, fixed square of the FFHQ framing, resized to 112 px; none skipped"}
+
+
+class DlibDistance(FeatureDistance):
+    """Euclidean distance of dlib's embeddings, its own measure: below 0.6 it takes two photos for one person."""
+
+    name, extractor = "dlib_distance", DlibFace
+
+    @classmethod
+    def build(cls, parts: Parts) -> Self:
+        check_faces(cls.name, parts)
+        return cls(parts.dlib)
+
+    def protocol(self) -> dict[str, Any]:
+        return {"dlib": "face ResNet of dlib, fixed square of the FFHQ framing, resized to 150 px; none skipped"}
+
+
+class DlibIdentity(DlibDistance):
+    """Cosine of dlib's embeddings seen from a fixed mean face: 1 for the same image, about 0 for two people.
+
+    dlib's embeddings all lie near one point, so that cosines from the origin are near 1 for any two faces.
+    """
+
+    name, unit, better = "dlib_identity", "cosine", "higher"
+
+    def per_image(self, real: Tensor, fake: Tensor) -> Tensor:
+        return self.features.extractor.similarity(self.features(fake), self.features(real))
+
+    def protocol(self) -> dict[str, Any]:
+        return {**super().protocol(), "dlib_identity": "cosine after subtracting the mean embedding of FFHQ faces"}

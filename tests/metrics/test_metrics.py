@@ -12,7 +12,7 @@ from hyperinverter.config.schema import DomainConfig
 from hyperinverter.extractors import base as extractor_base
 from hyperinverter.extractors.base import Extractor
 from hyperinverter.metrics import METRICS, NotMeasured, build
-from hyperinverter.metrics.base import Parts, RecentFeatures, bootstrap_interval
+from hyperinverter.metrics.base import Parts, RecentFeatures, bootstrap_interval, bootstrap_ratio
 from hyperinverter.metrics.distribution import Fid, Kid
 from hyperinverter.metrics.features import MobileFaceNetIdentity
 from hyperinverter.metrics.pixel import L2, MsSsim, Psnr
@@ -42,12 +42,17 @@ class SmallExtractor(Extractor):
     def distance(self, a, b):
         return 1 - (a * b).sum(dim=1)
 
+    def similarity(self, a, b):
+        return (a * b).sum(dim=1)
+
 
 @pytest.fixture
 def networks(monkeypatch):
     monkeypatch.setattr(Extractor, "find", classmethod(lambda cls: SmallExtractor()))
     monkeypatch.setattr(extractor_base, "locate", lambda name: name)
-    monkeypatch.setattr("hyperinverter.extractors.inception.Inception.find", classmethod(lambda cls: SmallExtractor()))
+    for network in ("inception.Inception", "dlib_face.DlibFace"):  # these have their own `find`
+        monkeypatch.setattr(f"hyperinverter.extractors.{network}.find", classmethod(lambda cls: SmallExtractor()))
+    monkeypatch.setattr("hyperinverter.extractors.dlib_face.has_dlib", lambda: True)
 
 
 @pytest.fixture
@@ -91,13 +96,16 @@ def test_without_files_every_reason_names_the_file_and_the_rest_is_measured(monk
     assert [metric.name for metric in found] == ["l2", "psnr", "ms_ssim"]
     assert set(missing) == set(METRICS) - {"l2", "psnr", "ms_ssim"}
     assert "alexnet-owt" in missing["lpips"] and "train_stylegan2" in missing["discriminator_features"]
+    assert "dlib_face_recognition" in missing["dlib_identity"] and "hyperinverter[faces]" in missing["dlib_distance"]
     assert "weights-inception" in missing["fid"] and "weights-inception" in missing["kid_x1e3"]
 
 
 def test_faces_are_compared_only_where_images_are_faces(networks):
     churches = DomainConfig(name="church", kind="scenes", resolution=PX, loss_resolution=PX)
-    found, missing = build(["identity", "mobilefacenet", "l2"], churches)
-    assert [metric.name for metric in found] == ["l2"] and "not faces" in missing["identity"]
+    faces = ["identity", "mobilefacenet", "dlib_identity", "dlib_distance"]
+    found, missing = build([*faces, "l2"], churches)
+    assert [metric.name for metric in found] == ["l2"] and set(missing) == set(faces)
+    assert all("not faces" in reason for reason in missing.values())
 
 
 def test_images_too_small_for_a_network_are_a_reason(networks):
@@ -244,6 +252,21 @@ def test_metrics_and_methods_share_one_pass_over_the_real_images(pairs):
         for metric in (Fid(features), Kid(features)):
             metric.update(real, output)
     assert extractor.passes == 3
+
+
+def test_identity_and_distance_share_one_pass_of_dlib(networks, pairs):
+    (identity, distance), _ = build(["dlib_identity", "dlib_distance"], DOMAIN)
+    for metric in (identity, distance):
+        metric.update(*pairs)
+    assert identity.features is distance.features and identity.features.extractor.passes == 2
+
+
+def test_interval_of_a_ratio_draws_pairs_together():
+    first = np.random.default_rng(0).uniform(1, 2, 200)
+    assert bootstrap_ratio(first, 0.5 * first) == pytest.approx((0.5, 0.5))
+    noisy = 0.5 * first + np.random.default_rng(1).normal(0, 0.1, 200)
+    low, high = bootstrap_ratio(first, noisy)
+    assert low < noisy.mean() / first.mean() < high and high - low < 0.05
 
 
 def test_interval_is_seeded_and_shrinks_with_more_images():
