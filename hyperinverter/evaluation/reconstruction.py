@@ -19,6 +19,7 @@ from hyperinverter import metrics as metric_table
 from hyperinverter.config.schema import DomainConfig, EvaluateConfig
 from hyperinverter.data import Batches, open_source
 from hyperinverter.data.generated import GeneratedSource
+from hyperinverter.evaluation.comparison import compare
 from hyperinverter.evaluation.sheet import SHEET_RULE, choose_rows, draw_sheet
 from hyperinverter.evaluation.tables import TIMES, to_markdown
 from hyperinverter.inverters import Inverter, load
@@ -112,6 +113,7 @@ def _summarise(
         "metrics": about | {name: {"unit": "ms per image", "better": "lower"} for name in TIMES},
         "methods": summaries,
         "intervals_95": intervals,
+        "comparison": compare(records, list(inverters), about),
         "not_measured": not_measured,
         "files": {"unreadable": dict(sorted(images.bad_files.items())), "notes": images.report()},
     }

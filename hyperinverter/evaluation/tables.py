@@ -23,7 +23,8 @@ def to_markdown(result: dict[str, Any]) -> str:
         cells = [f"{name}{unit} {ARROWS[about['better']]}"]
         cells += [_value(value, interval) for value, interval in zip(values, intervals, strict=True)]
         if is_compared:
-            cells.append(_comparison(values[0], values[-1], about["better"]))
+            paired = result.get("comparison", {}).get(name, {}).get("interval_95")
+            cells.append(_comparison(values[0], values[-1], about["better"], paired))
         lines.append(_row(cells))
     protocol = result["protocol"]
     count = f"{result['num_images']} image{'' if result['num_images'] == 1 else 's'}"
@@ -53,10 +54,12 @@ def _value(value: float | None, interval: list[float] | None) -> str:
     return _number(value) + (f" [{_number(interval[0])}, {_number(interval[1])}]" if interval else "")
 
 
-def _comparison(first: float | None, last: float | None, better: str) -> str:
+def _comparison(first: float | None, last: float | None, better: str, interval: list[float] | None) -> str:
     """A ratio where lower is better and 0 is perfect, else a difference."""
     if first is None or last is None:
         return ""
-    if better == "lower" and first > 0:
-        return f"× {last / first:.3g}"
-    return f"{last - first:+.3g}"
+    is_ratio = better == "lower" and first > 0
+    text = f"× {last / first:.3g}" if is_ratio else f"{last - first:+.3g}"
+    if interval is None:
+        return text
+    return text + (" [{:.3g}, {:.3g}]" if is_ratio else " [{:+.3g}, {:+.3g}]").format(*interval)

@@ -1,0 +1,34 @@
+"""The last method held against the first on the same images, with the interval that pairing them gives."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from hyperinverter.metrics.base import bootstrap_interval, bootstrap_ratio
+
+
+def compare(
+    records: Sequence[Mapping[str, Any]], methods: Sequence[str], metrics: Mapping[str, Mapping[str, str]]
+) -> dict[str, dict[str, Any]]:
+    """Metric -> `ratio` where lower is better and 0 is perfect, else `difference`, and `interval_95` over images.
+
+    Args:
+        records: one per image: method -> metric -> value.
+        methods: the first and the last of these are compared; with one there is nothing to compare.
+        metrics: name -> what it says of itself, `better` among it; those without a value per image are left out.
+    """
+    if len(methods) < 2 or len(records) < 2:
+        return {}
+    found = {}
+    for name, about in metrics.items():
+        pairs = [[record[method].get(name) for method in (methods[0], methods[-1])] for record in records]
+        if any(value is None for pair in pairs for value in pair):
+            continue
+        first, last = np.array(pairs, dtype=np.float64).T
+        if about["better"] == "lower" and first.mean() > 0:
+            value, interval = {"ratio": float(last.mean() / first.mean())}, bootstrap_ratio(first, last)
+        else:
+            value, interval = {"difference": float((last - first).mean())}, bootstrap_interval(last - first)
+        found[name] = value | {"interval_95": list(interval)}
+    return found
