@@ -38,7 +38,7 @@ class SampleDistance:
         if len(photos) < FEWEST_IMAGES:
             self.reason = "there are no validation photos (data.validation_fraction, data.validation_root)"
             return
-        found = _features(device)
+        found = sample_features(device)
         if isinstance(found, str):
             self.reason = found
             return
@@ -61,7 +61,7 @@ def _together(own: list[tuple[int, Tensor]]) -> Tensor:
     return torch.cat([features for _, features in gather_numbered(own)])
 
 
-def _features(device: torch.device) -> tuple[str, Callable[[Tensor], Tensor]] | str:
+def sample_features(device: torch.device) -> tuple[str, Callable[[Tensor], Tensor]] | str:
     """Name of the distance and its features, images [N,3,R,R] -> [N,F] on the CPU; or why there are none."""
     if Inception.why_missing() is None:
         inception = Inception.find().to(device)

@@ -40,7 +40,7 @@ def test_a_stopped_run_ends_as_an_uninterrupted_one(config, tmp_path, monkeypatc
         torch.rand(7)  # as building a network does
         return "frechet_test", lambda x: x.flatten(1)[:, ::97]
 
-    monkeypatch.setattr(gan_validation, "_features", features)
+    monkeypatch.setattr(gan_validation, "sample_features", features)
     config = replace(config, data=replace(config.data, validation_fraction=0.5))
     whole = stylegan2.train(config)
     stopped = replace(config, output=str(tmp_path / "stopped"))
@@ -69,9 +69,14 @@ def test_a_run_leaves_a_loadable_model_folder_and_its_records(config, tmp_path, 
     stylegan2.train(replace(again, schedule=replace(config.schedule, max_steps=1)))
 
 
+def features_by(numbers: slice):
+    """Some pixels as features, in the place of a network."""
+    return lambda device: ("frechet_test", lambda x: x.flatten(1)[:, numbers])
+
+
 def test_the_model_nearest_to_held_out_photos_is_kept(config, tmp_path, monkeypatch):
     found = iter([5.0, 2.0, 3.0])
-    monkeypatch.setattr(gan_validation, "_features", lambda device: ("frechet_test", lambda x: x.flatten(1)[:, :4]))
+    monkeypatch.setattr(gan_validation, "sample_features", features_by(slice(4)))
     monkeypatch.setattr(gan_validation.SampleDistance, "__call__", lambda self, G: next(found))
     schedule = replace(config.schedule, validate_every=2)
     stylegan2.train(replace(config, data=replace(config.data, validation_fraction=0.5), schedule=schedule))
@@ -84,7 +89,7 @@ def test_the_model_nearest_to_held_out_photos_is_kept(config, tmp_path, monkeypa
 def test_the_distance_to_photos_is_zero_for_the_photos_themselves_and_says_why_not_measured(
     config, tiny_domain, monkeypatch
 ):
-    monkeypatch.setattr(gan_validation, "_features", lambda device: ("frechet_test", lambda x: x.flatten(1)[:, ::97]))
+    monkeypatch.setattr(gan_validation, "sample_features", features_by(slice(None, None, 97)))
     _, photos = open_training_data(replace(config.data, validation_fraction=0.9), tiny_domain, 0)
     distance = gan_validation.SampleDistance(photos, None, 2, seed=0, device=torch.device("cpu"))
     G = build_generator(tiny_domain)
@@ -94,7 +99,7 @@ def test_the_distance_to_photos_is_zero_for_the_photos_themselves_and_says_why_n
     played = iter(mirrored.split(2))
     monkeypatch.setattr(G, "forward", lambda z: next(played)[: len(z)])
     assert distance(G) == pytest.approx(0, abs=1e-4)
-    monkeypatch.setattr(gan_validation, "_features", lambda device: "no network")
+    monkeypatch.setattr(gan_validation, "sample_features", lambda device: "no network")
     absent = gan_validation.SampleDistance(photos, None, 2, seed=0, device=torch.device("cpu"))
     assert absent.name is None and absent.reason == "no network"
 

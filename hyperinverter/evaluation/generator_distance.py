@@ -1,0 +1,95 @@
+"""How far a generator's samples lie from held-out photos, beside how far real photos lie from each other.
+
+The Frechet distance of few images is biased upwards, so it is compared only at equal counts: half of the photos against
+the other half, and as many samples against each half. Features are Inception's, or where that is absent those of the
+small stand-in that the trainer uses (`training.gan_validation`), under its own name. Letters: N images, F features.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hyperinverter.data import Batches
+from hyperinverter.metrics import NotMeasured
+from hyperinverter.metrics.distribution import FEWEST_IMAGES, Fid
+from hyperinverter.models.stylegan2 import Generator
+from hyperinverter.training.gan_validation import sample_features
+
+HALVES_RULE = "people in the order of their names, every second one; of both halves the first {count} photos"
+
+
+@torch.no_grad()
+def measure_generator(
+    generator: Generator,
+    photos: Batches,
+    people: Sequence[str | None],
+    *,
+    batch_size: int,
+    seed: int,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Distances of samples (truncation 1, stored noise) and of photos, each photo also mirrored.
+
+    Args:
+        photos: held-out photos.
+        people: who is on each, so that nobody is in both halves; None: nobody knows, and the photo stands for itself.
+        seed: of the samples.
+    Returns:
+        `name` of the distance, and name -> {distance, samples, photos}; `samples` are none where photos are compared.
+    Raises:
+        NotMeasured: the network is absent, or there are too few photos.
+    """
+    first, second = halves(photos.names, people)
+    if len(first) < FEWEST_IMAGES:
+        raise NotMeasured(f"two halves need at least {2 * FEWEST_IMAGES} photos, got {len(photos)}")
+    found = sample_features(device)
+    if isinstance(found, str):
+        raise NotMeasured(found)
+    name, features = found
+    real = _photo_features(photos, features, batch_size, device)
+    latents = torch.randn([2 * len(real), generator.z_dim], generator=torch.Generator().manual_seed(seed))
+    fake = torch.cat([features(generator(z.to(device))) for z in latents.split(batch_size)])  # [2N,F]
+    distance = Fid(None).distance
+    sides = [real[indices].flatten(0, 1) for indices in (first, second)]
+    count = len(sides[0])
+    own = fake[:count], fake[-count:]  # two sets of samples, so that the mean rests on more than one
+    result = {
+        "samples to all photos": (distance(fake, real.flatten(0, 1)), len(fake), 2 * len(real)),
+        "samples to half the photos": (
+            float(np.mean([distance(samples, side) for samples, side in zip(own, sides, strict=True)])), count, count
+        ),
+        "half the photos to the other half": (distance(sides[0], sides[1]), None, count),
+    }  # fmt: skip
+    keys = ("distance", "samples", "photos")
+    return {
+        "name": name,
+        "images": len(photos),
+        "mirrored_too": True,
+        "halves": HALVES_RULE.format(count=len(first)),
+        "distances": {what: dict(zip(keys, values, strict=True)) for what, values in result.items()},
+    }
+
+
+def _photo_features(
+    photos: Batches, features: Callable[[Tensor], Tensor], batch_size: int, device: torch.device
+) -> Tensor:
+    """Features of every photo and of its mirror image, [N,2,F]."""
+    pairs = [
+        torch.stack([features(x), features(x.flip(3))], dim=1)
+        for x in (images.to(device) for images, _ in photos.in_order(batch_size))
+    ]
+    return torch.cat(pairs)
+
+
+def halves(names: Sequence[str], people: Sequence[str | None]) -> tuple[list[int], list[int]]:
+    """Indices of two halves of equal length without a person in common."""
+    owners = [person or f"photo {name}" for name, person in zip(names, people, strict=True)]
+    order = {owner: number for number, owner in enumerate(dict.fromkeys(sorted(owners)))}
+    sides: tuple[list[int], list[int]] = ([], [])
+    for index, owner in enumerate(owners):
+        sides[order[owner] % 2].append(index)
+    count = min(map(len, sides))
+    return sides[0][:count], sides[1][:count]

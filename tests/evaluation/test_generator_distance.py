@@ -1,0 +1,46 @@
+"""Distances at equal counts, and halves without a person in common."""
+
+import numpy as np
+import pytest
+import torch
+
+from hyperinverter.data import Batches, open_source
+from hyperinverter.evaluation import generator_distance
+from hyperinverter.evaluation.generator_distance import halves, measure_generator
+from hyperinverter.metrics import NotMeasured
+from hyperinverter.pretrained import load_generator
+from hyperinverter.utils.images import save_image
+
+
+def test_halves_share_nobody_and_are_equally_long():
+    people = ["b", "a", "b", "c", "a", None, None, "c", "c"]
+    first, second = halves([f"{i}.png" for i in range(9)], people)
+    assert len(first) == len(second) > 2
+    assert not {people[i] for i in first} & {people[i] for i in second} - {None} and not set(first) & set(second)
+
+
+@pytest.fixture
+def photos(tmp_path) -> Batches:
+    for i in range(10):
+        torch.manual_seed(i)
+        save_image(torch.rand(3, 16, 16) * 2 - 1, tmp_path / f"{i}.png")
+    return Batches(open_source(tmp_path), 16)
+
+
+def test_samples_are_held_against_as_many_photos(tiny_model, photos, monkeypatch):
+    monkeypatch.setattr(
+        generator_distance, "sample_features", lambda device: ("frechet_test", lambda x: x.flatten(1)[:, ::97].cpu())
+    )
+    settings = {"batch_size": 4, "seed": 0, "device": torch.device("cpu")}
+    found = measure_generator(load_generator(tiny_model), photos, [None] * 10, **settings)
+    distances = found["distances"]
+    assert found["name"] == "frechet_test" and found["images"] == 10
+    assert [(d["samples"], d["photos"]) for d in distances.values()] == [(20, 20), (10, 10), (None, 10)]
+    assert all(np.isfinite(d["distance"]) for d in distances.values())
+    assert found == measure_generator(load_generator(tiny_model), photos, [None] * 10, **settings)
+
+    monkeypatch.setattr(generator_distance, "sample_features", lambda device: "no network here")
+    with pytest.raises(NotMeasured, match="no network here"):
+        measure_generator(load_generator(tiny_model), photos, [None] * 10, **settings)
+    with pytest.raises(NotMeasured, match="at least 4 photos"):
+        measure_generator(load_generator(tiny_model), photos, ["a"] * 10, **settings)
