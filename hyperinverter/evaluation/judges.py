@@ -1,0 +1,189 @@
+"""Judges of edits: how much of an attribute an image shows, told by networks that see neither the encoders nor w.
+
+Age in years comes from SSR-Net. The other attributes have a classifier each, fitted here to real photos and their
+labels: logistic regression on features of SqueezeNet, which was trained on ImageNet. Its score is the logit, which does
+not saturate as a probability does. Letters: N images, F features, A attributes.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from hyperinverter.checkpoint import read_safetensors
+from hyperinverter.data import Batches
+from hyperinverter.editing.learn import attribute_values, rows_of
+from hyperinverter.extractors.squeezenet import SqueezeNetFeatures
+from hyperinverter.extractors.ssrnet import SsrNetAge
+from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.files import write_atomically
+
+FORMAT = "hyperinverter-judges-1"
+BATCH_SIZE = 64
+AGE = "ssrnet_age"  # the judge of the attribute Young, older is more
+# The taps of SqueezeNet that are read, by their number, and the side to which their maps are averaged: where in the
+# face something is matters, but not to the pixel.
+TAPS = {1: 5, 2: 4, 4: 3}
+INVERSE_RIDGE = 0.001  # C of the logistic regression, on standardised features
+
+
+@dataclass
+class AttributeJudges:
+    """Logits of several attributes from one pass of the network.
+
+    Attributes:
+        attributes: names of the labels' columns, A of them.
+        weight, bias: of the classifiers, [A,F] and [A], for features that `centre` and `scale` [F] standardise.
+        figures: attribute -> how right it is on held-out photos.
+    """
+
+    extractor: SqueezeNetFeatures
+    attributes: list[str]
+    weight: Tensor
+    bias: Tensor
+    centre: Tensor
+    scale: Tensor
+    figures: dict[str, dict[str, Any]]
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        """Images [N,3,R,R] -> attribute -> logits [N] on the CPU, above 0 where it is taken to be there."""
+        features = (pooled(self.extractor, images) - self.centre) / self.scale
+        logits = features @ self.weight.T + self.bias  # [N,A]
+        return dict(zip(self.attributes, logits.unbind(1), strict=True))
+
+
+def pooled(extractor: SqueezeNetFeatures, images: Tensor) -> Tensor:
+    """Images [N,3,R,R] -> features [N,F] on the CPU."""
+    taps = extractor.features(images)
+    return torch.cat([F.adaptive_avg_pool2d(taps[i], side).flatten(1) for i, side in TAPS.items()], dim=1).cpu()
+
+
+def fit_judges(
+    attributes: Sequence[str],
+    training: Batches,
+    held_out: Batches,
+    labels: dict[str, dict[str, str]],
+    cache: Path,
+    device: torch.device,
+) -> AttributeJudges:
+    """Fit a classifier per attribute to the training photos, and measure it on the held-out ones.
+
+    The same photos and labels give the same judges; `cache` is taken again as long as both stay (their names and the
+    labels are compared, not the pixels).
+
+    Args:
+        attributes: columns of the labels.
+        training, held_out: photos, of different people.
+        labels: as `read_labels` gives them.
+        cache: file for the judges.
+    Raises:
+        UserError: the features' network is missing, a column is, or photos have no labels.
+    """
+    attributes = sorted(set(attributes))
+    extractor = SqueezeNetFeatures.find().to(device)
+    rows = {part: _rows(batches.names, labels) for part, batches in (("fit", training), ("test", held_out))}
+    truth = {part: {a: attribute_values(found, a) for a in attributes} for part, found in rows.items()}
+    key = hashlib.sha256(repr((attributes, TAPS, INVERSE_RIDGE)).encode())
+    for part, batches in (("fit", training), ("test", held_out)):
+        key.update("\n".join(batches.names).encode())
+        key.update(b"".join(truth[part][a].tobytes() for a in attributes))
+    judges = _read(cache, key.hexdigest(), extractor, attributes)
+    if judges is None:
+        people = {part: {row.get("identity") for row in found} - {None, ""} for part, found in rows.items()}
+        judges = _fit(extractor, attributes, training, held_out, truth, device)
+        for figures in judges.figures.values():
+            figures["people_in_both"] = len(people["fit"] & people["test"])
+        _write(judges, cache, key.hexdigest())
+    return judges
+
+
+def _fit(
+    extractor: SqueezeNetFeatures,
+    attributes: list[str],
+    training: Batches,
+    held_out: Batches,
+    truth: dict[str, dict[str, np.ndarray]],
+    device: torch.device,
+) -> AttributeJudges:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+
+    fit, test = (_all_features(extractor, batches, device) for batches in (training, held_out))
+    centre, scale = fit.mean(0), fit.std(0).clamp_min(1e-6)
+    fit, test = fit.sub_(centre).div_(scale), (test - centre) / scale  # in place: a gigabyte for faces64
+    weights, biases, figures = [], [], {}
+    for attribute in attributes:
+        model = LogisticRegression(C=INVERSE_RIDGE, max_iter=200, tol=1e-3)
+        model.fit(fit.numpy(), truth["fit"][attribute])
+        weights.append(torch.from_numpy(model.coef_[0]).float())
+        biases.append(float(model.intercept_[0]))
+        right = truth["test"][attribute]
+        logits = (test @ weights[-1] + biases[-1]).numpy()
+        hits = (logits > 0) == right
+        figures[attribute] = {
+            "accuracy": float(hits.mean()),
+            "balanced_accuracy": float(np.mean([hits[right == value].mean() for value in (True, False)])),
+            "auc": float(roc_auc_score(right, logits)),
+            "positive_fraction": float(right.mean()),
+            "photos_fitted": len(fit),
+            "photos_tested": len(test),
+        }
+    return AttributeJudges(extractor, attributes, torch.stack(weights), torch.tensor(biases), centre, scale, figures)
+
+
+@torch.no_grad()
+def _all_features(extractor: SqueezeNetFeatures, batches: Batches, device: torch.device) -> Tensor:
+    found = []
+    with tqdm(total=len(batches), desc="judges", unit="photo") as bar:
+        for images, names in batches.in_order(BATCH_SIZE):
+            found.append(pooled(extractor, images.to(device)))
+            bar.update(len(names))
+    return torch.cat(found)
+
+
+def _rows(names: Sequence[str], labels: dict[str, dict[str, str]]) -> list[dict[str, str]]:
+    found = rows_of(list(names), labels)
+    missing = [name for name, row in zip(names, found, strict=True) if row is None]
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(names)} photos, such as {missing[0]}, have no row in labels, from which the "
+            f"judges of edits learn; give labels of all photos"
+        )
+    return found
+
+
+def _read(cache: Path, key: str, extractor: SqueezeNetFeatures, attributes: list[str]) -> AttributeJudges | None:
+    if not cache.is_file():
+        return None
+    metadata, parts = read_safetensors(cache, "delete it: the judges are fitted again")
+    if metadata.get("format") != FORMAT or metadata.get("key") != key:
+        return None
+    return AttributeJudges(extractor, attributes, **parts, figures=json.loads(metadata["figures"]))
+
+
+def _write(judges: AttributeJudges, cache: Path, key: str) -> None:
+    parts = {name: getattr(judges, name).contiguous() for name in ("weight", "bias", "centre", "scale")}
+    metadata = {"format": FORMAT, "key": key, "figures": json.dumps(judges.figures)}
+    with write_atomically(cache) as temporary:
+        save_file(parts, str(temporary), metadata=metadata)
+
+
+class AgeJudge:
+    """Years by SSR-Net, under the name `ssrnet_age`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.extractor = SsrNetAge.find().to(device)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        return {AGE: self.extractor.features(images)[:, 0].cpu()}
