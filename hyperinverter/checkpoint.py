@@ -15,7 +15,7 @@ import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -68,7 +68,7 @@ def save_model(
     config: dict,
     requires: Mapping[str, str] | None = None,
     info: Mapping | None = None,
-    half: bool = False,
+    half: bool | Sequence[str] = False,
 ) -> str:
     """Write weights with their config into one .safetensors file and return the weights' hash.
 
@@ -79,15 +79,17 @@ def save_model(
         config: what is needed to rebuild the network; plain JSON types.
         requires: part -> weights hash of the files that this one was trained with, e.g. {"generator": "1f…"}.
         info: anything a reader may want to know: steps, images seen, licence, measured results.
-        half: store floating-point tensors as float16. The hash is of what is stored.
+        half: store floating-point tensors as float16; given as text, those whose names begin so. The hash is of what is
+            stored.
     """
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}; write one of {', '.join(KINDS)}")
     state = module_or_state.state_dict() if isinstance(module_or_state, nn.Module) else dict(module_or_state)
     stored = {}
+    begins = ("",) if half is True else tuple(half or ())
     for name, tensor in state.items():
         tensor = tensor.detach().cpu()
-        if half and tensor.is_floating_point():
+        if begins and name.startswith(begins) and tensor.is_floating_point():
             tensor = tensor.to(torch.float16)
         stored[name] = tensor.clone(memory_format=torch.contiguous_format)
     digest = weights_hash(stored)

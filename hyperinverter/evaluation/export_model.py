@@ -1,83 +1,192 @@
-"""A trained model folder as it is shipped: half-precision hypernetworks, measured before they are believed."""
+"""A trained model folder as it is shipped: half precision part by part, each measured before it is believed."""
 
-import shutil
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from hyperinverter.checkpoint import read_model, save_model, write_atomically
+from hyperinverter.checkpoint import ModelFile, read_model, save_model
 from hyperinverter.config.schema import ExportConfig
 from hyperinverter.inverters import load
-from hyperinverter.pretrained.load import find_model_folder
+from hyperinverter.pretrained.files import PARTS, find_model_folder
+from hyperinverter.pretrained.ready import load_discriminator
+from hyperinverter.pretrained.shipped import record_shipped
 from hyperinverter.utils.device import resolve_device
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.seeding import seed_everything
 
-UNCHANGED = ("generator", "discriminator", "w_encoder")  # later parts name these by hash
+# What may be stored in half precision by itself: the file it is in, and how its tensors' names begin there.
+PIECES = {
+    "generator": ("generator", ""),
+    "discriminator": ("discriminator", ""),
+    "w_encoder": ("w_encoder", ""),
+    "layerwise_encoder": ("hyperinverter", "layerwise_encoder."),
+    "hypernetwork": ("hyperinverter", "hypernetwork."),
+}
+MB = 1e6
 
 
-def export_model(config: ExportConfig) -> dict[str, float]:
-    """Copy `model` to `output`, E2 and hypernetworks as float16 (with `half`), and compare both on generated images.
+@dataclass
+class Change:
+    """How far the outputs of two model folders lie apart: of pixels in [-1, 1], and of D's logits in units of their
+    standard deviation."""
+
+    mean: float
+    largest: float
+    logits_mean: float
+
+    def is_within(self, config: ExportConfig) -> bool:
+        return max(self.mean, self.logits_mean) <= config.tolerance and self.largest <= config.largest
+
+
+def export_model(config: ExportConfig) -> dict[str, float | list[str]]:
+    """Write `model` to `output`, in float16 each part whose rounding keeps the outputs within the bounds.
+
+    Parts are tried from the largest to the smallest, each on top of those already taken, and the whole is held against
+    the original: reconstructions of generated images, samples of G and logits of D. Files name the parts they belong to
+    by hash, so these names are written anew. With `record`, the files' SHA-256 go into the list of shipped models; with
+    `record` and no `model`, that is all that is done, for the folder `output`.
 
     Returns:
-        `largest_change` of a pixel in [-1, 1], `mean_change`, and `mib`, the size of the new folder.
+        `half`, the parts in float16; `mean_change` and `largest_change` of a pixel in [-1, 1]; `logits_change`, the
+        mean of D's in units of their standard deviation; and `mb`, the size of the weights in millions of bytes.
     Raises:
-        UserError: no model was named, the folders are one, or the images change by more than `tolerance`; then the
-            folder is left for inspection but must not be shipped.
+        UserError: no model was named, the folders are one, or the weights take more than `max_mb`; then the folder is
+            left for inspection but must not be shipped.
     """
     if config.model is None:
-        raise UserError("model is not set: give model=FOLDER, the model folder of a Phase II run")
+        if config.record is None:
+            raise UserError("model is not set: give model=FOLDER, the model folder of a Phase II run")
+        record_shipped(config.record, Path(config.output))
+        return {}
     source, target = find_model_folder(config.model), Path(config.output)
     if source.resolve() == target.resolve():
         raise UserError(f"model and output are the same folder ({source}); give another output")
-    paths = {part: source / f"{part}.safetensors" for part in (*UNCHANGED, "hyperinverter")}
-    for part, path in paths.items():
-        if part != "discriminator" and not path.is_file():
-            raise UserError(f"{source}: has no {path.name}; give the model folder of a finished Phase II run")
-    for part in UNCHANGED:
-        if paths[part].is_file():
-            copy_checked(paths[part], target / paths[part].name)
-    for path in sorted(source.glob("directions/*.safetensors")):
-        copy_checked(path, target / "directions" / path.name)
-    file = read_model(paths["hyperinverter"], "hyperinverter")
-    save_model(
-        target / "hyperinverter.safetensors",
-        file.state,
-        kind=file.kind,
-        config=file.config,
-        requires=file.requires,
-        info=file.info,
-        half=config.half,
-    )
-    found = compare(source, target, config)
-    found["mib"] = sum(path.stat().st_size for path in target.rglob("*.safetensors")) / 2**20
-    print(
-        f"{target}: {found['mib']:.1f} MiB; pixels change by at most {found['largest_change']:.4f}, on average "
-        f"{found['mean_change']:.6f} of [-1, 1], over {config.test_images} generated images"
-    )
-    if found["largest_change"] > config.tolerance:
-        raise UserError(
-            f"pixels change by up to {found['largest_change']:.4f}, more than tolerance ({config.tolerance}); write "
-            f"half=false, or allow more with tolerance="
-        )
-    return found
-
-
-def copy_checked(source: Path, target: Path) -> None:
-    """Copy a model file after reading it, which checks its hash."""
-    read_model(source)
-    with write_atomically(target) as temporary:
-        shutil.copyfile(source, temporary)
-
-
-@torch.no_grad()
-def compare(first: Path, second: Path, config: ExportConfig) -> dict[str, float]:
-    """Reconstructions of the same generated images by both model folders."""
+    files = read_parts(source)
     seed_everything(config.seed, config.threads)
     device = resolve_device(config.device)
-    inverters = [load(str(folder), device=device) for folder in (first, second)]
-    generator = inverters[0].generator
-    images = generator(torch.randn([config.test_images, generator.z_dim]).to(device)).clamp(-1, 1)
-    one, other = (inverter.render(inverter.invert(images)) for inverter in inverters)
-    change = (one - other).abs()
-    return {"largest_change": float(change.max()), "mean_change": float(change.mean())}
+    original = Outputs.of(source, config, device)
+    half: set[str] = set()
+    write_folder(files, target, half)
+    for piece in by_size(files) if config.half else ():
+        write_folder(files, target, half | {piece})
+        change = original.change_to(target)
+        fits = change.is_within(config)
+        print(
+            f"{piece}: float{16 if fits else 32}; in float16 pixels change by {change.mean:.2g} in the mean, "
+            f"{change.largest:.2g} at most, D's logits by {change.logits_mean:.2g} of their spread"
+        )
+        half |= {piece} if fits else set()
+    write_folder(files, target, half)
+    change = original.change_to(target)
+    mb = sum(path.stat().st_size for path in target.rglob("*.safetensors")) / MB
+    print(
+        f"{target}: {mb:.1f} MB; {', '.join(sorted(half)) or 'nothing'} in float16; pixels change by {change.mean:.2g} "
+        f"of [-1, 1] in the mean, {change.largest:.2g} at most, over {config.test_images} generated images"
+    )
+    if mb > config.max_mb:
+        raise UserError(
+            f"{target}: the weights take {mb:.1f} MB, more than max_mb ({config.max_mb:g}): train a smaller model, "
+            f"allow more change with tolerance= and largest=, or more MB"
+        )
+    if config.record is not None:
+        record_shipped(config.record, target)
+    return {
+        "half": sorted(half),
+        "mean_change": change.mean,
+        "largest_change": change.largest,
+        "logits_change": change.logits_mean,
+        "mb": mb,
+    }
+
+
+def read_parts(source: Path) -> dict[str, ModelFile]:
+    """Every file of a model folder by its path without suffix; reading checks its hash.
+
+    Raises:
+        UserError: one of the parts that a model needs is absent.
+    """
+    for part in PARTS:
+        if part != "discriminator" and not (source / f"{part}.safetensors").is_file():
+            raise UserError(f"{source}: has no {part}.safetensors; give the model folder of a finished Phase II run")
+    paths = [path for part in PARTS if (path := source / f"{part}.safetensors").is_file()]
+    paths += sorted(source.glob("directions/*.safetensors"))
+    return {path.relative_to(source).with_suffix("").as_posix(): read_model(path) for path in paths}
+
+
+def by_size(files: dict[str, ModelFile]) -> list[str]:
+    """The pieces that are there, the largest first."""
+    sizes = {
+        piece: sum(tensor.numel() for name, tensor in files[part].state.items() if name.startswith(begins))
+        for piece, (part, begins) in PIECES.items()
+        if part in files
+    }
+    return sorted(sizes, key=sizes.__getitem__, reverse=True)
+
+
+def write_folder(files: dict[str, ModelFile], target: Path, half: Collection[str]) -> None:
+    """Write all files, those pieces in float16, in the order in which they name each other by hash."""
+    hashes: dict[str, str] = {}  # of the files as written
+    for name, file in files.items():
+        begins = [begin for piece, (part, begin) in PIECES.items() if part == name and piece in half]
+        requires = {
+            part: hashes[part] if part in hashes and digest == files[part].hash else digest
+            for part, digest in file.requires.items()
+        }
+        hashes[name] = save_model(
+            target / f"{name}.safetensors",
+            file.state,
+            kind=file.kind,
+            config=file.config,
+            requires=requires,
+            info=file.info,
+            half=begins,
+        )
+
+
+@dataclass
+class Outputs:
+    """What a model folder makes of the same latents and images."""
+
+    latents: Tensor
+    images: Tensor  # samples of the original's generator
+    samples: Tensor
+    reconstructions: Tensor
+    logits: Tensor | None  # None without a discriminator
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, folder: Path, config: ExportConfig, device: torch.device) -> "Outputs":
+        generator = load(str(folder), device=str(device)).generator
+        latents = torch.randn([config.test_images, generator.z_dim]).to(device)
+        images = generator(latents).clamp(-1, 1)
+        return cls(latents, images, images, images, None).again(folder)
+
+    @torch.no_grad()
+    def again(self, folder: Path) -> "Outputs":
+        """By another folder."""
+        inverter = load(str(folder), device=str(self.images.device))
+        logits = None
+        if (folder / "discriminator.safetensors").is_file():
+            discriminator = load_discriminator(folder).to(self.images.device)
+            logits = torch.cat([discriminator(image[None]) for image in self.images])  # alone: no minibatch statistics
+        return replace(
+            self,
+            samples=inverter.generator(self.latents),
+            reconstructions=inverter.render(inverter.invert(self.images)),
+            logits=logits,
+        )
+
+    def change_to(self, folder: Path) -> Change:
+        other = self.again(folder)
+        changes = [(getattr(self, key) - getattr(other, key)).abs() for key in ("samples", "reconstructions")]
+        logits = 0.0
+        if self.logits is not None and other.logits is not None:
+            logits = float((self.logits - other.logits).abs().mean() / self.logits.std().clamp_min(1e-6))
+        return Change(
+            mean=max(float(change.mean()) for change in changes),
+            largest=max(float(change.max()) for change in changes),
+            logits_mean=logits,
+        )

@@ -1,0 +1,80 @@
+"""The models that the repository itself carries: which files, their SHA-256, terms and origin (shipped.yaml)."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from hyperinverter.config.yaml_text import read_yaml
+from hyperinverter.pretrained.files import find_model_folder
+from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.files import write_atomically
+
+LIST = Path(__file__).with_name("shipped.yaml")
+
+
+@dataclass(frozen=True)
+class ShippedModel:
+    """One model folder; `files` is path in the folder -> SHA-256."""
+
+    name: str
+    source: str
+    licence: str
+    files: dict[str, str]
+
+
+def shipped_models(path: Path = LIST) -> dict[str, ShippedModel]:
+    """Name -> model, as the list has it."""
+    content = read_yaml(path, path.name)
+    if content.faults:
+        raise ValueError(str(content.faults[0]))
+    return {name: ShippedModel(name=name, **fields) for name, fields in content.values.items()}
+
+
+def differing_files(name: str) -> list[str]:
+    """What is wrong with the files of a shipped model, one line each; [] when all are the ones that the list names.
+
+    Raises:
+        UserError: no such model is shipped.
+    """
+    model, folder = _known(name, shipped_models()), find_model_folder(name)
+    found = _hashes(folder)
+    lines = [f"{file}: missing" for file in model.files if file not in found]
+    lines += [f"{file}: not in the list" for file in found if file not in model.files]
+    return lines + [
+        f"{file}: SHA-256 {found[file][:16]}..., the list says {digest[:16]}..."
+        for file, digest in model.files.items()
+        if file in found and found[file] != digest
+    ]
+
+
+def record_shipped(name: str, folder: Path, path: Path = LIST) -> None:
+    """Put the SHA-256 of a folder's weights into the list, in place of the model's earlier ones.
+
+    Raises:
+        UserError: no such model is in the list, or the folder holds no weights.
+    """
+    models = shipped_models(path)
+    _known(name, models)
+    hashes = _hashes(folder)
+    if not hashes:
+        raise UserError(f"{folder}: holds no .safetensors files; give output=FOLDER, the shipped model's folder")
+    comment = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    lines = [*comment]
+    for model in models.values():
+        files = hashes if model.name == name else model.files
+        lines += [f"{model.name}:", f"  source: {model.source}", f"  licence: {model.licence}", "  files:"]
+        lines += [f"    {file}: {digest}" for file, digest in sorted(files.items())]
+    with write_atomically(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n")
+    print(f"{path.name}: SHA-256 of {len(hashes)} files of {name}")
+
+
+def _known(name: str, models: dict[str, ShippedModel]) -> ShippedModel:
+    if name not in models:
+        raise UserError(f"no model {name!r} is shipped; shipped are {', '.join(models)} ({LIST.name})")
+    return models[name]
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    files = sorted(folder.rglob("*.safetensors"))
+    return {file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}

@@ -1,0 +1,67 @@
+"""The list of shipped models: the repository's files are the ones it names; new hashes replace a model's own only."""
+
+import shutil
+
+import pytest
+
+from hyperinverter.config.schema import ExportConfig
+from hyperinverter.evaluation.export_model import export_model
+from hyperinverter.pretrained import shipped
+from hyperinverter.pretrained.shipped import differing_files, record_shipped, shipped_models
+from hyperinverter.utils.checkout import REPOSITORY
+from hyperinverter.utils.errors import UserError
+
+
+@pytest.mark.parametrize("name", shipped_models())
+def test_files_are_the_ones_in_the_list(name, monkeypatch):
+    monkeypatch.delenv("HYPERINVERTER_MODELS", raising=False)
+    assert differing_files(name) == [], (
+        f"run: python scripts/export_model.py record={name} output=pretrained_models/{name}"
+    )
+    model = shipped_models()[name]
+    assert model.licence and model.source and (REPOSITORY / "pretrained_models" / name / "README.md").is_file()
+    assert {"generator.safetensors", "hyperinverter.safetensors"} <= set(model.files)
+
+
+@pytest.fixture
+def own_list(tiny_model, tmp_path, monkeypatch):
+    """A list of two models, one of which is a copy of the tiny one."""
+    monkeypatch.setenv("HYPERINVERTER_MODELS", str(tmp_path / "models"))
+    shutil.copytree(tiny_model, tmp_path / "models" / "mine")
+    path = tmp_path / "shipped.yaml"
+    text = "# a remark\nmine:\n  source: here\n  licence: none\n  files: {}\nother:\n  source: there\n  licence: none\n"
+    path.write_text(text + f"  files:\n    generator.safetensors: {'a' * 64}\n")
+    monkeypatch.setattr(shipped, "shipped_models", lambda p=path: shipped_models(p))
+    return path
+
+
+def test_hashes_are_taken_anew(own_list, tmp_path):
+    folder = tmp_path / "models" / "mine"
+    assert "generator.safetensors: not in the list" in differing_files("mine")
+    record_shipped("mine", folder, own_list)
+    assert differing_files("mine") == [] and own_list.read_text().startswith("# a remark\n")
+    assert shipped_models(own_list)["other"].files == {"generator.safetensors": "a" * 64}
+
+    file = folder / "w_encoder.safetensors"
+    file.write_bytes(file.read_bytes() + b" ")
+    (folder / "discriminator.safetensors").unlink()
+    told = differing_files("mine")
+    assert told[0] == "discriminator.safetensors: missing" and told[1].startswith("w_encoder.safetensors: SHA-256")
+
+
+def test_mistakes_are_told(own_list, tmp_path):
+    with pytest.raises(UserError, match="no model 'faces63' is shipped; shipped are mine, other"):
+        record_shipped("faces63", tmp_path, own_list)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"holds no \.safetensors files"):
+        record_shipped("mine", tmp_path / "empty", own_list)
+
+
+def test_export_records_what_it_wrote_or_only_that(tiny_model, tmp_path, monkeypatch):
+    recorded = []
+    monkeypatch.setattr("hyperinverter.evaluation.export_model.record_shipped", lambda *what: recorded.append(what))
+    target = tmp_path / "shipped"
+    settings = {"output": str(target), "record": "mine", "test_images": 2, "device": "cpu"}
+    export_model(ExportConfig(model=str(tiny_model), half=False, **settings))
+    assert export_model(ExportConfig(model=None, **settings)) == {}
+    assert recorded == [("mine", target)] * 2
