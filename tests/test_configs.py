@@ -14,6 +14,7 @@ from hyperinverter.config import (
     ExportConfig,
     Phase1Config,
     Phase2Config,
+    ReproduceConfig,
     StyleGAN2Config,
     list_domains,
     load_config,
@@ -32,6 +33,7 @@ SCHEMAS = {
     "export": ExportConfig,
     "demo": DemoConfig,
     "benchmark": BenchmarkConfig,
+    "reproduce": ReproduceConfig,
 }
 
 

@@ -27,6 +27,7 @@ CONFIGS = {
     "learn_direction": None,
     "export_model": "export",
     "benchmark": "benchmark",
+    "reproduce": None,
     "demo": None,
 }
 OWN_TESTS = {"download", "convert"}  # no domain of their own: tests/pretrained

@@ -3,6 +3,7 @@
 from hyperinverter.config.benchmark_schema import BenchmarkConfig
 from hyperinverter.config.faults import ConfigError
 from hyperinverter.config.load import list_domains, load_config, load_domain, to_yaml
+from hyperinverter.config.reproduce_schema import ReproduceConfig
 from hyperinverter.config.schema import (
     TARGET_SETS,
     TRUNKS,
@@ -54,6 +55,7 @@ __all__ = [
     "Phase1Config",
     "Phase2Config",
     "ProjectionConfig",
+    "ReproduceConfig",
     "RunConfig",
     "ScheduleConfig",
     "StyleGAN2Config",

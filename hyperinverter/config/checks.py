@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from hyperinverter.config import benchmark_schema, names
+from hyperinverter.config import benchmark_schema, names, reproduce_schema
 from hyperinverter.config import schema as s
 from hyperinverter.config.rules import (
     Problem,
@@ -267,7 +267,7 @@ def _direction(c: s.DirectionConfig) -> Iterator[Problem]:
 
 
 def _export(c: s.ExportConfig) -> Iterator[Problem]:
-    yield from positive(c, "tolerance")
+    yield from positive(c, "tolerance largest max_mb")
     yield from at_least(c, 1, "test_images")
 
 
@@ -307,6 +307,16 @@ def _benchmark(c: benchmark_schema.BenchmarkConfig) -> Iterator[Problem]:
         yield Problem(("least_rounds", "rounds"), f"({c.least_rounds}) must not be above rounds ({c.rounds})")
 
 
+def _reproduce(c: reproduce_schema.ReproduceConfig) -> Iterator[Problem]:
+    yield from known("parts", "part", c.parts, reproduce_schema.REPRODUCED)
+    yield from known("metrics", "metric", c.metrics, names.METRICS)
+    yield from not_empty(c, "strengths metrics")
+    yield from at_least(c, 2, "generated edited_photos")
+    yield from at_least(c, 1, "batch_size time_repeats")
+    if not all(0 < strength < math.inf for strength in c.strengths):
+        yield Problem(("strengths",), f"each must be above 0, it is applied in both ways; got {c.strengths}")
+
+
 CHECKS: dict[type, Callable[[Any], Iterable[Problem]]] = {
     s.GeneratorConfig: _generator,
     s.DiscriminatorConfig: _discriminator,
@@ -330,4 +340,5 @@ CHECKS: dict[type, Callable[[Any], Iterable[Problem]]] = {
     s.ExportConfig: _export,
     s.DemoConfig: _demo,
     benchmark_schema.BenchmarkConfig: _benchmark,
+    reproduce_schema.ReproduceConfig: _reproduce,
 }

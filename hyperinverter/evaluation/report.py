@@ -138,13 +138,16 @@ def read_stats(path: str | Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in Path(path).read_text().splitlines()]
 
 
-def curves(stats: Sequence[dict[str, float]], names: dict[str, str], ylabel: str) -> str:
+def curves(
+    stats: Sequence[dict[str, float]], names: dict[str, str], ylabel: str, xlabel: str = "optimiser step"
+) -> str:
     """Scalars over optimiser steps as one <svg> element.
 
     Args:
         stats: as `read_stats` gives them.
         names: key in the statistics -> label; keys that never occur are left out. Validation keys get markers.
         ylabel: what the vertical axis (logarithmic) is, with its unit.
+        xlabel: what `step` counts.
     """
     import matplotlib
     from matplotlib.figure import Figure  # without pyplot: no window, no global state
@@ -157,7 +160,7 @@ def curves(stats: Sequence[dict[str, float]], names: dict[str, str], ylabel: str
         if points:
             marker = {"marker": "o", "linestyle": "--"} if key.startswith("validation/") else {}
             axes.plot(*zip(*points, strict=True), label=label, **marker)
-    axes.set(xlabel="optimiser step", ylabel=ylabel, yscale="log")
+    axes.set(xlabel=xlabel, ylabel=ylabel, yscale="log")
     axes.yaxis.set_major_formatter(FormatStrFormatter("%.3g"))
     axes.yaxis.set_minor_formatter(FormatStrFormatter("%.2g") if _spans_less_than_a_decade(axes) else NullFormatter())
     axes.grid(alpha=0.3, which="both")

@@ -1,0 +1,33 @@
+"""Settings of reproduce; the classes of all other commands are in `schema.py`."""
+
+from dataclasses import dataclass, field
+
+from hyperinverter.config.names import METRICS
+from hyperinverter.config.schema import CommandConfig
+
+# What may be measured, each into a JSON file of its name; `pictures` are the model card's.
+REPRODUCED = ("photos", "other_photos", "generated", "editability", "generator", "learning_curve", "pictures")
+
+
+@dataclass
+class ReproduceConfig(CommandConfig):
+    """reproduce: all that docs/results.md says of a model, and the page itself.
+
+    A part whose images are not given is left out; what an earlier call measured of it stays on the page.
+    """
+
+    parts: list[str] = field(default_factory=lambda: list(REPRODUCED))  # []: the page alone, from earlier measurements
+    model: str | None = None  # model folder or name; None: the domain's
+    photos: str | list[str] | None = None  # held-out photos of the collection that it was trained on
+    other_photos: str | list[str] | None = None  # of another collection
+    training_photos: str | list[str] | None = None  # from which the judges of edits learn
+    labels: str | None = None  # CSV (.gz allowed) with a `file` column and 0/1 columns, of `photos` and training_photos
+    runs: dict[str, str] = field(default_factory=dict)  # name -> run folder of a trainer, for the learning curve
+    generated: int = 256  # images of the generator that are inverted
+    edited_photos: int = 200  # at most, one of each person where the labels tell people apart
+    strengths: list[float] = field(default_factory=lambda: [1.0, 2.0, 3.0])  # of edits, in standard deviations, ±
+    metrics: list[str] = field(default_factory=lambda: list(METRICS))
+    batch_size: int = 16
+    time_repeats: int = 30
+    publish: str | None = None  # folder for the JSON files, and beside it the page <folder>.md made of all in it
+    pictures: str | None = None  # folder for samples.png, reconstructions.png, edits.png; None: in output

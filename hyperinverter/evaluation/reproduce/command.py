@@ -1,0 +1,109 @@
+"""reproduce as a command: the parts one after the other, each into its JSON, and the page of all of them."""
+
+import json
+import shlex
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+import hyperinverter
+from hyperinverter.checkpoint import read_model
+from hyperinverter.config import ReproduceConfig
+from hyperinverter.evaluation.reproduce import measures
+from hyperinverter.evaluation.reproduce.page import page
+from hyperinverter.metrics import NotMeasured
+from hyperinverter.pretrained.files import PARTS, find_model_folder
+from hyperinverter.training.common import set_up
+from hyperinverter.utils.files import write_atomically
+
+# part -> its measurement, and the settings without which there is nothing to measure
+MEASURES = {
+    "photos": (measures.photos, ["photos"]),
+    "other_photos": (measures.other_photos, ["other_photos"]),
+    "generated": (measures.generated, []),
+    "editability": (measures.editability, ["photos", "training_photos", "labels"]),
+    "generator": (measures.generator, ["photos"]),
+    "learning_curve": (measures.learning_curve, ["runs"]),
+    "pictures": (measures.pictures, []),
+}
+SHOWN = {"editability": "edits.png", "learning_curve": "learning_curve.svg"}  # part -> picture that the page shows
+NAMED_IN_COMMAND = ("photos", "other_photos", "training_photos", "labels")
+
+
+def reproduce(config: ReproduceConfig) -> dict[str, Any]:
+    """Measure `config.parts`; write `<part>.json` into `output` and, with `publish`, into that folder.
+
+    Beside the `publish` folder the page is made anew of every JSON in it; with `parts=[]` nothing is measured.
+
+    Returns:
+        part -> what its JSON holds.
+    Raises:
+        UserError: the model's files are missing, or images or labels cannot be read.
+    """
+    device = set_up(config)
+    found: dict[str, Any] = {}
+    for part in config.parts:
+        measure, needs = MEASURES[part]
+        if missing := [key for key in needs if not getattr(config, key)]:
+            _tell(f"{part}: left out, because {', '.join(missing)} is not given")
+            continue
+        _tell(f"{part} ...")
+        try:
+            result = measure(config, device)
+        except NotMeasured as reason:
+            _tell(f"{part}: not measured: {reason}")
+            continue
+        if result is None:
+            continue
+        found[part] = {**result, "about": _about(config, part, needs)}
+        for folder in filter(None, (config.output, config.publish)):
+            _write(Path(folder) / f"{part}.json", json.dumps(found[part], indent=1) + "\n")
+        if config.publish is not None and part in SHOWN:
+            shutil.copyfile(Path(config.output) / SHOWN[part], Path(config.publish) / SHOWN[part])
+    if config.publish is not None:
+        folder = Path(config.publish)
+        results = {
+            part: json.loads(path.read_text()) for part in MEASURES if (path := folder / f"{part}.json").is_file()
+        }
+        _write(folder.with_suffix(".md"), page(results, folder))
+        _tell(f"written: {folder.with_suffix('.md')}")
+    return found
+
+
+def _about(config: ReproduceConfig, part: str, needs: list[str]) -> dict[str, Any]:
+    """What the numbers belong to: command, weights and versions, without the folders of this machine."""
+    words = ["python", "scripts/reproduce.py", f"parts=[{part}]"]
+    words += [f"{key}={_placeholder(getattr(config, key))}" for key in NAMED_IN_COMMAND if key in needs]
+    words += ["runs={NAME: FOLDER}"] if "runs" in needs else []
+    return {
+        "command": shlex.join(words),
+        "model": model_hashes(config),
+        "versions": {"hyperinverter": hyperinverter.__version__, "torch": torch.__version__.partition("+")[0]},
+    }
+
+
+def model_hashes(config: ReproduceConfig) -> dict[str, str]:
+    """Part -> weights hash of its file, of those that the model folder has."""
+    folder = find_model_folder(measures.model_of(config))
+    files = {part: folder / f"{part}.safetensors" for part in PARTS}
+    return {part: read_model(path, part).hash for part, path in files.items() if path.is_file()}
+
+
+def _placeholder(value: str | list[str]) -> str:
+    """FOLDER/faces64_test.zip for any place of that file."""
+    names = [f"FOLDER/{Path(one).name}" for one in ([value] if isinstance(value, str) else value)]
+    return names[0] if len(names) == 1 else f"[{', '.join(names)}]"
+
+
+def _tell(message: str) -> None:
+    tqdm.write(f"{time.strftime('%H:%M:%S')} {message}", file=sys.stderr)
+
+
+def _write(path: Path, text: str) -> None:
+    with write_atomically(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

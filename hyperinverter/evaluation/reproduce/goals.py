@@ -1,0 +1,61 @@
+"""What the shipped weights should reach, held against what was measured."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from hyperinverter.evaluation.judges import AGE
+
+# Phase II against Phase I: the paper's own ratios on CelebA-HQ (table 1: L2 0.45, LPIPS 0.49) and the rise of identity.
+L2_RATIO, PERCEPTUAL_RATIO, IDENTITY_RISE = 0.45, 0.5, 0.15
+KEPT_SHARE = 0.75  # of Phase I's edits; the paper keeps 0.70 to 0.91 (table 2)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One goal and what came of it; `is_met` None: not measured."""
+
+    goal: str
+    where: str
+    measured: str
+    is_met: bool | None
+
+
+def outcomes(results: dict[str, dict[str, Any]]) -> Iterator[Outcome]:
+    for part, where in (("photos", "held-out photos"), ("other_photos", "photos of another collection")):
+        if part in results:
+            yield from _reconstruction(results[part], f"{where}, {results[part]['num_images']}")
+    for name, figures in results.get("editability", {}).get("directions", {}).items():
+        yield _kept(name, figures)
+
+
+def _reconstruction(result: dict[str, Any], where: str) -> Iterator[Outcome]:
+    for metric, key, bound, sign in (
+        ("l2", "ratio", L2_RATIO, -1),
+        ("squeezenet_features", "ratio", PERCEPTUAL_RATIO, -1),
+        ("dlib_identity", "difference", IDENTITY_RISE, 1),
+    ):
+        goal = f"{metric}: Phase II {f'at most {bound} of' if sign < 0 else f'at least {bound:+} on'} Phase I"
+        found = result["comparison"].get(metric)
+        if found is None or key not in found:
+            yield Outcome(goal, where, "not measured", None)
+            continue
+        value, (low, high) = found[key], found["interval_95"]
+        shown = f"× {value:.3g} [{low:.3g}, {high:.3g}]" if sign < 0 else f"{value:+.3g} [{low:+.3g}, {high:+.3g}]"
+        yield Outcome(goal, where, shown, sign * value >= sign * bound)
+
+
+def main_judge(figures: dict[str, Any]) -> str | None:
+    """The judge whose share counts: years where they are measured, else the attribute's own classifier."""
+    names = list(figures["judges"])
+    return AGE if AGE in names else names[0] if names else None
+
+
+def _kept(name: str, figures: dict[str, Any]) -> Outcome:
+    judge = main_judge(figures)
+    goal, where = f"{name}: at least {KEPT_SHARE:.0%} of Phase I's edit kept", f"judged by {judge}"
+    judged = figures["judges"].get(judge, {})
+    if judged.get("kept") is None:
+        return Outcome(goal, where, judged.get("why", "not measured"), None)
+    low, high = judged["kept_interval_95"]
+    return Outcome(goal, where, f"{judged['kept']:.0%} [{low:.0%}, {high:.0%}]", judged["kept"] >= KEPT_SHARE)

@@ -1,0 +1,232 @@
+"""The measurements of reproduce, one function per part: config and device in, what its JSON holds out."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hyperinverter.config import ReproduceConfig, load_config
+from hyperinverter.config.faults import ConfigError
+from hyperinverter.config.schema import DataConfig, EvaluateConfig
+from hyperinverter.data import Batches, open_source
+from hyperinverter.data.generated import GeneratedSource
+from hyperinverter.data.image_source import Subset
+from hyperinverter.editing.direction_files import available_directions, load_direction
+from hyperinverter.editing.directions import Direction
+from hyperinverter.editing.learn import read_labels, rows_of
+from hyperinverter.evaluation.editability import Case, choose_photos, edit_rows, judges_of, measure_editability
+from hyperinverter.evaluation.generator_distance import measure_generator
+from hyperinverter.evaluation.judges import AgeJudge, fit_judges
+from hyperinverter.evaluation.reconstruction import evaluate
+from hyperinverter.evaluation.report import curves, read_stats
+from hyperinverter.extractors.dlib_face import DlibFace
+from hyperinverter.extractors.mobilefacenet import MobileFaceNet
+from hyperinverter.extractors.ssrnet import SsrNetAge
+from hyperinverter.inverters import Inverter, load
+from hyperinverter.metrics import NotMeasured
+from hyperinverter.pretrained.files import find_model_folder
+from hyperinverter.pretrained.ready import load_generator
+from hyperinverter.utils.files import write_atomically
+from hyperinverter.utils.images import contact_sheet, image_grid, save_image
+
+RECORDS_KEPT = 8  # of the generated images, whose numbers a test recomputes
+CURVE_POINTS = 40  # of a learning curve, at most
+SAMPLES, SAMPLE_COLUMNS, SAMPLE_PSI = 64, 16, 0.7  # of samples.png
+SHEET_FACES = 3  # of a sheet of edits, per direction
+SHEET_ROWS = 9  # of reconstructions.png: a third each of the best, median and worst
+
+
+def model_of(config: ReproduceConfig) -> str:
+    return config.model or config.domain.weights.folder or config.domain.name
+
+
+# ---------------------------------------------------------------------------------------------- reconstruction
+
+
+def photos(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:
+    return _reconstruction(config, "photos", DataConfig(root=config.photos, on_bad_file="refuse"))
+
+
+def other_photos(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:
+    return _reconstruction(config, "other_photos", DataConfig(root=config.other_photos, on_bad_file="refuse"))
+
+
+def generated(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:
+    result = _reconstruction(config, "generated", _generated(config))
+    lines = (Path(config.output) / "generated" / "images.jsonl").read_text().splitlines()
+    return result | {"first_images": [json.loads(line) for line in lines[:RECORDS_KEPT]]}
+
+
+def _generated(config: ReproduceConfig) -> DataConfig:
+    return DataConfig(kind="generated", num_generated=config.generated)
+
+
+def _reconstruction(
+    config: ReproduceConfig, part: str, data: DataConfig, metrics: list[str] | None = None, rows: int = 8
+) -> dict[str, Any]:
+    result = evaluate(evaluation(config, part, data, metrics, rows))
+    del result["files"]  # photos' names are no result
+    return result
+
+
+def evaluation(
+    config: ReproduceConfig, part: str, data: DataConfig, metrics: list[str] | None = None, rows: int = 8
+) -> EvaluateConfig:
+    """What scripts/evaluate.py is given for a part."""
+    passed_on = {key: getattr(config, key) for key in ("domain", "device", "threads", "seed", "batch_size")}
+    return EvaluateConfig(
+        **passed_on,
+        model=model_of(config),
+        output=str(Path(config.output) / part),
+        data=data,
+        metrics=metrics or config.metrics,
+        time_repeats=config.time_repeats,
+        sheet_rows=rows,
+    )
+
+
+# ----------------------------------------------------------------------------------------- edits and generator
+
+
+def editability(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:
+    """Beside the figures, `edits.png` in `output`: reconstructions of the first photos, edited."""
+    inverter = load(model_of(config), "hyperinverter", str(device))
+    directions = _directions(inverter)
+    labels = read_labels(config.labels)
+    held_out = _photos(config.photos, inverter.resolution)
+    rows = rows_of(list(held_out.names), labels)
+    chosen = choose_photos(held_out.names, [row and row.get("identity") for row in rows], config.edited_photos)
+    columns = {str(direction.info.get("attribute", "")).removeprefix("-") for direction in directions} - {""}
+    training = _photos(config.training_photos, inverter.resolution)
+    attributes = fit_judges(columns, training, held_out, labels, Path(config.output) / "judges.safetensors", device)
+    judges = [attributes, *([AgeJudge(device)] if SsrNetAge.why_missing() is None else [])]
+
+    def judge(images: Tensor) -> dict[str, Tensor]:
+        return {name: scores for one in judges for name, scores in one(images).items()}
+
+    source = Subset(open_source(config.photos), chosen)
+    batches = Batches(source, inverter.resolution, on_bad_file="refuse")
+    some = next(batches.in_order(SHEET_FACES))[0].to(device)
+    known = judge(some)
+    cases = [Case(direction, judges_of(direction, known)) for direction in directions]
+    found = measure_editability(
+        inverter,
+        cases,
+        (images.to(device) for images, _ in batches.in_order(config.batch_size)),
+        sorted(config.strengths),
+        judge,
+        _identity(device),
+    )
+    cells, headings, captions = edit_rows(inverter, directions, some, max(config.strengths))
+    contact_sheet(cells, headings, Path(config.output) / "edits.png", captions)
+    return {
+        "domain": inverter.domain.name,
+        "photos": len(chosen),
+        "photos_rule": "of each person the first photo in name order, of these as many as asked for at equal distances",
+        "strengths": sorted(config.strengths),
+        "strength_unit": "standard deviations of w·d over photos; from -s to +s",
+        "judges": attributes.figures,
+        "not_measured": {} if SsrNetAge.why_missing() is None else {"ssrnet_age": SsrNetAge.why_missing()},
+        "directions": found,
+    }
+
+
+def _directions(inverter: Inverter) -> list[Direction]:
+    """Every direction of the model folder."""
+    return [
+        load_direction(name, inverter.folder, generator_hash=inverter.generator_hash)
+        for name in available_directions(inverter.folder)
+    ]
+
+
+def _photos(root: str | list[str], resolution: int) -> Batches:
+    return Batches(open_source(root), resolution, on_bad_file="refuse")
+
+
+def _identity(device: torch.device) -> Any:
+    """Name, network and likeness for `measure_editability`: dlib's, else MobileFaceNet's, else None."""
+    if DlibFace.why_missing() is None:
+        network = DlibFace.find()
+        return "dlib_identity", network, network.similarity
+    if MobileFaceNet.why_missing() is None:
+        network = MobileFaceNet.find().to(device)
+        return "mobilefacenet", network, lambda a, b: 1 - network.distance(a, b)
+    return None
+
+
+def generator(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:
+    network = load_generator(find_model_folder(model_of(config))).to(device)
+    batches = _photos(config.photos, network.resolution)
+    rows = rows_of(list(batches.names), read_labels(config.labels)) if config.labels else [None] * len(batches)
+    people = [row and row.get("identity") for row in rows]
+    return measure_generator(network, batches, people, batch_size=config.batch_size, seed=config.seed, device=device)
+
+
+# ------------------------------------------------------------------------------------ learning curve, pictures
+
+
+def learning_curve(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:
+    """Every validation number of the runs against the images seen; L2 also as a drawing, in `output`."""
+    runs = {name: _curve(Path(folder)) for name, folder in config.runs.items()}
+    lines = [
+        {"step": images, f"validation/{name}": value}
+        for name, curve in runs.items()
+        for images, value in zip(curve["images_seen"], curve.get("l2", []), strict=False)
+    ]
+    drawing = curves(lines, {f"validation/{name}": name for name in runs}, "validation L2", "images seen")
+    with write_atomically(Path(config.output) / "learning_curve.svg") as path:
+        path.write_text(drawing + "\n")
+    return {"runs": runs}
+
+
+def _curve(folder: Path) -> dict[str, list[float]]:
+    """`images_seen`, and validation numbers by name, of one run; thinned, the last row kept.
+
+    Raises:
+        NotMeasured: the run has no validation numbers.
+    """
+    lines = [line for line in read_stats(folder / "stats.jsonl") if any(key.startswith("validation/") for key in line)]
+    if not lines:
+        raise NotMeasured(f"{folder.name}/stats.jsonl holds no validation numbers")
+    every = -(-len(lines) // CURVE_POINTS)
+    kept = lines[::-1][::every][::-1]
+    batch_size = _batch_size(folder / "config.yaml")
+    names = [key for key in kept[-1] if key.startswith("validation/")]
+    curve: dict[str, list[float]] = {"images_seen": [line["step"] * batch_size for line in kept]}
+    return curve | {name.removeprefix("validation/"): [line.get(name) for line in kept] for name in names}
+
+
+def _batch_size(path: Path) -> int:
+    from hyperinverter.config import Phase1Config, Phase2Config, StyleGAN2Config
+
+    for schema in (Phase2Config, Phase1Config, StyleGAN2Config):
+        try:
+            return load_config(schema, path).schedule.batch_size
+        except ConfigError:
+            continue
+    raise NotMeasured(f"{path.name} of the run is no trainer's config")
+
+
+def pictures(config: ReproduceConfig, device: torch.device) -> None:
+    """samples.png, reconstructions.png and edits.png of the model card; every face in them is the generator's.
+
+    Samples are the first ones of a stream that no training draws from; reconstructions the best, median and worst.
+    """
+    folder = Path(config.pictures or Path(config.output) / "pictures")
+    inverter = load(model_of(config), "hyperinverter", str(device))
+    samples = _samples(inverter, SAMPLES)
+    save_image(image_grid(samples, columns=SAMPLE_COLUMNS), folder / "samples.png")
+    _reconstruction(config, "pictures", _generated(config), ["l2"], SHEET_ROWS)
+    shutil.copyfile(Path(config.output) / "pictures" / "sheet.png", folder / "reconstructions.png")
+    cells, headings, captions = edit_rows(inverter, _directions(inverter), samples[:SHEET_FACES], max(config.strengths))
+    if cells:
+        contact_sheet(cells, headings, folder / "edits.png", captions)
+
+
+def _samples(inverter: Inverter, count: int) -> Tensor:
+    source = GeneratedSource(inverter.generator, count, stream="evaluation", truncation_psi=SAMPLE_PSI)
+    images = next(Batches(source, inverter.resolution).in_order(count))[0]
+    return images.to(inverter.device)

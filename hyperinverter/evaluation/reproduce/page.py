@@ -1,0 +1,159 @@
+"""The JSON files of reproduce -> the published page."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hyperinverter.evaluation.editability import PHASES
+from hyperinverter.evaluation.reproduce.goals import outcomes
+from hyperinverter.evaluation.tables import to_markdown
+
+HEAD = """# Results
+
+What the shipped weights of `faces64` do, measured. Every table comes from one JSON file in `docs/results/`, with the
+command that made it above the table; this page is made of those files by the same command.
+
+```bash
+python scripts/reproduce.py photos=FOLDER/faces64_test.zip other_photos=FOLDER/ffhq256_test.zip \\
+  'training_photos=FOLDER/faces64_train_*.zip' labels=FOLDER/labels.csv.gz
+python scripts/reproduce.py 'parts=[]'
+```
+
+The first measures; a part whose images are not given keeps its earlier numbers. The second makes this page without
+measuring. Phase I is `w_encoder`, both phases together are `hyperinverter`; brackets are 95 % intervals over images, of
+ratios and differences from the same images drawn together.
+"""
+CURVE_SHARES = (0.25, 0.5, 0.75, 1.0)  # of a run, in the learning curve's table
+
+
+def page(results: dict[str, dict[str, Any]], folder: Path) -> str:
+    """The page.
+
+    Args:
+        results: part -> what its JSON holds.
+        folder: of the JSON files; pictures in it are shown.
+    """
+    sections = [HEAD, *_goals(results)]
+    for part, title in TITLES.items():
+        if part in results:
+            sections += [f"## {title}", _about(results[part]), *SECTIONS[part](results[part], folder)]
+    return "\n\n".join(section.strip("\n") for section in sections if section) + "\n"
+
+
+def _goals(results: dict[str, dict[str, Any]]) -> Iterator[str]:
+    words = {True: "yes", False: "**no**", None: ""}
+    rows = [[o.goal, o.where, o.measured, words[o.is_met]] for o in outcomes(results)]
+    if rows:
+        yield "## Goals"
+        yield _table(["goal", "on", "measured", "met"], rows)
+
+
+def _about(result: dict[str, Any]) -> str:
+    model = ", ".join(f"{part} {digest}" for part, digest in result["about"]["model"].items())
+    return f"`{result['about']['command']}`\n\nWeights: {model}. PyTorch {result['about']['versions']['torch']}."
+
+
+def _reconstruction(result: dict[str, Any], folder: Path) -> Iterator[str]:
+    yield to_markdown(result)
+
+
+def _editability(result: dict[str, Any], folder: Path) -> Iterator[str]:
+    strengths = [f"{strength:g}" for strength in result["strengths"]]
+    rows = []
+    for name, figures in result["directions"].items():
+        for judge, judged in figures["judges"].items():
+            effects = [_mean(judged["effect"][phase]) for phase in PHASES]
+            by_strength = judged.get("kept_by_strength", {})
+            shares = [f"{by_strength[s]:.0%}" if s in by_strength else "" for s in strengths]
+            rows.append([name, f"{judge}, {judged['unit']}", *effects, _kept(judged), *shares])
+    yield (
+        f"{result['photos']} held-out photos ({result['photos_rule']}), edited by the same strengths before and after "
+        f"Phase II. Effect: how far the judge's score moves from -s to +s, mean over photos and over s = "
+        f"{', '.join(strengths)} standard deviations of w along the direction; kept: Phase II's part of Phase I's."
+    )
+    heads = ["direction", "judge", *(f"effect, {phase}" for phase in PHASES.values()), "kept"]
+    yield _table([*heads, *(f"kept at ±{s}" for s in strengths)], rows)
+    yield from _identity(result, strengths[-1])
+    yield (
+        "The judges: age in years by SSR-Net; for the other attributes a logistic regression on SqueezeNet features, "
+        "fitted to real training photos and measured on the held-out ones:"
+    )
+    keys = ("accuracy", "balanced_accuracy", "auc", "positive_fraction", "photos_fitted", "photos_tested")
+    heads = [key.replace("_", " ") for key in keys]
+    yield _table(
+        ["attribute", *heads], ([name, *(f"{f[key]:.4g}" for key in keys)] for name, f in result["judges"].items())
+    )
+    if (folder / "edits.png").is_file():
+        yield f"![Reconstructions of held-out photos, edited]({folder.name}/edits.png)"
+
+
+def _identity(result: dict[str, Any], largest: str) -> Iterator[str]:
+    """Likeness of edited and unedited images."""
+    ways = [f"-{largest}", largest]
+    rows, network = [], ""
+    for name, figures in result["directions"].items():
+        for phase, values in figures.get("identity", {}).items():
+            network = figures["identity_by"]
+            rows.append([name, PHASES[phase], *(f"{values[way]:.3f}" for way in ways)])
+    if rows:
+        yield f"Identity kept by an edit: {network} between the edited and the unedited image of the same phase."
+        yield _table(["direction", "phase", *(f"at {float(way):+g}" for way in ways)], rows)
+
+
+def _generator(result: dict[str, Any], folder: Path) -> Iterator[str]:
+    yield (
+        f"Frechet distance, `{result['name']}`, of {result['images']} held-out photos, each also mirrored. It grows as "
+        f"images get fewer: compare equal counts. Halves: {result['halves']}."
+    )
+    rows = [[what, f"{d['distance']:.4g}", d["samples"] or "", d["photos"]] for what, d in result["distances"].items()]
+    yield _table(["", "distance", "samples", "photos on a side, mirrored ones counted"], rows)
+
+
+def _curve(result: dict[str, Any], folder: Path) -> Iterator[str]:
+    yield "Validation numbers of the training runs against images seen, at parts of each run:"
+    rows = []
+    for name, curve in result["runs"].items():
+        images = curve["images_seen"]
+        places = [min(range(len(images)), key=lambda i: abs(images[i] - share * images[-1])) for share in CURVE_SHARES]
+        for key in (key for key in curve if key != "images_seen"):
+            values = [curve[key][place] for place in places]
+            shown = ["" if value is None else f"{value:.4g}" for value in values]
+            rows.append([name, key, f"{images[-1]:,}", *shown])
+    yield _table(["run", "number", "images seen", *(f"at {share:.0%}" for share in CURVE_SHARES)], rows)
+    if (folder / "learning_curve.svg").is_file():
+        yield f"![Validation L2 against images seen]({folder.name}/learning_curve.svg)"
+
+
+TITLES = {
+    "photos": "Held-out photos",
+    "other_photos": "Photos of another collection",
+    "generated": "Images of the generator",
+    "editability": "Edits",
+    "generator": "Generator",
+    "learning_curve": "Learning curve",
+}
+SECTIONS = {
+    "photos": _reconstruction,
+    "other_photos": _reconstruction,
+    "generated": _reconstruction,
+    "editability": _editability,
+    "generator": _generator,
+    "learning_curve": _curve,
+}
+
+
+def _mean(effect: dict[str, Any]) -> str:
+    low, high = effect["interval_95"]
+    return f"{effect['mean']:.3g} [{low:.3g}, {high:.3g}]"
+
+
+def _kept(judged: dict[str, Any]) -> str:
+    if judged["kept"] is None:
+        return judged["why"]
+    low, high = judged["kept_interval_95"]
+    return f"{judged['kept']:.0%} [{low:.0%}, {high:.0%}]"
+
+
+def _table(heads: list[str], rows: Any) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)

@@ -1,0 +1,131 @@
+"""reproduce on a tiny model: JSON without the machine's paths, the page made of it, parts that keep what they had."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hyperinverter.config import Phase2Config, ReproduceConfig, to_yaml
+from hyperinverter.editing.direction_files import save_direction
+from hyperinverter.editing.directions import Direction
+from hyperinverter.evaluation import generator_distance
+from hyperinverter.evaluation.reproduce import measures
+from hyperinverter.evaluation.reproduce.command import reproduce
+from hyperinverter.evaluation.reproduce.goals import outcomes
+from hyperinverter.evaluation.reproduce.page import page
+from hyperinverter.extractors import base as extractor_base
+from hyperinverter.pretrained import load_generator
+from hyperinverter.utils.images import load_image, save_image
+
+
+class Brightness:
+    """Stands in for the fitted judges."""
+
+    def __init__(self) -> None:
+        keys = ("accuracy", "balanced_accuracy", "auc", "positive_fraction", "photos_fitted", "photos_tested")
+        self.figures = {"Bright": dict.fromkeys(keys, 0.5)}
+
+    def __call__(self, images):
+        return {"Bright": images.mean(dim=(1, 2, 3)).cpu()}
+
+
+@pytest.fixture
+def config(tiny_model, tmp_path, monkeypatch) -> ReproduceConfig:
+    """A model with a direction, a few photos with labels, and no networks of others."""
+    monkeypatch.setattr(extractor_base, "locate", lambda name: None)
+    features = ("frechet_test", lambda x: x.flatten(1)[:, ::97].cpu())
+    monkeypatch.setattr(generator_distance, "sample_features", lambda device: features)
+    monkeypatch.setattr(measures, "fit_judges", lambda *arguments: Brightness())
+    model = shutil.copytree(tiny_model, tmp_path / "micro")
+    info = {"attribute": "Bright", "projection_std": 1.0}
+    bright = Direction("bright", torch.eye(16)[0], info, load_generator(model).weights_hash)
+    save_direction(bright, model / "directions" / "bright.safetensors", domain="micro", resolution=16)
+    for i in range(6):
+        torch.manual_seed(i)
+        save_image(torch.rand(3, 16, 16) * 2 - 1, tmp_path / "photos" / f"{i}.png")
+    rows = [f"{i}.png,{i // 2},{i % 2}" for i in range(6)]
+    (tmp_path / "labels.csv").write_text("\n".join(["file,identity,Bright", *rows]) + "\n")
+    return ReproduceConfig(
+        model=str(model), output=str(tmp_path / "out"), publish=str(tmp_path / "docs" / "results"), device="cpu",
+        photos=str(tmp_path / "photos"), training_photos=str(tmp_path / "photos"), labels=str(tmp_path / "labels.csv"),
+        metrics=["l2", "psnr"], generated=10, batch_size=4, time_repeats=1, strengths=[1.0, 2.0],
+    )  # fmt: skip
+
+
+def run_folder(folder: Path) -> str:
+    folder.mkdir()
+    settings = Phase2Config(loss_weights={"l2": 1.0})
+    settings.schedule.batch_size = 8
+    (folder / "config.yaml").write_text(to_yaml(settings))
+    rows = [{"step": i, "train/l2": 1.0} if i % 2 else {"step": i, "validation/l2": 1 / i} for i in range(1, 301)]
+    (folder / "stats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(folder)
+
+
+def test_everything_is_measured_and_the_page_is_made_of_the_json(config, tmp_path, capsys):
+    config.runs = {"Phase II": run_folder(tmp_path / "run")}
+    found = reproduce(config)
+    folder, text = tmp_path / "docs" / "results", (tmp_path / "docs" / "results.md").read_text()
+    written = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+    assert written == found and set(found) == {"photos", "generated", "editability", "generator", "learning_curve"}
+    assert "other_photos: left out, because other_photos is not given" in capsys.readouterr().err
+    assert text == page(written, folder) and "| goal | on | measured | met |" in text
+    for section in ("Held-out photos", "Images of the generator", "Edits", "Generator", "Learning curve"):
+        assert f"## {section}" in text
+    for path in folder.iterdir():
+        if path.suffix != ".png":
+            assert str(tmp_path) not in path.read_text(), f"{path.name} holds a path of this machine"
+    assert found["photos"]["about"]["command"] == "python scripts/reproduce.py 'parts=[photos]' photos=FOLDER/photos"
+    assert set(found["photos"]["about"]["model"]) == {"generator", "discriminator", "w_encoder", "hyperinverter"}
+    assert [r["name"] for r in found["generated"]["first_images"]] == [f"evaluation_{i:06d}" for i in range(8)]
+    assert found["generated"]["num_images"] == 10
+    assert found["photos"]["comparison"]["l2"]["interval_95"][0] < found["photos"]["comparison"]["l2"]["ratio"]
+    edits = found["editability"]
+    assert edits["photos"] == 3 and list(edits["directions"]["bright"]["judges"]) == ["Bright"]  # one per person
+    assert "ssrnet_age" in edits["not_measured"]
+    curve = found["learning_curve"]["runs"]["Phase II"]
+    assert curve["images_seen"][-1] == 300 * 8 and curve["l2"][-1] == 1 / 300 and len(curve["l2"]) <= 40
+    assert "learning_curve.svg" in text and (folder / "learning_curve.svg").is_file()
+    for name in ("samples", "reconstructions", "edits"):
+        assert load_image(tmp_path / "out" / "pictures" / f"{name}.png", 64).shape == (3, 64, 64)
+
+    # without anything to measure the page is made again, the same
+    (tmp_path / "docs" / "results.md").unlink()
+    config.parts = []
+    assert reproduce(config) == {} and (tmp_path / "docs" / "results.md").read_text() == text
+
+    # a part measured again replaces its own numbers only
+    config.parts, config.generated = ["generated"], 4
+    reproduce(config)
+    assert json.loads((folder / "generated.json").read_text())["num_images"] == 4
+    assert json.loads((folder / "photos.json").read_text()) == found["photos"]
+
+
+def test_what_cannot_be_measured_is_told_and_left_out(config, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(generator_distance, "sample_features", lambda device: "no network here")
+    config.parts = ["generator"]
+    assert reproduce(config) == {} and "generator: not measured: no network here" in capsys.readouterr().err
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "stats.jsonl").write_text('{"step": 1, "train/l2": 1.0}\n')
+    config.parts, config.runs = ["learning_curve"], {"one": str(tmp_path / "run")}
+    assert reproduce(config) == {} and "holds no validation numbers" in capsys.readouterr().err
+
+
+def test_goals_are_held_against_what_was_measured():
+    comparison = {
+        "l2": {"ratio": 0.4, "interval_95": [0.3, 0.46]},
+        "squeezenet_features": {"ratio": 0.6, "interval_95": [0.5, 0.7]},
+    }
+    kept = {"judges": {"Smiling": {"kept": 0.8, "kept_interval_95": [0.7, 0.9]}}}
+    lost = {"judges": {"ssrnet_age": {"kept": None, "why": "no effect"}, "Young": {"kept": 0.9}}}
+    results = {
+        "photos": {"num_images": 9, "comparison": comparison},
+        "editability": {"directions": {"smile": kept, "age": lost}},
+    }
+    found = list(outcomes(results))
+    assert [outcome.is_met for outcome in found] == [True, False, None, True, None]
+    assert found[0].measured == "× 0.4 [0.3, 0.46]" and found[3].measured == "80% [70%, 90%]"
+    assert found[4].measured == "no effect" and np.all([outcome.goal for outcome in found])
