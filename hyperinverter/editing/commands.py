@@ -1,6 +1,7 @@
 """What scripts/edit.py, invert.py and interpolate.py do: config in; pictures, Inversion files and a JSON record out."""
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def edit_images(config: EditConfig) -> dict:
     PNG and the edited Inversion, and a GIF; over all photos `sheet_<direction>.png` (rows photos, columns input and
     strengths) and `edit.json`, which is also returned.
     """
-    inverter, output = _open(config)
+    inverter, output, begin = _open(config)
     directions = _directions(config, inverter)
     strengths = list(config.strengths)
     gammas = {direction.name: in_w(strengths, config.strength_unit, direction) for direction in directions}
@@ -64,7 +65,7 @@ def edit_images(config: EditConfig) -> dict:
         contact_sheet(rows, headings, output / f"sheet_{name}.png", captions)
     described = {direction.name: _described(direction, gammas[direction.name]) for direction in directions}
     found = {"strengths": strengths, "strength_unit": config.strength_unit, "directions": described, "images": records}
-    return _finish(config, inverter, inputs, "edit", found, [f"sheet_{name}.png" for name in sheets])
+    return _finish(config, inverter, inputs, begin, "edit", found, [f"sheet_{name}.png" for name in sheets])
 
 
 def invert_images(config: EditConfig) -> dict:
@@ -73,7 +74,7 @@ def invert_images(config: EditConfig) -> dict:
     Writes `<label>.safetensors`, `<label>.png` (reconstruction), `sheet.png` (input | Phase I | Phase II | difference)
     and `invert.json` with L2 (mean squared difference to the input, images in [-1, 1]) of both phases.
     """
-    inverter, output = _open(config)
+    inverter, output, begin = _open(config)
     rows, captions, records = [], [], []
     inputs = Inputs(config, inverter)
     for photo in inputs:
@@ -94,7 +95,7 @@ def invert_images(config: EditConfig) -> dict:
             captions.append(photo.label)
     headings = ["input", "Phase I", "Phase II", f"difference (red: {DIFFERENCE_MAXIMUM:g} or more)"]
     contact_sheet(rows, headings, output / "sheet.png", captions)
-    return _finish(config, inverter, inputs, "invert", {"images": records}, ["sheet.png"])
+    return _finish(config, inverter, inputs, begin, "invert", {"images": records}, ["sheet.png"])
 
 
 def interpolate_images(config: EditConfig) -> dict:
@@ -103,7 +104,7 @@ def interpolate_images(config: EditConfig) -> dict:
     Writes `strip.png` (upper row codes and weights, lower row codes only), `codes_and_weights.gif`, `codes_only.gif`,
     `beside.gif` (both, side by side), `frames/*.png`, both Inversions and `interpolate.json`.
     """
-    inverter, output = _open(config)
+    inverter, output, begin = _open(config)
     inputs = Inputs(config, inverter)
     photos = []
     for photo in inputs:
@@ -130,16 +131,18 @@ def interpolate_images(config: EditConfig) -> dict:
     headings = [photos[0].label, *(f"t = {t:.2f}" for t in ts), photos[1].label]
     contact_sheet(rows, headings, output / "strip.png", ["codes and weights", "codes only"])
     ends = {"first": photos[0].source, "last": photos[1].source, "steps": config.steps, "t": ts}
-    return _finish(config, inverter, inputs, "interpolate", ends, ["strip.png", "beside.gif"])
+    return _finish(config, inverter, inputs, begin, "interpolate", ends, ["strip.png", "beside.gif"])
 
 
-def _open(config: EditConfig) -> tuple[Inverter, Path]:
+def _open(config: EditConfig) -> tuple[Inverter, Path, float]:
+    """The method, the output folder, and when the work began (a reading of `time.perf_counter`)."""
+    begin = time.perf_counter()
     seed_everything(config.seed, config.threads)
     source = config.model or config.domain
     inverter = load(source, device=config.device, precision=config.precision, compile=config.compile)
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
-    return inverter, output
+    return inverter, output, begin
 
 
 def _directions(config: EditConfig, inverter: Inverter) -> list[Direction]:
@@ -197,9 +200,16 @@ def _l2(image: Tensor, target: Tensor) -> float:
 
 
 def _finish(
-    config: EditConfig, inverter: Inverter, inputs: Inputs, command: str, results: dict, look_at: Sequence[str]
+    config: EditConfig,
+    inverter: Inverter,
+    inputs: Inputs,
+    begin: float,
+    command: str,
+    results: dict,
+    look_at: Sequence[str],
 ) -> dict:
     """Write <command>.json and say where to look."""
+    seconds = round(time.perf_counter() - begin, 2)
     head = {
         "command": command,
         "domain": inverter.domain.name,
@@ -213,11 +223,12 @@ def _finish(
         "align": config.align,
         "skipped": inputs.skipped,
         "notes": inputs.fit.report(),
+        "seconds": seconds,  # from the weights on disk to the last file written, without Python's imports
     }
     path = Path(config.output) / f"{command}.json"  # by command: one folder may hold an edit and an interpolation
     with write_atomically(path) as temporary:
         temporary.write_text(json.dumps(head | results, indent=2) + "\n")
     if inputs.skipped:
         print(f"{len(inputs.skipped)} inputs were skipped; reasons in {path}")
-    print(f"{command}: look at {', '.join(look_at)} in {config.output}")
+    print(f"{command}: {seconds:.1f} s; look at {', '.join(look_at)} in {config.output}")
     return head | results
