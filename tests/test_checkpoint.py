@@ -45,6 +45,10 @@ def test_half_precision_is_stored_and_read_back_as_float32(tmp_path):
     found = read_model(tmp_path / "half.safetensors")
     assert found.state["a.weight"].dtype == torch.float32 and found.state["steps"].dtype == torch.int64
     assert torch.equal(found.state["a.weight"], STATE["a.weight"].half().float())
+    for begins, is_rounded in ((["a."], True), (["b."], False)):  # only what begins so
+        write(tmp_path / "part.safetensors", half=begins)
+        part = read_model(tmp_path / "part.safetensors").state["a.weight"]
+        assert torch.equal(part, STATE["a.weight"]) != is_rounded
 
 
 def test_the_hash_sees_names_shapes_types_and_values():

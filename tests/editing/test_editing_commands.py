@@ -55,6 +55,7 @@ def test_edit_writes_pictures_inversions_and_a_record(config, photos, tmp_path, 
     returned = edit_images(config(photos))
     out = tmp_path / "out"
     results = read(out / "edit.json")
+    assert 0 < results["seconds"] < 300
     assert results == returned and results["command"] == "edit"
     labels = [image["label"] for image in results["images"]]
     assert labels == ["a", "b", "sub_a"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from hyperinverter.config import Phase2Config, ReproduceConfig, to_yaml
+from hyperinverter.config import ConfigError, Phase2Config, ReproduceConfig, load_config, to_yaml
 from hyperinverter.editing.direction_files import save_direction
 from hyperinverter.editing.directions import Direction
 from hyperinverter.evaluation import generator_distance
@@ -129,3 +129,10 @@ def test_goals_are_held_against_what_was_measured():
     assert [outcome.is_met for outcome in found] == [True, False, None, True, None]
     assert found[0].measured == "× 0.4 [0.3, 0.46]" and found[3].measured == "80% [70%, 90%]"
     assert found[4].measured == "no effect" and np.all([outcome.goal for outcome in found])
+
+
+def test_mistakes_in_settings_are_told_together():
+    with pytest.raises(ConfigError) as error:
+        load_config(ReproduceConfig, None, ["parts=[photo]", "strengths=[-1.0, 1.0]", "edited_photos=1"])
+    told = str(error.value)
+    assert "did you mean photos" in told and "applied in both ways" in told and "edited_photos" in told
