@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from hyperinverter.config.schema import EncoderConfig, LayerwiseEncoderConfig
 from hyperinverter.models.backbones import Trunk
 from hyperinverter.models.stylegan2.layers import FullyConnected
+from hyperinverter.ops.batch_norm import normalised_apart
 
 # Styles 0-2 read the coarsest map, 3-6 the middle one, the rest the finest, whatever L is (published thresholds).
 COARSE_STYLES = 3
@@ -116,12 +117,11 @@ class LayerwiseEncoder(FeaturePyramid):
     def pair(self, images: Tensor, w_images: Tensor) -> tuple[Tensor, Tensor]:
         """Features h of the inputs and h_w of the Phase I images, with the same weights.
 
-        In eval mode both go through in one call. In train mode there are two passes, inputs first, because BatchNorm
-        normalises by the statistics of a pass and its running averages mix the two (published training behaviour).
+        Both go through in one call. In train mode it gives what two passes, inputs first, would: BatchNorm normalises
+        each half by its own statistics, and its running averages mix the two (published training behaviour).
         """
-        if self.training:
-            return self(images), self(w_images)
-        h, h_w = self(torch.cat([self.resize(images), self.resize(w_images)])).chunk(2)
+        with normalised_apart(self, 2 if self.training else 1):
+            h, h_w = self(torch.cat([self.resize(images), self.resize(w_images)])).chunk(2)
         return h, h_w
 
 

@@ -16,7 +16,7 @@ from hyperinverter.data import open_training_data, reports
 from hyperinverter.losses import build_losses
 from hyperinverter.models.encoders import WEncoder
 from hyperinverter.models.stylegan2 import Generator
-from hyperinverter.ops.sync_batch_norm import average_running_statistics, synchronised
+from hyperinverter.ops.batch_norm import average_running_statistics, synchronised
 from hyperinverter.pretrained.load import hash_of
 from hyperinverter.pretrained.ready import load_discriminator, load_generator, weights_file
 from hyperinverter.training.common import Run, set_up

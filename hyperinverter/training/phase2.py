@@ -19,7 +19,7 @@ from hyperinverter.losses import TotalLoss, build_losses
 from hyperinverter.losses.adversarial import discriminator_loss, generator_loss, r1_penalty, real_and_fake_logits
 from hyperinverter.models.hyperinverter import HyperInverter
 from hyperinverter.models.stylegan2 import Discriminator
-from hyperinverter.ops.sync_batch_norm import average_running_statistics, synchronised
+from hyperinverter.ops.batch_norm import average_running_statistics, synchronised
 from hyperinverter.pretrained.ready import load_discriminator, weights_file
 from hyperinverter.training.common import Run, set_up
 from hyperinverter.training.export import copy_file, copy_parts, save_part

@@ -1,5 +1,7 @@
 """E1 and E2: published counts and keys, recorded outputs in eval and train mode, and the pass order in training."""
 
+from copy import deepcopy
+
 import pytest
 import recorded
 import torch
@@ -122,6 +124,22 @@ def test_training_passes_the_inputs_first_and_apart():
     means = [convolution(batch).mean(dim=(0, 2, 3)) for batch in (images, w_images)]
     encoder.pair(images, w_images)
     torch.testing.assert_close(norm.running_mean, 0.09 * means[0] + 0.1 * means[1], rtol=0, atol=1e-5)
+
+
+def test_training_in_one_call_equals_two_passes():
+    encoder = LayerwiseEncoder(tiny(), num_styles=8).train()
+    other = deepcopy(encoder)
+    images, w_images = torch.randn(2, 3, 32, 32), 3 + torch.randn(2, 3, 32, 32)
+    one, two = encoder.pair(images, w_images), (other(images), other(w_images))
+    for a, b in zip(one, two, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    for pair in (one, two):
+        (pair[0].square().sum() + 3 * pair[1].sin().sum()).backward()
+    for (name, a), b in zip(encoder.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-3 * b.grad.abs().max().item(), msg=name)
+    for (name, a), b in zip(encoder.named_buffers(), other.buffers(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=name)
+    torch.testing.assert_close(encoder(images), other(images), rtol=1e-4, atol=1e-5)  # apart no longer
 
 
 def test_w_encoder_offset_has_the_generators_w_dim():

@@ -103,3 +103,14 @@ def test_autocast_chooses_the_precision() -> None:
     assert y.dtype == torch.bfloat16 and kept.dtype == torch.float32
     y.float().sum().backward()
     assert weight.grad is not None and weight.grad.dtype == torch.float32
+
+
+def test_half_precision_follows_float32_where_a_cpu_has_no_kernel_of_its_own() -> None:
+    """The adjoint of filtered down-sampling, which discriminators take in every backward pass."""
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, 6, 5, 5).bfloat16(), torch.randn(6, 1, 4, 4).bfloat16()
+    geometry = Geometry(2, 1, transposed=True, groups=6)
+    y = grouped_conv2d(x, weight, geometry)
+    assert y.dtype == torch.bfloat16
+    exact = F.conv_transpose2d(x.double(), weight.double(), stride=2, padding=1, groups=6)
+    torch.testing.assert_close(y.double(), exact, rtol=2**-8, atol=0)  # rounded once, at the end

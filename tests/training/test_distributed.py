@@ -26,7 +26,7 @@ from hyperinverter.data import Batches
 from hyperinverter.evaluation.reconstruction import evaluate
 from hyperinverter.metrics.distribution import SetMetric
 from hyperinverter.models.stylegan2.discriminator import DiscriminatorEpilogue, DiscriminatorOptions
-from hyperinverter.ops.sync_batch_norm import synchronised
+from hyperinverter.ops.batch_norm import synchronised
 from hyperinverter.training import phase1, phase2, stylegan2
 from hyperinverter.utils.distributed import average, average_gradients, in_all_processes, own_rows, rank
 from hyperinverter.utils.errors import UserError

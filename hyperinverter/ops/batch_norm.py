@@ -1,8 +1,11 @@
-"""BatchNorm whose statistics span all processes, so that a batch dealt out to several devices is normalised as one.
+"""BatchNorm over another set of images than the batch: over all processes' batches, or over each half of a batch.
 
-Source: Ioffe and Szegedy, ICML 2015 (arXiv:1502.03167). On a GPU this is torch's own SyncBatchNorm; that one refuses a
-CPU, which is where runs of several processes are tested.
+Source: Ioffe and Szegedy, ICML 2015 (arXiv:1502.03167). Across processes on a GPU this is torch's own SyncBatchNorm;
+that one refuses a CPU, which is where runs of several processes are tested.
 """
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +54,23 @@ def synchronised(network: nn.Module, device: torch.device, wanted: bool = True) 
         if type(module) is nn.BatchNorm2d:
             module.__class__ = SyncBatchNorm  # its parameters and buffers are the same
     return network
+
+
+@contextmanager
+def normalised_apart(network: nn.Module, parts: int) -> Iterator[None]:
+    """Inside, every BatchNorm of `network` takes the equal parts of a batch one after the other, as if each came alone.
+
+    Everything else sees the whole batch, so that several passes cost one of each convolution.
+    """
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm)]
+    for norm in norms if parts > 1 else ():
+        alone = norm.forward  # of whichever class it is by now
+        norm.forward = lambda x, alone=alone: torch.cat([alone(part) for part in x.chunk(parts)])
+    try:
+        yield
+    finally:
+        for norm in norms if parts > 1 else ():
+            del norm.forward  # the class's own again
 
 
 def average_running_statistics(network: nn.Module) -> None:
