@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from hyperinverter.config.schema import DomainConfig
+from hyperinverter.utils.allocator import keep_freed_memory
 
 MIB = 2**20
 
@@ -59,6 +60,8 @@ def run_task(task: MemoryTask) -> dict[str, Any]:
     if task.threads:
         torch.set_num_threads(task.threads)
     device = torch.device(task.device)
+    if device.type == "cpu":
+        keep_freed_memory()  # as commands do; the released way takes it back
     model = make_model(task.domain)
     model.network.to(device)
     images = make_images(model, task.batch_size)

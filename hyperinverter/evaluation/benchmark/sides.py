@@ -18,6 +18,7 @@ from hyperinverter.evaluation.benchmark.counting import StageHooks
 from hyperinverter.evaluation.benchmark.release import Release
 from hyperinverter.inverters import HyperInverterInverter
 from hyperinverter.pretrained.load import LoadedModel
+from hyperinverter.utils.allocator import as_the_system_has_it
 
 Forward = Callable[[Tensor, Stopwatch | None], Tensor]
 
@@ -66,7 +67,7 @@ class ReferenceSide:
 
     @torch.no_grad()
     def __call__(self, images: Tensor, watch: Stopwatch | None = None) -> Tensor:
-        with tf32_allowed(self.allows_tf32):
+        with tf32_allowed(self.allows_tf32), as_the_system_has_it():
             return self.release(images, watch).reconstruction
 
 

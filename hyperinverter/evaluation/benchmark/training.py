@@ -26,6 +26,7 @@ from hyperinverter.pretrained.load import LoadedModel
 from hyperinverter.training.optim import backward_and_step, build_optimizer
 from hyperinverter.training.phase1 import reconstruct
 from hyperinverter.training.phase2 import discriminator_step, encoder_losses
+from hyperinverter.utils.allocator import as_the_system_has_it
 from hyperinverter.utils.device import place
 
 PHASES = ("phase1", "phase2", "phase2_adversarial")
@@ -147,7 +148,7 @@ class ReferencePhase2:
         self.tf32 = name.precision == "tf32"
 
     def step(self, images: Tensor, watch: Stopwatch | None = None, *, with_r1: bool = False) -> Tensor:
-        with tf32_allowed(self.tf32):
+        with tf32_allowed(self.tf32), as_the_system_has_it():
             return self.training.step(images, watch, with_r1=with_r1)
 
     def trained(self) -> list[Tensor]:

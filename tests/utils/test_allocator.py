@@ -1,0 +1,49 @@
+"""Freed memory stays with the process, or goes back as usual. Needs glibc."""
+
+import sys
+
+import pytest
+import torch
+
+from hyperinverter.utils.allocator import as_the_system_has_it, keep_freed_memory
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is glibc's")
+BLOCK_MIB = 256
+
+
+@pytest.fixture(autouse=True)
+def usual():
+    if not keep_freed_memory(False):
+        pytest.skip("this C library has no mallopt")
+    yield
+    keep_freed_memory(False)
+
+
+def pages_taken() -> int:
+    """Pages that a block takes from the system which is made, filled and freed after one as large."""
+    import resource
+
+    torch.ones(BLOCK_MIB * 2**18)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(BLOCK_MIB * 2**18)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def test_freed_blocks_are_used_again():
+    returned = pages_taken()
+    assert keep_freed_memory()
+    kept = pages_taken()
+    assert kept < returned / 4
+
+
+def test_the_system_has_its_way_inside_and_not_afterwards():
+    keep_freed_memory()
+    kept = pages_taken()
+    with as_the_system_has_it():
+        returned = pages_taken()
+    assert kept < returned / 4
+    assert pages_taken() < returned / 4
+    keep_freed_memory(False)
+    with as_the_system_has_it():
+        pass
+    assert pages_taken() > kept  # nothing was kept before, and nothing is now
