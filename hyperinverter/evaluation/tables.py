@@ -7,11 +7,27 @@ ARROWS = {"lower": "↓", "higher": "↑"}
 
 
 def to_markdown(result: dict[str, Any]) -> str:
-    """One row per metric, one column per method, 95 % intervals in brackets, and the last method against the first.
+    """What was measured on what, the table, and why something was not measured.
 
     Args:
         result: as `evaluation.reconstruction.evaluate` returns it.
     """
+    protocol = result["protocol"]
+    count = f"{result['num_images']} image{'' if result['num_images'] == 1 else 's'}"
+    brackets = " Brackets: 95 % interval over images." if any(result["intervals_95"].values()) else ""
+    text = (
+        f"{count} of domain {result['domain']} at {protocol['resolution']} px; time on {protocol['device']}, batch of "
+        f"{protocol['time_batch_size']}.{brackets}\n\n"
+    )
+    text += metrics_table(result) + "\n"
+    if result["not_measured"]:
+        reasons = [f"- {name}: {reason}" for name, reason in result["not_measured"].items()]
+        text += "\nNot measured:\n\n" + "\n".join(reasons) + "\n"
+    return text
+
+
+def metrics_table(result: dict[str, Any]) -> str:
+    """One row per metric, one column per method, 95 % intervals in brackets, and the last method against the first."""
     methods = list(result["methods"])
     is_compared = len(methods) > 1
     heading = ["metric", *methods, *([f"{methods[-1]} against {methods[0]}"] if is_compared else [])]
@@ -26,18 +42,7 @@ def to_markdown(result: dict[str, Any]) -> str:
             paired = result.get("comparison", {}).get(name, {}).get("interval_95")
             cells.append(_comparison(values[0], values[-1], about["better"], paired))
         lines.append(_row(cells))
-    protocol = result["protocol"]
-    count = f"{result['num_images']} image{'' if result['num_images'] == 1 else 's'}"
-    brackets = " Brackets: 95 % interval over images." if any(result["intervals_95"].values()) else ""
-    text = (
-        f"{count} of domain {result['domain']} at {protocol['resolution']} px; time on {protocol['device']}, batch of "
-        f"{protocol['time_batch_size']}.{brackets}\n\n"
-    )
-    text += "\n".join(lines) + "\n"
-    if result["not_measured"]:
-        reasons = [f"- {name}: {reason}" for name, reason in result["not_measured"].items()]
-        text += "\nNot measured:\n\n" + "\n".join(reasons) + "\n"
-    return text
+    return "\n".join(lines)
 
 
 def _row(cells: list[str]) -> str:

@@ -35,7 +35,7 @@ from hyperinverter.utils.images import contact_sheet, image_grid, save_image
 RECORDS_KEPT = 8  # of the generated images, whose numbers a test recomputes
 CURVE_POINTS = 40  # of a learning curve, at most
 SAMPLES, SAMPLE_COLUMNS, SAMPLE_PSI = 64, 16, 0.7  # of samples.png
-SHEET_FACES = 3  # of a sheet of edits, per direction
+SHEET_FACES = 2  # of a sheet of edits, per direction
 SHEET_ROWS = 9  # of reconstructions.png: a third each of the best, median and worst
 
 

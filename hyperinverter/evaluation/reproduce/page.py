@@ -6,7 +6,7 @@ from typing import Any
 
 from hyperinverter.evaluation.editability import PHASES
 from hyperinverter.evaluation.reproduce.goals import outcomes
-from hyperinverter.evaluation.tables import to_markdown
+from hyperinverter.evaluation.tables import TIMES, metrics_table
 
 HEAD = """# Results
 
@@ -54,7 +54,13 @@ def _about(result: dict[str, Any]) -> str:
 
 
 def _reconstruction(result: dict[str, Any], folder: Path) -> Iterator[str]:
-    yield to_markdown(result)
+    """Without times, which docs/performance.md measures properly, and without what was not measured."""
+    protocol, absent = result["protocol"], list(result["not_measured"])
+    metrics = {name: about for name, about in result["metrics"].items() if name not in (*absent, *TIMES)}
+    yield f"{result['num_images']} images ({protocol['images']}), {protocol['resolution']} px, {protocol['rounding']}."
+    yield metrics_table({**result, "metrics": metrics})
+    if absent:
+        yield f"Not measured (the JSON gives the reasons): {', '.join(absent)}."
 
 
 def _editability(result: dict[str, Any], folder: Path) -> Iterator[str]:
@@ -81,7 +87,7 @@ def _editability(result: dict[str, Any], folder: Path) -> Iterator[str]:
     keys = ("accuracy", "balanced_accuracy", "auc", "positive_fraction", "photos_fitted", "photos_tested")
     heads = [key.replace("_", " ") for key in keys]
     yield _table(
-        ["attribute", *heads], ([name, *(f"{f[key]:.4g}" for key in keys)] for name, f in result["judges"].items())
+        ["attribute", *heads], ([name, *(_figure(f[key]) for key in keys)] for name, f in result["judges"].items())
     )
     if (folder / "edits.png").is_file():
         yield f"![Reconstructions of held-out photos, edited]({folder.name}/edits.png)"
@@ -140,6 +146,10 @@ SECTIONS = {
     "generator": _generator,
     "learning_curve": _curve,
 }
+
+
+def _figure(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
 
 
 def _mean(effect: dict[str, Any]) -> str:
