@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from hyperinverter.ops.prelu import PReLU
+
 SE_REDUCTION = 16  # published; a trunk narrower than this keeps one squeezed channel
 
 
@@ -41,7 +43,7 @@ class IRUnit(nn.Module):
         layers: list[nn.Module] = [
             nn.BatchNorm2d(in_channels),
             nn.Conv2d(in_channels, out_channels, 3, 1, 1, bias=False),
-            nn.PReLU(out_channels),
+            PReLU(out_channels),
             nn.Conv2d(out_channels, out_channels, 3, stride, 1, bias=False),
             nn.BatchNorm2d(out_channels),
         ]
@@ -68,7 +70,7 @@ def irse_modules(
     stem = nn.Sequential(
         nn.Conv2d(input_channels, stem_width, kernel, stem_stride, kernel // 2, bias=False),
         nn.BatchNorm2d(stem_width),
-        nn.PReLU(stem_width),
+        PReLU(stem_width),
     )
     units: list[nn.Module] = []
     channels = stem_width

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from hyperinverter.ops.prelu import PReLU
+
 
 class BasicBlock(nn.Module):
     """Strided 3x3, BN, ReLU, 3x3, BN plus a shortcut (1x1 and BN where the shape changes), then ReLU."""
@@ -51,6 +53,6 @@ def resnet_modules(
     return OrderedDict(
         conv1=nn.Conv2d(input_channels, stem_width, kernel, stem_stride, kernel // 2, bias=False),
         bn1=nn.BatchNorm2d(stem_width),
-        relu=nn.PReLU(stem_width),  # published name, though it is a PReLU
+        relu=PReLU(stem_width),  # published name, though it is a PReLU
         body=nn.Sequential(*blocks),
     )
