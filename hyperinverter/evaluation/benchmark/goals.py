@@ -45,10 +45,8 @@ def _on_cpu(run: dict[str, Any]) -> Iterator[Outcome]:
         size = (run["resolution"], case["batch_size"])
         least = {(256, 4): 1.15, (1024, 4): 1.4}.get(size, 1.0 if case["batch_size"] == 1 else None)
         for name, side in _ours(case):
-            if name == "fp32" and least is not None:
-                yield _faster(run, case, name, side, least)
-            elif name in HALF:
-                yield _faster(run, case, name, side, 2.0)
+            if least is not None and (name == "fp32" or name in HALF):
+                yield _faster(run, case, name, side, 2.0 if name in HALF and case["batch_size"] > 1 else least)
 
 
 def _on_gpu(run: dict[str, Any]) -> Iterator[Outcome]:
