@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from script_runner import ROOT, astronaut, run_script, write_labels, write_photos
 
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/performance.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/performance.md", "docs/results.md")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#]+)(?:#[^)]*)?\)")
 
@@ -99,6 +99,12 @@ COMMANDS: dict[str, Script | None] = {  # None: not ours, see test_make_and_shel
     "python scripts/benchmark.py --config configs/benchmark/gpu.yaml": Script("--dry-run"),
     "python scripts/benchmark.py --config configs/benchmark/all.yaml 'runs=[]' 'sides={}'": Script(
         makes="docs/performance.md"
+    ),
+    "python scripts/reproduce.py photos=FOLDER/faces64_test.zip other_photos=FOLDER/ffhq256_test.zip "
+    "'training_photos=FOLDER/faces64_train_*.zip' labels=FOLDER/labels.csv.gz": Script("--dry-run"),  # half an hour
+    "python scripts/reproduce.py 'parts=[]'": Script(makes="docs/results.md"),
+    "python scripts/export_model.py model=outputs/phase2_faces64/model output=my_models/shipped": Script(
+        "test_images=2 tolerance=1 largest=9", "my_models/shipped/hyperinverter.safetensors"
     ),
     "python scripts/download.py --list": Script(device=""),
     "python scripts/download.py ffhq": Script("--dry-run", device=""),  # gigabytes, and no network here

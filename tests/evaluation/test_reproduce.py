@@ -86,6 +86,7 @@ def test_everything_is_measured_and_the_page_is_made_of_the_json(config, tmp_pat
     edits = found["editability"]
     assert edits["photos"] == 3 and list(edits["directions"]["bright"]["judges"]) == ["Bright"]  # one per person
     assert "ssrnet_age" in edits["not_measured"]
+    assert edits["about"]["command"].endswith("labels=FOLDER/labels.csv 'strengths=[1.0, 2.0]'")
     curve = found["learning_curve"]["runs"]["Phase II"]
     assert curve["images_seen"][-1] == 300 * 8 and curve["l2"][-1] == 1 / 300 and len(curve["l2"]) <= 40
     assert "learning_curve.svg" in text and (folder / "learning_curve.svg").is_file()

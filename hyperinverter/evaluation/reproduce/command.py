@@ -32,6 +32,7 @@ MEASURES = {
     "pictures": (measures.pictures, []),
 }
 SHOWN = {"editability": "edits.png", "learning_curve": "learning_curve.svg"}  # part -> picture that the page shows
+ALSO_NAMED = {"editability": ["edited_photos", "strengths"], "generated": ["generated"]}  # unless default
 NAMED_IN_COMMAND = ("photos", "other_photos", "training_photos", "labels")
 
 
@@ -79,6 +80,9 @@ def _about(config: ReproduceConfig, part: str, needs: list[str]) -> dict[str, An
     """What the numbers belong to: command, weights and versions, without the folders of this machine."""
     words = ["python", "scripts/reproduce.py", f"parts=[{part}]"]
     words += [f"{key}={_placeholder(getattr(config, key))}" for key in NAMED_IN_COMMAND if key in needs]
+    plain = ReproduceConfig()
+    changed = [key for key in ALSO_NAMED.get(part, ()) if getattr(config, key) != getattr(plain, key)]
+    words += [f"{key}={getattr(config, key)}" for key in changed]
     words += ["runs={NAME: FOLDER}"] if "runs" in needs else []
     return {
         "command": shlex.join(words),

@@ -1,0 +1,63 @@
+"""docs/results.md is what its JSON files say, and the JSON files are what the shipped weights do."""
+
+import json
+import os
+
+import pytest
+import torch
+
+import hyperinverter
+from hyperinverter import metrics
+from hyperinverter.checkpoint import read_model
+from hyperinverter.data import Batches
+from hyperinverter.data.generated import GeneratedSource
+from hyperinverter.evaluation.reconstruction import reconstruct, rounded
+from hyperinverter.evaluation.reproduce.page import page
+from hyperinverter.pretrained.ready import load_discriminator
+from hyperinverter.utils.checkout import REPOSITORY
+
+FOLDER = REPOSITORY / "docs" / "results"
+SHIPPED = REPOSITORY / "pretrained_models" / "faces64"
+SIBLING = REPOSITORY.parent / "shared" / "data" / "nets"
+RESULTS = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
+AGAIN = "measure again: scripts/reproduce.py, see docs/results.md"
+RECOMPUTED = ("l2", "psnr", "squeezenet_features", "discriminator_features", "mobilefacenet", "dlib_identity")
+
+
+def test_the_page_is_made_of_the_json():
+    assert (REPOSITORY / "docs" / "results.md").read_text() == page(RESULTS, FOLDER), (
+        "run: python scripts/reproduce.py 'parts=[]'"
+    )
+
+
+@pytest.mark.parametrize("part", [part for part in RESULTS if part != "learning_curve"])
+def test_numbers_are_of_the_shipped_weights(part: str):
+    now = {path.stem: read_model(path).hash for path in SHIPPED.glob("*.safetensors")}
+    assert RESULTS[part]["about"]["model"] == now, AGAIN
+
+
+def test_no_path_of_a_machine_is_published():
+    for path in [*FOLDER.glob("*.json"), FOLDER.with_suffix(".md")]:
+        text = path.read_text()
+        assert "/work/" not in text and "/home/" not in text and str(REPOSITORY) not in text, path.name
+
+
+def test_a_few_generated_images_give_the_recorded_numbers(monkeypatch: pytest.MonkeyPatch):
+    """Metrics whose network is absent here are left out; L2, PSNR and the discriminator's are always there."""
+    folders = os.environ.get("HYPERINVERTER_MODELS", "")
+    monkeypatch.setenv("HYPERINVERTER_MODELS", os.pathsep.join(filter(None, [folders, str(SIBLING)])))
+    recorded = RESULTS["generated"]["first_images"]
+    methods = {name: hyperinverter.load(SHIPPED, name) for name in ("w_encoder", "hyperinverter")}
+    inverter = methods["hyperinverter"]
+    built, missing = metrics.build(RECOMPUTED, inverter.domain, discriminator=load_discriminator(SHIPPED))
+    assert {"l2", "psnr", "discriminator_features"} & set(missing) == set()
+    source = GeneratedSource(inverter.generator, len(recorded), stream="evaluation")
+    images, names = next(Batches(source, inverter.resolution).in_order(len(recorded)))
+    assert names == [record["name"] for record in recorded]
+    for name, method in methods.items():
+        fake = rounded(reconstruct(method, images))
+        for metric in built:
+            expected = torch.tensor([record[name][metric.name] for record in recorded], dtype=torch.float64)
+            # another processor or batch rounds otherwise: one level of 8 bits in a few pixels
+            atol = 2e-3 if metric.unit == "cosine" else 1e-4
+            torch.testing.assert_close(metric.fresh().update(images, fake), expected, rtol=1e-3, atol=atol, msg=AGAIN)
