@@ -216,6 +216,8 @@ class TrainConfig(RunConfig):
     gradient_accumulation: int = 1  # every batch is computed in this many equal parts, for less memory
     recompute_from_px: int | None = None  # blocks of G and D from this resolution on keep no activations; None: all do
     resume: str = "auto"  # auto (newest loadable checkpoint in output) | never | a checkpoint file
+    # model folder to continue from (weights alone, fresh optimisers), also one that was trained with other frozen parts
+    init_from: str | None = None
 
 
 @dataclass
@@ -256,7 +258,6 @@ class StyleGAN2Config(TrainConfig):
     noise_mode: str = "random"  # random (StyleGAN2) | none: no noise inputs, so that w alone decides the image
     ema_kimg: float = 10.0  # half-life of the averaged generator, in thousands of images
     ema_rampup: float | None = 0.05  # None: no ramp-up
-    init_from: str | None = None  # model folder to continue from (weights only, fresh optimisers)
 
 
 @dataclass

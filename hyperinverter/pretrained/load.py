@@ -30,6 +30,7 @@ from hyperinverter.utils.errors import UserError
 
 __all__ = [
     "LoadedModel",
+    "check_domain",
     "check_requires",
     "fill",
     "find_model_folder",
@@ -76,7 +77,7 @@ def _domain_of(*files: ModelFile, base: DomainConfig | None = None) -> DomainCon
     return domain
 
 
-def _check_domain(file: ModelFile, domain: DomainConfig | None) -> None:
+def check_domain(file: ModelFile, domain: DomainConfig | None) -> None:
     """Refuse a file whose sizes are not the ones that `domain` asks for."""
     if domain is None:
         return
@@ -144,14 +145,14 @@ def load_generator(source: str | Path, domain: DomainConfig | None = None) -> Ge
         domain: when given, the file must have this domain's sizes; None takes the sizes from the file.
     """
     file = read_model(part_file(source, "generator", domain and domain.name), "generator")
-    _check_domain(file, domain)
+    check_domain(file, domain)
     return _network(file, build_generator(_domain_of(file)))
 
 
 def load_discriminator(source: str | Path, domain: DomainConfig | None = None) -> Discriminator:
     """A discriminator in eval mode; arguments as `load_generator`."""
     file = read_model(part_file(source, "discriminator", domain and domain.name), "discriminator")
-    _check_domain(file, domain)
+    check_domain(file, domain)
     return _network(file, build_discriminator(_domain_of(file)))
 
 
@@ -166,7 +167,7 @@ def load_w_encoder(source: str | Path, generator: Generator, domain: DomainConfi
         UserError: it was trained for another generator; names both hashes.
     """
     file = read_model(part_file(source, "w_encoder", domain and domain.name), "w_encoder")
-    _check_domain(file, domain)
+    check_domain(file, domain)
     check_requires(file, generator=hash_of(generator))
     described = _domain_of(file)
     described.generator.w_dim = generator.w_dim  # E1's file does not repeat it
@@ -220,7 +221,7 @@ def load_model(
     files = {part: read_model(path, part) for part, path in paths.items()}
     hashes = {part: file.hash for part, file in files.items()}
     for file in files.values():
-        _check_domain(file, base)
+        check_domain(file, base)
     if with_w_encoder:
         check_requires(files["w_encoder"], generator=hashes["generator"])
     if with_hyperinverter:

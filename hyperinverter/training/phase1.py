@@ -58,7 +58,7 @@ def train(config: Phase1Config) -> dict[str, float]:
     generator.synthesis.recompute_from_px = config.recompute_from_px
     frozen = {"generator": hash_of(generator)}
     resumed = find_state(config, trainer="phase1", networks=["generator", "w_encoder"], frozen=frozen)
-    w_encoder, origin = start_w_encoder(domain, generator)
+    w_encoder, origin = start_w_encoder(domain, generator, config.init_from)
     w_encoder = place(w_encoder, device).requires_grad_(True).train()
     w_encoder = synchronised(w_encoder, device, config.sync_batchnorm)
     train_data, validation_data = open_training_data(config.data, domain, config.seed, generator, device)

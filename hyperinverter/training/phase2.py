@@ -133,7 +133,7 @@ def train(config: Phase2Config) -> dict[str, float]:
     if gan.weight > 0:
         check_divides("adversarial.batch_size", gan.batch_size, config.gradient_accumulation)
     output = Path(config.output)
-    model, frozen, origin = start_hyperinverter(domain)
+    model, frozen, origin = start_hyperinverter(domain, config.init_from)
     sizes = ["generator", "w_encoder", "layerwise_encoder", "hypernetwork"] + ["discriminator"] * (gan.weight > 0)
     resumed = find_state(config, trainer="phase2", networks=sizes, frozen=frozen)
     model = place(model, device).train()

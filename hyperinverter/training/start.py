@@ -7,15 +7,17 @@ from torchvision's ImageNet ResNet34 (`resnet34-333f7ec4.pth`); pixel2style2pixe
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from hyperinverter.checkpoint import read_model
+from hyperinverter.checkpoint import ModelFile, read_model
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.models.backbones import Trunk
 from hyperinverter.models.build import build_hyperinverter, build_w_encoder
 from hyperinverter.models.encoders import WEncoder
 from hyperinverter.models.hyperinverter import HyperInverter
 from hyperinverter.models.stylegan2 import Generator
-from hyperinverter.pretrained.load import find_network_file
+from hyperinverter.pretrained.files import part_file
+from hyperinverter.pretrained.load import check_domain, fill, find_network_file
 from hyperinverter.pretrained.ready import load_model, load_w_encoder, weights_file
 from hyperinverter.utils.errors import UserError
 
@@ -24,11 +26,17 @@ TRUNK_PARTS = ("input_layer.", "conv1.", "bn1.", "relu.", "body.")
 MAY_BE_MISSING = ("relu.weight", ".num_batches_tracked")
 
 
-def start_w_encoder(domain: DomainConfig, generator: Generator) -> tuple[WEncoder, str]:
+def start_w_encoder(domain: DomainConfig, generator: Generator, init_from: str | None = None) -> tuple[WEncoder, str]:
     """E1 before Phase I and a sentence on where it comes from.
 
-    A file named in `domain.weights.w_encoder` is trained on; else the trunk is read from `w_encoder.init`; else random.
+    `init_from` names a model folder whose E1 is trained on, whichever generator it was for; else a file named in
+    `domain.weights.w_encoder`, which must be for this one; else the trunk is read from `w_encoder.init`; else random.
     """
+    if init_from is not None:
+        w_encoder = build_w_encoder(domain)
+        file = _to_continue(init_from, "w_encoder", domain)
+        fill(w_encoder, file.state, file.path)
+        return w_encoder, f"E1 goes on from the weights of {file.path}, with a fresh optimiser"
     if domain.weights.w_encoder is not None:
         path = weights_file(domain, "w_encoder")
         return load_w_encoder(path, generator, domain), f"E1 goes on from the weights of {path}, with a fresh optimiser"
@@ -38,23 +46,38 @@ def start_w_encoder(domain: DomainConfig, generator: Generator) -> tuple[WEncode
     return w_encoder, f"E1's trunk starts from {load_trunk(w_encoder, domain.w_encoder.init, 'w_encoder')}"
 
 
-def start_hyperinverter(domain: DomainConfig) -> tuple[HyperInverter, dict[str, str], str]:
+def start_hyperinverter(
+    domain: DomainConfig, init_from: str | None = None
+) -> tuple[HyperInverter, dict[str, str], str]:
     """The whole model before Phase II, the hashes of its frozen parts, and a sentence on where E2 comes from.
 
-    Generator and E1 are the domain's; they are checked to belong together. Weights named by file in
-    `domain.weights.hyperinverter` are trained on; else E2's trunk is read from `layerwise_encoder.init`; else random.
+    Generator and E1 are the domain's; they are checked to belong together. `init_from` names a model folder whose E2
+    and hypernetworks are trained on, whichever generator and E1 they were for; else weights named by file in
+    `domain.weights.hyperinverter`, which must be for these; else E2's trunk is read from `layerwise_encoder.init`; else
+    random.
     """
-    named = domain.weights.hyperinverter is not None
+    named = domain.weights.hyperinverter is not None and init_from is None
     loaded = load_model(domain, with_hyperinverter=named)
     frozen = {part: loaded.hashes[part] for part in ("generator", "w_encoder")}
     if loaded.network is not None:
         path = weights_file(domain, "hyperinverter")
         return loaded.network, frozen, f"E2 and hypernetworks go on from the weights of {path}, with a fresh optimiser"
     model = build_hyperinverter(domain, loaded.generator, loaded.w_encoder)
+    if init_from is not None:
+        file = _to_continue(init_from, "hyperinverter", domain)
+        trained = nn.ModuleDict({name: getattr(model, name) for name in ("layerwise_encoder", "hypernetwork")})
+        fill(trained, file.state, file.path)
+        return model, frozen, f"E2 and hypernetworks go on from the weights of {file.path}, with a fresh optimiser"
     if domain.layerwise_encoder.init is None:
         return model, frozen, "E2 and hypernetworks start from random weights"
     path = load_trunk(model.layerwise_encoder, domain.layerwise_encoder.init, "layerwise_encoder")
     return model, frozen, f"E2's trunk starts from {path}, its heads and the hypernetworks from random weights"
+
+
+def _to_continue(folder: str, part: str, domain: DomainConfig) -> ModelFile:
+    file = read_model(part_file(folder, part), part)
+    check_domain(file, domain)
+    return file
 
 
 def load_trunk(trunk: Trunk, init: str, section: str) -> Path:

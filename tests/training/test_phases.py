@@ -20,7 +20,7 @@ from hyperinverter.training.progress import due_at
 from hyperinverter.training.validation import Best, validate
 from hyperinverter.utils.errors import UserError
 
-from .conftest import stats
+from .conftest import TRAIN, stats
 
 NO_AUTOCAST = torch.autocast("cpu", enabled=False)
 
@@ -197,6 +197,22 @@ def test_weights_named_by_file_are_trained_on(make_config, tiny_model):
     key = next(key for key in start if key.endswith(".w2"))
     torch.testing.assert_close(start[key], end[key])
     assert "go on from the weights of" in (Path(config.output) / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(("phase", "part"), [("phase1", "w_encoder"), ("phase2", "hyperinverter")])
+def test_a_phase_goes_on_from_weights_that_were_trained_with_another_generator(
+    phase, part, make_config, tiny_model, other_tiny_model
+):
+    other = other_tiny_model
+    assert read_model(other / f"{part}.safetensors").requires != read_model(tiny_model / f"{part}.safetensors").requires
+    config = make_config(phase, schedule={"max_steps": 1}, init_from=str(other))
+    config.optimizer.lr = 1e-12
+    TRAIN[phase](config)
+    start, end = (read_model(f / f"{part}.safetensors") for f in (other, Path(config.output) / "model"))
+    name = next(key for key in start.state if key.endswith((".w2", "linear.weight")))
+    torch.testing.assert_close(start.state[name], end.state[name])
+    assert end.requires["generator"] == read_model(tiny_model / "generator.safetensors").hash
+    load_model(Path(config.output) / "model", with_hyperinverter=phase == "phase2")  # they belong together
 
 
 # ------------------------------------------------------------------------------------- no longer a number
