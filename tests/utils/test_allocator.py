@@ -1,11 +1,13 @@
 """Freed memory stays with the process, or goes back as usual. Needs glibc."""
 
+import os
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from hyperinverter.utils.allocator import as_the_system_has_it, keep_freed_memory
+from hyperinverter.utils.allocator import as_the_system_has_it, give_back, keep_freed_memory
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is glibc's")
 BLOCK_MIB = 256
@@ -47,3 +49,15 @@ def test_the_system_has_its_way_inside_and_not_afterwards():
     with as_the_system_has_it():
         pass
     assert pages_taken() > kept  # nothing was kept before, and nothing is now
+
+
+def test_kept_memory_can_be_given_back():
+    def resident_mib() -> float:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    keep_freed_memory()
+    between = [torch.ones(BLOCK_MIB * 2**18), torch.ones(1)]  # something small after it stays in use
+    del between[0]
+    held = resident_mib()
+    give_back()
+    assert resident_mib() < held - BLOCK_MIB / 2

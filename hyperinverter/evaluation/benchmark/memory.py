@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from hyperinverter.config.schema import DomainConfig
-from hyperinverter.utils.allocator import keep_freed_memory
+from hyperinverter.utils.allocator import give_back, keep_freed_memory
 
 MIB = 2**20
 
@@ -42,6 +42,7 @@ def measure_memory(task: MemoryTask) -> dict[str, Any]:
         measured; or "failed", when the process came to an end before (say, no memory left).
     """
     about = {"what": task.what, "side": task.side, "batch_size": task.batch_size}
+    give_back()  # the fresh process needs room beside this one
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
             return about | pool.submit(run_task, task).result()
@@ -87,7 +88,7 @@ class Gauge:
             torch.cuda.reset_peak_memory_stats(device)
             self.before, self.how = torch.cuda.memory_allocated(device), "torch.cuda.max_memory_allocated"
             return
-        _give_back()
+        give_back()
         self.before, self.how = _resident(), "resident memory of a fresh process (VmHWM, set back before the calls)"
         if not _set_back_peak():
             self.how = "largest resident memory of a fresh process (ru_maxrss, building its networks included)"
@@ -100,18 +101,6 @@ class Gauge:
         rise = max(peak - self.before, 0)
         mib = {"before_mib": self.before / MIB, "peak_mib": peak / MIB, "rise_mib": rise / MIB}
         return {**mib, "how": self.how}
-
-
-def _give_back() -> None:
-    """Free memory that Python and the C library hold back."""
-    import ctypes
-    import gc
-
-    gc.collect()
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
 
 
 def _set_back_peak() -> bool:
