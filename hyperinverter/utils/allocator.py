@@ -7,16 +7,12 @@ mapped, and filled with zeros page by page, again at every step: 5 to 10 % of it
 import ctypes
 import gc
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 # mallopt's parameters and what glibc's own adaptation of them ends at (malloc.h, malloc.c)
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
 NEVER = -1
 LARGEST_THRESHOLD = 32 * 2**20
 USUAL = {MMAP_MAX: 65536, MMAP_THRESHOLD: LARGEST_THRESHOLD, TRIM_THRESHOLD: 2 * LARGEST_THRESHOLD}
-
-_is_kept = False
 
 
 def keep_freed_memory(keep: bool = True) -> bool:
@@ -27,14 +23,11 @@ def keep_freed_memory(keep: bool = True) -> bool:
     Returns:
         Whether the C library took the setting.
     """
-    global _is_kept
     mallopt = _mallopt()
     if mallopt is None:
         return False
     wanted = {MMAP_MAX: 0, TRIM_THRESHOLD: NEVER} if keep else USUAL
-    taken = [mallopt(parameter, value) == 1 for parameter, value in wanted.items()]
-    _is_kept = keep and all(taken)
-    return all(taken)
+    return all([mallopt(parameter, value) == 1 for parameter, value in wanted.items()])
 
 
 def give_back() -> None:
@@ -44,19 +37,6 @@ def give_back() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's: also what lies between blocks in use
         if trim is not None:
             trim(0)
-
-
-@contextmanager
-def as_the_system_has_it() -> Iterator[None]:
-    """Inside, freed memory goes back to the system, whatever `keep_freed_memory` was told before."""
-    kept = _is_kept
-    if kept:
-        keep_freed_memory(False)
-    try:
-        yield
-    finally:
-        if kept:
-            keep_freed_memory()
 
 
 def _mallopt() -> "ctypes._FuncPointer | None":

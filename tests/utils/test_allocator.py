@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hyperinverter.utils.allocator import as_the_system_has_it, give_back, keep_freed_memory
+from hyperinverter.utils.allocator import give_back, keep_freed_memory
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is glibc's")
 BLOCK_MIB = 256
@@ -22,13 +22,18 @@ def usual():
 
 
 def pages_taken() -> int:
-    """Pages that a block takes from the system which is made, filled and freed after one as large."""
+    """Pages that a block takes from the system which is made, filled and freed after one as large.
+
+    The least of a few times: a system that is short of memory also takes pages away in between.
+    """
     import resource
 
-    torch.ones(BLOCK_MIB * 2**18)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(BLOCK_MIB * 2**18)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    found = []
+    for _ in range(6):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(BLOCK_MIB * 2**18)
+        found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    return min(found[1:])
 
 
 def test_freed_blocks_are_used_again():
@@ -36,19 +41,6 @@ def test_freed_blocks_are_used_again():
     assert keep_freed_memory()
     kept = pages_taken()
     assert kept < returned / 4
-
-
-def test_the_system_has_its_way_inside_and_not_afterwards():
-    keep_freed_memory()
-    kept = pages_taken()
-    with as_the_system_has_it():
-        returned = pages_taken()
-    assert kept < returned / 4
-    assert pages_taken() < returned / 4
-    keep_freed_memory(False)
-    with as_the_system_has_it():
-        pass
-    assert pages_taken() > kept  # nothing was kept before, and nothing is now
 
 
 def test_kept_memory_can_be_given_back():

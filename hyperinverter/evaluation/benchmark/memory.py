@@ -62,7 +62,7 @@ def run_task(task: MemoryTask) -> dict[str, Any]:
         torch.set_num_threads(task.threads)
     device = torch.device(task.device)
     if device.type == "cpu":
-        keep_freed_memory()  # as commands do; the released way takes it back
+        keep_freed_memory(not task.side.startswith("reference"))  # as our commands do
     model = make_model(task.domain)
     model.network.to(device)
     images = make_images(model, task.batch_size)
@@ -89,7 +89,10 @@ class Gauge:
             self.before, self.how = torch.cuda.memory_allocated(device), "torch.cuda.max_memory_allocated"
             return
         give_back()
-        self.before, self.how = _resident(), "resident memory of a fresh process (VmHWM, set back before the calls)"
+        self.before, self.how = (
+            resident_bytes(),
+            "resident memory of a fresh process (VmHWM, set back before the calls)",
+        )
         if not _set_back_peak():
             self.how = "largest resident memory of a fresh process (ru_maxrss, building its networks included)"
 
@@ -97,7 +100,7 @@ class Gauge:
         if self.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(self.device)
         else:
-            peak = _status("VmHWM") or _largest_resident()
+            peak = _status("VmHWM") or _largestresident_bytes()
         rise = max(peak - self.before, 0)
         mib = {"before_mib": self.before / MIB, "peak_mib": peak / MIB, "rise_mib": rise / MIB}
         return {**mib, "how": self.how}
@@ -112,8 +115,9 @@ def _set_back_peak() -> bool:
     return True
 
 
-def _resident() -> int:
-    return _status("VmRSS") or _largest_resident()
+def resident_bytes() -> int:
+    """Of this process, now."""
+    return _status("VmRSS") or _largestresident_bytes()
 
 
 def _status(key: str) -> int | None:
@@ -125,6 +129,6 @@ def _status(key: str) -> int | None:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
 
 
-def _largest_resident() -> int:
+def _largestresident_bytes() -> int:
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return largest if sys.platform == "darwin" else 1024 * largest  # bytes there, KiB elsewhere

@@ -16,7 +16,7 @@ from hyperinverter.evaluation.benchmark.clock import Rounds, Stopwatch, speed_up
 from hyperinverter.evaluation.benchmark.inference import warmed
 from hyperinverter.evaluation.benchmark.models import make_images, random_discriminator
 from hyperinverter.evaluation.benchmark.release import ReleaseTraining
-from hyperinverter.evaluation.benchmark.sides import SideName, tf32_allowed
+from hyperinverter.evaluation.benchmark.sides import Allocation, SideName, tf32_allowed
 from hyperinverter.extractors.base import Extractor
 from hyperinverter.losses import FeatureLoss, L2Loss, TotalLoss
 from hyperinverter.models.hyperinverter import HyperInverter
@@ -26,7 +26,6 @@ from hyperinverter.pretrained.load import LoadedModel
 from hyperinverter.training.optim import backward_and_step, build_optimizer
 from hyperinverter.training.phase1 import reconstruct
 from hyperinverter.training.phase2 import discriminator_step, encoder_losses
-from hyperinverter.utils.allocator import as_the_system_has_it
 from hyperinverter.utils.device import place
 
 PHASES = ("phase1", "phase2", "phase2_adversarial")
@@ -148,7 +147,7 @@ class ReferencePhase2:
         self.tf32 = name.precision == "tf32"
 
     def step(self, images: Tensor, watch: Stopwatch | None = None, *, with_r1: bool = False) -> Tensor:
-        with tf32_allowed(self.tf32), as_the_system_has_it():
+        with tf32_allowed(self.tf32):
             return self.training.step(images, watch, with_r1=with_r1)
 
     def trained(self) -> list[Tensor]:
@@ -197,11 +196,12 @@ def measure_training(
     images = make_images(model, batch_size, seed=1).to(device)
     starts = {name: _first_step(trainer, images) for name, trainer in trainers.items()}
     calls = {name: (lambda watch, t=trainer: t.step(images, watch)) for name, trainer in trainers.items()}
-    readings = take_turns(calls, device, warmed(rounds, device))
+    allocation = Allocation(device)
+    readings = take_turns(calls, device, warmed(rounds, device), allocation.become)
     result: dict[str, Any] = {name: {"stages": summarise(readings[name], batch_size)} for name in trainers}
     if phase == "phase2_adversarial":
         with_r1 = {n: (lambda watch, t=t: t.step(images, watch, with_r1=True)) for n, t in trainers.items()}
-        lazy = take_turns(with_r1, device, Rounds(most=2, least=1, seconds=rounds.seconds / 4))
+        lazy = take_turns(with_r1, device, Rounds(most=2, least=1, seconds=rounds.seconds / 4), allocation.become)
         for name in trainers:
             extra = summarise(lazy[name])["total"]["median_ms"] - result[name]["stages"]["total"]["median_ms"]
             result[name]["r1_extra_ms"] = extra  # every 16th step
