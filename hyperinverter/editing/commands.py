@@ -17,7 +17,6 @@ from hyperinverter.editing.directions import Direction, edit, in_w
 from hyperinverter.editing.inputs import Inputs, Photo
 from hyperinverter.editing.interpolation import interpolate
 from hyperinverter.inverters import Inversion, Inverter, load
-from hyperinverter.utils.allocator import keep_freed_memory
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import contact_sheet, difference_map, save_gif, save_image, to_pil
 from hyperinverter.utils.seeding import seed_everything
@@ -141,8 +140,6 @@ def _open(config: EditConfig) -> tuple[Inverter, Path, float]:
     seed_everything(config.seed, config.threads)
     source = config.model or config.domain
     inverter = load(source, device=config.device, precision=config.precision, compile=config.compile)
-    if inverter.device.type == "cpu":
-        keep_freed_memory()
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     return inverter, output, begin

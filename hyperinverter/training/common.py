@@ -23,7 +23,6 @@ from hyperinverter.config import to_yaml
 from hyperinverter.config.schema import CommandConfig, RunConfig
 from hyperinverter.training.guard import STOP_SIGNALS, Stopped
 from hyperinverter.training.records import Curves, forget_later
-from hyperinverter.utils.allocator import keep_freed_memory
 from hyperinverter.utils.distributed import is_main, own_device
 from hyperinverter.utils.files import AppendedFile
 from hyperinverter.utils.images import image_grid, save_image
@@ -31,13 +30,11 @@ from hyperinverter.utils.seeding import seed_everything
 
 
 def set_up(config: CommandConfig) -> torch.device:
-    """Seed every generator (the same in every process), set CPU threads, resolve the device and make it fast."""
+    """Seed every generator (the same in every process), set CPU threads, resolve the device."""
     seed_everything(config.seed, config.threads)
     device = own_device(config.device)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
-    elif device.type == "cpu":
-        keep_freed_memory()
     return device
 
 

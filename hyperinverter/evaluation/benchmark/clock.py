@@ -68,16 +68,9 @@ class Rounds:
             raise ValueError(f"rounds must be 1 <= least <= most with warm_up >= 0, got {self}")
 
 
-def take_turns(
-    sides: Mapping[str, Side],
-    device: torch.device,
-    rounds: Rounds,
-    before: Callable[[str], object] = lambda name: None,
-) -> dict[str, list[dict[str, float]]]:
+def take_turns(sides: Mapping[str, Side], device: torch.device, rounds: Rounds) -> dict[str, list[dict[str, float]]]:
     """Call every side once per round, in order; the first `rounds.warm_up` rounds are thrown away.
 
-    Args:
-        before: called with a side's name before its time is taken.
     Returns:
         Side -> one reading of its `Stopwatch` per round, all sides equally many.
     """
@@ -92,7 +85,6 @@ def take_turns(
         if done >= rounds.least and spent * (done + 1) / done > rounds.seconds:
             break
         for name, side in sides.items():
-            before(name)
             watch = Stopwatch(device)
             side(watch)
             reading = watch.read()

@@ -13,7 +13,7 @@ from hyperinverter.evaluation.benchmark.ceiling import Ceiling
 from hyperinverter.evaluation.benchmark.clock import Rounds, speed_up, summarise, take_turns
 from hyperinverter.evaluation.benchmark.counting import count_inference
 from hyperinverter.evaluation.benchmark.models import make_images
-from hyperinverter.evaluation.benchmark.sides import Allocation, ReferenceSide, SideName, make_side
+from hyperinverter.evaluation.benchmark.sides import ReferenceSide, SideName, make_side
 from hyperinverter.pretrained.load import LoadedModel
 
 AGREEMENT = 1e-4  # of the image's range: what float32 sides may differ by
@@ -57,7 +57,7 @@ def measure_inference(
     images = make_images(model, batch_size).to(device)
     pictures = {name: side(images) for name, side in sides.items()}
     calls = {name: (lambda watch, side=side: side(images, watch)) for name, side in sides.items()}
-    readings = take_turns(calls, device, warmed(rounds, device), Allocation(device).become)
+    readings = take_turns(calls, device, warmed(rounds, device))
 
     ways = {isinstance(side, ReferenceSide) for side in sides.values()}
     counts = {way: count_inference(model.domain, batch_size, reference=way) for way in ways}

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 
 from hyperinverter.config.schema import DomainConfig
-from hyperinverter.utils.allocator import give_back, keep_freed_memory
 
 MIB = 2**20
 
@@ -42,7 +41,6 @@ def measure_memory(task: MemoryTask) -> dict[str, Any]:
         measured; or "failed", when the process came to an end before (say, no memory left).
     """
     about = {"what": task.what, "side": task.side, "batch_size": task.batch_size}
-    give_back()  # the fresh process needs room beside this one
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
             return about | pool.submit(run_task, task).result()
@@ -61,8 +59,6 @@ def run_task(task: MemoryTask) -> dict[str, Any]:
     if task.threads:
         torch.set_num_threads(task.threads)
     device = torch.device(task.device)
-    if device.type == "cpu":
-        keep_freed_memory(not task.side.startswith("reference"))  # as our commands do
     model = make_model(task.domain)
     model.network.to(device)
     images = make_images(model, task.batch_size)
@@ -88,11 +84,8 @@ class Gauge:
             torch.cuda.reset_peak_memory_stats(device)
             self.before, self.how = torch.cuda.memory_allocated(device), "torch.cuda.max_memory_allocated"
             return
-        give_back()
-        self.before, self.how = (
-            resident_bytes(),
-            "resident memory of a fresh process (VmHWM, set back before the calls)",
-        )
+        _give_back()
+        self.before, self.how = _resident(), "resident memory of a fresh process (VmHWM, set back before the calls)"
         if not _set_back_peak():
             self.how = "largest resident memory of a fresh process (ru_maxrss, building its networks included)"
 
@@ -100,10 +93,22 @@ class Gauge:
         if self.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(self.device)
         else:
-            peak = _status("VmHWM") or _largestresident_bytes()
+            peak = _status("VmHWM") or _largest_resident()
         rise = max(peak - self.before, 0)
         mib = {"before_mib": self.before / MIB, "peak_mib": peak / MIB, "rise_mib": rise / MIB}
         return {**mib, "how": self.how}
+
+
+def _give_back() -> None:
+    """Free memory that Python and the C library hold back."""
+    import ctypes
+    import gc
+
+    gc.collect()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def _set_back_peak() -> bool:
@@ -115,9 +120,8 @@ def _set_back_peak() -> bool:
     return True
 
 
-def resident_bytes() -> int:
-    """Of this process, now."""
-    return _status("VmRSS") or _largestresident_bytes()
+def _resident() -> int:
+    return _status("VmRSS") or _largest_resident()
 
 
 def _status(key: str) -> int | None:
@@ -129,6 +133,6 @@ def _status(key: str) -> int | None:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
 
 
-def _largestresident_bytes() -> int:
+def _largest_resident() -> int:
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return largest if sys.platform == "darwin" else 1024 * largest  # bytes there, KiB elsewhere

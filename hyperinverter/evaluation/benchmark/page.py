@@ -15,9 +15,8 @@ number comes from one command, which stands above its tables; this page is made 
 **`reference`** renders the released code from its description: one deep copy of the generator per image of a batch and
 a loop over images, dense residuals for each, E2 called twice, the hypernetworks one after the other, up-sampling as a
 transposed convolution and a filter of its own, weights modulated per image in one grouped convolution, separate
-discriminator passes, gradients for frozen generators, memory that goes back to the system when it is freed (on a CPU;
-our commands keep it). It runs in the same process, on the same weights and images, and in turn with ours
-(A B A B ...); a ratio is the median of the rounds' ratios, in brackets the least and the largest.
+discriminator passes, gradients for frozen generators. It runs in the same process, on the same weights and images,
+and in turn with ours (A B A B ...); a ratio is the median of the rounds' ratios, in brackets the least and the largest.
 On a GPU the released code has compiled kernels for filter and activation, which `reference` does without.
 
 **Times** are wall-clock with the device synchronised, warm; p95 is the 95th percentile over the rounds. **Work** is

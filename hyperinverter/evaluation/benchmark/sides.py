@@ -15,11 +15,9 @@ from torch import Tensor
 
 from hyperinverter.evaluation.benchmark.clock import REST, Stopwatch
 from hyperinverter.evaluation.benchmark.counting import StageHooks
-from hyperinverter.evaluation.benchmark.memory import resident_bytes
 from hyperinverter.evaluation.benchmark.release import Release
 from hyperinverter.inverters import HyperInverterInverter
 from hyperinverter.pretrained.load import LoadedModel
-from hyperinverter.utils.allocator import give_back, keep_freed_memory
 
 Forward = Callable[[Tensor, Stopwatch | None], Tensor]
 
@@ -52,32 +50,6 @@ def tf32_allowed(allowed: bool) -> Iterator[None]:
     finally:
         for switch, value in zip(switches, before, strict=True):
             switch.allow_tf32 = value
-
-
-class Allocation:
-    """How a CPU's process holds memory, by side: our commands keep what they free, the released code gives it back.
-
-    Changing from one to the other is work that neither has; it is done before a side's time is taken.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.on_cpu = device.type == "cpu"
-        self._given_back = 0  # bytes that ours held when the released way had its turn
-
-    def become(self, name: str) -> None:
-        """Take over the way of the side of this name; ours finds the memory that it held before."""
-        if not self.on_cpu:
-            return
-        if not SideName.of(name).is_reference:
-            keep_freed_memory()
-            if self._given_back:
-                torch.ones(self._given_back, dtype=torch.uint8)  # written to, and freed at once: mapped from here on
-            self._given_back = 0
-        elif not self._given_back:
-            held = resident_bytes()
-            keep_freed_memory(False)
-            give_back()
-            self._given_back = max(held - resident_bytes(), 0)
 
 
 class ReferenceSide:

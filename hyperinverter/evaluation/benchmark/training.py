@@ -16,7 +16,7 @@ from hyperinverter.evaluation.benchmark.clock import Rounds, Stopwatch, speed_up
 from hyperinverter.evaluation.benchmark.inference import warmed
 from hyperinverter.evaluation.benchmark.models import make_images, random_discriminator
 from hyperinverter.evaluation.benchmark.release import ReleaseTraining
-from hyperinverter.evaluation.benchmark.sides import Allocation, SideName, tf32_allowed
+from hyperinverter.evaluation.benchmark.sides import SideName, tf32_allowed
 from hyperinverter.extractors.base import Extractor
 from hyperinverter.losses import FeatureLoss, L2Loss, TotalLoss
 from hyperinverter.models.hyperinverter import HyperInverter
@@ -196,12 +196,11 @@ def measure_training(
     images = make_images(model, batch_size, seed=1).to(device)
     starts = {name: _first_step(trainer, images) for name, trainer in trainers.items()}
     calls = {name: (lambda watch, t=trainer: t.step(images, watch)) for name, trainer in trainers.items()}
-    allocation = Allocation(device)
-    readings = take_turns(calls, device, warmed(rounds, device), allocation.become)
+    readings = take_turns(calls, device, warmed(rounds, device))
     result: dict[str, Any] = {name: {"stages": summarise(readings[name], batch_size)} for name in trainers}
     if phase == "phase2_adversarial":
         with_r1 = {n: (lambda watch, t=t: t.step(images, watch, with_r1=True)) for n, t in trainers.items()}
-        lazy = take_turns(with_r1, device, Rounds(most=2, least=1, seconds=rounds.seconds / 4), allocation.become)
+        lazy = take_turns(with_r1, device, Rounds(most=2, least=1, seconds=rounds.seconds / 4))
         for name in trainers:
             extra = summarise(lazy[name])["total"]["median_ms"] - result[name]["stages"]["total"]["median_ms"]
             result[name]["r1_extra_ms"] = extra  # every 16th step
