@@ -104,11 +104,27 @@ def save_model(
     with write_atomically(path) as temporary:
         try:
             save_file(stored, str(temporary), metadata=metadata)
+            _order_metadata(temporary)
         except SafetensorError as error:  # it tells of a full disk in words only
             if number := re.search(r"os error (\d+)", str(error)):
                 raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
             raise
     return digest
+
+
+def _order_metadata(path: Path) -> None:
+    """Put the metadata of a .safetensors file into the order of its names, which differs from process to process.
+
+    Equal models are then equal files, byte for byte. Layout: 8 bytes for the length of a JSON head, the head, tensors.
+    """
+    with open(path, "r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        head = json.loads(file.read(length))
+        head["__metadata__"] = dict(sorted(head["__metadata__"].items()))
+        text = json.dumps(head, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= length:  # else it was written in another way, and stays as it is
+            file.seek(8)
+            file.write(text.ljust(length))
 
 
 def read_safetensors(path: str | Path, what_to_do: str) -> tuple[dict[str, str], dict[str, Tensor]]:

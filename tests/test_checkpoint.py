@@ -39,6 +39,16 @@ def test_a_model_comes_back_with_its_config_hash_and_needs(tmp_path):
         assert torch.equal(found.state[name], tensor)
 
 
+def test_equal_models_are_equal_files(tmp_path):
+    """The library writes metadata in an order that changes from file to file."""
+    state = {"b": torch.ones(3), "a": torch.zeros(2, 2).half()}
+    told = {"kind": "generator", "config": {"domain": "ä"}, "requires": {"generator": "1f"}, "info": {"step": 1}}
+    for number in range(8):
+        save_model(tmp_path / f"{number}.safetensors", state, **told)
+    assert len({(tmp_path / f"{number}.safetensors").read_bytes() for number in range(8)}) == 1
+    assert read_model(tmp_path / "0.safetensors").config == told["config"]
+
+
 def test_half_precision_is_stored_and_read_back_as_float32(tmp_path):
     write(tmp_path / "full.safetensors")
     write(tmp_path / "half.safetensors", half=True)

@@ -127,8 +127,8 @@ def _expand(root: str) -> list[Path]:
     if not matches:
         what = "no file matches the pattern" if glob.has_magic(root) else "there is no file or folder"
         raise MissingDataError(
-            f"{what} {root} (looked from {os.getcwd()}): check data.root; it takes a folder of images, a .zip, "
-            "an LSUN LMDB folder, a quoted glob such as 'train_*.zip', or a list [a,b]"
+            f"{what} {root} (looked from {os.getcwd()}): check the name; images are given as a file, a folder, a .zip, "
+            "an LSUN LMDB folder, a quoted glob such as 'train_*.zip', or (data.root) a list [a,b] of these"
         )
     return [Path(match) for match in matches]
 

@@ -128,7 +128,8 @@ def _locked(output: Path) -> Iterator[None]:
 def _what_now(error: OSError, output: Path) -> str:
     saved = training_states(output / "checkpoints")
     kept = f"the last checkpoint, {saved[0]}, is whole" if saved else "no checkpoint was written yet"
+    then = "it goes on from the last checkpoint" if saved else "or give another output=FOLDER"
     return (
         f"{error.filename}: {error.strerror}. The run has ended; {kept}. Make room or make the folder writable, and "
-        f"start the same command again: it goes on from the last checkpoint"
+        f"start the same command again: {then}"
     )

@@ -199,7 +199,8 @@ def train(config: Phase2Config) -> dict[str, float]:
             adversarial = gan.weight > 0 and progress.step >= gan.start_step
             if gan.weight > 0 and progress.step in (gan.start_step, gan.start_step + gan.cold_steps):
                 progress.best.forget()  # another loss from here on; and the first adversarial steps are not to be kept
-                run.log(f"step {progress.step}: tracking of the best model starts anew")
+                why = "the adversarial term joins the loss" if progress.step == gan.start_step else "it has settled"
+                run.log(f"step {progress.step}: tracking of the best model starts anew, {why}")
             due = due_at(progress.step + 1, schedule)
             batch_size = gan.batch_size if adversarial else schedule.batch_size
             images, _ = train_data.get(progress.position, batch_size)

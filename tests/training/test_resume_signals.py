@@ -23,6 +23,14 @@ from .forks import assert_same_run
 REPOSITORY = Path(__file__).parents[2]
 
 
+@pytest.fixture(autouse=True)
+def interrupts():
+    """As in a terminal, also where a shell has put the tests into the background, which ignores SIGINT there."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def send(monkeypatch):
     """send(position, *signals): the process gets them while the batch at this position is read."""
