@@ -143,6 +143,7 @@ class ReleaseTraining:
             self.d = _require_gradients(_weights(discriminator, copied=True))
             self.group_size = domain.discriminator.mbstd_group_size
             self.optimizer_D = torch.optim.Adam([v for v in self.d.values() if v.requires_grad], lr=1e-4)
+            _require_gradients(self.d, False)  # published: D is frozen but for its own update
 
     def step(self, images: Tensor, watch: Stopwatch | None = None, *, with_r1: bool = False) -> Tensor:
         """Update on images [N, 3, R, R]; returns the encoder's loss.
@@ -166,6 +167,7 @@ class ReleaseTraining:
         self.optimizer.step()
         lap("optimiser")
         if self.d is not None:
+            _require_gradients(self.d)
             real, fake = self._logits(images), self._logits(fakes.detach())
             loss_D = (F.softplus(-real).mean() + F.softplus(fake).mean()) / 2
             self._update_D(loss_D)
@@ -175,6 +177,7 @@ class ReleaseTraining:
                 (gradient,) = torch.autograd.grad(logits.sum(), reals, create_graph=True)
                 penalty = gradient.square().sum(dim=(1, 2, 3)).mean()
                 self._update_D(penalty * self.r1_weight + 0 * logits[0].sum())
+            _require_gradients(self.d, False)
             lap("discriminator")
         return loss.detach()
 
@@ -194,12 +197,12 @@ def _weights(module: nn.Module, copied: bool) -> Weights:
     return {name: value.clone() for name, value in plain.items()} if copied else plain
 
 
-def _require_gradients(weights: Weights) -> Weights:
-    """Switch gradients on for parameters (buffers have these names)."""
+def _require_gradients(weights: Weights, wanted: bool = True) -> Weights:
+    """Switch gradients on or off for parameters (buffers have these names)."""
     buffers = ("running_mean", "running_var", "num_batches_tracked", "resample_filter", "noise_const", "w_avg")
     for name, value in weights.items():
         if not name.endswith(buffers):
-            value.requires_grad_(True)
+            value.requires_grad_(wanted)
     return weights
 
 
