@@ -58,11 +58,21 @@ def _on_gpu(run: dict[str, Any]) -> Iterator[Outcome]:
             continue
         for name, side in _ours(case):
             if name.startswith("bf16"):
-                yield _faster(run, case, name, side, least)
+                yield _faster(run, case, name, _against_fastest(case, side), least)
                 share = side["stages"]["total"]["share_of_matmul"]
                 if run["resolution"] == 256:
                     goal = f"{_what(run, case, name)}: at least 15 % of the measured matrix ceiling"
                     yield Outcome(goal, f"{100 * share:.1f} %", share >= 0.15, _bound(run, case, name))
+
+
+def _against_fastest(case: dict[str, Any], side: dict[str, Any]) -> dict[str, Any]:
+    """A side held against the fastest reference: the released code lets a GPU use TF32, as PyTorch does unasked."""
+    total: Callable[[dict[str, Any]], float] = lambda other: other["stages"]["total"]["median_ms"]  # noqa: E731
+    fastest = min(filter(_is_reference, case["sides"]), key=lambda name: total(case["sides"][name]))
+    if fastest == side["compared_with"]:
+        return side
+    ratio = total(case["sides"][fastest]) / total(side)
+    return {**side, "compared_with": fastest, "speed_up": {"median": ratio}}
 
 
 def _faster(run: dict[str, Any], case: dict[str, Any], name: str, side: dict[str, Any], least: float) -> Outcome:
@@ -97,21 +107,7 @@ def _training(run: dict[str, Any], on_gpu: bool) -> Iterator[Outcome]:
             ratio = side["speed_up"]["median"]
             what = f"{run['resolution']} px, {case['phase']} step of {case['batch_size']}, {name}"
             goal = f"{what}: at least {least:g} times as fast as {side['compared_with']}"
-            yield Outcome(goal, f"{ratio:.2f} times", ratio >= least, _training_bound(case, side))
-
-
-def _training_bound(case: dict[str, Any], side: dict[str, Any]) -> str:
-    """Which part of a step is how much faster; the encoder's convolutions are the same work on both sides."""
-    other = case["sides"][side["compared_with"]]["stages"]
-    updates = [
-        sum(time["median_ms"] for stage, time in stages.items() if stage.startswith(("backward", "optimiser")))
-        for stages in (other, side["stages"])
-    ]
-    forward = other["forward"]["median_ms"] / side["stages"]["forward"]["median_ms"]
-    return (
-        f"forward {forward:.2f} times, backward and optimiser {updates[0] / updates[1]:.2f} times as fast; E2's "
-        f"convolutions, the largest part, are the same work on both sides"
-    )
+            yield Outcome(goal, f"{ratio:.2f} times", ratio >= least, _step_bound(run, case, name))
 
 
 def _memory(run: dict[str, Any]) -> Iterator[Outcome]:
@@ -173,3 +169,23 @@ def _bound(run: dict[str, Any], case: dict[str, Any], name: str) -> str:
             f"matrix products in {precision} run at {rates[precision] / rates['fp32']:.2f} times fp32's rate here"
         )
     return "; ".join(told)
+
+
+def _step_bound(run: dict[str, Any], case: dict[str, Any], name: str) -> str:
+    """The part of a Phase II step that takes longest, and how near the whole is to the rate of matrix products."""
+    stages = case["sides"][name]["stages"]
+    longest = max((part for part in stages if part != "total"), key=lambda part: stages[part]["median_ms"])
+    of_total = stages[longest]["median_ms"] / stages["total"]["median_ms"]
+    told = f"{longest} takes {100 * of_total:.0f} %"
+    same_size = (c for c in run["inference"] if c["hidden_size"] == case["hidden_size"] and "ours" in c["counts"])
+    inference = next(same_size, None)
+    if inference is None:
+        return told
+    counts = inference["counts"]["ours"]
+    # E1 and the Phase I image keep nothing; the rest has a backward pass of twice its work, to images and to weights
+    alone = sum(counts[stage]["macs"] for stage in ("w_encoder", "first_synthesis"))
+    macs = (3 * counts["total"]["macs"] - 2 * alone) * case["batch_size"] / inference["batch_size"]
+    precision = next((half for half in HALF if half in name), "fp32")
+    share = 2000 * macs / stages["total"]["median_ms"] / run["ceiling"]["matmul"][precision]
+    without = "losses and D" if case["phase"] == "phase2_adversarial" else "losses"
+    return f"{told}; {macs / 1e9:,.0f} GMAC (without {without}) run at {100 * share:.0f} % of the matrix rate"
