@@ -1,6 +1,9 @@
 """The benchmark: its counts are the known ones, its rounds and budgets what they say, and its page is whole."""
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -173,6 +176,29 @@ def test_memory_tasks_run(tiny_domain: DomainConfig, what: str):
 def test_memory_is_measured_in_a_fresh_process(tiny_domain: DomainConfig, side: str):
     found = measure_memory(MemoryTask(tiny_domain, "inference", side, 1, "cpu", 1))
     assert found["peak_mib"] >= found["before_mib"] > 0 and found["how"]
+
+
+PARENT = """
+import multiprocessing, time
+from hyperinverter.evaluation.benchmark.memory import end_with_parent
+
+def child():
+    end_with_parent()
+    print("held", flush=True)
+    time.sleep(60)
+
+multiprocessing.get_context("fork").Process(target=child).start()
+"""
+
+
+def test_the_fresh_process_ends_with_a_benchmark_that_is_killed():
+    """It stayed, with gigabytes, where the benchmark was ended for lack of memory."""
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout.readline() == "held\n"
+        parent.kill()
+        start = time.monotonic()
+        assert parent.stdout.read() == ""  # which ends when no process can write there any more
+    assert time.monotonic() - start < 30
 
 
 # ---------------------------------------------------------------------------------------------------------- command

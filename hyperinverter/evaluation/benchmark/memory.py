@@ -5,12 +5,15 @@ memory of the process: on Linux its largest value during the calls, set back aft
 (/proc/self/clear_refs); elsewhere the largest value of the whole process.
 """
 
+import os
 import resource
 import sys
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +44,26 @@ def measure_memory(task: MemoryTask) -> dict[str, Any]:
         measured; or "failed", when the process came to an end before (say, no memory left).
     """
     about = {"what": task.what, "side": task.side, "batch_size": task.batch_size}
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
         try:
             return about | pool.submit(run_task, task).result()
         except (BrokenProcessPool, MemoryError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not (isinstance(error, BrokenProcessPool) or "memory" in str(error)):
                 raise
             return about | {"failed": f"{type(error).__name__}: too little memory, the process was ended"}
+
+
+def end_with_parent() -> None:
+    """Let this process end when the one that started it does, however that comes to its end.
+
+    A pool's process would else wait for work for ever, with all that it holds.
+    """
+
+    def watch() -> None:
+        wait([parent_process().sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def run_task(task: MemoryTask) -> dict[str, Any]:
