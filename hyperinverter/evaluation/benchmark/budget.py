@@ -36,7 +36,7 @@ def phase2_budget(
         adversarial: with the discriminator, its update and R1.
     Returns:
         "frozen_weights", "trained_weights", "gradients", "optimiser", "kept_for_backward" (of the encoders' step),
-        "at_rest" (between steps: everything but activations and gradients), "peak" and "fits_12_gib".
+        "peak" and "fits_12_gib" (`CONTEXT_GIB` set aside).
     """
     with FakeTensorMode(), LiveMemory() as live:
         discriminator = random_discriminator(domain) if adversarial else None
