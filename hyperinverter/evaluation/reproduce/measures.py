@@ -174,7 +174,8 @@ def learning_curve(config: ReproduceConfig, device: torch.device) -> dict[str, A
     lines = [
         {"step": images, f"validation/{name}": value}
         for name, curve in runs.items()
-        for images, value in zip(curve["images_seen"], curve.get("l2", []), strict=False)
+        if "l2" in curve  # a generator's run measures another distance
+        for images, value in zip(curve["images_seen"], curve["l2"], strict=True)
     ]
     drawing = curves(lines, {f"validation/{name}": name for name in runs}, "validation L2", "images seen")
     with write_atomically(Path(config.output) / "learning_curve.svg") as path:
