@@ -56,7 +56,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     inverters = {method: load(source, method, device, config.projection, **fast) for method in config.methods}
     last_inverter = list(inverters.values())[-1]
     domain = last_inverter.domain
-    images = _open_images(config, last_inverter.generator)
+    images = _open_images(config, last_inverter.generator, device)
     measured, not_measured = metric_table.build(
         config.metrics, domain, discriminator=_discriminator(config), device=device
     )
@@ -134,7 +134,7 @@ def _summarise(
 # ------------------------------------------------------------------------------------------------ setting up
 
 
-def _open_images(config: EvaluateConfig, generator: Generator) -> Batches:
+def _open_images(config: EvaluateConfig, generator: Generator, device: torch.device) -> Batches:
     """Images in name order, never mirrored; `generated` ones are from a stream that no training draws from."""
     data = config.data
     if data.kind == "generated":
@@ -149,6 +149,7 @@ def _open_images(config: EvaluateConfig, generator: Generator) -> Batches:
         on_bad_file=data.on_bad_file,
         cache_mib=data.cache_mib,
         workers=data.workers,
+        device=device,
     )
 
 
@@ -219,7 +220,7 @@ def _originals(images: Batches, names: list[str], batch_size: int) -> dict[str, 
     """Name -> image [3,R,R], rounded, for a few of the images."""
     found: dict[str, Tensor] = {}
     for batch, batch_names in images.in_order(batch_size):
-        found |= {name: rounded(image) for image, name in zip(batch, batch_names, strict=True) if name in names}
+        found |= {name: rounded(image).cpu() for image, name in zip(batch, batch_names, strict=True) if name in names}
         if len(found) == len(names):
             break
     return found

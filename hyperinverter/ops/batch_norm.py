@@ -1,7 +1,8 @@
 """BatchNorm over another set of images than the batch: over all processes' batches, or over each half of a batch.
 
-Source: Ioffe and Szegedy, ICML 2015 (arXiv:1502.03167). Across processes on a GPU this is torch's own SyncBatchNorm;
-that one refuses a CPU, which is where runs of several processes are tested.
+Source: Ioffe and Szegedy, ICML 2015 (arXiv:1502.03167). Torch's own SyncBatchNorm refuses a CPU, which is where runs of
+several processes are tested, and on a GPU makes the host wait in every layer (pytorch issue 78549: processes may bring
+batches of different sizes, here they are equal).
 """
 
 from collections.abc import Iterator
@@ -21,8 +22,8 @@ class SyncBatchNorm(nn.BatchNorm2d):
         if not self.training or world_size() == 1:
             return super().forward(x)
         values = x.float()
-        own = torch.stack([values.mean((0, 2, 3)), values.var((0, 2, 3), correction=0)])  # [2, C]
-        means, variances = all_rows(own[None]).unbind(1)  # [world, C] each
+        own = torch.stack(torch.var_mean(values, (0, 2, 3), correction=0))  # [2, C]
+        variances, means = all_rows(own[None]).unbind(1)  # [world, C] each
         mean = means.mean(0)
         variance = (variances + (means - mean).square()).mean(0)
         if self.track_running_stats:
@@ -30,8 +31,8 @@ class SyncBatchNorm(nn.BatchNorm2d):
         scale = (variance + self.eps).rsqrt()
         if self.affine:
             scale = scale * self.weight
-        y = (values - mean[:, None, None]) * scale[:, None, None]
-        return (y + self.bias[:, None, None] if self.affine else y).to(x.dtype)
+        shift = self.bias - mean * scale if self.affine else -mean * scale
+        return torch.addcmul(shift[:, None, None], values, scale[:, None, None]).to(x.dtype)
 
     def _track(self, mean: Tensor, variance: Tensor, count: int) -> None:
         """Move the running statistics towards those of `count` numbers per channel; the variance unbiased, as torch."""
@@ -41,15 +42,13 @@ class SyncBatchNorm(nn.BatchNorm2d):
         self.running_var.lerp_(variance * (count / (count - 1)), momentum)
 
 
-def synchronised(network: nn.Module, device: torch.device, wanted: bool = True) -> nn.Module:
+def synchronised(network: nn.Module, wanted: bool = True) -> nn.Module:
     """Let every BatchNorm2d inside span all processes; call it before the optimiser is built.
 
     In one process, or where it is not `wanted`, nothing changes.
     """
     if world_size() == 1 or not wanted:
         return network
-    if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
     for module in network.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = SyncBatchNorm  # its parameters and buffers are the same
@@ -62,7 +61,7 @@ def normalised_apart(network: nn.Module, parts: int) -> Iterator[None]:
 
     Everything else sees the whole batch, so that several passes cost one of each convolution.
     """
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm)]
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms if parts > 1 else ():
         alone = norm.forward  # of whichever class it is by now
         norm.forward = lambda x, alone=alone: torch.cat([alone(part) for part in x.chunk(parts)])

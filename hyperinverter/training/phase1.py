@@ -18,14 +18,14 @@ from hyperinverter.models.encoders import WEncoder
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.ops.batch_norm import average_running_statistics, synchronised
 from hyperinverter.pretrained.load import hash_of
-from hyperinverter.pretrained.ready import load_discriminator, load_generator, weights_file
+from hyperinverter.pretrained.ready import load_generator, weights_file
 from hyperinverter.training.common import Run, set_up
 from hyperinverter.training.export import copy_parts, save_part
 from hyperinverter.training.guard import guarded
 from hyperinverter.training.optim import build_optimizer, in_parts, set_rates, step_over_parts
 from hyperinverter.training.progress import due_at, or_stop
 from hyperinverter.training.resume import find_state, restore, save_state
-from hyperinverter.training.start import start_w_encoder
+from hyperinverter.training.start import load_discriminator_of_losses, start_w_encoder
 from hyperinverter.training.validation import sample_images, side_by_side, validate
 from hyperinverter.utils.device import place
 from hyperinverter.utils.distributed import check_divides, in_all_processes, is_main, place_of
@@ -57,14 +57,12 @@ def train(config: Phase1Config) -> dict[str, float]:
     generator = load_generator(weights_file(domain, "generator"), domain).to(device).requires_grad_(False)
     generator.synthesis.recompute_from_px = config.recompute_from_px
     frozen = {"generator": hash_of(generator)}
-    resumed = find_state(config, trainer="phase1", networks=["generator", "w_encoder"], frozen=frozen)
+    discriminator, used = load_discriminator_of_losses(config, frozen)
+    resumed = find_state(config, trainer="phase1", networks=["generator", "w_encoder"], frozen=used)
     w_encoder, origin = start_w_encoder(domain, generator, config.init_from)
     w_encoder = place(w_encoder, device).requires_grad_(True).train()
-    w_encoder = synchronised(w_encoder, device, config.sync_batchnorm)
+    w_encoder = synchronised(w_encoder, config.sync_batchnorm)
     train_data, validation_data = open_training_data(config.data, domain, config.seed, generator, device)
-    discriminator = None
-    if config.loss_weights.get("discriminator_features"):
-        discriminator = load_discriminator(weights_file(domain, "discriminator"), domain)
     losses = build_losses(config.loss_weights, discriminator=discriminator, loss_resolution=domain.loss_resolution)
     losses = losses.to(device).eval()
     optimizer = build_optimizer(w_encoder.parameters(), config.optimizer)
@@ -131,7 +129,7 @@ def train(config: Phase1Config) -> dict[str, float]:
 
             # -- save
             if due.save:
-                save_state(run, config, trainer="phase1", frozen=frozen, progress=progress, parts=state)
+                save_state(run, config, trainer="phase1", frozen=used, progress=progress, parts=state)
             if due.stop:
                 run.stop(progress.step)
 

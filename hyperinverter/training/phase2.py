@@ -33,7 +33,7 @@ from hyperinverter.training.optim import (
 )
 from hyperinverter.training.progress import due_at, or_stop
 from hyperinverter.training.resume import find_state, restore, save_state
-from hyperinverter.training.start import start_hyperinverter
+from hyperinverter.training.start import load_discriminator_of_losses, start_hyperinverter
 from hyperinverter.training.validation import sample_images, side_by_side, validate
 from hyperinverter.utils.device import place
 from hyperinverter.utils.distributed import check_divides, in_all_processes, is_main, place_of
@@ -135,13 +135,13 @@ def train(config: Phase2Config) -> dict[str, float]:
     output = Path(config.output)
     model, frozen, origin = start_hyperinverter(domain, config.init_from)
     sizes = ["generator", "w_encoder", "layerwise_encoder", "hypernetwork"] + ["discriminator"] * (gan.weight > 0)
-    resumed = find_state(config, trainer="phase2", networks=sizes, frozen=frozen)
+    discriminator, used = load_discriminator_of_losses(config, frozen)
+    resumed = find_state(config, trainer="phase2", networks=sizes, frozen=used)
     model = place(model, device).train()
     model.generator.synthesis.recompute_from_px = config.recompute_from_px
-    model.layerwise_encoder = synchronised(model.layerwise_encoder, device, config.sync_batchnorm)
+    model.layerwise_encoder = synchronised(model.layerwise_encoder, config.sync_batchnorm)
     train_data, validation_data = open_training_data(config.data, domain, config.seed, model.generator, device)
-    discriminator = None
-    if gan.weight > 0 or config.loss_weights.get("discriminator_features"):
+    if gan.weight > 0 and discriminator is None:
         discriminator = load_discriminator(weights_file(domain, "discriminator"), domain).requires_grad_(False)
     losses = build_losses(config.loss_weights, discriminator=discriminator, loss_resolution=domain.loss_resolution)
     losses = losses.to(device).eval()
@@ -259,7 +259,7 @@ def train(config: Phase2Config) -> dict[str, float]:
 
             # -- save
             if due.save:
-                save_state(run, config, trainer="phase2", frozen=frozen, progress=progress, parts=parts)
+                save_state(run, config, trainer="phase2", frozen=used, progress=progress, parts=parts)
             if due.stop:
                 run.stop(progress.step)
 

@@ -98,7 +98,7 @@ def find_state(
     if (before := state.get("processes", 1)) != world_size():
         notes.append(f"resumed with {world_size()} process(es), saved with {before}: same batches, other last digits")
     for part, digest in frozen.items():
-        if state["frozen"].get(part) != digest:
+        if state["frozen"].get(part, digest) != digest:  # a loss may have come since
             refused.append(f"{part}: trained with weights {state['frozen'].get(part)}, these are {digest}")
     for key in changed:
         told = f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}"

@@ -10,15 +10,15 @@ import torch
 from torch import nn
 
 from hyperinverter.checkpoint import ModelFile, read_model
-from hyperinverter.config.schema import DomainConfig
+from hyperinverter.config.schema import DomainConfig, Phase1Config, Phase2Config
 from hyperinverter.models.backbones import Trunk
 from hyperinverter.models.build import build_hyperinverter, build_w_encoder
 from hyperinverter.models.encoders import WEncoder
 from hyperinverter.models.hyperinverter import HyperInverter
-from hyperinverter.models.stylegan2 import Generator
+from hyperinverter.models.stylegan2 import Discriminator, Generator
 from hyperinverter.pretrained.files import part_file
-from hyperinverter.pretrained.load import check_domain, fill, find_network_file
-from hyperinverter.pretrained.ready import load_model, load_w_encoder, weights_file
+from hyperinverter.pretrained.load import check_domain, fill, find_network_file, hash_of
+from hyperinverter.pretrained.ready import load_discriminator, load_model, load_w_encoder, weights_file
 from hyperinverter.utils.errors import UserError
 
 TRUNK_PARTS = ("input_layer.", "conv1.", "bn1.", "relu.", "body.")
@@ -44,6 +44,17 @@ def start_w_encoder(domain: DomainConfig, generator: Generator, init_from: str |
     if domain.w_encoder.init is None:
         return w_encoder, "E1 starts from random weights"
     return w_encoder, f"E1's trunk starts from {load_trunk(w_encoder, domain.w_encoder.init, 'w_encoder')}"
+
+
+def load_discriminator_of_losses(
+    config: Phase1Config | Phase2Config, frozen: dict[str, str]
+) -> tuple[Discriminator | None, dict[str, str]]:
+    """The discriminator whose features a loss compares, None where none does; and `frozen` with its hash beside."""
+    if not config.loss_weights.get("discriminator_features"):
+        return None, frozen
+    path = weights_file(config.domain, "discriminator")
+    discriminator = load_discriminator(path, config.domain).requires_grad_(False)
+    return discriminator, {**frozen, "discriminator": hash_of(discriminator)}
 
 
 def start_hyperinverter(

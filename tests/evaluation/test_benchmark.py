@@ -18,7 +18,7 @@ from hyperinverter.evaluation.benchmark.budget import phase2_budget
 from hyperinverter.evaluation.benchmark.ceiling import Ceiling, measure_ceiling
 from hyperinverter.evaluation.benchmark.clock import Rounds, Stopwatch, speed_up, summarise, take_turns
 from hyperinverter.evaluation.benchmark.command import _publish, benchmark
-from hyperinverter.evaluation.benchmark.counting import STAGES, count_inference
+from hyperinverter.evaluation.benchmark.counting import STAGES, count_call, count_inference
 from hyperinverter.evaluation.benchmark.goals import outcomes
 from hyperinverter.evaluation.benchmark.inference import measure_inference, with_shares
 from hyperinverter.evaluation.benchmark.live import LiveMemory, kept_for_backward
@@ -58,6 +58,26 @@ def test_shares_follow_from_time_and_work():
     counts = {"total": {"macs": 10**9, "bytes": 2 * 10**9}}
     total = with_shares(summary, counts, Ceiling({"bf16": 8e9}, 16e9), "bf16")["total"]
     assert (total["gmac_per_s"], total["share_of_matmul"], total["share_of_copy"]) == (2.0, 0.5, 0.25)
+    assert total["gib_moved"] == 2 * 10**9 / 2**30
+
+
+def test_traffic_is_that_of_the_sides_own_call(tiny_domain: DomainConfig):
+    """It was counted once for all: on a GPU's path, and in float32 for bf16 too."""
+    model, macs, traffic = make_model(tiny_domain), {}, {}
+    for name in ("reference", "fp32", "bf16"):
+        side = make_side(name, model, 2, CPU)
+        images = make_images(model, 2)
+        side(images)
+        counts = count_call(side, images)
+        assert set(STAGES) <= set(counts)
+        macs[name], traffic[name] = counts["total"]["macs"], counts["total"]["bytes"]
+    assert macs["fp32"] == macs["bf16"] == pytest.approx(macs["reference"], rel=0.05)
+    assert len(set(traffic.values())) == 3
+    kernels = {}
+    for name in ("reference", "fp32"):  # where both walk the same path, both ways of counting agree
+        kernels[name] = count_inference(tiny_domain, 2, reference=name == "reference")["total"]
+    assert kernels["reference"]["bytes"] == pytest.approx(traffic["reference"], rel=0.02)
+    assert kernels["fp32"]["macs"] == pytest.approx(macs["fp32"], rel=0.02)
 
 
 def test_ceilings_are_measured():

@@ -131,7 +131,7 @@ def pieces(config) -> None:
     network.load_state_dict(before)
     network.zero_grad(set_to_none=True)
 
-    synchronised(network, torch.device("cpu"))
+    synchronised(network)
     found = step(own_rows(whole).clone(), Tensor.mean)
     average_gradients(network.parameters())
     found += [p.grad for p in network.parameters()] + running

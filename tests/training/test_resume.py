@@ -64,6 +64,26 @@ def test_more_steps_later_continue_the_same_run(make_config, whole_run):
     assert phase1.train(config) == final  # nothing left to do
 
 
+@pytest.mark.parametrize("phase", ["phase1", "phase2"])
+def test_the_discriminator_that_a_loss_looks_through_must_stay_the_same(
+    phase, make_config, tiny_model, other_tiny_model, tmp_path
+):
+    """Its features are the loss: with another one a resumed run would go on towards another goal."""
+    weights = {"l2": 1.0, "discriminator_features": 0.1}
+    config = make_config(phase, loss_weights=weights, schedule={"max_steps": 2})
+    TRAIN[phase](config)
+    exchanged = shutil.copytree(tiny_model, tmp_path / "exchanged")
+    shutil.copy(other_tiny_model / "discriminator.safetensors", exchanged)
+    other = replace(config.domain, weights=replace(config.domain.weights, folder=str(exchanged)))
+    longer = replace(config, schedule=replace(config.schedule, max_steps=3))
+    with pytest.raises(UserError, match=r"discriminator: trained with weights \w{16}, these are \w{16}"):
+        TRAIN[phase](replace(longer, domain=other))
+    # a loss that nobody had before has nothing to agree with
+    plain = make_config(phase, "plain", schedule={"max_steps": 2})
+    TRAIN[phase](plain)
+    TRAIN[phase](replace(plain, loss_weights=weights, schedule=longer.schedule))
+
+
 def test_settings_that_do_not_fit_are_refused_all_at_once(make_config, tiny_domain, other_tiny_model):
     config = make_config("phase1", schedule={"max_steps": 2})
     phase1.train(config)

@@ -241,12 +241,17 @@ def test_the_gan_trains_in_bf16_with_its_penalties_in_float32(make_config, monke
 
 
 class Fetches(TorchDispatchMode):
-    """Counts how often a number is fetched from a tensor: each time, a GPU would have to be waited for."""
+    """Counts what a GPU would have to be waited for: a number fetched from a tensor, a size that depends on numbers."""
 
     count = 0
+    waits = (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.aten.masked_select)
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        Fetches.count += function is torch.ops.aten._local_scalar_dense.default
+        packet = function.overloadpacket
+        masked = packet in (torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_) and any(
+            mask is not None and mask.dtype in (torch.bool, torch.uint8) for mask in args[1]
+        )
+        Fetches.count += packet in self.waits or masked
         return function(*args, **kwargs or {})
 
 

@@ -1,8 +1,9 @@
-"""Work and traffic of every stage, counted on tensors without numbers: no device, no time, any size.
+"""Work and traffic of every stage: in a call of a measured side, or on tensors without numbers (no device, any size).
 
 Multiply-accumulates are those of convolutions and matrix products (half of what `torch.utils.flop_counter` counts).
 Bytes are what every operation reads and writes, one operation at a time, as an eager run without caches would; weights
-are in there as often as they are read.
+are in there as often as they are read. A call of a side counts its own kernels and number formats; tensors without
+numbers take the path of a GPU in float32.
 """
 
 from collections.abc import Callable
@@ -155,8 +156,23 @@ def count_inference(domain: DomainConfig, batch_size: int = 1, *, reference: boo
     owners = (network.w_encoder, network.generator.synthesis, network.layerwise_encoder, network.hypernetwork)
     sizes = dict(zip(STAGES, [*map(parameter_bytes, owners), parameter_bytes(owners[1])], strict=True))
     stages = {stage: {**tally.stages[stage], "parameter_bytes": sizes[stage]} for stage in STAGES}
-    total = {key: sum(stage[key] for stage in tally.stages.values()) for key in ("macs", "bytes")}
-    return {**stages, "total": {**total, "parameter_bytes": sum(map(parameter_bytes, owners))}}
+    return {**stages, "total": {**_sums(tally), "parameter_bytes": sum(map(parameter_bytes, owners))}}
+
+
+def count_call(call: Callable[[Tensor, Tally], object], images: Tensor) -> dict[str, dict[str, int]]:
+    """One call of a side that is warm: what it did for later calls is not part of it.
+
+    Returns:
+        Stage (and "total") -> "macs" and "bytes" of the whole batch.
+    """
+    tally = Tally()
+    with tally:
+        call(images, tally)
+    return {**tally.stages, "total": _sums(tally)}
+
+
+def _sums(tally: Tally) -> dict[str, int]:
+    return {key: sum(stage[key] for stage in tally.stages.values()) for key in ("macs", "bytes")}
 
 
 def count_generators(domain: DomainConfig, batch_sizes: list[int]) -> dict[str, dict[str, float]]:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from hyperinverter.evaluation.benchmark.ceiling import Ceiling
 from hyperinverter.evaluation.benchmark.clock import Rounds, speed_up, summarise, take_turns
-from hyperinverter.evaluation.benchmark.counting import count_inference
+from hyperinverter.evaluation.benchmark.counting import count_call, count_inference
 from hyperinverter.evaluation.benchmark.models import make_images
-from hyperinverter.evaluation.benchmark.sides import ReferenceSide, SideName, make_side
+from hyperinverter.evaluation.benchmark.sides import OurSide, ReferenceSide, SideName, copied, make_side
 from hyperinverter.pretrained.load import LoadedModel
 
 AGREEMENT = 1e-4  # of the image's range: what float32 sides may differ by
@@ -51,7 +51,8 @@ def measure_inference(
         ceiling: of the device, for shares.
     Returns:
         Per side: stages with times, rates and shares; the speed-up over the first side and the difference of its
-        images from the first side's. "counts" holds the work per stage.
+        images from the first side's. "counts" holds the work per stage on tensors without numbers; a side's "gib_moved"
+        and shares are of its own call (a compiled side's of the same one uncompiled).
     """
     sides = {name: make_side(name, model, batch_size, device) for name in names}
     images = make_images(model, batch_size).to(device)
@@ -63,9 +64,8 @@ def measure_inference(
     counts = {way: count_inference(model.domain, batch_size, reference=way) for way in ways}
     first, result = names[0], {}
     for name in names:
-        way = isinstance(sides[name], ReferenceSide)
-        precision = SideName.of(name).precision
-        result[name] = {"stages": with_shares(summarise(readings[name], batch_size), counts[way], ceiling, precision)}
+        counted, precision = _count(name, sides, model, images), SideName.of(name).precision
+        result[name] = {"stages": with_shares(summarise(readings[name], batch_size), counted, ceiling, precision)}
         if name != first:
             result[name] |= {
                 "compared_with": first,
@@ -79,6 +79,16 @@ def measure_inference(
     }
 
 
+def _count(name: str, sides: dict[str, Any], model: LoadedModel, images: Tensor) -> dict[str, dict[str, int]]:
+    """The work of one call; counting would break a compiled graph, so that the same side is made without one."""
+    parts = SideName.of(name)
+    side = sides[name]
+    if parts.compiled:
+        side = OurSide(copied(model), replace(parts, compiled=False), images.device)
+        side(images)
+    return count_call(side, images)
+
+
 def warmed(rounds: Rounds, device: torch.device) -> Rounds:
     """A GPU chooses kernels and grows its memory for a few calls; on a CPU the first call, already made, is enough."""
     return replace(rounds, warm_up=3) if device.type == "cuda" else rounds
@@ -87,7 +97,7 @@ def warmed(rounds: Rounds, device: torch.device) -> Rounds:
 def with_shares(
     summary: dict[str, dict[str, float]], counts: dict[str, dict[str, int]], ceiling: Ceiling, precision: str
 ) -> dict[str, dict[str, float]]:
-    """Adds to every stage that was counted its rate and its shares of the measured ceilings.
+    """Adds to every stage that was counted its traffic, its rate and its shares of the measured ceilings.
 
     "share_of_matmul" is 2 multiply-accumulates over time over the rate of matrix products in this precision;
     "share_of_copy" the bytes of an eager run over time over the rate of copies (more than 1: caches served them).
@@ -97,6 +107,7 @@ def with_shares(
             seconds = summary[stage]["median_ms"] / 1000
             rate, traffic = 2 * counted["macs"] / seconds, counted["bytes"] / seconds
             summary[stage] |= {
+                "gib_moved": counted["bytes"] / 2**30,
                 "gmac_per_s": rate / 2e9,
                 "share_of_matmul": rate / ceiling.matmul[precision],
                 "share_of_copy": traffic / ceiling.copy,

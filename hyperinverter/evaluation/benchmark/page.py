@@ -21,10 +21,11 @@ On a GPU the released code has compiled kernels for filter and activation, which
 
 **Times** are wall-clock with the device synchronised, warm; p95 is the 95th percentile over the rounds. **Work** is
 multiply-accumulates of convolutions and matrix products, counted without a device. **Shares** are of the rates of
-matrix products (in the side's precision) and of copies that were measured in the same run; bytes are what an eager run
-reads and writes, so a share of the copy rate above 100 % means that caches served it. **Differences** are between a
-side's images and the first side's; networks have random weights unless it says otherwise, with residuals large enough
-to change every image.
+matrix products (in the side's precision) and of copies that were measured in the same run; bytes are what the
+operations of a side's call read and write, counted in such a call (a compiled side's in one of the uncompiled side),
+so a share of the copy rate above 100 % means that caches served it. **Differences** are between a side's images and
+the first side's; networks have random weights unless it says otherwise, with residuals large enough to change every
+image.
 
 ```bash
 python scripts/benchmark.py --config configs/benchmark/all.yaml
@@ -120,21 +121,22 @@ def _stages(run: dict[str, Any]) -> str:
         for stage in (*STAGES, "rest", "total"):
             counted = counts.get(stage)
             row = [stage.replace("_", " ")]
-            row += [f"{counted['macs'] / 1e9:.2f}", f"{counted['bytes'] / 2**30:.2f}"] if counted else ["", ""]
+            row.append(f"{counted['macs'] / 1e9:.2f}" if counted else "")
             for stages in sides.values():
                 values = stages.get(stage)
-                share = (
-                    f" [{100 * values['share_of_matmul']:.0f}, {100 * values['share_of_copy']:.0f} %]"
+                about = (
+                    f" [{100 * values['share_of_matmul']:.0f}, {100 * values['share_of_copy']:.0f} %; "
+                    f"{values['gib_moved']:.2f} GiB]"
                     if counted
                     else ""
                 )
-                row.append(_ms(values["median_ms"]) + share if values else "")
+                row.append(_ms(values["median_ms"]) + about if values else "")
             rows.append(row)
         title = (
             f"Stages, D = {case['hidden_size']}, batch {case['batch_size']}, ms per call [share of the matrix and of "
-            f"the copy ceiling]; parameters {counts['total']['parameter_bytes'] / 2**20:,.0f} MiB:"
+            f"the copy ceiling; moved]; parameters {counts['total']['parameter_bytes'] / 2**20:,.0f} MiB:"
         )
-        parts.append(_titled(title, _table(["stage", "GMAC", "GiB moved", *sides], rows)))
+        parts.append(_titled(title, _table(["stage", "GMAC", *sides], rows)))
     return "\n\n".join(parts)
 
 

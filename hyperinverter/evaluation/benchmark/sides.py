@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hyperinverter.evaluation.benchmark.clock import REST, Stopwatch
-from hyperinverter.evaluation.benchmark.counting import StageHooks
+from hyperinverter.evaluation.benchmark.clock import REST
+from hyperinverter.evaluation.benchmark.counting import Laps, StageHooks
 from hyperinverter.evaluation.benchmark.release import Release
 from hyperinverter.inverters import HyperInverterInverter
 from hyperinverter.pretrained.load import LoadedModel
 
-Forward = Callable[[Tensor, Stopwatch | None], Tensor]
+Forward = Callable[[Tensor, Laps | None], Tensor]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class ReferenceSide:
         self.allows_tf32 = name.precision == "tf32"
 
     @torch.no_grad()
-    def __call__(self, images: Tensor, watch: Stopwatch | None = None) -> Tensor:
+    def __call__(self, images: Tensor, watch: Laps | None = None) -> Tensor:
         with tf32_allowed(self.allows_tf32):
             return self.release(images, watch).reconstruction
 
@@ -79,7 +79,7 @@ class OurSide:
         # hooks would break the compiled graphs: a compiled side has no stages
         self.hooks = None if name.compiled else StageHooks(self.inverter.network)
 
-    def __call__(self, images: Tensor, watch: Stopwatch | None = None) -> Tensor:
+    def __call__(self, images: Tensor, watch: Laps | None = None) -> Tensor:
         with tf32_allowed(self.allows_tf32):
             if self.hooks is not None:
                 self.hooks.start(watch)
@@ -102,10 +102,10 @@ def make_side(name: str, model: LoadedModel, batch_size: int, device: torch.devi
     model.network.to(device)
     if parts.is_reference:
         return ReferenceSide(model, batch_size, parts)
-    return OurSide(_copied(model), parts, device)
+    return OurSide(copied(model), parts, device)
 
 
-def _copied(model: LoadedModel) -> LoadedModel:
+def copied(model: LoadedModel) -> LoadedModel:
     """A copy whose networks a side may convert."""
     own = copy(model)
     own.network = deepcopy(model.network)
