@@ -6,12 +6,15 @@ from pathlib import Path
 import pytest
 
 from hyperinverter.config import (
+    AblateConfig,
+    AnalyzeConfig,
     BenchmarkConfig,
     DemoConfig,
     DirectionConfig,
     EditConfig,
     EvaluateConfig,
     ExportConfig,
+    GanspaceConfig,
     Phase1Config,
     Phase2Config,
     ReproduceConfig,
@@ -34,6 +37,9 @@ SCHEMAS = {
     "demo": DemoConfig,
     "benchmark": BenchmarkConfig,
     "reproduce": ReproduceConfig,
+    "analyze": AnalyzeConfig,
+    "ablate": AblateConfig,
+    "ganspace": GanspaceConfig,
 }
 
 
@@ -51,8 +57,8 @@ RUNS = [name for name in FILES if not name.startswith("domains/")]
 def test_config_loads_and_survives_a_round_trip(name: str, tmp_path: Path):
     schema_class = schema_of(name)
     config = load_config(schema_class, CONFIGS / name)
-    stem = Path(name).stem  # ablations and the demo build on the embedded domain
-    assert config.domain.name == (stem if stem in list_domains() else "faces64")
+    named = [part for part in Path(name).with_suffix("").parts if part in list_domains()]
+    assert config.domain.name == (named[0] if named else "faces64")  # the demo builds on the embedded domain
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     assert load_config(schema_class, tmp_path / "config.yaml") == config
 
@@ -65,7 +71,7 @@ def test_head_names_command_and_expected_result(name: str):
     assert script[2] == f"configs/{name}", f"{name}: its head comment names another config"
 
 
-@pytest.mark.parametrize("name", ["ffhq", "church", "faces64", "tiny"])
+@pytest.mark.parametrize("name", ["ffhq", "church", "faces64", "churches64", "tiny"])
 def test_domain_has_all_its_configs(name: str):
     domain = load_domain(name)
     assert domain.name == name and name in list_domains()
@@ -99,9 +105,13 @@ def test_papers_hyper_parameters():
         assert two.domain.hypernetwork.hidden_size == 256
 
 
-def test_ablations_change_one_thing():
-    base = load_config(Phase2Config, CONFIGS / "phase2/faces64.yaml")
-    for path in sorted((CONFIGS / "phase2/ablations").glob("*.yaml")):
+@pytest.mark.parametrize("domain", ["faces64", "churches64"])
+def test_ablations_change_one_thing(domain: str):
+    base = load_config(Phase2Config, CONFIGS / f"phase2/{domain}.yaml")
+    paths = sorted((CONFIGS / f"phase2/ablations/{domain}").glob("*.yaml"))
+    rows = load_config(AblateConfig, CONFIGS / f"ablate/{domain}.yaml").rows
+    assert {Path(row).name for row in rows.values()} <= {path.name for path in paths} and len(rows) == 6
+    for path in paths:
         config = load_config(Phase2Config, path)
         ours, theirs = vars(config.domain.hypernetwork), vars(base.domain.hypernetwork)
         changed = {key for key in ours if ours[key] != theirs[key]}

@@ -88,6 +88,10 @@ COMMANDS: dict[str, Script | None] = {  # None: not ours, see test_make_and_shel
     "python scripts/interpolate.py photo.jpg other_photo.jpg align=true steps=9": Script(
         makes="outputs/edit_faces64/strip.png"
     ),
+    "python scripts/analyze.py data.root=my_photos 'results=[outputs/evaluate_faces64/metrics.json]'": Script(
+        "rows=1 pairs=1 steps=2", "outputs/analyze_faces64/weight_changes.svg"
+    ),
+    "python scripts/ablate.py data.root=my_photos photos=my_held_out_photos": Script("--dry-run"),  # an hour
     "python scripts/align.py my_photos output=outputs/aligned": Script(
         "data.max_images=1", "outputs/aligned/alignment.json"
     ),
@@ -111,6 +115,9 @@ COMMANDS: dict[str, Script | None] = {  # None: not ours, see test_make_and_shel
     "python scripts/convert.py --inspect hyper_inverter.pt": Script(device=""),
     "python scripts/convert.py stylegan2.pkl hyper_inverter.pt my_models/mine": Script(
         makes="my_models/mine/hyperinverter.safetensors", device=""
+    ),
+    "python scripts/find_directions.py domain=faces64 'directions={hat: 3:0-4}'": Script(
+        "samples=2000 shown=2 images=1", "outputs/ganspace_churches64/directions/hat.safetensors"
     ),
     "python scripts/learn_direction.py my_photos labels=labels.csv 'attributes={smile: Smiling}'": Script(
         makes="outputs/directions_faces64/directions/smile.safetensors"

@@ -1,6 +1,5 @@
 """docs/results.md is what its JSON files say, and the JSON files are what the shipped weights do."""
 
-import json
 import os
 
 import pytest
@@ -13,13 +12,13 @@ from hyperinverter.data import Batches
 from hyperinverter.data.generated import GeneratedSource
 from hyperinverter.evaluation.reconstruction import reconstruct, rounded
 from hyperinverter.evaluation.reproduce.page import page
+from hyperinverter.evaluation.reproduce.publish import read_published
 from hyperinverter.pretrained.ready import load_discriminator
 from hyperinverter.utils.checkout import REPOSITORY
 
 FOLDER = REPOSITORY / "docs" / "results"
-SHIPPED = REPOSITORY / "pretrained_models" / "faces64"
 SIBLING = REPOSITORY.parent / "shared" / "data" / "nets"
-RESULTS = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
+RESULTS = read_published(FOLDER)
 AGAIN = "measure again: scripts/reproduce.py, see docs/results.md"
 RECOMPUTED = ("l2", "psnr", "squeezenet_features", "discriminator_features", "mobilefacenet", "dlib_identity")
 
@@ -30,26 +29,34 @@ def test_the_page_is_made_of_the_json():
     )
 
 
-@pytest.mark.parametrize("part", [part for part in RESULTS if part != "learning_curve"])
-def test_numbers_are_of_the_shipped_weights(part: str):
-    now = {path.stem: read_model(path).hash for path in SHIPPED.glob("*.safetensors")}
-    assert RESULTS[part]["about"]["model"] == now, AGAIN
+# curves and ablations are of other weights than those which are shipped
+OF_SHIPPED = [
+    (d, part) for d, parts in RESULTS.items() for part in parts if part not in ("learning_curve", "ablations")
+]
+
+
+@pytest.mark.parametrize(("domain", "part"), OF_SHIPPED)
+def test_numbers_are_of_the_shipped_weights(domain: str, part: str):
+    shipped = REPOSITORY / "pretrained_models" / domain
+    now = {path.stem: read_model(path).hash for path in shipped.glob("*.safetensors")}
+    assert RESULTS[domain][part]["about"]["model"] == now, AGAIN
 
 
 def test_no_path_of_a_machine_is_published():
-    for path in [*FOLDER.glob("*.json"), FOLDER.with_suffix(".md")]:
+    for path in [*FOLDER.rglob("*.json"), FOLDER.with_suffix(".md")]:
         text = path.read_text()
         assert "/work/" not in text and "/home/" not in text and str(REPOSITORY) not in text, path.name
 
 
-def test_a_few_generated_images_give_the_recorded_numbers(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("domain", [domain for domain, parts in RESULTS.items() if "generated" in parts])
+def test_a_few_generated_images_give_the_recorded_numbers(domain: str, monkeypatch: pytest.MonkeyPatch):
     """Metrics whose network is absent here are left out; L2, PSNR and the discriminator's are always there."""
     folders = os.environ.get("HYPERINVERTER_MODELS", "")
     monkeypatch.setenv("HYPERINVERTER_MODELS", os.pathsep.join(filter(None, [folders, str(SIBLING)])))
-    recorded = RESULTS["generated"]["first_images"]
-    methods = {name: hyperinverter.load(SHIPPED, name) for name in ("w_encoder", "hyperinverter")}
+    recorded, shipped = RESULTS[domain]["generated"]["first_images"], REPOSITORY / "pretrained_models" / domain
+    methods = {name: hyperinverter.load(shipped, name) for name in ("w_encoder", "hyperinverter")}
     inverter = methods["hyperinverter"]
-    built, missing = metrics.build(RECOMPUTED, inverter.domain, discriminator=load_discriminator(SHIPPED))
+    built, missing = metrics.build(RECOMPUTED, inverter.domain, discriminator=load_discriminator(shipped))
     assert {"l2", "psnr", "discriminator_features"} & set(missing) == set()
     source = GeneratedSource(inverter.generator, len(recorded), stream="evaluation")
     images, names = next(Batches(source, inverter.resolution).in_order(len(recorded)))

@@ -1,7 +1,10 @@
 """Settings: typed dataclasses (`schema`), strict loading of YAML plus `key=value` (`load`), command line (`cli`)."""
 
+from hyperinverter.config.ablate_schema import AblateConfig
+from hyperinverter.config.analyze_schema import AnalyzeConfig
 from hyperinverter.config.benchmark_schema import BenchmarkConfig
 from hyperinverter.config.faults import ConfigError
+from hyperinverter.config.ganspace_schema import GanspaceConfig
 from hyperinverter.config.load import list_domains, load_config, load_domain, to_yaml
 from hyperinverter.config.reproduce_schema import ReproduceConfig
 from hyperinverter.config.schema import (
@@ -35,7 +38,9 @@ from hyperinverter.config.schema import (
 __all__ = [
     "TARGET_SETS",
     "TRUNKS",
+    "AblateConfig",
     "AdversarialConfig",
+    "AnalyzeConfig",
     "BenchmarkConfig",
     "CommandConfig",
     "ConfigError",
@@ -48,6 +53,7 @@ __all__ = [
     "EncoderConfig",
     "EvaluateConfig",
     "ExportConfig",
+    "GanspaceConfig",
     "GeneratorConfig",
     "HypernetworkConfig",
     "LayerwiseEncoderConfig",

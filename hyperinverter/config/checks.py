@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from hyperinverter.config import benchmark_schema, names, reproduce_schema
+from hyperinverter.config import names
 from hyperinverter.config import schema as s
+from hyperinverter.config.report_checks import REPORT_CHECKS
 from hyperinverter.config.rules import (
     Problem,
     at_least,
@@ -219,7 +220,10 @@ def _stylegan2(c: s.StyleGAN2Config) -> Iterator[Problem]:
     yield from at_least(c, 0, "r1_every path_length_every")
     yield from between_0_and_1(c, "style_mixing_probability")
     yield from choice(c, "noise_mode", ("random", "none"))
-    yield from positive(c, "ema_rampup")
+    yield from positive(c, "ema_rampup augment_kimg")
+    yield from known("augment", "augmentation", c.augment, s.AUGMENTATIONS)
+    if not -1 <= c.augment_target <= 1:
+        yield Problem(("augment_target",), f"must lie between -1 and 1, a mean of signs; got {c.augment_target}")
     yield from _groups("schedule.batch_size", c.schedule.batch_size // max(c.gradient_accumulation, 1), c.domain)
     if not 1 <= c.path_length_batch_shrink <= c.schedule.batch_size:
         message = f"({c.path_length_batch_shrink}) must lie between 1 and schedule.batch_size ({c.schedule.batch_size})"
@@ -283,40 +287,6 @@ def _demo(c: s.DemoConfig) -> Iterator[Problem]:
         yield Problem(("validation_images", "training_images"), message)
 
 
-def _benchmark(c: benchmark_schema.BenchmarkConfig) -> Iterator[Problem]:
-    b = benchmark_schema
-    yield from known("sides", "side", c.sides, b.INFERENCE_SIDES, each_has_a_key=True)
-    yield from known("training", "phase", c.training, b.TRAINING_PHASES, each_has_a_key=True)
-    for key, values in (("slider", [c.slider] if c.slider else []), ("budget", c.budget)):
-        choices = b.INFERENCE_SIDES if key == "slider" else b.TRAINING_SIDES
-        yield from known(key, "side", values, [name for name in choices if "reference" not in name])
-    for phase, sides in c.training.items():
-        yield from known(f"training.{phase}", "side", sides, b.TRAINING_SIDES)
-    for name, sizes in c.sides.items():
-        if not sizes or min(sizes) < 1:
-            yield Problem((f"sides.{name}",), f"needs batch sizes of 1 or more, got {sizes}")
-    if c.loading and min(c.loading) < 0:
-        yield Problem(("loading",), f"each must be 0 (decoded when asked) or more threads, got {c.loading}")
-    if c.hidden_sizes and min(c.hidden_sizes) < 1:
-        yield Problem(("hidden_sizes",), f"each must be 1 or more, got {c.hidden_sizes}")
-    if c.trained and c.hidden_sizes not in ([], [c.domain.hypernetwork.hidden_size]):
-        yield Problem(("hidden_sizes", "trained"), f"({c.hidden_sizes}): trained weights have one D; write []")
-    yield from at_least(c, 1, "training_batch_size rounds least_rounds")
-    yield from positive(c, "seconds")
-    if c.least_rounds > max(c.rounds, 1):
-        yield Problem(("least_rounds", "rounds"), f"({c.least_rounds}) must not be above rounds ({c.rounds})")
-
-
-def _reproduce(c: reproduce_schema.ReproduceConfig) -> Iterator[Problem]:
-    yield from known("parts", "part", c.parts, reproduce_schema.REPRODUCED)
-    yield from known("metrics", "metric", c.metrics, names.METRICS)
-    yield from not_empty(c, "strengths metrics")
-    yield from at_least(c, 2, "generated edited_photos")
-    yield from at_least(c, 1, "batch_size time_repeats")
-    if not all(0 < strength < math.inf for strength in c.strengths):
-        yield Problem(("strengths",), f"each must be above 0, it is applied in both ways; got {c.strengths}")
-
-
 CHECKS: dict[type, Callable[[Any], Iterable[Problem]]] = {
     s.GeneratorConfig: _generator,
     s.DiscriminatorConfig: _discriminator,
@@ -339,6 +309,5 @@ CHECKS: dict[type, Callable[[Any], Iterable[Problem]]] = {
     s.DirectionConfig: _direction,
     s.ExportConfig: _export,
     s.DemoConfig: _demo,
-    benchmark_schema.BenchmarkConfig: _benchmark,
-    reproduce_schema.ReproduceConfig: _reproduce,
+    **REPORT_CHECKS,
 }

@@ -17,6 +17,7 @@ HYPERNETWORK_INITS = ("released", "signal_preserving")
 PRECISIONS = ("fp32", "bf16", "fp16")
 ARCHITECTURES = ("orig", "skip", "resnet")
 DECAY_SHAPES = ("linear", "cosine")
+AUGMENTATIONS = ("translate", "scale", "rotate", "color")
 ACTIVATIONS = ("linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish")
 
 
@@ -258,6 +259,10 @@ class StyleGAN2Config(TrainConfig):
     noise_mode: str = "random"  # random (StyleGAN2) | none: no noise inputs, so that w alone decides the image
     ema_kimg: float = 10.0  # half-life of the averaged generator, in thousands of images
     ema_rampup: float | None = 0.05  # None: no ramp-up
+    # few photos (below some 50,000): what D sees is changed at random, some of AUGMENTATIONS; see training/augment.py
+    augment: list[str] = field(default_factory=list)
+    augment_target: float = 0.6  # mean sign of D's logits of training photos; augmentation gets more frequent above it
+    augment_kimg: float = 500.0  # thousands of images in which its probability may rise from 0 to 1
 
 
 @dataclass

@@ -2,13 +2,12 @@
 
 import base64
 import html
-import io
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hyperinverter.evaluation.drawing import new_figure, svg_of
 from hyperinverter.utils.files import write_atomically
 
 MEDIA_TYPES = {
@@ -149,12 +148,9 @@ def curves(
         ylabel: what the vertical axis (logarithmic) is, with its unit.
         xlabel: what `step` counts.
     """
-    import matplotlib
-    from matplotlib.figure import Figure  # without pyplot: no window, no global state
     from matplotlib.ticker import FormatStrFormatter, NullFormatter
 
-    figure = Figure(figsize=(5.4, 3.8), layout="constrained")  # inches; small, so that a phone can read the letters
-    axes = figure.subplots()
+    figure, axes = new_figure(5.4, 3.8)  # small, so that a phone can read the letters
     for key, label in names.items():
         points = [(line["step"], line[key]) for line in stats if line.get(key) is not None]
         if points:
@@ -165,10 +161,7 @@ def curves(
     axes.yaxis.set_minor_formatter(FormatStrFormatter("%.2g") if _spans_less_than_a_decade(axes) else NullFormatter())
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize="small")
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": ylabel}), io.StringIO() as buffer:
-        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-        text = buffer.getvalue()
-    return re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    return svg_of(figure, ylabel)
 
 
 def _spans_less_than_a_decade(axes: Any) -> bool:

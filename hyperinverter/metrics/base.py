@@ -172,6 +172,11 @@ def bootstrap_ratio(first: np.ndarray, second: np.ndarray, resamples: int = 1000
     return _middle_95([second[chosen].mean() / first[chosen].mean() for chosen in drawn])
 
 
+def bootstrap_means(values: np.ndarray, resamples: int = 1000, seed: int = 0) -> np.ndarray:
+    """Means of the columns of `values` [n, columns] over seeded resamples of its rows: [resamples, columns]."""
+    return np.stack([values[chosen].mean(0) for chosen in _resamples(len(values), resamples, seed)])
+
+
 def _resamples(count: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
     rng = np.random.default_rng(seed)
     return (rng.integers(0, count, count) for _ in range(resamples))

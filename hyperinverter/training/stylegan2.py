@@ -22,6 +22,7 @@ from hyperinverter.losses.adversarial import discriminator_loss, generator_loss,
 from hyperinverter.models.build import build_discriminator, build_generator
 from hyperinverter.models.stylegan2 import Discriminator, Generator
 from hyperinverter.pretrained.ready import load_discriminator, load_generator
+from hyperinverter.training.augment import Augmentation
 from hyperinverter.training.common import Run, set_up
 from hyperinverter.training.gan_validation import SampleDistance
 from hyperinverter.training.guard import guarded
@@ -82,6 +83,7 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
     optimizer_D = build_optimizer(D.parameters(), rates["optimizer_D"])
     parts = {"G": G, "D": D, "average": average, "optimizer_G": optimizer_G, "optimizer_D": optimizer_D}
     mean_path_length = torch.zeros([], device=device)
+    augment = Augmentation(config.augment, config.augment_target, config.augment_kimg, device)
     grid_z = torch.randn([64, G.z_dim], generator=torch.Generator().manual_seed(config.seed)).to(device)
     # before random states are restored: building its network draws random numbers
     distance = SampleDistance(photos, schedule.validation_images, batch, config.seed, device)
@@ -90,15 +92,17 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
     progress = restore(resumed, parts, {parts[name]: rate for name, rate in rates.items()}, data=(data, photos))
     if resumed.state is not None:
         mean_path_length.copy_(resumed.state["mean_path_length"])
+        for name, value in resumed.state.get("augment", {}).items():
+            augment.state[name].copy_(value)
 
     # -- what the two networks minimise, on a part of a batch; gradients of gradients stay in float32
-    count, fakes = config.gradient_accumulation, []  # images of this step, for D
+    count, fakes, signs = config.gradient_accumulation, [], []  # of this step: images for D, and signs of its logits
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
 
     def please(drawn: tuple[Tensor, ...]) -> dict[str, Tensor]:
         with autocast:
             images = render(G, drawn, config.noise_mode)
-            logits = D(images).float()
+            logits = D(augment(images)).float()
         fakes.append(images.detach())
         return {"loss": generator_loss(logits)}
 
@@ -109,13 +113,14 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
 
     def judge(pair: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         with autocast:
-            real, fake = (logits.float() for logits in real_and_fake_logits(D, *pair))
+            real, fake = (logits.float() for logits in real_and_fake_logits(D, *map(augment, pair)))
+        signs.append(real.detach().sign().mean())
         positive = (real > 0).float().mean()
         loss = discriminator_loss(real, fake)
         return {"loss": loss, "D_real": real.mean(), "D_fake": fake.mean(), "D_real_positive": positive}
 
     def penalise(images: Tensor) -> dict[str, Tensor]:
-        images = images.detach().requires_grad_(True)
+        images = augment(images).detach().requires_grad_(True)
         r1 = r1_penalty(images, D(images))
         return {"loss": r1 * (config.r1_gamma / 2 * config.r1_every), "r1": r1}
 
@@ -150,11 +155,15 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
 
             # discriminator: real against these generated images (new ones would cost a seventh more)
             D.requires_grad_(True)
+            signs.clear()
             pairs = list(zip(reals, fakes, strict=True))
             found = step_over_parts(optimizer_D, judge, pairs, clip=config.gradient_clip, measure=due.look)
             values |= {"loss_D": found.pop("loss"), "gradient_norm_D": found.pop("gradient_norm"), **found}
             if config.r1_every and progress.step % config.r1_every == 0 and config.r1_gamma:
                 values["r1"] = step_over_parts(optimizer_D, penalise, reals, clip=config.gradient_clip)["r1"]
+            if augment.kinds:
+                augment.adjust(torch.stack(signs).mean(), batch)
+                values |= {f"augment_{name}": value.clone() for name, value in augment.state.items()}
 
             # averaged generator
             progress.step += 1
@@ -184,7 +193,7 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
                     export(output / "model", average, D, domain, progress, found)
             if due.save:  # the state last: once it is there, everything before it is
                 export(output / "model_last", average, D, domain, progress, progress.last_validation())
-                more = {"mean_path_length": mean_path_length}
+                more = {"mean_path_length": mean_path_length, "augment": augment.state}
                 save_state(run, config, trainer="stylegan2", frozen={}, progress=progress, parts=parts, more=more)
             if due.stop:
                 run.stop(progress.step)

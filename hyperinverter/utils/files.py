@@ -69,6 +69,11 @@ def about(error: OSError, path: Path) -> OSError:
     return OSError(error.errno, error.strerror, str(path)) if meant and error.errno is not None else error
 
 
+def slug(text: str) -> str:
+    """A name for a file or folder: small letters, digits and underscores; what stands in brackets is left out."""
+    return re.sub(r"[^a-z0-9]+", "_", re.sub(r"\(\w+\)", "", text.lower())).strip("_")
+
+
 def flush_folder(folder: Path) -> None:
     """Make new names in a folder outlive a power cut, where the system can."""
     if os.name != "posix":

@@ -201,7 +201,7 @@ def test_faults_in_a_domain_file_name_that_file(tmp_path: Path):
         ("optimizer=adam", "optimizer: is a section; set its keys, such as optimizer.name=adam"),
         ("seed.x=1", "seed.x: has nothing below it; write seed=VALUE"),
         ("data.root=[a", "data.root: cannot be read"),
-        ("domain=cats", r"domain: no such domain 'cats'; .*Known: church, faces64"),
+        ("domain=cats", r"domain: no such domain 'cats'; .*Known: church, churches64, faces64"),
         ("=3", "is neither an option nor key=value"),
         ("data.flip=1", "data.flip: expected true or false"),
         ("zebra=1", "zebra: unknown key; known here: domain, output"),

@@ -294,3 +294,15 @@ def test_first_side_is_the_measure_without_a_reference(tiny_domain: DomainConfig
 
 def test_phase1_has_no_reference(tiny_domain: DomainConfig):
     assert make_trainer("phase1", "reference", make_model(tiny_domain), 1, CPU) is None
+
+
+def test_several_domains_are_each_measured_in_a_process_of_its_own(tmp_path: Path, monkeypatch):
+    """1024 px came out slower behind 256 px: what a domain leaves in the allocator is not the next one's business."""
+    small = tmp_path / "small.yaml"
+    words = ["base: " + str(Path("configs/benchmark/tiny.yaml").resolve()), "sides: {fp32: [1]}", "memory: false"]
+    small.write_text("\n".join([*words, "hidden_sizes: [8]", "budget: []", "loading: []", "rounds: 1", ""]))
+    config = load_config(BenchmarkConfig, None, [f"runs=[{small},{small}]", f"output={tmp_path}/out", "device=cpu"])
+    monkeypatch.setattr("hyperinverter.evaluation.benchmark.command.measure_domain", lambda *_: pytest.fail("here"))
+    result = benchmark(config)
+    assert [run["domain"] for run in result["runs"]] == ["tiny", "tiny"]
+    assert json.loads((tmp_path / "out/benchmark.json").read_text()) == result

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from hyperinverter.config import ConfigError, Phase2Config, ReproduceConfig, load_config, to_yaml
+from hyperinverter.config.schema import AdversarialConfig
 from hyperinverter.editing.direction_files import save_direction
 from hyperinverter.editing.directions import Direction
 from hyperinverter.evaluation import generator_distance
@@ -59,6 +60,7 @@ def run_folder(folder: Path) -> str:
     folder.mkdir()
     settings = Phase2Config(loss_weights={"l2": 1.0})
     settings.schedule.batch_size = 8
+    settings.adversarial = AdversarialConfig(weight=0.1, start_step=200, batch_size=4)
     (folder / "config.yaml").write_text(to_yaml(settings))
     rows = [{"step": i, "train/l2": 1.0} if i % 2 else {"step": i, "validation/l2": 1 / i} for i in range(1, 301)]
     (folder / "stats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -68,17 +70,19 @@ def run_folder(folder: Path) -> str:
 def test_everything_is_measured_and_the_page_is_made_of_the_json(config, tmp_path, capsys):
     config.runs = {"Phase II": run_folder(tmp_path / "run")}
     found = reproduce(config)
-    folder, text = tmp_path / "docs" / "results", (tmp_path / "docs" / "results.md").read_text()
+    folder, text = tmp_path / "docs" / "results" / "ffhq", (tmp_path / "docs" / "results.md").read_text()
     written = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
     assert written == found and set(found) == {"photos", "generated", "editability", "generator", "learning_curve"}
     assert "other_photos: left out, because other_photos is not given" in capsys.readouterr().err
-    assert text == page(written, folder) and "| goal | on | measured | met |" in text
+    assert text == page({"ffhq": written}, folder.parent) and "| goal | on | measured | met |" in text
     for section in ("Held-out photos", "Images of the generator", "Edits", "Generator", "Learning curve"):
-        assert f"## {section}" in text
+        assert f"### {section}" in text
+    assert "## ffhq" in text and "](results/ffhq/learning_curve.svg)" in text
     for path in folder.iterdir():
         if path.suffix != ".png":
             assert str(tmp_path) not in path.read_text(), f"{path.name} holds a path of this machine"
-    assert found["photos"]["about"]["command"] == "python scripts/reproduce.py 'parts=[photos]' photos=FOLDER/photos"
+    command = "python scripts/reproduce.py --config configs/reproduce/ffhq.yaml 'parts=[photos]' photos=FOLDER/photos"
+    assert found["photos"]["about"]["command"] == command
     assert set(found["photos"]["about"]["model"]) == {"generator", "discriminator", "w_encoder", "hyperinverter"}
     assert [r["name"] for r in found["generated"]["first_images"]] == [f"evaluation_{i:06d}" for i in range(8)]
     assert found["generated"]["num_images"] == 10
@@ -88,7 +92,8 @@ def test_everything_is_measured_and_the_page_is_made_of_the_json(config, tmp_pat
     assert "ssrnet_age" in edits["not_measured"]
     assert edits["about"]["command"].endswith("labels=FOLDER/labels.csv 'strengths=[1.0, 2.0]'")
     curve = found["learning_curve"]["runs"]["Phase II"]
-    assert curve["images_seen"][-1] == 300 * 8 and curve["l2"][-1] == 1 / 300 and len(curve["l2"]) <= 40
+    assert curve["images_seen"][-1] == 200 * 8 + 100 * 4  # half the batch once D has joined
+    assert curve["l2"][-1] == 1 / 300 and len(curve["l2"]) <= 40
     assert "learning_curve.svg" in text and (folder / "learning_curve.svg").is_file()
     for name in ("samples", "reconstructions", "edits"):
         assert load_image(tmp_path / "out" / "pictures" / f"{name}.png", 64).shape == (3, 64, 64)
@@ -103,6 +108,12 @@ def test_everything_is_measured_and_the_page_is_made_of_the_json(config, tmp_pat
     reproduce(config)
     assert json.loads((folder / "generated.json").read_text())["num_images"] == 4
     assert json.loads((folder / "photos.json").read_text()) == found["photos"]
+
+    # another domain stands beside it, the one with more parts first
+    config.domain.name = "church"
+    reproduce(config)
+    both = (tmp_path / "docs" / "results.md").read_text()
+    assert "## ffhq" in both and both.index("## ffhq") < both.index("## church")
 
 
 def test_what_cannot_be_measured_is_told_and_left_out(config, tmp_path, monkeypatch, capsys):
@@ -123,13 +134,15 @@ def test_goals_are_held_against_what_was_measured():
     kept = {"judges": {"Smiling": {"kept": 0.8, "kept_interval_95": [0.7, 0.9]}}}
     lost = {"judges": {"ssrnet_age": {"kept": None, "why": "no effect"}, "Young": {"kept": 0.9}}}
     results = {
-        "photos": {"num_images": 9, "comparison": comparison},
+        "photos": {"num_images": 9, "comparison": comparison, "about": {"kind": "faces"}},
         "editability": {"directions": {"smile": kept, "age": lost}},
     }
     found = list(outcomes(results))
     assert [outcome.is_met for outcome in found] == [True, False, None, True, None]
     assert found[0].measured == "× 0.4 [0.3, 0.46]" and found[3].measured == "80% [70%, 90%]"
     assert found[4].measured == "no effect" and np.all([outcome.goal for outcome in found])
+    results["photos"]["about"]["kind"] = "scenes"  # the paper's ratios on churches, and nobody's identity
+    assert [outcome.is_met for outcome in outcomes({"photos": results["photos"]})] == [True, False]
 
 
 def test_mistakes_in_settings_are_told_together():

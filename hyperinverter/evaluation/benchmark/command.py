@@ -23,14 +23,14 @@ from hyperinverter.evaluation.benchmark.clock import Rounds
 from hyperinverter.evaluation.benchmark.counting import count_generators
 from hyperinverter.evaluation.benchmark.inference import measure_inference, measure_slider
 from hyperinverter.evaluation.benchmark.loading import measure_loading
-from hyperinverter.evaluation.benchmark.memory import MemoryTask, measure_memory
+from hyperinverter.evaluation.benchmark.memory import MemoryTask, give_back_memory, in_fresh_process, measure_memory
 from hyperinverter.evaluation.benchmark.models import make_model, with_hidden_size
 from hyperinverter.evaluation.benchmark.page import page, tables
 from hyperinverter.evaluation.benchmark.sides import SideName
 from hyperinverter.evaluation.benchmark.training import measure_training
 from hyperinverter.metrics.timing import device_name
 from hyperinverter.training.common import set_up
-from hyperinverter.utils.files import write_atomically
+from hyperinverter.utils.files import slug, write_atomically
 
 PASSED_ON = ("device", "threads", "seed", "rounds", "least_rounds", "seconds")  # to each of `runs`, where set
 
@@ -54,7 +54,8 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     if config.runs or config.sides:
         result = {**_machine(device), "runs": []}
         for part in parts:
-            result["runs"].append({**measure_domain(part, device), "about": _about()})
+            measured = in_fresh_process(_measure, part) if config.runs else measure_domain(part, device)
+            result["runs"].append({**measured, "about": _about()})
             _write(Path(config.output) / "benchmark.json", _json(result))  # one by one: the whole takes long
         _write(Path(config.output) / "table.md", tables(result))
         tqdm.write(tables(result))
@@ -63,11 +64,16 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     return result
 
 
+def _measure(part: BenchmarkConfig) -> dict[str, Any]:
+    """One of several domains."""
+    return measure_domain(part, set_up(part))
+
+
 def _publish(folder: Path, result: dict[str, Any]) -> None:
     """Put a result's domains into its device's file, and make the page of all files."""
     if result:
         threads = f"_{result['threads']}_threads" if result["threads"] else ""
-        path = folder / f"{_slug(result['device'])}{threads}.json"
+        path = folder / f"{slug(result['device'])}{threads}.json"
         measured = [run["domain"] for run in result["runs"]]
         earlier = json.loads(path.read_text())["runs"] if path.is_file() else []
         runs = [run for run in earlier if run["domain"] not in measured] + result["runs"]
@@ -105,6 +111,7 @@ def measure_domain(config: BenchmarkConfig, device: torch.device) -> dict[str, A
         if number == 0:
             result |= _at_first_size(config, model, rounds, device)
         del model
+    give_back_memory()
     result["generators"] = count_generators(domains[0], sorted({n for sizes in config.sides.values() for n in sizes}))
     result["memory"] = [measure_memory(task) for task in _memory_tasks(config, domains[0], device)]
     result["budget"] = []
@@ -194,10 +201,6 @@ def _processor() -> str:
     found = re.search(r"model name\s*:\s*(.+)", text)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{found[1].strip() if found else platform.processor() or 'CPU'}, {cores} core{'s' * (cores != 1)}"
-
-
-def _slug(device: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", re.sub(r"\(\w+\)", "", device.lower())).strip("_")
 
 
 def _tell(message: str) -> None:

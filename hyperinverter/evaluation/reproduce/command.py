@@ -1,8 +1,6 @@
-"""reproduce as a command: the parts one after the other, each into its JSON, and the page of all of them."""
+"""reproduce as a command: the parts one after the other, each into its JSON, and the page of all domains' parts."""
 
-import json
 import shlex
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -15,11 +13,10 @@ import hyperinverter
 from hyperinverter.checkpoint import read_model
 from hyperinverter.config import ReproduceConfig
 from hyperinverter.evaluation.reproduce import measures
-from hyperinverter.evaluation.reproduce.page import page
+from hyperinverter.evaluation.reproduce.publish import publish, write_json, write_page
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.pretrained.files import PARTS, find_model_folder
 from hyperinverter.training.common import set_up
-from hyperinverter.utils.files import write_atomically
 
 # part -> its measurement, and the settings without which there is nothing to measure
 MEASURES = {
@@ -33,13 +30,14 @@ MEASURES = {
 }
 SHOWN = {"editability": "edits.png", "learning_curve": "learning_curve.svg"}  # part -> picture that the page shows
 ALSO_NAMED = {"editability": ["edited_photos", "strengths"], "generated": ["generated"]}  # unless default
+EMBEDDED = "faces64"  # whose config the script takes when none is named
 NAMED_IN_COMMAND = ("photos", "other_photos", "training_photos", "labels")
 
 
 def reproduce(config: ReproduceConfig) -> dict[str, Any]:
-    """Measure `config.parts`; write `<part>.json` into `output` and, with `publish`, into that folder.
+    """Measure `config.parts`; write `<part>.json` into `output` and, with `publish`, into that folder's `<domain>/`.
 
-    Beside the `publish` folder the page is made anew of every JSON in it; with `parts=[]` nothing is measured.
+    Beside the `publish` folder the page is made anew of every domain's JSON; with `parts=[]` nothing is measured.
 
     Returns:
         part -> what its JSON holds.
@@ -62,23 +60,18 @@ def reproduce(config: ReproduceConfig) -> dict[str, Any]:
         if result is None:
             continue
         found[part] = {**result, "about": _about(config, part, needs)}
-        for folder in filter(None, (config.output, config.publish)):
-            _write(Path(folder) / f"{part}.json", json.dumps(found[part], indent=1) + "\n")
-        if config.publish is not None and part in SHOWN:
-            shutil.copyfile(Path(config.output) / SHOWN[part], Path(config.publish) / SHOWN[part])
+        write_json(Path(config.output) / f"{part}.json", found[part])
+        if config.publish is not None:
+            shown = [Path(config.output) / SHOWN[part]] if part in SHOWN else []
+            publish(Path(config.publish), config.domain.name, part, found[part], shown)
     if config.publish is not None:
-        folder = Path(config.publish)
-        results = {
-            part: json.loads(path.read_text()) for part in MEASURES if (path := folder / f"{part}.json").is_file()
-        }
-        _write(folder.with_suffix(".md"), page(results, folder))
-        _tell(f"written: {folder.with_suffix('.md')}")
+        _tell(f"written: {write_page(Path(config.publish))}")
     return found
 
 
 def _about(config: ReproduceConfig, part: str, needs: list[str]) -> dict[str, Any]:
     """What the numbers belong to: command, weights and versions, without the folders of this machine."""
-    words = ["python", "scripts/reproduce.py", f"parts=[{part}]"]
+    words = ["python", "scripts/reproduce.py", *_config_of(config), f"parts=[{part}]"]
     words += [f"{key}={_placeholder(getattr(config, key))}" for key in NAMED_IN_COMMAND if key in needs]
     plain = ReproduceConfig()
     changed = [key for key in ALSO_NAMED.get(part, ()) if getattr(config, key) != getattr(plain, key)]
@@ -86,9 +79,15 @@ def _about(config: ReproduceConfig, part: str, needs: list[str]) -> dict[str, An
     words += ["runs={NAME: FOLDER}"] if "runs" in needs else []
     return {
         "command": shlex.join(words),
+        "kind": config.domain.kind,
         "model": model_hashes(config),
         "versions": {"hyperinverter": hyperinverter.__version__, "torch": torch.__version__.partition("+")[0]},
     }
+
+
+def _config_of(config: ReproduceConfig) -> list[str]:
+    name = config.domain.name
+    return [] if name == EMBEDDED else ["--config", f"configs/reproduce/{name}.yaml"]
 
 
 def model_hashes(config: ReproduceConfig) -> dict[str, str]:
@@ -106,8 +105,3 @@ def _placeholder(value: str | list[str]) -> str:
 
 def _tell(message: str) -> None:
     tqdm.write(f"{time.strftime('%H:%M:%S')} {message}", file=sys.stderr)
-
-
-def _write(path: Path, text: str) -> None:
-    with write_atomically(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

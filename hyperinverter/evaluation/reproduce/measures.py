@@ -2,13 +2,14 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hyperinverter.config import ReproduceConfig, load_config
+from hyperinverter.config import Phase1Config, Phase2Config, ReproduceConfig, StyleGAN2Config, load_config
 from hyperinverter.config.faults import ConfigError
 from hyperinverter.config.schema import DataConfig, EvaluateConfig
 from hyperinverter.data import Batches, open_source
@@ -194,20 +195,24 @@ def _curve(folder: Path) -> dict[str, list[float]]:
         raise NotMeasured(f"{folder.name}/stats.jsonl holds no validation numbers")
     every = -(-len(lines) // CURVE_POINTS)
     kept = lines[::-1][::every][::-1]
-    batch_size = _batch_size(folder / "config.yaml")
+    seen = _images_seen(folder / "config.yaml")
     names = [key for key in kept[-1] if key.startswith("validation/")]
-    curve: dict[str, list[float]] = {"images_seen": [line["step"] * batch_size for line in kept]}
+    curve: dict[str, list[float]] = {"images_seen": [seen(line["step"]) for line in kept]}
     return curve | {name.removeprefix("validation/"): [line.get(name) for line in kept] for name in names}
 
 
-def _batch_size(path: Path) -> int:
-    from hyperinverter.config import Phase1Config, Phase2Config, StyleGAN2Config
-
+def _images_seen(path: Path) -> Callable[[int], int]:
+    """From the step of a run to the images it has seen, by the run's config."""
     for schema in (Phase2Config, Phase1Config, StyleGAN2Config):
         try:
-            return load_config(schema, path).schedule.batch_size
+            config = load_config(schema, path)
         except ConfigError:
             continue
+        whole = config.schedule.batch_size
+        if not isinstance(config, Phase2Config) or config.adversarial.weight <= 0:
+            return lambda step: step * whole
+        start, part = config.adversarial.start_step, config.adversarial.batch_size
+        return lambda step: min(step, start) * whole + max(step - start, 0) * part
     raise NotMeasured(f"{path.name} of the run is no trainer's config")
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from hyperinverter.evaluation.editability import PHASES
 from hyperinverter.evaluation.reproduce.goals import outcomes
-from hyperinverter.evaluation.tables import TIMES, metrics_table
+from hyperinverter.evaluation.tables import ARROWS, TIMES, metrics_table
 
 HEAD = """# Results
 
-What the shipped weights of `faces64` do, measured. Every table comes from one JSON file in `docs/results/`, with the
+What the shipped weights do, measured. Every table comes from one JSON file in `docs/results/<domain>/`, with the
 command that made it above the table; this page is made of those files by the same command.
 
 ```bash
@@ -26,17 +26,20 @@ ratios and differences from the same images drawn together.
 CURVE_SHARES = (0.25, 0.5, 0.75, 1.0)  # of a run, in the learning curve's table
 
 
-def page(results: dict[str, dict[str, Any]], folder: Path) -> str:
+def page(domains: dict[str, dict[str, dict[str, Any]]], folder: Path) -> str:
     """The page.
 
     Args:
-        results: part -> what its JSON holds.
-        folder: of the JSON files; pictures in it are shown.
+        domains: domain -> part -> what its JSON holds.
+        folder: that holds `<domain>/<part>.json`; pictures beside them are shown.
     """
-    sections = [HEAD, *_goals(results)]
-    for part, title in TITLES.items():
-        if part in results:
-            sections += [f"## {title}", _about(results[part]), *SECTIONS[part](results[part], folder)]
+    sections = [HEAD]
+    for domain, results in domains.items():
+        sections += [f"## {domain}", *_goals(results)]
+        for part, title in TITLES.items():
+            if part in results:
+                own = SECTIONS[part](results[part], folder / domain)
+                sections += [f"### {title}", _about(results[part]), *own]
     return "\n\n".join(section.strip("\n") for section in sections if section) + "\n"
 
 
@@ -44,7 +47,6 @@ def _goals(results: dict[str, dict[str, Any]]) -> Iterator[str]:
     words = {True: "yes", False: "**no**", None: ""}
     rows = [[o.goal, o.where, o.measured, words[o.is_met]] for o in outcomes(results)]
     if rows:
-        yield "## Goals"
         yield _table(["goal", "on", "measured", "met"], rows)
 
 
@@ -90,7 +92,7 @@ def _editability(result: dict[str, Any], folder: Path) -> Iterator[str]:
         ["attribute", *heads], ([name, *(_figure(f[key]) for key in keys)] for name, f in result["judges"].items())
     )
     if (folder / "edits.png").is_file():
-        yield f"![Reconstructions of held-out photos, edited]({folder.name}/edits.png)"
+        yield f"![Reconstructions of held-out photos, edited]({_link(folder)}/edits.png)"
 
 
 def _identity(result: dict[str, Any], largest: str) -> Iterator[str]:
@@ -127,7 +129,38 @@ def _curve(result: dict[str, Any], folder: Path) -> Iterator[str]:
             rows.append([name, key, f"{images[-1]:,}", *shown])
     yield _table(["run", "number", "images seen", *(f"at {share:.0%}" for share in CURVE_SHARES)], rows)
     if (folder / "learning_curve.svg").is_file():
-        yield f"![Validation L2 against images seen]({folder.name}/learning_curve.svg)"
+        yield f"![Validation L2 against images seen]({_link(folder)}/learning_curve.svg)"
+
+
+def _ablations(result: dict[str, Any], folder: Path) -> Iterator[str]:
+    budget, metrics = result["budget"], result["metrics"]
+    yield (
+        f"Table 3 of the paper at one budget: every row trained from random weights for {budget['steps']:,} steps, "
+        f"{budget['images']:,} images (adversarial in the last {budget['adversarial_steps']:,} steps), seed "
+        f"{budget['seed']}, and measured at its last step on {result['num_images']} held-out photos. Brackets: 95 % "
+        f"intervals; {result['note']}."
+    )
+    rows = []
+    for row in result["rows"]:
+        cells = [row["title"], f"{row['parameters'] / 1e6:.2f} M" if row["parameters"] else ""]
+        for name in metrics:
+            against = row.get("against_base", {}).get(name)
+            cells.append(f"{row['values'][name]:.4g}{_paired(against) if against else ''}")
+        rows.append(cells)
+    yield _table(["", "trained", *(f"{name} {ARROWS[about['better']]}" for name, about in metrics.items())], rows)
+    yield "The paper's order, by L2 (a ratio above 1 means worse):"
+    rows = []
+    for one in result["statements"]:
+        low, high = one["interval_95"]
+        rows.append([one["statement"], f"{one['ratio']:.3f} [{low:.3f}, {high:.3f}]", one["verdict"]])
+    yield _table(["statement", "ratio of L2", "here"], rows)
+
+
+def _paired(against: dict[str, Any]) -> str:
+    low, high = against["interval_95"]
+    if "ratio" in against:
+        return f" (× {against['ratio']:.3f} [{low:.3f}, {high:.3f}])"
+    return f" ({against['difference']:+.3g} [{low:+.3g}, {high:+.3g}])"
 
 
 TITLES = {
@@ -137,6 +170,7 @@ TITLES = {
     "editability": "Edits",
     "generator": "Generator",
     "learning_curve": "Learning curve",
+    "ablations": "Ablations",
 }
 SECTIONS = {
     "photos": _reconstruction,
@@ -145,7 +179,13 @@ SECTIONS = {
     "editability": _editability,
     "generator": _generator,
     "learning_curve": _curve,
+    "ablations": _ablations,
 }
+
+
+def _link(folder: Path) -> str:
+    """Of a domain's folder, from the page."""
+    return f"{folder.parent.name}/{folder.name}"
 
 
 def _figure(value: float) -> str:

@@ -1,0 +1,83 @@
+"""What the configs of commands that only measure and draw must fulfil beyond their type; see `checks.py`."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from hyperinverter.config import (
+    ablate_schema,
+    analyze_schema,
+    benchmark_schema,
+    ganspace_schema,
+    names,
+    reproduce_schema,
+)
+from hyperinverter.config.rules import Problem, at_least, choice, known, not_empty, positive
+
+
+def _benchmark(c: benchmark_schema.BenchmarkConfig) -> Iterator[Problem]:
+    b = benchmark_schema
+    yield from known("sides", "side", c.sides, b.INFERENCE_SIDES, each_has_a_key=True)
+    yield from known("training", "phase", c.training, b.TRAINING_PHASES, each_has_a_key=True)
+    for key, values in (("slider", [c.slider] if c.slider else []), ("budget", c.budget)):
+        choices = b.INFERENCE_SIDES if key == "slider" else b.TRAINING_SIDES
+        yield from known(key, "side", values, [name for name in choices if "reference" not in name])
+    for phase, sides in c.training.items():
+        yield from known(f"training.{phase}", "side", sides, b.TRAINING_SIDES)
+    for name, sizes in c.sides.items():
+        if not sizes or min(sizes) < 1:
+            yield Problem((f"sides.{name}",), f"needs batch sizes of 1 or more, got {sizes}")
+    if c.loading and min(c.loading) < 0:
+        yield Problem(("loading",), f"each must be 0 (decoded when asked) or more threads, got {c.loading}")
+    if c.hidden_sizes and min(c.hidden_sizes) < 1:
+        yield Problem(("hidden_sizes",), f"each must be 1 or more, got {c.hidden_sizes}")
+    if c.trained and c.hidden_sizes not in ([], [c.domain.hypernetwork.hidden_size]):
+        yield Problem(("hidden_sizes", "trained"), f"({c.hidden_sizes}): trained weights have one D; write []")
+    yield from at_least(c, 1, "training_batch_size rounds least_rounds")
+    yield from positive(c, "seconds")
+    if c.least_rounds > max(c.rounds, 1):
+        yield Problem(("least_rounds", "rounds"), f"({c.least_rounds}) must not be above rounds ({c.rounds})")
+
+
+def _reproduce(c: reproduce_schema.ReproduceConfig) -> Iterator[Problem]:
+    yield from known("parts", "part", c.parts, reproduce_schema.REPRODUCED)
+    yield from known("metrics", "metric", c.metrics, names.METRICS)
+    yield from not_empty(c, "strengths metrics")
+    yield from at_least(c, 2, "generated edited_photos")
+    yield from at_least(c, 1, "batch_size time_repeats")
+    if not all(0 < strength < math.inf for strength in c.strengths):
+        yield Problem(("strengths",), f"each must be above 0, it is applied in both ways; got {c.strengths}")
+
+
+def _ablate(c: ablate_schema.AblateConfig) -> Iterator[Problem]:
+    yield from known("metrics", "metric", c.metrics, names.METRICS)
+    yield from not_empty(c, "rows metrics")
+    yield from at_least(c, 1, "batch_size")
+    yield from at_least(c, 0, "sheet_rows")
+    for setting in c.settings:
+        if "=" not in setting:
+            yield Problem(("settings",), f"{setting!r} is no key=value, such as schedule.max_steps=1000")
+
+
+def _analyze(c: analyze_schema.AnalyzeConfig) -> Iterator[Problem]:
+    yield from known("figures", "figure", c.figures, analyze_schema.FIGURES)
+    yield from choice(c, "method", names.METHODS)
+    yield from choice(c, "quality", names.METRICS)
+    yield from not_empty(c, "figures")
+    yield from at_least(c, 1, "batch_size rows pairs")
+    yield from at_least(c, 2, "steps")
+
+
+def _ganspace(c: ganspace_schema.GanspaceConfig) -> Iterator[Problem]:
+    yield from at_least(c, 1, "components shown images")
+    yield from at_least(c, 2, "samples")
+    yield from positive(c, "strength")
+
+
+REPORT_CHECKS: dict[type, Callable[[Any], Iterable[Problem]]] = {
+    ablate_schema.AblateConfig: _ablate,
+    analyze_schema.AnalyzeConfig: _analyze,
+    benchmark_schema.BenchmarkConfig: _benchmark,
+    ganspace_schema.GanspaceConfig: _ganspace,
+    reproduce_schema.ReproduceConfig: _reproduce,
+}

@@ -1,0 +1,106 @@
+"""What scripts/find_directions.py does: a PCA of a generator's W, sheets to look at, named components as files.
+
+Source: GANSpace (Härkönen et al., NeurIPS 2020, arXiv:2004.02546). No photos and no labels are needed: one looks at
+what each component does on some styles, and gives it a name.
+"""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from hyperinverter.checkpoint import write_atomically
+from hyperinverter.config.ganspace_schema import GanspaceConfig
+from hyperinverter.editing.direction_files import save_direction
+from hyperinverter.editing.directions import edit, in_w
+from hyperinverter.editing.ganspace import Pca, fit_pca, save_pca
+from hyperinverter.inverters.inversion import Inversion
+from hyperinverter.models.stylegan2 import Generator
+from hyperinverter.pretrained.files import find_model_folder
+from hyperinverter.pretrained.ready import load_generator, weights_file
+from hyperinverter.utils.device import place, resolve_device
+from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.images import contact_sheet
+from hyperinverter.utils.seeding import seed_everything
+
+
+def find_directions(config: GanspaceConfig) -> dict[str, Any]:
+    """Fit, show and save.
+
+    Writes `pca.safetensors` (usable as FILE#COMPONENT:START-END), one `sheet_styles_START_END.png` per range of styles
+    (rows components, columns coordinates), `directions/NAME.safetensors` for each of `config.directions`, and
+    `ganspace.json` with the variance that the components explain.
+
+    Raises:
+        UserError: more components than dimensions, or a range or a component that is not there.
+    """
+    seed_everything(config.seed, config.threads)
+    output = Path(config.output)
+    device, domain = resolve_device(config.device), config.domain
+    source = find_model_folder(config.model) if config.model else weights_file(domain, "generator")
+    generator = place(load_generator(source), device).eval()
+    ranges = [_range(text, generator.num_ws) for text in config.styles] or _thirds(generator.num_ws)
+    try:
+        pca = fit_pca(generator, config.components, samples=config.samples, seed=config.seed)
+        named = {name: pca.named(text) for name, text in config.directions.items()}
+    except ValueError as error:
+        raise UserError(f"components, samples or directions: {error}") from error
+    save_pca(pca, output / "pca.safetensors")
+    for name, direction in named.items():
+        direction.name = name
+        path = output / "directions" / f"{name}.safetensors"
+        save_direction(direction, path, domain=domain.name, resolution=generator.resolution)
+    sheets = [_draw(config, generator, pca, *styles, output) for styles in tqdm(ranges, desc="sheets")]
+    variances = pca.stds.square()
+    found = {
+        "domain": domain.name,
+        "generator": pca.generator_hash,
+        "source": pca.source,
+        "standard_deviations": pca.stds.tolist(),
+        "explained_of_these": (variances / variances.sum()).tolist(),
+        "directions": {name: direction.info for name, direction in named.items()},
+        "sheets": sheets,
+    }
+    with write_atomically(output / "ganspace.json") as temporary:
+        temporary.write_text(json.dumps(found, indent=2) + "\n")
+    print(f"look at {', '.join(sheets)} in {output}; then name what you want to keep:")
+    print("  'directions={NAME: COMPONENT:START-END}' writes directions/NAME.safetensors, to be copied into the model")
+    return found
+
+
+def _range(text: str, num_ws: int) -> tuple[int, int]:
+    start, _, end = text.partition("-")
+    if not (start.isdigit() and end.isdigit() and int(start) < int(end) <= num_ws):
+        raise UserError(
+            f"styles: {text!r} is no range of this generator's {num_ws} styles; write START-END, as 0-{num_ws}"
+        )
+    return int(start), int(end)
+
+
+def _thirds(num_ws: int) -> list[tuple[int, int]]:
+    """All styles, then the coarse, middle and fine ones."""
+    ends = [0, round(num_ws / 3), round(2 * num_ws / 3), num_ws]
+    return [(0, num_ws), *pairwise(ends)]
+
+
+@torch.no_grad()
+def _draw(config: GanspaceConfig, generator: Generator, pca: Pca, start: int, end: int, output: Path) -> str:
+    """One sheet; its name."""
+    random = torch.Generator().manual_seed(config.seed)
+    z = torch.randn(config.images, generator.z_dim, generator=random).to(generator.mapping.w_avg.device)
+    unmoved = Inversion(generator.mapping(z, truncation_psi=config.truncation_psi))
+    places = [config.strength * place for place in (-1.0, -0.5, 0.0, 0.5, 1.0)]
+    columns, captions = [], []
+    for component in range(min(config.shown, len(pca.stds))):
+        direction = pca.named(f"{component}:{start}-{end}")
+        moved = [edit(unmoved, direction, gamma) for gamma in in_w(places, "std", direction)]
+        images = [generator.synthesis(one.ws).clamp(-1, 1).cpu() for one in (unmoved, *moved)]
+        columns.append([image for i in range(config.images) for image in (column[i] for column in images)])
+        captions.append(f"component {component}\nstd {pca.stds[component]:.2f}")
+    heads = ["sample", *(f"{place:+g} sd" for place in places)] * config.images
+    name = f"sheet_styles_{start}_{end}.png"
+    contact_sheet(columns, heads, output / name, captions)
+    return name

@@ -1,0 +1,250 @@
+"""Table 3 of the paper on any domain: variants of Phase II at one budget, held against the whole method.
+
+Every row is a Phase II config. A row is trained by the ordinary trainer, whose exact resume makes the whole command
+resumable; a row that is measured already is not measured again. Intervals are over images: they do not tell how far
+another seed would have come, which a single training of each row cannot know.
+"""
+
+import itertools
+import json
+import shlex
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+import hyperinverter
+from hyperinverter.checkpoint import read_model
+from hyperinverter.config import AblateConfig, EvaluateConfig, Phase2Config, load_config
+from hyperinverter.config.schema import DataConfig
+from hyperinverter.data import Batches, open_source
+from hyperinverter.evaluation.comparison import compare
+from hyperinverter.evaluation.reconstruction import evaluate, reconstruct, rounded
+from hyperinverter.evaluation.reproduce.publish import publish, write_json, write_page
+from hyperinverter.evaluation.sheet import choose_rows
+from hyperinverter.inverters import load
+from hyperinverter.models.build import build_hyperinverter
+from hyperinverter.models.plan import shapes_only
+from hyperinverter.training import phase2
+from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.files import slug
+from hyperinverter.utils.images import contact_sheet
+
+WITHOUT = "without Phase II"
+RESULT = "row.json"  # in a row's folder: what was measured, and of which weights
+NOTE = "one training of each row; intervals over images, of paired differences to the base where they say so"
+
+
+def ablate(config: AblateConfig) -> dict[str, Any]:
+    """Train and measure every row; write ablations.json and ablations.png into `output`.
+
+    Returns:
+        What ablations.json holds: budget, rows with their values, and the paper's order checked.
+    Raises:
+        UserError: photos or weights are missing, or a row differs from the base in more than the domain.
+    """
+    if config.photos is None:
+        raise UserError("photos is not set: give photos=FOLDER|ZIP of images that no training sees, to be measured")
+    rows = {title: _row_config(config, title, path) for title, path in config.rows.items()}
+    base_title, base = next(iter(rows.items()))
+    for title, row in rows.items():
+        _check_same_budget(base_title, base, title, row)
+    measured: dict[str, dict[str, Any]] = {}
+    for number, (title, row) in enumerate(rows.items(), 1):
+        _tell(f"row {number} of {len(rows)}: {title}")
+        measured[title] = _measure(config, row)
+    result = _summary(config, rows, measured)
+    output = Path(config.output)
+    write_json(output / "ablations.json", result)
+    _draw(config, rows, measured, output / "ablations.png")
+    _tell(f"written: {output / 'ablations.json'}, ablations.png")
+    if config.publish is not None:
+        publish(Path(config.publish), config.domain.name, "ablations", result)
+        _tell(f"written: {write_page(Path(config.publish))}")
+    return result
+
+
+# --------------------------------------------------------------------------------------------------- one row
+
+
+def _row_config(config: AblateConfig, title: str, path: str) -> Phase2Config:
+    row = load_config(Phase2Config, path, config.settings)
+    if row.domain.name != config.domain.name:
+        raise UserError(f"rows.{title}: {path} is of domain {row.domain.name}, not of {config.domain.name}")
+    common = {key: getattr(config, key) for key in ("data", "device", "threads", "seed")}
+    domain = replace(row.domain, weights=config.domain.weights)
+    return replace(row, **common, domain=domain, output=str(Path(config.output) / slug(title)))
+
+
+def _check_same_budget(base_title: str, base: Phase2Config, title: str, row: Phase2Config) -> None:
+    first, other = (asdict(replace(one, domain=base.domain, output="")) for one in (base, row))
+    differing = sorted(key for key in first if first[key] != other[key])
+    if differing:
+        raise UserError(
+            f"rows.{title}: differs from {base_title} in {', '.join(differing)}; a row may differ in its domain "
+            f"section only, so that all have one budget"
+        )
+
+
+def _measure(config: AblateConfig, row: Phase2Config) -> dict[str, Any]:
+    """Train the row unless it is trained, measure it unless these weights were measured on these photos."""
+    folder = Path(row.output)
+    phase2.train(row)
+    model = folder / "model_last"  # the last step, not the best one: the same number of steps for all
+    photos = [config.photos] if isinstance(config.photos, str) else config.photos
+    what = {
+        "weights": read_model(model / "hyperinverter.safetensors", "hyperinverter").hash,
+        "photos": [Path(one).name for one in photos],
+        "metrics": config.metrics,
+    }
+    path = folder / RESULT
+    if path.is_file() and (known := json.loads(path.read_text()))["of"] == what:
+        return known
+    evaluation = EvaluateConfig(
+        domain=row.domain,
+        model=str(model),
+        data=DataConfig(root=config.photos, on_bad_file="refuse", workers=config.data.workers),
+        output=str(folder / "evaluation"),
+        device=config.device,
+        threads=config.threads,
+        seed=config.seed,
+        metrics=config.metrics,
+        batch_size=config.batch_size,
+        time_repeats=10,
+        sheet_rows=config.sheet_rows,
+    )
+    result = evaluate(evaluation)
+    lines = (folder / "evaluation" / "images.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    found = {"of": what, "result": result, "records": records, "parameters": _parameters(row)}
+    write_json(path, found)
+    return found
+
+
+def _parameters(row: Phase2Config) -> int:
+    """Trained numbers: E2's and the hypernetworks'."""
+    with shapes_only():
+        return sum(p.numel() for p in build_hyperinverter(row.domain).trainable_parameters())
+
+
+# --------------------------------------------------------------------------------------------------- the table
+
+
+def _summary(
+    config: AblateConfig, rows: dict[str, Phase2Config], measured: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    base_title, base = next(iter(rows.items()))
+    about = {name: one for name, one in measured[base_title]["result"]["metrics"].items() if name in config.metrics}
+    about = {name: one for name, one in about.items() if name not in measured[base_title]["result"]["not_measured"]}
+    phase1 = measured[base_title]["result"]
+    table = []
+    for title, found in measured.items():
+        values, intervals = (found["result"][key]["hyperinverter"] for key in ("methods", "intervals_95"))
+        row = {"title": title, "parameters": found["parameters"]}
+        row |= {"values": {name: values[name] for name in about}, "intervals_95": intervals}
+        if title != base_title:
+            row["against_base"] = _against(found, measured[base_title], about)
+        table.append(row)
+        if title == base_title:
+            without = {"title": WITHOUT, "parameters": 0, "intervals_95": phase1["intervals_95"]["w_encoder"]}
+            without["values"] = {name: phase1["methods"]["w_encoder"][name] for name in about}
+            without["against_base"] = _against(found, found, about, method="w_encoder")
+            table.append(without)
+    schedule = base.schedule
+    start = base.adversarial.start_step if base.adversarial.weight > 0 else schedule.max_steps
+    adversarial = max(schedule.max_steps - start, 0)
+    images = (schedule.max_steps - adversarial) * schedule.batch_size + adversarial * base.adversarial.batch_size
+    return {
+        "domain": config.domain.name,
+        "num_images": phase1["num_images"],
+        "photos": measured[base_title]["of"]["photos"],
+        "budget": {"steps": schedule.max_steps, "adversarial_steps": adversarial, "images": images, "seed": base.seed},
+        "metrics": about,
+        "rows": table,
+        "statements": list(_statements(rows, measured, about)),
+        "note": NOTE,
+        "about": {
+            "command": shlex.join(_command(config)),
+            "kind": config.domain.kind,
+            "model": {part: read_model(Path(base.output) / "model_last" / f"{part}.safetensors", part).hash
+                      for part in ("generator", "w_encoder")},
+            "versions": {"hyperinverter": hyperinverter.__version__, "torch": torch.__version__.partition("+")[0]},
+        },
+    }  # fmt: skip
+
+
+def _command(config: AblateConfig) -> list[str]:
+    return ["python", "scripts/ablate.py", "--config", f"configs/ablate/{config.domain.name}.yaml",
+            "data.root=TRAINING", "photos=HELD_OUT"]  # fmt: skip
+
+
+def _against(
+    row: dict[str, Any], base: dict[str, Any], about: dict[str, Any], method: str = "hyperinverter"
+) -> dict[str, Any]:
+    """The row against the base, paired by photo: ratio where lower is better, else difference."""
+    pairs = [
+        {"base": first["hyperinverter"], "row": second[method]}
+        for first, second in zip(base["records"], row["records"], strict=True)
+    ]
+    return compare(pairs, ["base", "row"], about)
+
+
+def _statements(rows: dict[str, Phase2Config], measured: dict[str, dict[str, Any]], about: dict[str, Any]) -> Any:
+    """The order of table 3, checked on L2: what the paper leaves out makes it worse, and a larger D makes it better."""
+    if "l2" not in about:
+        return
+    base_title = next(iter(rows))
+    base = measured[base_title]
+    yield _worse(f"{WITHOUT} is worse than {base_title}", _against(base, base, about, method="w_encoder")["l2"])
+    sizes: dict[int, str] = {}
+    for title, row in rows.items():
+        ours, theirs = row.domain.hypernetwork, rows[base_title].domain.hypernetwork
+        changed = {key for key in vars(ours) if getattr(ours, key) != getattr(theirs, key)}
+        if changed <= {"hidden_size"}:
+            sizes.setdefault(ours.hidden_size, title)
+        else:
+            yield _worse(f"{title} is worse than {base_title}", _against(measured[title], base, about)["l2"])
+    order = sorted(sizes)
+    for small, large in itertools.pairwise(order):
+        against = _against(measured[sizes[small]], measured[sizes[large]], about)["l2"]
+        yield _worse(f"D = {small} is worse than D = {large}", against)
+
+
+def _worse(statement: str, comparison: dict[str, Any]) -> dict[str, Any]:
+    """It holds where the ratio of L2 is above 1 in 95 % of the resamples of photos."""
+    low, high = comparison["interval_95"]
+    verdict = "holds" if low > 1 else "does not hold" if high < 1 else "open: the interval holds 1"
+    return {"statement": statement, "ratio": comparison["ratio"], "interval_95": [low, high], "verdict": verdict}
+
+
+def _draw(config: AblateConfig, rows: dict[str, Phase2Config], measured: dict[str, dict[str, Any]], path: Path) -> None:
+    """The sheet: a third each of the best, median and worst photos by L2 of the base, reconstructed by every row."""
+    base_title, base = next(iter(rows.items()))
+    values = [record["hyperinverter"].get("l2", 0.0) for record in measured[base_title]["records"]]
+    chosen = choose_rows(values, config.sheet_rows)
+    if not chosen:
+        return
+    names = [measured[base_title]["records"][row.index]["name"] for row in chosen]
+    batches = Batches(open_source(config.photos), base.domain.resolution, on_bad_file="refuse")
+    originals = {}
+    for images, found in batches.in_order(config.batch_size):
+        originals |= {name: rounded(image) for image, name in zip(images, found, strict=True) if name in names}
+    photos = torch.stack([originals[name] for name in names])
+    columns = {"input": photos}
+    for title, row in rows.items():
+        model = Path(row.output) / "model_last"
+        if not columns.keys() & {WITHOUT}:
+            phase1 = load(str(model), "w_encoder", config.device)
+            columns[WITHOUT] = rounded(reconstruct(phase1, photos.to(phase1.device))).cpu()
+        inverter = load(str(model), "hyperinverter", config.device)
+        columns[title] = rounded(reconstruct(inverter, photos.to(inverter.device))).cpu()
+    cells = [[column[i] for column in columns.values()] for i in range(len(photos))]
+    contact_sheet(cells, list(columns), path, [f"{row.place}\n{name}" for row, name in zip(chosen, names, strict=True)])
+
+
+def _tell(message: str) -> None:
+    tqdm.write(f"{time.strftime('%H:%M:%S')} {message}", file=sys.stderr)

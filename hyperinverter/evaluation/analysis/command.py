@@ -1,0 +1,168 @@
+"""analyze as a command: every figure's numbers as JSON, the pictures beside them."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from hyperinverter.config import AnalyzeConfig
+from hyperinverter.data import Batches, open_source
+from hyperinverter.data.generated import GeneratedSource
+from hyperinverter.data.image_source import Subset
+from hyperinverter.evaluation.analysis import difference_maps, interpolation, quality_time, weight_changes
+from hyperinverter.inverters import Inverter, load
+from hyperinverter.metrics import NotMeasured
+from hyperinverter.training.common import set_up
+from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.files import write_atomically
+
+
+class Analysis:
+    """What the figures share: the method and the images, opened when the first figure needs them."""
+
+    def __init__(self, config: AnalyzeConfig) -> None:
+        self.config = config
+        self.device = set_up(config)
+        self.folder = Path(config.output)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._inverter: Inverter | None = None
+        self._batches: Batches | None = None
+
+    @property
+    def inverter(self) -> Inverter:
+        if self._inverter is None:
+            self._inverter = load(self.config.model or self.config.domain, self.config.method, str(self.device))
+        return self._inverter
+
+    @property
+    def batches(self) -> Batches:
+        if self._batches is None:
+            self._batches = self._open(None)
+        return self._batches
+
+    def _open(self, chosen: list[int] | None) -> Batches:
+        """All images in name order, or some of them."""
+        data, inverter = self.config.data, self.inverter
+        if data.kind == "generated":
+            count = min(data.num_generated, data.max_images or data.num_generated)
+            psi, seed = data.truncation_psi, data.generated_seed
+            source = GeneratedSource(inverter.generator, count, seed=seed, stream="evaluation", truncation_psi=psi)
+        else:
+            source = open_source(data.root, data.kind, data.max_images)
+        if chosen is not None:
+            source = Subset(source, chosen)
+        own = {key: getattr(data, key) for key in ("on_bad_file", "cache_mib", "workers")}
+        return Batches(source, inverter.resolution, device=self.device, **own)
+
+    def images(self, what: str) -> Iterator[tuple[Tensor, list[str]]]:
+        """Every readable image once, in batches on the device, with a progress bar."""
+        with tqdm(total=len(self.batches), desc=what, unit="img") as bar:
+            for images, names in self.batches.in_order(self.config.batch_size):
+                yield images.to(self.device), names
+                bar.update(len(names))
+
+    def some(self, count: int) -> tuple[Tensor, list[str]]:
+        """`count` images at equal distances in name order."""
+        total = len(self.batches)
+        chosen = sorted({round(place) for place in torch.linspace(0, total - 1, count).tolist()})
+        return next(self._open(chosen).in_order(count))
+
+    @property
+    def title(self) -> str:
+        return f"{self.inverter.domain.name}, {self.config.method}"
+
+
+def analyze(config: AnalyzeConfig) -> dict[str, Any]:
+    """Draw `config.figures`; write `<figure>.json`, pictures and CSV into `output`.
+
+    Returns:
+        figure -> what its JSON holds.
+    Raises:
+        UserError: the model's files are missing, or images or results cannot be read.
+    """
+    analysis = Analysis(config)
+    found: dict[str, Any] = {}
+    for figure in config.figures:
+        if missing := _missing(config, figure):
+            _tell(f"{figure}: left out, because {missing} is not given")
+            continue
+        try:
+            result = FIGURES[figure](analysis)
+        except NotMeasured as reason:
+            _tell(f"{figure}: left out: {reason}")
+            continue
+        if figure != "quality_time":
+            inverter = analysis.inverter
+            result = {"model": f"{inverter.model_name} {inverter.model_hash}", "domain": inverter.domain.name, **result}
+        found[figure] = result
+        path = analysis.folder / f"{figure}.json"
+        with write_atomically(path) as temporary:
+            temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        for statement in result.get("statements", ()):
+            ratio = f", ratio {statement['ratio']:.2f}" if "ratio" in statement else ""
+            _tell(f"{figure}: {statement['statement']}: {statement['verdict']}{ratio}")
+        _tell(f"{figure}: written to {config.output}: {', '.join(result['pictures'])}")
+    return found
+
+
+def _missing(config: AnalyzeConfig, figure: str) -> str | None:
+    if figure == "quality_time":
+        return None if config.results else "results"
+    return None if config.data.root or config.data.kind == "generated" else "data.root"
+
+
+def _weight_changes(analysis: Analysis) -> dict[str, Any]:
+    config = analysis.config
+    other = weight_changes.read_other(config.compare_with) if config.compare_with else None
+    images = (images for images, _ in analysis.images("weight changes"))
+    layers, values = weight_changes.measure_weight_changes(analysis.inverter, images)
+    found = weight_changes.describe(layers, values, analysis.inverter.domain.kind, other)
+    return found | {"pictures": weight_changes.draw_weight_changes(found, analysis.title, analysis.folder)}
+
+
+def _difference_maps(analysis: Analysis) -> dict[str, Any]:
+    found = difference_maps.measure_difference_maps(analysis.inverter, analysis.images("difference maps"))
+    described = difference_maps.describe(found, analysis.inverter.domain.kind)
+    pictures = difference_maps.draw_mean_map(found, analysis.title, analysis.folder)
+    originals = ((image, name) for batch, names in analysis.batches.in_order(analysis.config.batch_size)
+                 for image, name in zip(batch, names, strict=True))  # fmt: skip
+    sheet = analysis.folder / "difference_maps.png"
+    difference_maps.draw_single_maps(analysis.inverter, found, originals, analysis.config.rows, sheet)
+    return described | {"pictures": [*pictures, sheet.name]}
+
+
+def _interpolation(analysis: Analysis) -> dict[str, Any]:
+    config = analysis.config
+    images, names = analysis.some(2 * config.pairs)
+    if len(images) < 2:
+        raise UserError(f"interpolation needs two images at least, got {len(images)}; give data.root more of them")
+    images = images[: len(images) // 2 * 2]
+    found = interpolation.draw_interpolations(analysis.inverter, images, names, config.steps, analysis.folder)
+    return found | {"pictures": ["interpolation.png", *(f"interpolation_{n}.gif" for n in range(len(images) // 2))]}
+
+
+def _quality_time(analysis: Analysis) -> dict[str, Any]:
+    config = analysis.config
+    points, about, notes = quality_time.read_points(config.results, config.quality)
+    for note in notes:
+        _tell(f"quality_time: {note}")
+    pictures = quality_time.draw_quality_time(points, about, config.quality, analysis.folder)
+    return {"quality": config.quality, **about, "points": points, "notes": notes, "pictures": pictures}
+
+
+FIGURES: dict[str, Callable[[Analysis], dict[str, Any]]] = {
+    "weight_changes": _weight_changes,
+    "difference_maps": _difference_maps,
+    "interpolation": _interpolation,
+    "quality_time": _quality_time,
+}
+
+
+def _tell(message: str) -> None:
+    tqdm.write(f"{time.strftime('%H:%M:%S')} {message}", file=sys.stderr)

@@ -1,0 +1,86 @@
+"""Quality against time (figure 1), from any result files of scripts/evaluate.py."""
+
+import csv
+import json
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+from hyperinverter.evaluation.drawing import new_figure, save_figure
+from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.files import write_atomically
+
+TIME = "time_ms_median"
+COLUMNS = ("method", "model", "quality", "low_95", "high_95", "time_ms", "images", "num_images", "device", "file")
+
+
+def read_points(results: list[str], quality: str) -> tuple[list[dict[str, Any]], dict[str, str], list[str]]:
+    """One point per method and file.
+
+    Returns:
+        Points with COLUMNS, what the metric says of itself (unit, better), and notes on files that were measured on
+        other images or another device than the first, whose points are not comparable.
+    Raises:
+        UserError: no file, one that is no result of evaluate, or no point has both quality and time.
+    """
+    paths = sorted({Path(path) for pattern in results for path in (glob(pattern, recursive=True) or [pattern])})
+    points, about, notes = [], {}, []
+    for path in paths:
+        result = _read(path)
+        if quality not in result["metrics"]:
+            notes.append(f"{path}: has no {quality}, only {', '.join(result['metrics'])}")
+            continue
+        about = about or result["metrics"][quality]
+        for method, values in result["methods"].items():
+            if values.get(quality) is None or values.get(TIME) is None:
+                notes.append(f"{path}: {method} has no {quality} or no time")
+                continue
+            low, high = result["intervals_95"].get(method, {}).get(quality) or (None, None)
+            protocol = result["protocol"]
+            points.append(dict(zip(COLUMNS, (method, protocol["models"].get(method, ""), values[quality], low, high,
+                                             values[TIME], protocol["images"], result["num_images"],
+                                             protocol["device"], str(path)), strict=True)))  # fmt: skip
+    if not points:
+        reasons = "; ".join(notes) or "no file matched"
+        raise UserError(f"results: nothing to draw of {', '.join(results)}: {reasons}")
+    for key in ("images", "num_images", "device"):
+        others = {str(point[key]) for point in points} - {str(points[0][key])}
+        if others:
+            notes.append(
+                f"{key} differ between the files ({points[0][key]}; {', '.join(sorted(others))}): compare with care"
+            )
+    return points, about, notes
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"results: cannot read {path}: {error}") from error
+    if not isinstance(result, dict) or not {"metrics", "methods", "protocol", "intervals_95"} <= result.keys():
+        raise UserError(f"results: {path} is no metrics.json of scripts/evaluate.py")
+    return result
+
+
+def draw_quality_time(points: list[dict[str, Any]], about: dict[str, str], quality: str, folder: Path) -> list[str]:
+    """Write quality_time.csv, .svg and .png; their names."""
+    with write_atomically(folder / "quality_time.csv") as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(points)
+    figure, axes = new_figure(7.0, 4.8)
+    several = len({point["model"] for point in points}) > len({point["method"] for point in points})
+    for point in points:
+        label = f"{point['method']} ({point['model'].partition(' ')[0]})" if several else point["method"]
+        seconds = point["time_ms"] / 1000
+        ends = None
+        if point["low_95"] is not None:
+            ends = [[point["quality"] - point["low_95"]], [point["high_95"] - point["quality"]]]
+        axes.errorbar(seconds, point["quality"], yerr=ends, marker="o", capsize=3, linestyle="none")
+        axes.annotate(label, (seconds, point["quality"]), xytext=(8, 6), textcoords="offset points")
+    arrow = {"lower": "↓", "higher": "↑"}.get(about.get("better", ""), "")
+    unit = f", {about['unit']}" if about.get("unit") else ""
+    axes.set(xscale="log", xlabel="seconds per image ↓", ylabel=f"{quality}{unit} {arrow}")
+    axes.margins(x=0.25, y=0.15)
+    axes.grid(alpha=0.3, which="both")
+    return ["quality_time.csv", *(path.name for path in save_figure(figure, folder / "quality_time"))]

@@ -1,0 +1,200 @@
+"""Which weights Phase II changes (figures 8 and 11): mean |Δθ| per layer over images, in the published layer order.
+
+Dense Δθ of one batch at a time are looked at and dropped; what stays is one number per image and layer.
+Letters: N images, J layers.
+"""
+
+import csv
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hyperinverter.evaluation.drawing import new_figure, save_figure
+from hyperinverter.inverters import Inverter
+from hyperinverter.metrics import NotMeasured
+from hyperinverter.metrics.base import bootstrap_interval, bootstrap_means
+from hyperinverter.models.target_layers import target_layer
+from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.files import write_atomically
+
+COLUMNS = ("layer", "resolution", "kind", "numbers", "mean_abs_change", "low_95", "high_95", "mean_abs_weight")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One changed weight of the generator; kind: conv, torgb, or other (affines, biases)."""
+
+    name: str
+    resolution: int
+    kind: str
+    numbers: int
+    mean_abs_weight: float
+
+    @classmethod
+    def of(cls, name: str, weight: Tensor) -> "Layer":
+        try:
+            target_layer(name, weight.shape)
+        except ValueError:
+            kind = "other"
+        else:
+            kind = "other" if "affine" in name else "torgb" if "torgb" in name else "conv"
+        block = name.partition(".")[0]
+        resolution = int(block[1:]) if block[1:].isdigit() else 0
+        return cls(name, resolution, kind, weight.numel(), weight.abs().mean().item())
+
+
+def measure_weight_changes(inverter: Inverter, batches: Iterable[Tensor]) -> tuple[list[Layer], np.ndarray]:
+    """Mean |Δθ| of every image and layer.
+
+    Args:
+        inverter: a method that changes the generator's weights.
+        batches: images [n, 3, R, R] on the method's device.
+    Returns:
+        The layers in the published order, and values [N, J] in units of the stored weight.
+    Raises:
+        NotMeasured: the method uses the generator as it is.
+    """
+    weights = dict(inverter.generator.synthesis.named_parameters())
+    names: list[str] = []
+    rows: list[Tensor] = []
+    for images in batches:
+        residuals = inverter.weight_residuals(inverter.invert(images, batch_size=len(images)))
+        if not residuals:
+            raise NotMeasured(f"method {inverter.name} leaves the generator's weights as they are")
+        names = list(residuals)
+        rows.append(torch.stack([residuals[name].abs().flatten(1).mean(1) for name in names], dim=1).cpu())
+    if not rows:
+        raise UserError("there are no images to analyse; give data.root a folder, zip or LMDB that holds some")
+    return [Layer.of(name, weights[name]) for name in names], torch.cat(rows).double().numpy()
+
+
+def describe(layers: list[Layer], values: np.ndarray, kind: str, other: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What weight_changes.json holds: a row per layer, and what the paper says of them, checked.
+
+    Args:
+        layers: J of them.
+        values: [N, J].
+        kind: of the domain, faces or scenes: decides which of the paper's statements belong to it.
+        other: weight_changes.json of another domain, for the statement on churches.
+    """
+    rows = []
+    for layer, column in zip(layers, values.T, strict=True):
+        low, high = bootstrap_interval(column)
+        rows.append(dict(zip(COLUMNS, (layer.name, layer.resolution, layer.kind, layer.numbers, float(column.mean()),
+                                       low, high, layer.mean_abs_weight), strict=True)))  # fmt: skip
+    evenness = evenness_of(values[:, [layer.kind == "conv" for layer in layers]])
+    return {
+        "images": len(values),
+        "unit": "mean |Δθ| of a layer, in units of the stored weight, mean over images; 95 % interval over images",
+        "layers": rows,
+        "evenness": evenness,
+        "statements": list(_statements(layers, values, kind, evenness, other)),
+    }
+
+
+def evenness_of(values: np.ndarray) -> dict[str, Any]:
+    """How evenly the change is spread over layers: exp(entropy of the layers' shares) over their number, 1 is even.
+
+    Args:
+        values: [N, J] of the layers that are compared.
+    """
+
+    def spread(means: np.ndarray) -> float:
+        shares = means / means.sum()
+        return float(np.exp(-(shares * np.log(np.maximum(shares, 1e-300))).sum()) / len(shares))
+
+    low, high = np.percentile([spread(means) for means in bootstrap_means(values)], [2.5, 97.5])
+    return {"value": spread(values.mean(0)), "interval_95": [float(low), float(high)]}
+
+
+def _statements(
+    layers: list[Layer], values: np.ndarray, kind: str, evenness: dict[str, Any], other: dict[str, Any] | None
+) -> Any:
+    """The paper's statements (section 4.5 for faces, C.1 for churches), each with its number and whether it holds."""
+    is_conv = np.array([layer.kind == "conv" for layer in layers])
+    is_torgb = np.array([layer.kind == "torgb" for layer in layers])
+    resolutions = np.array([layer.resolution for layer in layers])
+    if is_conv.any() and is_torgb.any():
+        yield _ratio(
+            "main convolutions change more than toRGB",
+            values,
+            lambda means: means[is_conv].mean() / means[is_torgb].mean(),
+        )
+    blocks = sorted({layer.resolution for layer in layers if layer.kind == "conv"})
+    if kind == "faces" and len(blocks) > 1:
+
+        def last_against_next(means: np.ndarray) -> float:
+            by_block = [means[is_conv & (resolutions == block)].mean() for block in blocks]
+            return by_block[-1] / max(by_block[:-1])
+
+        yield _ratio(f"the last resolution ({blocks[-1]} px) changes most", values, last_against_next)
+    if kind != "faces":
+        yield _more_even(evenness, other)
+
+
+def _ratio(statement: str, values: np.ndarray, of: Any) -> dict[str, Any]:
+    """A statement that holds where a ratio of means is above 1 in 95 % of the resamples of images."""
+    low, high = np.percentile([of(means) for means in bootstrap_means(values)], [2.5, 97.5])
+    holds = "holds" if low > 1 else "does not hold" if high < 1 else "open: the interval holds 1"
+    return {
+        "statement": statement,
+        "ratio": float(of(values.mean(0))),
+        "interval_95": [float(low), float(high)],
+        "verdict": holds,
+    }
+
+
+def _more_even(evenness: dict[str, Any], other: dict[str, Any] | None) -> dict[str, Any]:
+    statement = "the change is spread over the layers more evenly than for faces"
+    if other is None:
+        return {"statement": statement, "verdict": "not checked: compare_with names no weight_changes.json of faces"}
+    theirs = other["evenness"]
+    (low, high), (their_low, their_high) = evenness["interval_95"], theirs["interval_95"]
+    holds = "holds" if low > their_high else "does not hold" if high < their_low else "open: the intervals overlap"
+    return {"statement": statement, "evenness": evenness["value"], "of_faces": theirs["value"], "verdict": holds}
+
+
+def read_other(path: str) -> dict[str, Any]:
+    """weight_changes.json of another analysis.
+
+    Raises:
+        UserError: it is not there, or is something else.
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"compare_with: cannot read {path}: {error}") from error
+    if not isinstance(found, dict) or "interval_95" not in found.get("evenness", {}):
+        raise UserError(f"compare_with: {path} is no weight_changes.json of scripts/analyze.py")
+    return found
+
+
+def draw_weight_changes(found: dict[str, Any], title: str, folder: Path) -> list[str]:
+    """Write weight_changes.csv, .svg and .png into the folder; their names."""
+    rows = found["layers"]
+    with write_atomically(folder / "weight_changes.csv") as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    figure, axes = new_figure(max(6.0, 0.42 * len(rows) + 1.5), 4.8)
+    colours = {"conv": "tab:blue", "torgb": "tab:orange", "other": "tab:gray"}
+    for kind in colours:
+        places = [place for place, row in enumerate(rows) if row["kind"] == kind]
+        if places:
+            heights = [rows[place]["mean_abs_change"] for place in places]
+            ends = [
+                [abs(rows[place][end] - rows[place]["mean_abs_change"]) for place in places] for end in COLUMNS[5:7]
+            ]
+            label = {"conv": "main convolution", "torgb": "toRGB"}.get(kind, kind)
+            axes.bar(places, heights, yerr=ends, color=colours[kind], ecolor="0.3", capsize=2, label=label)
+    axes.set_xticks(range(len(rows)), [row["layer"].removesuffix(".weight") for row in rows], rotation=60, ha="right")
+    axes.set(ylabel="mean |Δθ|", title=f"{title}, {found['images']:,} images")
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend()
+    return ["weight_changes.csv", *(path.name for path in save_figure(figure, folder / "weight_changes"))]

@@ -1,0 +1,48 @@
+"""Drawings by matplotlib: letters that can be read, and the same bytes for the same numbers."""
+
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+from hyperinverter.utils.files import write_atomically
+
+LETTERS = {"font.size": 12, "axes.titlesize": 13, "svg.fonttype": "none"}  # points; text stays text in an SVG
+PNG_DPI = 150
+
+
+def new_figure(width: float, height: float, **subplots: Any) -> tuple[Any, Any]:
+    """A figure and its axes, without pyplot: no window, no global state.
+
+    Args:
+        width, height: inches.
+        subplots: as matplotlib's `Figure.subplots` takes them.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(LETTERS):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        return figure, figure.subplots(**subplots)
+
+
+def svg_of(figure: Any, salt: str) -> str:
+    """One <svg> element; `salt` makes its inner names, which must not depend on chance."""
+    import matplotlib
+
+    with matplotlib.rc_context({**LETTERS, "svg.hashsalt": salt}), io.StringIO() as buffer:
+        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+        text = buffer.getvalue()
+    return re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+
+
+def save_figure(figure: Any, stem: Path) -> list[Path]:
+    """Write `<stem>.svg` and `<stem>.png`; both paths."""
+    import matplotlib
+
+    paths = [stem.with_name(stem.name + suffix) for suffix in (".svg", ".png")]
+    with write_atomically(paths[0]) as temporary:
+        temporary.write_text(svg_of(figure, stem.name) + "\n", encoding="utf-8")
+    with write_atomically(paths[1]) as temporary, matplotlib.rc_context(LETTERS):
+        figure.savefig(temporary, format="png", dpi=PNG_DPI, metadata={"Software": None})
+    return paths

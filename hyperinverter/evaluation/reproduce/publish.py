@@ -1,0 +1,43 @@
+"""The published folder: `<domain>/<part>.json` with its pictures, and beside the folder the page made of them all."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hyperinverter.evaluation.reproduce.page import TITLES, page
+from hyperinverter.utils.files import write_atomically
+
+
+def publish(folder: Path, domain: str, part: str, result: dict[str, Any], pictures: Sequence[Path] = ()) -> None:
+    """Write one part of one domain, in the place of an earlier measurement of it."""
+    write_json(folder / domain / f"{part}.json", result)
+    for picture in pictures:
+        shutil.copyfile(picture, folder / domain / picture.name)
+
+
+def read_published(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """Domain -> part -> what its JSON holds; the domains with most parts first."""
+    domains = {}
+    for path in sorted(folder.glob("*/")):
+        parts = {part: path / f"{part}.json" for part in TITLES}
+        domains[path.name] = {part: json.loads(file.read_text()) for part, file in parts.items() if file.is_file()}
+    return dict(sorted(((name, found) for name, found in domains.items() if found), key=lambda one: -len(one[1])))
+
+
+def write_page(folder: Path) -> Path:
+    """Make the page `<folder>.md` anew; its path."""
+    path = folder.with_suffix(".md")
+    write_text(path, page(read_published(folder), folder))
+    return path
+
+
+def write_json(path: Path, result: dict[str, Any]) -> None:
+    write_text(path, json.dumps(result, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with write_atomically(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,112 @@
+"""Adaptive discriminator augmentation: D sees changed images only, real and generated alike, as often as it needs.
+
+With few photos D learns them by heart. Augmenting whatever it sees keeps it from that, and does not reach the samples
+as long as every change leaves some images alone (probability at most MAX_P). How often is steered by how sure D is of
+the training photos. Source: Karras et al., "Training Generative Adversarial Networks with Limited Data", NeurIPS 2020
+(arXiv:2006.06676), sections 2 and 3, appendix B for the strengths. Letters: N images, R pixels.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hyperinverter.utils.distributed import average, own_rows, world_size
+
+MAX_P = 0.8  # above it augmentations begin to show in the samples (section 2.2)
+SMOOTHING = 0.1  # of the sign statistic, per step
+LUMA = (1 / math.sqrt(3),) * 3  # the grey axis of RGB
+
+
+class Augmentation:
+    """Changes images at random, and follows D.
+
+    Args:
+        kinds: of changes, from `config.schema.AUGMENTATIONS`; [] changes nothing.
+        target: mean sign of D's logits of training photos that p is steered to; the paper's is 0.6.
+        kimg: thousands of images in which p may rise from 0 to 1.
+    """
+
+    def __init__(self, kinds: Sequence[str], target: float, kimg: float, device: torch.device) -> None:
+        self.kinds, self.target, self.images_per_unit = list(kinds), target, kimg * 1000
+        self.state = {"p": torch.zeros([], device=device), "sign": torch.full([], float(target), device=device)}
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Images [N, 3, R, R] in [-1, 1], every one changed in its own way; gradients flow through."""
+        if not self.kinds:
+            return images
+        moves = self._geometry(len(images), images.shape[-1], images.device)
+        if moves is not None:
+            grid = F.affine_grid(moves[:, :2], list(images.shape), align_corners=False)
+            changed = F.grid_sample(images.float(), grid, padding_mode="reflection", align_corners=False)
+            images = changed.to(images.dtype)
+        if "color" in self.kinds:
+            colours = self._colours(len(images), images.device)  # [N, 4, 4]
+            rgb = images.flatten(2)
+            images = (colours[:, :3, :3] @ rgb + colours[:, :3, 3:]).reshape(images.shape)
+        return images
+
+    def adjust(self, signs: Tensor, batch_size: int) -> None:
+        """Move p by one step of `batch_size` images. `signs` []: mean sign of this process's logits of photos."""
+        sign, p = self.state["sign"], self.state["p"]
+        sign.lerp_(average(signs), SMOOTHING)
+        p.add_((sign - self.target).sign() * (batch_size / self.images_per_unit)).clamp_(0, MAX_P)
+
+    # -- what is drawn, for the whole batch of all processes; own rows kept
+
+    def _rand(self, count: int, device: torch.device) -> Tensor:
+        return own_rows(torch.rand(count * world_size(), device=device))
+
+    def _randn(self, count: int, device: torch.device) -> Tensor:
+        return own_rows(torch.randn(count * world_size(), device=device))
+
+    def _where(self, value: Tensor, neutral: float, probability: Tensor | None = None) -> Tensor:
+        """`value` [N] with probability p, else `neutral`."""
+        p = self.state["p"] if probability is None else probability
+        return torch.where(self._rand(len(value), value.device) < p, value, torch.full_like(value, neutral))
+
+    def _geometry(self, n: int, pixels: int, device: torch.device) -> Tensor | None:
+        """Matrices [N, 3, 3] from output to input places in [-1, 1], or None where nothing moves."""
+        moves = torch.eye(3, device=device).repeat(n, 1, 1)
+        zero = torch.zeros(n, device=device)
+        if "translate" in self.kinds:  # by whole pixels, up to an eighth: nothing is resampled
+            steps = [(2 * self._rand(n, device) - 1).mul(pixels / 8).round() * (2 / pixels) for _ in range(2)]
+            is_moved = self._where(zero + 1, 0.0)
+            moves = moves @ _matrix([[1, 0, steps[0] * is_moved], [0, 1, steps[1] * is_moved], [0, 0, 1]], zero)
+        if "scale" in self.kinds:
+            s = self._where(torch.exp2(self._randn(n, device) * 0.2), 1.0)
+            moves = moves @ _matrix([[s, 0, 0], [0, s, 0], [0, 0, 1]], zero)
+        if "rotate" in self.kinds:
+            angle = self._where((2 * self._rand(n, device) - 1) * math.pi, 0.0, 1 - (1 - self.state["p"]).sqrt())
+            cos, sin = angle.cos(), angle.sin()
+            moves = moves @ _matrix([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]], zero)
+        return moves if {"translate", "scale", "rotate"} & set(self.kinds) else None
+
+    def _colours(self, n: int, device: torch.device) -> Tensor:
+        """Affine maps of RGB, [N, 4, 4]: brightness, contrast, hue, saturation."""
+        zero = torch.zeros(n, device=device)
+        b = self._where(self._randn(n, device) * 0.2, 0.0)
+        colours = _matrix([[1, 0, 0, b], [0, 1, 0, b], [0, 0, 1, b], [0, 0, 0, 1]], zero)
+        c = self._where(torch.exp2(self._randn(n, device) * 0.5), 1.0)
+        colours = _matrix([[c, 0, 0, 0], [0, c, 0, 0], [0, 0, c, 0], [0, 0, 0, 1]], zero) @ colours
+        axis = torch.tensor(LUMA, device=device)
+        along = axis[:, None] * axis  # [3, 3], what is grey of a colour
+        cross = torch.tensor([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]], device=device)
+        eye = torch.eye(3, device=device)
+        angle = self._where((2 * self._rand(n, device) - 1) * math.pi, 0.0)[:, None, None]
+        turned = angle.cos() * eye + angle.sin() * cross + (1 - angle.cos()) * along  # Rodrigues
+        s = self._where(torch.exp2(self._randn(n, device)), 1.0)[:, None, None]
+        mixed = (along + (eye - along) * s) @ turned  # [N, 3, 3]
+        return F.pad(mixed, (0, 1, 0, 1)) @ colours + _last_corner(zero)
+
+
+def _matrix(rows: Sequence[Sequence[Tensor | float]], like: Tensor) -> Tensor:
+    """Numbers and [N] tensors -> [N, rows, columns]."""
+    return torch.stack([torch.stack([like + entry for entry in row], dim=-1) for row in rows], dim=-2)
+
+
+def _last_corner(like: Tensor) -> Tensor:
+    """[N, 4, 4] with a 1 in the last corner, which padding left at 0."""
+    return F.pad(torch.ones([len(like), 1, 1], device=like.device), (3, 0, 3, 0))

@@ -1,0 +1,95 @@
+"""The ablation runner on a tiny domain: every row trained and measured once, resumed, and the order told either way."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from hyperinverter.config import AblateConfig, ConfigError, load_config, to_yaml
+from hyperinverter.config.schema import DataConfig, WeightsConfig
+from hyperinverter.evaluation import ablations
+from hyperinverter.evaluation.reproduce.page import page
+from hyperinverter.training import phase2
+from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.images import load_image, save_image
+
+
+@pytest.fixture
+def config(tiny_domain, tiny_model, tmp_path) -> AblateConfig:
+    """Three rows of micro: the base, one without features of the Phase I image, and a smaller D."""
+    domain = replace(tiny_domain, weights=WeightsConfig(folder=str(tiny_model)))
+    for i in range(12):
+        torch.manual_seed(i)
+        save_image(torch.rand(3, 16, 16) * 2 - 1, tmp_path / ("photos" if i < 8 else "held_out") / f"{i:02d}.png")
+    rows = {}
+    sizes = tiny_domain.hypernetwork.hidden_size
+    for title, changed in {
+        f"full, D = {sizes}": {},
+        "without features of x̂_w": {"use_w_image_features": False},
+        f"D = {sizes // 2}": {"hidden_size": sizes // 2},
+    }.items():
+        (tmp_path / f"{len(rows)}.domain.yaml").write_text(
+            to_yaml(replace(domain, hypernetwork=replace(domain.hypernetwork, **changed)))
+        )
+        text = f"domain: {tmp_path}/{len(rows)}.domain.yaml\nloss_weights: {{l2: 1.0, lpips: 0, identity: 0}}\n"
+        rows[title] = str(tmp_path / f"{len(rows)}.yaml")
+        Path(rows[title]).write_text(text)
+    return AblateConfig(
+        domain=domain, output=str(tmp_path / "out"), device="cpu", threads=1, rows=rows,
+        settings=["schedule.max_steps=3", "schedule.batch_size=4", "optimizer.lr=1e-3"],
+        data=DataConfig(root=str(tmp_path / "photos"), validation_fraction=0.25), photos=str(tmp_path / "held_out"),
+        metrics=["l2", "psnr"], batch_size=3, sheet_rows=2, publish=str(tmp_path / "docs" / "results"),
+    )  # fmt: skip
+
+
+def test_rows_are_trained_measured_and_resumed(config: AblateConfig, tmp_path: Path, monkeypatch):
+    result = ablations.ablate(config)
+    base, without, *others = result["rows"]
+    assert [row["title"] for row in result["rows"]] == [
+        "full, D = 4", "without Phase II", "without features of x̂_w", "D = 2"
+    ]  # fmt: skip
+    assert result["budget"] == {"steps": 3, "adversarial_steps": 0, "images": 12, "seed": 2107}
+    assert result["num_images"] == 4 and result["photos"] == ["held_out"]
+    assert base["parameters"] > others[1]["parameters"] > 0 and "against_base" not in base
+    ratio = without["values"]["l2"] / base["values"]["l2"]
+    assert without["against_base"]["l2"]["ratio"] == pytest.approx(ratio)
+    low, high = without["against_base"]["l2"]["interval_95"]
+    assert low <= ratio <= high
+    statements = [one["statement"] for one in result["statements"]]
+    assert statements == ["without Phase II is worse than full, D = 4",
+                          "without features of x̂_w is worse than full, D = 4", "D = 2 is worse than D = 4"]  # fmt: skip
+    for one in result["statements"]:
+        low, high = one["interval_95"]
+        expected = "holds" if low > 1 else "does not hold" if high < 1 else "open: the interval holds 1"
+        assert one["verdict"] == expected
+    assert load_image(tmp_path / "out" / "ablations.png", 64).shape == (3, 64, 64)
+    written = json.loads((tmp_path / "docs/results" / config.domain.name / "ablations.json").read_text())
+    assert written == result == json.loads((tmp_path / "out" / "ablations.json").read_text())
+    text = (tmp_path / "docs" / "results.md").read_text()
+    assert text == page({config.domain.name: {"ablations": written}}, tmp_path / "docs" / "results")
+    assert "### Ablations" in text and "| without Phase II |" in text and str(tmp_path) not in text
+
+    # everything is there: nothing is trained or measured again
+    monkeypatch.setattr(ablations, "evaluate", lambda config: pytest.fail("measured again"))
+    steps = []
+    monkeypatch.setattr(phase2, "step_over_parts", lambda *arguments, **options: steps.append(1))
+    assert ablations.ablate(config) == result and steps == []
+
+
+def test_rows_of_unequal_budgets_are_refused(config: AblateConfig):
+    path = Path(list(config.rows.values())[1])
+    path.write_text(path.read_text() + "gradient_clip: 0.5\n")
+    with pytest.raises(UserError, match=r"x̂_w: differs from full, D = 4 in gradient_clip"):
+        ablations.ablate(config)
+    config.photos = None
+    with pytest.raises(UserError, match="photos is not set"):
+        ablations.ablate(config)
+
+
+def test_mistakes_in_settings_are_told_together():
+    with pytest.raises(ConfigError) as error:
+        load_config(AblateConfig, None, ["rows={}", "settings=[schedule.max_steps]", "metrics=[l3]"])
+    told = str(error.value)
+    assert "rows" in told and "is no key=value" in told and "no such metric 'l3'" in told

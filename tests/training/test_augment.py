@@ -1,0 +1,104 @@
+"""Adaptive augmentation: what it changes and leaves alone, how p follows D, and that runs resume with it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from hyperinverter.checkpoint import load_training_state
+from hyperinverter.config import ConfigError, StyleGAN2Config, load_config
+from hyperinverter.training.augment import MAX_P, Augmentation
+
+from .conftest import TRAIN, stats
+from .forks import assert_same
+
+ALL = ["translate", "scale", "rotate", "color"]
+CPU = torch.device("cpu")
+
+
+def augmentation(kinds: list[str], p: float) -> Augmentation:
+    made = Augmentation(kinds, 0.6, 1.0, CPU)
+    made.state["p"].fill_(p)
+    return made
+
+
+def smooth_images(count: int, pixels: int = 32) -> torch.Tensor:
+    torch.manual_seed(0)
+    return torch.nn.functional.interpolate(torch.rand(count, 3, 4, 4) * 2 - 1, pixels, mode="bicubic")
+
+
+@pytest.mark.parametrize("kinds", [[kind] for kind in ALL] + [ALL])
+def test_nothing_changes_at_p_0_and_most_images_at_a_high_p(kinds):
+    images = smooth_images(64)
+    torch.testing.assert_close(augmentation(kinds, 0.0)(images), images, atol=1e-5, rtol=0)
+    changed = augmentation(kinds, 0.5)(images)
+    assert changed.shape == images.shape and torch.isfinite(changed).all()
+    moved = (changed - images).abs().amax((1, 2, 3)) > 1e-3
+    assert 0.2 < moved.float().mean() <= 1.0
+    if len(kinds) == 1:  # a change leaves a part of the images alone: that is why it does not reach the samples
+        assert (~moved).any()
+
+
+def test_no_kind_is_no_work():
+    images = smooth_images(2)
+    assert Augmentation([], 0.6, 1.0, CPU)(images) is images
+
+
+def test_translation_moves_whole_pixels():
+    images = smooth_images(32)
+    changed = augmentation(["translate"], 1.0)(images)
+    inner, found = images[:, :, 8:24, 8:24], 0
+    for image, part in zip(changed, inner, strict=True):
+        shifts = [(y, x) for y in range(-4, 5) for x in range(-4, 5)]
+        found += any(torch.allclose(image[:, 8 + y : 24 + y, 8 + x : 24 + x], part, atol=1e-4) for y, x in shifts)
+    assert found == 32
+
+
+def test_colours_move_and_places_stay():
+    image = smooth_images(1)
+    grey = image.mean(1, keepdim=True).expand(-1, 3, -1, -1).repeat(16, 1, 1, 1)
+    changed = augmentation(["color"], 1.0)(grey)
+    # hue and saturation turn about the grey axis: grey stays grey, however bright
+    assert (changed - changed.mean(1, keepdim=True)).abs().max() < 1e-4
+    assert not torch.allclose(changed, grey, atol=1e-2)
+
+
+def test_gradients_pass_through():
+    images = smooth_images(4).requires_grad_(True)
+    augmentation(ALL, 1.0)(images).square().sum().backward()
+    assert images.grad.abs().sum((1, 2, 3)).min() > 0
+
+
+def test_p_follows_how_sure_the_discriminator_is():
+    made = Augmentation(ALL, 0.6, 1.0, CPU)
+    for _ in range(50):
+        made.adjust(torch.tensor(1.0), 16)
+    assert made.state["p"] == pytest.approx(min(50 * 16 / 1000, MAX_P)) and made.state["sign"] > 0.9
+    for _ in range(200):
+        made.adjust(torch.tensor(1.0), 16)
+    assert made.state["p"] == pytest.approx(MAX_P)
+    for _ in range(300):
+        made.adjust(torch.tensor(-1.0), 16)
+    assert made.state["p"] == 0
+
+
+def test_a_run_with_augmentation_resumes_bit_for_bit(make_config):
+    settings = {"augment": ALL, "augment_kimg": 0.02, "augment_target": -1.0}
+    whole = make_config("stylegan2", "whole", **settings, schedule={"log_every": 2})
+    TRAIN["stylegan2"](whole)
+    assert any(line.get("train/augment_p", 0) > 0 for line in stats(Path(whole.output)))
+    part = make_config("stylegan2", "part", **settings, schedule={"log_every": 2, "max_steps": 4})
+    TRAIN["stylegan2"](part)
+    TRAIN["stylegan2"](make_config("stylegan2", "part", **settings, schedule={"log_every": 2}))
+    states = [load_training_state(Path(config.output) / "checkpoints") for config in (whole, part)]
+    for state in states:
+        state["config"].pop("output")
+    assert_same(*states)
+    assert states[0]["augment"]["p"] > 0 and stats(Path(whole.output)) == stats(Path(part.output))
+
+
+def test_mistakes_in_settings_are_told():
+    with pytest.raises(ConfigError) as error:
+        load_config(StyleGAN2Config, None, ["augment=[colour]", "augment_target=2", "augment_kimg=0"])
+    told = str(error.value)
+    assert "did you mean color" in told and "augment_target" in told and "augment_kimg" in told
