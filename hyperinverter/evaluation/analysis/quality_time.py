@@ -52,6 +52,18 @@ def read_points(results: list[str], quality: str) -> tuple[list[dict[str, Any]],
     return points, about, notes
 
 
+def _place_ticks(axes: Any, seconds: list[float]) -> None:
+    """Ticks at 1, 2 and 5 times powers of ten, written out, and room for the names on the right."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    low, high = min(seconds), max(seconds)
+    room = max((high / low) ** 0.15, 1.5)
+    axes.set_xlim(low / room, high * room**3)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,), numticks=12))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
@@ -81,6 +93,7 @@ def draw_quality_time(points: list[dict[str, Any]], about: dict[str, str], quali
     arrow = {"lower": "↓", "higher": "↑"}.get(about.get("better", ""), "")
     unit = f", {about['unit']}" if about.get("unit") else ""
     axes.set(xscale="log", xlabel="seconds per image ↓", ylabel=f"{quality}{unit} {arrow}")
-    axes.margins(x=0.25, y=0.15)
-    axes.grid(alpha=0.3, which="both")
+    _place_ticks(axes, [point["time_ms"] / 1000 for point in points])
+    axes.margins(y=0.15)
+    axes.grid(alpha=0.3)
     return ["quality_time.csv", *(path.name for path in save_figure(figure, folder / "quality_time"))]
