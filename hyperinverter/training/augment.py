@@ -3,7 +3,9 @@
 With few photos D learns them by heart. Augmenting whatever it sees keeps it from that, and does not reach the samples
 as long as every change leaves some images alone (probability at most MAX_P). How often is steered by how sure D is of
 the training photos. Source: Karras et al., "Training Generative Adversarial Networks with Limited Data", NeurIPS 2020
-(arXiv:2006.06676), sections 2 and 3, appendix B for the strengths. Letters: N images, R pixels.
+(arXiv:2006.06676), sections 2 and 3, appendix B for the strengths. Of its changes these are left out: flips and quarter
+turns, unequal scales, moves by parts of a pixel, inverted brightness; and R1 is taken at the changed photo, which is
+what D sees. Letters: N images, R pixels.
 """
 
 import math
@@ -17,7 +19,6 @@ from hyperinverter.utils.distributed import average, own_rows, world_size
 
 MAX_P = 0.8  # above it augmentations begin to show in the samples (section 2.2)
 SMOOTHING = 0.1  # of the sign statistic, per step
-LUMA = (1 / math.sqrt(3),) * 3  # the grey axis of RGB
 
 
 class Augmentation:
@@ -31,21 +32,26 @@ class Augmentation:
 
     def __init__(self, kinds: Sequence[str], target: float, kimg: float, device: torch.device) -> None:
         self.kinds, self.target, self.images_per_unit = list(kinds), target, kimg * 1000
+        grey = torch.full([3, 3], 1 / 3)  # what is grey of a colour: the projection on (1, 1, 1) / sqrt 3
+        cross = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / math.sqrt(3)
+        self._grey, self._cross, self._eye = (matrix.to(device) for matrix in (grey, cross, torch.eye(3)))
         self.state = {"p": torch.zeros([], device=device), "sign": torch.full([], float(target), device=device)}
 
     def __call__(self, images: Tensor) -> Tensor:
         """Images [N, 3, R, R] in [-1, 1], every one changed in its own way; gradients flow through."""
         if not self.kinds:
             return images
+        with torch.autocast(images.device.type, enabled=False):  # half precision would move places by pixels
+            return self._changed(images.float()).to(images.dtype)
+
+    def _changed(self, images: Tensor) -> Tensor:
         moves = self._geometry(len(images), images.shape[-1], images.device)
         if moves is not None:
             grid = F.affine_grid(moves[:, :2], list(images.shape), align_corners=False)
-            changed = F.grid_sample(images.float(), grid, padding_mode="reflection", align_corners=False)
-            images = changed.to(images.dtype)
+            images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
         if "color" in self.kinds:
             colours = self._colours(len(images), images.device)  # [N, 4, 4]
-            rgb = images.flatten(2)
-            images = (colours[:, :3, :3] @ rgb + colours[:, :3, 3:]).reshape(images.shape)
+            images = (colours[:, :3, :3] @ images.flatten(2) + colours[:, :3, 3:]).reshape(images.shape)
         return images
 
     def adjust(self, signs: Tensor, batch_size: int) -> None:
@@ -62,10 +68,10 @@ class Augmentation:
     def _randn(self, count: int, device: torch.device) -> Tensor:
         return own_rows(torch.randn(count * world_size(), device=device))
 
-    def _where(self, value: Tensor, neutral: float, probability: Tensor | None = None) -> Tensor:
+    def _where(self, value: Tensor, neutral: float) -> Tensor:
         """`value` [N] with probability p, else `neutral`."""
-        p = self.state["p"] if probability is None else probability
-        return torch.where(self._rand(len(value), value.device) < p, value, torch.full_like(value, neutral))
+        chosen = self._rand(len(value), value.device) < self.state["p"]
+        return torch.where(chosen, value, torch.full_like(value, neutral))
 
     def _geometry(self, n: int, pixels: int, device: torch.device) -> Tensor | None:
         """Matrices [N, 3, 3] from output to input places in [-1, 1], or None where nothing moves."""
@@ -79,7 +85,7 @@ class Augmentation:
             s = self._where(torch.exp2(self._randn(n, device) * 0.2), 1.0)
             moves = moves @ _matrix([[s, 0, 0], [0, s, 0], [0, 0, 1]], zero)
         if "rotate" in self.kinds:
-            angle = self._where((2 * self._rand(n, device) - 1) * math.pi, 0.0, 1 - (1 - self.state["p"]).sqrt())
+            angle = self._where((2 * self._rand(n, device) - 1) * math.pi, 0.0)
             cos, sin = angle.cos(), angle.sin()
             moves = moves @ _matrix([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]], zero)
         return moves if {"translate", "scale", "rotate"} & set(self.kinds) else None
@@ -91,14 +97,10 @@ class Augmentation:
         colours = _matrix([[1, 0, 0, b], [0, 1, 0, b], [0, 0, 1, b], [0, 0, 0, 1]], zero)
         c = self._where(torch.exp2(self._randn(n, device) * 0.5), 1.0)
         colours = _matrix([[c, 0, 0, 0], [0, c, 0, 0], [0, 0, c, 0], [0, 0, 0, 1]], zero) @ colours
-        axis = torch.tensor(LUMA, device=device)
-        along = axis[:, None] * axis  # [3, 3], what is grey of a colour
-        cross = torch.tensor([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]], device=device)
-        eye = torch.eye(3, device=device)
         angle = self._where((2 * self._rand(n, device) - 1) * math.pi, 0.0)[:, None, None]
-        turned = angle.cos() * eye + angle.sin() * cross + (1 - angle.cos()) * along  # Rodrigues
+        turned = angle.cos() * self._eye + angle.sin() * self._cross + (1 - angle.cos()) * self._grey  # Rodrigues
         s = self._where(torch.exp2(self._randn(n, device)), 1.0)[:, None, None]
-        mixed = (along + (eye - along) * s) @ turned  # [N, 3, 3]
+        mixed = (self._grey + (self._eye - self._grey) * s) @ turned  # [N, 3, 3]
         return F.pad(mixed, (0, 1, 0, 1)) @ colours + _last_corner(zero)
 
 

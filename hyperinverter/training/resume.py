@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hyperinverter.checkpoint import load_training_state, save_training_state, training_states
 from hyperinverter.config.schema import OptimizerConfig, TrainConfig
@@ -203,7 +203,7 @@ def save_state(
     frozen: dict[str, str],
     progress: Progress,
     parts: dict[str, nn.Module | torch.optim.Optimizer],
-    more: dict[str, Tensor] | None = None,
+    more: dict[str, Any] | None = None,
 ) -> None:
     """Write a training state that `find_state` accepts again. Every process calls this, the first one writes.
 

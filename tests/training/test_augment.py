@@ -102,3 +102,22 @@ def test_mistakes_in_settings_are_told():
         load_config(StyleGAN2Config, None, ["augment=[colour]", "augment_target=2", "augment_kimg=0"])
     told = str(error.value)
     assert "did you mean color" in told and "augment_target" in told and "augment_kimg" in told
+
+
+def test_half_precision_moves_nothing_to_other_places():
+    """Under autocast grids and colours were computed in bfloat16: places were off by pixels, colours too."""
+    images, outputs = smooth_images(8), []
+    for enabled in (False, True):
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            outputs.append(augmentation(ALL, 0.8)(images))
+    assert torch.equal(*outputs)
+    assert augmentation(ALL, 0.8)(images.bfloat16()).dtype == torch.bfloat16
+
+
+def test_drawing_fetches_no_number(monkeypatch):
+    """On a GPU each would wait for it."""
+    made = augmentation(ALL, 0.5)
+    for name in ("__float__", "__int__", "__bool__", "item", "tolist"):
+        monkeypatch.setattr(torch.Tensor, name, lambda *_, name=name: pytest.fail(f"{name} of a tensor"))
+    made.adjust(made(smooth_images(4)).mean().sign(), 4)

@@ -202,8 +202,10 @@ def test_the_end_of_one_process_ends_the_others_with_a_message(config_of, tmp_pa
 
 
 @pytest.mark.slow
-def test_the_gan_in_two_processes_is_that_in_one(config_of, tmp_path):
-    one, two = (config_of("stylegan2", name) for name in ("one", "two"))
+@pytest.mark.parametrize("augment", [[], ["translate", "scale", "rotate", "color"]], ids=["plain", "augmented"])
+def test_the_gan_in_two_processes_is_that_in_one(augment, config_of, tmp_path):
+    settings = {"augment": augment, "augment_target": -1.0, "augment_kimg": 0.1}
+    one, two = (config_of("stylegan2", name, **settings) for name in ("one", "two"))
     assert run_processes(2, work, (stylegan2.train, two), log=tmp_path / "log") == [0, 0], log_of(tmp_path)
     stylegan2.train(one)
     assert_alike("stylegan2", tmp_path / "one", tmp_path / "two")

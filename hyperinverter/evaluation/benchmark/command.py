@@ -57,9 +57,11 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
             measured = in_fresh_process(_measure, part) if config.runs else measure_domain(part, device)
             result["runs"].append({**measured, "about": _about()})
             _write(Path(config.output) / "benchmark.json", _json(result))  # one by one: the whole takes long
+            if config.publish is not None:
+                _publish(Path(config.publish), result)
         _write(Path(config.output) / "table.md", tables(result))
         tqdm.write(tables(result))
-    if config.publish is not None:
+    elif config.publish is not None:
         _publish(Path(config.publish), result)
     return result
 
@@ -75,9 +77,10 @@ def _publish(folder: Path, result: dict[str, Any]) -> None:
         threads = f"_{result['threads']}_threads" if result["threads"] else ""
         path = folder / f"{slug(result['device'])}{threads}.json"
         measured = [run["domain"] for run in result["runs"]]
-        earlier = json.loads(path.read_text())["runs"] if path.is_file() else []
-        runs = [run for run in earlier if run["domain"] not in measured] + result["runs"]
-        _write(path, _json({**result, "runs": sorted(runs, key=lambda run: run["resolution"])}))
+        earlier = json.loads(path.read_text()) if path.is_file() else {"runs": []}
+        runs = [run for run in earlier["runs"] if run["domain"] not in measured] + result["runs"]
+        runs.sort(key=lambda run: run["resolution"])
+        _write(path, _json({**result, "notes": earlier.get("notes", []), "runs": runs}))
     results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     _write(folder.with_suffix(".md"), page(results))
     tqdm.write(f"written: {folder.with_suffix('.md')}")

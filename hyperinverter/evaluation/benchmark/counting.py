@@ -6,7 +6,7 @@ are in there as often as they are read. A call of a side counts its own kernels 
 numbers take the path of a GPU in float32.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -176,17 +176,43 @@ def _sums(tally: Tally) -> dict[str, int]:
 
 
 def count_generators(domain: DomainConfig, batch_sizes: list[int]) -> dict[str, dict[str, float]]:
-    """Memory of the generators held for a batch, MiB: ours is one, the released way holds one per image.
+    """Memory of the generators held for a batch, MiB, as it is after the batch was reconstructed.
+
+    Ours is all that the synthesis network and what was prepared of it hold, caches included; the released way holds a
+    copy per image.
 
     Returns:
-        "ours" and "reference" -> batch size (as text, a key of JSON) -> MiB of weights and buffers.
+        "ours" and "reference" -> batch size (as text, a key of JSON) -> MiB.
     """
     with shapes_only():
         network = build_hyperinverter(domain).eval()
-    tensors = [*network.generator.synthesis.parameters(), *network.generator.synthesis.buffers()]
-    ours = sum(tensor.nbytes for tensor in tensors) / 2**20
-    reference = {str(n): Release(network, domain, n).generator_bytes() / 2**20 for n in batch_sizes}
-    return {"ours": dict.fromkeys(reference, ours), "reference": reference}
+    found: dict[str, dict[str, float]] = {"ours": {}, "reference": {}}
+    for n in batch_sizes:
+        images = torch.empty(n, 3, domain.resolution, domain.resolution, device="meta")
+        with torch.no_grad():
+            network.prepare()
+            network(images)
+        found["ours"][str(n)] = bytes_held(network.generator.synthesis, network.own_kernels) / 2**20
+        found["reference"][str(n)] = Release(network, domain, n).generator_bytes() / 2**20
+    return found
+
+
+def bytes_held(*holders: Any) -> int:
+    """Of every tensor in modules (parameters, buffers, plain attributes) and containers, each storage once."""
+    storages: dict[int, int] = {}
+    waiting = list(holders)
+    while waiting:
+        holder = waiting.pop()
+        if isinstance(holder, Tensor):
+            storage = holder.untyped_storage()
+            storages[storage._cdata] = storage.nbytes()
+        elif isinstance(holder, nn.Module):
+            waiting += vars(holder).values()
+        elif isinstance(holder, Mapping):
+            waiting += holder.values()
+        elif isinstance(holder, list | tuple | set):
+            waiting += holder
+    return sum(storages.values())
 
 
 def parameter_bytes(module: nn.Module) -> int:

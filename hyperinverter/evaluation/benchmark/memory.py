@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 import torch
 
 from hyperinverter.config.schema import DomainConfig
+from hyperinverter.utils.errors import UserError
 
 MIB = 2**20
 T = TypeVar("T")
@@ -60,7 +61,13 @@ def measure_memory(task: MemoryTask) -> dict[str, Any]:
 def in_fresh_process(function: Callable[..., T], *arguments: Any) -> T:
     """Call a function of a module where nothing ran before: what a domain left in the allocator changes times, too."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
-        return pool.submit(function, *arguments).result()
+        try:
+            return pool.submit(function, *arguments).result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "the process that measured was ended by the system, most likely for want of memory; what was measured "
+                "before is kept: go on with fewer or smaller `sides`, or on a larger machine"
+            ) from error
 
 
 def give_back_memory() -> None:
@@ -121,7 +128,7 @@ class Gauge:
             torch.cuda.reset_peak_memory_stats(device)
             self.before, self.how = torch.cuda.memory_allocated(device), "torch.cuda.max_memory_allocated"
             return
-        _give_back()
+        give_back_memory()
         self.before, self.how = _resident(), "resident memory of a fresh process (VmHWM, set back before the calls)"
         if not _set_back_peak():
             self.how = "largest resident memory of a fresh process (ru_maxrss, building its networks included)"
@@ -134,18 +141,6 @@ class Gauge:
         rise = max(peak - self.before, 0)
         mib = {"before_mib": self.before / MIB, "peak_mib": peak / MIB, "rise_mib": rise / MIB}
         return {**mib, "how": self.how}
-
-
-def _give_back() -> None:
-    """Free memory that Python and the C library hold back."""
-    import ctypes
-    import gc
-
-    gc.collect()
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
 
 
 def _set_back_peak() -> bool:

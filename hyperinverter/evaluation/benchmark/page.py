@@ -56,6 +56,7 @@ def tables(result: dict[str, Any]) -> str:
                 for o in outcomes(result)
             ),
         ),
+        *result.get("notes", []),  # written by hand into the device's JSON; measuring again keeps them
         *(section for run in result["runs"] for section in _domain(run)),
     ]
     return "\n\n".join(filter(None, lines)) + "\n"
