@@ -24,10 +24,11 @@ from hyperinverter.evaluation.benchmark.inference import measure_inference, with
 from hyperinverter.evaluation.benchmark.live import LiveMemory, kept_for_backward
 from hyperinverter.evaluation.benchmark.memory import MemoryTask, measure_memory, run_task
 from hyperinverter.evaluation.benchmark.models import make_images, make_model, random_network, with_hidden_size
-from hyperinverter.evaluation.benchmark.page import tables
+from hyperinverter.evaluation.benchmark.page import page, tables
 from hyperinverter.evaluation.benchmark.sides import SideName, make_side
 from hyperinverter.evaluation.benchmark.training import make_trainer
 from hyperinverter.models.hyperinverter import HyperInverter
+from hyperinverter.utils.checkout import REPOSITORY
 
 CPU = torch.device("cpu")
 ONCE = Rounds(most=1, least=1, seconds=1)
@@ -306,3 +307,11 @@ def test_several_domains_are_each_measured_in_a_process_of_its_own(tmp_path: Pat
     result = benchmark(config)
     assert [run["domain"] for run in result["runs"]] == ["tiny", "tiny"]
     assert json.loads((tmp_path / "out/benchmark.json").read_text()) == result
+
+
+def test_the_published_page_is_that_of_its_json():
+    folder = REPOSITORY / "docs" / "performance"
+    results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    assert page(results) == folder.with_suffix(".md").read_text(), (
+        "run: python scripts/benchmark.py --config configs/benchmark/all.yaml 'runs=[]' 'sides={}'"
+    )

@@ -16,8 +16,6 @@ from hyperinverter.evaluation.benchmark.models import make_images
 from hyperinverter.evaluation.benchmark.sides import OurSide, ReferenceSide, SideName, copied, make_side
 from hyperinverter.pretrained.load import LoadedModel
 
-AGREEMENT = 1e-4  # of the image's range: what float32 sides may differ by
-
 
 @dataclass(frozen=True)
 class Difference:
