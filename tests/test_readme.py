@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from script_runner import ROOT, astronaut, run_script, write_labels, write_photos
 
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/performance.md", "docs/results.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/performance.md", "docs/results.md", "docs/new-domain.md")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#]+)(?:#[^)]*)?\)")
 
@@ -116,6 +116,21 @@ COMMANDS: dict[str, Script | None] = {  # None: not ours, see test_make_and_shel
     "python scripts/convert.py stylegan2.pkl hyper_inverter.pt my_models/mine": Script(
         makes="my_models/mine/hyperinverter.safetensors", device=""
     ),
+    # docs/new-domain.md: its photos are not in the repository
+    "python scripts/train_stylegan2.py --config configs/stylegan2/churches64.yaml "
+    "data.root=FOLDER/churches64_train.zip precision=bf16": Script("--dry-run"),
+    "python scripts/train_phase1.py --config configs/phase1/churches64.yaml data.root=FOLDER/churches64_train.zip "
+    "domain.weights.folder=outputs/stylegan2_churches64/model precision=bf16": Script("--dry-run"),
+    "python scripts/train_phase2.py --config configs/phase2/churches64.yaml data.root=FOLDER/churches64_train.zip "
+    "domain.weights.folder=outputs/phase1_churches64/model precision=bf16": Script("--dry-run"),
+    "python scripts/evaluate.py --config configs/evaluate/churches64.yaml data.root=FOLDER/churches64_test.zip "
+    "model=outputs/phase2_churches64/model": Script("--dry-run"),
+    "python scripts/analyze.py --config configs/analyze/churches64.yaml data.root=FOLDER/churches64_test.zip "
+    "model=outputs/phase2_churches64/model": Script("--dry-run"),
+    "python scripts/find_directions.py --config configs/ganspace/churches64.yaml "
+    "model=outputs/phase2_churches64/model": Script("--dry-run"),
+    "python scripts/edit.py --config configs/edit/churches64.yaml photo.jpg "
+    "model=outputs/phase2_churches64/model": Script("--dry-run"),
     "python scripts/find_directions.py domain=faces64 'directions={hat: 3:0-4}'": Script(
         "samples=2000 shown=2 images=1", "outputs/ganspace_churches64/directions/hat.safetensors"
     ),
