@@ -6,7 +6,16 @@ from hyperinverter.config.names import METRICS
 from hyperinverter.config.schema import CommandConfig
 
 # What may be measured, each into a JSON file of its name; `pictures` are the model card's.
-REPRODUCED = ("photos", "other_photos", "generated", "editability", "generator", "learning_curve", "pictures")
+REPRODUCED = (
+    "photos",
+    "other_photos",
+    "generated",
+    "editability",
+    "generator",
+    "analysis",
+    "learning_curve",
+    "pictures",
+)
 
 
 @dataclass
@@ -24,6 +33,7 @@ class ReproduceConfig(CommandConfig):
     labels: str | None = None  # CSV (.gz allowed) with a `file` column and 0/1 columns, of `photos` and training_photos
     runs: dict[str, str] = field(default_factory=dict)  # name -> run folder of a trainer, for the learning curve
     generated: int = 256  # images of the generator that are inverted
+    compare_with: str | None = None  # analysis.json of a domain of faces, which scenes are held against
     edited_photos: int = 200  # at most, one of each person where the labels tell people apart
     strengths: list[float] = field(default_factory=lambda: [1.0, 2.0, 3.0])  # of edits, in standard deviations, ±
     metrics: list[str] = field(default_factory=lambda: list(METRICS))

@@ -160,6 +160,8 @@ def test_evenness_is_one_for_equal_layers_and_tells_domains_apart(tmp_path: Path
     assert "not checked" in verdicts(*made([1, 1, 1], [0.1] * 3), "scenes")[statement]
     (tmp_path / "other.json").write_text(json.dumps(even))
     assert weight_changes.read_other(str(tmp_path / "other.json")) == even
+    (tmp_path / "other.json").write_text(json.dumps({"weight_changes": even}))  # analysis.json of reproduce
+    assert weight_changes.read_other(str(tmp_path / "other.json")) == even
     (tmp_path / "other.json").write_text("{}")
     for path in ("other.json", "absent.json"):
         with pytest.raises(UserError, match=f"compare_with: .*{path}"):

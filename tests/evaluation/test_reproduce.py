@@ -72,10 +72,19 @@ def test_everything_is_measured_and_the_page_is_made_of_the_json(config, tmp_pat
     found = reproduce(config)
     folder, text = tmp_path / "docs" / "results" / "ffhq", (tmp_path / "docs" / "results.md").read_text()
     written = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
-    assert written == found and set(found) == {"photos", "generated", "editability", "generator", "learning_curve"}
+    assert written == found and set(found) == {
+        "photos", "generated", "editability", "generator", "analysis", "learning_curve"
+    }  # fmt: skip
     assert "other_photos: left out, because other_photos is not given" in capsys.readouterr().err
     assert text == page({"ffhq": written}, folder.parent) and "| goal | on | measured | met |" in text
-    for section in ("Held-out photos", "Images of the generator", "Edits", "Generator", "Learning curve"):
+    for section in (
+        "Held-out photos",
+        "Images of the generator",
+        "Edits",
+        "Generator",
+        "What Phase II changes",
+        "Learning curve",
+    ):
         assert f"### {section}" in text
     assert "## ffhq" in text and "](results/ffhq/learning_curve.svg)" in text
     for path in folder.iterdir():
@@ -95,6 +104,7 @@ def test_everything_is_measured_and_the_page_is_made_of_the_json(config, tmp_pat
     assert curve["images_seen"][-1] == 200 * 8 + 100 * 4  # half the batch once D has joined
     assert curve["l2"][-1] == 1 / 300 and len(curve["l2"]) <= 40
     assert "learning_curve.svg" in text and (folder / "learning_curve.svg").is_file()
+    assert "main convolutions change more than toRGB" in text and (folder / "weight_changes.svg").is_file()
     for name in ("samples", "reconstructions", "edits"):
         assert load_image(tmp_path / "out" / "pictures" / f"{name}.png", 64).shape == (3, 64, 64)
 

@@ -28,6 +28,7 @@ class Analysis:
 
     def __init__(self, config: AnalyzeConfig) -> None:
         self.config = config
+        self.other = weight_changes.read_other(config.compare_with) if config.compare_with else None
         self.device = set_up(config)
         self.folder = Path(config.output)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -118,11 +119,9 @@ def _missing(config: AnalyzeConfig, figure: str) -> str | None:
 
 
 def _weight_changes(analysis: Analysis) -> dict[str, Any]:
-    config = analysis.config
-    other = weight_changes.read_other(config.compare_with) if config.compare_with else None
     images = (images for images, _ in analysis.images("weight changes"))
     layers, values = weight_changes.measure_weight_changes(analysis.inverter, images)
-    found = weight_changes.describe(layers, values, analysis.inverter.domain.kind, other)
+    found = weight_changes.describe(layers, values, analysis.inverter.domain.kind, analysis.other)
     return found | {"pictures": weight_changes.draw_weight_changes(found, analysis.title, analysis.folder)}
 
 

@@ -161,7 +161,7 @@ def _more_even(evenness: dict[str, Any], other: dict[str, Any] | None) -> dict[s
 
 
 def read_other(path: str) -> dict[str, Any]:
-    """weight_changes.json of another analysis.
+    """weight_changes.json of another analysis, also out of the analysis.json of scripts/reproduce.py.
 
     Raises:
         UserError: it is not there, or is something else.
@@ -170,8 +170,9 @@ def read_other(path: str) -> dict[str, Any]:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"compare_with: cannot read {path}: {error}") from error
-    if not isinstance(found, dict) or "interval_95" not in found.get("evenness", {}):
-        raise UserError(f"compare_with: {path} is no weight_changes.json of scripts/analyze.py")
+    found = found.get("weight_changes", found) if isinstance(found, dict) else {}
+    if "interval_95" not in found.get("evenness", {}):
+        raise UserError(f"compare_with: {path} is no weight_changes.json of scripts/analyze.py (nor analysis.json)")
     return found
 
 

@@ -25,10 +25,15 @@ MEASURES = {
     "generated": (measures.generated, []),
     "editability": (measures.editability, ["photos", "training_photos", "labels"]),
     "generator": (measures.generator, ["photos"]),
+    "analysis": (measures.analysis, ["photos"]),
     "learning_curve": (measures.learning_curve, ["runs"]),
     "pictures": (measures.pictures, []),
 }
-SHOWN = {"editability": "edits.png", "learning_curve": "learning_curve.svg"}  # part -> picture that the page shows
+SHOWN = {  # part -> pictures that the page shows
+    "editability": ["edits.png"],
+    "analysis": ["weight_changes.svg", "difference_map.png"],
+    "learning_curve": ["learning_curve.svg"],
+}
 ALSO_NAMED = {"editability": ["edited_photos", "strengths"], "generated": ["generated"]}  # unless default
 EMBEDDED = "faces64"  # whose config the script takes when none is named
 NAMED_IN_COMMAND = ("photos", "other_photos", "training_photos", "labels")
@@ -62,7 +67,7 @@ def reproduce(config: ReproduceConfig) -> dict[str, Any]:
         found[part] = {**result, "about": _about(config, part, needs)}
         write_json(Path(config.output) / f"{part}.json", found[part])
         if config.publish is not None:
-            shown = [Path(config.output) / SHOWN[part]] if part in SHOWN else []
+            shown = [Path(config.output) / name for name in SHOWN.get(part, ())]
             publish(Path(config.publish), config.domain.name, part, found[part], shown)
     if config.publish is not None:
         _tell(f"written: {write_page(Path(config.publish))}")

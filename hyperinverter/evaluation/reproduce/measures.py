@@ -9,7 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyperinverter.config import Phase1Config, Phase2Config, ReproduceConfig, StyleGAN2Config, load_config
+from hyperinverter.config import (
+    AnalyzeConfig,
+    Phase1Config,
+    Phase2Config,
+    ReproduceConfig,
+    StyleGAN2Config,
+    load_config,
+)
 from hyperinverter.config.faults import ConfigError
 from hyperinverter.config.schema import DataConfig, EvaluateConfig
 from hyperinverter.data import Batches, open_source
@@ -18,6 +25,7 @@ from hyperinverter.data.image_source import Subset
 from hyperinverter.editing.direction_files import available_directions, load_direction
 from hyperinverter.editing.directions import Direction
 from hyperinverter.editing.learn import read_labels, rows_of
+from hyperinverter.evaluation.analysis.command import analyze
 from hyperinverter.evaluation.editability import Case, choose_photos, edit_rows, judges_of, measure_editability
 from hyperinverter.evaluation.generator_distance import measure_generator
 from hyperinverter.evaluation.judges import AgeJudge, fit_judges
@@ -164,6 +172,19 @@ def generator(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:
     rows = rows_of(list(batches.names), read_labels(config.labels)) if config.labels else [None] * len(batches)
     people = [row and row.get("identity") for row in rows]
     return measure_generator(network, batches, people, batch_size=config.batch_size, seed=config.seed, device=device)
+
+
+def analysis(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:
+    """What Phase II changes: weights per layer, and the mean difference map; both drawn into `output`."""
+    passed_on = {key: getattr(config, key) for key in ("domain", "device", "threads", "seed", "batch_size", "output")}
+    settings = AnalyzeConfig(
+        **passed_on,
+        figures=["weight_changes", "difference_maps"],
+        model=model_of(config),
+        data=DataConfig(root=config.photos, on_bad_file="refuse"),
+        compare_with=config.compare_with,
+    )
+    return analyze(settings)
 
 
 # ------------------------------------------------------------------------------------ learning curve, pictures

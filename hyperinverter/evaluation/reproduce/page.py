@@ -117,6 +117,28 @@ def _generator(result: dict[str, Any], folder: Path) -> Iterator[str]:
     yield _table(["", "distance", "samples", "photos on a side, mirrored ones counted"], rows)
 
 
+def _analysis(result: dict[str, Any], folder: Path) -> Iterator[str]:
+    weights, maps = result["weight_changes"], result["difference_maps"]
+    yield (
+        f"What Phase II changes on {weights['images']} held-out photos (`scripts/analyze.py`). Evenness over the main "
+        f"convolutions, 1 where all change alike: {weights['evenness']['value']:.3f}."
+    )
+    rows = []
+    for one in (*weights["statements"], *maps.get("statements", ())):
+        low, high = one.get("interval_95", (None, None))
+        ratio = (
+            f"{one['ratio']:.2f}" + (f" [{low:.2f}, {high:.2f}]" if low is not None else "") if "ratio" in one else ""
+        )
+        rows.append([one["statement"], ratio, one["verdict"]])
+    yield _table(["the paper's statement", "ratio", "here"], rows)
+    for name, what in (
+        ("weight_changes.svg", "Mean change of every layer"),
+        ("difference_map.png", "Where it changes"),
+    ):
+        if (folder / name).is_file():
+            yield f"![{what}]({_link(folder)}/{name})"
+
+
 def _curve(result: dict[str, Any], folder: Path) -> Iterator[str]:
     yield "Validation numbers of the training runs against images seen, at parts of each run:"
     rows = []
@@ -169,6 +191,7 @@ TITLES = {
     "generated": "Images of the generator",
     "editability": "Edits",
     "generator": "Generator",
+    "analysis": "What Phase II changes",
     "learning_curve": "Learning curve",
     "ablations": "Ablations",
 }
@@ -178,6 +201,7 @@ SECTIONS = {
     "generated": _reconstruction,
     "editability": _editability,
     "generator": _generator,
+    "analysis": _analysis,
     "learning_curve": _curve,
     "ablations": _ablations,
 }
