@@ -21,6 +21,8 @@ def test_files_are_the_ones_in_the_list(name, monkeypatch):
     model = shipped_models()[name]
     assert model.licence and model.source and (REPOSITORY / "pretrained_models" / name / "README.md").is_file()
     assert {"generator.safetensors", "hyperinverter.safetensors"} <= set(model.files)
+    folder = REPOSITORY / "pretrained_models" / name
+    assert sum(path.stat().st_size for path in folder.rglob("*.safetensors")) <= 40e6, "a repository is no store"
 
 
 @pytest.fixture
