@@ -7,6 +7,6 @@ if __name__ == "__main__":
     run(
         GanspaceConfig,
         "hyperinverter.editing.ganspace_command:find_directions",
-        "configs/ganspace/churches64.yaml",
+        "configs/ganspace/faces64.yaml",
         __doc__,
     )

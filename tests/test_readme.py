@@ -131,8 +131,8 @@ COMMANDS: dict[str, Script | None] = {  # None: not ours, see test_make_and_shel
     "model=outputs/phase2_churches64/model": Script("--dry-run"),
     "python scripts/edit.py --config configs/edit/churches64.yaml photo.jpg "
     "model=outputs/phase2_churches64/model": Script("--dry-run"),
-    "python scripts/find_directions.py domain=faces64 'directions={hat: 3:0-4}'": Script(
-        "samples=2000 shown=2 images=1", "outputs/ganspace_churches64/directions/hat.safetensors"
+    "python scripts/find_directions.py 'directions={hat: 3:0-4}'": Script(
+        "samples=2000 shown=2 images=1", "outputs/ganspace_faces64/directions/hat.safetensors"
     ),
     "python scripts/learn_direction.py my_photos labels=labels.csv 'attributes={smile: Smiling}'": Script(
         makes="outputs/directions_faces64/directions/smile.safetensors"

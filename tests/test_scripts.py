@@ -27,6 +27,9 @@ CONFIGS = {
     "learn_direction": None,
     "export_model": "export",
     "benchmark": "benchmark",
+    "analyze": "analyze",
+    "ablate": "ablate",
+    "find_directions": None,
     "reproduce": None,
     "demo": None,
 }
@@ -87,6 +90,14 @@ def test_the_whole_way_on_the_tiny_domain(tmp_path: Path):
     assert set(metrics["methods"]) == {"w_encoder", "hyperinverter"}
     assert all(values["l2"] > 0 and values["time_ms_median"] > 0 for values in metrics["methods"].values())
 
+    results = f"results=[{out('evaluate_tiny') / 'metrics.json'}]"
+    run("analyze", "--config", "configs/analyze/tiny.yaml", f"model={model}", results)
+    for figure in ("weight_changes", "difference_map", "quality_time"):
+        assert (out("analyze_tiny") / f"{figure}.svg").is_file()
+    assert (out("analyze_tiny") / "interpolation_0.gif").is_file()
+    run("ablate", "--config", "configs/ablate/tiny.yaml", f"{folder}/phase1_tiny/model", "photos=photos")
+    assert len(json.loads((out("ablate_tiny") / "ablations.json").read_text())["rows"]) == 3
+
     run("export_model", "--config", "configs/export/tiny.yaml", f"model={model}")
     assert (out("export_tiny") / "hyperinverter.safetensors").is_file()
 
@@ -94,8 +105,11 @@ def test_the_whole_way_on_the_tiny_domain(tmp_path: Path):
     run("learn_direction", "photos", "labels=labels.csv", "attributes={smile: Smiling}", *where)
     direction = "outputs/directions/directions/smile.safetensors"
 
+    run("find_directions", *where[:2], "output=outputs/pca", "samples=200", "components=6", "directions={far: 0:0-2}")
+    far = "outputs/pca/directions/far.safetensors"
+
     edit = ["--config", "configs/edit/tiny.yaml", f"model={model}"]
-    run("edit", *edit, "photos/photo_00.png", "photos/photo_05.png", f"directions=[{direction}]")
+    run("edit", *edit, "photos/photo_00.png", "photos/photo_05.png", f"directions=[{direction},{far}]")
     assert (out("edit_tiny") / "sheet_smile.png").is_file() and (out("edit_tiny") / "photo_05/smile_+1.png").is_file()
     run("interpolate", *edit, "photos/photo_00.png", "photos/photo_05.png", "output=outputs/interpolate")
     assert (out("interpolate") / "strip.png").is_file() and (out("interpolate") / "beside.gif").is_file()

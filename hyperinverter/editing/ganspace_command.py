@@ -5,6 +5,7 @@ what each component does on some styles, and gives it a name.
 """
 
 import json
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,14 @@ def find_directions(config: GanspaceConfig) -> dict[str, Any]:
         named = {name: pca.named(text) for name, text in config.directions.items()}
     except ValueError as error:
         raise UserError(f"components, samples or directions: {error}") from error
+    for name, direction in named.items():
+        if not re.fullmatch(r"[\w-]+", name):
+            raise UserError(f"directions: {name!r} is no name for a file; use letters, digits, _ and -")
+        if direction.end > generator.num_ws:
+            raise UserError(
+                f"directions.{name}: styles {direction.start}-{direction.end}, but this generator has "
+                f"{generator.num_ws}; END is excluded, so that {generator.num_ws} is the largest"
+            )
     save_pca(pca, output / "pca.safetensors")
     for name, direction in named.items():
         direction.name = name
@@ -66,8 +75,11 @@ def find_directions(config: GanspaceConfig) -> dict[str, Any]:
     }
     with write_atomically(output / "ganspace.json") as temporary:
         temporary.write_text(json.dumps(found, indent=2) + "\n")
-    print(f"look at {', '.join(sheets)} in {output}; then name what you want to keep:")
-    print("  'directions={NAME: COMPONENT:START-END}' writes directions/NAME.safetensors, to be copied into the model")
+    print(f"look at {', '.join(sheets)} in {output}")
+    for name in named:
+        print(f"written: {output / 'directions' / name}.safetensors; edit.py takes it as directions=[that file]")
+    if not named:
+        print("what you want to keep gets a name: 'directions={NAME: COMPONENT:START-END}' writes it as a direction")
     return found
 
 

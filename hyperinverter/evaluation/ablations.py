@@ -49,6 +49,9 @@ def ablate(config: AblateConfig) -> dict[str, Any]:
     """
     if config.photos is None:
         raise UserError("photos is not set: give photos=FOLDER|ZIP of images that no training sees, to be measured")
+    held_out = open_source(config.photos)  # told before anything is trained
+    if config.data.root is not None and (both := set(held_out.names) & set(open_source(config.data.root).names)):
+        _tell(f"warning: {len(both)} names are in data.root and in photos, such as {min(both)}: are they held out?")
     rows = {title: _row_config(config, title, path) for title, path in config.rows.items()}
     base_title, base = next(iter(rows.items()))
     for title, row in rows.items():
@@ -61,6 +64,10 @@ def ablate(config: AblateConfig) -> dict[str, Any]:
     output = Path(config.output)
     write_json(output / "ablations.json", result)
     _draw(config, rows, measured, output / "ablations.png")
+    for row in result["rows"]:
+        _tell(f"{row['title']}: " + ", ".join(f"{name} {value:.4g}" for name, value in row["values"].items()))
+    for one in result["statements"]:
+        _tell(f"{one['statement']}: {one['verdict']} in this one training, ratio of L2 {one['ratio']:.3f}")
     _tell(f"written: {output / 'ablations.json'}, ablations.png")
     if config.publish is not None:
         publish(Path(config.publish), config.domain.name, "ablations", result)
@@ -95,6 +102,12 @@ def _measure(config: AblateConfig, row: Phase2Config) -> dict[str, Any]:
     folder = Path(row.output)
     phase2.train(row)
     model = folder / "model_last"  # the last step, not the best one: the same number of steps for all
+    steps = read_model(model / "hyperinverter.safetensors", "hyperinverter").info.get("step")
+    if steps != row.schedule.max_steps:
+        raise UserError(
+            f"{folder}: was trained for {steps} steps by an earlier call, the rows' budget is now "
+            f"{row.schedule.max_steps}; give another output, or the earlier schedule.max_steps"
+        )
     photos = [config.photos] if isinstance(config.photos, str) else config.photos
     what = {
         "weights": read_model(model / "hyperinverter.safetensors", "hyperinverter").hash,
@@ -162,6 +175,7 @@ def _summary(
         "domain": config.domain.name,
         "num_images": phase1["num_images"],
         "photos": measured[base_title]["of"]["photos"],
+        "settings": config.settings,
         "budget": {"steps": schedule.max_steps, "adversarial_steps": adversarial, "images": images, "seed": base.seed},
         "metrics": about,
         "rows": table,
@@ -178,8 +192,11 @@ def _summary(
 
 
 def _command(config: AblateConfig) -> list[str]:
-    return ["python", "scripts/ablate.py", "--config", f"configs/ablate/{config.domain.name}.yaml",
-            "data.root=TRAINING", "photos=HELD_OUT"]  # fmt: skip
+    path = f"configs/ablate/{config.domain.name}.yaml"
+    words = ["python", "scripts/ablate.py", "--config", path, "data.root=TRAINING", "photos=HELD_OUT"]
+    usual = load_config(AblateConfig, path) if Path(path).is_file() else AblateConfig()
+    changed = [key for key in ("settings", "metrics", "seed") if getattr(config, key) != getattr(usual, key)]
+    return words + [f"{key}={getattr(config, key)}" for key in changed]
 
 
 def _against(

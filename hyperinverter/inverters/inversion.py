@@ -22,7 +22,7 @@ from hyperinverter.utils.errors import UserError
 INVERSION_FORMAT = "hyperinverter-inversion-1"
 
 
-@dataclass
+@dataclass(repr=False)
 class Inversion:
     """N inverted images.
 
@@ -57,6 +57,12 @@ class Inversion:
             for name, value in (values or {}).items():
                 if value.ndim not in ndim or len(value) != len(self.ws):
                     raise ValueError(f"{what}[{name!r}] has shape {tuple(value.shape)}; expected [{len(self.ws)}, ...]")
+
+    def __repr__(self) -> str:
+        """Sizes and origin; the numbers of an Inversion fill pages."""
+        how = "tokens" if self.tokens is not None else "residuals" if self.residuals is not None else "no weights"
+        made = f"{self.model_name} {self.model_hash}".strip()
+        return f"Inversion({len(self)} images, ws {tuple(self.ws.shape)}, {how}, model {made or 'unknown'})"
 
     def __len__(self) -> int:
         return len(self.ws)

@@ -55,6 +55,8 @@ def test_what_is_not_there_is_told(config):
         ("styles", ["0-7"], "'0-7' is no range of this generator's 6 styles"),
         ("components", 17, "at most 16 components"),
         ("directions", {"x": "5:0-2"}, "component 5 of 5"),
+        ("directions", {"x": "1:0-7"}, r"directions.x: styles 0-7, but this generator has 6"),
+        ("directions", {"a/b": "1:0-2"}, "'a/b' is no name for a file"),
     ):
         good = getattr(config, key)
         setattr(config, key, value)

@@ -27,7 +27,7 @@ def config(tiny_domain, tiny_model, tmp_path) -> AblateConfig:
     sizes = tiny_domain.hypernetwork.hidden_size
     for title, changed in {
         f"full, D = {sizes}": {},
-        "without features of x̂_w": {"use_w_image_features": False},
+        "without features of the Phase I image": {"use_w_image_features": False},
         f"D = {sizes // 2}": {"hidden_size": sizes // 2},
     }.items():
         (tmp_path / f"{len(rows)}.domain.yaml").write_text(
@@ -48,7 +48,7 @@ def test_rows_are_trained_measured_and_resumed(config: AblateConfig, tmp_path: P
     result = ablations.ablate(config)
     base, without, *others = result["rows"]
     assert [row["title"] for row in result["rows"]] == [
-        "full, D = 4", "without Phase II", "without features of x̂_w", "D = 2"
+        "full, D = 4", "without Phase II", "without features of the Phase I image", "D = 2"
     ]  # fmt: skip
     assert result["budget"] == {"steps": 3, "adversarial_steps": 0, "images": 12, "seed": 2107}
     assert result["num_images"] == 4 and result["photos"] == ["held_out"]
@@ -59,7 +59,8 @@ def test_rows_are_trained_measured_and_resumed(config: AblateConfig, tmp_path: P
     assert low <= ratio <= high
     statements = [one["statement"] for one in result["statements"]]
     assert statements == ["without Phase II is worse than full, D = 4",
-                          "without features of x̂_w is worse than full, D = 4", "D = 2 is worse than D = 4"]  # fmt: skip
+                          "without features of the Phase I image is worse than full, D = 4",
+                          "D = 2 is worse than D = 4"]  # fmt: skip
     for one in result["statements"]:
         low, high = one["interval_95"]
         expected = "holds" if low > 1 else "does not hold" if high < 1 else "open: the interval holds 1"
@@ -77,12 +78,21 @@ def test_rows_are_trained_measured_and_resumed(config: AblateConfig, tmp_path: P
     monkeypatch.setattr(phase2, "step_over_parts", lambda *arguments, **options: steps.append(1))
     assert ablations.ablate(config) == result and steps == []
 
+    # rows that went further do not pass for the shorter budget
+    config.settings[0] = "schedule.max_steps=2"
+    with pytest.raises(UserError, match="was trained for 3 steps by an earlier call, the rows' budget is now 2"):
+        ablations.ablate(config)
+
 
 def test_rows_of_unequal_budgets_are_refused(config: AblateConfig):
     path = Path(list(config.rows.values())[1])
     path.write_text(path.read_text() + "gradient_clip: 0.5\n")
-    with pytest.raises(UserError, match=r"x̂_w: differs from full, D = 4 in gradient_clip"):
+    with pytest.raises(UserError, match=r"Phase I image: differs from full, D = 4 in gradient_clip"):
         ablations.ablate(config)
+    config.photos = str(path.parent / "nowhere")
+    with pytest.raises(FileNotFoundError, match="nowhere"):  # before anything is trained
+        ablations.ablate(config)
+    assert not Path(config.output).exists()
     config.photos = None
     with pytest.raises(UserError, match="photos is not set"):
         ablations.ablate(config)

@@ -76,11 +76,16 @@ def test_every_figure_is_drawn_and_its_numbers_kept(config: AnalyzeConfig, tmp_p
 
 
 def test_figures_without_their_input_are_left_out(config: AnalyzeConfig, capsys):
-    config.data.root = None
+    config.figures = ["quality_time", "interpolation"]
+    config.data = replace(config.data, max_images=1)
     assert analyze(config) == {}
     told = capsys.readouterr().err
-    assert "interpolation: left out, because data.root is not given" in told
+    assert "interpolation: left out: it needs two images at least, got 1" in told
     assert "quality_time: left out, because results is not given" in told
+    config.data.root = None
+    with pytest.raises(UserError, match="nothing to draw"):
+        analyze(config)
+    config.data.max_images = None
     config.data.kind, config.data.num_generated, config.method = "generated", 6, "w_encoder"
     config.figures = ["weight_changes", "difference_maps"]
     assert set(analyze(config)) == {"difference_maps"}
@@ -194,15 +199,12 @@ def test_interpolation_ends_at_the_reconstructions(config: AnalyzeConfig):
     expected = (inverter.render(inverter.invert(first)).clamp(-1, 1) - first).square().mean().item()
     assert pairs[0]["codes_and_weights"]["l2_ends"][0] == pytest.approx(expected, rel=1e-3)
     assert pairs[0]["codes_only"]["l2_ends"][0] != pytest.approx(expected, rel=1e-3)
-    config.data = replace(config.data, max_images=1)
-    with pytest.raises(UserError, match="two images at least, got 1"):
-        analyze(config)
 
 
 # ------------------------------------------------------------------------------------------------ quality and time
 
 
-def test_points_of_several_files_and_what_cannot_be_compared(tmp_path: Path):
+def test_points_of_several_files_and_what_cannot_be_compared(config: AnalyzeConfig, tmp_path: Path):
     fast = result_file(tmp_path / "run1/metrics.json", 0.05, 0.02)
     result_file(tmp_path / "run2/metrics.json", 50.0, 0.01, images="other.zip", method="pti")
     points, about, notes = quality_time.read_points([str(tmp_path / "run*/metrics.json"), fast], "l2")
@@ -215,6 +217,10 @@ def test_points_of_several_files_and_what_cannot_be_compared(tmp_path: Path):
     ]
     with pytest.raises(UserError, match="has no psnr, only l2"):
         quality_time.read_points([fast], "psnr")
+    config.figures, config.results = ["weight_changes", "quality_time"], [str(tmp_path / "absent.json")]
+    with pytest.raises(UserError, match="cannot read"):  # before the images are inverted
+        analyze(config)
+    assert not (Path(config.output) / "weight_changes.json").exists()
     with pytest.raises(UserError, match="cannot read"):
         quality_time.read_points([str(tmp_path / "absent.json")], "l2")
     (tmp_path / "else.json").write_text("[]")

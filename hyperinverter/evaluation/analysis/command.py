@@ -48,15 +48,15 @@ class Analysis:
         return self._batches
 
     def _open(self, chosen: list[int] | None) -> Batches:
-        """All images in name order, or some of them."""
+        """All images in name order, or some of them; of generated ones, which are all alike, the first."""
         data, inverter = self.config.data, self.inverter
         if data.kind == "generated":
-            count = min(data.num_generated, data.max_images or data.num_generated)
+            count = min(data.num_generated, data.max_images or data.num_generated, len(chosen or range(10**9)))
             psi, seed = data.truncation_psi, data.generated_seed
             source = GeneratedSource(inverter.generator, count, seed=seed, stream="evaluation", truncation_psi=psi)
         else:
             source = open_source(data.root, data.kind, data.max_images)
-        if chosen is not None:
+        if chosen is not None and data.kind != "generated":
             source = Subset(source, chosen)
         own = {key: getattr(data, key) for key in ("on_bad_file", "cache_mib", "workers")}
         return Batches(source, inverter.resolution, device=self.device, **own)
@@ -87,11 +87,16 @@ def analyze(config: AnalyzeConfig) -> dict[str, Any]:
     Raises:
         UserError: the model's files are missing, or images or results cannot be read.
     """
+    missing = {figure: _missing(config, figure) for figure in config.figures}
+    if all(missing.values()):
+        raise UserError("nothing to draw: give data.root=FOLDER of images, or results=[FILE] of evaluations")
+    if "quality_time" in config.figures and config.results:
+        quality_time.read_points(config.results, config.quality)  # a wrong file is told before the images are inverted
     analysis = Analysis(config)
     found: dict[str, Any] = {}
     for figure in config.figures:
-        if missing := _missing(config, figure):
-            _tell(f"{figure}: left out, because {missing} is not given")
+        if missing[figure]:
+            _tell(f"{figure}: left out, because {missing[figure]} is not given")
             continue
         try:
             result = FIGURES[figure](analysis)
@@ -140,7 +145,7 @@ def _interpolation(analysis: Analysis) -> dict[str, Any]:
     config = analysis.config
     images, names = analysis.some(2 * config.pairs)
     if len(images) < 2:
-        raise UserError(f"interpolation needs two images at least, got {len(images)}; give data.root more of them")
+        raise NotMeasured(f"it needs two images at least, got {len(images)}")
     images = images[: len(images) // 2 * 2]
     found = interpolation.draw_interpolations(analysis.inverter, images, names, config.steps, analysis.folder)
     return found | {"pictures": ["interpolation.png", *(f"interpolation_{n}.gif" for n in range(len(images) // 2))]}

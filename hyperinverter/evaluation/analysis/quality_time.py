@@ -67,8 +67,10 @@ def _place_ticks(axes: Any, seconds: list[float]) -> None:
 def _read(path: Path) -> dict[str, Any]:
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"results: cannot read {path}: {error}") from error
+    except OSError as error:
+        raise UserError(f"results: cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UserError(f"results: {path} is not JSON; give metrics.json of scripts/evaluate.py") from error
     if not isinstance(result, dict) or not {"metrics", "methods", "protocol", "intervals_95"} <= result.keys():
         raise UserError(f"results: {path} is no metrics.json of scripts/evaluate.py")
     return result
@@ -81,9 +83,11 @@ def draw_quality_time(points: list[dict[str, Any]], about: dict[str, str], quali
         writer.writeheader()
         writer.writerows(points)
     figure, axes = new_figure(7.0, 4.8)
-    several = len({point["model"] for point in points}) > len({point["method"] for point in points})
+    names = [point["method"] for point in points]
     for point in points:
-        label = f"{point['method']} ({point['model'].partition(' ')[0]})" if several else point["method"]
+        label = point["method"]
+        if names.count(label) > 1:  # of several evaluations: the folder tells them apart
+            label += f" ({Path(point['file']).parent.name})"
         seconds = point["time_ms"] / 1000
         ends = None
         if point["low_95"] is not None:
