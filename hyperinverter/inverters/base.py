@@ -111,7 +111,7 @@ class Inverter(ABC):
         Args:
             precision: fp32, or bf16 or fp16: convolutions and matrix products with 8 or 11 binary digits, statistics
                 and images in float32. Reconstructions of faces64's first 64 test photos, in [-1, 1], differ from fp32's
-                by 0.0027 in the mean and 0.05 at most (bf16), by 0.0003 and 0.006 (fp16). A processor without
+                by 0.0027 in the mean and 0.05 at most (bf16), by 0.0003 and 0.007 (fp16). A processor without
                 instructions for these types gets slower.
             compile: torch.compile, which takes minutes at the first image of each batch size; differs by rounding.
         Raises:

