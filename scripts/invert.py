@@ -7,7 +7,7 @@ if __name__ == "__main__":
     run(
         EditConfig,
         "hyperinverter.editing.commands:invert_images",
-        default_config="configs/edit/faces64.yaml",
+        default_config="configs/invert/faces64.yaml",
         description="Invert photos: one .safetensors per photo (code and tokens), its reconstruction, and a contact "
         "sheet (input | Phase I | Phase II | difference). align=true first crops unaligned photos as FFHQ does.",
         positional="data.root",

@@ -32,6 +32,7 @@ SCHEMAS = {
     "phase2": Phase2Config,
     "evaluate": EvaluateConfig,
     "edit": EditConfig,
+    "invert": EditConfig,
     "directions": DirectionConfig,
     "export": ExportConfig,
     "demo": DemoConfig,

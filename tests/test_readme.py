@@ -38,7 +38,7 @@ COMMANDS: dict[str, Script | None] = {  # None: not ours, see test_make_and_shel
     "make lint": None,
     "make test-slow": None,
     "source .venv/bin/activate": None,
-    "python scripts/invert.py photo.jpg align=true": Script(makes="outputs/edit_faces64/photo.safetensors"),
+    "python scripts/invert.py photo.jpg align=true": Script(makes="outputs/invert_faces64/photo.safetensors"),
     "python scripts/invert.py my_photos output=outputs/inversions": Script(
         "data.max_images=2", "outputs/inversions/sheet.png"
     ),

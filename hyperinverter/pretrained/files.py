@@ -1,6 +1,7 @@
 """Where model folders and small networks are looked for; every refusal says where that was and what to run."""
 
 import os
+from difflib import get_close_matches
 from pathlib import Path
 
 from hyperinverter.config.schema import DomainConfig
@@ -60,9 +61,11 @@ def find_model_folder(name_or_path: str | Path) -> Path:
     if path.is_dir():
         return path
     names = ", ".join(available_models()) or "none"
+    close = get_close_matches(text, available_models(), n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
     raise FileNotFoundError(
-        f"no model {text!r}; looked for the folder at: {', '.join(dict.fromkeys(looked))}. Models found: {names}. "
-        f"Give one of these or a path, or name the folder that holds your models in HYPERINVERTER_MODELS"
+        f"no model {text!r}; {hint}looked for the folder at: {', '.join(dict.fromkeys(looked))}. "
+        f"Models found: {names}. Give one of these or a path, or name the folder that holds your models in HYPERINVERTER_MODELS"
         f"{unless_checkout()}"
     )
 
