@@ -65,8 +65,8 @@ def find_model_folder(name_or_path: str | Path) -> Path:
     hint = f"did you mean {close[0]}? " if close else ""
     raise FileNotFoundError(
         f"no model {text!r}; {hint}looked for the folder at: {', '.join(dict.fromkeys(looked))}. "
-        f"Models found: {names}. Give one of these or a path, or name the folder that holds your models in HYPERINVERTER_MODELS"
-        f"{unless_checkout()}"
+        f"Models found: {names}. Give one of these or a path, or name the folder that holds your models in "
+        f"HYPERINVERTER_MODELS{unless_checkout()}"
     )
 
 
