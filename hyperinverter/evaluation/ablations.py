@@ -8,24 +8,22 @@ another seed would have come, which a single training of each row cannot know.
 import itertools
 import json
 import shlex
-import sys
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 import hyperinverter
 from hyperinverter.checkpoint import read_model
 from hyperinverter.config import AblateConfig, EvaluateConfig, Phase2Config, load_config
 from hyperinverter.config.schema import DataConfig
 from hyperinverter.data import Batches, open_source
-from hyperinverter.evaluation.comparison import compare
-from hyperinverter.evaluation.reconstruction import evaluate, reconstruct, rounded
+from hyperinverter.evaluation.comparison import compare, verdict
+from hyperinverter.evaluation.reconstruction import evaluate, originals, reconstruct, rounded
 from hyperinverter.evaluation.reproduce.publish import publish, write_json, write_page
 from hyperinverter.evaluation.sheet import choose_rows
+from hyperinverter.evaluation.telling import tell
 from hyperinverter.inverters import load
 from hyperinverter.models.build import build_hyperinverter
 from hyperinverter.models.plan import shapes_only
@@ -51,27 +49,27 @@ def ablate(config: AblateConfig) -> dict[str, Any]:
         raise UserError("photos is not set: give photos=FOLDER|ZIP of images that no training sees, to be measured")
     held_out = open_source(config.photos)  # told before anything is trained
     if config.data.root is not None and (both := set(held_out.names) & set(open_source(config.data.root).names)):
-        _tell(f"warning: {len(both)} names are in data.root and in photos, such as {min(both)}: are they held out?")
+        tell(f"warning: {len(both)} names are in data.root and in photos, such as {min(both)}: are they held out?")
     rows = {title: _row_config(config, title, path) for title, path in config.rows.items()}
     base_title, base = next(iter(rows.items()))
     for title, row in rows.items():
         _check_same_budget(base_title, base, title, row)
     measured: dict[str, dict[str, Any]] = {}
     for number, (title, row) in enumerate(rows.items(), 1):
-        _tell(f"row {number} of {len(rows)}: {title}")
+        tell(f"row {number} of {len(rows)}: {title}")
         measured[title] = _measure(config, row)
     result = _summary(config, rows, measured)
     output = Path(config.output)
     write_json(output / "ablations.json", result)
     _draw(config, rows, measured, output / "ablations.png")
     for row in result["rows"]:
-        _tell(f"{row['title']}: " + ", ".join(f"{name} {value:.4g}" for name, value in row["values"].items()))
+        tell(f"{row['title']}: " + ", ".join(f"{name} {value:.4g}" for name, value in row["values"].items()))
     for one in result["statements"]:
-        _tell(f"{one['statement']}: {one['verdict']} in this one training, ratio of L2 {one['ratio']:.3f}")
-    _tell(f"written: {output / 'ablations.json'}, ablations.png")
+        tell(f"{one['statement']}: {one['verdict']} in this one training, ratio of L2 {one['ratio']:.3f}")
+    tell(f"written: {output / 'ablations.json'}, ablations.png")
     if config.publish is not None:
         publish(Path(config.publish), config.domain.name, "ablations", result)
-        _tell(f"written: {write_page(Path(config.publish))}")
+        tell(f"written: {write_page(Path(config.publish))}")
     return result
 
 
@@ -233,9 +231,13 @@ def _statements(rows: dict[str, Phase2Config], measured: dict[str, dict[str, Any
 
 def _worse(statement: str, comparison: dict[str, Any]) -> dict[str, Any]:
     """It holds where the ratio of L2 is above 1 in 95 % of the resamples of photos."""
-    low, high = comparison["interval_95"]
-    verdict = "holds" if low > 1 else "does not hold" if high < 1 else "open: the interval holds 1"
-    return {"statement": statement, "ratio": comparison["ratio"], "interval_95": [low, high], "verdict": verdict}
+    interval = comparison["interval_95"]
+    return {
+        "statement": statement,
+        "ratio": comparison["ratio"],
+        "interval_95": interval,
+        "verdict": verdict(interval),
+    }
 
 
 def _draw(config: AblateConfig, rows: dict[str, Phase2Config], measured: dict[str, dict[str, Any]], path: Path) -> None:
@@ -247,10 +249,8 @@ def _draw(config: AblateConfig, rows: dict[str, Phase2Config], measured: dict[st
         return
     names = [measured[base_title]["records"][row.index]["name"] for row in chosen]
     batches = Batches(open_source(config.photos), base.domain.resolution, on_bad_file="refuse")
-    originals = {}
-    for images, found in batches.in_order(config.batch_size):
-        originals |= {name: rounded(image) for image, name in zip(images, found, strict=True) if name in names}
-    photos = torch.stack([originals[name] for name in names])
+    found = originals(batches, names, config.batch_size)
+    photos = torch.stack([found[name] for name in names])
     columns = {"input": photos}
     for title, row in rows.items():
         model = Path(row.output) / "model_last"
@@ -261,7 +261,3 @@ def _draw(config: AblateConfig, rows: dict[str, Phase2Config], measured: dict[st
         columns[title] = rounded(reconstruct(inverter, photos.to(inverter.device))).cpu()
     cells = [[column[i] for column in columns.values()] for i in range(len(photos))]
     contact_sheet(cells, list(columns), path, [f"{row.place}\n{name}" for row, name in zip(chosen, names, strict=True)])
-
-
-def _tell(message: str) -> None:
-    tqdm.write(f"{time.strftime('%H:%M:%S')} {message}", file=sys.stderr)

@@ -8,6 +8,12 @@ import numpy as np
 from hyperinverter.metrics.base import bootstrap_interval, bootstrap_ratio
 
 
+def verdict(interval: Sequence[float]) -> str:
+    """Whether a ratio is above 1 in 95 % of the resamples."""
+    low, high = interval
+    return "holds" if low > 1 else "does not hold" if high < 1 else "open: the interval holds 1"
+
+
 def compare(
     records: Sequence[Mapping[str, Any]], methods: Sequence[str], metrics: Mapping[str, Mapping[str, str]]
 ) -> dict[str, dict[str, Any]]:

@@ -6,7 +6,7 @@ the batches, and rank 0 puts what they found together in the order of the images
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from tqdm import tqdm
 
 import hyperinverter
 from hyperinverter import metrics as metric_table
-from hyperinverter.config.schema import DomainConfig, EvaluateConfig
+from hyperinverter.config.schema import DataConfig, DomainConfig, EvaluateConfig
 from hyperinverter.data import Batches, open_source
 from hyperinverter.data.generated import GeneratedSource
+from hyperinverter.data.image_source import Subset
 from hyperinverter.evaluation.comparison import compare
 from hyperinverter.evaluation.sheet import SHEET_RULE, choose_rows, draw_sheet
 from hyperinverter.evaluation.tables import TIMES, to_markdown
@@ -56,7 +57,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     inverters = {method: load(source, method, device, config.projection, **fast) for method in config.methods}
     last_inverter = list(inverters.values())[-1]
     domain = last_inverter.domain
-    images = _open_images(config, last_inverter.generator, device)
+    images = open_images(config.data, last_inverter.generator, device)
     measured, not_measured = metric_table.build(
         config.metrics, domain, discriminator=_discriminator(config), device=device
     )
@@ -124,8 +125,8 @@ def _summarise(
     chosen = choose_rows(ranking, config.sheet_rows)
     if chosen:
         names = [record["name"] for record in records]
-        originals = _originals(images, [names[row.index] for row in chosen], config.batch_size)
-        draw_sheet(output / "sheet.png", chosen, names, ranking, originals, _all_methods(inverters))
+        found = originals(images, [names[row.index] for row in chosen], config.batch_size)
+        draw_sheet(output / "sheet.png", chosen, names, ranking, found, _all_methods(inverters))
     tqdm.write(to_markdown(result))
     tqdm.write(f"written: {output / 'metrics.json'}, images.jsonl, table.md, sheet.png")
     return result
@@ -134,15 +135,22 @@ def _summarise(
 # ------------------------------------------------------------------------------------------------ setting up
 
 
-def _open_images(config: EvaluateConfig, generator: Generator, device: torch.device) -> Batches:
-    """Images in name order, never mirrored; `generated` ones are from a stream that no training draws from."""
-    data = config.data
+def open_images(
+    data: DataConfig, generator: Generator, device: torch.device, chosen: Sequence[int] | None = None
+) -> Batches:
+    """Images in name order, never mirrored; `generated` ones are from a stream that no training draws from.
+
+    Args:
+        chosen: numbers of some of them; of generated images, which are all alike, the first as many are taken.
+    """
     if data.kind == "generated":
         count = min(data.num_generated, data.max_images or data.num_generated)
+        count = count if chosen is None else min(count, len(chosen))
         psi = data.truncation_psi
         source = GeneratedSource(generator, count, seed=data.generated_seed, stream="evaluation", truncation_psi=psi)
     else:
         source = open_source(data.root, data.kind, data.max_images)
+        source = source if chosen is None else Subset(source, chosen)
     return Batches(
         source,
         generator.resolution,
@@ -216,7 +224,7 @@ def _measure(
     return records, [value for *_, order in everything for value in order]
 
 
-def _originals(images: Batches, names: list[str], batch_size: int) -> dict[str, Tensor]:
+def originals(images: Batches, names: list[str], batch_size: int) -> dict[str, Tensor]:
     """Name -> image [3,R,R], rounded, for a few of the images."""
     found: dict[str, Tensor] = {}
     for batch, batch_names in images.in_order(batch_size):

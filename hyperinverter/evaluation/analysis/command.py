@@ -1,8 +1,6 @@
 """analyze as a command: every figure's numbers as JSON, the pictures beside them."""
 
 import json
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +10,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hyperinverter.config import AnalyzeConfig
-from hyperinverter.data import Batches, open_source
-from hyperinverter.data.generated import GeneratedSource
-from hyperinverter.data.image_source import Subset
+from hyperinverter.data import Batches
 from hyperinverter.evaluation.analysis import difference_maps, interpolation, quality_time, weight_changes
+from hyperinverter.evaluation.reconstruction import open_images
+from hyperinverter.evaluation.telling import tell
 from hyperinverter.inverters import Inverter, load
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.training.common import set_up
@@ -48,18 +46,7 @@ class Analysis:
         return self._batches
 
     def _open(self, chosen: list[int] | None) -> Batches:
-        """All images in name order, or some of them; of generated ones, which are all alike, the first."""
-        data, inverter = self.config.data, self.inverter
-        if data.kind == "generated":
-            count = min(data.num_generated, data.max_images or data.num_generated, len(chosen or range(10**9)))
-            psi, seed = data.truncation_psi, data.generated_seed
-            source = GeneratedSource(inverter.generator, count, seed=seed, stream="evaluation", truncation_psi=psi)
-        else:
-            source = open_source(data.root, data.kind, data.max_images)
-        if chosen is not None and data.kind != "generated":
-            source = Subset(source, chosen)
-        own = {key: getattr(data, key) for key in ("on_bad_file", "cache_mib", "workers")}
-        return Batches(source, inverter.resolution, device=self.device, **own)
+        return open_images(self.config.data, self.inverter.generator, self.device, chosen)
 
     def images(self, what: str) -> Iterator[tuple[Tensor, list[str]]]:
         """Every readable image once, in batches on the device, with a progress bar."""
@@ -96,12 +83,12 @@ def analyze(config: AnalyzeConfig) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for figure in config.figures:
         if missing[figure]:
-            _tell(f"{figure}: left out, because {missing[figure]} is not given")
+            tell(f"{figure}: left out, because {missing[figure]} is not given")
             continue
         try:
             result = FIGURES[figure](analysis)
         except NotMeasured as reason:
-            _tell(f"{figure}: left out: {reason}")
+            tell(f"{figure}: left out: {reason}")
             continue
         if figure != "quality_time":
             inverter = analysis.inverter
@@ -112,8 +99,8 @@ def analyze(config: AnalyzeConfig) -> dict[str, Any]:
             temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         for statement in result.get("statements", ()):
             ratio = f", ratio {statement['ratio']:.2f}" if "ratio" in statement else ""
-            _tell(f"{figure}: {statement['statement']}: {statement['verdict']}{ratio}")
-        _tell(f"{figure}: written to {config.output}: {', '.join(result['pictures'])}")
+            tell(f"{figure}: {statement['statement']}: {statement['verdict']}{ratio}")
+        tell(f"{figure}: written to {config.output}: {', '.join(result['pictures'])}")
     return found
 
 
@@ -155,7 +142,7 @@ def _quality_time(analysis: Analysis) -> dict[str, Any]:
     config = analysis.config
     points, about, notes = quality_time.read_points(config.results, config.quality)
     for note in notes:
-        _tell(f"quality_time: {note}")
+        tell(f"quality_time: {note}")
     pictures = quality_time.draw_quality_time(points, about, config.quality, analysis.folder)
     return {"quality": config.quality, **about, "points": points, "notes": notes, "pictures": pictures}
 
@@ -166,7 +153,3 @@ FIGURES: dict[str, Callable[[Analysis], dict[str, Any]]] = {
     "interpolation": _interpolation,
     "quality_time": _quality_time,
 }
-
-
-def _tell(message: str) -> None:
-    tqdm.write(f"{time.strftime('%H:%M:%S')} {message}", file=sys.stderr)

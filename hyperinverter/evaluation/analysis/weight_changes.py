@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hyperinverter.evaluation.comparison import verdict
 from hyperinverter.evaluation.drawing import new_figure, save_figure
 from hyperinverter.inverters import Inverter
 from hyperinverter.metrics import NotMeasured
@@ -141,12 +142,11 @@ def _statements(
 def _ratio(statement: str, values: np.ndarray, of: Any) -> dict[str, Any]:
     """A statement that holds where a ratio of means is above 1 in 95 % of the resamples of images."""
     low, high = np.percentile([of(means) for means in bootstrap_means(values)], [2.5, 97.5])
-    holds = "holds" if low > 1 else "does not hold" if high < 1 else "open: the interval holds 1"
     return {
         "statement": statement,
         "ratio": float(of(values.mean(0))),
         "interval_95": [float(low), float(high)],
-        "verdict": holds,
+        "verdict": verdict([low, high]),
     }
 
 

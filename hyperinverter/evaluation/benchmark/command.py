@@ -28,6 +28,7 @@ from hyperinverter.evaluation.benchmark.models import make_model, with_hidden_si
 from hyperinverter.evaluation.benchmark.page import page, tables
 from hyperinverter.evaluation.benchmark.sides import SideName
 from hyperinverter.evaluation.benchmark.training import measure_training
+from hyperinverter.evaluation.telling import tell
 from hyperinverter.metrics.timing import device_name
 from hyperinverter.training.common import set_up
 from hyperinverter.utils.files import slug, write_atomically
@@ -108,7 +109,7 @@ def measure_domain(config: BenchmarkConfig, device: torch.device) -> dict[str, A
             names = [name for name, sizes in config.sides.items() if batch_size in sizes]
             if number and batch_size > min(min(sizes) for sizes in config.sides.values()):
                 continue  # another D changes the hypernetworks alone
-            _tell(f"{domain.name}, D = {domain.hypernetwork.hidden_size}, batch {batch_size}: {', '.join(names)}")
+            tell(f"{domain.name}, D = {domain.hypernetwork.hidden_size}, batch {batch_size}: {', '.join(names)}")
             case = measure_inference(model, batch_size, names, rounds, device, ceiling)
             result["inference"].append({"hidden_size": domain.hypernetwork.hidden_size, **case})
         if number == 0:
@@ -120,11 +121,11 @@ def measure_domain(config: BenchmarkConfig, device: torch.device) -> dict[str, A
     result["budget"] = []
     for side in config.budget:
         for adversarial in (False, True):
-            _tell(f"{config.domain.name}: memory of a Phase II step, {side}{', adversarial' * adversarial}")
+            tell(f"{config.domain.name}: memory of a Phase II step, {side}{', adversarial' * adversarial}")
             entry = phase2_budget(domains[0], config.training_batch_size, side, adversarial=adversarial)
             result["budget"].append({"hidden_size": domains[0].hypernetwork.hidden_size, **entry})
     if config.loading:
-        _tell(f"{config.domain.name}: reading from disk")
+        tell(f"{config.domain.name}: reading from disk")
         result["loading"] = measure_loading(config.domain.resolution, config.loading, device=device)
     return {**result, "seconds": time.perf_counter() - begin}
 
@@ -133,10 +134,10 @@ def _at_first_size(config: BenchmarkConfig, model: Any, rounds: Rounds, device: 
     result: dict[str, Any] = {"slider": None, "training": []}
     hidden_size = model.domain.hypernetwork.hidden_size
     if config.slider is not None:
-        _tell(f"{model.domain.name}: slider, {config.slider}")
+        tell(f"{model.domain.name}: slider, {config.slider}")
         result["slider"] = {"hidden_size": hidden_size, **measure_slider(model, config.slider, rounds, device)}
     for phase, names in config.training.items():
-        _tell(f"{model.domain.name}: a step of {phase}: {', '.join(names)}")
+        tell(f"{model.domain.name}: a step of {phase}: {', '.join(names)}")
         case = measure_training(phase, model, config.training_batch_size, names, rounds, device)
         result["training"].append({"hidden_size": hidden_size, **case})
     return result
@@ -204,10 +205,6 @@ def _processor() -> str:
     found = re.search(r"model name\s*:\s*(.+)", text)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{found[1].strip() if found else platform.processor() or 'CPU'}, {cores} core{'s' * (cores != 1)}"
-
-
-def _tell(message: str) -> None:
-    tqdm.write(f"{time.strftime('%H:%M:%S')} {message}", file=sys.stderr)
 
 
 def _json(result: dict[str, Any]) -> str:

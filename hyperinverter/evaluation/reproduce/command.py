@@ -1,19 +1,17 @@
 """reproduce as a command: the parts one after the other, each into its JSON, and the page of all domains' parts."""
 
 import shlex
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 import hyperinverter
 from hyperinverter.checkpoint import read_model
 from hyperinverter.config import ReproduceConfig
 from hyperinverter.evaluation.reproduce import measures
 from hyperinverter.evaluation.reproduce.publish import publish, write_json, write_page
+from hyperinverter.evaluation.telling import tell
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.pretrained.files import PARTS, find_model_folder
 from hyperinverter.training.common import set_up
@@ -54,13 +52,13 @@ def reproduce(config: ReproduceConfig) -> dict[str, Any]:
     for part in config.parts:
         measure, needs = MEASURES[part]
         if missing := [key for key in needs if not getattr(config, key)]:
-            _tell(f"{part}: left out, because {', '.join(missing)} is not given")
+            tell(f"{part}: left out, because {', '.join(missing)} is not given")
             continue
-        _tell(f"{part} ...")
+        tell(f"{part} ...")
         try:
             result = measure(config, device)
         except NotMeasured as reason:
-            _tell(f"{part}: not measured: {reason}")
+            tell(f"{part}: not measured: {reason}")
             continue
         if result is None:
             continue
@@ -70,7 +68,7 @@ def reproduce(config: ReproduceConfig) -> dict[str, Any]:
             shown = [Path(config.output) / name for name in SHOWN.get(part, ())]
             publish(Path(config.publish), config.domain.name, part, found[part], shown)
     if config.publish is not None:
-        _tell(f"written: {write_page(Path(config.publish))}")
+        tell(f"written: {write_page(Path(config.publish))}")
     return found
 
 
@@ -106,7 +104,3 @@ def _placeholder(value: str | list[str]) -> str:
     """FOLDER/faces64_test.zip for any place of that file."""
     names = [f"FOLDER/{Path(one).name}" for one in ([value] if isinstance(value, str) else value)]
     return names[0] if len(names) == 1 else f"[{', '.join(names)}]"
-
-
-def _tell(message: str) -> None:
-    tqdm.write(f"{time.strftime('%H:%M:%S')} {message}", file=sys.stderr)
