@@ -94,6 +94,18 @@ def test_figures_without_their_input_are_left_out(config: AnalyzeConfig, capsys)
     )
 
 
+def test_unreadable_images_are_named(config: AnalyzeConfig, tmp_path: Path, capsys):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/broken.png").write_bytes(b"x")
+    config.figures, config.data.root = ["difference_maps"], str(tmp_path / "photos")
+    with pytest.raises(UserError, match=r"none of the 1 images is readable: .*broken\.png"):
+        analyze(config)
+    (tmp_path / "photos/whole.png").write_bytes(
+        next(Path(__file__).parents[2].glob("docs/results/*/*.png")).read_bytes()
+    )
+    assert analyze(config)["difference_maps"]["images"] == 1 and "broken.png" in capsys.readouterr().err
+
+
 def test_mistakes_in_settings_are_told_together():
     with pytest.raises(ConfigError) as error:
         load_config(AnalyzeConfig, None, ["figures=[weight_change]", "steps=1", "quality=l3", "method=nothing"])

@@ -54,6 +54,11 @@ class Analysis:
             for images, names in self.batches.in_order(self.config.batch_size):
                 yield images.to(self.device), names
                 bar.update(len(names))
+        report = self.batches.report()
+        if self.batches.bad_files and len(self.batches.bad_files) == len(self.batches):
+            raise UserError(f"none of the {len(self.batches)} images is readable: {'; '.join(report[:3])}")
+        for line in report:
+            tell(f"{what}: {line}")
 
     def some(self, count: int) -> tuple[Tensor, list[str]]:
         """`count` images at equal distances in name order."""
