@@ -44,6 +44,7 @@ def _reproduce(c: reproduce_schema.ReproduceConfig) -> Iterator[Problem]:
     yield from known("metrics", "metric", c.metrics, names.METRICS)
     yield from not_empty(c, "strengths metrics")
     yield from at_least(c, 2, "generated edited_photos")
+    yield from at_least(c, 1, "bounds_photos bounds_steps")
     yield from at_least(c, 1, "batch_size time_repeats")
     if not all(0 < strength < math.inf for strength in c.strengths):
         yield Problem(("strengths",), f"each must be above 0, it is applied in both ways; got {c.strengths}")

@@ -13,6 +13,7 @@ REPRODUCED = (
     "editability",
     "generator",
     "analysis",
+    "bounds",
     "learning_curve",
     "pictures",
 )
@@ -35,6 +36,8 @@ class ReproduceConfig(CommandConfig):
     generated: int = 256  # images of the generator that are inverted
     compare_with: str | None = None  # analysis.json of a domain of faces, which scenes are held against
     edited_photos: int = 200  # at most, one of each person where the labels tell people apart
+    bounds_photos: int = 32  # whose codes are optimised, to see what the encoders leave
+    bounds_steps: int = 150
     strengths: list[float] = field(default_factory=lambda: [1.0, 2.0, 3.0])  # of edits, in standard deviations, ±
     metrics: list[str] = field(default_factory=lambda: list(METRICS))
     batch_size: int = 16

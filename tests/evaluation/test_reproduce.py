@@ -53,6 +53,7 @@ def config(tiny_model, tmp_path, monkeypatch) -> ReproduceConfig:
         model=str(model), output=str(tmp_path / "out"), publish=str(tmp_path / "docs" / "results"), device="cpu",
         photos=str(tmp_path / "photos"), training_photos=str(tmp_path / "photos"), labels=str(tmp_path / "labels.csv"),
         metrics=["l2", "psnr"], generated=10, batch_size=4, time_repeats=1, strengths=[1.0, 2.0],
+        bounds_photos=3, bounds_steps=20,
     )  # fmt: skip
 
 
@@ -73,7 +74,7 @@ def test_everything_is_measured_and_the_page_is_made_of_the_json(config, tmp_pat
     folder, text = tmp_path / "docs" / "results" / "ffhq", (tmp_path / "docs" / "results.md").read_text()
     written = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
     assert written == found and set(found) == {
-        "photos", "generated", "editability", "generator", "analysis", "learning_curve"
+        "photos", "generated", "editability", "generator", "analysis", "bounds", "learning_curve"
     }  # fmt: skip
     assert "other_photos: left out, because other_photos is not given" in capsys.readouterr().err
     assert text == page({"ffhq": written}, folder.parent) and "| goal | on | measured | met |" in text
@@ -83,6 +84,7 @@ def test_everything_is_measured_and_the_page_is_made_of_the_json(config, tmp_pat
         "Edits",
         "Generator",
         "What Phase II changes",
+        "What bounds it",
         "Learning curve",
     ):
         assert f"### {section}" in text
@@ -100,6 +102,10 @@ def test_everything_is_measured_and_the_page_is_made_of_the_json(config, tmp_pat
     assert edits["photos"] == 3 and list(edits["directions"]["bright"]["judges"]) == ["Bright"]  # one per person
     assert "ssrnet_age" in edits["not_measured"]
     assert edits["about"]["command"].endswith("labels=FOLDER/labels.csv 'strengths=[1.0, 2.0]'")
+    bounds = {what: l2["mean"] for what, l2 in found["bounds"]["l2"].items()}
+    assert found["bounds"]["images"] == 3
+    assert bounds["w optimised"] < bounds["w predicted (Phase I)"]
+    assert bounds["w predicted, tokens optimised"] < bounds["w and tokens predicted (Phase II)"]
     curve = found["learning_curve"]["runs"]["Phase II"]
     assert curve["images_seen"][-1] == 200 * 8 + 100 * 4  # half the batch once D has joined
     assert curve["l2"][-1] == 1 / 300 and len(curve["l2"]) <= 40

@@ -24,6 +24,7 @@ MEASURES = {
     "editability": (measures.editability, ["photos", "training_photos", "labels"]),
     "generator": (measures.generator, ["photos"]),
     "analysis": (measures.analysis, ["photos"]),
+    "bounds": (measures.bounds, ["photos"]),
     "learning_curve": (measures.learning_curve, ["runs"]),
     "pictures": (measures.pictures, []),
 }
@@ -32,7 +33,11 @@ SHOWN = {  # part -> pictures that the page shows
     "analysis": ["weight_changes.svg", "difference_map.png"],
     "learning_curve": ["learning_curve.svg"],
 }
-ALSO_NAMED = {"editability": ["edited_photos", "strengths"], "generated": ["generated"]}  # unless default
+ALSO_NAMED = {
+    "editability": ["edited_photos", "strengths"],
+    "generated": ["generated"],
+    "bounds": ["bounds_photos", "bounds_steps"],
+}  # unless default
 EMBEDDED = "faces64"  # whose config the script takes when none is named
 NAMED_IN_COMMAND = ("photos", "other_photos", "training_photos", "labels")
 

@@ -26,6 +26,7 @@ from hyperinverter.editing.direction_files import available_directions, load_dir
 from hyperinverter.editing.directions import Direction
 from hyperinverter.editing.learn import read_labels, rows_of
 from hyperinverter.evaluation.analysis.command import analyze
+from hyperinverter.evaluation.bounds import measure_bounds
 from hyperinverter.evaluation.editability import Case, choose_photos, edit_rows, judges_of, measure_editability
 from hyperinverter.evaluation.generator_distance import measure_generator
 from hyperinverter.evaluation.judges import AgeJudge, fit_judges
@@ -185,6 +186,17 @@ def analysis(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:
         compare_with=config.compare_with,
     )
     return analyze(settings)
+
+
+def bounds(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:
+    """How far the encoders stay behind what generator and mapper could do, on photos at equal distances by name."""
+    inverter = load(model_of(config), "hyperinverter", str(device))
+    names = _photos(config.photos, inverter.resolution).names
+    count = min(config.bounds_photos, len(names))
+    order = sorted(range(len(names)), key=names.__getitem__)
+    source = Subset(open_source(config.photos), [order[i * len(names) // count] for i in range(count)])
+    batches = Batches(source, inverter.resolution, on_bad_file="refuse").in_order(config.batch_size)
+    return measure_bounds(inverter, (images.to(device) for images, _ in batches), config.bounds_steps)
 
 
 # ------------------------------------------------------------------------------------ learning curve, pictures

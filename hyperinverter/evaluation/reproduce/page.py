@@ -154,6 +154,17 @@ def _curve(result: dict[str, Any], folder: Path) -> Iterator[str]:
         yield f"![Validation L2 against images seen]({_link(folder)}/learning_curve.svg)"
 
 
+def _bounds(result: dict[str, Any], folder: Path) -> Iterator[str]:
+    yield (
+        f"Of {result['images']} held-out photos, w or the tokens optimised with L2 alone for {result['steps']} updates "
+        "from where the encoders put them. What the optimised ones reach and the predicted ones do not is left to E1, "
+        "or to E2 and the feature transformers; generator and mapper allow it."
+    )
+    first = next(iter(result["l2"].values()))["mean"]
+    rows = [[what, _mean(l2), f"× {l2['mean'] / first:.3f}"] for what, l2 in result["l2"].items()]
+    yield _table(["", "l2, squared, range [-1,1] ↓", "of Phase I"], rows)
+
+
 def _ablations(result: dict[str, Any], folder: Path) -> Iterator[str]:
     budget, metrics = result["budget"], result["metrics"]
     yield (
@@ -192,6 +203,7 @@ TITLES = {
     "editability": "Edits",
     "generator": "Generator",
     "analysis": "What Phase II changes",
+    "bounds": "What bounds it",
     "learning_curve": "Learning curve",
     "ablations": "Ablations",
 }
@@ -202,6 +214,7 @@ SECTIONS = {
     "editability": _editability,
     "generator": _generator,
     "analysis": _analysis,
+    "bounds": _bounds,
     "learning_curve": _curve,
     "ablations": _ablations,
 }

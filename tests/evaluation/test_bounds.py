@@ -1,0 +1,37 @@
+"""Bounds: codes are optimised image by image, stay where an encoder could put them, and the model stays as it is."""
+
+import pytest
+import torch
+
+from hyperinverter.evaluation.bounds import measure_bounds, optimise
+from hyperinverter.inverters import load
+
+
+@pytest.fixture
+def inverter(tiny_model):
+    return load(tiny_model, "hyperinverter", "cpu")
+
+
+def test_an_image_that_the_tokens_can_draw_is_found(inverter):
+    images = torch.rand([2, 3, 16, 16], generator=torch.Generator().manual_seed(0)) * 2 - 1
+    predicted = inverter.network.invert(images)
+    wanted = {name: token + 0.2 for name, token in predicted.tokens.items()}
+    target = inverter.network.render(predicted.ws, wanted)
+    found = {name: token.clone() for name, token in predicted.tokens.items()}
+    optimise(list(found.values()), lambda: inverter.network.render(predicted.ws, found), target, 100, 0.05, lowest=0.0)
+    start = (inverter.network.render(predicted.ws, predicted.tokens) - target).square().mean()
+    end = (inverter.network.render(predicted.ws, found) - target).square().mean()
+    assert end < 0.05 * start
+    assert all((token >= 0).all() and not token.requires_grad for token in found.values())
+
+
+def test_an_image_fares_the_same_in_any_batch_and_the_model_stays_as_it_was(inverter):
+    images = torch.rand([3, 3, 16, 16], generator=torch.Generator().manual_seed(1)) * 2 - 1
+    before = {name: value.clone() for name, value in inverter.network.state_dict().items()}
+    one = measure_bounds(inverter, [images], 8)
+    several = measure_bounds(inverter, list(images.split(1)), 8)
+    assert one["images"] == several["images"] == 3
+    for what, l2 in one["l2"].items():
+        assert several["l2"][what]["mean"] == pytest.approx(l2["mean"], rel=1e-3)
+        assert l2["interval_95"][0] <= l2["mean"] <= l2["interval_95"][1]
+    assert all(torch.equal(before[name], value) for name, value in inverter.network.state_dict().items())
