@@ -19,6 +19,7 @@ from hyperinverter.evaluation.reproduce.goals import outcomes
 from hyperinverter.evaluation.reproduce.page import page
 from hyperinverter.extractors import base as extractor_base
 from hyperinverter.pretrained import load_generator
+from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import load_image, save_image
 
 
@@ -140,6 +141,12 @@ def test_what_cannot_be_measured_is_told_and_left_out(config, tmp_path, monkeypa
     (tmp_path / "run" / "stats.jsonl").write_text('{"step": 1, "train/l2": 1.0}\n')
     config.parts, config.runs = ["learning_curve"], {"one": str(tmp_path / "run")}
     assert reproduce(config) == {} and "holds no validation numbers" in capsys.readouterr().err
+
+
+def test_parts_of_which_none_has_its_images_are_refused(config):
+    config.parts, config.photos = ["photos", "bounds"], None
+    with pytest.raises(UserError, match=r"photos needs photos=\.\.\.; bounds needs photos=\.\.\."):
+        reproduce(config)
 
 
 def test_goals_are_held_against_what_was_measured():

@@ -15,6 +15,7 @@ from hyperinverter.evaluation.telling import tell
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.pretrained.files import PARTS, find_model_folder
 from hyperinverter.training.common import set_up
+from hyperinverter.utils.errors import UserError
 
 # part -> its measurement, and the settings without which there is nothing to measure
 MEASURES = {
@@ -50,14 +51,18 @@ def reproduce(config: ReproduceConfig) -> dict[str, Any]:
     Returns:
         part -> what its JSON holds.
     Raises:
-        UserError: the model's files are missing, or images or labels cannot be read.
+        UserError: the model's files are missing, images or labels cannot be read, or no part has what it needs.
     """
+    absent = {part: [key for key in MEASURES[part][1] if not getattr(config, key)] for part in config.parts}
+    if absent and all(absent.values()):
+        told = "; ".join(f"{part} needs {', '.join(f'{key}=...' for key in keys)}" for part, keys in absent.items())
+        raise UserError(f"none of the parts can be measured: {told}")
     device = set_up(config)
     found: dict[str, Any] = {}
     for part in config.parts:
         measure, needs = MEASURES[part]
-        if missing := [key for key in needs if not getattr(config, key)]:
-            tell(f"{part}: left out, because {', '.join(missing)} is not given")
+        if absent[part]:
+            tell(f"{part}: left out, because {', '.join(absent[part])} is not given")
             continue
         tell(f"{part} ...")
         try:
