@@ -11,6 +11,7 @@ from hyperinverter.config import (
     ganspace_schema,
     names,
     reproduce_schema,
+    schema,
 )
 from hyperinverter.config.rules import Problem, at_least, choice, known, not_empty, positive
 
@@ -42,6 +43,7 @@ def _benchmark(c: benchmark_schema.BenchmarkConfig) -> Iterator[Problem]:
 def _reproduce(c: reproduce_schema.ReproduceConfig) -> Iterator[Problem]:
     yield from known("parts", "part", c.parts, reproduce_schema.REPRODUCED)
     yield from known("metrics", "metric", c.metrics, names.METRICS)
+    yield from known("augment", "augmentation", c.augment, schema.AUGMENTATIONS)
     yield from not_empty(c, "strengths metrics")
     yield from at_least(c, 2, "generated edited_photos")
     yield from at_least(c, 1, "bounds_photos bounds_steps")

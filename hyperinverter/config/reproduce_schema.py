@@ -34,6 +34,7 @@ class ReproduceConfig(CommandConfig):
     labels: str | None = None  # CSV (.gz allowed) with a `file` column and 0/1 columns, of `photos` and training_photos
     runs: dict[str, str] = field(default_factory=dict)  # name -> run folder of a trainer, for the learning curve
     generated: int = 256  # images of the generator that are inverted
+    augment: list[str] = field(default_factory=list)  # that the generator was trained with, looked for in its samples
     compare_with: str | None = None  # analysis.json of a domain of faces, which scenes are held against
     edited_photos: int = 200  # at most, one of each person where the labels tell people apart
     bounds_photos: int = 32  # whose codes are optimised, to see what the encoders leave

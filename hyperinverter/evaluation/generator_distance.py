@@ -16,8 +16,10 @@ from hyperinverter.data import Batches
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.metrics.distribution import FEWEST_IMAGES, Fid
 from hyperinverter.models.stylegan2 import Generator
+from hyperinverter.training.augment import Augmentation
 from hyperinverter.training.gan_validation import sample_features
 
+LEAK_RATES = (0.0, 0.1, 0.3)  # of changed photos, from which samples that show changes would lie less far
 HALVES_RULE = "people in the order of their names, every second one; of both halves the first {count} photos"
 
 
@@ -30,15 +32,19 @@ def measure_generator(
     batch_size: int,
     seed: int,
     device: torch.device,
+    augment: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Distances of samples (truncation 1, stored noise) and of photos, each photo also mirrored.
 
     Args:
         photos: held-out photos.
         people: who is on each, so that nobody is in both halves; None: nobody knows, and the photo stands for itself.
-        seed: of the samples.
+        seed: of the samples, and of the augmented photos.
+        augment: changes of images that training used (`config.schema.AUGMENTATIONS`), looked for in the samples.
     Returns:
         `name` of the distance, and name -> {distance, samples, photos}; `samples` are none where photos are compared.
+        With `augment` also `leaks`: change -> `distances`, of the samples from photos changed so with every
+        probability of LEAK_RATES, and `nearest`, the probability at which they lie nearest: 0 is no leak.
     Raises:
         NotMeasured: the network is absent, or there are too few photos.
     """
@@ -63,8 +69,14 @@ def measure_generator(
         ),
         "half the photos to the other half": (distance(sides[0], sides[1]), None, count),
     }  # fmt: skip
+    leaks = {}
+    for kind in augment:
+        changed = [_augmented(photos, kind, p, seed, features, batch_size, device) for p in LEAK_RATES[1:]]
+        found_at = [distance(fake, each) for each in (real.flatten(0, 1), *changed)]
+        nearest = LEAK_RATES[int(np.argmin(found_at))]
+        leaks[kind] = {"distances": dict(zip(map(str, LEAK_RATES), found_at, strict=True)), "nearest": nearest}
     keys = ("distance", "samples", "photos")
-    return {
+    return ({"leaks": leaks} if leaks else {}) | {
         "name": name,
         "images": len(photos),
         "mirrored_too": True,
@@ -81,6 +93,27 @@ def _photo_features(
         torch.stack([features(x), features(x.flip(3))], dim=1)
         for x in (images.to(device) for images, _ in photos.in_order(batch_size))
     ]
+    return torch.cat(pairs)
+
+
+def _augmented(
+    photos: Batches,
+    kind: str,
+    p: float,
+    seed: int,
+    features: Callable[[Tensor], Tensor],
+    batch_size: int,
+    device: torch.device,
+) -> Tensor:
+    """Features [2N,F] of every photo and of its mirror image, each changed with probability p."""
+    changes = Augmentation([kind], 0.0, 1.0, device)
+    changes.state["p"].fill_(p)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        pairs = [
+            features(changes(torch.cat([x, x.flip(3)])))
+            for x in (images.to(device) for images, _ in photos.in_order(batch_size))
+        ]
     return torch.cat(pairs)
 
 

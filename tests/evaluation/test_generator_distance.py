@@ -9,6 +9,7 @@ from hyperinverter.evaluation import generator_distance
 from hyperinverter.evaluation.generator_distance import halves, measure_generator
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.pretrained import load_generator
+from hyperinverter.training.augment import Augmentation
 from hyperinverter.utils.images import save_image
 
 
@@ -44,3 +45,37 @@ def test_samples_are_held_against_as_many_photos(tiny_model, photos, monkeypatch
         measure_generator(load_generator(tiny_model), photos, [None] * 10, **settings)
     with pytest.raises(NotMeasured, match="at least 4 photos"):
         measure_generator(load_generator(tiny_model), photos, ["a"] * 10, **settings)
+
+
+@pytest.mark.parametrize(("changed", "nearest"), [(0, 0.0), (3, 0.3)])  # of 10 samples
+def test_samples_that_show_changed_photos_are_found_out(tmp_path, monkeypatch, changed, nearest):
+    for i in range(40):
+        torch.manual_seed(i)
+        colour = torch.tensor([0.6, -0.2, -0.5]) + 0.02 * torch.randn(3)
+        save_image(colour[:, None, None].expand(3, 16, 16), tmp_path / f"{i:02d}.png")
+    photos = Batches(open_source(tmp_path), 16)
+    images = next(photos.in_order(40))[0]
+
+    class Copies:
+        """Draws the photos, some of them in other colours."""
+
+        z_dim = 4
+
+        def __init__(self):
+            self.drawn = 0
+
+        def __call__(self, z):
+            numbers = [(self.drawn + i) % 40 for i in range(len(z))]
+            self.drawn += len(z)
+            torch.manual_seed(numbers[0])
+            change = Augmentation(["color"], 0.6, 100, torch.device("cpu"))
+            change.state["p"].fill_(1.0)
+            copies = images[numbers]
+            other = torch.tensor([number % 10 < changed for number in numbers])
+            return torch.where(other[:, None, None, None], change(copies), copies)
+
+    means = ("frechet_test", lambda x: x.mean((2, 3)).cpu())
+    monkeypatch.setattr(generator_distance, "sample_features", lambda device: means)
+    settings = {"batch_size": 8, "seed": 0, "device": torch.device("cpu"), "augment": ["color"]}
+    found = measure_generator(Copies(), photos, [None] * 40, **settings)["leaks"]["color"]
+    assert found["nearest"] == nearest and len(found["distances"]) == 3

@@ -172,7 +172,15 @@ def generator(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:
     batches = _photos(config.photos, network.resolution)
     rows = rows_of(list(batches.names), read_labels(config.labels)) if config.labels else [None] * len(batches)
     people = [row and row.get("identity") for row in rows]
-    return measure_generator(network, batches, people, batch_size=config.batch_size, seed=config.seed, device=device)
+    return measure_generator(
+        network,
+        batches,
+        people,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        device=device,
+        augment=config.augment,
+    )
 
 
 def analysis(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:

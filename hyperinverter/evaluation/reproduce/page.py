@@ -115,6 +115,17 @@ def _generator(result: dict[str, Any], folder: Path) -> Iterator[str]:
     )
     rows = [[what, f"{d['distance']:.4g}", d["samples"] or "", d["photos"]] for what, d in result["distances"].items()]
     yield _table(["", "distance", "samples", "photos on a side, mirrored ones counted"], rows)
+    if leaks := result.get("leaks"):
+        yield (
+            "Does what training showed D of changed photos show in the samples? Their distance from photos of which a "
+            "part is changed; where changes leak, they lie nearest to some of these, else to photos as they are:"
+        )
+        rates = next(iter(leaks.values()))["distances"]
+        rows = [
+            [kind, *(f"{d:.4g}" for d in found["distances"].values()), "no" if found["nearest"] == 0 else "**yes**"]
+            for kind, found in leaks.items()
+        ]
+        yield _table(["change", *(f"{float(p):.0%} of photos changed" for p in rates), "leaks"], rows)
 
 
 def _analysis(result: dict[str, Any], folder: Path) -> Iterator[str]:
