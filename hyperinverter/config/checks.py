@@ -195,6 +195,9 @@ def _loss_weights(c: s.Phase1Config | s.Phase2Config) -> Iterator[Problem]:
 
 def _phase2(c: s.Phase2Config) -> Iterator[Problem]:
     yield from _loss_weights(c)
+    yield from not_negative(c, "edit_consistency_weight")
+    yield from positive(c, "edit_consistency_reach")
+    yield from every(c, "edit_consistency_every", "edit_consistency_weight: 0")
     gan = c.adversarial
     if gan.weight > 0:
         if gan.start_step >= c.schedule.max_steps:

@@ -1,8 +1,7 @@
 """Every setting of the project as typed dataclasses: one class per section, one per command.
 
-A YAML file plus `key.sub=value` overrides becomes one of the `*Config` classes at the end (see `load.py`). Defaults
-are the paper's (Dinh et al., CVPR 2022, section 4.1) wherever it gives one. What values must fulfil beyond their type
-stands in `checks.py`; names of parts on higher floors (losses, metrics, methods) in `names.py`.
+A YAML file plus `key.sub=value` overrides becomes one of the `*Config` classes at the end (`load.py`). Defaults are the
+paper's (Dinh et al., CVPR 2022, section 4.1) where it gives one; `checks.py` checks values, `names.py` has names.
 """
 
 from dataclasses import dataclass, field
@@ -217,8 +216,7 @@ class TrainConfig(RunConfig):
     gradient_accumulation: int = 1  # every batch is computed in this many equal parts, for less memory
     recompute_from_px: int | None = None  # blocks of G and D from this resolution on keep no activations; None: all do
     resume: str = "auto"  # auto (newest loadable checkpoint in output) | never | a checkpoint file
-    # model folder to continue from (weights alone, fresh optimisers), also one that was trained with other frozen parts
-    init_from: str | None = None
+    init_from: str | None = None  # model folder whose weights are the start; other frozen parts are allowed
 
 
 @dataclass
@@ -240,6 +238,9 @@ class Phase2Config(TrainConfig):
     sync_batchnorm: bool = True  # as in Phase I
     loss_weights: dict[str, float] = field(default_factory=lambda: {"l2": 1.0, "lpips": 0.8, "identity": 0.1})
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
+    edit_consistency_weight: float = 0.0  # beyond the paper: edits keep their effect; training/edit_consistency.py
+    edit_consistency_reach: float = 0.5  # a random step in W goes up to this share of the way to another w
+    edit_consistency_every: int = 1  # steps; multiplies the weight
 
 
 @dataclass

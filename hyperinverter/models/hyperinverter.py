@@ -91,6 +91,10 @@ class HyperInverter(nn.Module):
     def render(self, ws: Tensor, tokens: dict[str, Tensor] | None = None, noise_mode: str = "const") -> Tensor:
         """Styles [N, L, w_dim] and tokens (None: the generator's own weights) -> images [N, 3, R, R]."""
         residuals = self.own_kernels if tokens is None else self.hypernetwork.decode(tokens)
+        return self.synthesise(ws, residuals, noise_mode)
+
+    def synthesise(self, ws: Tensor, residuals: Residuals | None, noise_mode: str = "const") -> Tensor:
+        """Styles [N, L, w_dim] and decoded residuals -> images [N, 3, R, R]; for several images from one decoding."""
         return self.generator.synthesis(ws, weight_residuals=residuals, noise_mode=noise_mode)
 
     def forward(self, images: Tensor) -> HyperInverterOutput:

@@ -4,9 +4,11 @@ Source: HyperInverter (Dinh et al., CVPR 2022, arXiv:2112.00719), sections 3.2, 
 released training loop: Adam at 1e-4, batch 8; from `adversarial.start_step` on batch 4, a discriminator that starts
 from StyleGAN2's and sees the same fakes, half the sum of its two terms, lazy R1 in a step of its own. Unlike in the
 released loop no step runs twice, a resumed run has the right batch, G keeps no gradients, and best-model tracking
-restarts at two exact steps whether or not they validate. Letters: N images, R pixels.
+restarts at two exact steps whether or not they validate. Beyond the paper, and off unless set: `edit_consistency`.
+Letters: N images, R pixels.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -22,6 +24,7 @@ from hyperinverter.models.stylegan2 import Discriminator
 from hyperinverter.ops.batch_norm import average_running_statistics, synchronised
 from hyperinverter.pretrained.ready import load_discriminator, weights_file
 from hyperinverter.training.common import Run, set_up
+from hyperinverter.training.edit_consistency import Edits, edit_consistency
 from hyperinverter.training.export import copy_file, copy_parts, save_part
 from hyperinverter.training.guard import guarded
 from hyperinverter.training.optim import (
@@ -46,6 +49,8 @@ def encoder_losses(
     discriminator: Discriminator | None = None,
     adversarial_weight: float = 0.0,
     group: int | None = None,
+    edits: Edits | None = None,
+    edits_weight: float = 0.0,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """What Phase II minimises on a batch (equation 7).
 
@@ -53,11 +58,19 @@ def encoder_losses(
         images: [N,3,R,R] in [-1,1].
         discriminator: None leaves the adversarial term out.
         group: images that the discriminator sees at a time, for its minibatch statistics; None: all.
+        edits: under which changes are to stay what they were before Phase II; None leaves that term out.
     Returns:
         "loss" (the weighted sum, with gradients) and every part by name; the reconstructions [N,3,R,R] float32.
     """
-    reconstruction = model(images).reconstruction.float()
+    found = model.invert(images)
+    residuals = model.hypernetwork.decode(found.tokens)
+    found = replace(found, reconstruction=model.synthesise(found.ws, residuals))
+    reconstruction = found.reconstruction.float()
     total, parts = losses(reconstruction, images)
+    if edits is not None:
+        inconsistency = edit_consistency(model, found, residuals, edits)
+        total = total + edits_weight * inconsistency
+        parts = {**parts, "edit_consistency": inconsistency}
     if discriminator is not None:
         chunks = reconstruction.split(group or len(reconstruction))
         adversarial = generator_loss(torch.cat([discriminator(chunk) for chunk in chunks]).float())
@@ -129,6 +142,7 @@ def train(config: Phase2Config) -> dict[str, float]:
     # -- set up: networks, data, losses, optimisers
     device = set_up(config)
     domain, schedule, gan = config.domain, config.schedule, config.adversarial
+    edits_weight = config.edit_consistency_weight * config.edit_consistency_every
     check_divides("schedule.batch_size", schedule.batch_size, config.gradient_accumulation)
     if gan.weight > 0:
         check_divides("adversarial.batch_size", gan.batch_size, config.gradient_accumulation)
@@ -171,10 +185,12 @@ def train(config: Phase2Config) -> dict[str, float]:
 
     fakes: list[Tensor] = []  # of the step, for D
 
-    def reconstruct(part: Tensor) -> dict[str, Tensor]:
+    def reconstruct(part: tuple[Tensor, Edits | None]) -> dict[str, Tensor]:
+        D = discriminator if adversarial else None
         with autocast:
-            values, images = encoder_losses(model, losses, part, discriminator if adversarial else None, gan.weight)
-        fakes.append(images.detach())
+            images, edits = part
+            values, fake = encoder_losses(model, losses, images, D, gan.weight, None, edits, edits_weight)
+        fakes.append(fake.detach())
         return values
 
     def write_model(folder: Path, what: str, found: dict[str, float]) -> None:
@@ -207,9 +223,11 @@ def train(config: Phase2Config) -> dict[str, float]:
             images, count = images.to(device), config.gradient_accumulation
             set_rates(progress.step, schedule, rates)
             fakes.clear()
-            values = step_over_parts(
-                optimizer, reconstruct, in_parts(images, count), clip=config.gradient_clip, measure=due.look
-            )
+            edits = [None] * count
+            if edits_weight > 0 and progress.step % config.edit_consistency_every == 0:
+                edits = Edits.draw(model, len(images), config.edit_consistency_reach, device).in_parts(count)
+            image_parts = list(zip(in_parts(images, count), edits, strict=True))
+            values = step_over_parts(optimizer, reconstruct, image_parts, clip=config.gradient_clip, measure=due.look)
 
             # -- one step of D, on the fakes made before that update
             if adversarial:

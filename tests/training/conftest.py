@@ -64,7 +64,9 @@ def tiny_config(phase: str, model: Path, photos: Path, output: Path, domain: Dom
         ranger = OptimizerConfig(name="ranger", lr=1e-2, betas=[0.95, 0.999], eps=1e-5)
         return Phase1Config(**{**common, "optimizer": ranger, **changes})
     gan = AdversarialConfig(weight=0.1, start_step=3, batch_size=2, cold_steps=2, r1_every=2)
-    return Phase2Config(**{**common, "optimizer": OptimizerConfig(lr=1e-3), "adversarial": gan, **changes})
+    own = {"optimizer": OptimizerConfig(lr=1e-3), "adversarial": gan}
+    own |= {"edit_consistency_weight": 0.5, "edit_consistency_every": 2}
+    return Phase2Config(**{**common, **own, **changes})
 
 
 def stats(output: Path) -> list[dict]:

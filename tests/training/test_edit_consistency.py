@@ -1,0 +1,81 @@
+"""Edit consistency: what it measures, what it trains, and that its draws belong to the whole batch."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from hyperinverter.config.schema import OptimizerConfig
+from hyperinverter.losses import build_losses
+from hyperinverter.pretrained.ready import load_model
+from hyperinverter.training import phase2
+from hyperinverter.training.edit_consistency import Edits
+from hyperinverter.training.optim import backward_and_step, build_optimizer, in_parts
+
+from .conftest import stats
+
+
+@pytest.fixture
+def model(tiny_model):
+    return load_model(tiny_model).network.train()
+
+
+@pytest.fixture
+def images():
+    return torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def test_it_is_how_much_a_change_differs_from_the_one_before_phase_2(model, images):
+    edits = Edits.draw(model, 4, 0.5, images.device)
+    losses = build_losses({"l2": 1.0})
+    values, reconstruction = phase2.encoder_losses(model, losses, images, edits=edits, edits_weight=3.0)
+    found = model(images)
+    torch.testing.assert_close(reconstruction, found.reconstruction)
+    w = found.w + edits.share * (edits.towards - found.w)
+    ws = torch.stack([w] * model.generator.num_ws, dim=1)
+    before = model.render(ws) - found.w_image
+    after = model.render(ws, found.tokens) - found.reconstruction
+    expected = (after - before).square().mean()
+    assert expected > 0
+    torch.testing.assert_close(values["edit_consistency"], expected)
+    torch.testing.assert_close(values["loss"], values["l2"] + 3 * expected)
+
+
+def test_weights_that_change_nothing_are_consistent(model, images):
+    with torch.no_grad():
+        for name, parameter in model.hypernetwork.named_parameters():
+            if name.rpartition(".")[2] in ("w2", "b2"):
+                parameter.zero_()
+    edits = Edits.draw(model, 4, 0.5, images.device)
+    values, _ = phase2.encoder_losses(model, build_losses({"l2": 1.0}), images, edits=edits, edits_weight=1.0)
+    assert values["edit_consistency"] < 1e-10
+
+
+def test_training_with_it_makes_edits_more_consistent(model, images):
+    edits = Edits.draw(model, 4, 0.5, images.device)
+    optimizer = build_optimizer(model.trainable_parameters(), OptimizerConfig(lr=1e-3))
+    found = []
+    for _ in range(15):
+        values, _ = phase2.encoder_losses(model, build_losses({"l2": 1e-6}), images, edits=edits, edits_weight=1.0)
+        backward_and_step(optimizer, values["loss"])
+        found.append(values["edit_consistency"].item())
+    assert found[-1] < 0.7 * found[0]
+    assert all(p.grad is None for p in model.generator.parameters())
+
+
+def test_edits_are_dealt_out_as_the_images_are(model):
+    edits = Edits.draw(model, 4, 0.5, torch.device("cpu"))
+    assert edits.towards.shape == (4, 16) and (edits.share >= 0).all() and (edits.share <= 0.5).all()
+    for part, towards, share in zip(
+        edits.in_parts(2), in_parts(edits.towards, 2), in_parts(edits.share, 2), strict=True
+    ):
+        assert torch.equal(part.towards, towards) and torch.equal(part.share, share)
+
+
+def test_it_is_in_the_steps_that_it_is_due_in_and_in_no_validation(make_config):
+    config = make_config("phase2", schedule={"max_steps": 4, "log_every": 1, "validate_every": 1})
+    phase2.train(config)  # every second step, the first one among them
+    lines = stats(Path(config.output))
+    logged = [line["step"] for line in lines if "train/edit_consistency" in line]
+    assert logged == [1, 3]
+    assert not any("validation/edit_consistency" in line for line in lines)
