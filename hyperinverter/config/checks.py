@@ -196,7 +196,12 @@ def _loss_weights(c: s.Phase1Config | s.Phase2Config) -> Iterator[Problem]:
 def _phase2(c: s.Phase2Config) -> Iterator[Problem]:
     yield from _loss_weights(c)
     yield from not_negative(c, "edit_consistency_weight")
-    yield from positive(c, "edit_consistency_reach")
+    if not 0 < c.edit_consistency_reach <= 1:
+        message = f"must lie above 0 and up to 1, all the way to another w; got {c.edit_consistency_reach}"
+        yield Problem(("edit_consistency_reach",), message)
+    if c.edit_consistency_weight > 0 and (c.domain.generator.c_dim or not c.domain.generator.z_dim):
+        message = "needs a generator without classes that draws w from z; write edit_consistency_weight=0"
+        yield Problem(("edit_consistency_weight", "domain.generator"), message)
     yield from every(c, "edit_consistency_every", "edit_consistency_weight: 0")
     gan = c.adversarial
     if gan.weight > 0:

@@ -216,7 +216,7 @@ class TrainConfig(RunConfig):
     gradient_accumulation: int = 1  # every batch is computed in this many equal parts, for less memory
     recompute_from_px: int | None = None  # blocks of G and D from this resolution on keep no activations; None: all do
     resume: str = "auto"  # auto (newest loadable checkpoint in output) | never | a checkpoint file
-    init_from: str | None = None  # model folder whose weights are the start; other frozen parts are allowed
+    init_from: str | None = None  # start from a model folder's weights, with fresh optimisers; frozen parts may differ
 
 
 @dataclass
@@ -240,7 +240,7 @@ class Phase2Config(TrainConfig):
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
     edit_consistency_weight: float = 0.0  # beyond the paper: edits keep their effect; training/edit_consistency.py
     edit_consistency_reach: float = 0.5  # a random step in W goes up to this share of the way to another w
-    edit_consistency_every: int = 1  # steps; multiplies the weight
+    edit_consistency_every: int = 1  # in every so many steps, with the weight times that number
 
 
 @dataclass

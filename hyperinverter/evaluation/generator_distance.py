@@ -16,10 +16,10 @@ from hyperinverter.data import Batches
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.metrics.distribution import FEWEST_IMAGES, Fid
 from hyperinverter.models.stylegan2 import Generator
-from hyperinverter.training.augment import Augmentation
+from hyperinverter.training.augment import COLOR_DRAWS, Augmentation
 from hyperinverter.training.gan_validation import sample_features
 
-LEAK_RATES = (0.0, 0.1, 0.3)  # of changed photos, from which samples that show changes would lie less far
+LEAK_RATES = (0.0, 0.1, 0.3)  # shares of changed photos; samples of which a part is changed would lie nearer to these
 HALVES_RULE = "people in the order of their names, every second one; of both halves the first {count} photos"
 
 
@@ -43,8 +43,8 @@ def measure_generator(
         augment: changes of images that training used (`config.schema.AUGMENTATIONS`), looked for in the samples.
     Returns:
         `name` of the distance, and name -> {distance, samples, photos}; `samples` are none where photos are compared.
-        With `augment` also `leaks`: change -> `distances`, of the samples from photos changed so with every
-        probability of LEAK_RATES, and `nearest`, the probability at which they lie nearest: 0 is no leak.
+        With `augment` also `leaks`: change -> `distances` of the samples from the photos when every share of
+        LEAK_RATES of them is changed so, and `nearest`, the share at which they lie nearest.
     Raises:
         NotMeasured: the network is absent, or there are too few photos.
     """
@@ -71,8 +71,8 @@ def measure_generator(
     }  # fmt: skip
     leaks = {}
     for kind in augment:
-        changed = [_augmented(photos, kind, p, seed, features, batch_size, device) for p in LEAK_RATES[1:]]
-        found_at = [distance(fake, each) for each in (real.flatten(0, 1), *changed)]
+        changed = [_augmented(photos, kind, share, seed, features, batch_size, device) for share in LEAK_RATES[1:]]
+        found_at = [result["samples to all photos"][0], *(distance(fake, each) for each in changed)]
         nearest = LEAK_RATES[int(np.argmin(found_at))]
         leaks[kind] = {"distances": dict(zip(map(str, LEAK_RATES), found_at, strict=True)), "nearest": nearest}
     keys = ("distance", "samples", "photos")
@@ -99,15 +99,16 @@ def _photo_features(
 def _augmented(
     photos: Batches,
     kind: str,
-    p: float,
+    share: float,
     seed: int,
     features: Callable[[Tensor], Tensor],
     batch_size: int,
     device: torch.device,
 ) -> Tensor:
-    """Features [2N,F] of every photo and of its mirror image, each changed with probability p."""
+    """Features [2N,F] of every photo and of its mirror image, each changed with probability `share`."""
     changes = Augmentation([kind], 0.0, 1.0, device)
-    changes.state["p"].fill_(p)
+    draws = COLOR_DRAWS if kind == "color" else 1  # brightness, contrast, hue and saturation, each for itself
+    changes.state["p"].fill_(1 - (1 - share) ** (1 / draws))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         pairs = [

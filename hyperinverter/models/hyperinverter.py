@@ -24,6 +24,7 @@ class HyperInverterOutput:
         w_image: Phase I image G(w), [N, 3, R, R], no gradient.
         tokens: layer name -> [N, D]; `Hypernetwork.decode` makes residuals of them.
         reconstruction: Phase II image G(w, theta + residuals), [N, 3, R, R]; None from `invert`.
+        residuals: parameter name -> residual [N, O, I, k, k], decoded from the tokens; None from `invert`.
     """
 
     w: Tensor
@@ -31,6 +32,7 @@ class HyperInverterOutput:
     w_image: Tensor
     tokens: dict[str, Tensor]
     reconstruction: Tensor | None = None
+    residuals: Residuals | None = None
 
 
 class HyperInverter(nn.Module):
@@ -100,7 +102,8 @@ class HyperInverter(nn.Module):
     def forward(self, images: Tensor) -> HyperInverterOutput:
         """Both phases: images [N, 3, H, W] in [-1, 1] -> output with `reconstruction`, which carries the gradients."""
         inverted = self.invert(images)
-        return replace(inverted, reconstruction=self.render(inverted.ws, inverted.tokens))
+        residuals = self.hypernetwork.decode(inverted.tokens)
+        return replace(inverted, reconstruction=self.synthesise(inverted.ws, residuals), residuals=residuals)
 
 
 def _check(generator: nn.Module, e1: WEncoder, e2: LayerwiseEncoder, hypernetwork: Hypernetwork) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from hyperinverter.utils.distributed import average, own_rows, world_size
 
 MAX_P = 0.8  # above it augmentations begin to show in the samples (section 2.2)
+COLOR_DRAWS = 4  # of "color": brightness, contrast, hue and saturation are each changed with probability p
 SMOOTHING = 0.1  # of the sign statistic, per step
 
 

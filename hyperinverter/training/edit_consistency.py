@@ -1,9 +1,9 @@
 """Edit consistency: after Phase II a step in W shall change the image as it did before.
 
-Beyond the paper. Phase II's losses look at the unedited image alone, and the longer they train, the more of the image
-the predicted weights fix: edits by w fade (the paper keeps 70 to 91 % of them, table 2). Here w also takes a random
-step, and what it changes with the predicted weights is pulled to what it changes with the generator's own. PTI's
-locality regularisation (Roich et al., ACM TOG 2022, arXiv:2106.05744) is related: it pulls images, not changes.
+Beyond the paper. Phase II's losses look at the unedited image alone, and its weights take a part of every edit's effect
+away (the paper keeps 70 to 91 %, table 2). Here w also takes a random step, and what it changes with the predicted
+weights is pulled to what it changes with the generator's own. PTI's locality regularisation (Roich et al., ACM TOG
+2022, arXiv:2106.05744) is related: it pulls images, not changes. Costs two syntheses more, one of them with gradients.
 """
 
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hyperinverter.extractors.resize import at_most
 from hyperinverter.models.hyperinverter import HyperInverter, HyperInverterOutput
 from hyperinverter.training.optim import in_parts
 from hyperinverter.utils.distributed import own_rows, randn_rows, world_size
@@ -41,17 +42,15 @@ class Edits:
         return w + self.share * (self.towards - w)
 
 
-def edit_consistency(
-    model: HyperInverter, found: HyperInverterOutput, residuals: dict[str, Tensor], edits: Edits
-) -> Tensor:
+def edit_consistency(model: HyperInverter, found: HyperInverterOutput, edits: Edits, loss_resolution: int) -> Tensor:
     """Mean squared difference [] between what the edits change before and after Phase II, images in [-1, 1].
 
     Args:
-        found: both phases of the batch, with `reconstruction`.
-        residuals: decoded from its tokens; gradients flow into them.
+        found: both phases of the batch; gradients flow into its `reconstruction` and `residuals`.
+        loss_resolution: larger changes are compared at this, as images are in every other loss.
     """
     ws = edits(found.w)[:, None].expand(-1, model.generator.num_ws, -1)
     with torch.no_grad():
         before = (model.render(ws) - found.w_image).float()
-    after = model.synthesise(ws, residuals).float() - found.reconstruction.float()
-    return (after - before).square().mean()
+    after = model.synthesise(ws, found.residuals).float() - found.reconstruction.float()
+    return at_most(after - before, loss_resolution).square().mean()

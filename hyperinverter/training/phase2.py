@@ -8,7 +8,6 @@ restarts at two exact steps whether or not they validate. Beyond the paper, and 
 Letters: N images, R pixels.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -49,6 +48,7 @@ def encoder_losses(
     discriminator: Discriminator | None = None,
     adversarial_weight: float = 0.0,
     group: int | None = None,
+    *,
     edits: Edits | None = None,
     edits_weight: float = 0.0,
 ) -> tuple[dict[str, Tensor], Tensor]:
@@ -58,17 +58,16 @@ def encoder_losses(
         images: [N,3,R,R] in [-1,1].
         discriminator: None leaves the adversarial term out.
         group: images that the discriminator sees at a time, for its minibatch statistics; None: all.
-        edits: under which changes are to stay what they were before Phase II; None leaves that term out.
+        edits: under which changes are to stay what they were before Phase II; None leaves that term out, as in
+            validation, whose loss chooses the best step.
     Returns:
         "loss" (the weighted sum, with gradients) and every part by name; the reconstructions [N,3,R,R] float32.
     """
-    found = model.invert(images)
-    residuals = model.hypernetwork.decode(found.tokens)
-    found = replace(found, reconstruction=model.synthesise(found.ws, residuals))
+    found = model(images)
     reconstruction = found.reconstruction.float()
     total, parts = losses(reconstruction, images)
     if edits is not None:
-        inconsistency = edit_consistency(model, found, residuals, edits)
+        inconsistency = edit_consistency(model, found, edits, losses.loss_resolution)
         total = total + edits_weight * inconsistency
         parts = {**parts, "edit_consistency": inconsistency}
     if discriminator is not None:
@@ -189,7 +188,7 @@ def train(config: Phase2Config) -> dict[str, float]:
         D = discriminator if adversarial else None
         with autocast:
             images, edits = part
-            values, fake = encoder_losses(model, losses, images, D, gan.weight, None, edits, edits_weight)
+            values, fake = encoder_losses(model, losses, images, D, gan.weight, edits=edits, edits_weight=edits_weight)
         fakes.append(fake.detach())
         return values
 

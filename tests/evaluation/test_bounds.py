@@ -21,8 +21,19 @@ def test_an_image_that_the_tokens_can_draw_is_found(inverter):
     optimise(list(found.values()), lambda: inverter.network.render(predicted.ws, found), target, 100, 0.05, lowest=0.0)
     start = (inverter.network.render(predicted.ws, predicted.tokens) - target).square().mean()
     end = (inverter.network.render(predicted.ws, found) - target).square().mean()
-    assert end < 0.05 * start
-    assert all((token >= 0).all() and not token.requires_grad for token in found.values())
+    assert end < 0.05 * start and not any(token.requires_grad for token in found.values())
+
+
+def test_tokens_stay_where_a_relu_could_put_them(inverter):
+    images = torch.rand([2, 3, 16, 16], generator=torch.Generator().manual_seed(0)) * 2 - 1
+    predicted = inverter.network.invert(images)
+    beyond = {name: token - token.max() - 1 for name, token in predicted.tokens.items()}
+    target = inverter.network.render(predicted.ws, beyond)
+    for lowest, reached in ((0.0, True), (None, False)):
+        found = {name: token.clone() for name, token in predicted.tokens.items()}
+        render = lambda: inverter.network.render(predicted.ws, found)  # noqa: B023, E731
+        optimise(list(found.values()), render, target, 30, 0.1, lowest=lowest)
+        assert (min(float(token.min()) for token in found.values()) >= 0) == reached
 
 
 def test_an_image_fares_the_same_in_any_batch_and_the_model_stays_as_it_was(inverter):

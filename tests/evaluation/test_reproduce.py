@@ -54,7 +54,7 @@ def config(tiny_model, tmp_path, monkeypatch) -> ReproduceConfig:
         model=str(model), output=str(tmp_path / "out"), publish=str(tmp_path / "docs" / "results"), device="cpu",
         photos=str(tmp_path / "photos"), training_photos=str(tmp_path / "photos"), labels=str(tmp_path / "labels.csv"),
         metrics=["l2", "psnr"], generated=10, batch_size=4, time_repeats=1, strengths=[1.0, 2.0],
-        bounds_photos=3, bounds_steps=20,
+        bounds_photos=3, bounds_steps=20, augment=["color"],
     )  # fmt: skip
 
 
@@ -104,7 +104,8 @@ def test_everything_is_measured_and_the_page_is_made_of_the_json(config, tmp_pat
     assert "ssrnet_age" in edits["not_measured"]
     assert edits["about"]["command"].endswith("labels=FOLDER/labels.csv 'strengths=[1.0, 2.0]'")
     bounds = {what: l2["mean"] for what, l2 in found["bounds"]["l2"].items()}
-    assert found["bounds"]["images"] == 3
+    assert found["bounds"]["images"] == 3 and "Do the augmentations that D was trained with appear" in text
+    assert found["generator"]["about"]["command"].endswith("photos=FOLDER/photos labels=FOLDER/labels.csv")
     assert bounds["w optimised"] < bounds["w predicted (Phase I)"]
     assert bounds["w predicted, tokens optimised"] < bounds["w and tokens predicted (Phase II)"]
     curve = found["learning_curve"]["runs"]["Phase II"]
@@ -141,6 +142,11 @@ def test_what_cannot_be_measured_is_told_and_left_out(config, tmp_path, monkeypa
     (tmp_path / "run" / "stats.jsonl").write_text('{"step": 1, "train/l2": 1.0}\n')
     config.parts, config.runs = ["learning_curve"], {"one": str(tmp_path / "run")}
     assert reproduce(config) == {} and "holds no validation numbers" in capsys.readouterr().err
+
+
+def test_some_photos_lie_at_equal_distances_in_name_order():
+    assert measures.at_equal_distances(["c", "a", "d", "b"], 2) == [1, 0]
+    assert measures.at_equal_distances(["c", "a"], 5) == [1, 0]
 
 
 def test_parts_of_which_none_has_its_images_are_refused(config):

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hyperinverter.config import ConfigError, Phase2Config, load_config
 from hyperinverter.config.schema import OptimizerConfig
 from hyperinverter.losses import build_losses
 from hyperinverter.pretrained.ready import load_model
@@ -63,13 +64,39 @@ def test_training_with_it_makes_edits_more_consistent(model, images):
     assert all(p.grad is None for p in model.generator.parameters())
 
 
+def test_a_batch_in_two_parts_has_the_gradients_of_the_whole_one(model, images):
+    model.eval()  # BatchNorm would see a part at a time
+    edits, losses = Edits.draw(model, 4, 0.5, images.device), build_losses({"l2": 1.0})
+
+    def gradients(parts):
+        model.zero_grad()
+        for part, some in zip(in_parts(images, parts), edits.in_parts(parts), strict=True):
+            values, _ = phase2.encoder_losses(model, losses, part, edits=some, edits_weight=2.0)
+            (values["loss"] / parts).backward()
+        return [p.grad.clone() for p in model.trainable_parameters() if p.grad is not None]
+
+    for whole, halves in zip(gradients(1), gradients(2), strict=True):
+        torch.testing.assert_close(halves, whole, rtol=1e-4, atol=1e-7)
+
+
 def test_edits_are_dealt_out_as_the_images_are(model):
     edits = Edits.draw(model, 4, 0.5, torch.device("cpu"))
     assert edits.towards.shape == (4, 16) and (edits.share >= 0).all() and (edits.share <= 0.5).all()
-    for part, towards, share in zip(
-        edits.in_parts(2), in_parts(edits.towards, 2), in_parts(edits.share, 2), strict=True
-    ):
-        assert torch.equal(part.towards, towards) and torch.equal(part.share, share)
+    first, second = edits.in_parts(2)
+    assert torch.equal(first.towards, edits.towards[[0, 2]]) and torch.equal(second.share, edits.share[[1, 3]])
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (["edit_consistency_reach=1.5"], "all the way to another w"),
+        (["edit_consistency_every=0"], "edit_consistency_weight: 0"),
+        (["edit_consistency_weight=1", "domain.generator.c_dim=3"], "without classes"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings, told):
+    with pytest.raises(ConfigError, match=told):
+        load_config(Phase2Config, None, settings)
 
 
 def test_it_is_in_the_steps_that_it_is_due_in_and_in_no_validation(make_config):

@@ -39,6 +39,7 @@ ALSO_NAMED = {
     "generated": ["generated"],
     "bounds": ["bounds_photos", "bounds_steps"],
 }  # unless default
+ALSO_USED = {"generator": ["labels"]}  # where given
 EMBEDDED = "faces64"  # whose config the script takes when none is named
 NAMED_IN_COMMAND = ("photos", "other_photos", "training_photos", "labels")
 
@@ -85,7 +86,9 @@ def reproduce(config: ReproduceConfig) -> dict[str, Any]:
 def _about(config: ReproduceConfig, part: str, needs: list[str]) -> dict[str, Any]:
     """What the numbers belong to: command, weights and versions, without the folders of this machine."""
     words = ["python", "scripts/reproduce.py", *_config_of(config), f"parts=[{part}]"]
-    words += [f"{key}={_placeholder(getattr(config, key))}" for key in NAMED_IN_COMMAND if key in needs]
+    used = [*needs, *ALSO_USED.get(part, ())]
+    named = [key for key in NAMED_IN_COMMAND if key in used and getattr(config, key)]
+    words += [f"{key}={_placeholder(getattr(config, key))}" for key in named]
     plain = ReproduceConfig()
     changed = [key for key in ALSO_NAMED.get(part, ()) if getattr(config, key) != getattr(plain, key)]
     words += [f"{key}={getattr(config, key)}" for key in changed]

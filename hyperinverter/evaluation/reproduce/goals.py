@@ -45,7 +45,7 @@ def _reconstruction(result: dict[str, Any], where: str) -> Iterator[Outcome]:
             yield Outcome(goal, where, "not measured", None)
             continue
         value, (low, high) = found[key], found["interval_95"]
-        shown = f"× {value:.3g} [{low:.3g}, {high:.3g}]" if sign < 0 else f"{value:+.3g} [{low:+.3g}, {high:+.3g}]"
+        shown = f"× {value:.4g} [{low:.3g}, {high:.3g}]" if sign < 0 else f"{value:+.4g} [{low:+.3g}, {high:+.3g}]"
         yield Outcome(goal, where, shown, sign * value >= sign * bound)
 
 

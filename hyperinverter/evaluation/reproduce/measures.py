@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ from hyperinverter.pretrained.ready import load_generator
 from hyperinverter.utils.files import write_atomically
 from hyperinverter.utils.images import contact_sheet, image_grid, save_image
 
+BOUNDS_BATCH = 4  # photos whose weights are optimised at a time: their gradients fit 1024 px too
 RECORDS_KEPT = 8  # of the generated images, whose numbers a test recomputes
 CURVE_POINTS = 40  # of a learning curve, at most
 SAMPLES, SAMPLE_COLUMNS, SAMPLE_PSI = 64, 16, 0.7  # of samples.png
@@ -199,12 +200,18 @@ def analysis(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:
 def bounds(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:
     """How far the encoders stay behind what generator and mapper could do, on photos at equal distances by name."""
     inverter = load(model_of(config), "hyperinverter", str(device))
-    names = _photos(config.photos, inverter.resolution).names
-    count = min(config.bounds_photos, len(names))
+    source = open_source(config.photos)
+    chosen = at_equal_distances(source.names, config.bounds_photos)
+    batches = Batches(Subset(source, chosen), inverter.resolution, on_bad_file="refuse").in_order(BOUNDS_BATCH)
+    found = measure_bounds(inverter, (images.to(device) for images, _ in batches), config.bounds_steps)
+    return {**found, "photos_rule": "at equal distances in name order", "resolution": inverter.resolution}
+
+
+def at_equal_distances(names: Sequence[str], count: int) -> list[int]:
+    """Indices of at most `count` names, spread evenly over their order."""
     order = sorted(range(len(names)), key=names.__getitem__)
-    source = Subset(open_source(config.photos), [order[i * len(names) // count] for i in range(count)])
-    batches = Batches(source, inverter.resolution, on_bad_file="refuse").in_order(config.batch_size)
-    return measure_bounds(inverter, (images.to(device) for images, _ in batches), config.bounds_steps)
+    count = min(count, len(names))
+    return [order[i * len(names) // count] for i in range(count)]
 
 
 # ------------------------------------------------------------------------------------ learning curve, pictures
