@@ -180,7 +180,7 @@ def _summary(
         "statements": list(_statements(rows, measured, about)),
         "note": NOTE,
         "about": {
-            "command": shlex.join(_command(config)),
+            "command": " ".join(map(_quoted, _command(config))),
             "kind": config.domain.kind,
             "model": {part: read_model(Path(base.output) / "model_last" / f"{part}.safetensors", part).hash
                       for part in ("generator", "w_encoder")},
@@ -193,8 +193,13 @@ def _command(config: AblateConfig) -> list[str]:
     path = f"configs/ablate/{config.domain.name}.yaml"
     words = ["python", "scripts/ablate.py", "--config", path, "data.root=TRAINING", "photos=HELD_OUT"]
     usual = load_config(AblateConfig, path) if Path(path).is_file() else AblateConfig()
-    changed = [key for key in ("settings", "metrics", "seed") if getattr(config, key) != getattr(usual, key)]
+    changed = [key for key in ("rows", "settings", "metrics", "seed") if getattr(config, key) != getattr(usual, key)]
     return words + [f"{key}={getattr(config, key)}" for key in changed]
+
+
+def _quoted(word: str) -> str:
+    """For a shell; in double quotes where the word holds single ones, so that it stays readable."""
+    return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
 
 
 def _against(

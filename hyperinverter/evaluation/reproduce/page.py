@@ -183,10 +183,10 @@ def _bounds(result: dict[str, Any], folder: Path) -> Iterator[str]:
 
 def _ablations(result: dict[str, Any], folder: Path) -> Iterator[str]:
     budget, metrics = result["budget"], result["metrics"]
+    adversarial = f" (adversarial in the last {n:,})" if (n := budget["adversarial_steps"]) else ""
     yield (
-        f"Table 3 of the paper at one budget: every row trained from random weights for {budget['steps']:,} steps, "
-        f"{budget['images']:,} images (adversarial in the last {budget['adversarial_steps']:,} steps), seed "
-        f"{budget['seed']}, and measured at its last step on {result['num_images']} held-out photos. Brackets: 95 % "
+        f"Table 3 of the paper at one budget: every row trained from random weights for {budget['steps']:,} "
+        f"steps{adversarial}, {budget['images']:,} images, seed {budget['seed']}, and measured at its last step on {result['num_images']} held-out photos. Brackets: 95 % "
         f"intervals; {result['note']}."
     )
     rows = []
