@@ -194,7 +194,9 @@ def _command(config: AblateConfig) -> list[str]:
     words = ["python", "scripts/ablate.py", "--config", path, "data.root=TRAINING", "photos=HELD_OUT"]
     usual = load_config(AblateConfig, path) if Path(path).is_file() else AblateConfig()
     changed = [key for key in ("rows", "settings", "metrics", "seed") if getattr(config, key) != getattr(usual, key)]
-    return words + [f"{key}={getattr(config, key)}" for key in changed]
+    named = {"rows": {title: path if not Path(path).is_absolute() else f"FOLDER/{Path(path).name}"
+                      for title, path in config.rows.items()}}  # fmt: skip
+    return words + [f"{key}={named.get(key, getattr(config, key))}" for key in changed]
 
 
 def _quoted(word: str) -> str:

@@ -186,8 +186,8 @@ def _ablations(result: dict[str, Any], folder: Path) -> Iterator[str]:
     adversarial = f" (adversarial in the last {n:,})" if (n := budget["adversarial_steps"]) else ""
     yield (
         f"Table 3 of the paper at one budget: every row trained from random weights for {budget['steps']:,} "
-        f"steps{adversarial}, {budget['images']:,} images, seed {budget['seed']}, and measured at its last step on {result['num_images']} held-out photos. Brackets: 95 % "
-        f"intervals; {result['note']}."
+        f"steps{adversarial}, {budget['images']:,} images, seed {budget['seed']}, and measured at its "
+        f"last step on {result['num_images']} held-out photos. Brackets: 95 % intervals; {result['note']}."
     )
     rows = []
     for row in result["rows"]:
