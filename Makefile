@@ -1,5 +1,6 @@
 # Two commands on a fresh machine with Python >= 3.11: `make demo` and `make test`. Both set themselves up in .venv.
 PYTHON ?= python3
+WORKERS ?= 2
 BIN := .venv/bin
 
 .PHONY: demo test test-slow lint clean
@@ -19,8 +20,9 @@ BIN := .venv/bin
 demo: .venv/.ok
 	$(BIN)/python scripts/demo.py $(DEMO)
 
+# in WORKERS processes of one thread each: tests are small, and two threads in each would wait for one another
 test: .venv/.ok
-	$(BIN)/python -m pytest -q -m "not slow" $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow" $(TESTS)
 
 test-slow: .venv/.ok
 	$(BIN)/python -m pytest -q -m slow $(TESTS)
