@@ -75,6 +75,7 @@ def reproduce(config: ReproduceConfig) -> dict[str, Any]:
             continue
         found[part] = {**result, "about": _about(config, part, needs)}
         write_json(Path(config.output) / f"{part}.json", found[part])
+        tell(f"{part}: written to {Path(config.output) / part}.json")
         if config.publish is not None:
             shown = [Path(config.output) / name for name in SHOWN.get(part, ())]
             publish(Path(config.publish), config.domain.name, part, found[part], shown)
