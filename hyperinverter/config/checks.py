@@ -116,6 +116,8 @@ def _domain(c: s.DomainConfig) -> Iterator[Problem]:
 
 def _data(c: s.DataConfig) -> Iterator[Problem]:
     yield from choice(c, "kind", ("auto", "folder", "zip", "lmdb", "generated"))
+    if "" in ([c.root] if isinstance(c.root, str) else c.root or []):  # it would mean the folder one is in
+        yield Problem(("root",), "is an empty name; write a folder or file, or '.' for the current folder")
     yield from choice(c, "on_bad_file", ("skip", "refuse"))
     yield from at_least(c, 1, "max_images num_generated")
     yield from at_least(c, 0, "workers cache_mib generated_seed")

@@ -311,3 +311,9 @@ def test_a_faulty_value_does_not_raise_contradictions_of_its_default():
 def test_defaults_are_valid():
     for schema_class in (Phase1Config, Phase2Config, StyleGAN2Config, EvaluateConfig, EditConfig, DomainConfig):
         assert load_config(schema_class, None) == schema_class()
+
+
+@pytest.mark.parametrize("root", ["data.root=''", "data.root=[photos, '']"])
+def test_an_empty_name_is_not_the_folder_one_is_in(root):
+    with pytest.raises(ConfigError, match="is an empty name"):
+        load_config(EvaluateConfig, None, [root])
