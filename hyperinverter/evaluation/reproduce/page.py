@@ -40,7 +40,7 @@ def page(domains: dict[str, dict[str, dict[str, Any]]], folder: Path) -> str:
         for part, title in TITLES.items():
             if part in results:
                 own = SECTIONS[part](results[part], folder / domain)
-                sections += [f"### {title}", _about(results[part]), *own]
+                sections += [f"### {title}", _about(results[part], part), *own]
     return "\n\n".join(section.strip("\n") for section in sections if section) + "\n"
 
 
@@ -51,7 +51,9 @@ def _goals(results: dict[str, dict[str, Any]]) -> Iterator[str]:
         yield _table(["goal", "on", "measured", "met"], rows)
 
 
-def _about(result: dict[str, Any]) -> str:
+def _about(result: dict[str, Any], part: str) -> str:
+    if part == "learning_curve":  # of runs, not of the weights that are shipped
+        return f"`{result['about']['command']}`"
     model = ", ".join(f"{part} {digest}" for part, digest in result["about"]["model"].items())
     return f"`{result['about']['command']}`\n\nWeights: {model}. PyTorch {result['about']['versions']['torch']}."
 
