@@ -130,7 +130,7 @@ def _data(c: s.DataConfig) -> Iterator[Problem]:
 
 
 def _optimizer(c: s.OptimizerConfig) -> Iterator[Problem]:
-    yield from choice(c, "name", ("adam", "ranger", "ranger_adabelief"))
+    yield from choice(c, "name", ("adam", "ranger", "ranger_adabelief", "muon"))
     yield from positive(c, "lr eps")
     if len(c.betas) != 2 or not all(0 <= beta < 1 for beta in c.betas):
         yield Problem(("betas",), f"must be two numbers, 0 or more and below 1, such as [0.9, 0.999]; got {c.betas}")

@@ -153,7 +153,9 @@ class DataConfig:
 
 @dataclass
 class OptimizerConfig:
-    name: str = "adam"  # adam | ranger (the paper's RAdam + Lookahead + gradient centralisation) | ranger_adabelief
+    name: str = (
+        "adam"  # adam | ranger (the paper's RAdam + Lookahead + gradient centralisation) | ranger_adabelief | muon
+    )
     lr: float = 1e-4
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1e-8

@@ -46,15 +46,15 @@ def judges_of(direction: Direction, known: Iterable[str]) -> dict[str, int]:
     return {judge: way for judge, way in {**found, name: sign}.items() if judge in set(known)}
 
 
-def choose_photos(names: Sequence[str], people: Sequence[str | None], count: int) -> list[int]:
-    """Which photos are edited: of each person the first in name order, and of these `count` at equal distances.
+def choose_photos(people: Sequence[str | None], count: int) -> list[int]:
+    """Which of the photos are taken: of each person the first, and of these `count` at equal distances.
 
-    Photos without a person count as one each, so that every photo tells something of its own.
+    Photos without a person (None) count as one each, so that every photo tells something of its own.
     """
-    first: dict[str, int] = {}
-    for index, (name, person) in enumerate(zip(names, people, strict=True)):
-        first.setdefault(person or f"photo {name}", index)
-    indices = sorted(first.values())
+    first: dict[str | int, int] = {}
+    for index, person in enumerate(people):
+        first.setdefault(index if person is None else person, index)
+    indices = list(first.values())
     if len(indices) <= count:
         return indices
     return [indices[round(place)] for place in np.linspace(0, len(indices) - 1, count)]

@@ -89,16 +89,17 @@ def part_file(source: str | Path, part: str, domain_name: str | None = None) -> 
     folder = find_model_folder(source)
     file = folder / f"{part}.safetensors"
     if not file.is_file():
-        command = command_for(part, domain_name or folder.name)
+        command = command_for(part, domain_name or folder.name, folder)
         raise FileNotFoundError(f"{folder}: has no {file.name}; make it with: {command}")
     return file
 
 
-def command_for(part: str, domain_name: str) -> str:
-    """The command that makes a part; it names the domain's config only where there is one."""
+def command_for(part: str, domain_name: str, folder: Path | None = None) -> str:
+    """The command that makes a part, from what `folder` holds; it names the domain's config only where there is one."""
     config = f"configs/{MADE_BY[part]}/{domain_name}.yaml"
     given = f" --config {config}" if (REPOSITORY / config).is_file() else ""
-    return f"python scripts/train_{MADE_BY[part]}.py{given}"
+    start = "" if folder is None or MADE_BY[part] == "stylegan2" else f" domain.weights.folder={folder}"
+    return f"python scripts/train_{MADE_BY[part]}.py{given} data.root=FOLDER{start}"
 
 
 def weights_file(domain: DomainConfig, part: str) -> Path:

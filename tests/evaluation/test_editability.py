@@ -71,10 +71,9 @@ def test_judges_of_a_direction():
 
 
 def test_one_photo_of_each_person():
-    names = [f"{i}.jpg" for i in range(6)]
-    assert choose_photos(names, ["a", "b", "a", None, "b", None], 10) == [0, 1, 3, 5]
-    assert choose_photos(names, [None] * 6, 3) == [0, 2, 5]
-    assert np.diff(choose_photos([str(i) for i in range(100)], [None] * 100, 25)).min() >= 4
+    assert choose_photos(["a", "b", "a", None, "b", None], 10) == [0, 1, 3, 5]
+    assert choose_photos([None] * 6, 3) == [0, 2, 5]
+    assert np.diff(choose_photos([None] * 100, 25)).min() >= 4
 
 
 def test_the_sheet_shows_reconstructions_only():

@@ -144,11 +144,6 @@ def test_what_cannot_be_measured_is_told_and_left_out(config, tmp_path, monkeypa
     assert reproduce(config) == {} and "holds no validation numbers" in capsys.readouterr().err
 
 
-def test_some_photos_lie_at_equal_distances_in_name_order():
-    assert measures.at_equal_distances(["c", "a", "d", "b"], 2) == [1, 0]
-    assert measures.at_equal_distances(["c", "a"], 5) == [1, 0]
-
-
 def test_parts_of_which_none_has_its_images_are_refused(config):
     config.parts, config.photos = ["photos", "bounds"], None
     with pytest.raises(UserError, match=r"photos needs photos=\.\.\.; bounds needs photos=\.\.\."):

@@ -182,6 +182,34 @@ def test_todays_rate_wins_on_resume():
     assert other.param_groups[0]["betas"] == (0.5, 0.9)
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_muon_moves_matrices_evenly_in_all_directions_and_vectors_as_adam(memory_format):
+    params, loss = small_problem()
+    kernel = params[2] = nn.Parameter(params[2].detach().to(memory_format=memory_format))
+    twins = [nn.Parameter(p.detach().clone()) for p in params]
+    before = [p.detach().clone() for p in params]
+    config = OptimizerConfig(name="muon", lr=0.02)
+    run(params, loss, build_optimizer(params, config), 1)
+    run(twins, loss, build_optimizer(twins, OptimizerConfig(name="adam", lr=0.02)), 1)
+    moved = [before - after.detach() for before, after in zip(before, params, strict=True)]
+    for update in (moved[0], moved[2].flatten(1)):
+        lengths = torch.linalg.svdvals(update) / (0.02 * 0.2 * math.sqrt(max(update.shape)))
+        assert lengths.min() > 0.5 and lengths.max() < 1.5  # the iteration is that coarse by design
+    assert kernel.is_contiguous(memory_format=memory_format)
+    torch.testing.assert_close([params[1], params[3]], [twins[1], twins[3]], rtol=0, atol=1e-7)
+
+
+def test_muon_follows_the_rates_and_refuses_weights_it_could_not_write_to():
+    params, loss = small_problem()
+    optimizer = build_optimizer(params, OptimizerConfig(name="muon", lr=0.02))
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    path = run(params, loss, optimizer, 2)
+    assert torch.equal(path[0], path[1])
+    with pytest.raises(ValueError, match="lie in memory without gaps"):
+        build_optimizer([nn.Parameter(torch.zeros(4, 6, 5).mT)], OptimizerConfig(name="muon"))
+
+
 def test_unknown_name_and_nothing_to_train():
     with pytest.raises(ValueError, match=r"rangr.*adam, ranger, ranger_adabelief"):
         build_optimizer([nn.Parameter(torch.zeros(1))], OptimizerConfig(name="rangr"))

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,7 @@ def editability(config: ReproduceConfig, device: torch.device) -> dict[str, Any]
     labels = read_labels(config.labels)
     held_out = _photos(config.photos, inverter.resolution)
     rows = rows_of(list(held_out.names), labels)
-    chosen = choose_photos(held_out.names, [row and row.get("identity") for row in rows], config.edited_photos)
+    chosen = choose_photos([row and row.get("identity") for row in rows], config.edited_photos)
     columns = {str(direction.info.get("attribute", "")).removeprefix("-") for direction in directions} - {""}
     training = _photos(config.training_photos, inverter.resolution)
     attributes = fit_judges(columns, training, held_out, labels, Path(config.output) / "judges.safetensors", device)
@@ -201,17 +201,10 @@ def bounds(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:
     """How far the encoders stay behind what generator and mapper could do, on photos at equal distances by name."""
     inverter = load(model_of(config), "hyperinverter", str(device))
     source = open_source(config.photos)
-    chosen = at_equal_distances(source.names, config.bounds_photos)
+    chosen = choose_photos([None] * len(source.names), config.bounds_photos)
     batches = Batches(Subset(source, chosen), inverter.resolution, on_bad_file="refuse").in_order(BOUNDS_BATCH)
     found = measure_bounds(inverter, (images.to(device) for images, _ in batches), config.bounds_steps)
     return {**found, "photos_rule": "at equal distances in name order", "resolution": inverter.resolution}
-
-
-def at_equal_distances(names: Sequence[str], count: int) -> list[int]:
-    """Indices of at most `count` names, spread evenly over their order."""
-    order = sorted(range(len(names)), key=names.__getitem__)
-    count = min(count, len(names))
-    return [order[i * len(names) // count] for i in range(count)]
 
 
 # ------------------------------------------------------------------------------------ learning curve, pictures
