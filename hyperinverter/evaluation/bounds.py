@@ -1,58 +1,75 @@
 """What bounds the two phases: how near an image each of their outputs could come, whoever predicted it.
 
 The generator and the mapper from tokens to weights stay as they are; w, or the tokens, of held-out images are
-optimised on L2 from where the encoders put them. What is reached so, generator and mapper can do at least; the
-encoders, which see an image once and were trained on other losses too, stay behind it. Letters: N images, R pixels.
+optimised on Phase II's losses from where the encoders put them. What is reached so, generator and mapper can do at
+least; the encoders, which see an image once, stay behind it. Letters: N images, R pixels.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from hyperinverter.evaluation.reconstruction import rounded
 from hyperinverter.inverters.hyperinverter import HyperInverterInverter
-from hyperinverter.metrics.base import bootstrap_interval, bootstrap_ratio
+from hyperinverter.losses import TotalLoss
+from hyperinverter.metrics.base import PerImageMetric, bootstrap_interval, bootstrap_ratio
 from hyperinverter.models.hyperinverter import HyperInverter
 
 # Adam's first rates, which fall to 0: numbers of W lie about 1 apart between samples, those of tokens are some tenths
 W_RATE, TOKEN_RATE = 0.05, 0.1
 
 
-def measure_bounds(inverter: HyperInverterInverter, batches: Iterable[Tensor], steps: int) -> dict[str, Any]:
-    """L2 of predicted and of optimised codes over all batches.
+def measure_bounds(
+    inverter: HyperInverterInverter,
+    batches: Iterable[Tensor],
+    steps: int,
+    losses: TotalLoss,
+    metrics: Sequence[PerImageMetric],
+) -> dict[str, Any]:
+    """Predicted and optimised codes over all batches.
 
     Args:
         batches: images [N, 3, R, R] in [-1, 1] on the inverter's device.
-        steps: updates of Adam for each, on L2 alone.
+        steps: updates of Adam for each.
+        losses: what is minimised; their weighted sum.
+        metrics: what is measured of the images, rounded to 8 bits.
     Returns:
-        `images`, the protocol, and `l2`: what was optimised -> mean and interval_95, of 8-bit images, squared, range
-        [-1, 1]; but for the first also `ratio` to the first, and ratio_interval_95.
+        `images`, the protocol, and `metrics`: name -> what was optimised -> mean and interval_95; but for the first
+        also `ratio` to the first, and ratio_interval_95.
     """
-    found: dict[str, list[Tensor]] = {}
+    found: dict[str, dict[str, list[Tensor]]] = {metric.name: {} for metric in metrics}
     for images in batches:
-        for what, rendered in _best_codes(inverter.network, images, steps).items():
-            found.setdefault(what, []).append(_l2(rounded(rendered.float()), images).cpu())
-    values = {what: torch.cat(parts).numpy() for what, parts in found.items()}
-    first, *_ = values
-    l2 = {}
-    for what, each in values.items():
-        l2[what] = {"mean": float(each.mean()), "interval_95": list(bootstrap_interval(each))}
-        if what != first:
-            interval = list(bootstrap_ratio(values[first], each))
-            l2[what] |= {"ratio": float(each.mean() / values[first].mean()), "ratio_interval_95": interval}
+        for what, rendered in _best_codes(inverter.network, images, steps, losses).items():
+            with torch.no_grad():
+                for metric in metrics:
+                    value = metric.per_image(images, rounded(rendered.float())).cpu()
+                    found[metric.name].setdefault(what, []).append(value)
+    values = {name: {what: torch.cat(parts).numpy() for what, parts in each.items()} for name, each in found.items()}
     return {
-        "images": len(values[first]),
+        "images": len(next(iter(next(iter(values.values())).values()))),
         "steps": steps,
-        "optimiser": f"Adam on L2 alone, rates {W_RATE} (w) and {TOKEN_RATE} (tokens, kept at 0 or above) falling to 0",
-        "l2_is": "squared, range [-1,1], images rounded to 8 bits",
-        "l2": l2,
+        "losses": losses.weights,
+        "optimiser": f"Adam, rates {W_RATE} (w) and {TOKEN_RATE} (tokens, kept at 0 or above) falling to 0",
+        "metrics": {name: _against_the_first(each) for name, each in values.items()},
     }
 
 
-def _best_codes(network: HyperInverter, images: Tensor, steps: int) -> dict[str, Tensor]:
+def _against_the_first(values: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    first, *_ = values.values()
+    found = {}
+    for what, each in values.items():
+        found[what] = {"mean": float(each.mean()), "interval_95": list(bootstrap_interval(each))}
+        if each is not first:
+            interval = list(bootstrap_ratio(first, each))
+            found[what] |= {"ratio": float(each.mean() / first.mean()), "ratio_interval_95": interval}
+    return found
+
+
+def _best_codes(network: HyperInverter, images: Tensor, steps: int, losses: TotalLoss) -> dict[str, Tensor]:
     """What was optimised -> the images that came of it [N, 3, R, R]."""
     with torch.no_grad():
         predicted = network(images)
@@ -65,8 +82,10 @@ def _best_codes(network: HyperInverter, images: Tensor, steps: int) -> dict[str,
     def render_tokens() -> Tensor:
         return network.render(predicted.ws, tokens)
 
-    optimise([w], render_w, images, steps, W_RATE)
-    optimise(list(tokens.values()), render_tokens, images, steps, TOKEN_RATE, lowest=0.0)
+    optimise([w], lambda: losses(render_w(), images)[0] * len(images), steps, W_RATE)
+    optimise(
+        list(tokens.values()), lambda: losses(render_tokens(), images)[0] * len(images), steps, TOKEN_RATE, lowest=0.0
+    )
     with torch.no_grad():
         return {
             "w predicted (Phase I)": predicted.w_image,
@@ -78,16 +97,12 @@ def _best_codes(network: HyperInverter, images: Tensor, steps: int) -> dict[str,
 
 @torch.enable_grad()
 def optimise(
-    codes: Sequence[Tensor],
-    render: Callable[[], Tensor],
-    images: Tensor,
-    steps: int,
-    rate: float,
-    lowest: float | None = None,
+    codes: Sequence[Tensor], loss: Callable[[], Tensor], steps: int, rate: float, lowest: float | None = None
 ) -> None:
-    """Adam on `codes` in place, until `render()` resembles `images` in L2; afterwards they need no gradients.
+    """Adam on `codes` in place, until `loss()` is small; afterwards they need no gradients.
 
     Args:
+        loss: of what the codes render; a sum over images, so that an image's path does not depend on its batch.
         rate: the first one; it falls linearly to 0.
         lowest: codes are kept from going below it (a predicted token ends with a ReLU).
     """
@@ -95,15 +110,10 @@ def optimise(
     for step in tqdm(range(steps), desc="bounds", unit="step", leave=False, disable=None):
         optimizer.param_groups[0]["lr"] = rate * (1 - step / steps)
         optimizer.zero_grad(set_to_none=True)
-        _l2(render(), images).sum().backward()  # a sum: an image's path does not depend on the batch
+        loss().backward()
         optimizer.step()
         if lowest is not None:
             for code in codes:
                 code.data.clamp_(min=lowest)
     for code in codes:
         code.requires_grad_(False)
-
-
-def _l2(rendered: Tensor, images: Tensor) -> Tensor:
-    """Per image [N]."""
-    return (rendered.float() - images).square().mean(dim=(1, 2, 3))

@@ -5,6 +5,8 @@ import torch
 
 from hyperinverter.evaluation.bounds import measure_bounds, optimise
 from hyperinverter.inverters import load
+from hyperinverter.losses import build_losses
+from hyperinverter.metrics.pixel import L2, Psnr
 
 
 @pytest.fixture
@@ -18,7 +20,8 @@ def test_an_image_that_the_tokens_can_draw_is_found(inverter):
     wanted = {name: token + 0.2 for name, token in predicted.tokens.items()}
     target = inverter.network.render(predicted.ws, wanted)
     found = {name: token.clone() for name, token in predicted.tokens.items()}
-    optimise(list(found.values()), lambda: inverter.network.render(predicted.ws, found), target, 100, 0.05, lowest=0.0)
+    loss = lambda: (inverter.network.render(predicted.ws, found) - target).square().mean(dim=(1, 2, 3)).sum()  # noqa: E731
+    optimise(list(found.values()), loss, 100, 0.05, lowest=0.0)
     start = (inverter.network.render(predicted.ws, predicted.tokens) - target).square().mean()
     end = (inverter.network.render(predicted.ws, found) - target).square().mean()
     assert end < 0.05 * start and not any(token.requires_grad for token in found.values())
@@ -31,18 +34,21 @@ def test_tokens_stay_where_a_relu_could_put_them(inverter):
     target = inverter.network.render(predicted.ws, beyond)
     for lowest, reached in ((0.0, True), (None, False)):
         found = {name: token.clone() for name, token in predicted.tokens.items()}
-        render = lambda: inverter.network.render(predicted.ws, found)  # noqa: B023, E731
-        optimise(list(found.values()), render, target, 30, 0.1, lowest=lowest)
+        loss = lambda: (inverter.network.render(predicted.ws, found) - target).square().mean()  # noqa: B023, E731
+        optimise(list(found.values()), loss, 30, 0.1, lowest=lowest)
         assert (min(float(token.min()) for token in found.values()) >= 0) == reached
 
 
 def test_an_image_fares_the_same_in_any_batch_and_the_model_stays_as_it_was(inverter):
     images = torch.rand([3, 3, 16, 16], generator=torch.Generator().manual_seed(1)) * 2 - 1
     before = {name: value.clone() for name, value in inverter.network.state_dict().items()}
-    one = measure_bounds(inverter, [images], 8)
-    several = measure_bounds(inverter, list(images.split(1)), 8)
+    losses, metrics = build_losses({"l2": 1.0}, loss_resolution=16), [L2(16), Psnr()]
+    one = measure_bounds(inverter, [images], 8, losses, metrics)
+    several = measure_bounds(inverter, list(images.split(1)), 8, losses, metrics)
     assert one["images"] == several["images"] == 3
-    for what, l2 in one["l2"].items():
-        assert several["l2"][what]["mean"] == pytest.approx(l2["mean"], rel=1e-3)
-        assert l2["interval_95"][0] <= l2["mean"] <= l2["interval_95"][1]
+    assert set(one["metrics"]) == {"l2", "psnr"}
+    for name, found in one["metrics"].items():
+        for what, value in found.items():
+            assert several["metrics"][name][what]["mean"] == pytest.approx(value["mean"], rel=1e-3)
+            assert value["interval_95"][0] <= value["mean"] <= value["interval_95"][1]
     assert all(torch.equal(before[name], value) for name, value in inverter.network.state_dict().items())

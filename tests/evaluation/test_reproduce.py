@@ -103,7 +103,7 @@ def test_everything_is_measured_and_the_page_is_made_of_the_json(config, tmp_pat
     assert edits["photos"] == 3 and list(edits["directions"]["bright"]["judges"]) == ["Bright"]  # one per person
     assert "ssrnet_age" in edits["not_measured"]
     assert edits["about"]["command"].endswith("labels=FOLDER/labels.csv 'strengths=[1.0, 2.0]'")
-    bounds = {what: l2["mean"] for what, l2 in found["bounds"]["l2"].items()}
+    bounds = {what: l2["mean"] for what, l2 in found["bounds"]["metrics"]["l2"].items()}
     assert found["bounds"]["images"] == 3 and "Do the augmentations that D was trained with appear" in text
     assert found["generator"]["about"]["command"].endswith("photos=FOLDER/photos labels=FOLDER/labels.csv")
     assert bounds["w optimised"] < bounds["w predicted (Phase I)"]

@@ -36,9 +36,11 @@ from hyperinverter.extractors.dlib_face import DlibFace
 from hyperinverter.extractors.mobilefacenet import MobileFaceNet
 from hyperinverter.extractors.ssrnet import SsrNetAge
 from hyperinverter.inverters import Inverter, load
+from hyperinverter.losses import build_losses
 from hyperinverter.metrics import NotMeasured
+from hyperinverter.metrics import build as build_metrics
 from hyperinverter.pretrained.files import find_model_folder
-from hyperinverter.pretrained.ready import load_generator
+from hyperinverter.pretrained.ready import load_discriminator, load_generator
 from hyperinverter.utils.files import write_atomically
 from hyperinverter.utils.images import contact_sheet, image_grid, save_image
 
@@ -200,10 +202,15 @@ def analysis(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:
 def bounds(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:
     """How far the encoders stay behind what generator and mapper could do, on photos at equal distances by name."""
     inverter = load(model_of(config), "hyperinverter", str(device))
+    discriminator = load_discriminator(inverter.folder) if "discriminator_features" in config.bounds_losses else None
+    loss_resolution = inverter.domain.loss_resolution
+    losses = build_losses(config.bounds_losses, discriminator=discriminator, loss_resolution=loss_resolution)
+    metrics, _ = build_metrics(config.bounds_losses, inverter.domain, discriminator=discriminator, device=device)
     source = open_source(config.photos)
     chosen = choose_photos([None] * len(source.names), config.bounds_photos)
     batches = Batches(Subset(source, chosen), inverter.resolution, on_bad_file="refuse").in_order(BOUNDS_BATCH)
-    found = measure_bounds(inverter, (images.to(device) for images, _ in batches), config.bounds_steps)
+    images = (images.to(device) for images, _ in batches)
+    found = measure_bounds(inverter, images, config.bounds_steps, losses.to(device).eval(), metrics)
     return {**found, "photos_rule": "at equal distances in name order", "resolution": inverter.resolution}
 
 

@@ -173,14 +173,24 @@ def _curve(result: dict[str, Any], folder: Path) -> Iterator[str]:
 
 
 def _bounds(result: dict[str, Any], folder: Path) -> Iterator[str]:
+    losses = ", ".join(f"{name} {weight:g}" for name, weight in result["losses"].items())
     yield (
         f"Of {result['images']} held-out photos ({result['photos_rule']}), w or the tokens optimised for "
-        f"{result['steps']} updates on L2 alone, from where the encoders put them. Generator and mapper can do at "
-        "least what the optimised ones reach; the encoders, which see an image once and were trained on other losses "
-        "too, stay behind that."
+        f"{result['steps']} updates on {losses}, from where the encoders put them. Generator and mapper can do at "
+        "least what the optimised ones reach; the encoders, which see an image once, stay behind that."
     )
-    rows = [[what, _mean(l2), _ratio(l2) if "ratio" in l2 else ""] for what, l2 in result["l2"].items()]
-    yield _table(["", "l2, squared, range [-1,1] ↓", "of Phase I"], rows)
+    metrics = result["metrics"]
+    rows = [
+        [
+            what,
+            *(
+                f"{_mean(one[what])}{' ' + _ratio(one[what]) if 'ratio' in one[what] else ''}"
+                for one in metrics.values()
+            ),
+        ]
+        for what in next(iter(metrics.values()))
+    ]
+    yield _table(["", *(f"{name} ↓, and times Phase I's" for name in metrics)], rows)
 
 
 def _ablations(result: dict[str, Any], folder: Path) -> Iterator[str]:
