@@ -3,6 +3,7 @@
 from hyperinverter.config.ablate_schema import AblateConfig
 from hyperinverter.config.analyze_schema import AnalyzeConfig
 from hyperinverter.config.benchmark_schema import BenchmarkConfig
+from hyperinverter.config.demo_schema import DemoConfig
 from hyperinverter.config.faults import ConfigError
 from hyperinverter.config.ganspace_schema import GanspaceConfig
 from hyperinverter.config.load import list_domains, load_config, load_domain, to_yaml
@@ -13,7 +14,6 @@ from hyperinverter.config.schema import (
     AdversarialConfig,
     CommandConfig,
     DataConfig,
-    DemoConfig,
     DirectionConfig,
     DiscriminatorConfig,
     DomainConfig,
@@ -27,6 +27,7 @@ from hyperinverter.config.schema import (
     OptimizerConfig,
     Phase1Config,
     Phase2Config,
+    PhaseConfig,
     ProjectionConfig,
     RunConfig,
     ScheduleConfig,
@@ -60,6 +61,7 @@ __all__ = [
     "OptimizerConfig",
     "Phase1Config",
     "Phase2Config",
+    "PhaseConfig",
     "ProjectionConfig",
     "ReproduceConfig",
     "RunConfig",

@@ -12,6 +12,7 @@ from typing import Any
 
 from hyperinverter.config import names
 from hyperinverter.config import schema as s
+from hyperinverter.config.demo_schema import DemoConfig
 from hyperinverter.config.report_checks import REPORT_CHECKS
 from hyperinverter.config.rules import (
     Problem,
@@ -130,7 +131,7 @@ def _data(c: s.DataConfig) -> Iterator[Problem]:
 
 
 def _optimizer(c: s.OptimizerConfig) -> Iterator[Problem]:
-    yield from choice(c, "name", ("adam", "ranger", "ranger_adabelief", "muon"))
+    yield from choice(c, "name", names.OPTIMIZERS)
     yield from positive(c, "lr eps")
     if len(c.betas) != 2 or not all(0 <= beta < 1 for beta in c.betas):
         yield Problem(("betas",), f"must be two numbers, 0 or more and below 1, such as [0.9, 0.999]; got {c.betas}")
@@ -183,7 +184,7 @@ def _parts(key: str, batch_size: int, c: s.TrainConfig) -> Iterator[Problem]:
         yield Problem((key, "gradient_accumulation"), message)
 
 
-def _loss_weights(c: s.Phase1Config | s.Phase2Config) -> Iterator[Problem]:
+def _phase(c: s.PhaseConfig) -> Iterator[Problem]:
     yield from known("loss_weights", "loss", c.loss_weights, names.LOSSES, each_has_a_key=True)
     for name, weight in c.loss_weights.items():
         if not 0 <= weight < math.inf:
@@ -193,10 +194,12 @@ def _loss_weights(c: s.Phase1Config | s.Phase2Config) -> Iterator[Problem]:
             yield Problem((f"loss_weights.{name}", "domain.kind"), message)
     if not any(weight > 0 for weight in c.loss_weights.values()):
         yield Problem(("loss_weights",), f"needs one loss with a weight above 0; known: {', '.join(names.LOSSES)}")
+    yield from known("augment", "augmentation", c.augment, s.AUGMENTATIONS)
+    yield from between_0_and_1(c, "augment_p")
 
 
 def _phase2(c: s.Phase2Config) -> Iterator[Problem]:
-    yield from _loss_weights(c)
+    yield from _phase(c)
     yield from not_negative(c, "edit_consistency_weight")
     if not 0 < c.edit_consistency_reach <= 1:
         message = f"must lie above 0 and up to 1, all the way to another w; got {c.edit_consistency_reach}"
@@ -285,7 +288,7 @@ def _export(c: s.ExportConfig) -> Iterator[Problem]:
     yield from at_least(c, 1, "test_images")
 
 
-def _demo(c: s.DemoConfig) -> Iterator[Problem]:
+def _demo(c: DemoConfig) -> Iterator[Problem]:
     yield from not_empty(c, "phase1 phase2 evaluate edit")
     yield from at_least(c, 1, "phase1_steps phase2_steps adversarial_steps")
     yield from at_least(c, 1, "training_images validation_images evaluated_images edited_images")
@@ -310,7 +313,7 @@ CHECKS: dict[type, Callable[[Any], Iterable[Problem]]] = {
     s.ScheduleConfig: _schedule,
     s.CommandConfig: _command,
     s.TrainConfig: _train,
-    s.Phase1Config: _loss_weights,
+    s.Phase1Config: _phase,
     s.Phase2Config: _phase2,
     s.StyleGAN2Config: _stylegan2,
     s.ProjectionConfig: _projection,
@@ -318,6 +321,6 @@ CHECKS: dict[type, Callable[[Any], Iterable[Problem]]] = {
     s.EditConfig: _edit,
     s.DirectionConfig: _direction,
     s.ExportConfig: _export,
-    s.DemoConfig: _demo,
+    DemoConfig: _demo,
     **REPORT_CHECKS,
 }

@@ -9,6 +9,7 @@ LOSSES = ("l2", "lpips", "identity", "moco", "discriminator_features", "squeezen
 FACE_LOSSES = ("identity", "mobilefacenet")  # compare people; meaningless for scenes
 
 # floor 5, metrics: entries of `metrics`. Time per image is always measured.
+OPTIMIZERS = ("adam", "ranger", "ranger_adabelief", "muon")
 METRICS = (
     "l2",
     "psnr",

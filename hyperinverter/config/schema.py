@@ -222,23 +222,30 @@ class TrainConfig(RunConfig):
 
 
 @dataclass
-class Phase1Config(TrainConfig):
+class PhaseConfig(TrainConfig):
+    """What both phases have."""
+
+    # with several processes: BatchNorm over all of them, as in one process; false: over each one's images
+    sync_batchnorm: bool = True
+    loss_weights: dict[str, float] = field(default_factory=lambda: {"l2": 1.0, "lpips": 0.8, "identity": 0.1})
+    # few photos: training images are changed at random, by some of AUGMENTATIONS; see training/augment.py
+    augment: list[str] = field(default_factory=list)
+    augment_p: float = 0.5  # how likely each change is
+
+
+@dataclass
+class Phase1Config(PhaseConfig):
     """Train E1 with the generator frozen."""
 
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(name="ranger", lr=1e-4, betas=[0.95, 0.999], eps=1e-5)
     )
-    # with several processes: BatchNorm over all of them, as in one process; false: over each one's images
-    sync_batchnorm: bool = True
-    loss_weights: dict[str, float] = field(default_factory=lambda: {"l2": 1.0, "lpips": 0.8, "identity": 0.1})
 
 
 @dataclass
-class Phase2Config(TrainConfig):
+class Phase2Config(PhaseConfig):
     """Train E2 and the hypernetworks with E1 and the generator frozen."""
 
-    sync_batchnorm: bool = True  # as in Phase I
-    loss_weights: dict[str, float] = field(default_factory=lambda: {"l2": 1.0, "lpips": 0.8, "identity": 0.1})
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
     edit_consistency_weight: float = 0.0  # beyond the paper: edits keep their effect; training/edit_consistency.py
     edit_consistency_reach: float = 0.5  # a random step in W goes up to this share of the way to another w
@@ -330,23 +337,3 @@ class ExportConfig(CommandConfig):
     max_mb: float = 40.0  # millions of bytes that the .safetensors files may take
     test_images: int = 64  # generated
     record: str | None = None  # name of a shipped model: its files' SHA-256 are taken anew, from output
-
-
-@dataclass
-class DemoConfig(CommandConfig):
-    """demo: both phases trained for a short while, then evaluation, edits and interpolation with trained weights.
-
-    The first four name the configs of its steps; what the numbers below and the keys above say goes over theirs.
-    """
-
-    phase1: str = "configs/demo/phase1.yaml"
-    phase2: str = "configs/demo/phase2.yaml"
-    evaluate: str = "configs/evaluate/${domain.name}.yaml"
-    edit: str = "configs/edit/${domain.name}.yaml"  # edits and interpolation
-    phase1_steps: int = 400
-    phase2_steps: int = 200
-    adversarial_steps: int = 30  # the last ones of Phase II
-    training_images: int = 1024  # generated; the validation images are others
-    validation_images: int = 32
-    evaluated_images: int = 128  # generated, by a stream that no training draws from
-    edited_images: int = 3  # generated; beside them the one real photo

@@ -1,11 +1,12 @@
-"""Adaptive discriminator augmentation: D sees changed images only, real and generated alike, as often as it needs.
+"""Images changed at random, for few photos: what D sees (adaptively), and what the encoders learn from.
 
-With few photos D learns them by heart. Augmenting whatever it sees keeps it from that, and does not reach the samples
-as long as every change leaves some images alone (probability at most MAX_P). How often is steered by how sure D is of
-the training photos. Source: Karras et al., "Training Generative Adversarial Networks with Limited Data", NeurIPS 2020
-(arXiv:2006.06676), sections 2 and 3, appendix B for the strengths. Of its changes these are left out: flips and quarter
-turns, unequal scales, moves by parts of a pixel, inverted brightness; and R1 is taken at the changed photo, which is
-what D sees. Letters: N images, R pixels.
+With few photos D learns them by heart. Augmenting whatever it sees, real and generated alike, keeps it from that, and
+does not reach the samples as long as every change leaves some images alone (probability at most MAX_P). How often is
+steered by how sure D is of the training photos. Source: Karras et al., "Training Generative Adversarial Networks with
+Limited Data", NeurIPS 2020 (arXiv:2006.06676), sections 2 and 3, appendix B for the strengths. Of its changes these are
+left out: flips and quarter turns, unequal scales, moves by parts of a pixel, inverted brightness; and R1 is taken at
+the changed photo, which is what D sees. Beyond the paper, the encoders of both phases may learn from changed photos
+too, at a probability that stays. Letters: N images, R pixels.
 """
 
 import math
@@ -22,21 +23,24 @@ COLOR_DRAWS = 4  # of "color": brightness, contrast, hue and saturation are each
 SMOOTHING = 0.1  # of the sign statistic, per step
 
 
-class Augmentation:
-    """Changes images at random, and follows D.
+class RandomChanges:
+    """Changes images at random.
 
     Args:
         kinds: of changes, from `config.schema.AUGMENTATIONS`; [] changes nothing.
-        target: mean sign of D's logits of training photos that p is steered to; the paper's is 0.6.
-        kimg: thousands of images in which p may rise from 0 to 1.
+        p: how likely each change of an image is.
     """
 
-    def __init__(self, kinds: Sequence[str], target: float, kimg: float, device: torch.device) -> None:
-        self.kinds, self.target, self.images_per_unit = list(kinds), target, kimg * 1000
+    def __init__(self, kinds: Sequence[str], p: float, device: torch.device) -> None:
+        self.kinds = list(kinds)
         grey = torch.full([3, 3], 1 / 3)  # what is grey of a colour: the projection on (1, 1, 1) / sqrt 3
         cross = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / math.sqrt(3)
         self._grey, self._cross, self._eye = (matrix.to(device) for matrix in (grey, cross, torch.eye(3)))
-        self.state = {"p": torch.zeros([], device=device), "sign": torch.full([], float(target), device=device)}
+        self.state = {"p": torch.full([], float(p), device=device)}
+
+    def photos(self, images: Tensor) -> Tensor:
+        """As a call does, and kept within [-1, 1] as photos are."""
+        return self(images).clamp(-1, 1) if self.kinds else images
 
     def __call__(self, images: Tensor) -> Tensor:
         """Images [N, 3, R, R] in [-1, 1], every one changed in its own way; gradients flow through."""
@@ -54,12 +58,6 @@ class Augmentation:
             colours = self._colours(len(images), images.device)  # [N, 4, 4]
             images = (colours[:, :3, :3] @ images.flatten(2) + colours[:, :3, 3:]).reshape(images.shape)
         return images
-
-    def adjust(self, signs: Tensor, batch_size: int) -> None:
-        """Move p by one step of `batch_size` images. `signs` []: mean sign of this process's logits of photos."""
-        sign, p = self.state["sign"], self.state["p"]
-        sign.lerp_(average(signs), SMOOTHING)
-        p.add_((sign - self.target).sign() * (batch_size / self.images_per_unit)).clamp_(0, MAX_P)
 
     # -- what is drawn, for the whole batch of all processes; own rows kept
 
@@ -103,6 +101,27 @@ class Augmentation:
         s = self._where(torch.exp2(self._randn(n, device)), 1.0)[:, None, None]
         mixed = (self._grey + (self._eye - self._grey) * s) @ turned  # [N, 3, 3]
         return F.pad(mixed, (0, 1, 0, 1)) @ colours + _last_corner(zero)
+
+
+class Augmentation(RandomChanges):
+    """What D sees; follows D.
+
+    Args:
+        kinds: of changes, from `config.schema.AUGMENTATIONS`; [] changes nothing.
+        target: mean sign of D's logits of training photos that p is steered to; the paper's is 0.6.
+        kimg: thousands of images in which p may rise from 0 to 1.
+    """
+
+    def __init__(self, kinds: Sequence[str], target: float, kimg: float, device: torch.device) -> None:
+        super().__init__(kinds, 0.0, device)
+        self.target, self.images_per_unit = target, kimg * 1000
+        self.state["sign"] = torch.full([], float(target), device=device)
+
+    def adjust(self, signs: Tensor, batch_size: int) -> None:
+        """Move p by one step of `batch_size` images. `signs` []: mean sign of this process's logits of photos."""
+        sign, p = self.state["sign"], self.state["p"]
+        sign.lerp_(average(signs), SMOOTHING)
+        p.add_((sign - self.target).sign() * (batch_size / self.images_per_unit)).clamp_(0, MAX_P)
 
 
 def _matrix(rows: Sequence[Sequence[Tensor | float]], like: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.ops.batch_norm import average_running_statistics, synchronised
 from hyperinverter.pretrained.load import hash_of
 from hyperinverter.pretrained.ready import load_generator, weights_file
+from hyperinverter.training.augment import RandomChanges
 from hyperinverter.training.common import Run, set_up
 from hyperinverter.training.export import copy_parts, save_part
 from hyperinverter.training.guard import guarded
@@ -66,6 +67,7 @@ def train(config: Phase1Config) -> dict[str, float]:
     losses = build_losses(config.loss_weights, discriminator=discriminator, loss_resolution=domain.loss_resolution)
     losses = losses.to(device).eval()
     optimizer = build_optimizer(w_encoder.parameters(), config.optimizer)
+    changes = RandomChanges(config.augment, config.augment_p, device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
 
     # -- resume
@@ -98,7 +100,7 @@ def train(config: Phase1Config) -> dict[str, float]:
             # -- one step
             due = due_at(progress.step + 1, schedule)
             images, _ = train_data.get(progress.position, schedule.batch_size)
-            parts = in_parts(images.to(device), config.gradient_accumulation)
+            parts = in_parts(changes.photos(images.to(device)), config.gradient_accumulation)
             set_rates(progress.step, schedule, {optimizer: config.optimizer})
             values = step_over_parts(optimizer, measure, parts, clip=config.gradient_clip, measure=due.look)
             average_running_statistics(w_encoder)

@@ -22,6 +22,7 @@ from hyperinverter.models.hyperinverter import HyperInverter
 from hyperinverter.models.stylegan2 import Discriminator
 from hyperinverter.ops.batch_norm import average_running_statistics, synchronised
 from hyperinverter.pretrained.ready import load_discriminator, weights_file
+from hyperinverter.training.augment import RandomChanges
 from hyperinverter.training.common import Run, set_up
 from hyperinverter.training.edit_consistency import Edits, edit_consistency
 from hyperinverter.training.export import copy_file, copy_parts, save_part
@@ -170,6 +171,7 @@ def train(config: Phase2Config) -> dict[str, float]:
         rates[optimizer_D] = gan.optimizer
     trained = [model, discriminator] if gan.weight > 0 else [model]
     group = domain.discriminator.mbstd_group_size or gan.batch_size
+    changes = RandomChanges(config.augment, config.augment_p, device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
     adversarial = False
 
@@ -219,7 +221,7 @@ def train(config: Phase2Config) -> dict[str, float]:
             due = due_at(progress.step + 1, schedule)
             batch_size = gan.batch_size if adversarial else schedule.batch_size
             images, _ = train_data.get(progress.position, batch_size)
-            images, count = images.to(device), config.gradient_accumulation
+            images, count = changes.photos(images.to(device)), config.gradient_accumulation
             set_rates(progress.step, schedule, rates)
             fakes.clear()
             edits = [None] * count

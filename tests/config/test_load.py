@@ -225,7 +225,7 @@ def test_faults_of_the_command_line(override: str, expected: str):
             r"batch_size \(6\) must be a multiple of .*group_size \(4\)",
         ),
         ("adversarial.r1_every=0", "to switch it off write r1_gamma: 0"),
-        ("adversarial.optimizer.name=sgd", "must be one of adam, ranger, ranger_adabelief; got 'sgd'"),
+        ("adversarial.optimizer.name=sgd", "must be one of adam, ranger, ranger_adabelief, muon; got 'sgd'"),
         ("optimizer.lr=.inf", "optimizer.lr: must be above 0 and finite"),
         ("optimizer.lr=.nan", "optimizer.lr: must be above 0 and finite"),
         ("optimizer.betas=[0.9]", "optimizer.betas: must be two numbers"),

@@ -30,4 +30,4 @@ def test_perceptual_networks_agree():
 def test_optimizers_agree():
     from hyperinverter.training.optim import OPTIMIZERS
 
-    assert set(OPTIMIZERS) == {"adam", "ranger", "ranger_adabelief"}
+    assert set(OPTIMIZERS) == set(names.OPTIMIZERS)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from hyperinverter.checkpoint import load_training_state
-from hyperinverter.config import ConfigError, StyleGAN2Config, load_config
-from hyperinverter.training.augment import MAX_P, Augmentation
+from hyperinverter.config import ConfigError, Phase2Config, StyleGAN2Config, load_config
+from hyperinverter.training.augment import MAX_P, Augmentation, RandomChanges
 
 from .conftest import TRAIN, stats
 from .forks import assert_same
@@ -102,6 +102,31 @@ def test_mistakes_in_settings_are_told():
         load_config(StyleGAN2Config, None, ["augment=[colour]", "augment_target=2", "augment_kimg=0"])
     told = str(error.value)
     assert "did you mean color" in told and "augment_target" in told and "augment_kimg" in told
+    with pytest.raises(ConfigError) as error:
+        load_config(Phase2Config, None, ["augment=[colour]", "augment_p=2"])
+    assert "did you mean color" in str(error.value) and "augment_p" in str(error.value)
+
+
+@pytest.mark.parametrize("phase", ["phase1", "phase2"])
+def test_encoders_learn_from_changed_photos_and_resume_bit_for_bit(phase, make_config, monkeypatch):
+    seen = []
+    plain = RandomChanges.photos
+    monkeypatch.setattr(RandomChanges, "photos", lambda *of: seen.append((of[1], plain(*of))) or seen[-1][1])
+    settings = {"augment": ALL, "augment_p": 0.7}
+    whole = make_config(phase, "whole", **settings)
+    TRAIN[phase](whole)
+    assert any(not torch.equal(*pair) for pair in seen) and all(pair[1].abs().max() <= 1 for pair in seen)
+    part = make_config(phase, "part", **settings, schedule={"max_steps": 2})
+    TRAIN[phase](part)
+    TRAIN[phase](make_config(phase, "part", **settings))
+    states = [load_training_state(Path(config.output) / "checkpoints") for config in (whole, part)]
+    for state in states:
+        state["config"].pop("output")
+    assert_same(*states)
+    assert torch.equal(seen[0][1], seen[len(seen) // 2][1])  # the same changes in both runs
+    unchanged = make_config(phase, "unchanged")
+    TRAIN[phase](unchanged)
+    assert torch.equal(*seen[-1])  # and none where none is asked for
 
 
 def test_half_precision_moves_nothing_to_other_places():
