@@ -8,8 +8,10 @@ Adding a loss, metric or inverter adds its name here and one line in its own fol
 LOSSES = ("l2", "lpips", "identity", "moco", "discriminator_features", "squeezenet_features", "mobilefacenet")
 FACE_LOSSES = ("identity", "mobilefacenet")  # compare people; meaningless for scenes
 
-# floor 5, metrics: entries of `metrics`. Time per image is always measured.
+# training: `optimizer.name`
 OPTIMIZERS = ("adam", "ranger", "ranger_adabelief", "muon")
+
+# floor 5, metrics: entries of `metrics`. Time per image is always measured.
 METRICS = (
     "l2",
     "psnr",
