@@ -130,7 +130,8 @@ COMMANDS: dict[str, Script | None] = {  # None: not ours, see test_make_and_shel
     "python scripts/find_directions.py --config configs/ganspace/churches64.yaml "
     "model=outputs/phase2_churches64/model": Script("--dry-run"),
     "python scripts/edit.py --config configs/edit/churches64.yaml photo.jpg "
-    "model=outputs/phase2_churches64/model": Script("--dry-run"),
+    "model=outputs/phase2_churches64/model "
+    "'directions=[outputs/ganspace_churches64/pca.safetensors#0:0-10]'": Script("--dry-run"),
     "python scripts/find_directions.py 'directions={hat: 3:0-4}'": Script(
         "samples=2000 shown=2 images=1", "outputs/ganspace_faces64/directions/hat.safetensors"
     ),

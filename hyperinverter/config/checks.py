@@ -25,6 +25,7 @@ from hyperinverter.config.rules import (
     not_negative,
     positive,
     power_of_two,
+    weights,
 )
 
 
@@ -185,21 +186,16 @@ def _parts(key: str, batch_size: int, c: s.TrainConfig) -> Iterator[Problem]:
 
 
 def _phase(c: s.PhaseConfig) -> Iterator[Problem]:
-    yield from known("loss_weights", "loss", c.loss_weights, names.LOSSES, each_has_a_key=True)
-    for name, weight in c.loss_weights.items():
-        if not 0 <= weight < math.inf:
-            yield Problem((f"loss_weights.{name}",), f"must be 0 (off) or above and finite, got {weight}")
-        elif weight > 0 and name in names.FACE_LOSSES and c.domain.kind == "scenes":
+    yield from weights("loss_weights", c.loss_weights, names.LOSSES)
+    for name in set(names.FACE_LOSSES) & set(c.loss_weights):
+        if c.loss_weights[name] > 0 and c.domain.kind == "scenes":
             message = "compares faces, but the domain's kind is scenes; use moco, or write weight 0"
             yield Problem((f"loss_weights.{name}", "domain.kind"), message)
-    if not any(weight > 0 for weight in c.loss_weights.values()):
-        yield Problem(("loss_weights",), f"needs one loss with a weight above 0; known: {', '.join(names.LOSSES)}")
     yield from known("augment", "augmentation", c.augment, s.AUGMENTATIONS)
     yield from between_0_and_1(c, "augment_p")
 
 
 def _phase2(c: s.Phase2Config) -> Iterator[Problem]:
-    yield from _phase(c)
     yield from not_negative(c, "edit_consistency_weight")
     if not 0 < c.edit_consistency_reach <= 1:
         message = f"must lie above 0 and up to 1, all the way to another w; got {c.edit_consistency_reach}"
@@ -313,7 +309,7 @@ CHECKS: dict[type, Callable[[Any], Iterable[Problem]]] = {
     s.ScheduleConfig: _schedule,
     s.CommandConfig: _command,
     s.TrainConfig: _train,
-    s.Phase1Config: _phase,
+    s.PhaseConfig: _phase,
     s.Phase2Config: _phase2,
     s.StyleGAN2Config: _stylegan2,
     s.ProjectionConfig: _projection,

@@ -13,7 +13,7 @@ from hyperinverter.config import (
     reproduce_schema,
     schema,
 )
-from hyperinverter.config.rules import Problem, at_least, choice, known, not_empty, positive
+from hyperinverter.config.rules import Problem, at_least, choice, known, not_empty, positive, weights
 
 
 def _benchmark(c: benchmark_schema.BenchmarkConfig) -> Iterator[Problem]:
@@ -47,10 +47,7 @@ def _reproduce(c: reproduce_schema.ReproduceConfig) -> Iterator[Problem]:
     yield from not_empty(c, "strengths metrics")
     yield from at_least(c, 2, "generated edited_photos")
     yield from at_least(c, 1, "bounds_photos bounds_steps")
-    comparable = [name for name in names.LOSSES if name in names.METRICS]
-    yield from known("bounds_losses", "loss that is a metric too", c.bounds_losses, comparable, each_has_a_key=True)
-    if not any(weight > 0 for weight in c.bounds_losses.values()):
-        yield Problem(("bounds_losses",), f"needs one loss with a weight above 0; known: {', '.join(comparable)}")
+    yield from weights("bounds_losses", c.bounds_losses, names.DISTANCES)
     yield from at_least(c, 1, "batch_size time_repeats")
     if not all(0 < strength < math.inf for strength in c.strengths):
         yield Problem(("strengths",), f"each must be above 0, it is applied in both ways; got {c.strengths}")

@@ -39,7 +39,7 @@ class ReproduceConfig(CommandConfig):
     edited_photos: int = 200  # at most, one of each person where the labels tell people apart
     bounds_photos: int = 32  # whose codes are optimised, to see what the encoders leave
     bounds_steps: int = 150
-    bounds_losses: dict[str, float] = field(default_factory=lambda: {"l2": 1.0})  # as Phase II was trained with
+    bounds_losses: dict[str, float] = field(default_factory=lambda: {"l2": 1.0})  # what the optimised codes minimise
     strengths: list[float] = field(default_factory=lambda: [1.0, 2.0, 3.0])  # of edits, in standard deviations, ±
     metrics: list[str] = field(default_factory=lambda: list(METRICS))
     batch_size: int = 16

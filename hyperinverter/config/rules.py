@@ -4,7 +4,7 @@ Each takes the section and the names of keys, and gives a problem for every valu
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,16 @@ def known(
     for value in values:
         if value not in choices:
             yield Problem((f"{key}.{value}" if each_has_a_key else key,), unknown_name(kind, value, choices))
+
+
+def weights(key: str, given: Mapping[str, float], choices: Sequence[str]) -> Iterator[Problem]:
+    """Losses by name with their weights, one of them above 0."""
+    yield from known(key, "loss", given, choices, each_has_a_key=True)
+    for name, weight in given.items():
+        if not 0 <= weight < math.inf:
+            yield Problem((f"{key}.{name}",), f"must be 0 (off) or above and finite, got {weight}")
+    if not any(weight > 0 for weight in given.values()):
+        yield Problem((key,), f"needs one loss with a weight above 0; known: {', '.join(choices)}")
 
 
 def power_of_two(section: Any, key: str, smallest: int) -> Iterator[Problem]:

@@ -153,9 +153,9 @@ class DataConfig:
 
 @dataclass
 class OptimizerConfig:
-    name: str = (
-        "adam"  # adam | ranger (the paper's RAdam + Lookahead + gradient centralisation) | ranger_adabelief | muon
-    )
+    # adam | ranger (the paper's RAdam + Lookahead + gradient centralisation) | ranger_adabelief
+    # | muon (for matrices; betas and eps are for the vectors, which Adam moves)
+    name: str = "adam"
     lr: float = 1e-4
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1e-8

@@ -1,8 +1,8 @@
 """What bounds the two phases: how near an image each of their outputs could come, whoever predicted it.
 
 The generator and the mapper from tokens to weights stay as they are; w, or the tokens, of held-out images are
-optimised on Phase II's losses from where the encoders put them. What is reached so, generator and mapper can do at
-least; the encoders, which see an image once, stay behind it. Letters: N images, R pixels.
+optimised on given losses from where the encoders put them. What is reached so, generator and mapper can do at least;
+the encoders, which see an image once and were trained on further losses (adversarial, edit consistency), stay behind. Letters: N images, R pixels.
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -49,11 +49,11 @@ def judges_of(direction: Direction, known: Iterable[str]) -> dict[str, int]:
 def choose_photos(people: Sequence[str | None], count: int) -> list[int]:
     """Which of the photos are taken: of each person the first, and of these `count` at equal distances.
 
-    Photos without a person (None) count as one each, so that every photo tells something of its own.
+    Photos without a person (None or empty) count as one each, so that every photo tells something of its own.
     """
     first: dict[str | int, int] = {}
     for index, person in enumerate(people):
-        first.setdefault(index if person is None else person, index)
+        first.setdefault(person or index, index)
     indices = list(first.values())
     if len(indices) <= count:
         return indices

@@ -1,6 +1,7 @@
 """Where model folders and small networks are looked for; every refusal says where that was and what to run."""
 
 import os
+import shlex
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -95,11 +96,12 @@ def part_file(source: str | Path, part: str, domain_name: str | None = None) -> 
 
 
 def command_for(part: str, domain_name: str, folder: Path | None = None) -> str:
-    """The command that makes a part, from what `folder` holds; it names the domain's config only where there is one."""
+    """The command that makes a part, from what `folder` holds; it names the domain's config where there is one."""
     config = f"configs/{MADE_BY[part]}/{domain_name}.yaml"
-    given = f" --config {config}" if (REPOSITORY / config).is_file() else ""
-    start = "" if folder is None or MADE_BY[part] == "stylegan2" else f" domain.weights.folder={folder}"
-    return f"python scripts/train_{MADE_BY[part]}.py{given} data.root=FOLDER{start}"
+    given = f"--config {config}" if (REPOSITORY / config).is_file() else "domain=DOMAIN.yaml"
+    is_start = folder is not None and MADE_BY[part] != "stylegan2"
+    start = f" {shlex.quote(f'domain.weights.folder={folder}')}" if is_start else ""
+    return f"python scripts/train_{MADE_BY[part]}.py {given}{start}"
 
 
 def weights_file(domain: DomainConfig, part: str) -> Path:

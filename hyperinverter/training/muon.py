@@ -1,84 +1,65 @@
 """Muon for matrices and convolutions, Adam for vectors, as one optimiser.
 
-Beyond the paper. A batch moves all its images alike in a few directions, and an update of Adam follows these: what
-tells the images apart is learned last. Muon (K. Jordan et al., 2024, kellerjordan.github.io/posts/muon) gives all
-directions of an update the same length. `torch.optim.Muon` does it; scaled to the usual length of Adam's updates
-(J. Liu et al., arXiv:2502.16982), so that Adam's rates carry over.
+Beyond the paper. Muon (K. Jordan et al., 2024, kellerjordan.github.io/posts/muon) gives all directions of an update the
+same length, where Adam's follows the few that a batch agrees on. An update is as long as Adam's usually are (root mean
+square 0.2 of the rate; J. Liu et al., arXiv:2502.16982). PyTorch's own computes in bfloat16 only, which takes seconds a
+step on a CPU without such instructions, and knows no convolutions.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Any
+import math
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-FITTED_RATE = "match_rms_adamw"  # 0.2 sqrt(max(rows, columns)) on an update of spectral norm 1
+MOMENTUM = 0.95
+RMS = 0.2  # of an update, in units of the rate
+ITERATIONS = 5
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # bring every singular value to about 1 in that many iterations
 
 
-class MuonWithAdam(torch.optim.Optimizer):
-    """`torch.optim.Muon` on parameters of two dimensions or more, as [first, all others], `adam` on the rest.
+class Muon(torch.optim.Adam):
+    """Parameters of two dimensions or more move by Muon, as matrices [first, all others]; the rest by Adam.
 
-    Args:
-        params: on their device.
-        lr: of both.
-        betas, eps: of Adam; Muon keeps its own momentum of 0.95.
-        adam: (parameters, lr=, betas=, eps=) -> the optimiser of the rest.
+    Args: those of Adam; `lr` is for both, `betas` and `eps` are for Adam's part.
     """
 
-    def __init__(
-        self,
-        params: Iterable[nn.Parameter],
-        *,
-        adam: Callable[..., torch.optim.Optimizer],
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-    ) -> None:
-        params = list(params)
-        matrices, rest = ([p for p in params if (p.ndim > 1) == wanted] for wanted in (True, False))
-        super().__init__(
-            [{"params": group} for group in (matrices, rest) if group], {"lr": lr, "betas": tuple(betas), "eps": eps}
-        )
-        self._matrices = [(p, _shared(p)) for p in matrices]  # two shapes of the same memory
-        self._parts: dict[str, torch.optim.Optimizer] = {}
-        if matrices:
-            seen = [matrix for _, matrix in self._matrices]
-            self._parts["muon"] = torch.optim.Muon(seen, lr=lr, weight_decay=0.0, adjust_lr_fn=FITTED_RATE)
-        if rest:
-            self._parts["adam"] = adam(rest, lr=lr, betas=tuple(betas), eps=eps)
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """One update of every parameter that has a gradient."""
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
+        matrices = [(p, p.grad) for group in self.param_groups for p in group["params"] if _is_matrix(p)]
+        for group in self.param_groups:
+            for parameter in filter(_is_matrix, group["params"]):
+                self._move(parameter, group["lr"])
+                parameter.grad = None  # Adam passes over it
+        super().step()
+        for parameter, gradient in matrices:
+            parameter.grad = gradient
+        return loss
 
-    def step(self, closure: None = None) -> None:
-        """One update of every parameter that has a gradient, at the rates of `param_groups`."""
-        for (name, part), settings in zip(self._parts.items(), self.param_groups, strict=True):
-            wanted = ["lr"] if name == "muon" else ["lr", "betas", "eps"]
-            part.param_groups[0].update({key: settings[key] for key in wanted})
-        for parameter, matrix in self._matrices:
-            matrix.grad = None if parameter.grad is None else _as_matrix(parameter.grad, parameter)
-        for part in self._parts.values():
-            part.step()
-        for _, matrix in self._matrices:
-            matrix.grad = None
-
-    def state_dict(self) -> dict[str, Any]:
-        return {name: part.state_dict() for name, part in self._parts.items()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Raises KeyError or ValueError where the state is another optimiser's or of other parameters."""
-        for name, part in self._parts.items():
-            part.load_state_dict(state_dict[name])
+    @torch.no_grad()
+    def _move(self, parameter: Tensor, rate: float) -> None:
+        state = self.state[parameter]
+        if not state:
+            state["step"] = torch.zeros([])  # Adam looks for it when a state is loaded
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        momentum = state["momentum_buffer"].lerp_(parameter.grad, 1 - MOMENTUM)
+        update = orthogonal(parameter.grad.lerp(momentum, MOMENTUM).flatten(1))  # Nesterov's
+        parameter.add_(update.reshape(parameter.shape), alpha=-rate * RMS * math.sqrt(max(update.shape)))
 
 
-def _shared(parameter: nn.Parameter) -> nn.Parameter:
-    matrix = nn.Parameter(_as_matrix(parameter.detach(), parameter))
-    if matrix.data_ptr() != parameter.data_ptr():
-        raise ValueError(
-            f"muon needs weights that lie in memory without gaps; one is {tuple(parameter.shape)} at strides "
-            f"{parameter.stride()}: call .contiguous() on it"
-        )
-    return matrix
+def orthogonal(matrix: Tensor) -> Tensor:
+    """[rows, columns] -> the same with all singular values near 1 (0.7 to 1.2), by a Newton-Schulz iteration."""
+    a, b, c = COEFFICIENTS
+    x = matrix if len(matrix) <= matrix.shape[1] else matrix.mT
+    x = x.to(torch.bfloat16 if matrix.is_cuda else torch.float32)  # as coarse as the iteration is, bfloat16 will do
+    x = x / (x.norm() + 1e-7)
+    for _ in range(ITERATIONS):
+        square = x @ x.mT
+        x = a * x + (b * square + c * square @ square) @ x
+    return (x if len(matrix) <= matrix.shape[1] else x.mT).to(matrix.dtype)
 
 
-def _as_matrix(tensor: Tensor, like: nn.Parameter) -> Tensor:
-    """[O, ...] -> [O, all others], the columns in the order in which `like` lies in memory."""
-    channels_last = like.ndim == 4 and not like.is_contiguous()
-    return (tensor.permute(0, 2, 3, 1) if channels_last else tensor).reshape(len(tensor), -1)
+def _is_matrix(parameter: Tensor) -> bool:
+    return parameter.ndim > 1 and parameter.grad is not None

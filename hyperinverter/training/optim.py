@@ -18,7 +18,7 @@ from ranger_adabelief import RangerAdaBelief
 from torch import Tensor, nn
 
 from hyperinverter.config.schema import OptimizerConfig, ScheduleConfig
-from hyperinverter.training.muon import MuonWithAdam
+from hyperinverter.training.muon import Muon
 from hyperinverter.utils.distributed import average_gradients
 from hyperinverter.utils.errors import UserError
 
@@ -95,7 +95,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": _adam,
     "ranger": ranger,
     "ranger_adabelief": partial(ranger, adabelief=True),
-    "muon": partial(MuonWithAdam, adam=_adam),
+    "muon": Muon,
 }
 
 

@@ -15,6 +15,14 @@ def test_metrics_agree():
     assert list(METRICS) == list(names.METRICS)
 
 
+def test_distances_are_losses_and_metrics_of_which_less_is_better():
+    from hyperinverter.metrics import METRICS
+
+    assert {name for name in names.LOSSES if name in METRICS and METRICS[name].better == "lower"} == set(
+        names.DISTANCES
+    )
+
+
 def test_methods_agree():
     from hyperinverter.inverters import INVERTERS
 

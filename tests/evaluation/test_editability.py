@@ -72,7 +72,7 @@ def test_judges_of_a_direction():
 
 def test_one_photo_of_each_person():
     assert choose_photos(["a", "b", "a", None, "b", None], 10) == [0, 1, 3, 5]
-    assert choose_photos([None] * 6, 3) == [0, 2, 5]
+    assert choose_photos([None] * 6, 3) == [0, 2, 5] and choose_photos([""] * 3, 10) == [0, 1, 2]
     assert np.diff(choose_photos([None] * 100, 25)).min() >= 4
 
 

@@ -74,11 +74,13 @@ def test_network_files_are_found_at_top_level_and_in_nets(tmp_path, monkeypatch)
 @pytest.mark.parametrize(("part", "script"), [("w_encoder", "train_phase1.py"), ("hyperinverter", "train_phase2.py")])
 def test_a_missing_part_names_the_command_that_makes_it(copied, part, script):
     (copied / f"{part}.safetensors").unlink()
-    made = rf"make it with: python scripts/{script} data\.root=FOLDER domain\.weights\.folder={copied}$"
+    made = rf"make it with: python scripts/{script} domain=DOMAIN\.yaml domain\.weights\.folder={copied}$"
     with pytest.raises(FileNotFoundError, match=rf"has no {part}\.safetensors; {made}"):
         pretrained.load_model(copied)  # micro has no config of its own: none is named
     named = shutil.copytree(copied, copied.with_name("tiny"))
-    with pytest.raises(FileNotFoundError, match=rf"scripts/{script} --config configs/phase\d/tiny\.yaml data"):
+    with pytest.raises(
+        FileNotFoundError, match=rf"{script} --config configs/phase\d/tiny\.yaml domain\.weights\.folder={named}$"
+    ):
         pretrained.load_model(named)
 
 

@@ -8,13 +8,14 @@ import torch
 
 import hyperinverter
 from hyperinverter.checkpoint import read_model
-from hyperinverter.config import ReproduceConfig
+from hyperinverter.config import ReproduceConfig, load_config
 from hyperinverter.evaluation.reproduce import measures
 from hyperinverter.evaluation.reproduce.publish import publish, write_json, write_page
 from hyperinverter.evaluation.telling import tell
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.pretrained.files import PARTS, find_model_folder
 from hyperinverter.training.common import set_up
+from hyperinverter.utils.checkout import REPOSITORY
 from hyperinverter.utils.errors import UserError
 
 # part -> its measurement, and the settings without which there is nothing to measure
@@ -37,7 +38,7 @@ SHOWN = {  # part -> pictures that the page shows
 ALSO_NAMED = {
     "editability": ["edited_photos", "strengths"],
     "generated": ["generated"],
-    "bounds": ["bounds_photos", "bounds_steps"],
+    "bounds": ["bounds_photos", "bounds_steps", "bounds_losses"],
 }  # unless default
 ALSO_USED = {"generator": ["labels"]}  # where given
 EMBEDDED = "faces64"  # whose config the script takes when none is named
@@ -90,8 +91,9 @@ def _about(config: ReproduceConfig, part: str, needs: list[str]) -> dict[str, An
     used = [*needs, *ALSO_USED.get(part, ())]
     named = [key for key in NAMED_IN_COMMAND if key in used and getattr(config, key)]
     words += [f"{key}={_placeholder(getattr(config, key))}" for key in named]
-    plain = ReproduceConfig()
-    changed = [key for key in ALSO_NAMED.get(part, ()) if getattr(config, key) != getattr(plain, key)]
+    path = REPOSITORY / "configs" / "reproduce" / f"{config.domain.name}.yaml"
+    usual = load_config(ReproduceConfig, path) if path.is_file() else ReproduceConfig()
+    changed = [key for key in ALSO_NAMED.get(part, ()) if getattr(config, key) != getattr(usual, key)]
     words += [f"{key}={getattr(config, key)}" for key in changed]
     words += ["runs={NAME: FOLDER}"] if "runs" in needs else []
     return {

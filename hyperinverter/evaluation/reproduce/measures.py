@@ -202,10 +202,10 @@ def analysis(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:
 def bounds(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:
     """How far the encoders stay behind what generator and mapper could do, on photos at equal distances by name."""
     inverter = load(model_of(config), "hyperinverter", str(device))
-    discriminator = load_discriminator(inverter.folder) if "discriminator_features" in config.bounds_losses else None
+    discriminator = load_discriminator(inverter.folder) if config.bounds_losses.get("discriminator_features") else None
     loss_resolution = inverter.domain.loss_resolution
     losses = build_losses(config.bounds_losses, discriminator=discriminator, loss_resolution=loss_resolution)
-    metrics, _ = build_metrics(config.bounds_losses, inverter.domain, discriminator=discriminator, device=device)
+    metrics, _ = build_metrics(losses.weights, inverter.domain, discriminator=discriminator, device=device)
     source = open_source(config.photos)
     chosen = choose_photos([None] * len(source.names), config.bounds_photos)
     batches = Batches(Subset(source, chosen), inverter.resolution, on_bad_file="refuse").in_order(BOUNDS_BATCH)

@@ -173,24 +173,22 @@ def _curve(result: dict[str, Any], folder: Path) -> Iterator[str]:
 
 
 def _bounds(result: dict[str, Any], folder: Path) -> Iterator[str]:
-    losses = ", ".join(f"{name} {weight:g}" for name, weight in result["losses"].items())
+    losses = " + ".join(f"{weight:g} × {name}" for name, weight in result["losses"].items())
     yield (
         f"Of {result['images']} held-out photos ({result['photos_rule']}), w or the tokens optimised for "
-        f"{result['steps']} updates on {losses}, from where the encoders put them. Generator and mapper can do at "
-        "least what the optimised ones reach; the encoders, which see an image once, stay behind that."
+        f"{result['steps']} updates of Adam on {losses}, from where the encoders put them. Generator and mapper can do at "
+        "least what the optimised ones reach; the encoders, which see an image once and were trained on further losses "
+        "too, stay behind that. Images rounded to 8 bits; l2 squared, in [-1, 1]."
     )
     metrics = result["metrics"]
     rows = [
         [
             what,
-            *(
-                f"{_mean(one[what])}{' ' + _ratio(one[what]) if 'ratio' in one[what] else ''}"
-                for one in metrics.values()
-            ),
+            *(_mean(one[what]) + (f" {_ratio(one[what])}" if "ratio" in one[what] else "") for one in metrics.values()),
         ]
         for what in next(iter(metrics.values()))
     ]
-    yield _table(["", *(f"{name} ↓, and times Phase I's" for name in metrics)], rows)
+    yield _table(["", *(f"{name} ↓ (× Phase I)" for name in metrics)], rows)
 
 
 def _ablations(result: dict[str, Any], folder: Path) -> Iterator[str]:
