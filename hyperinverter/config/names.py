@@ -11,12 +11,8 @@ FACE_LOSSES = ("identity", "mobilefacenet")  # compare people; meaningless for s
 # training: `optimizer.name`
 OPTIMIZERS = ("adam", "ranger", "ranger_adabelief", "muon")
 
-DISTANCES = (
-    "l2",
-    "lpips",
-    "squeezenet_features",
-    "discriminator_features",
-)  # losses that are metrics too, lower better
+# losses that are metrics too, of which less is better
+DISTANCES = ("l2", "lpips", "squeezenet_features", "discriminator_features")
 
 # floor 5, metrics: entries of `metrics`. Time per image is always measured.
 METRICS = (

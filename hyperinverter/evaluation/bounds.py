@@ -2,7 +2,8 @@
 
 The generator and the mapper from tokens to weights stay as they are; w, or the tokens, of held-out images are
 optimised on given losses from where the encoders put them. What is reached so, generator and mapper can do at least;
-the encoders, which see an image once and were trained on further losses (adversarial, edit consistency), stay behind. Letters: N images, R pixels.
+the encoders, which see an image once and were trained on further losses (adversarial, edit consistency), stay behind.
+Letters: N images, R pixels.
 """
 
 from collections.abc import Callable, Iterable, Sequence

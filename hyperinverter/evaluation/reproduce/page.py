@@ -176,9 +176,9 @@ def _bounds(result: dict[str, Any], folder: Path) -> Iterator[str]:
     losses = " + ".join(f"{weight:g} × {name}" for name, weight in result["losses"].items())
     yield (
         f"Of {result['images']} held-out photos ({result['photos_rule']}), w or the tokens optimised for "
-        f"{result['steps']} updates of Adam on {losses}, from where the encoders put them. Generator and mapper can do at "
-        "least what the optimised ones reach; the encoders, which see an image once and were trained on further losses "
-        "too, stay behind that. Images rounded to 8 bits; l2 squared, in [-1, 1]."
+        f"{result['steps']} updates of Adam on {losses}, from where the encoders put them. Generator and mapper can do "
+        "at least what the optimised ones reach; the encoders, which see an image once and were trained on further "
+        "losses too, stay behind that. Images rounded to 8 bits; l2 squared, in [-1, 1]."
     )
     metrics = result["metrics"]
     rows = [
