@@ -187,8 +187,8 @@ def _parts(key: str, batch_size: int, c: s.TrainConfig) -> Iterator[Problem]:
 
 def _phase(c: s.PhaseConfig) -> Iterator[Problem]:
     yield from weights("loss_weights", c.loss_weights, names.LOSSES)
-    for name in set(names.FACE_LOSSES) & set(c.loss_weights):
-        if c.loss_weights[name] > 0 and c.domain.kind == "scenes":
+    for name in names.FACE_LOSSES:
+        if c.loss_weights.get(name, 0) > 0 and c.domain.kind == "scenes":
             message = "compares faces, but the domain's kind is scenes; use moco, or write weight 0"
             yield Problem((f"loss_weights.{name}", "domain.kind"), message)
     yield from known("augment", "augmentation", c.augment, s.AUGMENTATIONS)

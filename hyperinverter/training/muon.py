@@ -28,13 +28,14 @@ class Muon(torch.optim.Adam):
         """One update of every parameter that has a gradient."""
         with torch.enable_grad():
             loss = None if closure is None else closure()
-        matrices = [(p, p.grad) for group in self.param_groups for p in group["params"] if _is_matrix(p)]
+        moved = []
         for group in self.param_groups:
             for parameter in filter(_is_matrix, group["params"]):
                 self._move(parameter, group["lr"])
+                moved.append((parameter, parameter.grad))
                 parameter.grad = None  # Adam passes over it
         super().step()
-        for parameter, gradient in matrices:
+        for parameter, gradient in moved:
             parameter.grad = gradient
         return loss
 
