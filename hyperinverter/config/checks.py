@@ -204,6 +204,7 @@ def _phase2(c: s.Phase2Config) -> Iterator[Problem]:
         message = "needs a generator without classes that draws w from z; write edit_consistency_weight=0"
         yield Problem(("edit_consistency_weight", "domain.generator"), message)
     yield from every(c, "edit_consistency_every", "edit_consistency_weight: 0")
+    yield from known("edit_consistency_directions", "direction", c.edit_consistency_directions, c.domain.directions)
     gan = c.adversarial
     if gan.weight > 0:
         if gan.start_step >= c.schedule.max_steps:

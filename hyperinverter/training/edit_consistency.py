@@ -1,9 +1,10 @@
 """Edit consistency: after Phase II a step in W shall change the image as it did before.
 
 Beyond the paper. Phase II's losses look at the unedited image alone, and its weights take a part of every edit's effect
-away (the paper keeps 70 to 91 %, table 2). Here w also takes a random step, and what it changes with the predicted
-weights is pulled to what it changes with the generator's own. PTI's locality regularisation (Roich et al., ACM TOG
-2022, arXiv:2106.05744) is related: it pulls images, not changes. Costs two syntheses more, one of them with gradients.
+away (the paper keeps 70 to 91 %, table 2). Here w also takes a step, at random or along a known direction, and what it
+changes with the predicted weights is pulled to what it changes with the generator's own. PTI's locality regularisation
+(Roich et al., ACM TOG 2022, arXiv:2106.05744) is related: it pulls images, not changes. Costs two syntheses more, one
+of them with gradients. Letters: N images, K directions.
 """
 
 from dataclasses import dataclass
@@ -11,46 +12,104 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hyperinverter.checkpoint import read_model
+from hyperinverter.config.schema import DomainConfig
 from hyperinverter.extractors.resize import at_most
 from hyperinverter.models.hyperinverter import HyperInverter, HyperInverterOutput
+from hyperinverter.pretrained.ready import weights_file
 from hyperinverter.training.optim import in_parts
 from hyperinverter.utils.distributed import own_rows, randn_rows, world_size
+from hyperinverter.utils.errors import UserError
+
+STRENGTH = 3.0  # steps along a direction are uniform in this many standard deviations of w along it, both ways
+SMALLEST_CHANGE = 0.003  # mean squared, images in [-1, 1]: relative to less than this a change is not worth following
 
 
 @dataclass(frozen=True)
 class Edits:
-    """Random steps in W, one per image: `share` [N, 1] of the way to `towards` [N, w_dim], a w of the generator."""
+    """Steps in W, one per image: `share` [N, 1] of the way to `towards` [N, w_dim], a w of the generator, and `along`.
+
+    Attributes:
+        along: [N, w_dim], a step along a known direction, 0 for an image that goes the other way (and so is `share`).
+    """
 
     towards: Tensor
     share: Tensor
+    along: Tensor
 
     @classmethod
     @torch.no_grad()
-    def draw(cls, model: HyperInverter, count: int, reach: float, device: torch.device) -> "Edits":
-        """For this process's `count` images; shares are uniform in [0, reach]."""
+    def draw(
+        cls, model: HyperInverter, count: int, reach: float, device: torch.device, directions: Tensor | None = None
+    ) -> "Edits":
+        """For this process's `count` images; shares are uniform in [0, reach].
+
+        Args:
+            directions: [K, w_dim], each as long as a standard deviation of w along it. About half of the images take
+                a step along one of them, the others a random one. None: all take a random one.
+        """
         generator = model.generator
         z = randn_rows(count, generator.z_dim, shared=True, device=device)
         share = own_rows(torch.rand(count * world_size(), 1, device=device)) * reach
-        return cls(generator.mapping(z)[:, 0], share)
+        towards = generator.mapping(z)[:, 0]
+        along = torch.zeros_like(towards)
+        if directions is not None:
+            # whether, which, how far
+            chance = own_rows(torch.rand(count * world_size(), 3, device=device))
+            which = (chance[:, 1] * len(directions)).long().clamp(max=len(directions) - 1)
+            follows = chance[:, :1] < 0.5
+            along = torch.where(follows, (2 * chance[:, 2:] - 1) * STRENGTH * directions.to(device)[which], along)
+            share = torch.where(follows, 0.0, share)
+        return cls(towards, share, along)
 
     def in_parts(self, count: int) -> list["Edits"]:
         """Dealt out as `optim.in_parts` deals the images."""
-        pairs = zip(in_parts(self.towards, count), in_parts(self.share, count), strict=True)
-        return [Edits(towards, share) for towards, share in pairs]
+        steps = (in_parts(part, count) for part in (self.towards, self.share, self.along))
+        return [Edits(*some) for some in zip(*steps, strict=True)]
 
     def __call__(self, w: Tensor) -> Tensor:
-        return w + self.share * (self.towards - w)
+        return w + self.share * (self.towards - w) + self.along
 
 
-def edit_consistency(model: HyperInverter, found: HyperInverterOutput, edits: Edits, loss_resolution: int) -> Tensor:
+def load_steps(domain: DomainConfig, names: list[str], generator_hash: str) -> Tensor | None:
+    """Directions of the domain by name -> [K, w_dim], each one standard deviation of w long; None without names.
+
+    Raises:
+        UserError: a file is missing, belongs to another generator, or does not say how far photos spread along it.
+    """
+    steps = []
+    for name in names:
+        path = weights_file(domain, "generator").parent / domain.directions[name]
+        what = "learn it with scripts/learn_direction.py before, or leave it out of edit_consistency_directions"
+        if not path.is_file():
+            raise UserError(f"{path}: there is no direction {name!r} yet; {what}")
+        file = read_model(path, "direction")
+        made_for, spread = file.requires.get("generator"), file.info.get("projection_std")
+        if made_for and made_for != generator_hash:
+            raise UserError(f"{path}: was learned for generator {made_for}, this is {generator_hash}; {what}")
+        vector = file.state.get("direction")
+        if vector is None or vector.numel() != domain.generator.w_dim or not spread:
+            raise UserError(f"{path}: is no direction of W with the spread of photos along it; {what}")
+        steps.append(vector.float().flatten() / vector.float().norm() * spread)
+    return torch.stack(steps) if steps else None
+
+
+def edit_consistency(
+    model: HyperInverter, found: HyperInverterOutput, edits: Edits, loss_resolution: int, *, relative: bool = False
+) -> Tensor:
     """Mean squared difference [] between what the edits change before and after Phase II, images in [-1, 1].
 
     Args:
         found: both phases of the batch; gradients flow into its `reconstruction` and `residuals`.
         loss_resolution: larger changes are compared at this, as images are in every other loss.
+        relative: each image's difference is divided by the mean square of what its edit changed before, so that a
+            small change, such as a smile, counts as much as a large one.
     """
     ws = edits(found.w)[:, None].expand(-1, model.generator.num_ws, -1)
     with torch.no_grad():
-        before = (model.render(ws) - found.w_image).float()
-    after = model.synthesise(ws, found.residuals).float() - found.reconstruction.float()
-    return at_most(after - before, loss_resolution).square().mean()
+        before = at_most((model.render(ws) - found.w_image).float(), loss_resolution)
+    after = at_most(model.synthesise(ws, found.residuals).float() - found.reconstruction.float(), loss_resolution)
+    difference = (after - before).square().mean(dim=(1, 2, 3))
+    if relative:
+        difference = difference / (before.square().mean(dim=(1, 2, 3)) + SMALLEST_CHANGE)
+    return difference.mean()

@@ -24,7 +24,7 @@ from hyperinverter.ops.batch_norm import average_running_statistics, synchronise
 from hyperinverter.pretrained.ready import load_discriminator, weights_file
 from hyperinverter.training.augment import RandomChanges
 from hyperinverter.training.common import Run, set_up
-from hyperinverter.training.edit_consistency import Edits, edit_consistency
+from hyperinverter.training.edit_consistency import Edits, edit_consistency, load_steps
 from hyperinverter.training.export import copy_file, copy_parts, save_part
 from hyperinverter.training.guard import guarded
 from hyperinverter.training.optim import (
@@ -52,6 +52,7 @@ def encoder_losses(
     *,
     edits: Edits | None = None,
     edits_weight: float = 0.0,
+    edits_relative: bool = False,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """What Phase II minimises on a batch (equation 7).
 
@@ -61,6 +62,7 @@ def encoder_losses(
         group: images that the discriminator sees at a time, for its minibatch statistics; None: all.
         edits: under which changes are to stay what they were before Phase II; None leaves that term out, as in
             validation, whose loss chooses the best step.
+        edits_relative: see `edit_consistency`.
     Returns:
         "loss" (the weighted sum, with gradients) and every part by name; the reconstructions [N,3,R,R] float32.
     """
@@ -68,7 +70,7 @@ def encoder_losses(
     reconstruction = found.reconstruction.float()
     total, parts = losses(reconstruction, images)
     if edits is not None:
-        inconsistency = edit_consistency(model, found, edits, losses.loss_resolution)
+        inconsistency = edit_consistency(model, found, edits, losses.loss_resolution, relative=edits_relative)
         total = total + edits_weight * inconsistency
         parts = {**parts, "edit_consistency": inconsistency}
     if discriminator is not None:
@@ -143,6 +145,7 @@ def train(config: Phase2Config) -> dict[str, float]:
     device = set_up(config)
     domain, schedule, gan = config.domain, config.schedule, config.adversarial
     edits_weight = config.edit_consistency_weight * config.edit_consistency_every
+    edit_settings = {"edits_weight": edits_weight, "edits_relative": config.edit_consistency_relative}
     check_divides("schedule.batch_size", schedule.batch_size, config.gradient_accumulation)
     if gan.weight > 0:
         check_divides("adversarial.batch_size", gan.batch_size, config.gradient_accumulation)
@@ -150,6 +153,8 @@ def train(config: Phase2Config) -> dict[str, float]:
     model, frozen, origin = start_hyperinverter(domain, config.init_from)
     sizes = ["generator", "w_encoder", "layerwise_encoder", "hypernetwork"] + ["discriminator"] * (gan.weight > 0)
     discriminator, used = load_discriminator_of_losses(config, frozen)
+    known = config.edit_consistency_directions if edits_weight > 0 else []
+    directions = load_steps(domain, known, frozen["generator"])
     resumed = find_state(config, trainer="phase2", networks=sizes, frozen=used)
     model = place(model, device).train()
     model.generator.synthesis.recompute_from_px = config.recompute_from_px
@@ -190,7 +195,7 @@ def train(config: Phase2Config) -> dict[str, float]:
         D = discriminator if adversarial else None
         with autocast:
             images, edits = part
-            values, fake = encoder_losses(model, losses, images, D, gan.weight, edits=edits, edits_weight=edits_weight)
+            values, fake = encoder_losses(model, losses, images, D, gan.weight, edits=edits, **edit_settings)
         fakes.append(fake.detach())
         return values
 
@@ -226,7 +231,8 @@ def train(config: Phase2Config) -> dict[str, float]:
             fakes.clear()
             edits = [None] * count
             if edits_weight > 0 and progress.step % config.edit_consistency_every == 0:
-                edits = Edits.draw(model, len(images), config.edit_consistency_reach, device).in_parts(count)
+                drawn = Edits.draw(model, len(images), config.edit_consistency_reach, device, directions)
+                edits = drawn.in_parts(count)
             image_parts = list(zip(in_parts(images, count), edits, strict=True))
             values = step_over_parts(optimizer, reconstruct, image_parts, clip=config.gradient_clip, measure=due.look)
 

@@ -1,17 +1,22 @@
 """Edit consistency: what it measures, what it trains, and that its draws belong to the whole batch."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from hyperinverter.config import ConfigError, Phase2Config, load_config
-from hyperinverter.config.schema import OptimizerConfig
+from hyperinverter.config.schema import OptimizerConfig, WeightsConfig
+from hyperinverter.editing.direction_files import save_direction
+from hyperinverter.editing.directions import Direction
 from hyperinverter.losses import build_losses
 from hyperinverter.pretrained.ready import load_model
 from hyperinverter.training import phase2
-from hyperinverter.training.edit_consistency import Edits
+from hyperinverter.training.edit_consistency import SMALLEST_CHANGE, Edits, load_steps
 from hyperinverter.training.optim import backward_and_step, build_optimizer, in_parts
+from hyperinverter.utils.errors import UserError
 
 from .conftest import stats
 
@@ -33,6 +38,7 @@ def test_it_is_how_much_a_change_differs_from_the_one_before_phase_2(model, imag
     found = model(images)
     torch.testing.assert_close(reconstruction, found.reconstruction)
     w = found.w + edits.share * (edits.towards - found.w)
+    assert not edits.along.any()
     ws = torch.stack([w] * model.generator.num_ws, dim=1)
     before = model.render(ws) - found.w_image
     after = model.render(ws, found.tokens) - found.reconstruction
@@ -40,6 +46,88 @@ def test_it_is_how_much_a_change_differs_from_the_one_before_phase_2(model, imag
     assert expected > 0
     torch.testing.assert_close(values["edit_consistency"], expected)
     torch.testing.assert_close(values["loss"], values["l2"] + 3 * expected)
+
+
+def test_relative_to_what_a_step_changes_each_image_counts_alike(model, images):
+    edits = Edits.draw(model, 4, 0.5, images.device)
+    losses = build_losses({"l2": 1.0})
+    settings = {"edits": edits, "edits_weight": 1.0, "edits_relative": True}
+    values, _ = phase2.encoder_losses(model, losses, images, **settings)
+    found = model(images)
+    ws = edits(found.w)[:, None].repeat(1, model.generator.num_ws, 1)
+    before = model.render(ws) - found.w_image
+    after = model.render(ws, found.tokens) - found.reconstruction
+    shares = [
+        (b - a).square().mean() / (b.square().mean() + SMALLEST_CHANGE) for a, b in zip(after, before, strict=True)
+    ]
+    torch.testing.assert_close(values["edit_consistency"], torch.stack(shares).mean())
+
+
+def test_half_of_the_steps_go_along_the_directions(model):
+    directions = torch.zeros(2, 16)
+    directions[0, 3], directions[1, 5] = 0.5, 2.0
+    edits = Edits.draw(model, 400, 0.5, torch.device("cpu"), directions)
+    along = edits.along.abs()
+    follows = along.any(dim=1)
+    assert 150 < follows.sum() < 250
+    assert torch.equal(edits.share[:, 0] == 0, follows)
+    assert not along[:, [i for i in range(16) if i not in (3, 5)]].any()
+    assert ((along[:, 3] > 0) & (along[:, 5] > 0)).sum() == 0  # one direction at a time
+    assert 1.2 < along[:, 3].max() <= 3 * 0.5 and 5 < along[:, 5].max() <= 3 * 2.0  # up to three standard deviations
+    assert edits.along[:, 3].min() < -1.2  # both ways
+    w = torch.randn(400, 16)
+    torch.testing.assert_close(edits(w)[follows], (w + edits.along)[follows])
+
+
+def test_random_draws_are_as_they_were_without_directions(model):
+    torch.manual_seed(0)
+    plain = Edits.draw(model, 4, 0.5, torch.device("cpu"))
+    torch.manual_seed(0)
+    other = Edits.draw(model, 4, 0.5, torch.device("cpu"), torch.ones(1, 16))
+    assert torch.equal(plain.towards, other.towards)
+
+
+def write_direction(folder: Path, name: str = "smile", **changes) -> None:
+    found = {"vector": torch.eye(16)[2] * 7, "info": {"projection_std": 1.5}, "generator_hash": "", **changes}
+    save_direction(Direction(name, **found), folder / "directions" / f"{name}.safetensors")
+
+
+@pytest.fixture
+def domain(tiny_domain, tiny_model, tmp_path):
+    shutil.copytree(tiny_model, tmp_path / "micro")
+    files = {"smile": "directions/smile.safetensors"}
+    weights = WeightsConfig(folder=str(tmp_path / "micro"))
+    return replace(tiny_domain, weights=weights, directions=files)
+
+
+def test_steps_are_as_long_as_a_standard_deviation(domain):
+    write_direction(Path(domain.weights.folder))
+    torch.testing.assert_close(load_steps(domain, ["smile"], "abc"), torch.eye(16)[2:3] * 1.5)
+    assert load_steps(domain, [], "abc") is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"generator_hash": "other"}, "learned for generator other, this is abc"),
+        ({"info": {}}, "spread"),
+        ({"vector": torch.ones(5)}, "no direction of W"),
+        (None, "there is no direction 'smile' yet"),
+    ],
+)
+def test_directions_that_do_not_serve_are_refused(domain, changes, told):
+    if changes is not None:
+        write_direction(Path(domain.weights.folder), **changes)
+    with pytest.raises(UserError, match=told):
+        load_steps(domain, ["smile"], "abc")
+
+
+def test_it_trains_along_directions(make_config, domain):
+    write_direction(Path(domain.weights.folder))
+    config = make_config("phase2", schedule={"max_steps": 2, "log_every": 1})
+    more = {"edit_consistency_directions": ["smile"], "edit_consistency_relative": True}
+    phase2.train(replace(config, domain=domain, **more))
+    assert [line["step"] for line in stats(Path(config.output)) if "train/edit_consistency" in line] == [1]
 
 
 def test_weights_that_change_nothing_are_consistent(model, images):
@@ -92,6 +180,7 @@ def test_edits_are_dealt_out_as_the_images_are(model):
         (["edit_consistency_reach=1.5"], "all the way to another w"),
         (["edit_consistency_every=0"], "edit_consistency_weight: 0"),
         (["edit_consistency_weight=1", "domain.generator.c_dim=3"], "without classes"),
+        (["edit_consistency_directions=[frown]"], "frown"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, told):
