@@ -51,14 +51,21 @@ class Muon(torch.optim.Adam):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """[rows, columns] -> the same with all singular values near 1 (0.7 to 1.2), by a Newton-Schulz iteration."""
+    """[rows, columns] -> the same with all singular values near 1 (0.7 to 1.2), by a Newton-Schulz iteration.
+
+    Every step multiplies by a polynomial in x x^T, so the steps are taken on that small square and only their product
+    meets the matrix: for a wide one a fifth of the work. In float32 whatever comes in, a square needs the digits.
+    """
     a, b, c = COEFFICIENTS
-    x = matrix if len(matrix) <= matrix.shape[1] else matrix.mT
-    x = x.to(torch.bfloat16 if matrix.is_cuda else torch.float32)  # as coarse as the iteration is, bfloat16 will do
+    x = (matrix if len(matrix) <= matrix.shape[1] else matrix.mT).float()
     x = x / (x.norm() + 1e-7)
+    square, product = x @ x.mT, None
     for _ in range(ITERATIONS):
-        square = x @ x.mT
-        x = a * x + (b * square + c * square @ square) @ x
+        step = torch.addmm(square, square, square, beta=b, alpha=c)
+        step.diagonal().add_(a)  # a + b s + c s^2
+        product = step if product is None else step @ product
+        square = step @ square @ step
+    x = product @ x
     return (x if len(matrix) <= matrix.shape[1] else x.mT).to(matrix.dtype)
 
 
