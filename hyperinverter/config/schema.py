@@ -80,7 +80,8 @@ class EncoderConfig:
     depths: list[int] = field(default_factory=lambda: [3, 4, 14, 3])  # ResNet34: [3, 4, 6, 3]
     strides: list[int] = field(default_factory=lambda: [2, 2, 2, 2])  # ResNet34 (stem strides 2): [1, 2, 2, 2]
     stem_stride: int = 1  # ResNet34: 2 (7x7); 1 is a 3x3 stem
-    init: str | None = None  # weights file for the trunk (model_ir_se50, torchvision resnet34); None starts from random
+    # weights file for the trunk (model_ir_se50, torchvision resnet34); None starts from random; E2: w_encoder is E1's
+    init: str | None = None
 
 
 @dataclass

@@ -21,6 +21,7 @@ from hyperinverter.pretrained.load import check_domain, fill, find_network_file,
 from hyperinverter.pretrained.ready import load_discriminator, load_model, load_w_encoder, weights_file
 from hyperinverter.utils.errors import UserError
 
+FROM_E1 = "w_encoder"  # `layerwise_encoder.init`: E2's trunk starts from this domain's E1, where both are equally wide
 TRUNK_PARTS = ("input_layer.", "conv1.", "bn1.", "relu.", "body.")
 # torchvision's stem ends in a ReLU (ours is a PReLU, which starts at slope 0.25); old files count no batches.
 MAY_BE_MISSING = ("relu.weight", ".num_batches_tracked")
@@ -64,8 +65,8 @@ def start_hyperinverter(
 
     Generator and E1 are the domain's; they are checked to belong together. `init_from` names a model folder whose E2
     and hypernetworks are trained on, whichever generator and E1 they were for; else weights named by file in
-    `domain.weights.hyperinverter`, which must be for these; else E2's trunk is read from `layerwise_encoder.init`; else
-    random.
+    `domain.weights.hyperinverter`, which must be for these; else E2's trunk is read from `layerwise_encoder.init`
+    (FROM_E1: it is E1's); else random.
     """
     named = domain.weights.hyperinverter is not None and init_from is None
     loaded = load_model(domain, with_hyperinverter=named)
@@ -81,7 +82,9 @@ def start_hyperinverter(
         return model, frozen, f"E2 and hypernetworks go on from the weights of {file.path}, with a fresh optimiser"
     if domain.layerwise_encoder.init is None:
         return model, frozen, "E2 and hypernetworks start from random weights"
-    path = load_trunk(model.layerwise_encoder, domain.layerwise_encoder.init, "layerwise_encoder")
+    init = domain.layerwise_encoder.init
+    source = str(weights_file(domain, "w_encoder")) if init == FROM_E1 else init
+    path = load_trunk(model.layerwise_encoder, source, "layerwise_encoder")
     return model, frozen, f"E2's trunk starts from {path}, its heads and the hypernetworks from random weights"
 
 

@@ -1,12 +1,14 @@
 """What the encoders' trunks may start from: the ArcFace port's layout, torchvision's, or an encoder of this project."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from hyperinverter.config.schema import EncoderConfig, GeneratorConfig
+from hyperinverter.config.schema import EncoderConfig, GeneratorConfig, WeightsConfig
 from hyperinverter.models.backbones import Trunk
 from hyperinverter.models.encoders import WEncoder
-from hyperinverter.training.start import load_trunk, start_w_encoder
+from hyperinverter.training.start import load_trunk, start_hyperinverter, start_w_encoder
 from hyperinverter.utils.errors import UserError
 
 SMALL = {"input_size": 16, "stem_width": 8, "widths": [8, 8, 16, 16], "depths": [1, 2, 1, 1]}
@@ -61,3 +63,15 @@ def test_another_trunk_is_refused(tmp_path):
         UserError, match=r"layerwise_encoder.init: .*other.pth holds another trunk .* write .*init=null"
     ):
         load_trunk(wider, str(tmp_path / "other.pth"), "layerwise_encoder")
+
+
+def test_e2s_trunk_starts_from_e1s(tiny_domain, tiny_model):
+    e2 = replace(tiny_domain.layerwise_encoder, init="w_encoder")
+    weights = WeightsConfig(folder=str(tiny_model))
+    model, _, origin = start_hyperinverter(replace(tiny_domain, layerwise_encoder=e2, weights=weights))
+    assert f"starts from {tiny_model / 'w_encoder.safetensors'}" in origin
+    theirs = model.w_encoder.state_dict()
+    copied = [key for key in model.layerwise_encoder.state_dict() if key.startswith(("input_layer.", "body."))]
+    assert len(copied) > 20
+    for key in copied:
+        assert torch.equal(model.layerwise_encoder.state_dict()[key], theirs[key]), key
