@@ -278,6 +278,7 @@ def short_run(ours: DemoConfig, steps: int) -> dict[str, Any]:
         "data__num_generated": ours.training_images,
         "data__validation_fraction": ours.validation_images / ours.training_images,
         "schedule__max_steps": steps,
+        "schedule__lr_decay_steps": steps // 2,
         "schedule__log_every": max(1, steps // 30),
         "schedule__validate_every": max(1, steps // 3),
         "schedule__images_every": steps,

@@ -20,7 +20,7 @@ from hyperinverter.training.augment import COLOR_DRAWS, Augmentation
 from hyperinverter.training.gan_validation import sample_features
 
 LEAK_RATES = (0.0, 0.1, 0.3)  # shares of changed photos; samples of which a part is changed would lie nearer to these
-HALVES_RULE = "people in the order of their names, every second one; of both halves the first {count} photos"
+HALVES_RULE = "{owners} in the order of their names, every second one; of both halves the first {count} photos"
 
 
 @torch.no_grad()
@@ -80,7 +80,7 @@ def measure_generator(
         "name": name,
         "images": len(photos),
         "mirrored_too": True,
-        "halves": HALVES_RULE.format(count=len(first)),
+        "halves": HALVES_RULE.format(owners="people" if any(people) else "photos", count=len(first)),
         "distances": {what: dict(zip(keys, values, strict=True)) for what, values in result.items()},
     }
 
