@@ -101,6 +101,7 @@ def _hypernetwork(c: s.HypernetworkConfig) -> Iterator[Problem]:
     yield from choice(c, "weight_layout", s.WEIGHT_LAYOUTS)
     yield from choice(c, "style_index", s.STYLE_INDICES)
     yield from choice(c, "init", s.HYPERNETWORK_INITS)
+    yield from choice(c, "token_range", s.TOKEN_RANGES)
 
 
 def _domain(c: s.DomainConfig) -> Iterator[Problem]:

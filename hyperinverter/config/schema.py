@@ -13,6 +13,7 @@ TARGET_SETS = ("conv_without_bias", "conv_without_bias_without_torgb", "all_with
 WEIGHT_LAYOUTS = ("released", "paper")
 STYLE_INDICES = ("released", "true")
 HYPERNETWORK_INITS = ("released", "signal_preserving")
+TOKEN_RANGES = ("non_negative", "signed")
 PRECISIONS = ("fp32", "bf16", "fp16")
 ARCHITECTURES = ("orig", "skip", "resnet")
 DECAY_SHAPES = ("linear", "cosine")
@@ -101,6 +102,8 @@ class HypernetworkConfig:
     weight_layout: str = "released"  # released (raw view of [I, O*k*k]) | paper (rows are input channels)
     style_index: str = "released"  # released (true index + 1 for conv0/conv1 above 4 px) | true
     init: str = "released"  # released | signal_preserving (a short run needs it, see models/hypernetwork.py)
+    # non_negative (released: ReLU after every convolution) | signed (leaky ones, none at the end: no number of it dies)
+    token_range: str = "non_negative"
     use_w_image_features: bool = True  # False: ablation "without features of the Phase I image"
     shared_code: bool = False  # True: ablation "one code for all layers instead of layer-wise"
 

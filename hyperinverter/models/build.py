@@ -45,6 +45,7 @@ def build_hypernetwork(domain: DomainConfig, generator: Generator) -> Hypernetwo
         weight_layout=config.weight_layout,
         style_index=config.style_index,
         init=config.init,
+        token_range=config.token_range,
         use_w_image_features=config.use_w_image_features,
         shared_code=config.shared_code,
     )

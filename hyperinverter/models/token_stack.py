@@ -25,13 +25,15 @@ class TokenStack:
         # [T, 2C, fusion channels]; instance norm takes the bias away
         self.fusion = torch.stack([fusion.weight[:, :, 0, 0].t() for fusion in fusions])
         self.eps = transformers[0][0][1].eps
-        self.layers: list[tuple[Tensor, Tensor, int, int]] = []
+        self.layers: list[tuple[Tensor, Tensor, int, int] | nn.Module] = []  # convolutions and what follows them
         for equal in zip(*(extractor for _, extractor in transformers), strict=True):
             if isinstance(equal[0], nn.Conv2d):
                 # [T, k k in, out], kernel positions first, as `_patches` orders them
                 weight = torch.stack([convolution.weight.permute(2, 3, 1, 0).flatten(0, 2) for convolution in equal])
                 bias = torch.stack([convolution.bias for convolution in equal])[:, None]
                 self.layers.append((weight, bias, equal[0].stride[0], equal[0].kernel_size[0]))
+            else:
+                self.layers.append(equal[0])
         self.style_indices = torch.tensor(style_indices, device=self.fusion.device)
 
     @torch.no_grad()
@@ -45,10 +47,14 @@ class TokenStack:
         variance, mean = torch.var_mean(full, dim=2, correction=0, keepdim=True)  # over the pixels of one image
         x = ((full - mean) * torch.rsqrt(variance + self.eps)).relu_().to(x.dtype)
         x = x.unflatten(2, (size, size))  # [T, N, size, size, C]
-        for weight, bias, stride, kernel in self.layers:
+        for layer in self.layers:
+            if isinstance(layer, nn.Module):
+                x = layer(x)
+                continue
+            weight, bias, stride, kernel = layer
             patches = _patches(x, kernel, stride)
             side = patches.shape[2]
-            x = torch.baddbmm(bias, patches.flatten(4).flatten(1, 3), weight).relu_().unflatten(1, (n, side, side))
+            x = torch.baddbmm(bias, patches.flatten(4).flatten(1, 3), weight).unflatten(1, (n, side, side))
         return x.flatten(2)
 
 

@@ -87,7 +87,8 @@ def check_domain(file: ModelFile, domain: DomainConfig | None) -> None:
     for name in SECTIONS:
         if name in file.config:
             wanted = asdict(getattr(domain, name))
-            for key, value in file.config[name].items():
+            # a key that came later than the file: what the file holds is what was the only way, the default
+            for key, value in {**asdict(SECTIONS[name]()), **file.config[name]}.items():
                 if key not in NO_SIZE and wanted.get(key) != value:
                     differ.append(f"{name}.{key}: file {value}, domain {wanted.get(key)}")
     if differ:

@@ -97,8 +97,9 @@ class Release:
         small = networks.resize(w_image, size)
         h_w = networks.layerwise_encoder(self.e2, small, domain.layerwise_encoder, self.trains)
         lap("layerwise_encoder")
+        signed = domain.hypernetwork.token_range == "signed"
         residuals = {
-            name: networks.weight_regressor(weights, h_w[:, index], h[:, index], shape)
+            name: networks.weight_regressor(weights, h_w[:, index], h[:, index], shape, signed)
             for name, (weights, index, shape) in self.regressors.items()
         }
         lap("hypernetworks")

@@ -20,6 +20,7 @@ from hyperinverter.evaluation.benchmark.release_ops import (
     modulated_conv2d,
     upsample2d,
 )
+from hyperinverter.models.hypernetwork import LEAK
 
 Weights = Mapping[str, Tensor]
 COARSE, MIDDLE = 3, 7  # published: styles 0-2 read the coarsest map, 3-6 the middle one
@@ -162,15 +163,22 @@ def layerwise_encoder(e: Weights, images: Tensor, config: LayerwiseEncoderConfig
 # --------------------------------------------------------------------------------------------------- hypernetworks
 
 
-def weight_regressor(r: Weights, h_w: Tensor, h: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """One hypernetwork: features of Phase I image and input [N, C, 8, 8] -> residual [N, *shape]."""
+def weight_regressor(r: Weights, h_w: Tensor, h: Tensor, shape: tuple[int, ...], signed: bool = False) -> Tensor:
+    """One hypernetwork: features of Phase I image and input [N, C, 8, 8] -> residual [N, *shape].
+
+    Signed tokens are ours; they cost what the released ones do.
+    """
     x = F.conv2d(torch.cat([h_w, h], dim=1), r["fusion.0.weight"], r["fusion.0.bias"])
     x = F.relu(F.instance_norm(x))
     number = 0
     while f"feature_extractor.{number}.weight" in r:
         kernel = r[f"feature_extractor.{number}.weight"]
-        x = F.relu(F.conv2d(x, kernel, r[f"feature_extractor.{number}.bias"], 1 if kernel.shape[-1] == 3 else 2, 1))
+        x = F.conv2d(x, kernel, r[f"feature_extractor.{number}.bias"], 1 if kernel.shape[-1] == 3 else 2, 1)
         number += 2
+        if not signed:
+            x = F.relu(x)
+        elif f"feature_extractor.{number}.weight" in r:
+            x = F.leaky_relu(x, LEAK)
     token, hidden = x.flatten(1), r["w2"].shape[0]
     rows = (token @ r["w1"] + r["b1"]).view(len(token), -1, hidden)  # [N, I, D]
     return (torch.matmul(rows, r["w2"]) + r["b2"]).view(len(token), *shape)
