@@ -20,7 +20,7 @@ ONCE = Rounds(most=1, least=1, seconds=1)
 RESNET = {"trunk": "resnet", "stem_stride": 2, "depths": [1, 2, 1, 1], "strides": [1, 1, 1, 1]}
 
 
-@pytest.fixture(params=["ir_se", "resnet", "torgb_left_out"])
+@pytest.fixture(params=["ir_se", "resnet", "torgb_left_out", "signed"])
 def domain(request: pytest.FixtureRequest, tiny_domain: DomainConfig) -> DomainConfig:
     """16 px with either trunk, all or fewer target layers, and maps that E2 has to enlarge."""
     domain = with_hidden_size(tiny_domain, 4)
@@ -32,6 +32,8 @@ def domain(request: pytest.FixtureRequest, tiny_domain: DomainConfig) -> DomainC
         domain.layerwise_encoder.input_size, domain.layerwise_encoder.strides = 32, [1, 2, 1, 2]
     if request.param == "torgb_left_out":
         domain.hypernetwork.target_set = "conv_without_bias_without_torgb"
+    if request.param == "signed":
+        domain.hypernetwork.token_range = "signed"
     return domain
 
 
