@@ -49,12 +49,13 @@ def measure_bounds(
                 for metric in metrics:
                     value = metric.per_image(images, rounded(rendered.float())).cpu()
                     found[metric.name].setdefault(what, []).append(value)
+    kept = "" if inverter.network.hypernetwork.lowest_token is None else ", kept at 0 or above"
     values = {name: {what: torch.cat(parts).numpy() for what, parts in each.items()} for name, each in found.items()}
     return {
         "images": len(next(iter(next(iter(values.values())).values()))),
         "steps": steps,
         "losses": losses.weights,
-        "optimiser": f"Adam, rates {W_RATE} (w) and {TOKEN_RATE} (tokens, kept at 0 or above) falling to 0",
+        "optimiser": f"Adam, rates {W_RATE} (w) and {TOKEN_RATE} (tokens{kept}) falling to 0",
         "metrics": {name: _against_the_first(each) for name, each in values.items()},
     }
 
@@ -84,9 +85,8 @@ def _best_codes(network: HyperInverter, images: Tensor, steps: int, losses: Tota
         return network.render(predicted.ws, tokens)
 
     optimise([w], lambda: losses(render_w(), images)[0] * len(images), steps, W_RATE)
-    optimise(
-        list(tokens.values()), lambda: losses(render_tokens(), images)[0] * len(images), steps, TOKEN_RATE, lowest=0.0
-    )
+    lowest = network.hypernetwork.lowest_token
+    optimise(list(tokens.values()), lambda: losses(render_tokens(), images)[0] * len(images), steps, TOKEN_RATE, lowest)
     with torch.no_grad():
         return {
             "w predicted (Phase I)": predicted.w_image,
@@ -105,7 +105,7 @@ def optimise(
     Args:
         loss: of what the codes render; a sum over images, so that an image's path does not depend on its batch.
         rate: the first one; it falls linearly to 0.
-        lowest: codes are kept from going below it (a predicted token ends with a ReLU).
+        lowest: codes are kept from going below it (non-negative tokens end with a ReLU).
     """
     optimizer = torch.optim.Adam([code.requires_grad_() for code in codes], lr=rate)
     for step in tqdm(range(steps), desc="bounds", unit="step", leave=False, disable=None):

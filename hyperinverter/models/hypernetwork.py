@@ -160,6 +160,7 @@ class Hypernetwork(nn.Module):
         self.feature_channels = feature_channels
         self.feature_size = feature_size
         self.hidden_size = hidden_size
+        self.lowest_token = 0.0 if token_range == "non_negative" else None  # no number of a token lies below
         self.use_w_image_features = use_w_image_features
         self.style_indices = {
             target.name: num_ws - 1 if shared_code else getattr(target, f"style_index_{style_index}")

@@ -52,3 +52,15 @@ def test_an_image_fares_the_same_in_any_batch_and_the_model_stays_as_it_was(inve
             assert several["metrics"][name][what]["mean"] == pytest.approx(value["mean"], rel=1e-3)
             assert value["interval_95"][0] <= value["mean"] <= value["interval_95"][1]
     assert all(torch.equal(before[name], value) for name, value in inverter.network.state_dict().items())
+
+
+def test_only_tokens_of_a_relu_are_kept_from_falling_below_0(inverter, monkeypatch):
+    images = torch.rand([1, 3, 16, 16], generator=torch.Generator().manual_seed(1)) * 2 - 1
+    losses, metrics = build_losses({"l2": 1.0}, loss_resolution=16), [L2(16)]
+    assert inverter.network.hypernetwork.lowest_token == 0.0
+    released = measure_bounds(inverter, [images], 8, losses, metrics)
+    monkeypatch.setattr(inverter.network.hypernetwork, "lowest_token", None)
+    signed = measure_bounds(inverter, [images], 8, losses, metrics)
+    assert "kept at 0 or above" in released["optimiser"] and "kept" not in signed["optimiser"]
+    what = "w predicted, tokens optimised"
+    assert signed["metrics"]["l2"][what]["mean"] != released["metrics"]["l2"][what]["mean"]
