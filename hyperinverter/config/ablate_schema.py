@@ -7,7 +7,7 @@ from hyperinverter.config.schema import RunConfig
 
 @dataclass
 class AblateConfig(RunConfig):
-    """ablate: the rows of table 3, each trained for the same number of steps and measured on the same photos.
+    """ablate: rows of table 3 and others, each trained for the same number of steps and measured on the same photos.
 
     `data` is what every row is trained on; E1, generator and discriminator come from `domain.weights`.
     """

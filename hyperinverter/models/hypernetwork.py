@@ -17,7 +17,9 @@ from hyperinverter.models.target_layers import TargetLayer
 from hyperinverter.models.token_stack import TokenStack
 
 LEAK = 0.2  # slope below zero inside the transformer of signed tokens, StyleGAN2's
-START_RMS = 0.05  # of a residual under the init `signal_preserving`; the stored weights it is added to are about 1
+# Of a residual whose token has rms 1, under the init `signal_preserving`. Padding takes a part of the signal, so that
+# tokens start at 0.2 to 0.4 and residuals at 0.01 to 0.02; the stored weights they are added to are about 1.
+START_RMS = 0.05
 
 
 class WeightRegressor(nn.Module):
@@ -37,7 +39,7 @@ class WeightRegressor(nn.Module):
             sixth of the variance through (torch's default) while its bias does not shrink, so that tokens start
             ten or more times larger than they differ between images, and a short run learns one residual for all
             images. `signal_preserving` draws them as He et al., ICCV 2015, with biases 0, and scales the mapper so
-            that residuals start at START_RMS.
+            that residuals start near zero (START_RMS).
         token_range: `non_negative`, as released: a ReLU follows every convolution of the transformer, the last one
             too. Of the numbers of a token so trained a fifth to three fifths were 0 for every face (faces64, D = 64).
             `signed` has leaky ones and none at the end, so that every number keeps its gradient.
@@ -93,7 +95,7 @@ class WeightRegressor(nn.Module):
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, a=slope)
                 nn.init.zeros_(layer.bias)
-        # token about 1 -> rows of rms sqrt(D) std(w1) -> residual of rms D std(w1) std(w2)
+        # token of rms 1 -> rows of rms sqrt(D) std(w1) -> residual of rms D std(w1) std(w2)
         hidden_size, columns = self.w1.shape
         nn.init.normal_(self.w2, std=START_RMS / (hidden_size * math.sqrt(2 / columns)))
 

@@ -86,7 +86,8 @@ def _purposes(domain: DomainConfig, num_ws: int) -> list[str]:
         f"{e2.trunk}, {e2.input_size} px -> [{num_ws}, {e2.feature_channels}, {e2.feature_size}, {e2.feature_size}]",
         f"D = {h.hidden_size}, {h.target_set}, layout {h.weight_layout}, style index {h.style_index}"
         + ("" if h.use_w_image_features else ", without features of the Phase I image")
-        + (", one shared code" if h.shared_code else ""),
+        + (", one shared code" if h.shared_code else "")
+        + (", signed tokens" if h.token_range == "signed" else ""),
     ]
 
 

@@ -87,13 +87,13 @@ def check_domain(file: ModelFile, domain: DomainConfig | None) -> None:
     for name in SECTIONS:
         if name in file.config:
             wanted = asdict(getattr(domain, name))
-            # a key that came later than the file: what the file holds is what was the only way, the default
+            # a file from before a key existed was made in what became the key's default way
             for key, value in {**asdict(SECTIONS[name]()), **file.config[name]}.items():
                 if key not in NO_SIZE and wanted.get(key) != value:
                     differ.append(f"{name}.{key}: file {value}, domain {wanted.get(key)}")
     if differ:
         raise UserError(
-            f"{file.path}: was made for other sizes than domain {domain.name!r}: {'; '.join(differ)}. "
+            f"{file.path}: was made for other networks than domain {domain.name!r}: {'; '.join(differ)}. "
             f"Give a file of this domain in domain.weights, or change the domain"
         )
 

@@ -8,6 +8,7 @@ of them with gradients. Letters: N images, K directions.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -22,7 +23,9 @@ from hyperinverter.utils.distributed import own_rows, randn_rows, world_size
 from hyperinverter.utils.errors import UserError
 
 STRENGTH = 3.0  # steps along a direction are uniform in this many standard deviations of w along it, both ways
-SMALLEST_CHANGE = 0.003  # mean squared, images in [-1, 1]: relative to less than this a change is not worth following
+# Added to the mean square of a change, images in [-1, 1], before dividing by it, so that a step of next to nothing does
+# not count as much as an edit: a third of what three standard deviations of a smile change on faces64.
+SMALLEST_CHANGE = 0.003
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,8 @@ class Edits:
         """For this process's `count` images; shares are uniform in [0, reach].
 
         Args:
-            directions: [K, w_dim], each as long as a standard deviation of w along it. About half of the images take
-                a step along one of them, the others a random one. None: all take a random one.
+            directions: [K, w_dim] on `device`, each as long as a standard deviation of w along it. About half of the
+                images take a step along one of them, the others a random one. None: all take a random one.
         """
         generator = model.generator
         z = randn_rows(count, generator.z_dim, shared=True, device=device)
@@ -58,7 +61,7 @@ class Edits:
             chance = own_rows(torch.rand(count * world_size(), 3, device=device))
             which = (chance[:, 1] * len(directions)).long().clamp(max=len(directions) - 1)
             follows = chance[:, :1] < 0.5
-            along = torch.where(follows, (2 * chance[:, 2:] - 1) * STRENGTH * directions.to(device)[which], along)
+            along = torch.where(follows, (2 * chance[:, 2:] - 1) * STRENGTH * directions[which], along)
             share = torch.where(follows, 0.0, share)
         return cls(towards, share, along)
 
@@ -71,16 +74,23 @@ class Edits:
         return w + self.share * (self.towards - w) + self.along
 
 
-def load_steps(domain: DomainConfig, names: list[str], generator_hash: str) -> Tensor | None:
-    """Directions of the domain by name -> [K, w_dim], each one standard deviation of w long; None without names.
+def load_steps(
+    domain: DomainConfig, names: list[str], generator_hash: str, device: torch.device
+) -> tuple[Tensor | None, dict[str, str]]:
+    """Directions of the domain by name, each one standard deviation of w long.
 
+    Returns:
+        [K, w_dim], None without names; and what the steps depend on, for resuming: "direction NAME" -> hash.
     Raises:
-        UserError: a file is missing, belongs to another generator, or does not say how far photos spread along it.
+        UserError: a file is missing, belongs to another generator, or is no direction of W with a known spread.
     """
-    steps = []
+    steps, hashes = [], {}
     for name in names:
-        path = weights_file(domain, "generator").parent / domain.directions[name]
+        path = Path(domain.directions[name]).expanduser()
+        path = path if path.is_absolute() else weights_file(domain, "generator").parent / path
         what = "learn it with scripts/learn_direction.py before, or leave it out of edit_consistency_directions"
+        if path.suffix != ".safetensors":
+            raise UserError(f"{path}: expected a .safetensors file of one direction; {what}")
         if not path.is_file():
             raise UserError(f"{path}: there is no direction {name!r} yet; {what}")
         file = read_model(path, "direction")
@@ -88,10 +98,13 @@ def load_steps(domain: DomainConfig, names: list[str], generator_hash: str) -> T
         if made_for and made_for != generator_hash:
             raise UserError(f"{path}: was learned for generator {made_for}, this is {generator_hash}; {what}")
         vector = file.state.get("direction")
-        if vector is None or vector.numel() != domain.generator.w_dim or not spread:
-            raise UserError(f"{path}: is no direction of W with the spread of photos along it; {what}")
+        if vector is None or vector.numel() != domain.generator.w_dim:
+            raise UserError(f"{path}: is no direction of the whole of W (but of GANSpace, or of W+); {what}")
+        if not spread:
+            raise UserError(f"{path}: does not say how far photos spread along it (projection_std); {what}")
         steps.append(vector.float().flatten() / vector.float().norm() * spread)
-    return torch.stack(steps) if steps else None
+        hashes[f"direction {name}"] = file.hash
+    return (torch.stack(steps).to(device) if steps else None), hashes
 
 
 def edit_consistency(

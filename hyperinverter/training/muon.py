@@ -54,19 +54,26 @@ def orthogonal(matrix: Tensor) -> Tensor:
     """[rows, columns] -> the same with all singular values near 1 (0.7 to 1.2), by a Newton-Schulz iteration.
 
     Every step multiplies by a polynomial in x x^T, so the steps are taken on that small square and only their product
-    meets the matrix: for a wide one a fifth of the work. In float32 whatever comes in, a square needs the digits.
+    meets the matrix: for a wide one a fifth of the work, for a square one no less. Always in float32, whose digits the
+    squares need.
     """
-    a, b, c = COEFFICIENTS
     x = (matrix if len(matrix) <= matrix.shape[1] else matrix.mT).float()
     x = x / (x.norm() + 1e-7)
-    square, product = x @ x.mT, None
-    for _ in range(ITERATIONS):
-        step = torch.addmm(square, square, square, beta=b, alpha=c)
-        step.diagonal().add_(a)  # a + b s + c s^2
-        product = step if product is None else step @ product
+    square = x @ x.mT
+    step = product = _polynomial(square)
+    for _ in range(ITERATIONS - 1):
         square = step @ square @ step
+        step = _polynomial(square)
+        product = step @ product
     x = product @ x
     return (x if len(matrix) <= matrix.shape[1] else x.mT).to(matrix.dtype)
+
+
+def _polynomial(square: Tensor) -> Tensor:
+    a, b, c = COEFFICIENTS
+    found = torch.addmm(square, square, square, beta=b, alpha=c)  # b s + c s^2
+    found.diagonal().add_(a)
+    return found
 
 
 def _is_matrix(parameter: Tensor) -> bool:

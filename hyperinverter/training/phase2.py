@@ -154,7 +154,8 @@ def train(config: Phase2Config) -> dict[str, float]:
     sizes = ["generator", "w_encoder", "layerwise_encoder", "hypernetwork"] + ["discriminator"] * (gan.weight > 0)
     discriminator, used = load_discriminator_of_losses(config, frozen)
     known = config.edit_consistency_directions if edits_weight > 0 else []
-    directions = load_steps(domain, known, frozen["generator"])
+    directions, hashes = load_steps(domain, known, frozen["generator"], device)
+    used = {**used, **hashes}
     resumed = find_state(config, trainer="phase2", networks=sizes, frozen=used)
     model = place(model, device).train()
     model.generator.synthesis.recompute_from_px = config.recompute_from_px

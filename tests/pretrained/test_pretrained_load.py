@@ -105,6 +105,19 @@ def test_a_domain_of_other_sizes_is_refused_value_by_value(tiny_model, tiny_doma
         pretrained.load_generator(tiny_model, wrong)
 
 
+def test_a_file_from_before_a_key_existed_is_of_its_default(copied, tiny_domain):
+    """Signed tokens have the same tensors: only the config tells that these weights are of the other kind."""
+    path = copied / "hyperinverter.safetensors"
+    config = read_model(path).config
+    older = {key: value for key, value in config["hypernetwork"].items() if key != "token_range"}
+    resave(path, config={**config, "hypernetwork": older})
+    domain = replace(tiny_domain, weights=WeightsConfig(folder=str(copied)))
+    assert pretrained.load_model(domain).network is not None
+    signed = replace(domain, hypernetwork=replace(domain.hypernetwork, token_range="signed"))
+    with pytest.raises(UserError, match="hypernetwork.token_range: file non_negative, domain signed"):
+        pretrained.load_model(signed)
+
+
 def test_weights_that_do_not_fit_or_foreign_config_keys_are_refused(copied):
     path = copied / "generator.safetensors"
     state = read_model(path).state

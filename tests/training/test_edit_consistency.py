@@ -7,18 +7,22 @@ from pathlib import Path
 import pytest
 import torch
 
+from hyperinverter.checkpoint import read_model
 from hyperinverter.config import ConfigError, Phase2Config, load_config
 from hyperinverter.config.schema import OptimizerConfig, WeightsConfig
 from hyperinverter.editing.direction_files import save_direction
 from hyperinverter.editing.directions import Direction
 from hyperinverter.losses import build_losses
 from hyperinverter.pretrained.ready import load_model
-from hyperinverter.training import phase2
+from hyperinverter.training import edit_consistency, phase2
 from hyperinverter.training.edit_consistency import SMALLEST_CHANGE, Edits, load_steps
 from hyperinverter.training.optim import backward_and_step, build_optimizer, in_parts
+from hyperinverter.utils import distributed
 from hyperinverter.utils.errors import UserError
 
 from .conftest import stats
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -81,10 +85,27 @@ def test_half_of_the_steps_go_along_the_directions(model):
 
 def test_random_draws_are_as_they_were_without_directions(model):
     torch.manual_seed(0)
-    plain = Edits.draw(model, 4, 0.5, torch.device("cpu"))
+    plain = Edits.draw(model, 40, 0.5, CPU)
     torch.manual_seed(0)
-    other = Edits.draw(model, 4, 0.5, torch.device("cpu"), torch.ones(1, 16))
-    assert torch.equal(plain.towards, other.towards)
+    other = Edits.draw(model, 40, 0.5, CPU, torch.ones(1, 16))
+    random = ~other.along.any(dim=1)
+    assert torch.equal(plain.towards, other.towards) and torch.equal(plain.share[random], other.share[random])
+    assert 0 < random.sum() < 40
+
+
+@pytest.mark.parametrize("directions", [None, torch.eye(16)[:3]])
+def test_several_processes_draw_the_rows_of_one(model, monkeypatch, directions):
+    torch.manual_seed(0)
+    whole, after = Edits.draw(model, 6, 0.5, CPU, directions), torch.rand(1)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(edit_consistency, "world_size", lambda: 2)
+    for rank in (0, 1):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        torch.manual_seed(0)
+        part = Edits.draw(model, 3, 0.5, CPU, directions)
+        for ours, all_rows in zip(vars(part).values(), vars(whole).values(), strict=True):
+            torch.testing.assert_close(ours, all_rows[rank::2])
+        assert torch.equal(torch.rand(1), after)
 
 
 def write_direction(folder: Path, name: str = "smile", **changes) -> None:
@@ -102,16 +123,19 @@ def domain(tiny_domain, tiny_model, tmp_path):
 
 def test_steps_are_as_long_as_a_standard_deviation(domain):
     write_direction(Path(domain.weights.folder))
-    torch.testing.assert_close(load_steps(domain, ["smile"], "abc"), torch.eye(16)[2:3] * 1.5)
-    assert load_steps(domain, [], "abc") is None
+    steps, hashes = load_steps(domain, ["smile"], "abc", CPU)
+    torch.testing.assert_close(steps, torch.eye(16)[2:3] * 1.5)
+    assert hashes == {"direction smile": read_model(Path(domain.weights.folder) / domain.directions["smile"]).hash}
+    assert load_steps(domain, [], "abc", CPU) == (None, {})
 
 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
         ({"generator_hash": "other"}, "learned for generator other, this is abc"),
-        ({"info": {}}, "spread"),
-        ({"vector": torch.ones(5)}, "no direction of W"),
+        ({"info": {}}, "how far photos spread"),
+        ({"vector": torch.ones(5)}, "no direction of the whole of W"),
+        ({"vector": torch.ones(1, 6, 16)}, "or of W"),
         (None, "there is no direction 'smile' yet"),
     ],
 )
@@ -119,7 +143,7 @@ def test_directions_that_do_not_serve_are_refused(domain, changes, told):
     if changes is not None:
         write_direction(Path(domain.weights.folder), **changes)
     with pytest.raises(UserError, match=told):
-        load_steps(domain, ["smile"], "abc")
+        load_steps(domain, ["smile"], "abc", CPU)
 
 
 def test_it_trains_along_directions(make_config, domain):
@@ -128,6 +152,25 @@ def test_it_trains_along_directions(make_config, domain):
     more = {"edit_consistency_directions": ["smile"], "edit_consistency_relative": True}
     phase2.train(replace(config, domain=domain, **more))
     assert [line["step"] for line in stats(Path(config.output)) if "train/edit_consistency" in line] == [1]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_run_along_directions_resumes_exactly_and_only_with_the_same_ones(make_config, domain, tmp_path, precision):
+    write_direction(Path(domain.weights.folder))
+    more = {"edit_consistency_directions": ["smile"], "edit_consistency_relative": True, "gradient_accumulation": 2}
+    settings = {"domain": domain, "precision": precision, **more}
+
+    def config(steps: int, name: str):
+        schedule = {"max_steps": steps, "log_every": 1, "save_every": 2}
+        return replace(make_config("phase2", schedule=schedule), **settings, output=str(tmp_path / name))
+
+    phase2.train(config(4, "whole"))
+    phase2.train(config(2, "stopped"))
+    phase2.train(config(4, "stopped"))
+    assert stats(tmp_path / "whole")[-1] == stats(tmp_path / "stopped")[-1]
+    write_direction(Path(domain.weights.folder), vector=torch.eye(16)[4])
+    with pytest.raises(UserError, match="direction smile: trained with weights"):
+        phase2.train(config(6, "stopped"))
 
 
 def test_weights_that_change_nothing_are_consistent(model, images):
