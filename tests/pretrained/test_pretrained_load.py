@@ -114,7 +114,7 @@ def test_a_file_from_before_a_key_existed_is_of_its_default(copied, tiny_domain)
     domain = replace(tiny_domain, weights=WeightsConfig(folder=str(copied)))
     assert pretrained.load_model(domain).network is not None
     signed = replace(domain, hypernetwork=replace(domain.hypernetwork, token_range="signed"))
-    with pytest.raises(UserError, match="hypernetwork.token_range: file non_negative, domain signed"):
+    with pytest.raises(UserError, match=r"hypernetwork.token_range: file non_negative, domain signed"):
         pretrained.load_model(signed)
 
 

@@ -17,9 +17,7 @@ from hyperinverter.models.stylegan2 import Discriminator
 from hyperinverter.pretrained.load import LoadedModel
 from hyperinverter.pretrained.ready import load_model
 
-RESIDUAL_GAIN = (
-    2  # on residuals of rms 0.01 to 0.02 (init `signal_preserving`); the weights they are added to are about 1
-)
+RESIDUAL_GAIN = 2  # on residuals of rms 0.01 to 0.02 (init `signal_preserving`), added to weights of about 1
 NOISE_STRENGTH = 0.1  # of every layer; 0 at the start of a training, and then its noise would not be measured
 TRUNCATION = 0.7
 
