@@ -112,6 +112,15 @@ def _domain(c: s.DomainConfig) -> Iterator[Problem]:
     yield from power_of_two(c, "loss_resolution", 8)
     if c.alignment == "ffhq" and c.kind == "scenes":
         yield Problem(("alignment", "kind"), "ffhq aligns faces, but kind is scenes; write alignment: none")
+    if c.w_encoder.init == s.FROM_E1:
+        message = f"{s.FROM_E1} is E1 itself, from which only layerwise_encoder can start; write init: null"
+        yield Problem(("w_encoder.init",), message)
+    if c.layerwise_encoder.init == s.FROM_E1:
+        for key in ("trunk", "stem_width", "stem_stride", "widths", "depths"):
+            e1, e2 = getattr(c.w_encoder, key), getattr(c.layerwise_encoder, key)
+            if e1 != e2:
+                message = f"starts E2 from E1, but {key} is {e2} for E2 and {e1} for E1; make them equal, or init: null"
+                yield Problem(("layerwise_encoder.init", f"layerwise_encoder.{key}"), message)
 
 
 # ------------------------------------------------------------------------------------------- sections of a run

@@ -13,6 +13,7 @@ TARGET_SETS = ("conv_without_bias", "conv_without_bias_without_torgb", "all_with
 WEIGHT_LAYOUTS = ("released", "paper")
 STYLE_INDICES = ("released", "true")
 HYPERNETWORK_INITS = ("released", "signal_preserving")
+FROM_E1 = "w_encoder"  # of `layerwise_encoder.init`: E2's trunk starts from the domain's own E1
 TOKEN_RANGES = ("non_negative", "signed")
 PRECISIONS = ("fp32", "bf16", "fp16")
 ARCHITECTURES = ("orig", "skip", "resnet")
@@ -81,7 +82,7 @@ class EncoderConfig:
     depths: list[int] = field(default_factory=lambda: [3, 4, 14, 3])  # ResNet34: [3, 4, 6, 3]
     strides: list[int] = field(default_factory=lambda: [2, 2, 2, 2])  # ResNet34 (stem strides 2): [1, 2, 2, 2]
     stem_stride: int = 1  # ResNet34: 2 (7x7); 1 is a 3x3 stem
-    # weights file for the trunk (model_ir_se50, torchvision resnet34); None starts from random; E2: w_encoder is E1's
+    # weights file for the trunk (model_ir_se50, torchvision resnet34); None starts from random; E2: also FROM_E1
     init: str | None = None
 
 

@@ -63,7 +63,8 @@ def save_part(
     config = {"domain": domain.name, "resolution": domain.resolution}
     config |= {section: asdict(getattr(domain, section)) for section in CONFIG_SECTIONS[kind]}
     save_model(folder / filename, trained, kind=kind, config=config, requires=frozen, info=info)
-    rows = "".join(f"| {name} | {value:.5g} |\n" for name, value in info["validation"].items())
+    told = {name: value if name == "step" else f"{value:.5g}" for name, value in info["validation"].items()}
+    rows = "".join(f"| {name} | {value} |\n" for name, value in told.items())
     table = f"Means over the validation images:\n\n| loss | value |\n|---|---|\n{rows}\n" if rows else ""
     method = ', "w_encoder"' if kind == "w_encoder" else ""  # Phase I alone holds no hypernetworks
     text = (

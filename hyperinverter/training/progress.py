@@ -100,10 +100,11 @@ class Progress:
         run.scalars(self.step, values)
         listed = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
         run.log(f"step {self.step}: validation {listed}{' (best so far)' if improved else ''}")
-        self.scalars |= values
+        self.scalars |= {**values, "validation/step": self.step}
         return improved
 
     def last_validation(self) -> dict[str, float]:
+        """The losses of the last validation and, as "step", when it was: the last step need not be validated."""
         prefix = "validation/"
         return {name.removeprefix(prefix): value for name, value in self.scalars.items() if name.startswith(prefix)}
 

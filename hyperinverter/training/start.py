@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from hyperinverter.checkpoint import ModelFile, read_model
-from hyperinverter.config.schema import DomainConfig, Phase1Config, Phase2Config
+from hyperinverter.config.schema import FROM_E1, DomainConfig, Phase1Config, Phase2Config
 from hyperinverter.models.backbones import Trunk
 from hyperinverter.models.build import build_hyperinverter, build_w_encoder
 from hyperinverter.models.encoders import WEncoder
@@ -21,7 +21,6 @@ from hyperinverter.pretrained.load import check_domain, fill, find_network_file,
 from hyperinverter.pretrained.ready import load_discriminator, load_model, load_w_encoder, weights_file
 from hyperinverter.utils.errors import UserError
 
-FROM_E1 = "w_encoder"  # `layerwise_encoder.init`: E2's trunk starts from this domain's E1, where both are equally wide
 TRUNK_PARTS = ("input_layer.", "conv1.", "bn1.", "relu.", "body.")
 # torchvision's stem ends in a ReLU (ours is a PReLU, which starts at slope 0.25); old files count no batches.
 MAY_BE_MISSING = ("relu.weight", ".num_batches_tracked")

@@ -296,6 +296,12 @@ def test_aligning_a_domain_without_faces_is_contradictory():
     assert "align" in fault(EditConfig, "domain=church", "align=true")
 
 
+def test_e2_starts_from_e1_where_their_trunks_are_equal():
+    assert "only layerwise_encoder can start" in fault(Phase2Config, "domain.w_encoder.init=w_encoder")
+    line = fault(Phase2Config, "domain=faces64", "domain.layerwise_encoder.depths=[1, 1, 1, 1]")
+    assert "depths is [1, 1, 1, 1] for E2 and [1, 2, 2, 2] for E1" in line
+
+
 def test_path_length_every_zero_is_off():
     assert load_config(StyleGAN2Config, None, ["path_length_every=0"]).path_length_every == 0
 
