@@ -132,6 +132,8 @@ COMMANDS: dict[str, Script | None] = {  # None: not ours, see test_make_and_shel
     "python scripts/edit.py --config configs/edit/churches64.yaml photo.jpg "
     "model=outputs/phase2_churches64/model "
     "'directions=[outputs/ganspace_churches64/pca.safetensors#0:0-10]'": Script("--dry-run"),
+    "python scripts/export_model.py --config configs/export/churches64.yaml model=outputs/phase2_churches64/model "
+    "output=my_models/churches64": Script("--dry-run"),
     "python scripts/find_directions.py 'directions={hat: 3:0-4}'": Script(
         "samples=2000 shown=2 images=1", "outputs/ganspace_faces64/directions/hat.safetensors"
     ),

@@ -161,9 +161,7 @@ def _schedule(c: s.ScheduleConfig) -> Iterator[Problem]:
         yield from every(c, key, "a number above max_steps")
     yield from choice(c, "lr_decay_shape", s.DECAY_SHAPES)
     yield from between_0_and_1(c, "lr_decay_to")
-    if not 0 <= c.lr_decay_steps <= max(c.max_steps, 0):
-        message = f"must lie between 0 (constant rate) and max_steps ({c.max_steps}), got {c.lr_decay_steps}"
-        yield Problem(("lr_decay_steps", "max_steps"), message)
+    yield from at_least(c, 0, "lr_decay_steps")
 
 
 # ------------------------------------------------------------------------------------------- whole configs

@@ -191,7 +191,7 @@ class ScheduleConfig:
     validation_images: int | None = None  # None: all of them
     save_every: int = 1000
     keep_checkpoints: int = 2
-    lr_decay_steps: int = 0  # the rates fall over this many last steps; 0: constant, as in the paper
+    lr_decay_steps: int = 0  # the rates fall over this many last steps, at most all; 0: constant, as in the paper
     lr_decay_to: float = 0.1  # part of the rate that is left at the last step
     lr_decay_shape: str = "cosine"  # one of DECAY_SHAPES
 

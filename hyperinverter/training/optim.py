@@ -129,8 +129,9 @@ def rate_factor(step: int, schedule: ScheduleConfig) -> float:
     Args:
         step: updates done before it.
     """
-    done = (step + 1 - schedule.max_steps) / max(schedule.lr_decay_steps, 1) + 1  # of the decay, when the step ends
-    if schedule.lr_decay_steps == 0 or done <= 0:
+    falling = min(schedule.lr_decay_steps, schedule.max_steps)  # a shorter run falls from its first step on
+    done = (step + 1 - schedule.max_steps) / max(falling, 1) + 1  # of the decay, when the step ends
+    if falling == 0 or done <= 0:
         return 1.0
     done = min(done, 1.0)
     if schedule.lr_decay_shape == "cosine":
