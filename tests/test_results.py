@@ -68,3 +68,10 @@ def test_a_few_generated_images_give_the_recorded_numbers(domain: str, monkeypat
             # another processor or batch rounds otherwise: one level of 8 bits in a few pixels
             atol = 2e-3 if metric.unit == "cosine" else 1e-4
             torch.testing.assert_close(metric.fresh().update(images, fake), expected, rtol=1e-3, atol=atol, msg=AGAIN)
+
+
+def test_a_comparison_with_faces_is_with_their_present_numbers():
+    faces = RESULTS["faces64"]["analysis"]["weight_changes"]["evenness"]["value"]
+    for domain, parts in RESULTS.items():
+        for one in parts["analysis"]["weight_changes"]["statements"]:
+            assert one.get("of_faces", faces) == faces, f"{domain}: {AGAIN}"
