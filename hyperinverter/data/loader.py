@@ -82,9 +82,10 @@ class Batches:
         self._cached = np.zeros(len(source), bool)
         self._ahead: dict[Hashable, _Batch] = {}
         self._telling = threading.Lock()
+        self._refuses = on_bad_file == "refuse"
         threaded = workers > 0 and isinstance(source, ImageSource)  # a generator runs in its caller's thread
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode") if threaded else None
-        if on_bad_file == "refuse":
+        if self._refuses:
             self._refuse_bad_files()
 
     def __len__(self) -> int:
@@ -208,7 +209,7 @@ class Batches:
             with self._telling:  # two threads may meet the same file
                 if name not in self.bad_files:
                     self.bad_files[name] = error.reason
-                    logger.warning("skipped unreadable image %s", error)
+                    logger.warning("%sunreadable image %s", "" if self._refuses else "skipped ", error)
             return None
         self.fit.note(name, size, index)
         pixels = image.numpy()

@@ -22,7 +22,7 @@ from hyperinverter.utils.errors import UserError
 def _discriminator_features(discriminator: Discriminator | None) -> Loss:
     if discriminator is None:
         raise UserError(
-            "loss_weights.discriminator_features needs the domain's discriminator; train one "
+            "needs the domain's discriminator; train one "
             "(scripts/train_stylegan2.py), name it in domain.weights.discriminator, or set this weight to 0"
         )
     return FeatureLoss(DiscriminatorFeatures(discriminator), needs_full_resolution=True)
@@ -106,4 +106,13 @@ def build_losses(
     active = {name: weight for name, weight in loss_weights.items() if weight > 0}
     if not active:
         raise UserError("loss_weights has no weight above 0, so there is nothing to minimise; write e.g. l2: 1.0")
-    return TotalLoss({name: LOSSES[name](discriminator) for name in active}, active, loss_resolution)
+    built, faults = {}, []
+    for name in active:
+        try:
+            built[name] = LOSSES[name](discriminator)
+        except UserError as error:
+            faults.append(f"loss_weights.{name}: {error}")
+    if faults:
+        without = "'loss_weights={l2: 1.0, discriminator_features: 0.5}'"
+        raise UserError("\n".join([*faults, f"or train without what is missing, such as with {without}"]))
+    return TotalLoss(built, active, loss_resolution)

@@ -140,3 +140,16 @@ def test_r1_trains_the_discriminator(discriminator):
     images = torch.rand(2, 3, PX, PX, requires_grad=True)
     r1_penalty(images, discriminator(images)).backward()
     assert discriminator.b16.conv0.weight.grad.abs().sum() > 0
+
+
+def test_all_missing_networks_are_told_at_once_with_a_way_out(monkeypatch):
+    def missing(_):
+        raise UserError("net.npz was not found")
+
+    monkeypatch.setitem(LOSSES, "squeezenet_features", missing)
+    with pytest.raises(UserError) as error:
+        build_losses({"l2": 1.0, "squeezenet_features": 0.8, "discriminator_features": 0.5})
+    told = str(error.value)
+    assert "loss_weights.squeezenet_features: net.npz was not found" in told
+    assert "loss_weights.discriminator_features: needs the domain's discriminator" in told
+    assert "'loss_weights={l2: 1.0, discriminator_features: 0.5}'" in told
