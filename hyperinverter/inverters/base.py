@@ -175,7 +175,7 @@ class Inverter(ABC):
             model.render(prepared.with_ws(...))
 
         They stay in memory as long as the result or an edit of it does: the synthesis network's convolutions once more
-        per image, in float32 (100 MiB at 256 and 1024 px, 4 MiB for faces64).
+        per image, in float32 (100 MiB at 256 and 1024 px, 1 MiB for faces64).
 
         Raises:
             UserError: as `render`.
