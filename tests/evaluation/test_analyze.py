@@ -199,7 +199,13 @@ def test_the_mean_map_is_grey_and_streamed():
     assert grey[0, 0] == pytest.approx(0.299 * 0.75) and grey[3:, 3:].abs().max() == 0
     assert found.means == pytest.approx([0.5 / 27, 0.5 / 27, 1 / 27, 1 / 27])
     scenes, faces = (difference_maps.describe(found, kind) for kind in ("scenes", "faces"))
-    assert scenes["statements"][0]["verdict"] == "does not hold" and "statements" not in faces
+    (sky,) = scenes["statements"]
+    assert sky["verdict"] == "does not hold" and "statements" not in faces
+    assert sky["ratio"] == pytest.approx(1 / 9) and sky["interval_95"] == pytest.approx([1 / 9, 1 / 9])
+    found.add(phase1, phase1 + 1 - phase2[:, :1].ne(0).float() * 0.99, list("abcd"))  # the rest changes, it hardly does
+    (sky,) = difference_maps.describe(found, "scenes")["statements"]
+    low, high = sky["interval_95"]
+    assert low < 1 < high and sky["verdict"].startswith("open") and low < sky["ratio"] < high
     assert scenes["ninths"][0][0] == pytest.approx(0.299 * 0.75) and scenes["ninths"][2][2] == 0
 
 

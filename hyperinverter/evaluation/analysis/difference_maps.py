@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from hyperinverter.evaluation.comparison import verdict
 from hyperinverter.evaluation.drawing import new_figure, save_figure
 from hyperinverter.evaluation.sheet import DIFFERENCE_MAXIMUM, Row, choose_rows
 from hyperinverter.inverters import Inverter
+from hyperinverter.metrics.base import bootstrap_ratio
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import contact_sheet, difference_map
 
@@ -23,10 +26,11 @@ SHEET_RULE = "a third each of the images that Phase II changes least, at the med
 
 @dataclass
 class MeanMap:
-    """Sum of the difference maps seen so far, and each image's mean: no map of a single image is kept."""
+    """Sum of the difference maps seen so far, and each image's means: no map of a single image is kept."""
 
     total: Tensor | None = None  # [3, R, R], float64
     means: list[float] = field(default_factory=list)
+    greys: list[tuple[float, float]] = field(default_factory=list)  # of the grey map: all of it, and its top left ninth
     names: list[str] = field(default_factory=list)
 
     def add(self, phase1: Tensor, phase2: Tensor, names: list[str]) -> None:
@@ -34,6 +38,9 @@ class MeanMap:
         maps = (phase2 - phase1).abs().double().cpu()
         self.total = maps.sum(0) if self.total is None else self.total + maps.sum(0)
         self.means += maps.mean((1, 2, 3)).tolist()
+        grey = torch.einsum("c,nchw->nhw", torch.tensor(GREY, dtype=torch.float64), maps)
+        top_left = grey.tensor_split(3, 1)[0].tensor_split(3, 2)[0]
+        self.greys += zip(grey.mean((1, 2)).tolist(), top_left.mean((1, 2)).tolist(), strict=True)
         self.names += names
 
     def grey(self) -> Tensor:
@@ -73,10 +80,16 @@ def describe(found: MeanMap, kind: str) -> dict[str, Any]:
         "sheet_rule": SHEET_RULE,
     }
     if kind != "faces":
-        ratio = ninths[0][0] / result["mean"]
-        verdict = "holds" if ratio < 1 else "does not hold"
-        statement = "the top left, which often is sky, changes less than the whole"
-        result["statements"] = [{"statement": statement, "ratio": ratio, "verdict": verdict}]
+        whole, top_left = np.array(found.greys).T
+        low, high = bootstrap_ratio(top_left, whole)
+        result["statements"] = [
+            {
+                "statement": "the whole changes more than the top left, which often is sky",
+                "ratio": result["mean"] / ninths[0][0],
+                "interval_95": [low, high],
+                "verdict": verdict([low, high]),
+            }
+        ]
     return result
 
 
