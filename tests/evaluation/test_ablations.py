@@ -84,6 +84,37 @@ def test_rows_are_trained_measured_and_resumed(config: AblateConfig, tmp_path: P
         ablations.ablate(config)
 
 
+def test_a_row_stopped_half_way_goes_on_and_ends_the_same(config: AblateConfig, tmp_path: Path, monkeypatch):
+    config.settings.append("schedule.save_every=1")
+    whole = ablations.ablate(config)
+    config.output, config.publish = str(tmp_path / "again"), None
+    step, taken = phase2.step_over_parts, []
+
+    def dying(*arguments, **options):
+        taken.append(1)
+        if len(taken) == 5:  # in the second row
+            raise KeyboardInterrupt
+        return step(*arguments, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(phase2, "step_over_parts", dying)
+        ablations.ablate(config)
+    monkeypatch.setattr(phase2, "step_over_parts", lambda *a, **o: taken.append(1) or step(*a, **o))
+    again = ablations.ablate(config)
+    assert len(taken) == 5 + 5  # the first row and a step of the second are not done again
+    assert again["rows"] == whole["rows"] and again["statements"] == whole["statements"]
+
+
+def test_a_row_beyond_the_paper_is_told_as_one(config: AblateConfig):
+    title, path = list(config.rows.items())[1]
+    domain = Path(path).with_name("1.domain.yaml")
+    text = domain.read_text().replace("use_w_image_features: false", "use_w_image_features: true")
+    domain.write_text(text.replace("token_range: non_negative", "token_range: signed"))
+    config.rows = {**dict(list(config.rows.items())[:1]), title: path}
+    statements = [one["statement"] for one in ablations.ablate(config)["statements"]]
+    assert statements[1].endswith("is worse than full, D = 4 (not a row of the paper)")
+
+
 def test_rows_of_unequal_budgets_are_refused(config: AblateConfig):
     path = Path(list(config.rows.values())[1])
     path.write_text(path.read_text() + "gradient_clip: 0.5\n")
