@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from hyperinverter.config.names import METRICS
 from hyperinverter.config.schema import CommandConfig
 
-# What may be measured, each into a JSON file of its name; `pictures` are the model card's.
+# What may be measured, each into a JSON file of its name; `figures` are the paper's, `pictures` the model card's.
 REPRODUCED = (
     "photos",
     "other_photos",
@@ -13,6 +13,7 @@ REPRODUCED = (
     "editability",
     "generator",
     "analysis",
+    "figures",
     "bounds",
     "learning_curve",
     "pictures",

@@ -172,7 +172,8 @@ def contact_sheet(
     line = max(14, cell // 8)
     gap = max(2, cell // 48)
     head = max((len(_wrap(text, font, cell)) for text in headings), default=1) * line + gap if headings else 0
-    margin = round(min(max(font.getlength(text) for text in captions), 3 * cell)) + 3 * gap if captions else 0
+    widths = [font.getlength(part) for text in captions or () for part in text.split("\n")]
+    margin = round(min(max(widths), 3 * cell)) + 3 * gap if captions else 0
     sheet = Image.new("RGB", (margin + columns * (cell + gap) + gap, head + len(rows) * (cell + gap) + gap), "white")
     draw = ImageDraw.Draw(sheet)
     for column, text in enumerate(headings or ()):

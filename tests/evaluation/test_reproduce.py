@@ -75,7 +75,7 @@ def test_everything_is_measured_and_the_page_is_made_of_the_json(config, tmp_pat
     folder, text = tmp_path / "docs" / "results" / "ffhq", (tmp_path / "docs" / "results.md").read_text()
     written = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
     assert written == found and set(found) == {
-        "photos", "generated", "editability", "generator", "analysis", "bounds", "learning_curve"
+        "photos", "generated", "editability", "generator", "analysis", "figures", "bounds", "learning_curve"
     }  # fmt: skip
     assert "other_photos: left out, because other_photos is not given" in capsys.readouterr().err
     assert text == page({"ffhq": written}, folder.parent) and "| goal | on | measured | met |" in text
@@ -85,6 +85,7 @@ def test_everything_is_measured_and_the_page_is_made_of_the_json(config, tmp_pat
         "Edits",
         "Generator",
         "What Phase II changes",
+        "Figures",
         "What bounds it",
         "Learning curve",
     ):
@@ -113,6 +114,9 @@ def test_everything_is_measured_and_the_page_is_made_of_the_json(config, tmp_pat
     assert curve["l2"][-1] == 1 / 300 and len(curve["l2"]) <= 40
     assert "learning_curve.svg" in text and (folder / "learning_curve.svg").is_file()
     assert "main convolutions change more than toRGB" in text and (folder / "weight_changes.svg").is_file()
+    assert set(found["figures"]) == {"interpolation", "difference_maps", "quality_time", "about"}
+    for name in ("interpolation.png", "difference_maps.png", "quality_time.svg"):
+        assert (folder / name).is_file() and f"](results/ffhq/{name})" in text
     for name in ("samples", "reconstructions", "edits"):
         assert load_image(tmp_path / "out" / "pictures" / f"{name}.png", 64).shape == (3, 64, 64)
 

@@ -40,7 +40,7 @@ def draw_interpolations(
             l2 = (frames[[0, -1]] - ends.cpu()).square().mean((1, 2, 3))
             pair[way] = {"l2_ends": l2.tolist(), "largest_step_over_mean": float(moved.max() / moved.mean())}
             rows.append([ends[0], *frames, ends[1]])
-            captions.append(way.replace("_", " "))
+            captions.append(f"{way.replace('_', ' ')}\n{labels[0]} to\n{labels[1]}")
         save_gif(list(torch.cat(animations, dim=3)), folder / f"interpolation_{first // 2}.gif", FRAME_MS)
         found.append(pair)
     headings = ["input 1", *(f"t = {t:.2f}" for t in torch.linspace(0, 1, steps).tolist()), "input 2"]

@@ -26,6 +26,7 @@ MEASURES = {
     "editability": (measures.editability, ["photos", "training_photos", "labels"]),
     "generator": (measures.generator, ["photos"]),
     "analysis": (measures.analysis, ["photos"]),
+    "figures": (measures.figures, []),
     "bounds": (measures.bounds, ["photos"]),
     "learning_curve": (measures.learning_curve, ["runs"]),
     "pictures": (measures.pictures, []),
@@ -33,11 +34,13 @@ MEASURES = {
 SHOWN = {  # part -> pictures that the page shows
     "editability": ["edits.png"],
     "analysis": ["weight_changes.svg", "difference_map.png"],
+    "figures": ["interpolation.png", "difference_maps.png", "quality_time.svg"],
     "learning_curve": ["learning_curve.svg"],
 }
 ALSO_NAMED = {
     "editability": ["edited_photos", "strengths"],
     "generated": ["generated"],
+    "figures": ["generated"],
     "bounds": ["bounds_photos", "bounds_steps", "bounds_losses"],
 }  # unless default
 ALSO_USED = {"generator": ["labels"]}  # where given

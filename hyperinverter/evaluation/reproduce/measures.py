@@ -188,15 +188,32 @@ def generator(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:
 
 def analysis(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:
     """What Phase II changes: weights per layer, and the mean difference map; both drawn into `output`."""
-    passed_on = {key: getattr(config, key) for key in ("domain", "device", "threads", "seed", "batch_size", "output")}
-    settings = AnalyzeConfig(
-        **passed_on,
-        figures=["weight_changes", "difference_maps"],
-        model=model_of(config),
-        data=DataConfig(root=config.photos, on_bad_file="refuse"),
-        compare_with=config.compare_with,
+    data = DataConfig(root=config.photos, on_bad_file="refuse")
+    return _analyze(
+        config, config.output, data, ["weight_changes", "difference_maps"], compare_with=config.compare_with
     )
-    return analyze(settings)
+
+
+def figures(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:
+    """The paper's figures that show single images, of generated ones: blends, difference maps, quality against time.
+
+    The last one is of the part `generated`, if that was measured in `output` before.
+    """
+    folder, times = Path(config.output) / "figures", Path(config.output) / "generated" / "metrics.json"
+    drawn = ["interpolation", "difference_maps", *(["quality_time"] if times.is_file() else [])]
+    found = _analyze(config, str(folder), _generated(config), drawn, results=[str(times)], rows=3, pairs=2)
+    for name in ("interpolation.png", "difference_maps.png", *(["quality_time.svg"] if times.is_file() else [])):
+        shutil.copyfile(folder / name, Path(config.output) / name)
+    for point in found.get("quality_time", {}).get("points", ()):
+        del point["file"]  # a place on this machine
+    return found
+
+
+def _analyze(config: ReproduceConfig, output: str, data: DataConfig, figures: list[str], **more: Any) -> dict[str, Any]:
+    passed_on = {key: getattr(config, key) for key in ("domain", "device", "threads", "seed", "batch_size")}
+    return analyze(
+        AnalyzeConfig(**passed_on, output=output, figures=figures, model=model_of(config), data=data, **more)
+    )
 
 
 def bounds(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:

@@ -154,6 +154,21 @@ def _analysis(result: dict[str, Any], folder: Path) -> Iterator[str]:
             yield f"![{what}]({_link(folder)}/{name})"
 
 
+def _figures(result: dict[str, Any], folder: Path) -> Iterator[str]:
+    maps, blends = result["difference_maps"], result["interpolation"]
+    yield f"The paper's figures of single images, drawn by `scripts/analyze.py` of {maps['images']} generated ones."
+    told = {
+        "interpolation.png": f"Figure 9: {len(blends['pairs'])} pairs blended in {blends['steps']} steps, in codes and "
+        "weights together (whose ends are the reconstructions) and in codes alone",
+        "difference_maps.png": "Figures 13 and 14: what Phase II changes in the least, a middle and the most changed",
+    }
+    if time := result.get("quality_time"):
+        told["quality_time.svg"] = f"Figure 1: {time['quality']} against seconds per image, log axis"
+    for name, what in told.items():
+        if (folder / name).is_file():
+            yield f"{what}:\n\n![{what}]({_link(folder)}/{name})"
+
+
 def _curve(result: dict[str, Any], folder: Path) -> Iterator[str]:
     yield (
         "Validation numbers of the training runs against images seen, at parts of each run. `loss` is the sum of the "
@@ -234,6 +249,7 @@ TITLES = {
     "editability": "Edits",
     "generator": "Generator",
     "analysis": "What Phase II changes",
+    "figures": "Figures",
     "bounds": "What bounds it",
     "learning_curve": "Learning curve",
     "ablations": "Ablations",
@@ -245,6 +261,7 @@ SECTIONS = {
     "editability": _editability,
     "generator": _generator,
     "analysis": _analysis,
+    "figures": _figures,
     "bounds": _bounds,
     "learning_curve": _curve,
     "ablations": _ablations,
