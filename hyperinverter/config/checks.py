@@ -208,6 +208,9 @@ def _phase2(c: s.Phase2Config) -> Iterator[Problem]:
     if not 0 < c.edit_consistency_reach <= 1:
         message = f"must lie above 0 and up to 1, all the way to another w; got {c.edit_consistency_reach}"
         yield Problem(("edit_consistency_reach",), message)
+    if not 0 < c.edit_consistency_directed <= 1:
+        message = f"must lie above 0 and up to 1, all of the images; got {c.edit_consistency_directed}"
+        yield Problem(("edit_consistency_directed",), message)
     if c.edit_consistency_weight > 0 and (c.domain.generator.c_dim or not c.domain.generator.z_dim):
         message = "needs a generator without classes that draws w from z; write edit_consistency_weight=0"
         yield Problem(("edit_consistency_weight", "domain.generator"), message)

@@ -255,7 +255,8 @@ class Phase2Config(PhaseConfig):
     edit_consistency_weight: float = 0.0  # beyond the paper: edits keep their effect; training/edit_consistency.py
     edit_consistency_reach: float = 0.5  # a random step in W goes up to this share of the way to another w
     edit_consistency_every: int = 1  # in every so many steps, with the weight times that number
-    edit_consistency_directions: list[str] = field(default_factory=list)  # half of the images step along these
+    edit_consistency_directions: list[str] = field(default_factory=list)  # a part of the images steps along these
+    edit_consistency_directed: float = 0.5  # this part; 1 costs least reconstruction, below 1 keeps other edits too
     edit_consistency_relative: bool = False  # to how much a step changes: a smile then counts as much as a pose
 
 

@@ -43,13 +43,19 @@ class Edits:
     @classmethod
     @torch.no_grad()
     def draw(
-        cls, model: HyperInverter, count: int, reach: float, device: torch.device, directions: Tensor | None = None
+        cls,
+        model: HyperInverter,
+        count: int,
+        reach: float,
+        device: torch.device,
+        directions: Tensor | None = None,
+        directed: float = 0.5,
     ) -> "Edits":
         """For this process's `count` images; shares are uniform in [0, reach].
 
         Args:
-            directions: [K, w_dim] on `device`, each as long as a standard deviation of w along it. About half of the
-                images take a step along one of them, the others a random one. None: all take a random one.
+            directions: [K, w_dim] on `device`, each as long as a standard deviation of w along it; None: there are none.
+            directed: chance of an image to take a step along one of them; the others take a random one.
         """
         generator = model.generator
         z = randn_rows(count, generator.z_dim, shared=True, device=device)
@@ -60,7 +66,7 @@ class Edits:
             # whether, which, how far
             chance = own_rows(torch.rand(count * world_size(), 3, device=device))
             which = (chance[:, 1] * len(directions)).long().clamp(max=len(directions) - 1)
-            follows = chance[:, :1] < 0.5
+            follows = chance[:, :1] < directed
             along = torch.where(follows, (2 * chance[:, 2:] - 1) * STRENGTH * directions[which], along)
             share = torch.where(follows, 0.0, share)
         return cls(towards, share, along)

@@ -232,7 +232,8 @@ def train(config: Phase2Config) -> dict[str, float]:
             fakes.clear()
             edits = [None] * count
             if edits_weight > 0 and progress.step % config.edit_consistency_every == 0:
-                drawn = Edits.draw(model, len(images), config.edit_consistency_reach, device, directions)
+                reach, directed = config.edit_consistency_reach, config.edit_consistency_directed
+                drawn = Edits.draw(model, len(images), reach, device, directions, directed)
                 edits = drawn.in_parts(count)
             image_parts = list(zip(in_parts(images, count), edits, strict=True))
             values = step_over_parts(optimizer, reconstruct, image_parts, clip=config.gradient_clip, measure=due.look)

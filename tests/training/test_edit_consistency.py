@@ -83,6 +83,13 @@ def test_half_of_the_steps_go_along_the_directions(model):
     torch.testing.assert_close(edits(w)[follows], (w + edits.along)[follows])
 
 
+@pytest.mark.parametrize(("directed", "least", "most"), [(1.0, 400, 400), (0.2, 50, 115)])
+def test_as_many_go_along_the_directions_as_asked_for(model, directed, least, most):
+    edits = Edits.draw(model, 400, 0.5, CPU, torch.eye(16)[:2], directed)
+    assert least <= edits.along.any(dim=1).sum() <= most
+    assert torch.equal(edits.share[:, 0] == 0, edits.along.any(dim=1))
+
+
 def test_random_draws_are_as_they_were_without_directions(model):
     torch.manual_seed(0)
     plain = Edits.draw(model, 40, 0.5, CPU)
@@ -221,6 +228,7 @@ def test_edits_are_dealt_out_as_the_images_are(model):
     ("settings", "told"),
     [
         (["edit_consistency_reach=1.5"], "all the way to another w"),
+        (["edit_consistency_directed=0"], "all of the images"),
         (["edit_consistency_every=0"], "edit_consistency_weight: 0"),
         (["edit_consistency_weight=1", "domain.generator.c_dim=3"], "without classes"),
         (["edit_consistency_directions=[frown]"], "frown"),
