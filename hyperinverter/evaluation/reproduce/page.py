@@ -160,13 +160,13 @@ def _figures(result: dict[str, Any], folder: Path) -> Iterator[str]:
     told = {
         "interpolation.png": f"Figure 9: {len(blends['pairs'])} pairs blended in {blends['steps']} steps, in codes and "
         "weights together (whose ends are the reconstructions) and in codes alone",
-        "difference_maps.png": "Figures 13 and 14: what Phase II changes in the least, a middle and the most changed",
+        "difference_maps.png": "Figures 13 and 14: the images that Phase II changes least, middling and most",
     }
     if time := result.get("quality_time"):
         told["quality_time.svg"] = f"Figure 1: {time['quality']} against seconds per image, log axis"
     for name, what in told.items():
         if (folder / name).is_file():
-            yield f"{what}:\n\n![{what}]({_link(folder)}/{name})"
+            yield f"{what}:\n\n![{what.partition(':')[0]}]({_link(folder)}/{name})"
 
 
 def _curve(result: dict[str, Any], folder: Path) -> Iterator[str]:
