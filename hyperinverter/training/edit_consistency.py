@@ -8,13 +8,14 @@ of them with gradients. Letters: N images, K directions.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from hyperinverter.checkpoint import read_model
+from hyperinverter.checkpoint import weights_hash
 from hyperinverter.config.schema import DomainConfig
+from hyperinverter.editing.direction_files import load_direction
+from hyperinverter.editing.ganspace import AbsoluteDirection
 from hyperinverter.extractors.resize import at_most
 from hyperinverter.models.hyperinverter import HyperInverter, HyperInverterOutput
 from hyperinverter.pretrained.ready import weights_file
@@ -54,7 +55,7 @@ class Edits:
         """For this process's `count` images; shares are uniform in [0, reach].
 
         Args:
-            directions: [K, w_dim] on `device`, each as long as a standard deviation of w along it; None: there are none.
+            directions: [K, w_dim] on `device`, each as long as a standard deviation of w along it, or None.
             directed: chance of an image to take a step along one of them; the others take a random one.
         """
         generator = model.generator
@@ -91,25 +92,25 @@ def load_steps(
         UserError: a file is missing, belongs to another generator, or is no direction of W with a known spread.
     """
     steps, hashes = [], {}
+    folder = weights_file(domain, "generator").parent if names else None
+    sizes = {"w_dim": domain.generator.w_dim, "generator_hash": generator_hash}
     for name in names:
-        path = Path(domain.directions[name]).expanduser()
-        path = path if path.is_absolute() else weights_file(domain, "generator").parent / path
+        try:
+            found = load_direction(name, folder, files=domain.directions, **sizes)
+        except (FileNotFoundError, UserError) as error:
+            raise UserError(f"edit_consistency_directions: {error}") from error
         what = "learn it with scripts/learn_direction.py before, or leave it out of edit_consistency_directions"
-        if path.suffix != ".safetensors":
-            raise UserError(f"{path}: expected a .safetensors file of one direction; {what}")
-        if not path.is_file():
-            raise UserError(f"{path}: there is no direction {name!r} yet; {what}")
-        file = read_model(path, "direction")
-        made_for, spread = file.requires.get("generator"), file.info.get("projection_std")
-        if made_for and made_for != generator_hash:
-            raise UserError(f"{path}: was learned for generator {made_for}, this is {generator_hash}; {what}")
-        vector = file.state.get("direction")
-        if vector is None or vector.numel() != domain.generator.w_dim:
-            raise UserError(f"{path}: is no direction of the whole of W (but of GANSpace, or of W+); {what}")
+        if found.vector.ndim != 1 or isinstance(found, AbsoluteDirection):
+            raise UserError(
+                f"direction {name!r}: is no direction of the whole of W (but of GANSpace, or of W+); {what}"
+            )
+        spread = found.info.get("projection_std")
         if not spread:
-            raise UserError(f"{path}: does not say how far photos spread along it (projection_std); {what}")
-        steps.append(vector.float().flatten() / vector.float().norm() * spread)
-        hashes[f"direction {name}"] = file.hash
+            raise UserError(
+                f"direction {name!r}: its file lacks how far photos spread along it (projection_std); {what}"
+            )
+        steps.append(found.vector * spread)
+        hashes[f"direction {name}"] = weights_hash({"direction": steps[-1]})
     return (torch.stack(steps).to(device) if steps else None), hashes
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hyperinverter.checkpoint import read_model
+from hyperinverter.checkpoint import weights_hash
 from hyperinverter.config import ConfigError, Phase2Config, load_config
 from hyperinverter.config.schema import OptimizerConfig, WeightsConfig
 from hyperinverter.editing.direction_files import save_direction
@@ -132,18 +132,18 @@ def test_steps_are_as_long_as_a_standard_deviation(domain):
     write_direction(Path(domain.weights.folder))
     steps, hashes = load_steps(domain, ["smile"], "abc", CPU)
     torch.testing.assert_close(steps, torch.eye(16)[2:3] * 1.5)
-    assert hashes == {"direction smile": read_model(Path(domain.weights.folder) / domain.directions["smile"]).hash}
+    assert hashes == {"direction smile": weights_hash({"direction": steps[0]})}
     assert load_steps(domain, [], "abc", CPU) == (None, {})
 
 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"generator_hash": "other"}, "learned for generator other, this is abc"),
+        ({"generator_hash": "other"}, "learned for generator other, this is generator abc"),
         ({"info": {}}, "how far photos spread"),
-        ({"vector": torch.ones(5)}, "no direction of the whole of W"),
+        ({"vector": torch.ones(5)}, "direction has 5 numbers, this model's w has 16"),
         ({"vector": torch.ones(1, 6, 16)}, "or of W"),
-        (None, "there is no direction 'smile' yet"),
+        (None, "edit_consistency_directions: .*smile.safetensors: no such direction file"),
     ],
 )
 def test_directions_that_do_not_serve_are_refused(domain, changes, told):
