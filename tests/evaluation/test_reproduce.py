@@ -131,6 +131,13 @@ def test_everything_is_measured_and_the_page_is_made_of_the_json(config, tmp_pat
     assert json.loads((folder / "generated.json").read_text())["num_images"] == 4
     assert json.loads((folder / "photos.json").read_text()) == found["photos"]
 
+    # figure 1 of another evaluation
+    config.parts, config.results = ["figures"], [str(tmp_path / "out" / "photos" / "metrics.json")]
+    time = reproduce(config)["figures"]["quality_time"]
+    assert {point["num_images"] for point in time["points"]} == {6}
+    assert str(tmp_path) not in (folder / "figures.json").read_text()
+    config.parts, config.results = ["generated"], []
+
     # another domain stands beside it, the one with more parts first
     config.domain.name = "church"
     reproduce(config)

@@ -81,7 +81,7 @@ def reproduce(config: ReproduceConfig) -> dict[str, Any]:
         write_json(Path(config.output) / f"{part}.json", found[part])
         tell(f"{part}: written to {Path(config.output) / part}.json")
         if config.publish is not None:
-            shown = [Path(config.output) / name for name in SHOWN.get(part, ())]
+            shown = [path for name in SHOWN.get(part, ()) if (path := Path(config.output) / name).is_file()]
             publish(Path(config.publish), config.domain.name, part, found[part], shown)
     if config.publish is not None:
         tell(f"written: {write_page(Path(config.publish))}")
@@ -99,6 +99,7 @@ def _about(config: ReproduceConfig, part: str, needs: list[str]) -> dict[str, An
     changed = [key for key in ALSO_NAMED.get(part, ()) if getattr(config, key) != getattr(usual, key)]
     words += [f"{key}={getattr(config, key)}" for key in changed]
     words += ["runs={NAME: FOLDER}"] if "runs" in needs else []
+    words += ["results=[FILE]"] if part == "figures" and config.results else []
     return {
         "command": shlex.join(words),
         "kind": config.domain.kind,

@@ -197,15 +197,18 @@ def analysis(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:
 def figures(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:
     """The paper's figures that show single images, of generated ones: blends, difference maps, quality against time.
 
-    The last one is of the part `generated`, if that was measured in `output` before.
+    The last one is of `config.results`, or else of the part `generated` if that was measured in `output` before.
     """
-    folder, times = Path(config.output) / "figures", Path(config.output) / "generated" / "metrics.json"
-    drawn = ["interpolation", "difference_maps", *(["quality_time"] if times.is_file() else [])]
-    found = _analyze(config, str(folder), _generated(config), drawn, results=[str(times)], rows=3, pairs=2)
-    for name in ("interpolation.png", "difference_maps.png", *(["quality_time.svg"] if times.is_file() else [])):
+    folder, measured = Path(config.output) / "figures", Path(config.output) / "generated" / "metrics.json"
+    results = config.results or [str(measured)] * measured.is_file()
+    drawn = ["interpolation", "difference_maps", *["quality_time"] * bool(results)]
+    found = _analyze(config, str(folder), _generated(config), drawn, results=results, rows=3, pairs=2)
+    for name in ("interpolation.png", "difference_maps.png", *["quality_time.svg"] * bool(results)):
         shutil.copyfile(folder / name, Path(config.output) / name)
-    for point in found.get("quality_time", {}).get("points", ()):
-        del point["file"]  # a place on this machine
+    if time := found.get("quality_time"):
+        del time["notes"]  # these and the next name places on this machine
+        for point in time["points"]:
+            del point["file"]
     return found
 
 
