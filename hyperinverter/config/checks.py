@@ -211,6 +211,10 @@ def _phase2(c: s.Phase2Config) -> Iterator[Problem]:
     if not 0 < c.edit_consistency_directed <= 1:
         message = f"must lie above 0 and up to 1, all of the images; got {c.edit_consistency_directed}"
         yield Problem(("edit_consistency_directed",), message)
+    most = max(1, int(min(c.domain.resolution, c.domain.loss_resolution)).bit_length() - 1)
+    if not 1 <= c.edit_consistency_bands <= most or (c.edit_consistency_bands > 1 and not c.edit_consistency_relative):
+        message = f"must be 1, or up to {most} with edit_consistency_relative=true; got {c.edit_consistency_bands}"
+        yield Problem(("edit_consistency_bands",), message)
     if c.edit_consistency_weight > 0 and (c.domain.generator.c_dim or not c.domain.generator.z_dim):
         message = "needs a generator without classes that draws w from z; write edit_consistency_weight=0"
         yield Problem(("edit_consistency_weight", "domain.generator"), message)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from hyperinverter.checkpoint import weights_hash
 from hyperinverter.config.schema import DomainConfig
@@ -27,6 +28,7 @@ STRENGTH = 3.0  # steps along a direction are uniform in this many standard devi
 # Added to the mean square of a change, images in [-1, 1], before dividing by it, so that a step of next to nothing does
 # not count as much as an edit: a third of what three standard deviations of a smile change on faces64.
 SMALLEST_CHANGE = 0.003
+SMALLEST_OF_BAND = SMALLEST_CHANGE / 10  # the same for one of several bands: fine ones hold a tenth of a change
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,13 @@ def load_steps(
 
 
 def edit_consistency(
-    model: HyperInverter, found: HyperInverterOutput, edits: Edits, loss_resolution: int, *, relative: bool = False
+    model: HyperInverter,
+    found: HyperInverterOutput,
+    edits: Edits,
+    loss_resolution: int,
+    *,
+    relative: bool = False,
+    bands: int = 1,
 ) -> Tensor:
     """Mean squared difference [] between what the edits change before and after Phase II, images in [-1, 1].
 
@@ -124,12 +132,28 @@ def edit_consistency(
         loss_resolution: larger changes are compared at this, as images are in every other loss.
         relative: each image's difference is divided by the mean square of what its edit changed before, so that a
             small change, such as a smile, counts as much as a large one.
+        bands: octaves of detail that are compared each by itself, and averaged; above 1 only with `relative`, so that
+            wrinkles count as much as the colour of a face.
     """
     ws = edits(found.w)[:, None].expand(-1, model.generator.num_ws, -1)
     with torch.no_grad():
         before = at_most((model.render(ws) - found.w_image).float(), loss_resolution)
     after = at_most(model.synthesise(ws, found.residuals).float() - found.reconstruction.float(), loss_resolution)
-    difference = (after - before).square().mean(dim=(1, 2, 3))
-    if relative:
-        difference = difference / (before.square().mean(dim=(1, 2, 3)) + SMALLEST_CHANGE)
-    return difference.mean()
+    if not relative:
+        return (after - before).square().mean()
+    smallest = SMALLEST_CHANGE if bands == 1 else SMALLEST_OF_BAND
+    shares = []
+    for off, change in zip(octaves(after - before, bands), octaves(before, bands), strict=True):
+        off, change = (one.square().mean(dim=(1, 2, 3)) for one in (off, change))
+        shares.append((off / (change + smallest)).mean())
+    return torch.stack(shares).mean()
+
+
+def octaves(images: Tensor, count: int) -> list[Tensor]:
+    """[N, 3, R, R] in `count` parts from fine to coarse that sum up to it, the coarser ones at R/2, R/4, ... pixels."""
+    found = []
+    for _ in range(count - 1):
+        coarse = functional.avg_pool2d(images, 2)
+        found.append(images - functional.interpolate(coarse, images.shape[-2:], mode="bilinear"))
+        images = coarse
+    return [*found, images]

@@ -53,6 +53,7 @@ def encoder_losses(
     edits: Edits | None = None,
     edits_weight: float = 0.0,
     edits_relative: bool = False,
+    edits_bands: int = 1,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """What Phase II minimises on a batch (equation 7).
 
@@ -62,7 +63,7 @@ def encoder_losses(
         group: images that the discriminator sees at a time, for its minibatch statistics; None: all.
         edits: under which changes are to stay what they were before Phase II; None leaves that term out, as in
             validation, whose loss chooses the best step.
-        edits_relative: see `edit_consistency`.
+        edits_relative, edits_bands: see `edit_consistency`.
     Returns:
         "loss" (the weighted sum, with gradients) and every part by name; the reconstructions [N,3,R,R] float32.
     """
@@ -70,7 +71,8 @@ def encoder_losses(
     reconstruction = found.reconstruction.float()
     total, parts = losses(reconstruction, images)
     if edits is not None:
-        inconsistency = edit_consistency(model, found, edits, losses.loss_resolution, relative=edits_relative)
+        how = {"relative": edits_relative, "bands": edits_bands}
+        inconsistency = edit_consistency(model, found, edits, losses.loss_resolution, **how)
         total = total + edits_weight * inconsistency
         parts = {**parts, "edit_consistency": inconsistency}
     if discriminator is not None:
@@ -145,7 +147,11 @@ def train(config: Phase2Config) -> dict[str, float]:
     device = set_up(config)
     domain, schedule, gan = config.domain, config.schedule, config.adversarial
     edits_weight = config.edit_consistency_weight * config.edit_consistency_every
-    edit_settings = {"edits_weight": edits_weight, "edits_relative": config.edit_consistency_relative}
+    edit_settings = {
+        "edits_weight": edits_weight,
+        "edits_relative": config.edit_consistency_relative,
+        "edits_bands": config.edit_consistency_bands,
+    }
     check_divides("schedule.batch_size", schedule.batch_size, config.gradient_accumulation)
     if gan.weight > 0:
         check_divides("adversarial.batch_size", gan.batch_size, config.gradient_accumulation)

@@ -15,7 +15,7 @@ from hyperinverter.editing.directions import Direction
 from hyperinverter.losses import build_losses
 from hyperinverter.pretrained.ready import load_model
 from hyperinverter.training import edit_consistency, phase2
-from hyperinverter.training.edit_consistency import SMALLEST_CHANGE, Edits, load_steps
+from hyperinverter.training.edit_consistency import SMALLEST_CHANGE, SMALLEST_OF_BAND, Edits, load_steps, octaves
 from hyperinverter.training.optim import backward_and_step, build_optimizer, in_parts
 from hyperinverter.utils import distributed
 from hyperinverter.utils.errors import UserError
@@ -65,6 +65,33 @@ def test_relative_to_what_a_step_changes_each_image_counts_alike(model, images):
         (b - a).square().mean() / (b.square().mean() + SMALLEST_CHANGE) for a, b in zip(after, before, strict=True)
     ]
     torch.testing.assert_close(values["edit_consistency"], torch.stack(shares).mean())
+
+
+def test_bands_of_detail_are_each_held_against_themselves(model, images):
+    edits, losses = Edits.draw(model, 4, 0.5, CPU), build_losses({"l2": 1.0})
+    settings = {"edits": edits, "edits_weight": 1.0, "edits_relative": True, "edits_bands": 3}
+    values, _ = phase2.encoder_losses(model, losses, images, **settings)
+    found = model(images)
+    ws = edits(found.w)[:, None].repeat(1, model.generator.num_ws, 1)
+    before = octaves(model.render(ws) - found.w_image, 3)
+    after = octaves(model.render(ws, found.tokens) - found.reconstruction, 3)
+    shares = [
+        ((a - b).square().mean((1, 2, 3)) / (b.square().mean((1, 2, 3)) + SMALLEST_OF_BAND)).mean()
+        for a, b in zip(after, before, strict=True)
+    ]
+    torch.testing.assert_close(values["edit_consistency"], torch.stack(shares).mean())
+
+
+def test_octaves_go_from_fine_to_coarse_and_lose_nothing(images):
+    assert [len(band[0, 0]) for band in octaves(images, 3)] == [16, 8, 4]
+    assert len(octaves(images, 1)) == 1 and torch.equal(octaves(images, 1)[0], images)
+    flat = torch.full((1, 3, 16, 16), 0.3)
+    fine, coarse = octaves(flat, 2)
+    assert not fine.any() and torch.equal(coarse, flat[:, :, :8, :8])
+    checks = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(1, 3, 8, 8)
+    fine, coarse = octaves(checks, 2)
+    torch.testing.assert_close(fine, checks)
+    assert not coarse.any()
 
 
 def test_half_of_the_steps_go_along_the_directions(model):
@@ -229,6 +256,8 @@ def test_edits_are_dealt_out_as_the_images_are(model):
     [
         (["edit_consistency_reach=1.5"], "all the way to another w"),
         (["edit_consistency_directed=0"], "all of the images"),
+        (["edit_consistency_bands=2"], "edit_consistency_relative=true"),
+        (["edit_consistency_bands=9", "edit_consistency_relative=true"], "up to"),
         (["edit_consistency_every=0"], "edit_consistency_weight: 0"),
         (["edit_consistency_weight=1", "domain.generator.c_dim=3"], "without classes"),
         (["edit_consistency_directions=[frown]"], "frown"),
