@@ -34,9 +34,8 @@ class ReproduceConfig(CommandConfig):
     training_photos: str | list[str] | None = None  # from which the judges of edits learn
     labels: str | None = None  # CSV (.gz allowed) with a `file` column and 0/1 columns, of `photos` and training_photos
     runs: dict[str, str] = field(default_factory=dict)  # name -> run folder of a trainer, for the learning curve
-    results: list[str] = field(
-        default_factory=list
-    )  # metrics.json of evaluate for figure 1; []: of the part `generated`
+    # metrics.json of evaluate, globs allowed: quality against time (figure 1) among the figures
+    results: list[str] = field(default_factory=list)
     generated: int = 256  # images of the generator that are inverted
     augment: list[str] = field(default_factory=list)  # that the generator was trained with, looked for in its samples
     compare_with: str | None = None  # analysis.json of a domain of faces, which scenes are held against

@@ -257,8 +257,8 @@ class Phase2Config(PhaseConfig):
     edit_consistency_every: int = 1  # in every so many steps, with the weight times that number
     edit_consistency_directions: list[str] = field(default_factory=list)  # a part of the images steps along these
     edit_consistency_directed: float = 0.5  # this part; 1 costs least reconstruction, below 1 keeps other edits too
+    edit_consistency_relative: bool = False  # divided by how much the step changes: a smile counts as much as a pose
     edit_consistency_bands: int = 1  # octaves of detail, each held against itself; above 1 with `relative` only
-    edit_consistency_relative: bool = False  # to how much a step changes: a smile then counts as much as a pose
 
 
 @dataclass

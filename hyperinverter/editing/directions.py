@@ -49,6 +49,11 @@ class Direction:
     def w_dim(self) -> int:
         return self.vector.shape[-1]
 
+    @property
+    def is_step_in_w(self) -> bool:
+        """Whether it adds one vector to w, the same on every style."""
+        return self.vector.ndim == 1
+
     def move(self, ws: Tensor, gamma: Tensor) -> Tensor:
         """Codes [N, L, w_dim] by γ [N or 1, 1, 1] further along."""
         return ws + gamma * self.vector.to(ws)

@@ -83,6 +83,10 @@ class AbsoluteDirection(Direction):
         if not 0 <= self.start < self.end:
             raise ValueError(f"direction {self.name!r}: styles {self.start}-{self.end}; expected 0 <= start < end")
 
+    @property
+    def is_step_in_w(self) -> bool:
+        return False
+
     def move(self, ws: Tensor, gamma: Tensor) -> Tensor:
         if self.start >= ws.shape[1]:
             raise UserError(

@@ -16,7 +16,6 @@ from torch.nn import functional
 from hyperinverter.checkpoint import weights_hash
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.editing.direction_files import load_direction
-from hyperinverter.editing.ganspace import AbsoluteDirection
 from hyperinverter.extractors.resize import at_most
 from hyperinverter.models.hyperinverter import HyperInverter, HyperInverterOutput
 from hyperinverter.pretrained.ready import weights_file
@@ -28,7 +27,7 @@ STRENGTH = 3.0  # steps along a direction are uniform in this many standard devi
 # Added to the mean square of a change, images in [-1, 1], before dividing by it, so that a step of next to nothing does
 # not count as much as an edit: a third of what three standard deviations of a smile change on faces64.
 SMALLEST_CHANGE = 0.003
-SMALLEST_OF_BAND = SMALLEST_CHANGE / 10  # the same for one of several bands: fine ones hold a tenth of a change
+SMALLEST_OF_BAND = SMALLEST_CHANGE / 10  # the same for one of several bands, which hold less each; chosen, not measured
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def load_steps(
     """Directions of the domain by name, each one standard deviation of w long.
 
     Returns:
-        [K, w_dim], None without names; and what the steps depend on, for resuming: "direction NAME" -> hash.
+        [K, w_dim], None without names; and what the steps depend on, for resuming: "step along NAME" -> hash.
     Raises:
         UserError: a file is missing, belongs to another generator, or is no direction of W with a known spread.
     """
@@ -99,20 +98,17 @@ def load_steps(
     for name in names:
         try:
             found = load_direction(name, folder, files=domain.directions, **sizes)
+            if not found.is_step_in_w:
+                raise UserError("it is of GANSpace or of W+, and a step along it is not the same on every style")
+            if not found.info.get("projection_std"):
+                raise UserError("its file does not say how far photos spread along it (projection_std)")
         except (FileNotFoundError, UserError) as error:
-            raise UserError(f"edit_consistency_directions: {error}") from error
-        what = "learn it with scripts/learn_direction.py before, or leave it out of edit_consistency_directions"
-        if found.vector.ndim != 1 or isinstance(found, AbsoluteDirection):
             raise UserError(
-                f"direction {name!r}: is no direction of the whole of W (but of GANSpace, or of W+); {what}"
-            )
-        spread = found.info.get("projection_std")
-        if not spread:
-            raise UserError(
-                f"direction {name!r}: its file lacks how far photos spread along it (projection_std); {what}"
-            )
-        steps.append(found.vector * spread)
-        hashes[f"direction {name}"] = weights_hash({"direction": steps[-1]})
+                f"edit_consistency_directions: {name!r} ({domain.directions[name]}) does not serve: {error}. Learn it "
+                "with scripts/learn_direction.py before, or leave it out"
+            ) from error
+        steps.append(found.vector * found.info["projection_std"])
+        hashes[f"step along {name}"] = weights_hash({"direction": steps[-1]})
     return (torch.stack(steps).to(device) if steps else None), hashes
 
 
@@ -133,7 +129,8 @@ def edit_consistency(
         relative: each image's difference is divided by the mean square of what its edit changed before, so that a
             small change, such as a smile, counts as much as a large one.
         bands: octaves of detail that are compared each by itself, and averaged; above 1 only with `relative`, so that
-            wrinkles count as much as the colour of a face.
+            wrinkles count as much as the colour of a face. Small changes count more then too, so the same weight pulls
+            harder.
     """
     ws = edits(found.w)[:, None].expand(-1, model.generator.num_ws, -1)
     with torch.no_grad():
@@ -150,7 +147,10 @@ def edit_consistency(
 
 
 def octaves(images: Tensor, count: int) -> list[Tensor]:
-    """[N, 3, R, R] in `count` parts from fine to coarse that sum up to it, the coarser ones at R/2, R/4, ... pixels."""
+    """[N, 3, R, R] in `count` parts from fine to coarse, at R, R/2, R/4, ... pixels.
+
+    The coarsest one, enlarged bilinearly and added to the next finer and so on, gives the images back.
+    """
     found = []
     for _ in range(count - 1):
         coarse = functional.avg_pool2d(images, 2)

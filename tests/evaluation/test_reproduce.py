@@ -114,8 +114,8 @@ def test_everything_is_measured_and_the_page_is_made_of_the_json(config, tmp_pat
     assert curve["l2"][-1] == 1 / 300 and len(curve["l2"]) <= 40
     assert "learning_curve.svg" in text and (folder / "learning_curve.svg").is_file()
     assert "main convolutions change more than toRGB" in text and (folder / "weight_changes.svg").is_file()
-    assert set(found["figures"]) == {"interpolation", "difference_maps", "quality_time", "about"}
-    for name in ("interpolation.png", "difference_maps.png", "quality_time.svg"):
+    assert set(found["figures"]) == {"interpolation", "difference_maps", "about"} and "Figure 1:" not in text
+    for name in ("interpolation.png", "difference_maps.png"):
         assert (folder / name).is_file() and f"](results/ffhq/{name})" in text
     for name in ("samples", "reconstructions", "edits"):
         assert load_image(tmp_path / "out" / "pictures" / f"{name}.png", 64).shape == (3, 64, 64)
@@ -131,11 +131,17 @@ def test_everything_is_measured_and_the_page_is_made_of_the_json(config, tmp_pat
     assert json.loads((folder / "generated.json").read_text())["num_images"] == 4
     assert json.loads((folder / "photos.json").read_text()) == found["photos"]
 
-    # figure 1 of another evaluation
+    # figure 1 of an evaluation; a wrong file is told before anything is measured
     config.parts, config.results = ["figures"], [str(tmp_path / "out" / "photos" / "metrics.json")]
     time = reproduce(config)["figures"]["quality_time"]
-    assert {point["num_images"] for point in time["points"]} == {6}
-    assert str(tmp_path) not in (folder / "figures.json").read_text()
+    assert {(point["num_images"], point["file"]) for point in time["points"]} == {(6, "photos")}
+    assert str(tmp_path) not in (folder / "figures.json").read_text() and (folder / "quality_time.svg").is_file()
+    assert "Figure 1: l2 against seconds per image on a logarithmic axis, 6 images" in (
+        (tmp_path / "docs" / "results.md").read_text()
+    )
+    config.parts, config.results = ["generated", "figures"], [str(folder / "generator.json")]
+    with pytest.raises(UserError, match=r"generator\.json"):
+        reproduce(config)
     config.parts, config.results = ["generated"], []
 
     # another domain stands beside it, the one with more parts first

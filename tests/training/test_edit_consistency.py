@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional
 
 from hyperinverter.checkpoint import weights_hash
 from hyperinverter.config import ConfigError, Phase2Config, load_config
 from hyperinverter.config.schema import OptimizerConfig, WeightsConfig
 from hyperinverter.editing.direction_files import save_direction
 from hyperinverter.editing.directions import Direction
+from hyperinverter.editing.ganspace import AbsoluteDirection
 from hyperinverter.losses import build_losses
 from hyperinverter.pretrained.ready import load_model
 from hyperinverter.training import edit_consistency, phase2
@@ -82,16 +84,15 @@ def test_bands_of_detail_are_each_held_against_themselves(model, images):
     torch.testing.assert_close(values["edit_consistency"], torch.stack(shares).mean())
 
 
-def test_octaves_go_from_fine_to_coarse_and_lose_nothing(images):
-    assert [len(band[0, 0]) for band in octaves(images, 3)] == [16, 8, 4]
+def test_octaves_go_from_fine_to_coarse_and_give_the_images_back(images):
     assert len(octaves(images, 1)) == 1 and torch.equal(octaves(images, 1)[0], images)
-    flat = torch.full((1, 3, 16, 16), 0.3)
-    fine, coarse = octaves(flat, 2)
-    assert not fine.any() and torch.equal(coarse, flat[:, :, :8, :8])
-    checks = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(1, 3, 8, 8)
-    fine, coarse = octaves(checks, 2)
-    torch.testing.assert_close(fine, checks)
-    assert not coarse.any()
+    *finer, coarsest = octaves(images, 3)
+    assert [len(band[0, 0]) for band in (*finer, coarsest)] == [16, 8, 4]
+    torch.testing.assert_close(coarsest, functional.avg_pool2d(images, 4))
+    whole = coarsest
+    for band in reversed(finer):
+        whole = band + functional.interpolate(whole, scale_factor=2, mode="bilinear")
+    torch.testing.assert_close(whole, images)
 
 
 def test_half_of_the_steps_go_along_the_directions(model):
@@ -159,7 +160,7 @@ def test_steps_are_as_long_as_a_standard_deviation(domain):
     write_direction(Path(domain.weights.folder))
     steps, hashes = load_steps(domain, ["smile"], "abc", CPU)
     torch.testing.assert_close(steps, torch.eye(16)[2:3] * 1.5)
-    assert hashes == {"direction smile": weights_hash({"direction": steps[0]})}
+    assert hashes == {"step along smile": weights_hash({"direction": steps[0]})}
     assert load_steps(domain, [], "abc", CPU) == (None, {})
 
 
@@ -170,28 +171,44 @@ def test_steps_are_as_long_as_a_standard_deviation(domain):
         ({"info": {}}, "how far photos spread"),
         ({"vector": torch.ones(5)}, "direction has 5 numbers, this model's w has 16"),
         ({"vector": torch.ones(1, 6, 16)}, "or of W"),
+        (AbsoluteDirection, "of GANSpace"),
         (None, "edit_consistency_directions: .*smile.safetensors: no such direction file"),
     ],
 )
 def test_directions_that_do_not_serve_are_refused(domain, changes, told):
-    if changes is not None:
+    if changes is AbsoluteDirection:
+        absolute = AbsoluteDirection(
+            "smile", torch.ones(16), {"projection_std": 1.0}, mean=torch.zeros(16), start=0, end=4
+        )
+        save_direction(absolute, Path(domain.weights.folder) / domain.directions["smile"])
+    elif changes is not None:
         write_direction(Path(domain.weights.folder), **changes)
     with pytest.raises(UserError, match=told):
         load_steps(domain, ["smile"], "abc", CPU)
 
 
-def test_it_trains_along_directions(make_config, domain):
+def test_it_trains_along_directions_as_set(make_config, domain, monkeypatch):
     write_direction(Path(domain.weights.folder))
     config = make_config("phase2", schedule={"max_steps": 2, "log_every": 1})
     more = {"edit_consistency_directions": ["smile"], "edit_consistency_relative": True}
-    phase2.train(replace(config, domain=domain, **more))
+    how = {"edit_consistency_directed": 1.0, "edit_consistency_bands": 2}
+    seen = []
+
+    def record(model, found, edits, loss_resolution, **settings):
+        seen.append((bool((edits.share == 0).all()), settings))
+        return edit_consistency.edit_consistency(model, found, edits, loss_resolution, **settings)
+
+    monkeypatch.setattr(phase2, "edit_consistency", record)
+    phase2.train(replace(config, domain=domain, **more, **how))
     assert [line["step"] for line in stats(Path(config.output)) if "train/edit_consistency" in line] == [1]
+    assert seen == [(True, {"relative": True, "bands": 2})]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_run_along_directions_resumes_exactly_and_only_with_the_same_ones(make_config, domain, tmp_path, precision):
     write_direction(Path(domain.weights.folder))
     more = {"edit_consistency_directions": ["smile"], "edit_consistency_relative": True, "gradient_accumulation": 2}
+    more |= {"edit_consistency_directed": 0.7, "edit_consistency_bands": 2}
     settings = {"domain": domain, "precision": precision, **more}
 
     def config(steps: int, name: str):
@@ -203,7 +220,10 @@ def test_a_run_along_directions_resumes_exactly_and_only_with_the_same_ones(make
     phase2.train(config(4, "stopped"))
     assert stats(tmp_path / "whole")[-1] == stats(tmp_path / "stopped")[-1]
     write_direction(Path(domain.weights.folder), vector=torch.eye(16)[4])
-    with pytest.raises(UserError, match="direction smile: trained with weights"):
+    with pytest.raises(UserError, match="step along smile: trained with weights"):
+        phase2.train(config(6, "stopped"))
+    write_direction(Path(domain.weights.folder), info={"projection_std": 2.0})  # the same vector, another spread
+    with pytest.raises(UserError, match="step along smile: trained with weights"):
         phase2.train(config(6, "stopped"))
 
 

@@ -82,6 +82,11 @@ def test_contact_sheet(tmp_path):
     assert sheet.width > 3 * 200 and sheet.height > 2 * 200  # cells as large as the largest image
     pixels = np.asarray(sheet).reshape(-1, 3)
     assert (pixels == [255, 0, 0]).all(1).sum() > 0.9 * 3 * 200 * 200
+    widths = [
+        contact_sheet(rows, None, None, captions=[text, "a"]).width
+        for text in ("long one", "long one\nlong", "long onelong")
+    ]
+    assert widths[0] == widths[1] < widths[2]  # as wide as the longest line
     with pytest.raises(ValueError, match="expected 3 headings, one per column, got 1"):
         contact_sheet(rows, ["input"], None)
     with pytest.raises(ValueError, match="expected 2 captions"):

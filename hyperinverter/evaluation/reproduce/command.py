@@ -8,7 +8,8 @@ import torch
 
 import hyperinverter
 from hyperinverter.checkpoint import read_model
-from hyperinverter.config import ReproduceConfig, load_config
+from hyperinverter.config import AnalyzeConfig, ReproduceConfig, load_config
+from hyperinverter.evaluation.analysis.quality_time import read_points
 from hyperinverter.evaluation.reproduce import measures
 from hyperinverter.evaluation.reproduce.publish import publish, write_json, write_page
 from hyperinverter.evaluation.telling import tell
@@ -34,7 +35,7 @@ MEASURES = {
 SHOWN = {  # part -> pictures that the page shows
     "editability": ["edits.png"],
     "analysis": ["weight_changes.svg", "difference_map.png"],
-    "figures": ["interpolation.png", "difference_maps.png", "quality_time.svg"],
+    "figures": ["figures/interpolation.png", "figures/difference_maps.png"],
     "learning_curve": ["learning_curve.svg"],
 }
 ALSO_NAMED = {
@@ -62,6 +63,8 @@ def reproduce(config: ReproduceConfig) -> dict[str, Any]:
     if absent and all(absent.values()):
         told = "; ".join(f"{part} needs {', '.join(f'{key}=...' for key in keys)}" for part, keys in absent.items())
         raise UserError(f"none of the parts can be measured: {told}")
+    if "figures" in config.parts and config.results:
+        read_points(config.results, AnalyzeConfig.quality)  # a wrong file is told before an hour of measuring
     device = set_up(config)
     found: dict[str, Any] = {}
     for part in config.parts:
@@ -81,7 +84,9 @@ def reproduce(config: ReproduceConfig) -> dict[str, Any]:
         write_json(Path(config.output) / f"{part}.json", found[part])
         tell(f"{part}: written to {Path(config.output) / part}.json")
         if config.publish is not None:
-            shown = [path for name in SHOWN.get(part, ()) if (path := Path(config.output) / name).is_file()]
+            shown = [Path(config.output) / name for name in SHOWN.get(part, ())]
+            if "quality_time" in found[part]:
+                shown.append(Path(config.output) / "figures" / "quality_time.svg")
             publish(Path(config.publish), config.domain.name, part, found[part], shown)
     if config.publish is not None:
         tell(f"written: {write_page(Path(config.publish))}")

@@ -195,28 +195,28 @@ def analysis(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:
 
 
 def figures(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:
-    """The paper's figures that show single images, of generated ones: blends, difference maps, quality against time.
+    """The paper's figures that show single images, of generated ones: blends and difference maps, into `figures/`.
 
-    The last one is of `config.results`, or else of the part `generated` if that was measured in `output` before.
+    With `config.results` also quality against time, of those evaluations.
     """
-    folder, measured = Path(config.output) / "figures", Path(config.output) / "generated" / "metrics.json"
-    results = config.results or [str(measured)] * measured.is_file()
-    drawn = ["interpolation", "difference_maps", *["quality_time"] * bool(results)]
-    found = _analyze(config, str(folder), _generated(config), drawn, results=results, rows=3, pairs=2)
-    for name in ("interpolation.png", "difference_maps.png", *["quality_time.svg"] * bool(results)):
-        shutil.copyfile(folder / name, Path(config.output) / name)
+    folder = str(Path(config.output) / "figures")
+    drawn = ["interpolation", "difference_maps", *(["quality_time"] if config.results else [])]
+    found = _analyze(config, folder, _generated(config), drawn, results=config.results, rows=3, pairs=2)
     if time := found.get("quality_time"):
-        del time["notes"]  # these and the next name places on this machine
+        # what names places on this machine goes; what differs between the evaluations stays
+        time["notes"] = [note for note in time["notes"] if "differ between" in note]
         for point in time["points"]:
-            del point["file"]
+            point["file"] = Path(point["file"]).parent.name
     return found
 
 
 def _analyze(config: ReproduceConfig, output: str, data: DataConfig, figures: list[str], **more: Any) -> dict[str, Any]:
     passed_on = {key: getattr(config, key) for key in ("domain", "device", "threads", "seed", "batch_size")}
-    return analyze(
-        AnalyzeConfig(**passed_on, output=output, figures=figures, model=model_of(config), data=data, **more)
-    )
+    settings = AnalyzeConfig(**passed_on, output=output, figures=figures, model=model_of(config), data=data, **more)
+    found = analyze(settings)
+    for result in found.values():
+        del result["pictures"]  # beside the published JSON lie those alone that the page shows
+    return found
 
 
 def bounds(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:

@@ -156,17 +156,21 @@ def _analysis(result: dict[str, Any], folder: Path) -> Iterator[str]:
 
 def _figures(result: dict[str, Any], folder: Path) -> Iterator[str]:
     maps, blends = result["difference_maps"], result["interpolation"]
-    yield f"The paper's figures of single images, drawn by `scripts/analyze.py` of {maps['images']} generated ones."
+    yield "The paper's figures of single images, drawn by `scripts/analyze.py` of generated ones."
     told = {
         "interpolation.png": f"Figure 9: {len(blends['pairs'])} pairs blended in {blends['steps']} steps, in codes and "
         "weights together (whose ends are the reconstructions) and in codes alone",
-        "difference_maps.png": "Figures 13 and 14: the images that Phase II changes least, middling and most",
+        "difference_maps.png": f"Figures 13 and 14: of {maps['images']} images those that Phase II changes least, "
+        "middling and most",
     }
     if time := result.get("quality_time"):
-        told["quality_time.svg"] = f"Figure 1: {time['quality']} against seconds per image, log axis"
+        point, notes = time["points"][0], "".join(f"; {note}" for note in time["notes"])
+        told["quality_time.svg"] = (
+            f"Figure 1: {time['quality']} against seconds per image on a logarithmic axis, "
+            f"{point['num_images']} images ({point['images']}), {point['device']}{notes}"
+        )
     for name, what in told.items():
-        if (folder / name).is_file():
-            yield f"{what}:\n\n![{what.partition(':')[0]}]({_link(folder)}/{name})"
+        yield f"{what}:\n\n![{what.partition(':')[0]}]({_link(folder)}/{name})"
 
 
 def _curve(result: dict[str, Any], folder: Path) -> Iterator[str]:
