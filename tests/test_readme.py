@@ -76,14 +76,13 @@ COMMANDS: dict[str, Script | None] = {  # None: not ours, see test_make_and_shel
         "--dry-run"
     ),
     "python scripts/evaluate.py data.root=my_photos": Script(FEW, "outputs/evaluate_faces64/metrics.json"),
-    "python scripts/evaluate.py model=outputs/phase2_faces64/model data.root=my_photos": Script(
-        FEW, "outputs/evaluate_faces64/table.md"
+    "python scripts/evaluate.py model=outputs/phase2_faces64/model data.root=my_photos "
+    "output=outputs/evaluate_mine": Script(FEW, "outputs/evaluate_mine/table.md"),
+    "python scripts/evaluate.py data.kind=generated data.num_generated=64 output=outputs/evaluate_generated": Script(
+        FEW, "outputs/evaluate_generated/sheet.png"
     ),
-    "python scripts/evaluate.py data.kind=generated data.num_generated=64": Script(
-        FEW, "outputs/evaluate_faces64/sheet.png"
-    ),
-    "python scripts/edit.py photo.jpg align=true 'directions=[smile,glasses]' 'strengths=[-2,0,2]'": Script(
-        makes="outputs/edit_faces64/photo/smile_-2.png"
+    "python scripts/edit.py photo.jpg align=true 'directions=[smile,age]' 'strengths=[-3,0,3]'": Script(
+        makes="outputs/edit_faces64/photo/smile_-3.png"
     ),
     "python scripts/interpolate.py photo.jpg other_photo.jpg align=true steps=9": Script(
         makes="outputs/edit_faces64/strip.png"
@@ -134,8 +133,8 @@ COMMANDS: dict[str, Script | None] = {  # None: not ours, see test_make_and_shel
     "'directions=[outputs/ganspace_churches64/pca.safetensors#0:0-10]'": Script("--dry-run"),
     "python scripts/export_model.py --config configs/export/churches64.yaml model=outputs/phase2_churches64/model "
     "output=my_models/churches64": Script("--dry-run"),
-    "python scripts/find_directions.py 'directions={hat: 3:0-4}'": Script(
-        "samples=2000 shown=2 images=1", "outputs/ganspace_faces64/directions/hat.safetensors"
+    "python scripts/find_directions.py 'directions={forehead: 3:0-3}'": Script(
+        "samples=2000 shown=2 images=1", "outputs/ganspace_faces64/directions/forehead.safetensors"
     ),
     "python scripts/learn_direction.py my_photos labels=labels.csv 'attributes={smile: Smiling}'": Script(
         makes="outputs/directions_faces64/directions/smile.safetensors"

@@ -23,6 +23,7 @@ from hyperinverter.data.image_source import Subset
 from hyperinverter.evaluation.comparison import compare
 from hyperinverter.evaluation.sheet import SHEET_RULE, choose_rows, draw_sheet
 from hyperinverter.evaluation.tables import TIMES, to_markdown
+from hyperinverter.evaluation.telling import tell
 from hyperinverter.inverters import Inverter, load
 from hyperinverter.metrics import Metric, NotMeasured
 from hyperinverter.metrics.pixel import L2
@@ -119,6 +120,7 @@ def _summarise(
         "files": {"unreadable": dict(sorted(images.bad_files.items())), "notes": images.report()},
     }
     output = Path(config.output)
+    _tell_replaced(output / "metrics.json", protocol)
     _write(output / "images.jsonl", "".join(json.dumps(record) + "\n" for record in records))
     _write(output / "metrics.json", json.dumps(result, indent=2) + "\n")
     _write(output / "table.md", to_markdown(result))
@@ -277,6 +279,17 @@ def _protocol(
         "batch_size": config.batch_size,
         "versions": {"hyperinverter": hyperinverter.__version__, "torch": torch.__version__},
     }
+
+
+def _tell_replaced(path: Path, protocol: dict[str, Any]) -> None:
+    """Say so where an evaluation of other models or images lies at `path`, which is about to be replaced."""
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))["protocol"]
+        other = [what for what in ("models", "images") if before[what] != protocol[what]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if other:
+        tell(f"{path}: replaces an evaluation of other {' and '.join(other)}; another output=FOLDER would keep both")
 
 
 def _write(path: Path, text: str) -> None:

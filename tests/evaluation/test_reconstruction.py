@@ -68,6 +68,16 @@ def test_evaluate_writes_records_summary_table_and_sheet(tiny_model, tmp_path, p
     assert sheet.width > 4 * 96 and sheet.height > 3 * 96
 
 
+def test_an_evaluation_of_other_images_is_replaced_and_said_so(tiny_model, tmp_path, photos, no_networks, capsys):
+    evaluate(config(tiny_model, tmp_path, root=str(photos)))
+    evaluate(config(tiny_model, tmp_path, root=str(photos)))
+    assert "replaces" not in capsys.readouterr().err
+    evaluate(config(tiny_model, tmp_path, kind="generated", num_generated=2))
+    assert "metrics.json: replaces an evaluation of other images; another output=FOLDER" in capsys.readouterr().err
+    (tmp_path / "out" / "metrics.json").write_text("{")
+    assert evaluate(config(tiny_model, tmp_path, root=str(photos)))["num_images"] == 5
+
+
 def test_numbers_do_not_depend_on_the_batch_size(tiny_model, tmp_path, photos, no_networks):
     one = config(tiny_model, tmp_path, root=str(photos))
     other = config(tiny_model, tmp_path, root=[str(photos)])

@@ -90,6 +90,8 @@ def reproduce(config: ReproduceConfig) -> dict[str, Any]:
             publish(Path(config.publish), config.domain.name, part, found[part], shown)
     if config.publish is not None:
         tell(f"written: {write_page(Path(config.publish))}")
+    else:
+        tell("no page is made, for publish is null; publish=FOLDER puts the JSON files there and the page beside it")
     return found
 
 
