@@ -146,17 +146,19 @@ def _open(config: EditConfig) -> tuple[Inverter, Path, float]:
 
 
 def _directions(config: EditConfig, inverter: Inverter) -> list[Direction]:
-    folder = inverter.folder
-    found = [
-        load_direction(
-            name,
-            folder,
-            files=config.domain.directions,
-            w_dim=inverter.generator.w_dim,
-            generator_hash=inverter.generator_hash,
-        )
-        for name in config.directions
-    ]
+    known = {"files": config.domain.directions, "w_dim": inverter.generator.w_dim}
+    try:
+        found = [
+            load_direction(name, inverter.folder, generator_hash=inverter.generator_hash, **known)
+            for name in config.directions
+        ]
+    except FileNotFoundError as error:
+        mine, settings = inverter.domain.name, config.domain.name
+        if mine == settings:
+            raise
+        raise FileNotFoundError(
+            f"{error}. The model is of domain {mine}, the settings are for {settings}: give the --config of {mine} too"
+        ) from error
     names = [direction.name for direction in found]
     if len(set(names)) < len(names):
         raise UserError(f"directions: {', '.join(names)}: a name is given twice; leave one out or rename its file")

@@ -3,6 +3,7 @@
 import json
 import shutil
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -149,6 +150,10 @@ def test_what_cannot_be_used_is_refused_with_a_reason(config, photos, tmp_path):
         invert_images(config(photos / "a.png", tmp_path / "bad.png", data={"on_bad_file": "refuse"}))
     with pytest.raises(FileNotFoundError, match="no direction 'age'"):
         edit_images(config(photos, directions=["age"]))
+    elsewhere = config(photos, directions=["age"])
+    elsewhere.domain = replace(elsewhere.domain, name="church")
+    with pytest.raises(FileNotFoundError, match=r"no direction 'age'.*settings are for church: give the --config of"):
+        edit_images(elsewhere)
     with pytest.raises(UserError, match="given twice"):
         edit_images(config(photos, directions=["smile", "smile"]))
     with pytest.raises(FileNotFoundError, match=r"absent\.jpg"):
