@@ -47,6 +47,7 @@ def edit_images(config: EditConfig) -> dict:
         if len(captions) < SHEET_ROWS:
             captions.append(photo.label)
         prepared = inverter.prepare(photo.inversion)  # so that each of its edits costs one synthesis
+        unedited = inverter.render(prepared).cpu()[0]  # what GANSpace's strength 0 is not
         for direction in directions:
             edited = [edit(prepared, direction, gamma) for gamma in gammas[direction.name]]
             images = [inverter.render(one).cpu()[0] for one in edited]
@@ -57,11 +58,11 @@ def edit_images(config: EditConfig) -> dict:
             order = sorted(range(len(strengths)), key=strengths.__getitem__)
             save_gif([images[i] for i in order], folder / f"{direction.name}.gif", GIF_FRAME_MS)
             if len(sheets[direction.name]) < SHEET_ROWS:
-                sheets[direction.name].append(_cells(photo.image, *images))
+                sheets[direction.name].append(_cells(photo.image, unedited, *images))
         records.append({"label": photo.label, "source": photo.source, "files": files})
     for name, rows in sheets.items():
         unit = " sd" if config.strength_unit == "std" else ""
-        headings = ["input", *(f"{name} {strength:+g}{unit}" for strength in strengths)]
+        headings = ["input", "reconstruction", *(f"{name} {strength:+g}{unit}" for strength in strengths)]
         contact_sheet(rows, headings, output / f"sheet_{name}.png", captions)
     described = {direction.name: _described(direction, gammas[direction.name]) for direction in directions}
     found = {"strengths": strengths, "strength_unit": config.strength_unit, "directions": described, "images": records}

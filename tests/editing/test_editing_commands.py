@@ -75,7 +75,7 @@ def test_edit_writes_pictures_inversions_and_a_record(config, photos, tmp_path, 
         assert np.abs(zero.astype(int) - plain).max() <= 1
         assert Image.open(out / label / "smile.gif").n_frames >= 3
     sheet = Image.open(out / "sheet_smile.png")
-    assert sheet.width > 4 * 16 and sheet.height > 3 * 16
+    assert sheet.width > 5 * 96 and sheet.height > 3 * 96  # input, reconstruction, three strengths; three photos
 
 
 def test_edit_takes_saved_inversions_zips_and_direction_files(config, photos, tmp_path, model):
