@@ -230,7 +230,15 @@ def test_make_and_shell_commands():
             assert line == "source .venv/bin/activate" and "$(PYTHON) -m venv .venv" in (ROOT / "Makefile").read_text()
 
 
-@pytest.mark.parametrize("page", [*PAGES, "pretrained_models/README.md", "pretrained_models/faces64/README.md"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        *PAGES,
+        "pretrained_models/README.md",
+        "pretrained_models/faces64/README.md",
+        "pretrained_models/churches64/README.md",
+    ],
+)
 def test_links_lead_somewhere(page: str):
     for target in LINK.findall((ROOT / page).read_text()):
         if "://" in target:

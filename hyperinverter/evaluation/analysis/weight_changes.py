@@ -21,6 +21,7 @@ from hyperinverter.inverters import Inverter
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.metrics.base import bootstrap_interval, bootstrap_means
 from hyperinverter.models.target_layers import target_layer
+from hyperinverter.utils.checkout import REPOSITORY
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_atomically
 
@@ -163,11 +164,14 @@ def _more_even(evenness: dict[str, Any], other: dict[str, Any] | None) -> dict[s
 def read_other(path: str) -> dict[str, Any]:
     """weight_changes.json of another analysis, also out of the analysis.json of scripts/reproduce.py.
 
+    A relative path is looked for in the working directory, then in the repository.
+
     Raises:
         UserError: it is not there, or is something else.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        place = Path(path) if Path(path).is_file() else REPOSITORY / path  # that is itself where it is absolute
+        found = json.loads(place.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"compare_with: cannot read {path}: {error}") from error
     found = found.get("weight_changes", found) if isinstance(found, dict) else {}

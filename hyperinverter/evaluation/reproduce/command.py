@@ -106,7 +106,9 @@ def _about(config: ReproduceConfig, part: str, needs: list[str]) -> dict[str, An
     changed = [key for key in ALSO_NAMED.get(part, ()) if getattr(config, key) != getattr(usual, key)]
     words += [f"{key}={getattr(config, key)}" for key in changed]
     words += ["runs={NAME: FOLDER}"] if "runs" in needs else []
-    words += ["results=[FILE]"] if part == "figures" and config.results else []
+    if part == "figures" and config.results:
+        here = not any(Path(name).is_absolute() for name in config.results)
+        words.append(f"results=[{', '.join(config.results)}]" if here else "results=[FILE]")
     return {
         "command": shlex.join(words),
         "kind": config.domain.kind,

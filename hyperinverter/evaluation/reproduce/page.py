@@ -136,7 +136,9 @@ def _analysis(result: dict[str, Any], folder: Path) -> Iterator[str]:
     weights, maps = result["weight_changes"], result["difference_maps"]
     yield (
         f"What Phase II changes on {weights['images']} held-out photos (`scripts/analyze.py`). Evenness over the main "
-        f"convolutions, 1 where all change alike: {weights['evenness']['value']:.3f}."
+        f"convolutions, 1 where all change alike: {weights['evenness']['value']:.3f}. Changes are absolute, as in the "
+        f"paper; as shares of each layer's own weights, main convolutions change {_relative(weights['layers']):.2f} "
+        "times as much as toRGB. Intervals are over images, of one training: another one may decide otherwise."
     )
     rows = []
     for one in (*weights["statements"], *maps.get("statements", ())):
@@ -144,6 +146,8 @@ def _analysis(result: dict[str, Any], folder: Path) -> Iterator[str]:
         ratio = (
             f"{one['ratio']:.2f}" + (f" [{low:.2f}, {high:.2f}]" if low is not None else "") if "ratio" in one else ""
         )
+        if "of_faces" in one:
+            ratio = f"evenness {one['evenness']:.3f} against {one['of_faces']:.3f}"
         rows.append([one["statement"], ratio, one["verdict"]])
     yield _table(["the paper's statement", "ratio", "here"], rows)
     for name, what in (
@@ -152,6 +156,16 @@ def _analysis(result: dict[str, Any], folder: Path) -> Iterator[str]:
     ):
         if (folder / name).is_file():
             yield f"![{what}]({_link(folder)}/{name})"
+
+
+def _relative(layers: list[dict[str, Any]]) -> float:
+    """Mean change over mean weight, of main convolutions against toRGB."""
+    shares = {
+        kind: [one["mean_abs_change"] / one["mean_abs_weight"] for one in layers if one["kind"] == kind]
+        for kind in ("conv", "torgb")
+    }
+    conv, torgb = (sum(found) / len(found) for found in shares.values())
+    return conv / torgb
 
 
 def _figures(result: dict[str, Any], folder: Path) -> Iterator[str]:
