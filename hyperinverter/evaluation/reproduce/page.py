@@ -81,6 +81,7 @@ def _editability(result: dict[str, Any], folder: Path) -> Iterator[str]:
         f"{result['photos']} held-out photos ({result['photos_rule']}), edited by the same strengths before and after "
         f"Phase II. Effect: how far the judge's score moves from -s to +s, mean over photos and over s = "
         f"{', '.join(strengths)} standard deviations of w along the direction; kept: Phase II's part of Phase I's."
+        f"{result.get('note', '')}"
     )
     heads = ["direction", "judge", *(f"effect, {phase}" for phase in PHASES.values()), "kept"]
     yield _table([*heads, *(f"kept at ±{s}" for s in strengths)], rows)
