@@ -138,8 +138,8 @@ def _analysis(result: dict[str, Any], folder: Path) -> Iterator[str]:
     yield (
         f"What Phase II changes on {weights['images']} held-out photos (`scripts/analyze.py`). Evenness over the main "
         f"convolutions, 1 where all change alike: {weights['evenness']['value']:.3f}. Changes are absolute, as in the "
-        f"paper; as shares of each layer's own weights, main convolutions change {_relative(weights['layers']):.2f} "
-        "times as much as toRGB. Intervals are over images, of one training: another one may decide otherwise."
+        f"paper{_relative(weights['layers'])}. Intervals are over images, of one training: "
+        "another may decide otherwise."
     )
     rows = []
     for one in (*weights["statements"], *maps.get("statements", ())):
@@ -159,14 +159,17 @@ def _analysis(result: dict[str, Any], folder: Path) -> Iterator[str]:
             yield f"![{what}]({_link(folder)}/{name})"
 
 
-def _relative(layers: list[dict[str, Any]]) -> float:
-    """Mean change over mean weight, of main convolutions against toRGB."""
-    shares = {
-        kind: [one["mean_abs_change"] / one["mean_abs_weight"] for one in layers if one["kind"] == kind]
-        for kind in ("conv", "torgb")
-    }
-    conv, torgb = (sum(found) / len(found) for found in shares.values())
-    return conv / torgb
+def _relative(layers: list[dict[str, Any]]) -> str:
+    """Mean change over mean weight, of main convolutions against toRGB, where both change."""
+    shares: dict[str, list[float]] = {}
+    for one in layers:
+        shares.setdefault(one["kind"], []).append(one["mean_abs_change"] / one["mean_abs_weight"])
+    if not {"conv", "torgb"} <= shares.keys():
+        return ""
+    conv, torgb = (sum(shares[kind]) / len(shares[kind]) for kind in ("conv", "torgb"))
+    return (
+        f"; as shares of each layer's own weights, main convolutions change {conv / torgb:.2f} times as much as toRGB"
+    )
 
 
 def _figures(result: dict[str, Any], folder: Path) -> Iterator[str]:
