@@ -43,11 +43,11 @@ def edit_images(config: EditConfig) -> dict:
     inputs = Inputs(config, inverter)
     for photo in inputs:
         folder = output / photo.label
-        files = _save_photo(photo, inverter, folder)
+        unedited = inverter.render(photo.inversion)[0].cpu()  # what GANSpace's strength 0 is not
+        files = _save_photo(photo, unedited, folder)
         if len(captions) < SHEET_ROWS:
             captions.append(photo.label)
         prepared = inverter.prepare(photo.inversion)  # so that each of its edits costs one synthesis
-        unedited = inverter.render(prepared).cpu()[0]  # what GANSpace's strength 0 is not
         for direction in directions:
             edited = [edit(prepared, direction, gamma) for gamma in gammas[direction.name]]
             images = [inverter.render(one).cpu()[0] for one in edited]
@@ -117,7 +117,7 @@ def interpolate_images(config: EditConfig) -> dict:
         reasons = "".join(f"; skipped {name}: {reason}" for name, reason in inputs.skipped.items())
         raise UserError(f"interpolation needs two images (or two saved Inversions), got {given}{reasons}")
     for photo in photos:
-        _save_photo(photo, inverter, output / photo.label)
+        _save_photo(photo, inverter.render(photo.inversion)[0].cpu(), output / photo.label)
     first, last = (photo.inversion for photo in photos)
     frames = {}
     for name, weights in (("codes_and_weights", True), ("codes_only", False)):
@@ -174,12 +174,11 @@ def _described(direction: Direction, gammas: Sequence[float]) -> dict:
     return {"generator": direction.generator_hash or None, **units, **direction.info}
 
 
-def _save_photo(photo: Photo, inverter: Inverter, folder: Path) -> dict[str, str]:
+def _save_photo(photo: Photo, reconstruction: Tensor, folder: Path) -> dict[str, str]:
     """Input, reconstruction and Inversion of one photo; label -> file relative to the output folder."""
     files = {}
     if photo.image is not None:
         files["input"] = _relative(save_image(photo.image, folder / "input.png"), folder.parent)
-    reconstruction = inverter.render(photo.inversion)[0].cpu()
     files["reconstruction"] = _relative(save_image(reconstruction, folder / "reconstruction.png"), folder.parent)
     photo.inversion.save(folder / "inversion.safetensors")
     files["inversion"] = _relative(folder / "inversion.safetensors", folder.parent)
