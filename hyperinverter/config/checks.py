@@ -20,6 +20,7 @@ from hyperinverter.config.rules import (
     between_0_and_1,
     choice,
     every,
+    file_names,
     known,
     not_empty,
     not_negative,
@@ -106,6 +107,8 @@ def _hypernetwork(c: s.HypernetworkConfig) -> Iterator[Problem]:
 
 def _domain(c: s.DomainConfig) -> Iterator[Problem]:
     yield from not_empty(c, "name")
+    yield from file_names("name", filter(None, [c.name]))
+    yield from file_names("directions", c.directions, each_has_a_key=True)
     yield from choice(c, "kind", ("faces", "scenes"))
     yield from choice(c, "alignment", ("ffhq", "none"))
     yield from power_of_two(c, "resolution", 8)
@@ -293,6 +296,7 @@ def _direction(c: s.DirectionConfig) -> Iterator[Problem]:
     if not 0 < c.held_out_fraction < 1:
         yield Problem(("held_out_fraction",), f"must be above 0 and below 1, got {c.held_out_fraction}")
     yield from choice(c, "estimate", ("normal", "shrunk", "pattern"))
+    yield from file_names("attributes", c.attributes, each_has_a_key=True)
 
 
 def _export(c: s.ExportConfig) -> Iterator[Problem]:

@@ -13,7 +13,7 @@ from hyperinverter.config import (
     reproduce_schema,
     schema,
 )
-from hyperinverter.config.rules import Problem, at_least, choice, known, not_empty, positive, weights
+from hyperinverter.config.rules import Problem, at_least, choice, file_names, known, not_empty, positive, weights
 
 
 def _benchmark(c: benchmark_schema.BenchmarkConfig) -> Iterator[Problem]:
@@ -76,6 +76,7 @@ def _ganspace(c: ganspace_schema.GanspaceConfig) -> Iterator[Problem]:
     yield from at_least(c, 1, "components shown images")
     yield from at_least(c, 2, "samples")
     yield from positive(c, "strength")
+    yield from file_names("directions", c.directions, each_has_a_key=True)
 
 
 REPORT_CHECKS: dict[type, Callable[[Any], Iterable[Problem]]] = {

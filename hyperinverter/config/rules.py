@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hyperinverter.config.faults import unknown_name
+from hyperinverter.utils.output_names import file_name
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,14 @@ def not_empty(section: Any, keys: str) -> Iterator[Problem]:
     for key in keys.split():
         if not getattr(section, key):
             yield Problem((key,), "must not be empty")
+
+
+def file_names(key: str, values: Iterable[str], each_has_a_key: bool = False) -> Iterator[Problem]:
+    """Names that results are called by: none may lead into another folder."""
+    for value in values:
+        if file_name(value) != value:
+            message = f"{value!r} is no name for a file; write for instance {file_name(value)!r}"
+            yield Problem((f"{key}.{value}" if each_has_a_key else key,), message)
 
 
 def every(section: Any, key: str, how_to_switch_off: str) -> Iterator[Problem]:

@@ -2,8 +2,9 @@
 
 import json
 import logging
+import os
 from collections import Counter
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from PIL import Image
 
@@ -14,6 +15,7 @@ from hyperinverter.utils.decode import BadImageError
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_atomically
 from hyperinverter.utils.images import contact_sheet, save_image
+from hyperinverter.utils.output_names import OutputNames
 
 logger = logging.getLogger(__name__)
 SHEET_ROWS = 16  # photos on the contact sheet
@@ -40,7 +42,8 @@ def align_folder(config: EditConfig) -> dict[str, Path]:
     rows: list[list[Image.Image]] = []
     side = min(config.domain.resolution, 256)  # px, of the sheet's cells
     places = set(source.places())
-    stems = Counter(str(PurePosixPath(name).with_suffix("")) for name in source.names)
+    names = OutputNames(reserved=["sheet"])
+    stems = Counter(os.path.splitext(name)[0] for name in source.names)
     for index, name in enumerate(source.names):
         try:
             photo = source.read(index)
@@ -49,8 +52,7 @@ def align_folder(config: EditConfig) -> dict[str, Path]:
             left_out[name] = str(error)
             logger.warning("left out: %s", error)
             continue
-        stem = str(PurePosixPath(name).with_suffix(""))
-        file = f"{stem if stems[stem] == 1 else name}.png"  # a.jpg beside a.png keeps its suffix
+        file = names.path(name, ".png", keep_suffix=stems[os.path.splitext(name)[0]] > 1)  # a.jpg beside a.png
         for written in (file, "sheet.png"):
             spare_inputs(output / written, places)
         files[name] = save_image(face.image, output / file)

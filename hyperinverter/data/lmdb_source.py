@@ -34,7 +34,7 @@ class LmdbSource(ImageSource):
         return value
 
     def places(self) -> list[Path]:
-        return [self.container / name for name in self.names]
+        return [Path(f"{self.path}/{name}") for name in self.names]
 
     @property
     def container(self) -> Path:

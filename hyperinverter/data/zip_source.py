@@ -88,7 +88,7 @@ class ZipSource(ImageSource):
 
     def places(self) -> list[Path]:
         root = self.path.resolve()
-        return [root / name for name in self.names]
+        return [Path(f"{root}/{name}") for name in self.names]  # joined as text: a name "/a.png" stays inside
 
     @property
     def container(self) -> Path:

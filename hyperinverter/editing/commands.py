@@ -19,6 +19,7 @@ from hyperinverter.editing.interpolation import interpolate
 from hyperinverter.inverters import Inversion, Inverter, load
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import contact_sheet, difference_map, save_gif, save_image, to_pil
+from hyperinverter.utils.output_names import OutputNames
 from hyperinverter.utils.seeding import seed_everything
 
 SHEET_ROWS = 32  # photos on a contact sheet; all the others still have their own files
@@ -39,6 +40,8 @@ def edit_images(config: EditConfig) -> dict:
     strengths = list(config.strengths)
     gammas = {direction.name: in_w(strengths, config.strength_unit, direction) for direction in directions}
     sheets: dict[str, list[list[Image.Image | None]]] = {direction.name: [] for direction in directions}
+    names = OutputNames()
+    named = {direction.name: names.file(direction.name) for direction in directions}
     captions, records = [], []
     inputs = Inputs(config, inverter)
     for photo in inputs:
@@ -52,21 +55,21 @@ def edit_images(config: EditConfig) -> dict:
             edited = [edit(prepared, direction, gamma) for gamma in gammas[direction.name]]
             images = [inverter.render(one).cpu()[0] for one in edited]
             for strength, image, one in zip(strengths, images, edited, strict=True):
-                stem = f"{direction.name}_{strength:+g}"
+                stem = f"{named[direction.name]}_{strength:+g}"
                 files[stem] = _relative(save_image(image, folder / f"{stem}.png"), output)
                 one.save(folder / f"{stem}.safetensors")
             order = sorted(range(len(strengths)), key=strengths.__getitem__)
-            save_gif([images[i] for i in order], folder / f"{direction.name}.gif", GIF_FRAME_MS)
+            save_gif([images[i] for i in order], folder / f"{named[direction.name]}.gif", GIF_FRAME_MS)
             if len(sheets[direction.name]) < SHEET_ROWS:
                 sheets[direction.name].append(_cells(photo.image, unedited, *images))
         records.append({"label": photo.label, "source": photo.source, "files": files})
     for name, rows in sheets.items():
         unit = " sd" if config.strength_unit == "std" else ""
         headings = ["input", "reconstruction", *(f"{name} {strength:+g}{unit}" for strength in strengths)]
-        contact_sheet(rows, headings, output / f"sheet_{name}.png", captions)
+        contact_sheet(rows, headings, output / f"sheet_{named[name]}.png", captions)
     described = {direction.name: _described(direction, gammas[direction.name]) for direction in directions}
     found = {"strengths": strengths, "strength_unit": config.strength_unit, "directions": described, "images": records}
-    return _finish(config, inverter, inputs, begin, "edit", found, [f"sheet_{name}.png" for name in sheets])
+    return _finish(config, inverter, inputs, begin, "edit", found, [f"sheet_{named[name]}.png" for name in sheets])
 
 
 def invert_images(config: EditConfig) -> dict:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import torch
 from PIL import Image
@@ -15,6 +15,7 @@ from hyperinverter.inverters import Inversion, Inverter
 from hyperinverter.utils.decode import BadImageError, to_tensor
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import from_uint8
+from hyperinverter.utils.output_names import OutputNames
 
 ALIGNED_SIZE = 256  # px; crops for smaller domains are made at this size and then reduced by the one resize policy
 
@@ -52,7 +53,7 @@ class Inputs:
         self.skipped: dict[str, str] = {}
         self.fit = FitNotes(inverter.resolution)
         self.places: set[Path] = set()
-        self._labels = {"sheet", "frames"}  # names of the commands' own files: a photo sheet.jpg must not meet them
+        self._labels = OutputNames(reserved=("sheet", "frames"))  # a photo sheet.jpg must not meet the commands' own
 
     def __iter__(self) -> Iterator[Photo]:
         pending: list[tuple[str, Tensor]] = []
@@ -120,17 +121,8 @@ class Inputs:
         if pending:
             inversion = self.inverter.invert(torch.stack([image for _, image in pending]), self.config.batch_size)
             for (source, image), one in zip(pending, inversion, strict=True):
-                yield Photo(self._label(source), source, image, one)
+                yield Photo(self._labels.label(source), source, image, one)
 
     def _saved(self, source: str, inversion: Inversion) -> Iterator[Photo]:
         for one in inversion:
-            yield Photo(self._label(source), source, None, one)
-
-    def _label(self, source: str) -> str:
-        """The file name without folders and suffix; with its folders, then a number, where that is taken."""
-        path = PurePosixPath(Path(source).as_posix())
-        whole = "_".join(part for part in path.with_suffix("").parts if part not in ("/", ".", ".."))
-        candidates = [path.stem, whole, *(f"{path.stem}_{number}" for number in range(2, len(self._labels) + 3))]
-        label = next(candidate for candidate in candidates if candidate and candidate not in self._labels)
-        self._labels.add(label)
-        return label
+            yield Photo(self._labels.label(source), source, None, one)

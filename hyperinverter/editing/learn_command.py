@@ -24,6 +24,7 @@ from hyperinverter.editing.learn import (
 )
 from hyperinverter.inverters import Inverter, load
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.output_names import file_name
 from hyperinverter.utils.seeding import seed_everything
 
 CODES_FORMAT = "hyperinverter-codes-1"
@@ -86,10 +87,8 @@ def learn_directions(config: DirectionConfig) -> dict:
             estimate=config.estimate,
         )
         direction.info |= {"attribute": column, **source}
-        domain = inverter.domain
-        save_direction(
-            direction, output / "directions" / f"{name}.safetensors", domain=domain.name, resolution=domain.resolution
-        )
+        domain, path = inverter.domain, output / "directions" / f"{file_name(name)}.safetensors"
+        save_direction(direction, path, domain=domain.name, resolution=domain.resolution)
         results[name] = {"attribute": column, **figures}
         print(
             f"{name} ({column}): accuracy {figures['accuracy']:.3f}, balanced {figures['balanced_accuracy']:.3f} on "

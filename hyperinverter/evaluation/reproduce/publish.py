@@ -8,13 +8,15 @@ from typing import Any
 
 from hyperinverter.evaluation.reproduce.page import TITLES, page
 from hyperinverter.utils.files import write_atomically
+from hyperinverter.utils.output_names import file_name
 
 
 def publish(folder: Path, domain: str, part: str, result: dict[str, Any], pictures: Sequence[Path] = ()) -> None:
     """Write one part of one domain, in the place of an earlier measurement of it."""
-    write_json(folder / domain / f"{part}.json", result)
+    place = folder / file_name(domain)
+    write_json(place / f"{part}.json", result)
     for picture in pictures:
-        shutil.copyfile(picture, folder / domain / picture.name)
+        shutil.copyfile(picture, place / picture.name)
 
 
 def read_published(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:

@@ -1,0 +1,131 @@
+"""Names of results made from names of unknown origin: none leads elsewhere, none meets another."""
+
+import json
+import random
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hyperinverter.config import ConfigError, load_config
+from hyperinverter.config.schema import DataConfig, DirectionConfig, EditConfig
+from hyperinverter.data import align_folder as aligning
+from hyperinverter.data.align import AlignedFace
+from hyperinverter.editing.commands import edit_images, invert_images
+from hyperinverter.utils.output_names import LONGEST_PART, OutputNames, file_name
+
+BLACK = Image.new("RGB", (16, 16))
+# what leads elsewhere, hides, is no name, or is too long
+HOSTILE = (
+    "/", "//", ".", "..", "...", "../x.png", "../../x.png", "a/../../x.png", "/tmp/x.png", "//host/share/x.png",
+    "C:\\x.png", "C:x.png", "..\\x.png", "\\\\host\\x.png", "~/x.png", "x/", "./x.png", ".lock", ".x.png.1.tmp",
+    " ", "", "a\nb.png", "a\rb.png", "\x1b[2Jx.png", "\u202egnp.exe", "\udcff.png", "a\0b.png", "sheet.png", "frames",
+    "alignment.json.png", "edit.json.png", "sheet_smile.png.png", "a.png/b.png", "a.png", "A.png",
+    "é.png", "e\u0301.png",
+    "x" * 4000, "é" * 300 + ".png", "y/" * 3000 + "z.png", "con", "nul.png", "aux./b.png", "a ./b. .png",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("way", ["label", "path"])
+def test_every_name_stays_inside_and_is_different(way, tmp_path):
+    names = OutputNames(reserved=["sheet", "frames"])
+    base = tmp_path / "output"
+    made = [names.label(name) if way == "label" else names.path(name, ".png") for name in (*HOSTILE, *HOSTILE)]
+    assert len({name.casefold() for name in made}) == len(made)
+    for name in made:
+        assert (base / name).resolve().is_relative_to(base.resolve()) and (base / name) != base
+        assert all(part not in ("", ".", "..") and part[0] != "." for part in name.split("/")), name
+        assert name.isprintable() and max(len(part.encode()) for part in name.split("/")) <= LONGEST_PART + 8
+        target = base / (f"{name}.png" if way == "label" else name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(b"")  # the file system takes them all, side by side
+    assert {path.name for path in tmp_path.iterdir()} == {"output"}
+
+
+def test_plain_names_stay_as_they_are():
+    names = OutputNames()
+    assert [names.label(name) for name in ("a.png", "b.jpg", "sub/a.png", "c", "IMG.2020.jpg", "x.")] == [
+        "a", "b", "sub_a", "c", "IMG.2020", "x",
+    ]  # fmt: skip
+    assert [names.path(name, ".png") for name in ("deep/er/c d.jpg", "ü.webp")] == ["deep/er/c d.png", "ü.png"]
+    assert file_name("age_+2 (old)") == "age_+2 (old)"
+
+
+def test_random_names_never_leave_the_folder():
+    letters = ["/", "\\", ".", "..", "a", ":", "\0", " ", "\n", "ü", "\ud800", "~", "*"]
+    choose = random.Random(0)
+    names = OutputNames()
+    for _ in range(3000):
+        text = "".join(choose.choices(letters, k=choose.randint(0, 9)))
+        for made in (names.label(text), names.path(text, ".png"), file_name(text)):
+            parts = Path(made).parts
+            assert parts and not Path(made).is_absolute() and ".." not in parts and "\0" not in made, (text, made)
+
+
+def everything(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def hostile_archive(path: Path, outside: Path) -> Path:
+    """A zip whose members are called after files outside, with three harmless ones."""
+    Image.new("RGB", (16, 16), "red").save(path.with_suffix(".png"))
+    data = path.with_suffix(".png").read_bytes()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in (
+            f"{outside}/absolute.png", "../up.png", "../../up2.png", "a/../../../up3.png", "..\\back.png",
+            "a.png", "a.jpg", "sheet.png", "edit.json.png", "invert.json.png", "x" * 250 + ".png",
+        ):  # fmt: skip
+            archive.writestr(name, data)
+    return path
+
+
+def hostile_database(folder: Path) -> Path:
+    lmdb = pytest.importorskip("lmdb", reason="the extra `lmdb` is not installed")
+    Image.new("RGB", (16, 16), "red").save(folder.with_suffix(".png"))
+    data = folder.with_suffix(".png").read_bytes()
+    with lmdb.open(str(folder), map_size=1 << 20) as environment, environment.begin(write=True) as transaction:
+        for key in (b"..", b".", b"/", b"../up", b"../../up2", b"/tmp/hyperinverter_outside", b"plain"):
+            transaction.put(key, data)
+    return folder
+
+
+@pytest.mark.parametrize("container", ["zip", "lmdb"])
+@pytest.mark.parametrize("command", ["align", "edit", "invert"])
+def test_no_command_writes_outside_its_output(container, command, tmp_path, tiny_model, tiny_domain, monkeypatch):
+    """An absolute member, `../` in a key and the key `..` were written beside or above the output folder."""
+    work = tmp_path / "deep" / "er" / "work"
+    work.mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    if container == "zip":
+        root = hostile_archive(work / "photos.zip", tmp_path / "elsewhere")
+    else:
+        root = hostile_database(work / "photos_lmdb")
+    before = everything(tmp_path)
+    config = EditConfig(
+        domain=tiny_domain, data=DataConfig(root=str(root)), output=str(work / "out"), model=str(tiny_model),
+        directions=[], strengths=[1.0],
+    )  # fmt: skip
+    if command == "align":
+        monkeypatch.setattr(aligning, "align", lambda *_: AlignedFace(BLACK, np.zeros((4, 2)), np.zeros((68, 2))))
+        aligning.align_folder(config)
+        record = json.loads((work / "out" / "alignment.json").read_text())
+        count = len(record["photos"])
+        assert all((work / "out" / photo["file"]).is_file() for photo in record["photos"].values())
+    else:
+        count = len((edit_images if command == "edit" else invert_images)(config)["images"])
+    assert count == 7  # members that begin with ".." count as hidden, keys do not
+    new = everything(tmp_path) - before
+    assert len(new) > count and all(name.startswith("deep/er/work/out/") for name in new), sorted(new)
+    assert not Path("/tmp/hyperinverter_outside.png").exists()
+
+
+def test_names_in_a_config_are_names_of_files():
+    for cls, words in (
+        (EditConfig, ["domain.name=../x"]),
+        (EditConfig, ["domain.directions={../smile: smile.pt}"]),
+        (DirectionConfig, ["attributes={../../smile: Smiling}"]),
+    ):
+        with pytest.raises(ConfigError, match="is no name for a file"):
+            load_config(cls, None, words)
