@@ -7,6 +7,7 @@ from hyperinverter.config.demo_schema import DemoConfig
 from hyperinverter.config.faults import ConfigError
 from hyperinverter.config.ganspace_schema import GanspaceConfig
 from hyperinverter.config.load import list_domains, load_config, load_domain, to_yaml
+from hyperinverter.config.model_schema import DirectionConfig, ExportConfig
 from hyperinverter.config.reproduce_schema import ReproduceConfig
 from hyperinverter.config.schema import (
     TARGET_SETS,
@@ -14,13 +15,11 @@ from hyperinverter.config.schema import (
     AdversarialConfig,
     CommandConfig,
     DataConfig,
-    DirectionConfig,
     DiscriminatorConfig,
     DomainConfig,
     EditConfig,
     EncoderConfig,
     EvaluateConfig,
-    ExportConfig,
     GeneratorConfig,
     HypernetworkConfig,
     LayerwiseEncoderConfig,

@@ -269,7 +269,9 @@ def _evaluate(c: s.EvaluateConfig) -> Iterator[Problem]:
     yield from known("methods", "method", c.methods, names.METHODS)
     yield from known("metrics", "metric", c.metrics, names.METRICS)
     yield from choice(c, "precision", s.PRECISIONS)
+    yield from choice(c, "metric_filter", s.METRIC_FILTERS)
     yield from at_least(c, 1, "batch_size time_batch_size time_repeats")
+    yield from at_least(c, 2, "kid_subset_size")
     yield from at_least(c, 0, "sheet_rows")
 
 
@@ -290,18 +292,6 @@ def _edit(c: s.EditConfig) -> Iterator[Problem]:
     if c.align and c.domain.alignment == "none":
         message = f"is true, but domain {c.domain.name} has alignment: none; write align=false"
         yield Problem(("align", "domain.alignment"), message)
-
-
-def _direction(c: s.DirectionConfig) -> Iterator[Problem]:
-    if not 0 < c.held_out_fraction < 1:
-        yield Problem(("held_out_fraction",), f"must be above 0 and below 1, got {c.held_out_fraction}")
-    yield from choice(c, "estimate", ("normal", "shrunk", "pattern"))
-    yield from file_names("attributes", c.attributes, each_has_a_key=True)
-
-
-def _export(c: s.ExportConfig) -> Iterator[Problem]:
-    yield from positive(c, "tolerance largest max_mb")
-    yield from at_least(c, 1, "test_images")
 
 
 def _demo(c: DemoConfig) -> Iterator[Problem]:
@@ -335,8 +325,6 @@ CHECKS: dict[type, Callable[[Any], Iterable[Problem]]] = {
     s.ProjectionConfig: _projection,
     s.EvaluateConfig: _evaluate,
     s.EditConfig: _edit,
-    s.DirectionConfig: _direction,
-    s.ExportConfig: _export,
     DemoConfig: _demo,
     **REPORT_CHECKS,
 }

@@ -1,4 +1,4 @@
-"""What the configs of commands that only measure and draw must fulfil beyond their type; see `checks.py`."""
+"""What the configs of commands that measure, draw or work on a finished model must fulfil; see `checks.py`."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -9,6 +9,7 @@ from hyperinverter.config import (
     analyze_schema,
     benchmark_schema,
     ganspace_schema,
+    model_schema,
     names,
     reproduce_schema,
     schema,
@@ -72,6 +73,18 @@ def _analyze(c: analyze_schema.AnalyzeConfig) -> Iterator[Problem]:
     yield from at_least(c, 2, "steps")
 
 
+def _direction(c: model_schema.DirectionConfig) -> Iterator[Problem]:
+    if not 0 < c.held_out_fraction < 1:
+        yield Problem(("held_out_fraction",), f"must be above 0 and below 1, got {c.held_out_fraction}")
+    yield from choice(c, "estimate", ("normal", "shrunk", "pattern"))
+    yield from file_names("attributes", c.attributes, each_has_a_key=True)
+
+
+def _export(c: model_schema.ExportConfig) -> Iterator[Problem]:
+    yield from positive(c, "tolerance largest max_mb")
+    yield from at_least(c, 1, "test_images")
+
+
 def _ganspace(c: ganspace_schema.GanspaceConfig) -> Iterator[Problem]:
     yield from at_least(c, 1, "components shown images")
     yield from at_least(c, 2, "samples")
@@ -84,5 +97,7 @@ REPORT_CHECKS: dict[type, Callable[[Any], Iterable[Problem]]] = {
     analyze_schema.AnalyzeConfig: _analyze,
     benchmark_schema.BenchmarkConfig: _benchmark,
     ganspace_schema.GanspaceConfig: _ganspace,
+    model_schema.DirectionConfig: _direction,
+    model_schema.ExportConfig: _export,
     reproduce_schema.ReproduceConfig: _reproduce,
 }

@@ -19,6 +19,7 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 ARCHITECTURES = ("orig", "skip", "resnet")
 DECAY_SHAPES = ("linear", "cosine")
 AUGMENTATIONS = ("translate", "scale", "rotate", "color")
+METRIC_FILTERS = ("bilinear", "box")
 ACTIVATIONS = ("linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish")
 
 
@@ -303,6 +304,10 @@ class EvaluateConfig(RunConfig):
     compile: bool = False  # torch.compile: minutes at the first image, then faster on a GPU
     # a metric whose network is absent is reported as not measured
     metrics: list[str] = field(default_factory=lambda: list(METRICS))
+    # images above the domain's loss_resolution are reduced to it for every distance but discriminator_features:
+    # bilinear (published: Pillow's, from and to 8 bits) | box (mean, as the training losses do)
+    metric_filter: str = "bilinear"
+    kid_subset_size: int = 1000  # published: faces 1000, churches 100; all images where there are fewer
     batch_size: int = 8
     time_batch_size: int = 1
     time_repeats: int = 30
@@ -322,27 +327,3 @@ class EditConfig(RunConfig):
     align: bool = False
     steps: int = 7  # interpolation frames
     batch_size: int = 8
-
-
-@dataclass
-class DirectionConfig(RunConfig):
-    """learn_direction: a linear SVM on w."""
-
-    model: str | None = None
-    labels: str | None = None  # CSV (.gz allowed) with a `file` column and one 0/1 column per attribute
-    attributes: dict[str, str] = field(default_factory=dict)  # direction name -> column; a leading "-" flips it
-    held_out_fraction: float = 0.2
-    estimate: str = "normal"  # normal (of the SVM, as InterFaceGAN) | shrunk | pattern, see editing/learn.py
-
-
-@dataclass
-class ExportConfig(CommandConfig):
-    """export_model: a trained model folder in the form in which it is shipped."""
-
-    model: str | None = None
-    half: bool = True  # try every part in float16, and keep it so where outputs stay within the bounds below
-    tolerance: float = 1e-3  # mean change of a pixel in [-1, 1] that all rounding together may cause
-    largest: float = 0.02  # change of any one pixel
-    max_mb: float = 40.0  # millions of bytes that the .safetensors files may take
-    test_images: int = 64  # generated
-    record: str | None = None  # name of a shipped model: its files' SHA-256 are taken anew, from output

@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hyperinverter.checkpoint import read_safetensors, write_atomically
-from hyperinverter.config.schema import DirectionConfig
+from hyperinverter.config.model_schema import DirectionConfig
 from hyperinverter.data.loader import Batches
 from hyperinverter.data.sources import open_source
 from hyperinverter.editing.direction_files import save_direction

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hyperinverter.checkpoint import ModelFile, read_model, save_model
-from hyperinverter.config.schema import ExportConfig
+from hyperinverter.config.model_schema import ExportConfig
 from hyperinverter.inverters import load
 from hyperinverter.pretrained.files import PARTS, find_model_folder
 from hyperinverter.pretrained.ready import load_discriminator

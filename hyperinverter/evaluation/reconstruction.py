@@ -25,7 +25,7 @@ from hyperinverter.evaluation.sheet import SHEET_RULE, choose_rows, draw_sheet
 from hyperinverter.evaluation.tables import TIMES, to_markdown
 from hyperinverter.evaluation.telling import tell
 from hyperinverter.inverters import Inverter, load
-from hyperinverter.metrics import Metric, NotMeasured
+from hyperinverter.metrics import FILTERS, Metric, NotMeasured, Reduction
 from hyperinverter.metrics.pixel import L2
 from hyperinverter.metrics.timing import Timing, time_per_image
 from hyperinverter.models.stylegan2 import Discriminator, Generator
@@ -60,11 +60,17 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     domain = last_inverter.domain
     images = open_images(config.data, last_inverter.generator, device)
     measured, not_measured = metric_table.build(
-        config.metrics, domain, discriminator=_discriminator(config), device=device
+        config.metrics,
+        domain,
+        discriminator=_discriminator(config),
+        device=device,
+        metric_filter=config.metric_filter,
+        kid_subset_size=config.kid_subset_size,
     )
     per_method = {method: [metric.fresh() for metric in measured] for method in inverters}
 
-    records, ranking = _measure(config, inverters, per_method, images, L2(domain.loss_resolution), device)
+    by_l2 = L2(Reduction(domain.loss_resolution, config.metric_filter))
+    records, ranking = _measure(config, inverters, per_method, images, by_l2, device)
     images.share_report()
     if not records:
         raise UserError(f"none of the {len(images)} images is readable: {'; '.join(images.report()[:3])}")
@@ -269,6 +275,7 @@ def _protocol(
         "order": "by name, not mirrored",
         "resolution": domain.resolution,
         "loss_resolution": min(domain.resolution, domain.loss_resolution),
+        "loss_filter": FILTERS[config.metric_filter] if domain.resolution > domain.loss_resolution else None,
         "rounding": "outputs rounded to 8 bits, lossless",
         "models": {method: f"{inverter.model_name} {inverter.model_hash}" for method, inverter in inverters.items()},
         "settings": {method: settings for method, inverter in inverters.items() if (settings := inverter.settings())},

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 
 from hyperinverter.config.schema import DomainConfig
-from hyperinverter.metrics.base import Metric, NotMeasured, Parts
+from hyperinverter.metrics.base import FILTERS, KID_SUBSET_SIZE, Metric, NotMeasured, Parts, Reduction
 from hyperinverter.metrics.distribution import Fid, Kid
 from hyperinverter.metrics.features import (
     CurricularFaceIdentity,
@@ -19,7 +19,7 @@ from hyperinverter.metrics.features import (
 from hyperinverter.metrics.pixel import L2, MsSsim, Psnr
 from hyperinverter.models.stylegan2 import Discriminator
 
-__all__ = ["METRICS", "Metric", "NotMeasured", "build"]
+__all__ = ["FILTERS", "METRICS", "Metric", "NotMeasured", "Reduction", "build"]
 
 METRICS: dict[str, type[Metric]] = {
     metric.name: metric
@@ -46,6 +46,8 @@ def build(
     *,
     discriminator: Discriminator | None = None,
     device: torch.device | str = "cpu",
+    metric_filter: str = "bilinear",
+    kid_subset_size: int = KID_SUBSET_SIZE,
 ) -> tuple[list[Metric], dict[str, str]]:
     """Build the metrics that can be measured here.
 
@@ -54,12 +56,14 @@ def build(
         domain: gives resolutions and whether the images are faces.
         discriminator: the domain's, for discriminator_features.
         device: where the networks run.
+        metric_filter: how images above the loss resolution are reduced, a key of FILTERS.
+        kid_subset_size: images in each of KID's subsets, at most.
     Returns:
         The metrics, and name -> reason for each that cannot be measured.
     Raises:
         ValueError: an unknown name.
     """
-    parts = Parts(domain, discriminator, torch.device(device))
+    parts = Parts(domain, discriminator, torch.device(device), metric_filter, kid_subset_size)
     metrics, not_measured = [], {}
     for name in dict.fromkeys(names):
         if name not in METRICS:

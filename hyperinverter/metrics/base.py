@@ -6,7 +6,7 @@ Letters: N images of a batch. A metric takes batches of pairs and gives one numb
 import copy
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Self
@@ -22,35 +22,76 @@ from hyperinverter.extractors.inception import Inception
 from hyperinverter.extractors.resize import at_most
 from hyperinverter.models.stylegan2 import Discriminator
 from hyperinverter.utils.checks import check_pairs
+from hyperinverter.utils.images import resized_as_files
+
+KID_SUBSET_SIZE = 1000  # published for faces
 
 
 class NotMeasured(Exception):
     """A metric cannot be measured here; the message is the reason that goes into the result."""
 
 
-class RecentFeatures:
-    """Features of the last few batches, so that metrics and methods that see the same images share one network pass.
+class Remembered:
+    """A function of images whose last few results are kept: metrics and methods that see the same images share one.
 
     Args:
-        extractor: gives the features.
-        resolution: larger images are reduced to this by box mean first; None leaves them alone.
+        compute: images [N,3,R,R] -> what is wanted of them.
         keep: batches remembered (the real images and the outputs of two methods).
     """
 
-    def __init__(self, extractor: Extractor, resolution: int | None, keep: int = 3) -> None:
-        self.extractor = extractor
-        self.resolution = resolution
-        self._recent: deque[tuple[Tensor, Features]] = deque(maxlen=keep)
+    def __init__(self, compute: Callable[[Tensor], Any], keep: int = 3) -> None:
+        self._compute = compute
+        self._recent: deque[tuple[Tensor, Any]] = deque(maxlen=keep)
 
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> Features:
-        for seen, features in self._recent:
+    def __call__(self, images: Tensor) -> Any:
+        for seen, result in self._recent:
             if seen is images:
-                return features
-        small = images if self.resolution is None else at_most(images, self.resolution)
-        features = self.extractor.features(small)
-        self._recent.append((images, features))
-        return features
+                return result
+        result = self._compute(images)
+        self._recent.append((images, result))
+        return result
+
+
+# `metric_filter` -> how images are reduced, as the protocol tells it
+FILTERS = {
+    "bilinear": "Pillow's bilinear with antialiasing, from 8-bit to 8-bit pixels (published)",
+    "box": "box mean, not rounded (as the training losses)",
+}
+
+
+class Reduction(Remembered):
+    """Images above `resolution` are reduced to it; smaller ones are left as they are.
+
+    Args:
+        resolution: px.
+        filter: a key of FILTERS.
+    """
+
+    def __init__(self, resolution: int, filter: str = "bilinear") -> None:
+        super().__init__(lambda images: at_most(images, resolution) if filter == "box" else self._resized(images))
+        if filter not in FILTERS:
+            raise ValueError(f"filter is {filter!r}; write one of {', '.join(FILTERS)}")
+        self.resolution = resolution
+
+    def _resized(self, images: Tensor) -> Tensor:
+        return resized_as_files(images, self.resolution) if images.shape[-1] > self.resolution else images
+
+
+class RecentFeatures(Remembered):
+    """Features of the last few batches, one network pass for all metrics and methods that see the same images.
+
+    Args:
+        extractor: gives the features.
+        reduction: what images go through first; None leaves them alone.
+    """
+
+    def __init__(self, extractor: Extractor, reduction: Reduction | None) -> None:
+        self.extractor = extractor
+        super().__init__(lambda images: extractor.features(images if reduction is None else reduction(images)))
+
+    def __call__(self, images: Tensor) -> Features:
+        return super().__call__(images)
 
 
 @dataclass
@@ -60,6 +101,13 @@ class Parts:
     domain: DomainConfig
     discriminator: Discriminator | None
     device: torch.device
+    metric_filter: str = "bilinear"  # a key of FILTERS
+    kid_subset_size: int = KID_SUBSET_SIZE
+
+    @cached_property
+    def reduction(self) -> Reduction:
+        """To the loss resolution, once for every metric there."""
+        return Reduction(self.domain.loss_resolution, self.metric_filter)
 
     @cached_property
     def inception(self) -> RecentFeatures:
@@ -67,7 +115,7 @@ class Parts:
         reason = Inception.why_missing()
         if reason:
             raise NotMeasured(reason)
-        return RecentFeatures(Inception.find().to(self.device), resolution=None)
+        return RecentFeatures(Inception.find().to(self.device), None)
 
     @cached_property
     def dlib(self) -> RecentFeatures:
@@ -75,7 +123,7 @@ class Parts:
         reason = DlibFace.why_missing()
         if reason:
             raise NotMeasured(reason)
-        return RecentFeatures(DlibFace.find(), resolution=None)
+        return RecentFeatures(DlibFace.find(), None)
 
 
 class Metric(ABC):

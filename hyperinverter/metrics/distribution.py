@@ -9,11 +9,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from hyperinverter.metrics.base import Metric, NotMeasured, Parts, RecentFeatures
+from hyperinverter.metrics.base import KID_SUBSET_SIZE, Metric, NotMeasured, Parts, RecentFeatures
 from hyperinverter.utils.checks import check_pairs
 
-# As the paper's scripts call torch-fidelity; the subset shrinks to the number of images where that is smaller.
-KID_SUBSETS, KID_SUBSET_SIZE, KID_SEED = 100, 1000, 2020
+KID_SUBSETS, KID_SEED = 100, 2020  # as the paper's scripts call torch-fidelity
 FEWEST_IMAGES = 2  # a covariance needs two
 
 
@@ -66,13 +65,24 @@ class Fid(SetMetric):
 
 
 class Kid(SetMetric):
-    """Squared MMD with a cubic kernel, unbiased, mean over subsets, times 1000."""
+    """Squared MMD with a cubic kernel, unbiased, mean over subsets, times 1000.
+
+    A subset holds all images where there are fewer than `wanted_size`.
+    """
 
     name, unit = "kid_x1e3", "x 1000"
 
+    def __init__(self, features: RecentFeatures, wanted_size: int = KID_SUBSET_SIZE) -> None:
+        super().__init__(features)
+        self.wanted_size = wanted_size
+
+    @classmethod
+    def build(cls, parts: Parts) -> Self:
+        return cls(parts.inception, parts.kid_subset_size)
+
     @property
     def subset_size(self) -> int:
-        return min(KID_SUBSET_SIZE, self.count)
+        return min(self.wanted_size, self.count)
 
     def distance(self, fake: Tensor, real: Tensor) -> float:
         from torch_fidelity import metric_kid

@@ -26,13 +26,13 @@ class FeatureDistance(PerImageMetric):
 
     @classmethod
     def build(cls, parts: Parts) -> Self:
-        resolution = parts.domain.loss_resolution
-        if min(parts.domain.resolution, resolution) < cls.extractor.smallest_px:
-            raise NotMeasured(too_small(min(parts.domain.resolution, resolution), cls.extractor))
+        resolution = min(parts.domain.resolution, parts.domain.loss_resolution)
+        if resolution < cls.extractor.smallest_px:
+            raise NotMeasured(too_small(resolution, cls.extractor))
         reason = cls.extractor.why_missing()
         if reason:
             raise NotMeasured(reason)
-        return cls(RecentFeatures(cls.find().to(parts.device), resolution))
+        return cls(RecentFeatures(cls.find().to(parts.device), parts.reduction))
 
     @classmethod
     def find(cls) -> Extractor:
@@ -66,7 +66,7 @@ class DiscriminatorDistance(FeatureDistance):
                 "the model folder has no discriminator.safetensors; train one with scripts/train_stylegan2.py or name "
                 "it in domain.weights.discriminator"
             )
-        return cls(RecentFeatures(DiscriminatorFeatures(parts.discriminator).to(parts.device), resolution=None))
+        return cls(RecentFeatures(DiscriminatorFeatures(parts.discriminator).to(parts.device), None))
 
 
 def check_faces(name: str, parts: Parts) -> None:

@@ -5,8 +5,7 @@ from typing import Any, ClassVar, Self
 import torch.nn.functional as F
 from torch import Tensor
 
-from hyperinverter.extractors.resize import at_most
-from hyperinverter.metrics.base import Parts, PerImageMetric
+from hyperinverter.metrics.base import Parts, PerImageMetric, Reduction
 
 
 def unit_range(images: Tensor) -> Tensor:
@@ -19,16 +18,16 @@ class L2(PerImageMetric):
 
     name, unit, better = "l2", "squared, range [-1,1]", "lower"
 
-    def __init__(self, resolution: int) -> None:
+    def __init__(self, reduction: Reduction) -> None:
         super().__init__()
-        self.resolution = resolution
+        self.reduction = reduction
 
     @classmethod
     def build(cls, parts: Parts) -> Self:
-        return cls(parts.domain.loss_resolution)
+        return cls(parts.reduction)
 
     def per_image(self, real: Tensor, fake: Tensor) -> Tensor:
-        return (at_most(fake, self.resolution) - at_most(real, self.resolution)).square().mean(dim=(1, 2, 3))
+        return (self.reduction(fake) - self.reduction(real)).square().mean(dim=(1, 2, 3))
 
 
 class Psnr(PerImageMetric):

@@ -58,6 +58,12 @@ def load_image(path: str | Path, resolution: int) -> Tensor:
     return from_uint8(to_tensor(read_image(path), resolution))
 
 
+def resized_as_files(images: Tensor, resolution: int) -> Tensor:
+    """Images [N, 3, H, W] in [-1, 1] as `load_image` would read them from lossless files: 8 bits, before and after."""
+    small = [to_tensor(to_pil(image), resolution) for image in to_uint8(images).cpu()]
+    return from_uint8(torch.stack(small).to(images.device))
+
+
 def save_image(image: Tensor | Image.Image, path: str | Path) -> Path:
     """Write one image ([3, H, W] in [-1, 1], uint8, or Pillow); the suffix chooses PNG, JPEG (quality 95) or WebP."""
     path = Path(path)

@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from hyperinverter.config.schema import DataConfig, DirectionConfig
+from hyperinverter.config.model_schema import DirectionConfig
+from hyperinverter.config.schema import DataConfig
 from hyperinverter.editing import learn, learn_direction, load_direction
 from hyperinverter.editing.learn_command import learn_directions
 from hyperinverter.inverters import load

@@ -6,6 +6,7 @@ import torch
 from hyperinverter.evaluation.bounds import measure_bounds, optimise
 from hyperinverter.inverters import load
 from hyperinverter.losses import build_losses
+from hyperinverter.metrics import Reduction
 from hyperinverter.metrics.pixel import L2, Psnr
 
 
@@ -42,7 +43,7 @@ def test_tokens_stay_where_a_relu_could_put_them(inverter):
 def test_an_image_fares_the_same_in_any_batch_and_the_model_stays_as_it_was(inverter):
     images = torch.rand([3, 3, 16, 16], generator=torch.Generator().manual_seed(1)) * 2 - 1
     before = {name: value.clone() for name, value in inverter.network.state_dict().items()}
-    losses, metrics = build_losses({"l2": 1.0}, loss_resolution=16), [L2(16), Psnr()]
+    losses, metrics = build_losses({"l2": 1.0}, loss_resolution=16), [L2(Reduction(16)), Psnr()]
     one = measure_bounds(inverter, [images], 8, losses, metrics)
     several = measure_bounds(inverter, list(images.split(1)), 8, losses, metrics)
     assert one["images"] == several["images"] == 3
@@ -56,7 +57,7 @@ def test_an_image_fares_the_same_in_any_batch_and_the_model_stays_as_it_was(inve
 
 def test_only_tokens_of_a_relu_are_kept_from_falling_below_0(inverter, monkeypatch):
     images = torch.rand([1, 3, 16, 16], generator=torch.Generator().manual_seed(1)) * 2 - 1
-    losses, metrics = build_losses({"l2": 1.0}, loss_resolution=16), [L2(16)]
+    losses, metrics = build_losses({"l2": 1.0}, loss_resolution=16), [L2(Reduction(16))]
     assert inverter.network.hypernetwork.lowest_token == 0.0
     released = measure_bounds(inverter, [images], 8, losses, metrics)
     monkeypatch.setattr(inverter.network.hypernetwork, "lowest_token", None)

@@ -7,7 +7,7 @@ import torch
 
 import hyperinverter
 from hyperinverter.checkpoint import read_model, save_model
-from hyperinverter.config.schema import ExportConfig
+from hyperinverter.config.model_schema import ExportConfig
 from hyperinverter.evaluation import export_model as module
 from hyperinverter.evaluation.export_model import PIECES, export_model
 from hyperinverter.pretrained.ready import load_discriminator

@@ -1,10 +1,12 @@
 """The evaluation end to end on a tiny random model: files, records, reasons, pictures; and its table and row choice."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image
+from tiny_model import make_tiny_domain, save_tiny_model
 
 from hyperinverter.config.names import METRICS
 from hyperinverter.config.schema import DataConfig, EvaluateConfig
@@ -59,6 +61,7 @@ def test_evaluate_writes_records_summary_table_and_sheet(tiny_model, tmp_path, p
             low, high = result["intervals_95"][method][name]
             assert min(values) <= low <= summary[name] <= high <= max(values)
         assert summary["time_ms_median"] > 0
+    assert result["protocol"]["loss_filter"] is None  # nothing is reduced
     assert result["protocol"]["ms_ssim_enlarged_to"] == 256 and result["protocol"]["resolution"] == 16
     assert str(tmp_path) not in (output / "metrics.json").read_text()
 
@@ -89,6 +92,19 @@ def test_numbers_do_not_depend_on_the_batch_size(tiny_model, tmp_path, photos, n
     a, b = (result["methods"]["hyperinverter"] for result in results)
     for name in one.metrics:
         assert a[name] == pytest.approx(b[name], rel=1e-3)
+
+
+def test_the_filter_of_the_loss_resolution_is_a_key_and_in_the_protocol(tmp_path, photos, no_networks):
+    model = save_tiny_model(tmp_path / "model", replace(make_tiny_domain(), loss_resolution=8))
+    settings = config(model, tmp_path, root=str(photos))
+    settings.metrics, settings.methods = ["l2"], ["w_encoder"]
+    published = evaluate(settings)
+    settings.metric_filter = "box"
+    boxed = evaluate(settings)
+    assert "Pillow's bilinear" in published["protocol"]["loss_filter"]
+    assert "8-bit" in published["protocol"]["loss_filter"] and "box mean" in boxed["protocol"]["loss_filter"]
+    l2 = [result["methods"]["w_encoder"]["l2"] for result in (published, boxed)]
+    assert l2[0] < 0.95 * l2[1]  # photos of noise, which the wider filter averages away
 
 
 def test_generated_images_need_no_files(tiny_model, tmp_path, no_networks):

@@ -6,18 +6,20 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.extractors import base as extractor_base
 from hyperinverter.extractors.base import Extractor
-from hyperinverter.metrics import METRICS, NotMeasured, build
-from hyperinverter.metrics.base import Parts, RecentFeatures, bootstrap_interval, bootstrap_ratio
+from hyperinverter.metrics import METRICS, NotMeasured, base, build
+from hyperinverter.metrics.base import Parts, RecentFeatures, Reduction, bootstrap_interval, bootstrap_ratio
 from hyperinverter.metrics.distribution import Fid, Kid
 from hyperinverter.metrics.features import MobileFaceNetIdentity
 from hyperinverter.metrics.pixel import L2, MsSsim, Psnr
 from hyperinverter.metrics.timing import time_per_image
 from hyperinverter.models.stylegan2 import Discriminator
+from hyperinverter.utils.images import from_uint8, save_image, to_uint8
 
 PX = 32
 DOMAIN = DomainConfig(name="small", resolution=PX, loss_resolution=PX)
@@ -123,7 +125,7 @@ def test_unknown_metric():
 def test_l2_and_psnr_of_a_constant_offset(offset):
     real = torch.zeros(2, 3, PX, PX)
     fake = real + offset
-    assert L2(PX).per_image(real, fake).tolist() == pytest.approx([offset**2] * 2)
+    assert L2(Reduction(PX)).per_image(real, fake).tolist() == pytest.approx([offset**2] * 2)
     expected = -10 * math.log10((offset / 2) ** 2 + 1e-8)  # half the offset on [0,1]
     assert Psnr().per_image(real, fake).tolist() == pytest.approx([expected] * 2, rel=1e-5)
     assert Psnr().per_image(real, real).tolist() == pytest.approx([80.0] * 2)
@@ -137,10 +139,45 @@ def test_psnr_is_piq_s(pairs):
     torch.testing.assert_close(Psnr().per_image(real, fake), expected)
 
 
-def test_l2_is_measured_at_the_loss_resolution():
-    stripes = torch.ones(1, 3, 4, 4)
-    stripes[..., ::2] = -1
-    assert L2(2).per_image(torch.zeros_like(stripes), stripes).item() == 0
+def test_l2_above_the_loss_resolution_is_the_published_one(tmp_path):
+    """Issue 17, 8b: reduced by Pillow's bilinear from file to 8 bits, where a box mean gave up to twice the number."""
+    torch.manual_seed(0)
+    real = from_uint8(torch.randint(0, 256, (2, 3, 128, 128), dtype=torch.uint8))
+    fake = (real + 0.3 * torch.randn_like(real)).clamp(-1, 1)
+    fake = from_uint8(to_uint8(fake))
+    for kind, images in (("real", real), ("fake", fake)):
+        for number, image in enumerate(images):
+            save_image(image, tmp_path / f"{kind}{number}.png")
+
+    def published(kind: str, number: int) -> np.ndarray:
+        with Image.open(tmp_path / f"{kind}{number}.png") as file:
+            return np.asarray(file.resize((PX, PX), Image.Resampling.BILINEAR), np.float64) / 127.5 - 1
+
+    expected = [((published("fake", i) - published("real", i)) ** 2).mean() for i in (0, 1)]
+    domain = DomainConfig(resolution=128, loss_resolution=PX)
+    (metric,), _ = build(["l2"], domain)
+    assert metric.per_image(real, fake).tolist() == pytest.approx(expected, rel=1e-5)
+    (boxed,), _ = build(["l2"], domain, metric_filter="box")
+    blocks = [x.numpy().reshape(2, 3, PX, 4, PX, 4).mean((3, 5)) for x in (real, fake)]
+    by_box = ((blocks[0] - blocks[1]) ** 2).mean((1, 2, 3))
+    assert boxed.per_image(real, fake).tolist() == pytest.approx(by_box.tolist(), rel=1e-5)
+    assert by_box[0] > 1.5 * expected[0]  # noise: the wider filter averages more of it away
+
+
+def test_every_metric_at_the_loss_resolution_sees_images_that_were_reduced_once(networks, monkeypatch):
+    found = []
+    monkeypatch.setattr(base, "resized_as_files", lambda images, px: found.append(px) or images[..., ::2, ::2])
+    domain = DomainConfig(resolution=2 * PX, loss_resolution=PX)
+    metrics, _ = build(["l2", "lpips", "squeezenet_features", "mobilefacenet"], domain)
+    real, fake = torch.rand(2, 2, 3, 2 * PX, 2 * PX)
+    for metric in metrics:
+        metric.update(real, fake)
+    assert found == [PX, PX]
+
+
+def test_an_unknown_filter_is_named():
+    with pytest.raises(ValueError, match="lanczos"):
+        Reduction(PX, "lanczos")
 
 
 def test_ms_ssim_enlarges_small_images_and_says_so():
@@ -178,6 +215,11 @@ def test_fid_and_kid_of_a_set_with_itself(pairs):
     far.update(real, fake)
     assert far.compute() > 1e-4
     assert kid.protocol() == {"kid_subset_size": 24, "kid_subsets": 100}
+    smaller = Kid(features, 10)
+    smaller.update(real, fake)
+    kid = kid.fresh()
+    kid.update(real, fake)
+    assert smaller.protocol()["kid_subset_size"] == 10 and smaller.compute() != kid.compute()
     assert fid.protocol() == {"fid_images": 24}
 
 
@@ -192,8 +234,6 @@ def test_fid_of_shifted_features_is_the_squared_shift():
 def test_numbers_are_those_of_torch_fidelity_on_datasets(pairs):
     import torch_fidelity
     from torch_fidelity.feature_extractor_base import FeatureExtractorBase
-
-    from hyperinverter.utils.images import from_uint8, to_uint8
 
     small = SmallExtractor()
 

@@ -1,0 +1,29 @@
+"""Settings of the commands that add to a finished model or ship it: learn_direction and export_model."""
+
+from dataclasses import dataclass, field
+
+from hyperinverter.config.schema import CommandConfig, RunConfig
+
+
+@dataclass
+class DirectionConfig(RunConfig):
+    """learn_direction: a linear SVM on w."""
+
+    model: str | None = None
+    labels: str | None = None  # CSV (.gz allowed) with a `file` column and one 0/1 column per attribute
+    attributes: dict[str, str] = field(default_factory=dict)  # direction name -> column; a leading "-" flips it
+    held_out_fraction: float = 0.2
+    estimate: str = "normal"  # normal (of the SVM, as InterFaceGAN) | shrunk | pattern, see editing/learn.py
+
+
+@dataclass
+class ExportConfig(CommandConfig):
+    """export_model: a trained model folder in the form in which it is shipped."""
+
+    model: str | None = None
+    half: bool = True  # try every part in float16, and keep it so where outputs stay within the bounds below
+    tolerance: float = 1e-3  # mean change of a pixel in [-1, 1] that all rounding together may cause
+    largest: float = 0.02  # change of any one pixel
+    max_mb: float = 40.0  # millions of bytes that the .safetensors files may take
+    test_images: int = 64  # generated
+    record: str | None = None  # name of a shipped model: its files' SHA-256 are taken anew, from output
