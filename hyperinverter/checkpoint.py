@@ -7,7 +7,6 @@ safetensors, training states load with `weights_only=True`.
 
 import hashlib
 import json
-import os
 import pickle
 import random
 import re
@@ -22,12 +21,11 @@ from typing import IO
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_atomically
+from hyperinverter.utils.safetensors_io import read_tensors, write_tensors
 
 MODEL_FORMAT = "hyperinverter-model-1"
 KINDS = ("generator", "discriminator", "w_encoder", "hyperinverter", "direction", "psp", "e4e", "restyle", "hyperstyle",
@@ -101,30 +99,8 @@ def save_model(
         "requires": json.dumps(dict(requires or {})),
         "info": json.dumps(dict(info or {})),
     }
-    with write_atomically(path) as temporary:
-        try:
-            save_file(stored, str(temporary), metadata=metadata)
-            _order_metadata(temporary)
-        except SafetensorError as error:  # it tells of a full disk in words only
-            if number := re.search(r"os error (\d+)", str(error)):
-                raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
-            raise
+    write_tensors(path, stored, metadata)
     return digest
-
-
-def _order_metadata(path: Path) -> None:
-    """Put the metadata of a .safetensors file into the order of its names, which differs from process to process.
-
-    Equal models are then equal files, byte for byte. Layout: 8 bytes for the length of a JSON head, the head, tensors.
-    """
-    with open(path, "r+b") as file:
-        length = int.from_bytes(file.read(8), "little")
-        head = json.loads(file.read(length))
-        head["__metadata__"] = dict(sorted(head["__metadata__"].items()))
-        text = json.dumps(head, separators=(",", ":"), ensure_ascii=False).encode()
-        if len(text) <= length:  # else it was written in another way, and stays as it is
-            file.seek(8)
-            file.write(text.ljust(length))
 
 
 def read_safetensors(path: str | Path, what_to_do: str) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -136,10 +112,8 @@ def read_safetensors(path: str | Path, what_to_do: str) -> tuple[dict[str, str],
         UserError: not a whole .safetensors file.
     """
     try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            return metadata, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-    except SafetensorError as error:
+        return read_tensors(path)
+    except ValueError as error:
         raise UserError(f"{path}: not a readable .safetensors file ({error}); {what_to_do}") from error
 
 

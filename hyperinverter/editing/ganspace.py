@@ -9,16 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from hyperinverter.checkpoint import write_atomically
 from hyperinverter.editing.directions import Direction
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.pretrained.load import hash_of
 from hyperinverter.pretrained.reading import read_published
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.safetensors_io import write_tensors
 
 CHUNK = 5000  # samples mapped at a time
 BAR_SAMPLES = 200_000  # fewer are drawn in seconds and show no bar
@@ -192,9 +191,7 @@ def read_pca(path: str | Path) -> Pca:
 def save_pca(pca: Pca, path: str | Path) -> None:
     """Write a .safetensors file with the published names and shapes, which `read_pca` reads."""
     tensors = {"mean": pca.mean[None], "comp": pca.components[:, None], "std": pca.stds}
-    with write_atomically(path) as temporary:
-        stored = {name: value.cpu().contiguous() for name, value in tensors.items()}
-        save_file(stored, str(temporary), metadata={"generator": pca.generator_hash})
+    write_tensors(path, tensors, {"generator": pca.generator_hash})
 
 
 @torch.no_grad()

@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -25,6 +24,7 @@ from hyperinverter.editing.learn import (
 from hyperinverter.inverters import Inverter, load
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.output_names import file_name
+from hyperinverter.utils.safetensors_io import write_tensors
 from hyperinverter.utils.seeding import seed_everything
 
 CODES_FORMAT = "hyperinverter-codes-1"
@@ -137,6 +137,5 @@ def photo_codes(config: DirectionConfig, inverter: Inverter, cache: Path) -> tup
         )
     ws = torch.cat(codes)
     metadata = {"format": CODES_FORMAT, "key": key, "names": json.dumps(names)}
-    with write_atomically(cache) as temporary:
-        save_file({"w": ws.contiguous()}, str(temporary), metadata=metadata)
+    write_tensors(cache, {"w": ws}, metadata)
     return ws, names

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -25,7 +24,7 @@ from hyperinverter.editing.learn import attribute_values, rows_of
 from hyperinverter.extractors.squeezenet import SqueezeNetFeatures
 from hyperinverter.extractors.ssrnet import SsrNetAge
 from hyperinverter.utils.errors import UserError
-from hyperinverter.utils.files import write_atomically
+from hyperinverter.utils.safetensors_io import write_tensors
 
 FORMAT = "hyperinverter-judges-1"
 BATCH_SIZE = 64
@@ -172,10 +171,9 @@ def _read(cache: Path, key: str, extractor: SqueezeNetFeatures, attributes: list
 
 
 def _write(judges: AttributeJudges, cache: Path, key: str) -> None:
-    parts = {name: getattr(judges, name).contiguous() for name in ("weight", "bias", "centre", "scale")}
+    parts = {name: getattr(judges, name) for name in ("weight", "bias", "centre", "scale")}
     metadata = {"format": FORMAT, "key": key, "figures": json.dumps(judges.figures)}
-    with write_atomically(cache) as temporary:
-        save_file(parts, str(temporary), metadata=metadata)
+    write_tensors(cache, parts, metadata)
 
 
 class AgeJudge:

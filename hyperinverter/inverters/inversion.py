@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from hyperinverter.checkpoint import read_safetensors, write_atomically
+from hyperinverter.checkpoint import read_safetensors
 from hyperinverter.models.stylegan2.synthesis import Kernel
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.safetensors_io import write_tensors
 
 INVERSION_FORMAT = "hyperinverter-inversion-1"
 
@@ -201,9 +201,7 @@ class Inversion:
             "layers": json.dumps(list(self.tokens or ()), separators=(",", ":")),
             "info": json.dumps(self.info, separators=(",", ":")),
         }
-        tensors = {name: value.detach().float().cpu().contiguous() for name, value in tensors.items()}
-        with write_atomically(path) as temporary:
-            save_file(tensors, str(temporary), metadata=metadata)
+        write_tensors(path, {name: value.detach().float() for name, value in tensors.items()}, metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> "Inversion":

@@ -4,13 +4,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
 from hyperinverter.config.load import load_domain
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.pretrained.catalog import Entry, ReleasedModel, catalog, download_folder, entry, released_models
 from hyperinverter.pretrained.files import MADE_BY, command_for, search_folders
 from hyperinverter.utils.checkout import unless_checkout
+from hyperinverter.utils.safetensors_io import read_head
 
 # part -> the parts that have to be there with it
 NEEDS = {
@@ -81,9 +80,9 @@ def model_folder(name: str, root: Path | None = None) -> Path:
 def _is_converted(path: Path) -> bool:
     """Whether a model file was converted from a released one; only its head is read."""
     try:
-        with safe_open(str(path), framework="pt") as file:
-            return "source" in json.loads((file.metadata() or {}).get("info", "{}"))
-    except (SafetensorError, ValueError):
+        with open(path, "rb") as file:
+            return "source" in json.loads(read_head(file).metadata.get("info", "{}"))
+    except (OSError, ValueError, TypeError, RecursionError):
         return False  # whoever loads it says what is wrong
 
 

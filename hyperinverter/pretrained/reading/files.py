@@ -19,10 +19,11 @@ from hyperinverter.pretrained.reading.arrays import npy_content
 from hyperinverter.pretrained.reading.legacy_torch import read_legacy
 from hyperinverter.pretrained.reading.nvidia_pkl import read_pickle
 from hyperinverter.pretrained.reading.plain import Plain
-from hyperinverter.pretrained.reading.recognise import check_safetensors, container_of
+from hyperinverter.pretrained.reading.recognise import container_of
 from hyperinverter.pretrained.reading.refusal import FETCH_AGAIN, Refused, cut_short, shown
 from hyperinverter.pretrained.reading.values import Budget
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.safetensors_io import parse_head, tensor_of
 
 # What NumPy, torch, zipfile and Python raise on damaged content; the checks of this folder come first, so that these
 # are the last net: whatever a file holds, its reader gets one message.
@@ -86,15 +87,17 @@ def _read(path: Path) -> PublishedFile:
         size = path.stat().st_size
         if not size:
             container_of(memoryview(b""))
-        # a private copy-on-write view: pages are read when used, and nobody's change reaches the file
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    data = memoryview(mapped)
+        # memory of our own that reads and seeks as a file does: a file that is cut while it is mapped ends the process
+        mapped = mmap.mmap(-1, max(size, 1))
+        data = memoryview(mapped)[:size]
+        if file.readinto(data) < size:
+            raise cut_short("it became shorter while it was read")
     container = container_of(data)
     budget = Budget.of(len(data))
     plain = Plain(len(data), budget)
     metadata: dict[str, str] = {}
     if container == "safetensors":
-        content, metadata = _read_safetensors(path, data)
+        content, metadata = _read_safetensors(data)
     elif container == "zip":
         container, described = zip_content(Archive.open(mapped), len(data), budget)
         if container == "npz":
@@ -110,14 +113,12 @@ def _read(path: Path) -> PublishedFile:
     return PublishedFile(path, container, content, hashlib.sha256(data).hexdigest(), metadata)
 
 
-def _read_safetensors(path: Path, data: memoryview) -> tuple[dict[str, Any], dict[str, str]]:
-    from safetensors import SafetensorError, safe_open
-
-    check_safetensors(data)
+def _read_safetensors(data: memoryview) -> tuple[dict[str, Any], dict[str, str]]:
     try:
-        with safe_open(str(path), framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except SafetensorError as error:
-        if "incomplete" in str(error).lower():
-            raise cut_short(f"safetensors: {shown(str(error))}") from error
-        raise Refused(f"it is a damaged safetensors file ({shown(str(error))})") from error
+        head = parse_head(bytes(data[:8]), len(data), lambda count: bytes(data[8 : 8 + count]))
+    except ValueError as error:
+        raise Refused(f"it is a damaged .safetensors file ({shown(str(error))})") from error
+    views = {name: data[place.begin : place.end] for name, place in head.places.items()}
+    odd = {name for name, place in head.places.items() if place.begin % place.dtype.itemsize}  # stands between words
+    parts = {name: bytearray(view) if name in odd else view for name, view in views.items()}
+    return {name: tensor_of(parts[name], place) for name, place in head.places.items()}, head.metadata

@@ -7,7 +7,7 @@ import re
 
 from hyperinverter.pretrained.reading.arrays import NPY_MAGIC
 from hyperinverter.pretrained.reading.legacy_torch import HEAD
-from hyperinverter.pretrained.reading.refusal import FETCH_AGAIN, Refused, cut_short, shown
+from hyperinverter.pretrained.reading.refusal import FETCH_AGAIN, Refused, shown
 
 PAGE_BYTES = 2**18  # as much of a web page as is looked through
 LARGEST_SAFETENSORS_HEADER = 100_000_000  # the limit of the safetensors library
@@ -108,10 +108,3 @@ def _refuse_page(lower: bytes, plain: bytes) -> None:
         raise Refused(f"it is a page of Google Drive ({name or 'no title'}), saved as if it were the file",
                       "open the link in a browser; the file may be private or gone")  # fmt: skip
     raise Refused(f"it is a web page ({name or 'no title'}), saved as if it were the file")
-
-
-def check_safetensors(data: memoryview) -> None:
-    """A header that fits into the file; the safetensors library checks the rest."""
-    length = int.from_bytes(data[:8], "little")
-    if 8 + length > len(data):
-        raise cut_short(f"its header should have {length} bytes, {len(data) - 8} follow")
