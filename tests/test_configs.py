@@ -85,6 +85,21 @@ def test_outputs_differ():
     assert len(set(outputs)) == len(outputs)
 
 
+@pytest.mark.parametrize(
+    "name", [name for name in RUNS if name.count("/") == 1 and not name.startswith(("demo/", "benchmark/"))]
+)
+def test_runs_of_an_own_domain_are_named_after_it(name: str, tmp_path: Path):
+    text = load_config(schema_of(name), CONFIGS / name).domain
+    (tmp_path / "otters.yaml").write_text(to_yaml(text).replace(f"name: {text.name}", "name: otters"))
+    config = load_config(schema_of(name), CONFIGS / name, [f"domain={tmp_path / 'otters.yaml'}"])
+    assert config.output == f"outputs/{Path(name).parent}_otters"
+
+
+@pytest.mark.parametrize("name", [name for name in RUNS if name.startswith("reproduce/")])
+def test_nothing_is_published_unless_told(name: str):
+    assert load_config(ReproduceConfig, CONFIGS / name).publish is None
+
+
 def test_papers_hyper_parameters():
     """Section 4.1 of the paper, to the digit."""
     for name, similarity, weight, gan in (

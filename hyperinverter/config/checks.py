@@ -172,6 +172,11 @@ def _schedule(c: s.ScheduleConfig) -> Iterator[Problem]:
 
 def _command(c: s.CommandConfig) -> Iterator[Problem]:
     yield from not_empty(c, "output")
+    for part in ("generator", "discriminator"):
+        for key, (value, words) in names.SERVED.items():
+            if (got := getattr(getattr(c.domain, part), key)) != value:
+                message = f"is {got}, but commands serve {words}; only scripts/convert.py takes others"
+                yield Problem((f"domain.{part}.{key}",), message)
     yield from at_least(c, 0, "seed")
     yield from at_least(c, 1, "threads")
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", c.device):
@@ -218,9 +223,6 @@ def _phase2(c: s.Phase2Config) -> Iterator[Problem]:
     if not 1 <= c.edit_consistency_bands <= most or (c.edit_consistency_bands > 1 and not c.edit_consistency_relative):
         message = f"must be 1, or up to {most} with edit_consistency_relative=true; got {c.edit_consistency_bands}"
         yield Problem(("edit_consistency_bands",), message)
-    if c.edit_consistency_weight > 0 and (c.domain.generator.c_dim or not c.domain.generator.z_dim):
-        message = "needs a generator without classes that draws w from z; write edit_consistency_weight=0"
-        yield Problem(("edit_consistency_weight", "domain.generator"), message)
     yield from every(c, "edit_consistency_every", "edit_consistency_weight: 0")
     yield from known("edit_consistency_directions", "direction", c.edit_consistency_directions, c.domain.directions)
     gan = c.adversarial

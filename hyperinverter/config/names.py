@@ -34,3 +34,9 @@ METRICS = (
 METHODS = ("w_encoder", "hyperinverter", "psp", "e4e", "restyle", "hyperstyle", "sg2", "sg2_plus", "pti")
 # networks that methods which optimise per image (sg2, sg2_plus, pti) may measure with, best first
 PERCEPTUAL = ("lpips", "squeezenet_features", "discriminator_features")
+
+# What every command but convert needs of a generator and a discriminator: key -> value, and in words.
+SERVED = {
+    "img_channels": (3, "colour images (img_channels 3)"),
+    "c_dim": (0, "networks without classes (c_dim 0)"),
+}

@@ -13,14 +13,15 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from hyperinverter.checkpoint import write_atomically
+from hyperinverter.checkpoint import read_model, write_atomically
 from hyperinverter.config.ganspace_schema import GanspaceConfig
 from hyperinverter.editing.direction_files import save_direction
 from hyperinverter.editing.directions import edit, in_w
 from hyperinverter.editing.ganspace import Pca, fit_pca, save_pca
 from hyperinverter.inverters.inversion import Inversion
 from hyperinverter.models.stylegan2 import Generator
-from hyperinverter.pretrained.files import find_model_folder
+from hyperinverter.pretrained.files import find_model_folder, part_file
+from hyperinverter.pretrained.load import check_served
 from hyperinverter.pretrained.ready import load_generator, weights_file
 from hyperinverter.utils.device import place, resolve_device
 from hyperinverter.utils.errors import UserError
@@ -42,6 +43,7 @@ def find_directions(config: GanspaceConfig) -> dict[str, Any]:
     output = Path(config.output)
     device, domain = resolve_device(config.device), config.domain
     source = find_model_folder(config.model) if config.model else weights_file(domain, "generator")
+    check_served(read_model(part_file(source, "generator"), "generator"))
     generator = place(load_generator(source), device).eval()
     ranges = [_range(text, generator.num_ws) for text in config.styles] or _thirds(generator.num_ws)
     try:

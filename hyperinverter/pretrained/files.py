@@ -104,6 +104,18 @@ def command_for(part: str, domain_name: str, folder: Path | None = None) -> str:
     return f"python scripts/train_{MADE_BY[part]}.py {given}{start}"
 
 
+def _where_weights_may_be(domain_name: str, part: str) -> str:
+    """Of a domain without a model folder of its name: its trainers' run folders that hold the part, or the command."""
+    runs = [Path("outputs") / f"{trainer}_{domain_name}" / "model" for trainer in dict.fromkeys(MADE_BY.values())]
+    there = [run for run in runs if (run / f"{part}.safetensors").is_file()]
+    if there:
+        return f"Domain {domain_name} was trained here: write domain.weights.folder={there[-1]}"
+    return (
+        f"Weights of domain {domain_name} that lie elsewhere are named by domain.weights.folder=FOLDER (a trainer's "
+        f"are in outputs/{MADE_BY[part]}_{domain_name}/model); none yet: {command_for(part, domain_name)}"
+    )
+
+
 def weights_file(domain: DomainConfig, part: str) -> Path:
     """The file of one part of a domain: `weights.<part>` when named there, else `<part>.safetensors` in its folder.
 
@@ -116,7 +128,12 @@ def weights_file(domain: DomainConfig, part: str) -> Path:
     folder = domain.weights.folder or domain.name
     named = getattr(domain.weights, part)
     if named is None:
-        return part_file(folder, part, domain.name)
+        try:
+            return part_file(folder, part, domain.name)
+        except FileNotFoundError as error:
+            if domain.weights.folder is not None:
+                raise
+            raise FileNotFoundError(f"{error}. {_where_weights_may_be(domain.name, part)}") from None
     path = Path(named).expanduser()
     if path.is_file():
         return path

@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from hyperinverter.checkpoint import ModelFile, read_model, weights_hash
+from hyperinverter.config.names import SERVED
 from hyperinverter.config.schema import (
     DiscriminatorConfig,
     DomainConfig,
@@ -32,6 +33,7 @@ __all__ = [
     "LoadedModel",
     "check_domain",
     "check_requires",
+    "check_served",
     "fill",
     "find_model_folder",
     "find_network_file",
@@ -81,6 +83,7 @@ def check_domain(file: ModelFile, domain: DomainConfig | None) -> None:
     """Refuse a file whose sizes are not the ones that `domain` asks for."""
     if domain is None:
         return
+    check_served(file)
     differ = []
     if file.config.get("resolution") != domain.resolution:
         differ.append(f"resolution: file {file.config.get('resolution')}, domain {domain.resolution}")
@@ -96,6 +99,17 @@ def check_domain(file: ModelFile, domain: DomainConfig | None) -> None:
             f"{file.path}: was made for other networks than domain {domain.name!r}: {'; '.join(differ)}. "
             f"Give a file of this domain in domain.weights, or change the domain"
         )
+
+
+def check_served(file: ModelFile) -> None:
+    """Refuse a generator or discriminator of a kind that no command serves: of gray images, or with classes."""
+    for section in ("generator", "discriminator"):
+        found = file.config.get(section, {})
+        for key, (value, words) in SERVED.items():
+            if (got := found.get(key, value)) != value:
+                raise UserError(
+                    f"{file.path}: its {section} has {key} {got}, but commands serve {words}: give another model"
+                )
 
 
 def fill(network: nn.Module, state: dict, path: Path) -> None:
@@ -219,7 +233,10 @@ def load_model(
     wanted = ["generator"] + ["w_encoder"] * with_w_encoder + ["hyperinverter"] * with_hyperinverter
     # All paths first: a missing part is told before gigabytes are read.
     paths = {part: weights_file(base, part) if base else part_file(source, part) for part in wanted}
-    files = {part: read_model(path, part) for part, path in paths.items()}
+    files: dict[str, ModelFile] = {}
+    for part, path in paths.items():  # the generator first
+        files[part] = read_model(path, part)
+        check_served(files[part])
     hashes = {part: file.hash for part, file in files.items()}
     for file in files.values():
         check_domain(file, base)

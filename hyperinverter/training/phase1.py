@@ -17,6 +17,7 @@ from hyperinverter.losses import build_losses
 from hyperinverter.models.encoders import WEncoder
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.ops.batch_norm import average_running_statistics, synchronised
+from hyperinverter.pretrained.files import command_for
 from hyperinverter.pretrained.load import hash_of
 from hyperinverter.pretrained.ready import load_generator, weights_file
 from hyperinverter.training.augment import RandomChanges
@@ -137,5 +138,6 @@ def train(config: Phase1Config) -> dict[str, float]:
 
         # -- stop
         write_model(output / "model_last", "last step", progress.last_validation())
-        run.log(*reports(train_data, validation_data), progress.conclusion(output))
+        then = command_for("hyperinverter", domain.name, output / "model")
+        run.log(*reports(train_data, validation_data), progress.conclusion(output, then))
     return progress.summary()

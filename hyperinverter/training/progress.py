@@ -108,10 +108,10 @@ class Progress:
         prefix = "validation/"
         return {name.removeprefix(prefix): value for name, value in self.scalars.items() if name.startswith(prefix)}
 
-    def conclusion(self, output: str | Path) -> str:
-        """The last line of a run's log."""
+    def conclusion(self, output: str | Path, then: str = "") -> str:
+        """The last line of a run's log; `then` is the command that goes on from its model folder."""
         best = "" if self.best.step is None else f", best step {self.best.step}"
-        return f"done at step {self.step}{best}: {output}/model"
+        return f"done at step {self.step}{best}: {output}/model" + (f"; next: {then}" if then else "")
 
     def summary(self) -> dict[str, float]:
         """What a trainer returns."""

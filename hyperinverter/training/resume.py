@@ -101,6 +101,11 @@ def find_state(
         if state["frozen"].get(part, digest) != digest:  # a loss may have come since
             refused.append(f"{part}: trained with weights {state['frozen'].get(part)}, these are {digest}")
     for key in changed:
+        if key == "domain.name":
+            raise UserError(
+                f"{source}: its checkpoint (step {state['step']}) is of domain {old[key]}, this run is of domain "
+                f"{new[key]}; give another output (output=outputs/{trainer}_{new[key]} is usual), or domain= of the run"
+            )
         told = f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}"
         if key in OPTIMIZER_NAMES or (under(key, sizes) and not key.endswith(".init")):
             refused.append(told)

@@ -21,6 +21,7 @@ from hyperinverter.data import open_training_data, reports
 from hyperinverter.losses.adversarial import discriminator_loss, generator_loss, r1_penalty, real_and_fake_logits
 from hyperinverter.models.build import build_discriminator, build_generator
 from hyperinverter.models.stylegan2 import Discriminator, Generator
+from hyperinverter.pretrained.files import command_for
 from hyperinverter.pretrained.ready import load_discriminator, load_generator
 from hyperinverter.training.augment import Augmentation
 from hyperinverter.training.common import Run, set_up
@@ -197,7 +198,8 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
                 save_state(run, config, trainer="stylegan2", frozen={}, progress=progress, parts=parts, more=more)
             if due.stop:
                 run.stop(progress.step)
-        run.log(*reports(data, photos), progress.conclusion(output))
+        then = command_for("w_encoder", domain.name, output / "model")
+        run.log(*reports(data, photos), progress.conclusion(output, then))
     return progress.summary()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -191,3 +192,8 @@ def test_mistakes_in_settings_are_told_together():
         load_config(ReproduceConfig, None, ["parts=[photo]", "strengths=[-1.0, 1.0]", "edited_photos=1"])
     told = str(error.value)
     assert "did you mean photos" in told and "applied in both ways" in told and "edited_photos" in told
+
+
+def test_the_page_alone_wants_its_folder(config):
+    with pytest.raises(UserError, match="publish=docs/results"):
+        reproduce(replace(config, parts=[], publish=None))

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hyperinverter import pretrained
+from hyperinverter import inverters, pretrained
 from hyperinverter.checkpoint import read_model, save_model
 from hyperinverter.config.schema import GeneratorConfig, WeightsConfig
 from hyperinverter.utils.errors import UserError
@@ -155,3 +155,43 @@ def test_the_model_hash_covers_every_part(tiny_model, other_tiny_model):
     assert model.domain.generator == GeneratorConfig(16, 16, 2, 256, 16)
     assert set(pretrained.load_model(tiny_model, with_hyperinverter=False).hashes) == {"generator", "w_encoder"}
     assert set(pretrained.PARTS) == {"generator", "discriminator", "w_encoder", "hyperinverter"}
+
+
+@pytest.mark.parametrize(("key", "value"), [("img_channels", 1), ("img_channels", 4), ("c_dim", 3)])
+@pytest.mark.parametrize("method", ["w_encoder", "hyperinverter", "sg2", "pti"])
+def test_models_of_gray_images_or_with_classes_are_refused_before_other_files_are_read(
+    key, value, method, copied, monkeypatch
+):
+    path = copied / "generator.safetensors"
+    config = read_model(path).config
+    config["generator"][key] = value
+    resave(path, config=config)
+    (copied / "w_encoder.safetensors").write_bytes(b"never read")
+    with pytest.raises(
+        UserError, match=rf"generator\.safetensors: its generator has {key} {value}, but commands serve"
+    ):
+        inverters.load(copied, method)
+
+
+def test_a_discriminator_with_classes_is_refused_where_a_command_takes_it(copied, tiny_domain):
+    path = copied / "discriminator.safetensors"
+    config = read_model(path).config
+    config["discriminator"]["c_dim"] = 3
+    resave(path, config=config, requires={"generator": "0"})
+    with pytest.raises(UserError, match="its discriminator has c_dim 3"):
+        pretrained.load_discriminator(path, tiny_domain)
+
+
+@pytest.mark.parametrize(("part", "run"), [("generator", "phase1"), ("w_encoder", "phase1"), ("hyperinverter", None)])
+def test_an_own_domain_without_weights_hears_how_they_are_named(part, run, copied, tiny_domain, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    domain = replace(tiny_domain, name="otters", weights=WeightsConfig())
+    with pytest.raises(FileNotFoundError, match=r"domain\.weights\.folder=FOLDER .*outputs/\w+_otters/model.*domain="):
+        pretrained.weights_file(domain, part)
+    (copied / "hyperinverter.safetensors").unlink()
+    shutil.copytree(copied, tmp_path / "outputs" / "phase1_otters" / "model")
+    there = (
+        r"write domain\.weights\.folder=outputs/phase1_otters/model" if run else "train_phase2.py domain=DOMAIN.yaml"
+    )
+    with pytest.raises(FileNotFoundError, match=there):
+        pretrained.weights_file(domain, part)

@@ -279,7 +279,6 @@ def test_edits_are_dealt_out_as_the_images_are(model):
         (["edit_consistency_bands=2"], "edit_consistency_relative=true"),
         (["edit_consistency_bands=9", "edit_consistency_relative=true"], "up to"),
         (["edit_consistency_every=0"], "edit_consistency_weight: 0"),
-        (["edit_consistency_weight=1", "domain.generator.c_dim=3"], "without classes"),
         (["edit_consistency_directions=[frown]"], "frown"),
     ],
 )

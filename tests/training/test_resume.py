@@ -84,6 +84,16 @@ def test_the_discriminator_that_a_loss_looks_through_must_stay_the_same(
     TRAIN[phase](replace(plain, loss_weights=weights, schedule=longer.schedule))
 
 
+@pytest.mark.parametrize("trainer", ["stylegan2", "phase1"])
+def test_a_run_of_another_domain_is_not_gone_on_with(trainer, make_config, tiny_domain, whole_run, tmp_path):
+    """Of equal sizes nothing else would tell: the run of one's cats went on with one's dogs."""
+    shutil.copytree(whole_run(trainer)[0], tmp_path / "run")
+    config = make_config(trainer)
+    config.domain = replace(config.domain, name="dogs")
+    with pytest.raises(UserError, match=rf"is of domain micro, this run is of domain dogs; .*outputs/{trainer}_dogs"):
+        TRAIN[trainer](config)
+
+
 def test_settings_that_do_not_fit_are_refused_all_at_once(make_config, tiny_domain, other_tiny_model):
     config = make_config("phase1", schedule={"max_steps": 2})
     phase1.train(config)

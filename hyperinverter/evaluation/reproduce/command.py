@@ -14,7 +14,8 @@ from hyperinverter.evaluation.reproduce import measures
 from hyperinverter.evaluation.reproduce.publish import publish, write_json, write_page
 from hyperinverter.evaluation.telling import tell
 from hyperinverter.metrics import NotMeasured
-from hyperinverter.pretrained.files import PARTS, find_model_folder
+from hyperinverter.pretrained.files import PARTS, find_model_folder, part_file
+from hyperinverter.pretrained.load import check_served
 from hyperinverter.training.common import set_up
 from hyperinverter.utils.checkout import REPOSITORY
 from hyperinverter.utils.errors import UserError
@@ -63,8 +64,12 @@ def reproduce(config: ReproduceConfig) -> dict[str, Any]:
     if absent and all(absent.values()):
         told = "; ".join(f"{part} needs {', '.join(f'{key}=...' for key in keys)}" for part, keys in absent.items())
         raise UserError(f"none of the parts can be measured: {told}")
+    if not config.parts and config.publish is None:
+        raise UserError("parts=[] makes the page alone, which needs its folder: write publish=docs/results")
     if "figures" in config.parts and config.results:
         read_points(config.results, AnalyzeConfig.quality)  # a wrong file is told before an hour of measuring
+    if config.parts:
+        check_served(read_model(part_file(measures.model_of(config), "generator"), "generator"))
     device = set_up(config)
     found: dict[str, Any] = {}
     for part in config.parts:
@@ -91,7 +96,7 @@ def reproduce(config: ReproduceConfig) -> dict[str, Any]:
     if config.publish is not None:
         tell(f"written: {write_page(Path(config.publish))}")
     else:
-        tell("no page is made, for publish is null; publish=FOLDER puts the JSON files there and the page beside it")
+        tell("no page is made; publish=FOLDER puts the JSON files there and makes the page FOLDER.md")
     return found
 
 

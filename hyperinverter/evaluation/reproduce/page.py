@@ -15,14 +15,14 @@ command that made it above the table; this page is made of those files by the sa
 
 ```bash
 python scripts/reproduce.py photos=FOLDER/faces64_test.zip other_photos=FOLDER/ffhq256_test.zip \\
-  'training_photos=FOLDER/faces64_train_*.zip' labels=FOLDER/labels.csv.gz
-python scripts/reproduce.py 'parts=[]'
+  'training_photos=FOLDER/faces64_train_*.zip' labels=FOLDER/labels.csv.gz publish=docs/results
+python scripts/reproduce.py 'parts=[]' publish=docs/results
 ```
 
 The first measures faces64 (`--config configs/reproduce/churches64.yaml` churches64); a part whose images are not given
 keeps its earlier numbers, and what a part was given beyond this stands above its table. The second makes this page
-without measuring. Phase I is `w_encoder`, both phases together are `hyperinverter`; brackets are 95 % intervals over
-images, of ratios and differences from the same images drawn together.
+without measuring; without `publish` the files stay in `outputs`. Phase I is `w_encoder`, both phases together are
+`hyperinverter`; brackets are 95 % intervals over images, of ratios and differences from the same images drawn together.
 """
 CURVE_SHARES = (0.25, 0.5, 0.75, 1.0)  # of a run, in the learning curve's table
 
