@@ -29,7 +29,7 @@ from hyperinverter.utils.safetensors_io import read_tensors, write_tensors
 
 MODEL_FORMAT = "hyperinverter-model-1"
 KINDS = ("generator", "discriminator", "w_encoder", "hyperinverter", "direction", "psp", "e4e", "restyle", "hyperstyle",
-         "layerwise_encoder", "hypernetwork", "arcface", "curricularface", "moco", "lpips")  # fmt: skip
+         "layerwise_encoder", "hypernetwork", "arcface", "curricularface", "moco", "lpips", "trunk")  # fmt: skip
 
 
 # --------------------------------------------------------------------------------------------------- models

@@ -27,6 +27,7 @@ class Extractor(nn.Module):
     """
 
     filenames: ClassVar[tuple[str, ...]] = ()  # files that `find` needs, by the name their publisher gave them
+    also_as: ClassVar[tuple[str, ...]] = ()  # other files with the weights of the first, taken where it is absent
     purpose: ClassVar[str] = ""  # what the network is for, as a user would say it
     source: ClassVar[str] = ""  # where a person gets the files
     smallest_px: ClassVar[int] = 1  # smaller images do not reach its deepest features, or say nothing there
@@ -44,7 +45,7 @@ class Extractor(nn.Module):
     def why_missing(cls) -> str | None:
         """None when every file is there, else one sentence that names the first missing one."""
         for name in cls.filenames:
-            if locate(name) is None:
+            if place(cls, name) is None:
                 return missing_message(cls, name)
         return None
 
@@ -78,6 +79,12 @@ def locate(filename: str) -> Path | None:
     return find_network_file(filename) or (cached if cached.is_file() else faces_file(filename))
 
 
+def place(extractor: type[Extractor], filename: str) -> Path | None:
+    """A file that an extractor needs, or another with the same weights."""
+    others = extractor.also_as if filename == extractor.filenames[0] else ()
+    return next(filter(None, map(locate, (filename, *others))), None)
+
+
 def missing_message(extractor: type[Extractor], filename: str) -> str:
     return (
         f"{filename} was not found. It is the network for {extractor.purpose}. Get it from {extractor.source} and "
@@ -86,7 +93,7 @@ def missing_message(extractor: type[Extractor], filename: str) -> str:
 
 
 def find_required(extractor: type[Extractor], filename: str) -> Path:
-    path = locate(filename)
+    path = place(extractor, filename)
     if path is None:
         raise UserError(missing_message(extractor, filename))
     return path

@@ -18,8 +18,12 @@ class Lpips(Extractor):
     """
 
     filenames = ("alexnet-owt-7be5be79.pth",)
+    also_as = ("alexnet_features_torchvision.safetensors", "alexnet_features_torchvision.npz")
     purpose = "LPIPS (AlexNet, ImageNet)"
-    source = "torchvision (https://download.pytorch.org/models/alexnet-owt-7be5be79.pth)"
+    source = (
+        "a package registry (python scripts/download.py alexnet) or from torchvision "
+        "(https://download.pytorch.org/models/alexnet-owt-7be5be79.pth)"
+    )
     smallest_px = 32
 
     def __init__(self, backbone: dict[str, Any], net: str = "alex") -> None:

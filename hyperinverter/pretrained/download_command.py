@@ -18,7 +18,14 @@ def download(config: DownloadConfig) -> None:
         return
     root, mirror, limits = _settings(config)
     for entry in entries_of(config.names):
-        download_entry(entry, root, mirror, limits)
+        if made := entry.find_made(root):
+            print(f"{entry.name}: is here: {made}")
+            continue
+        path = download_entry(entry, root, mirror, limits)
+        if entry.makes and config.convert:
+            from hyperinverter.pretrained.networks import make_network  # brings torch along
+
+            print(f"{entry.name}: ready in {make_network(entry, path, root)}")
     for name in config.names:
         if config.convert and name in released_models():
             print(f"{name}: ready in {make_model(name, root=root)}")
@@ -33,7 +40,7 @@ def describe(config: DownloadConfig) -> str:
     for entry in entries_of(config.names):
         size = f"{entry.size / 1e6:.0f} MB" if entry.size else f"~{entry.about_mb} MB" if entry.about_mb else "?"
         target = (root or download_folder()) / entry.relative
-        here = target if target.is_file() else entry.find() if root is None else None
+        here = entry.find_made(root) or (target if target.is_file() else entry.find() if root is None else None)
         for number, address in enumerate(mirror.addresses(entry)):
             source = "is here" if here else address
             rows.append((entry.name if not number else "  or", source, str(here or target), size, entry.licence_text))

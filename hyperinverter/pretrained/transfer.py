@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -104,16 +104,8 @@ def fetch(
         UserError: it broke off too often, is too large or of another size, the disk is full, or another process
             downloads the same file.
     """
-    from filelock import FileLock, Timeout
-
-    target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
-    lock = FileLock(target.with_name(f".{target.name}.lock"), timeout=0)  # stays: deleting it would break the exclusion
-    try:
-        lock.acquire()
-    except Timeout:
-        raise UserError(f"{target}: another process is downloading it; wait for that one") from None
-    try:
+    with only_download(target):
         told = _until_complete(url, part, limits, size, headers or {}, log)
         fetched = Fetched(*hash_file(part), told)
         try:
@@ -126,6 +118,25 @@ def fetch(
         os.replace(part, target)
         _discard(part)
         return fetched
+
+
+@contextlib.contextmanager
+def only_download(target: Path) -> Iterator[None]:
+    """Hold a target for this process alone; makes its folder.
+
+    Raises:
+        UserError: another process fetches it.
+    """
+    from filelock import FileLock, Timeout
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(target.with_name(f".{target.name}.lock"), timeout=0)  # stays: deleting it would break the exclusion
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"{target}: another process is downloading it; wait for that one") from None
+    try:
+        yield
     finally:
         lock.release()
 

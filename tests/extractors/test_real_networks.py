@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hyperinverter.extractors.dlib_face import DlibFace
+from hyperinverter.extractors.lpips import Lpips
 from hyperinverter.extractors.mobilefacenet import MobileFaceNet
 from hyperinverter.extractors.squeezenet import SqueezeNetFeatures
 from hyperinverter.extractors.ssrnet import SsrNetAge
@@ -42,6 +43,23 @@ def test_mobilefacenet_knows_a_person_again(photo):
     assert cosine[0] == pytest.approx(1, abs=1e-5)
     assert cosine[1] > 0.8 and cosine[2] > 0.6  # recorded: same person above 0.5 on average at 64 px
     assert cosine[3] < 0.5  # upside down
+
+
+def test_lpips_is_the_packages_with_the_published_alexnet(photo):
+    import lpips
+
+    network = find(Lpips)
+    judge = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)  # its heads; its backbone is filled here
+    filled = dict(judge.net.named_parameters())
+    for index in (0, 3, 6, 8, 10):
+        for kind in ("weight", "bias"):
+            (name,) = (name for name in filled if name.endswith(f".{index}.{kind}"))
+            filled[name].data = network.net.state_dict()[f"layers.{index}.{kind}"]
+    torch.manual_seed(0)
+    others = torch.cat([photo + 0.2 * torch.randn_like(photo), photo.flip(3), photo * 0.5])
+    found = network.distance(network.features(others), network.features(photo.expand(3, -1, -1, -1)))
+    torch.testing.assert_close(found, judge(others, photo.expand(3, -1, -1, -1)).flatten(), rtol=1e-5, atol=1e-6)
+    assert found[0] > found[2] > 0.01  # recorded: noise 0.32
 
 
 def test_squeezenet_features_grow_with_distortion(photo):

