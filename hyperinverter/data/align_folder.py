@@ -1,12 +1,12 @@
 """Align many photos: crops as PNG files, a contact sheet photo | crop, and alignment.json to put crops back later."""
 
 import json
-import logging
 import os
 from collections import Counter
 from pathlib import Path
 
 from PIL import Image
+from tqdm import tqdm
 
 from hyperinverter.config.schema import EditConfig
 from hyperinverter.data.align import NoFaceError, align
@@ -17,7 +17,6 @@ from hyperinverter.utils.files import write_atomically
 from hyperinverter.utils.images import contact_sheet, save_image
 from hyperinverter.utils.output_names import OutputNames
 
-logger = logging.getLogger(__name__)
 SHEET_ROWS = 16  # photos on the contact sheet
 
 
@@ -25,7 +24,7 @@ def align_folder(config: EditConfig) -> dict[str, Path]:
     """Align the photos of `data.root` into `output`, at the domain's resolution.
 
     Writes `<name>.png` per photo, `alignment.json` (per photo: its file, size, quad and landmarks in pixels of the
-    upright photo; and the photos left out with the reason) and `sheet.png`.
+    upright photo, and which of several faces was taken; and the photos left out with the reason) and `sheet.png`.
 
     Returns:
         Photo name -> crop file.
@@ -44,13 +43,13 @@ def align_folder(config: EditConfig) -> dict[str, Path]:
     places = set(source.places())
     names = OutputNames(reserved=["sheet"])
     stems = Counter(os.path.splitext(name)[0] for name in source.names)
-    for index, name in enumerate(source.names):
+    for index, name in enumerate(tqdm(source.names, desc="align", unit="photo", leave=False, disable=len(source) < 2)):
         try:
             photo = source.read(index)
             face = align(photo, config.domain.resolution, name)
         except (BadImageError, NoFaceError) as error:
             left_out[name] = str(error)
-            logger.warning("left out: %s", error)
+            tqdm.write(f"left out: {error}")
             continue
         file = names.path(name, ".png", keep_suffix=stems[os.path.splitext(name)[0]] > 1)  # a.jpg beside a.png
         for written in (file, "sheet.png"):
@@ -61,7 +60,10 @@ def align_folder(config: EditConfig) -> dict[str, Path]:
             "photo_size": list(photo.size),
             "quad": face.quad.tolist(),
             "landmarks": face.landmarks.tolist(),
+            "note": face.note,
         }
+        if face.note:
+            tqdm.write(f"note: {name}: {face.note}")
         if len(rows) < SHEET_ROWS:
             photo.thumbnail((side, side))  # whole photos of a modern camera would fill the memory
             rows.append([photo, face.image])
@@ -70,6 +72,8 @@ def align_folder(config: EditConfig) -> dict[str, Path]:
         raise UserError(f"{len(left_out)} of {len(source)} photos could not be aligned:\n  {listed}")
     with write_atomically(output / "alignment.json") as temporary:
         temporary.write_text(json.dumps({"photos": records, "left_out": left_out}, indent=1))
+    if len(files) > SHEET_ROWS:
+        print(f"sheet.png shows the first {SHEET_ROWS} of {len(files)} photos")
     contact_sheet(rows, ["photo", "aligned"], output / "sheet.png", captions=list(files)[:SHEET_ROWS], cell=side)
     print(f"aligned {len(files)} of {len(source)} photos to {config.domain.resolution} px in {output}")
     return files

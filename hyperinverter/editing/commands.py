@@ -17,7 +17,6 @@ from hyperinverter.editing.directions import Direction, edit, in_w
 from hyperinverter.editing.inputs import Inputs, Photo
 from hyperinverter.editing.interpolation import interpolate
 from hyperinverter.inverters import Inversion, Inverter, load
-from hyperinverter.pretrained.published.vectors import Space
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import contact_sheet, difference_map, save_gif, save_image, to_pil
 from hyperinverter.utils.output_names import OutputNames
@@ -151,7 +150,7 @@ def _open(config: EditConfig) -> tuple[Inverter, Path, float]:
 
 
 def _directions(config: EditConfig, inverter: Inverter) -> list[Direction]:
-    known = {"files": config.domain.directions, "space": Space.of(inverter.generator)}
+    known = {"files": config.domain.directions, "w_dim": inverter.generator.w_dim}
     try:
         found = [
             load_direction(name, inverter.folder, generator_hash=inverter.generator_hash, **known)
@@ -228,12 +227,18 @@ def _finish(
         },
         "align": config.align,
         "skipped": inputs.skipped,
-        "notes": inputs.fit.report(),
+        "face_detector": "dlib" if config.align else inputs.framing.finder,  # null: faces were not looked at
+        "face_notes": inputs.face_notes,
+        "notes": [*inputs.fit.report(), *inputs.framing.report()],
         "seconds": seconds,  # from the weights on disk to the last file written, without Python's imports
     }
     path = Path(config.output) / f"{command}.json"  # by command: one folder may hold an edit and an interpolation
     with write_atomically(path) as temporary:
         temporary.write_text(json.dumps(head | results, indent=2) + "\n")
+    for line in inputs.framing.untold():
+        print(f"note: {line}")
+    if (count := len(results.get("images", ()))) > SHEET_ROWS:
+        print(f"a sheet shows the first {SHEET_ROWS} of {count} photos; all have files of their own")
     if inputs.skipped:
         print(f"{len(inputs.skipped)} inputs were skipped; reasons in {path}")
     print(f"{command}: {seconds:.1f} s; look at {', '.join(look_at)} in {config.output}")

@@ -7,10 +7,14 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
 from hyperinverter.config.schema import EditConfig
+from hyperinverter.data import align
 from hyperinverter.data.fit import FitNotes
+from hyperinverter.data.image_source import ImageSource
 from hyperinverter.data.sources import open_source
+from hyperinverter.extractors.framing import Framing
 from hyperinverter.inverters import Inversion, Inverter
 from hyperinverter.utils.decode import BadImageError, to_tensor
 from hyperinverter.utils.errors import UserError
@@ -41,7 +45,8 @@ class Inputs:
     """The photos of `config.data.root`, inverted batch by batch in the order given.
 
     `skipped` fills with name -> reason while iterating: unreadable files, and photos without a face under align=true;
-    `fit` with what had to be cropped or enlarged. `places` are the files of all photos, known once iterating begins.
+    `fit` with what had to be cropped or enlarged, `face_notes` with photo -> what is to be known of its face (not in
+    the domain's crop, or one of several). `places` are the files of all photos, known once iterating begins.
 
     Raises (while iterating):
         UserError: no input was named, none could be used, or on_bad_file is refuse and one cannot be used.
@@ -52,39 +57,59 @@ class Inputs:
         self.config, self.inverter = config, inverter
         self.skipped: dict[str, str] = {}
         self.fit = FitNotes(inverter.resolution)
+        self.framing = Framing(inverter.domain, "write align=true")
+        self.face_notes: dict[str, str] = {}
         self.places: set[Path] = set()
         self._labels = OutputNames(reserved=("sheet", "frames"))  # a photo sheet.jpg must not meet the commands' own
 
     def __iter__(self) -> Iterator[Photo]:
-        pending: list[tuple[str, Tensor]] = []
+        sources = self._sources()
+        total = min(sum(1 if source is None else len(source) for _, source in sources), self._most)
         count = 0
-        for source, item in self._items():
-            if isinstance(item, Inversion):
-                yield from self._inverted(pending)
-                pending = []
-                yield from self._saved(source, item)
+        with tqdm(total=total, desc="photos", unit="photo", leave=False, disable=total < 2) as bar:
+            for photo in self._photos(sources):
+                yield photo
                 count += 1
-            elif (image := self._prepared(source, item)) is not None:
-                pending.append((source, image))
-                count += 1
-                if len(pending) == self.config.batch_size:
-                    yield from self._inverted(pending)
-                    pending = []
-        yield from self._inverted(pending)
+                bar.update(count + len(self.skipped) - bar.n)
         if count == 0:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in self.skipped.items())
             raise UserError(f"no image could be used: {reasons or 'there are none in data.root'}; give other images")
 
-    def _items(self) -> Iterator[tuple[str, Inversion | Image.Image | BadImageError]]:
-        """(name, what was read) of every input."""
-        data = self.config.data
-        roots = [data.root] if isinstance(data.root, str) else (data.root or [])
+    @property
+    def _most(self) -> float:
+        most = self.config.data.max_images
+        return most if most is not None else float("inf")
+
+    def _sources(self) -> list[tuple[str, ImageSource | None]]:
+        """Every root with its images; None for a saved Inversion."""
+        root = self.config.data.root
+        roots = [root] if isinstance(root, str) else (root or [])
         if not roots:
             raise UserError("no images were given; name files, folders or zips, or set data.root=FOLDER")
-        sources = [None if Path(root).suffix == ".safetensors" else open_source(root) for root in roots]
-        self.places = {place for source in sources if source for place in source.places()}
-        left = data.max_images if data.max_images is not None else float("inf")
-        for root, source in zip(roots, sources, strict=True):
+        sources = [(root, None if Path(root).suffix == ".safetensors" else open_source(root)) for root in roots]
+        self.places = {place for _, source in sources if source for place in source.places()}
+        return sources
+
+    def _photos(self, sources: list[tuple[str, ImageSource | None]]) -> Iterator[Photo]:
+        pending: list[tuple[str, Tensor]] = []
+        for source, item in self._items(sources):
+            if isinstance(item, Inversion):
+                yield from self._inverted(pending)
+                pending = []
+                yield from self._saved(source, item)
+            elif (image := self._prepared(source, item)) is not None:
+                pending.append((source, image))
+                if len(pending) == self.config.batch_size:
+                    yield from self._inverted(pending)
+                    pending = []
+        yield from self._inverted(pending)
+
+    def _items(
+        self, sources: list[tuple[str, ImageSource | None]]
+    ) -> Iterator[tuple[str, Inversion | Image.Image | BadImageError]]:
+        """(name, what was read) of every input."""
+        left = self._most
+        for root, source in sources:
             if source is None:
                 yield root, Inversion.load(Path(root).expanduser())
                 continue
@@ -102,20 +127,29 @@ class Inputs:
         if isinstance(item, BadImageError):
             return self._bad(name, item.reason)
         if self.config.align:
-            from hyperinverter.data.align import NoFaceError, align_face  # dlib is an extra
-
             try:
-                item = align_face(item, max(self.inverter.resolution, ALIGNED_SIZE), name)
-            except NoFaceError as error:
+                face = align.align(item, max(self.inverter.resolution, ALIGNED_SIZE), name)
+            except align.NoFaceError as error:
                 return self._bad(name, str(error))
+            item = face.image
+            self._note(name, face.note, face.note)
+        else:
+            self._note(name, self.framing.look(name, item), self.framing.line(name))
         self.fit.note(name, item.size)
         return from_uint8(to_tensor(item, self.inverter.resolution))
+
+    def _note(self, name: str, note: str | None, line: str | None) -> None:
+        """Keep what is to be known of a photo's face; say it at once where `line` is not None."""
+        if note:
+            self.face_notes[name] = note
+        if line:
+            tqdm.write(f"note: {line if line.startswith(name) else f'{name}: {line}'}")
 
     def _bad(self, name: str, reason: str) -> None:
         if self.config.data.on_bad_file == "refuse":
             raise UserError(f"{name}: {reason}; remove it, or set data.on_bad_file=skip")
         self.skipped[name] = reason
-        print(f"skipped {name}: {reason}")
+        tqdm.write(f"skipped {name}: {reason}")
 
     def _inverted(self, pending: list[tuple[str, Tensor]]) -> Iterator[Photo]:
         if pending:

@@ -24,6 +24,7 @@ from hyperinverter.evaluation.comparison import compare
 from hyperinverter.evaluation.sheet import SHEET_RULE, choose_rows, draw_sheet
 from hyperinverter.evaluation.tables import TIMES, to_markdown
 from hyperinverter.evaluation.telling import tell
+from hyperinverter.extractors.framing import look_at_some
 from hyperinverter.inverters import Inverter, load
 from hyperinverter.metrics import FILTERS, Metric, NotMeasured, Reduction
 from hyperinverter.metrics.pixel import L2
@@ -36,6 +37,8 @@ from hyperinverter.utils.distributed import from_main, gather_numbered, in_all_p
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_atomically
 from hyperinverter.utils.images import from_uint8, to_uint8
+
+CROP = "crop them first: python scripts/align.py FOLDER output=ALIGNED"
 
 
 @in_all_processes
@@ -70,13 +73,17 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     per_method = {method: [metric.fresh() for metric in measured] for method in inverters}
 
     by_l2 = L2(Reduction(domain.loss_resolution, config.metric_filter))
+    framing = list(look_at_some(images.source, domain, CROP)) if is_main() else []
+    for line in framing:
+        tell(line)
+
     records, ranking = _measure(config, inverters, per_method, images, by_l2, device)
     images.share_report()
     if not records:
         raise UserError(f"none of the {len(images)} images is readable: {'; '.join(images.report()[:3])}")
     result = {}
     if is_main():
-        result = _summarise(config, inverters, per_method, images, records, ranking, not_measured)
+        result = _summarise(config, inverters, per_method, images, records, ranking, not_measured, framing)
     return from_main(result)
 
 
@@ -88,6 +95,7 @@ def _summarise(
     records: list[dict[str, Any]],
     ranking: list[float],
     not_measured: dict[str, str],
+    framing: list[str],
 ) -> dict[str, Any]:
     """Time the methods, compute the metrics, write the files; in one process."""
     last_method, last_inverter = list(inverters.items())[-1]
@@ -123,7 +131,7 @@ def _summarise(
         "intervals_95": intervals,
         "comparison": compare(records, list(inverters), about),
         "not_measured": not_measured,
-        "files": {"unreadable": dict(sorted(images.bad_files.items())), "notes": images.report()},
+        "files": {"unreadable": dict(sorted(images.bad_files.items())), "notes": [*images.report(), *framing]},
     }
     output = Path(config.output)
     _tell_replaced(output / "metrics.json", protocol)

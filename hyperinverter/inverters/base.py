@@ -3,8 +3,9 @@
 Letters: N images, L styles, R resolution.
 """
 
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Self
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from hyperinverter.config.schema import PRECISIONS, DomainConfig, ProjectionConfig
 from hyperinverter.data.sources import open_source
+from hyperinverter.extractors.framing import Framing
 from hyperinverter.inverters.inversion import Inversion
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.stylegan2.synthesis import Residuals
@@ -26,29 +28,39 @@ from hyperinverter.utils.images import from_uint8
 
 __all__ = ["Inversion", "Inverter", "as_images"]
 
+logger = logging.getLogger(__name__)
+
 ImagesLike = Tensor | Image.Image | str | Path | Sequence[Tensor | Image.Image | str | Path]
 
 
-def as_images(images: ImagesLike, resolution: int) -> Tensor:
+def as_images(
+    images: ImagesLike, resolution: int, look: Callable[[str, Image.Image], object] = lambda name, photo: None
+) -> Tensor:
     """Anything image-like as a batch [N, 3, R, R] in [-1, 1].
 
     Args:
         images: a tensor [N, 3, H, W] or [3, H, W] in [-1, 1], a PIL image, a path, or a list of these.
         resolution: R; other sizes are centre-cropped to a square and resized (bilinear with antialiasing), the one
             policy of the project; PIL images are turned upright and laid over white, as files are.
+        look: called with name and upright RGB photo of each image that is no tensor, before its crop.
     Raises:
         ValueError: another shape, type or (of a tensor on the CPU) range; says what was given.
     """
     if isinstance(images, Tensor):
         return _checked_tensor(images, resolution)
     if isinstance(images, Image.Image):
-        return from_uint8(to_tensor(upright_rgb(images), resolution)).unsqueeze(0)
+        return _taken_in("an image", upright_rgb(images), resolution, look)
     if isinstance(images, str | Path):
         source = open_source(images)
-        return torch.cat([as_images(source.read(i), resolution) for i in range(len(source))])
+        return torch.cat([_taken_in(name, source.read(i), resolution, look) for i, name in enumerate(source.names)])
     if isinstance(images, Sequence) and len(images) > 0:
-        return torch.cat([as_images(image, resolution) for image in images])
+        return torch.cat([as_images(image, resolution, look) for image in images])
     raise ValueError(f"images is {type(images).__name__}; give a tensor [N, 3, H, W] in [-1, 1], PIL images or paths")
+
+
+def _taken_in(name: str, photo: Image.Image, resolution: int, look: Callable[[str, Image.Image], object]) -> Tensor:
+    look(name, photo)
+    return from_uint8(to_tensor(photo, resolution)).unsqueeze(0)
 
 
 def _checked_tensor(images: Tensor, resolution: int) -> Tensor:
@@ -162,7 +174,10 @@ class Inverter(ABC):
             images: a tensor [N, 3, H, W] in [-1, 1], a PIL image, a path (image, folder, zip), or a list of these.
             batch_size: images at a time; the result does not depend on it.
         """
-        batches = as_images(images, self.resolution).split(batch_size)
+        framing = Framing(self.domain, "crop them first by hyperinverter.data.align.align_face or scripts/align.py")
+        batches = as_images(images, self.resolution, framing.look).split(batch_size)
+        for line in framing.report():
+            logger.warning(line)
         with arithmetic(self.device, self.precision):
             found = Inversion.cat([self._invert(batch.to(self.device)) for batch in batches])
         return found if self.precision == "fp32" else found.float()

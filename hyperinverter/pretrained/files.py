@@ -55,10 +55,10 @@ def find_model_folder(name_or_path: str | Path) -> Path:
         raise FileNotFoundError(f"{path}: is a file; give the model folder that holds it ({path.parent})")
     looked = [str(path)]
     if not path.is_absolute():
-        for root in search_folders():
-            if (root / path).is_dir():
-                return root / path
-            looked.append(str(root / path))
+        found = [root / path for root in search_folders() if (root / path).is_dir()]
+        if found:  # a folder of photos may have a model's name
+            return next((folder for folder in found if any(folder.glob("*.safetensors"))), found[0])
+        looked += [str(root / path) for root in search_folders()]
     if path.is_dir():
         return path
     names = ", ".join(available_models()) or "none"

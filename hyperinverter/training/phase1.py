@@ -27,7 +27,7 @@ from hyperinverter.training.guard import guarded
 from hyperinverter.training.optim import build_optimizer, in_parts, set_rates, step_over_parts
 from hyperinverter.training.progress import due_at, or_stop
 from hyperinverter.training.resume import find_state, restore, save_state
-from hyperinverter.training.start import load_discriminator_of_losses, start_w_encoder
+from hyperinverter.training.start import load_discriminator_of_losses, notes_on_photos, start_w_encoder
 from hyperinverter.training.validation import sample_images, side_by_side, validate
 from hyperinverter.utils.device import place
 from hyperinverter.utils.distributed import check_divides, in_all_processes, is_main, place_of
@@ -95,6 +95,7 @@ def train(config: Phase1Config) -> dict[str, float]:
     ):
         sizes = f"{len(train_data)} training and {len(validation_data)} validation images"
         run.log(f"Phase I on {place_of(device)}: {sizes}", origin, *resumed.notes)
+        run.log(*notes_on_photos(train_data, domain, progress.step))
         shown = sample_images(validation_data, train_data, 8, device)
 
         while progress.step < schedule.max_steps:

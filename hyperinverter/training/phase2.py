@@ -36,7 +36,7 @@ from hyperinverter.training.optim import (
 )
 from hyperinverter.training.progress import due_at, or_stop
 from hyperinverter.training.resume import find_state, restore, save_state
-from hyperinverter.training.start import load_discriminator_of_losses, start_hyperinverter
+from hyperinverter.training.start import load_discriminator_of_losses, notes_on_photos, start_hyperinverter
 from hyperinverter.training.validation import sample_images, side_by_side, validate
 from hyperinverter.utils.device import place
 from hyperinverter.utils.distributed import check_divides, in_all_processes, is_main, place_of
@@ -221,6 +221,7 @@ def train(config: Phase2Config) -> dict[str, float]:
     ):
         counts = f"{len(train_data)} training and {len(validation_data)} validation images"
         run.log(f"Phase II on {place_of(device)}: {counts}", origin, *resumed.notes)
+        run.log(*notes_on_photos(train_data, domain, progress.step))
         shown = sample_images(validation_data, train_data, 8, device)
 
         while progress.step < schedule.max_steps:

@@ -11,6 +11,8 @@ from torch import nn
 
 from hyperinverter.checkpoint import ModelFile, read_model
 from hyperinverter.config.schema import FROM_E1, DomainConfig, Phase1Config, Phase2Config
+from hyperinverter.data import Batches
+from hyperinverter.extractors.framing import look_at_some
 from hyperinverter.models.backbones import Trunk
 from hyperinverter.models.build import build_hyperinverter, build_w_encoder
 from hyperinverter.models.encoders import WEncoder
@@ -19,6 +21,7 @@ from hyperinverter.models.stylegan2 import Discriminator, Generator
 from hyperinverter.pretrained.files import part_file
 from hyperinverter.pretrained.load import check_domain, fill, find_network_file, hash_of
 from hyperinverter.pretrained.ready import load_discriminator, load_model, load_w_encoder, weights_file
+from hyperinverter.utils.distributed import is_main
 from hyperinverter.utils.errors import UserError
 
 TRUNK_PARTS = ("input_layer.", "conv1.", "bn1.", "relu.", "body.")
@@ -44,6 +47,13 @@ def start_w_encoder(domain: DomainConfig, generator: Generator, init_from: str |
     if domain.w_encoder.init is None:
         return w_encoder, "E1 starts from random weights"
     return w_encoder, f"E1's trunk starts from {load_trunk(w_encoder, domain.w_encoder.init, 'w_encoder')}"
+
+
+def notes_on_photos(data: Batches, domain: DomainConfig, step: int) -> list[str]:
+    """Whether some of the photos are in the crop that the domain expects; before the first step, in one process."""
+    if step > 0 or not is_main():
+        return []
+    return list(look_at_some(data.source, domain, "crop them first: python scripts/align.py FOLDER output=ALIGNED"))
 
 
 def load_discriminator_of_losses(

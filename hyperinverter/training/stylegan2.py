@@ -35,6 +35,7 @@ from hyperinverter.training.optim import (
 )
 from hyperinverter.training.progress import Progress, due_at, or_stop
 from hyperinverter.training.resume import find_state, restore, save_state
+from hyperinverter.training.start import notes_on_photos
 from hyperinverter.utils import distributed
 from hyperinverter.utils.device import place
 from hyperinverter.utils.distributed import (
@@ -134,7 +135,7 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
         run.log(f"StyleGAN2 on {place_of(device)}: {len(data)} training and {len(photos)} validation images; {origin}")
         if distance.name is None:
             run.log(f"no distance to held-out photos is measured: {distance.reason}")
-        run.log(*resumed.notes)
+        run.log(*resumed.notes, *notes_on_photos(data, domain, progress.step))
         while progress.step < schedule.max_steps:
             due = due_at(progress.step + 1, schedule)
             reals, _ = data.get(progress.position, batch)

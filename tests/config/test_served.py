@@ -11,7 +11,15 @@ from hyperinverter.config.schema import CommandConfig
 
 COMMANDS = [
     cls
-    for module in ("schema", "ablate_schema", "analyze_schema", "benchmark_schema", "demo_schema", "ganspace_schema")
+    for module in (
+        "schema",
+        "model_schema",
+        "ablate_schema",
+        "analyze_schema",
+        "benchmark_schema",
+        "demo_schema",
+        "ganspace_schema",
+    )
     for cls in vars(importlib.import_module(f"hyperinverter.config.{module}")).values()
     if isinstance(cls, type) and issubclass(cls, CommandConfig)
 ]

@@ -74,7 +74,7 @@ def test_wrong_input_says_what_was_expected():
 
 def test_missing_extra_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    align_module._dlib_models.cache_clear()
+    align_module.dlib_models.cache_clear()
     with pytest.raises(UserError, match=r"pip install 'hyperinverter\[faces\]'.*300-W"):
         align_face(Image.new("RGB", (64, 64)), 64)
 

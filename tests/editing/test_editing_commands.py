@@ -193,9 +193,9 @@ def test_align_goes_through_the_aligner_and_skips_photos_without_a_face(config, 
     def pretend(image, size, name="the image"):
         if name == "b.png":
             raise align.NoFaceError(f"{name}: no face")
-        return Image.new("RGB", (size, size), (255, 0, 0))
+        return align.AlignedFace(Image.new("RGB", (size, size), (255, 0, 0)), np.zeros((4, 2)), np.zeros((68, 2)))
 
-    monkeypatch.setattr(align, "align_face", pretend)
+    monkeypatch.setattr(align, "align", pretend)
     results = invert_images(config(photos, align=True))
     assert list(results["skipped"]) == ["b.png"] and len(results["images"]) == 2
     edit_images(config(photos / "a.png", align=True, strengths=[0.0]))

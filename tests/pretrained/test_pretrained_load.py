@@ -44,6 +44,8 @@ def test_names_are_found_in_the_environment_and_the_current_folder(tiny_model, t
     assert pretrained.find_model_folder("micro") == tiny_model
     (tmp_path / "micro").mkdir()  # a folder of photos that happens to have the model's name
     assert pretrained.find_model_folder("micro") == tiny_model
+    (tmp_path / "absent" / "micro").mkdir(parents=True)  # such a one before it in the environment
+    assert pretrained.find_model_folder("micro") == tiny_model
     monkeypatch.delenv("HYPERINVERTER_MODELS")
     shutil.copytree(tiny_model, tmp_path / "pretrained_models" / "micro")
     assert pretrained.find_model_folder("micro") == tmp_path / "pretrained_models" / "micro"

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from hyperinverter.config import ConfigError, load_config
-from hyperinverter.config.schema import DataConfig, DirectionConfig, EditConfig
+from hyperinverter.config.model_schema import DirectionConfig
+from hyperinverter.config.schema import DataConfig, EditConfig
 from hyperinverter.data import align_folder as aligning
 from hyperinverter.data.align import AlignedFace
 from hyperinverter.editing.commands import edit_images, invert_images
