@@ -17,6 +17,7 @@ from hyperinverter.editing.directions import Direction, edit, in_w
 from hyperinverter.editing.inputs import Inputs, Photo
 from hyperinverter.editing.interpolation import interpolate
 from hyperinverter.inverters import Inversion, Inverter, load
+from hyperinverter.pretrained.published.vectors import Space
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import contact_sheet, difference_map, save_gif, save_image, to_pil
 from hyperinverter.utils.output_names import OutputNames
@@ -150,7 +151,7 @@ def _open(config: EditConfig) -> tuple[Inverter, Path, float]:
 
 
 def _directions(config: EditConfig, inverter: Inverter) -> list[Direction]:
-    known = {"files": config.domain.directions, "w_dim": inverter.generator.w_dim}
+    known = {"files": config.domain.directions, "space": Space.of(inverter.generator)}
     try:
         found = [
             load_direction(name, inverter.folder, generator_hash=inverter.generator_hash, **known)

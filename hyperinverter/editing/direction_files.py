@@ -5,13 +5,16 @@ from pathlib import Path
 
 from torch import Tensor
 
-from hyperinverter.checkpoint import read_model, save_model
+from hyperinverter.checkpoint import MODEL_FORMAT, read_model, save_model
 from hyperinverter.editing.directions import Direction
 from hyperinverter.editing.ganspace import AbsoluteDirection, read_pca
+from hyperinverter.pretrained.catalog import VECTORS, catalog
+from hyperinverter.pretrained.published.vectors import SEFA, Space, as_direction, laid_out
 from hyperinverter.pretrained.reading import read_published
 from hyperinverter.utils.errors import UserError
 
-SUFFIXES = (".safetensors", ".npy", ".pt")
+SUFFIXES = (".safetensors", ".npy", ".pt")  # of files that have a name in a model folder; a path may have any
+PCA_FILE = "{name}.safetensors"  # directly in a model folder
 
 
 def available_directions(model_folder: str | Path | None) -> list[str]:
@@ -27,43 +30,32 @@ def load_direction(
     model_folder: str | Path | None = None,
     *,
     files: Mapping[str, str] | None = None,
-    w_dim: int | None = None,
+    space: Space | None = None,
     generator_hash: str | None = None,
 ) -> Direction:
     """A direction by name (from the model folder) or from a file; its vector is scaled to length 1.
 
     Args:
-        name_or_path: a direction's name; a .safetensors, .npy or .pt file with one vector [w_dim] or [1, w_dim] (the
-            published age.pt), in W+ [1, L, w_dim]; or one direction of a GANSpace PCA, FILE#NAME or
-            FILE#COMPONENT:START-END: ffhq_pca.pt#lipstick is ffhq_pca.pt#34:10-11 (styles 10 to 11, 11 excluded).
-        model_folder: its `directions/NAME.*` are looked through.
+        name_or_path: a direction's name; a file with one vector in any layout (the published age.pt, a .npy [L, w_dim],
+            ...); or one of a file with many, FILE#WHICH: of a GANSpace PCA WHICH is a name or COMPONENT:START-END
+            (ffhq_pca.pt#lipstick is ffhq_pca.pt#34:10-11, styles 10 to 11, 11 excluded), of SeFa's factors a number.
+        model_folder: its `directions/NAME.*` are looked through, and of many NAME.safetensors in it.
         files: name -> file relative to the model folder (the domain's `directions` section); wins over the folder.
-        w_dim: when given, the vector must have this many numbers.
+        space: of the generator: its W and styles, which the direction must fit.
         generator_hash: when given and the file says for which generator it is, the two must agree.
     Raises:
         FileNotFoundError: no such name or file; lists the names there are.
         UserError: unreadable, another size, or another generator's; names both hashes.
     """
-    text, files = str(name_or_path), dict(files or {})
+    text, files, space = str(name_or_path), dict(files or {}), space or Space()
     place, inside = _split(files.get(text, text))
-    path = Path(place).expanduser()
-    if text in files:
-        path = path if path.is_absolute() or model_folder is None else Path(model_folder) / path
-    elif path.suffix not in SUFFIXES:
-        path = _in_folder(place, model_folder, files)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: no such direction file; give an existing one ({', '.join(SUFFIXES)}) or the name of one of: "
-            f"{', '.join(available_directions(model_folder)) or 'none'}; scripts/learn_direction.py makes them"
-        )
-    direction = _read(path) if inside is None else _read_pca_direction(path, inside)
+    path = _find(text, place, inside is not None, model_folder, files)
+    try:
+        direction = _read(path, space) if inside is None else _read_one_of_many(path, inside, space)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
     if text in files:
         direction.name = text
-    if w_dim is not None and direction.w_dim != w_dim:
-        raise UserError(
-            f"{path}: direction has {direction.w_dim} numbers, this model's w has {w_dim}; "
-            f"give a direction that was learned for this generator"
-        )
     made_for = direction.generator_hash
     if generator_hash and made_for and made_for != generator_hash:
         raise UserError(
@@ -79,47 +71,67 @@ def _split(place: str) -> tuple[str, str | None]:
     return (file, inside) if mark and not Path(place).expanduser().is_file() else (place, None)
 
 
-def _in_folder(name: str, model_folder: str | Path | None, files: Mapping[str, str]) -> Path:
+def _find(text: str, place: str, is_one_of_many: bool, model_folder: str | Path | None, files: dict[str, str]) -> Path:
+    """The file that is meant by `place`, which `files` may have put in place of `text`."""
+    path = Path(place).expanduser()
+    beside = [] if model_folder is None else [Path(model_folder)]
+    if text in files:
+        candidates = [path] if path.is_absolute() else [*(folder / path for folder in beside), path][:1]
+    elif is_one_of_many:  # a file by its path, by its name in the model folder, or as it was downloaded
+        downloaded = [each.find() for each in catalog().values() if each.kind == "pca" and place == each.file]
+        candidates = [path, *(folder / PCA_FILE.format(name=place) for folder in beside), *filter(None, downloaded)]
+    else:
+        named = [folder / "directions" / f"{place}{suffix}" for folder in beside for suffix in SUFFIXES]
+        candidates = [*named, path] if len(path.parts) == 1 and not path.suffix else [path, *named]
+    found = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if found is not None:
+        return found
     names = sorted({*available_directions(model_folder), *files})
-    if model_folder is not None and name in names:
-        for suffix in SUFFIXES:
-            candidate = Path(model_folder) / "directions" / f"{name}{suffix}"
-            if candidate.is_file():
-                return candidate
-    where = f"{model_folder}/directions" if model_folder else "no model folder was given"
+    what = f"{candidates[0]}: no such direction file"
+    if not path.suffix and len(path.parts) == 1 and text not in files:
+        where = f"{model_folder}/directions" if model_folder else "no model folder was given"
+        what = f"no direction {place!r} ({where})"
+    stem = path.stem if text in files else place
+    published = [each.name for each in catalog().values() if each.kind in VECTORS and stem == Path(each.file).stem]
+    fetch = f"python scripts/download.py {published[0]}; or " if published else ""
     raise FileNotFoundError(
-        f"no direction {name!r} ({where}); there are: {', '.join(names) or 'none'}. Give one of these, a file "
-        f"({', '.join(SUFFIXES)}), or learn one with scripts/learn_direction.py"
+        f"{what}; there are: {', '.join(names) or 'none'}. Give one of these, or a file ({', '.join(SUFFIXES)}); "
+        f"{fetch}learn one with scripts/learn_direction.py"
     )
 
 
-def _read(path: Path) -> Direction:
-    """What a file of one direction holds, without running code from it."""
-    try:
-        if path.suffix == ".safetensors":
-            file = read_model(path, "direction")
-            about = (file.info, file.requires.get("generator", ""))
-            if set(file.state) == {"direction"}:
-                return Direction(path.stem, file.state["direction"], *about)
-            if set(file.state) == {"component", "mean"} and {"start", "end"} <= set(file.config):
-                state, where = file.state, {key: file.config[key] for key in ("start", "end")}
-                return AbsoluteDirection(path.stem, state["component"], *about, mean=state["mean"], **where)
-            raise UserError(f"{path}: holds tensors {sorted(file.state)}; expected one named 'direction'")
-        content = read_published(path).content
-        if isinstance(content, dict) and {"mean", "comp", "std"} <= set(content):
-            raise UserError(f"{path}: holds a PCA with many directions; name one, such as {path.name}#34:10-11")
-        if not isinstance(content, Tensor):
-            raise UserError(f"{path}: holds {type(content).__name__}; expected one tensor [w_dim] or [1, w_dim]")
-        return Direction(path.stem, content)
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from error
+def _read(path: Path, space: Space) -> Direction:
+    """What a file of one direction holds, without running code from it.
+
+    Raises:
+        ValueError: it holds something else; says what.
+    """
+    published = read_published(path)
+    if published.metadata.get("format") != MODEL_FORMAT:
+        return Direction(path.stem, as_direction(published.content, space))
+    file = read_model(path, "direction")
+    about = (file.info, file.requires.get("generator", ""))
+    if set(file.state) == {"direction"}:
+        return Direction(path.stem, laid_out(file.state["direction"], space), *about)
+    if set(file.state) == {"component", "mean"} and {"start", "end"} <= set(file.config):
+        state, where = file.state, {key: file.config[key] for key in ("start", "end")}
+        direction = AbsoluteDirection(path.stem, state["component"], *about, mean=state["mean"], **where)
+        if space.w_dim not in (None, direction.w_dim):
+            raise ValueError(f"is a direction of a W of {direction.w_dim} numbers, this generator's has {space.w_dim}")
+        return direction
+    raise ValueError(f"holds tensors {sorted(file.state)}; expected one named 'direction'")
 
 
-def _read_pca_direction(path: Path, inside: str) -> Direction:
-    try:
-        return read_pca(path).named(inside)
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from error
+def _read_one_of_many(path: Path, inside: str, space: Space) -> Direction:
+    """A direction of a PCA, or a column of SeFa's factors."""
+    content = read_published(path).content
+    factors = content.get(SEFA) if isinstance(content, dict) else None
+    if not isinstance(factors, Tensor) or factors.ndim != 2:
+        return read_pca(path, space).named(inside)
+    if not inside.isdigit() or int(inside) >= factors.shape[1]:
+        raise ValueError(f"holds {factors.shape[1]} directions of SeFa; write a number below that behind #")
+    info = {"method": "SeFa: a factor of the styles' matrices", "source": path.name, "component": int(inside)}
+    return Direction(f"sefa_{inside}", laid_out(factors[:, int(inside)], space), info)
 
 
 def save_direction(direction: Direction, path: str | Path, *, domain: str = "", resolution: int | None = None) -> str:

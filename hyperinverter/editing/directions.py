@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hyperinverter.inverters.inversion import Inversion
+from hyperinverter.pretrained.published.vectors import Space, laid_out
 from hyperinverter.utils.errors import UserError
 
 
@@ -20,8 +21,8 @@ class Direction:
     """A unit vector of W with a meaning.
 
     Attributes:
-        vector: [w_dim], length 1; a strength γ is a distance in W. In W+, given as [1, L, w_dim]: one vector per style,
-            whose mean squared length is 1.
+        vector: [w_dim], length 1; a strength γ is a distance in W. Where the styles differ (W+) [1, L, w_dim], whose
+            mean squared length is 1. Given in any layout that tells the two apart, of length other than 0.
         info: where it comes from and how good it is; from `learn_direction` among others `projection_std`, the standard
             deviation of w·d over the photos, with which a strength can be compared.
         generator_hash: the generator in whose W it lies; "" when the file does not say.
@@ -33,21 +34,23 @@ class Direction:
     generator_hash: str = ""
 
     def __post_init__(self) -> None:
-        vector = self.vector.detach().float()
-        shape = tuple(vector.shape)
-        if vector.ndim not in (1, 2, 3) or (vector.ndim > 1 and shape[0] != 1):
-            raise ValueError(
-                f"direction {self.name!r} has shape {shape}; expected [w_dim] or [1, w_dim], in W+ [1, L, w_dim]"
-            )
-        rows = vector if vector.ndim == 3 else vector.reshape(1, 1, -1)
-        length = rows.square().sum(dim=2).mean().sqrt()
+        try:
+            vector = laid_out(self.vector, Space())
+        except ValueError as error:
+            raise ValueError(f"direction {self.name!r} {error}") from error
+        length = vector.square().sum(dim=-1).mean().sqrt()
         if not torch.isfinite(length) or length == 0:
             raise ValueError(f"direction {self.name!r} has length {length:.3g}; expected a finite vector other than 0")
-        self.vector = (rows if vector.ndim == 3 else rows.flatten()) / length
+        self.vector = vector / length
 
     @property
     def w_dim(self) -> int:
         return self.vector.shape[-1]
+
+    @property
+    def num_ws(self) -> int | None:
+        """L of a direction that has a vector per style; None for one vector that serves any number."""
+        return self.vector.shape[1] if self.vector.ndim == 3 else None
 
     @property
     def is_step_in_w(self) -> bool:
@@ -74,16 +77,10 @@ def edit(inversion: Inversion, direction: Direction, strength: float | Tensor) -
         ValueError: the direction has another w_dim or other styles, or there are not N strengths.
     """
     ws = inversion.ws
-    if direction.w_dim != ws.shape[2]:
-        raise ValueError(
-            f"direction {direction.name!r} has {direction.w_dim} numbers, w has {ws.shape[2]}; "
-            f"give a direction of this generator"
-        )
-    if direction.vector.ndim == 3 and direction.vector.shape[1] != ws.shape[1]:
-        raise ValueError(
-            f"direction {direction.name!r} is for {direction.vector.shape[1]} styles, w has {ws.shape[1]}; "
-            f"give a direction of this generator"
-        )
+    space = Space(*ws.shape[1:])
+    if direction.w_dim != space.w_dim or direction.num_ws not in (None, space.num_ws):
+        found = "x".join(map(str, direction.vector.squeeze().shape))
+        raise ValueError(f"direction {direction.name!r} has {found} numbers; the codes here take {space.text}")
     gamma = torch.as_tensor(strength, dtype=ws.dtype, device=ws.device).reshape(-1, 1, 1)
     if len(gamma) not in (1, len(ws)):
         raise ValueError(f"{len(gamma)} strengths for {len(ws)} images; give one, or one per image")

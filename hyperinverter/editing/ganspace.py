@@ -5,7 +5,7 @@ Letters: N images, L styles, K components, n samples.
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -15,9 +15,9 @@ from tqdm import tqdm
 from hyperinverter.editing.directions import Direction
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.pretrained.load import hash_of
+from hyperinverter.pretrained.published.vectors import Space, pca_of, write_pca
 from hyperinverter.pretrained.reading import read_published
 from hyperinverter.utils.errors import UserError
-from hyperinverter.utils.safetensors_io import write_tensors
 
 CHUNK = 5000  # samples mapped at a time
 BAR_SAMPLES = 200_000  # fewer are drawn in seconds and show no bar
@@ -122,15 +122,8 @@ class Pca:
     source: str = ""
 
     def __post_init__(self) -> None:
-        shapes = {"mean": self.mean.shape, "comp": self.components.shape, "std": self.stds.shape}
-        self.mean, self.stds = self.mean.detach().float().flatten(), self.stds.detach().float().flatten()
-        count, w_dim = len(self.stds), len(self.mean)
-        if count == 0 or self.components.shape not in ((count, w_dim), (count, 1, w_dim)):
-            told = ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items())
-            raise ValueError(f"a PCA with {told}; expected mean [1, w_dim], comp [K, 1, w_dim], std [K]")
-        self.components = self.components.detach().float().reshape(count, w_dim)
-        if not (torch.isfinite(self.stds).all() and self.stds.all()):
-            raise ValueError("a PCA with a standard deviation that is 0 or not finite")
+        content = {"mean": self.mean, "comp": self.components, "std": self.stds}
+        self.mean, self.components, self.stds = pca_of(content, Space())
 
     def direction(self, edit: Edit, name: str = "") -> AbsoluteDirection:
         """One component on a range of styles.
@@ -168,30 +161,29 @@ class Pca:
         return self.direction(Edit(*map(int, found.groups())))
 
 
-def read_pca(path: str | Path) -> Pca:
-    """A PCA as `save_pca` or the published ones (`ffhq_pca.pt`, `church_pca.pt`) hold it: mean, comp, std.
+def read_pca(path: str | Path, space: Space | None = None) -> Pca:
+    """A PCA as `save_pca`, the published ones (`ffhq_pca.pt`, `church_pca.pt`) or GANSpace's caches (.npz) hold it.
 
+    Args:
+        path: the file.
+        space: of the generator that is to be edited; a PCA of another W is refused. None: of any.
     Raises:
         FileNotFoundError: no such file.
-        UserError: unreadable, or not a PCA; says what it holds.
+        UserError: unreadable, not a PCA, or of another W; says what it holds.
     """
     file = read_published(path)
-    content = file.content
-    if not isinstance(content, dict) or not all(isinstance(content.get(k), Tensor) for k in ("mean", "comp", "std")):
-        held = ", ".join(map(str, list(content)[:6])) if isinstance(content, dict) else type(content).__name__
-        raise UserError(f"{path}: holds {held}; expected the tensors mean, comp and std of a PCA of W")
+    made_for, space = file.metadata.get("generator", ""), space or Space()
+    if made_for:
+        space = replace(space, w_avg=None)  # the hash tells more than the mean
     try:
-        pca = Pca(content["mean"], content["comp"], content["std"], source=file.path.name)
+        return Pca(*pca_of(file.content, space), made_for, file.path.name)
     except ValueError as error:
-        raise UserError(f"{path}: {error}; get the file again") from error
-    pca.generator_hash = file.metadata.get("generator", "")
-    return pca
+        raise UserError(f"{path}: {error}") from error
 
 
 def save_pca(pca: Pca, path: str | Path) -> None:
     """Write a .safetensors file with the published names and shapes, which `read_pca` reads."""
-    tensors = {"mean": pca.mean[None], "comp": pca.components[:, None], "std": pca.stds}
-    write_tensors(path, tensors, {"generator": pca.generator_hash})
+    write_pca(path, pca.mean, pca.components, pca.stds, pca.generator_hash)
 
 
 @torch.no_grad()

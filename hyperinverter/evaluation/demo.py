@@ -165,7 +165,7 @@ def check_weights(domain: DomainConfig) -> None:
             missing.append(str(error))
     if not missing:
         folder = find_model_folder(domain.weights.folder or domain.name)
-        files = [folder / file for file in domain.directions.values()]
+        files = [folder / file.partition("#")[0] for file in domain.directions.values()]
         missing = [f"{file}: learn it with scripts/learn_direction.py" for file in files if not file.is_file()]
     if missing:
         listed = "\n  ".join(dict.fromkeys(missing))  # without its folder every part is missing for one reason

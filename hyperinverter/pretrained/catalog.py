@@ -19,6 +19,7 @@ from hyperinverter.utils.text import printable
 
 CATALOG = Path(__file__).with_name("catalog.yaml")
 FOLDERS = ("published", "nets")  # below a folder of pretrained models
+VECTORS = ("direction", "pca")  # kinds of files that hold no network: what edits move along
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,10 @@ class ReleasedModel:
         second = self.hyperinverter if with_hyperinverter else self.w_encoder
         return [entry(self.generator), entry(second)]
 
+    def vectors(self) -> list[Entry]:
+        """Directions and PCAs of its generator's W; it works without them."""
+        return [each for each in catalog().values() if each.kind in VECTORS and self.generator in each.needs]
+
 
 @cache
 def _content() -> dict[str, Any]:
@@ -155,14 +160,22 @@ def entries_of(names: Iterable[str]) -> list[Entry]:
     found: dict[str, Entry] = {}
     for name in names:
         model = released_models().get(name)
-        for each in model.entries() if model else [entry(name)]:
+        for each in [*model.entries(), *model.vectors()] if model else [entry(name)]:
             found.setdefault(each.name, each)
     return list(found.values())
 
 
-def entry_of_file(path: Path) -> Entry | None:
-    """The entry whose file name this is; the name is a hint, not a proof."""
-    return next((each for each in catalog().values() if each.file == path.name), None)
+def entry_of_file(path: Path, sha256: str) -> Entry | None:
+    """The entry whose file name this is; the name is a hint, not a proof.
+
+    Args:
+        path: of the file.
+        sha256: its own. Of another hash than the catalog's it is another file, unless it lies where downloads do: there
+            it has to be the published one, and whoever reads it says so.
+    """
+    found = next((each for each in catalog().values() if each.file == path.name), None)
+    is_other = found is not None and found.sha256 and not sha256.startswith(found.sha256)
+    return None if is_other and path.parent.name not in FOLDERS else found
 
 
 def download_folder() -> Path:

@@ -65,7 +65,7 @@ def convert_files(
     for number, path in enumerate(paths):
         first = number == 0
         file = _read(path, sha256 if first else None)
-        entry = entry_of_file(file.path)
+        entry = entry_of_file(file.path, file.sha256)
         found = kind_of(file, kind if first else None, entry and entry.kind)
         told = _options_of(domain, found) | dict((options or {}) if first else {})
         sources.append(Source(file, found, entry, told))
@@ -96,7 +96,7 @@ def inspect_file(
     told.append(("container", file.container))
     if file.metadata.get("format") == MODEL_FORMAT and kind is None:
         return told + _facts_of_ours(file.path)
-    entry = entry_of_file(file.path)
+    entry = entry_of_file(file.path, file.sha256)
     if entry is not None:
         told.append(("by its name", f"{entry.what}; from {entry.source}, licence: {entry.licence_text}"))
         told += [("images", entry.images)] if entry.images else []
@@ -124,7 +124,7 @@ def describe(config: ConvertConfig) -> str:
     rows = []
     for path in files if config.inspect else files[:-1]:
         file = _read(path, None if rows else config.sha256)
-        entry = entry_of_file(file.path)
+        entry = entry_of_file(file.path, file.sha256)
         rows.append((str(path), kind_of(file, None if rows else config.kind, entry and entry.kind), file.sha256))
     end = "nothing would be written" if config.inspect else f"would be written to {files[-1]}"
     return "\n".join([*aligned(rows), end])
@@ -144,7 +144,7 @@ def _read(path: str | Path, sha256: str | None = None) -> PublishedFile:
         raise UserError(
             f"{path}: SHA-256 is {file.sha256}, expected {wanted}: it is damaged or another file; fetch it again"
         )
-    entry, folder = entry_of_file(file.path), file.path.parent
+    entry, folder = entry_of_file(file.path, file.sha256), file.path.parent
     if entry is not None and folder.name in FOLDERS:
         size = file.path.stat().st_size
         lock.check(folder.parent, entry, file.sha256, size, str(file.path))

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from hyperinverter.config.weights import DownloadConfig
-from hyperinverter.pretrained.catalog import aligned, download_folder, entries_of, listing, released_models
+from hyperinverter.pretrained.catalog import VECTORS, aligned, download_folder, entries_of, listing, released_models
 from hyperinverter.pretrained.download import Mirror, download_entry
 from hyperinverter.pretrained.obtain import make_model
 from hyperinverter.pretrained.transfer import Limits
@@ -17,11 +17,18 @@ def download(config: DownloadConfig) -> None:
         print(listing())
         return
     root, mirror, limits = _settings(config)
+    failed = {}
     for entry in entries_of(config.names):
         if made := entry.find_made(root):
             print(f"{entry.name}: is here: {made}")
             continue
-        path = download_entry(entry, root, mirror, limits)
+        try:
+            path = download_entry(entry, root, mirror, limits)
+        except UserError as error:
+            if entry.kind not in VECTORS or entry.name in config.names:
+                raise
+            failed[entry.name] = error  # a model works without its directions
+            continue
         if entry.makes and config.convert:
             from hyperinverter.pretrained.networks import make_network  # brings torch along
 
@@ -29,6 +36,8 @@ def download(config: DownloadConfig) -> None:
     for name in config.names:
         if config.convert and name in released_models():
             print(f"{name}: ready in {make_model(name, root=root)}")
+    for error in failed.values():
+        print(error)
 
 
 def describe(config: DownloadConfig) -> str:

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from hyperinverter.checkpoint import MODEL_FORMAT
 from hyperinverter.models.hypernetwork import Hypernetwork
 from hyperinverter.models.stylegan2 import Generator
+from hyperinverter.pretrained.catalog import VECTORS
 from hyperinverter.pretrained.published import KINDS, from_published
 from hyperinverter.pretrained.published.keys import LONGEST
+from hyperinverter.pretrained.published.vectors import Space, as_direction, is_pca, pca_of
 from hyperinverter.pretrained.reading import NetworkStub, PublishedFile
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.text import printable
@@ -29,14 +31,19 @@ PARTS = {
     "layerwise_encoder": ("input_size", "strides", "feature_size", "n_styles", "output_size", "encoder_type"),
     "hypernetwork": ("hidden_dim", "target_shape_name", "weight_layout", "style_index"),
 }
+KNOWN = (*KINDS, *VECTORS)
 Facts = list[tuple[str, str]]
 
 
 def recognise(content: Any) -> tuple[str, ...]:
-    """The kinds (of KINDS) that a file's content may be; several where the tensors do not tell them apart, none if any.
+    """The kinds that a file's content may be; several where the tensors do not tell them apart, none if any.
 
     A kind is only a first guess from a few names; its reader then accounts for every key.
     """
+    if is_pca(content):
+        return ("pca",)
+    if isinstance(content, Tensor) and content.is_floating_point() and content.squeeze().ndim in (1, 2):
+        return ("direction",)
     stubs = content if isinstance(content, Mapping) else {"": content}
     networks = {name: value for name, value in stubs.items() if isinstance(value, NetworkStub)}
     if networks:
@@ -109,11 +116,11 @@ def kind_of(file: PublishedFile, kind: str | None = None, hint: str | None = Non
         kind: what the user said; wins.
         hint: what the catalog says of a file of this name; decides only between kinds whose tensors are alike.
     Raises:
-        UserError: it is none of KINDS, or one of several; says what to give.
+        UserError: it is none of KNOWN, or one of several; says what to give.
     """
     if kind is not None:
-        if kind not in KINDS:
-            raise UserError(f"kind is {kind!r}; write one of {', '.join(KINDS)}")
+        if kind not in KNOWN:
+            raise UserError(f"kind is {kind!r}; write one of {', '.join(KNOWN)}")
         return kind
     if file.metadata.get("format") == MODEL_FORMAT:
         raise UserError(f"{file.path}: is converted already, it holds a {file.metadata.get('kind')} of this project")
@@ -126,7 +133,7 @@ def kind_of(file: PublishedFile, kind: str | None = None, hint: str | None = Non
         raise UserError(f"{file.path}: may be {' or '.join(found)}, whose tensors are alike; give kind={found[0]}")
     raise UserError(
         f"{file.path}: its kind is not recognised (it holds {_outline(file.content)}); give kind=, one of "
-        f"{', '.join(KINDS)}"
+        f"{', '.join(KNOWN)}"
     )
 
 
@@ -135,10 +142,12 @@ def facts(file: PublishedFile, kind: str, options: Mapping[str, Any]) -> Facts:
 
     Args:
         file: as read.
-        kind: of KINDS.
+        kind: of KNOWN.
         options: for its reader.
     """
     told: Facts = [("kind", kind)]
+    if kind in VECTORS:
+        return told + _facts_of_vectors(file, kind)
     content = file.content if isinstance(file.content, Mapping) else {}
     reports = []
     for name, network in networks_of(file, kind, options).items():
@@ -158,6 +167,17 @@ def facts(file: PublishedFile, kind: str, options: Mapping[str, Any]) -> Facts:
     unused = set.intersection(*map(set, reports))  # by none of the networks
     reasons = Counter(reports[0][key] for key in unused)
     return told + [("not used", f"{count} x {why}") for why, count in reasons.most_common()]
+
+
+def _facts_of_vectors(file: PublishedFile, kind: str) -> Facts:
+    try:
+        if kind == "direction":
+            vector = as_direction(file.content, Space())
+            return [("numbers", " x ".join(map(str, vector.squeeze().shape))), ("length", f"{vector.norm():.4g}")]
+        mean, components, stds = pca_of(file.content, Space())
+    except ValueError as error:
+        raise UserError(f"{file.path}: {error}") from error
+    return [("components", f"{len(components)} of {len(mean)} numbers"), ("widest", f"{stds[0]:.4g}")]
 
 
 def networks_of(file: PublishedFile, kind: str, options: Mapping[str, Any]) -> dict[str, nn.Module]:

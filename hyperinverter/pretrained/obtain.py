@@ -3,12 +3,14 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hyperinverter.config.load import load_domain
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.pretrained.catalog import Entry, ReleasedModel, catalog, download_folder, entry, released_models
 from hyperinverter.pretrained.files import MADE_BY, command_for, search_folders
 from hyperinverter.utils.checkout import unless_checkout
+from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.safetensors_io import read_head
 
 # part -> the parts that have to be there with it
@@ -53,6 +55,7 @@ def make_model(name: str, parts: Sequence[str] = WHOLE, *, download: bool = Fals
     wanted = dict.fromkeys(each for part in parts for each in NEEDS.get(part, ("generator", part)))
     missing = [part for part in wanted if not (folder / f"{part}.safetensors").is_file()]
     if not missing:
+        _add_vectors(model, folder, root, download)
         return folder
     sources = _sources(model, missing, root)
     if download:
@@ -67,7 +70,37 @@ def make_model(name: str, parts: Sequence[str] = WHOLE, *, download: bool = Fals
 
     print(f"{name}: converting {', '.join(path.name for path in paths)} -> {folder}")
     convert_files(paths, folder, domain=load_domain(model.domain))
+    _add_vectors(model, folder, root, download)
     return folder
+
+
+def _add_vectors(model: ReleasedModel, folder: Path, root: Path | None, download: bool) -> None:
+    """Put the published directions and PCAs that are here into a model folder, unless its generator is another one."""
+    file = folder / GENERATOR
+    missing = [each for each in model.vectors() if not vector_file(folder, each).is_file()]
+    if not missing or not file.is_file():
+        return
+    source = _head(file).get("source")
+    made_from = source.get("catalog") if isinstance(source, dict) else None
+    paths = {each: _place(each, root) for each in missing if made_from in each.needs}
+    for each, path in paths.items():
+        try:
+            if path is None and download:
+                from hyperinverter.pretrained.download import download_entry
+
+                path = download_entry(each, root)
+            if path is not None:
+                from hyperinverter.pretrained.convert import convert_files
+
+                convert_files([path], folder, domain=load_domain(model.domain))
+        except UserError as error:  # the model works without
+            print(f"{each.name}: left out: {error}")
+
+
+def vector_file(folder: Path, each: Entry) -> Path:
+    """Where a direction or PCA lies in a model folder."""
+    is_pca = each.kind == "pca"
+    return folder / ("pca.safetensors" if is_pca else f"directions/{Path(each.file).stem}.safetensors")
 
 
 def model_folder(name: str, root: Path | None = None) -> Path:
@@ -78,21 +111,28 @@ def model_folder(name: str, root: Path | None = None) -> Path:
 
 
 def _is_converted(path: Path) -> bool:
-    """Whether a model file was converted from a released one; only its head is read."""
+    """Whether a model file was converted from a released one."""
+    return "source" in _head(path)
+
+
+def _head(path: Path) -> dict[str, Any]:
+    """`info` of a model file; {} of one that cannot be read: whoever loads it says what is wrong."""
     try:
         with open(path, "rb") as file:
-            return "source" in json.loads(read_head(file).metadata.get("info", "{}"))
+            found = json.loads(read_head(file).metadata.get("info", "{}"))
+            return found if isinstance(found, dict) else {}
     except (OSError, ValueError, TypeError, RecursionError):
-        return False  # whoever loads it says what is wrong
+        return {}
+
+
+def _place(each: Entry, root: Path | None) -> Path | None:
+    """Where a released file is here."""
+    path = each.find() if root is None else root / each.relative
+    return path if path and path.is_file() else None
 
 
 def _sources(model: ReleasedModel, missing: list[str], root: Path | None) -> dict[Entry, Path | None]:
     """The released files that the missing parts are made from, with their place where they are here."""
-
-    def place(each: Entry) -> Path | None:
-        path = each.find() if root is None else root / each.relative
-        return path if path and path.is_file() else None
-
     wanted = []
     for part in missing:
         if part in ("generator", "discriminator"):
@@ -104,9 +144,9 @@ def _sources(model: ReleasedModel, missing: list[str], root: Path | None) -> dic
             if method is not None:  # HyperStyle's first guess is a file of its own
                 wanted += [method.name, *(name for name in method.needs if entry(name).kind == "w_encoder")]
         elif "hyperinverter" not in missing:  # which carries E1
-            here = [name for name in (model.w_encoder, model.hyperinverter) if place(entry(name))]
+            here = [name for name in (model.w_encoder, model.hyperinverter) if _place(entry(name), root)]
             wanted.append(here[0] if here else model.w_encoder)
-    return {entry(name): place(entry(name)) for name in dict.fromkeys(wanted)}
+    return {entry(name): _place(entry(name), root) for name in dict.fromkeys(wanted)}
 
 
 def _instructions(model: ReleasedModel, absent: list[Entry], missing: list[str], root: Path | None) -> str:

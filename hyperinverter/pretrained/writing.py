@@ -12,17 +12,18 @@ from hyperinverter.checkpoint import ModelFile, read_model, save_model
 from hyperinverter.config.schema import DiscriminatorConfig, DomainConfig, GeneratorConfig
 from hyperinverter.models.hyperinverter import HyperInverter
 from hyperinverter.models.stylegan2 import Generator
-from hyperinverter.pretrained.catalog import Entry
+from hyperinverter.pretrained.catalog import VECTORS, Entry
 from hyperinverter.pretrained.identify import networks_of
 from hyperinverter.pretrained.load import hash_of, load_generator
 from hyperinverter.pretrained.methods import PUBLISHED_METHODS, save_method
 from hyperinverter.pretrained.published import from_published
+from hyperinverter.pretrained.published.vectors import Space, as_direction, pca_of, write_pca
 from hyperinverter.pretrained.reading import PublishedFile
 from hyperinverter.utils.errors import UserError
 
 GENERATORS = ("stylegan2_ada_generator", "rosinality_generator")
 # Later parts name earlier ones; methods of others go before encoders, because they may bring the generator.
-ORDER = (*GENERATORS, *PUBLISHED_METHODS, "stylegan2_ada_discriminator", "w_encoder", "hyperinverter")
+ORDER = (*GENERATORS, *PUBLISHED_METHODS, "stylegan2_ada_discriminator", "w_encoder", "hyperinverter", *VECTORS)
 REQUIRES = {"discriminator": ("generator",), "w_encoder": ("generator",), "hyperinverter": ("generator", "w_encoder")}
 SAME_WEIGHTS = 1e-3  # largest relative difference between two copies of one generator that went different ways
 
@@ -84,6 +85,8 @@ class Writer:
                 self._method(source, ordered)
             elif source.kind == "hyperinverter":
                 self._hyperinverter(source)
+            elif source.kind in VECTORS:
+                self._vectors(source)
             else:
                 self._other(source)
         return self.written
@@ -160,6 +163,26 @@ class Writer:
         else:
             network = networks[source.kind]
             self._save(source.kind, network, {source.kind: network.published.config}, source)
+
+    def _vectors(self, source: Source) -> None:
+        """A direction becomes directions/NAME.safetensors, a PCA pca.safetensors, both with their generator's hash."""
+        self._check_generator(source)
+        assert self.generator is not None
+        space, made_for = Space.of(self.generator), self.hashes["generator"]
+        try:
+            if source.kind == "pca":
+                target = self.single or self.folder / "pca.safetensors"
+                write_pca(target, *pca_of(source.file.content, space), made_for)
+            else:
+                target = self.single or self.folder / "directions" / f"{source.path.stem}.safetensors"
+                vector = as_direction(source.file.content, space)
+                config = {"domain": self.domain_name, "resolution": self.generator.resolution, "name": target.stem}
+                config |= {"w_dim": space.w_dim}
+                about = {"requires": {"generator": made_for}, "info": source.info}
+                save_model(target, {"direction": vector}, kind="direction", config=config, **about)
+        except ValueError as error:
+            raise UserError(f"{source.path}: {error}") from error
+        self.written.append(target)
 
     def _w_encoder(self, network: nn.Module, source: Source) -> None:
         config = network.published.config

@@ -18,6 +18,7 @@ from hyperinverter.config.schema import DomainConfig
 from hyperinverter.editing.direction_files import load_direction
 from hyperinverter.extractors.resize import at_most
 from hyperinverter.models.hyperinverter import HyperInverter, HyperInverterOutput
+from hyperinverter.pretrained.published.vectors import Space
 from hyperinverter.pretrained.ready import weights_file
 from hyperinverter.training.optim import in_parts
 from hyperinverter.utils.distributed import own_rows, randn_rows, world_size
@@ -94,7 +95,7 @@ def load_steps(
     """
     steps, hashes = [], {}
     folder = weights_file(domain, "generator").parent if names else None
-    sizes = {"w_dim": domain.generator.w_dim, "generator_hash": generator_hash}
+    sizes = {"space": Space(w_dim=domain.generator.w_dim), "generator_hash": generator_hash}
     for name in names:
         try:
             found = load_direction(name, folder, files=domain.directions, **sizes)

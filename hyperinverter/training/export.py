@@ -26,8 +26,9 @@ def copy_parts(folder: Path, domain: DomainConfig, parts: Sequence[str]) -> None
             raise
         copy_file(source, folder / f"{part}.safetensors")
         if part == "generator":  # directions are vectors in this generator's w space
-            for direction in sorted(source.parent.glob("directions/*.safetensors")):
-                copy_file(direction, folder / "directions" / direction.name)
+            patterns = ("directions/*.safetensors", "pca.safetensors")
+            for file in sorted(path for pattern in patterns for path in source.parent.glob(pattern)):
+                copy_file(file, folder / file.relative_to(source.parent))
 
 
 def copy_file(source: Path, target: Path) -> None:

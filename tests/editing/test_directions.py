@@ -7,6 +7,7 @@ import torch
 from hyperinverter.editing import Direction, edit, interpolate, load_direction, save_direction
 from hyperinverter.editing.directions import in_w
 from hyperinverter.inverters import Inversion, load
+from hyperinverter.pretrained.published.vectors import Space
 from hyperinverter.utils.errors import UserError
 
 
@@ -27,7 +28,7 @@ def test_an_edit_moves_every_style_and_keeps_the_weights(inversion):
     torch.testing.assert_close((each.ws[1] - inversion.ws[1]).norm(dim=-1), torch.full((6,), 3.0))
     with pytest.raises(ValueError, match="3 strengths for 2 images"):
         edit(inversion, direction, torch.zeros(3))
-    with pytest.raises(ValueError, match="direction 'x' has 8 numbers, w has 16"):
+    with pytest.raises(ValueError, match="direction 'x' has 8 numbers; the codes here take 16"):
         edit(inversion, Direction("x", torch.ones(8)), 1.0)
 
 
@@ -57,8 +58,8 @@ def test_wrong_directions_are_refused_with_a_remedy(tmp_path, tiny_model):
     save_direction(Direction("a", torch.ones(16), {}, "abc"), tmp_path / "directions" / "a.safetensors")
     with pytest.raises(UserError, match="learned for generator abc, this is generator def"):
         load_direction("a", tmp_path, generator_hash="def")
-    with pytest.raises(UserError, match="16 numbers, this model's w has 512"):
-        load_direction("a", tmp_path, w_dim=512)
+    with pytest.raises(UserError, match="a W of 16 numbers; this generator takes 512"):
+        load_direction("a", tmp_path, space=Space(w_dim=512))
     with pytest.raises(FileNotFoundError, match=r"no direction 'b' .*there are: a\..*learn_direction"):
         load_direction("b", tmp_path)
     with pytest.raises(FileNotFoundError, match="no such direction file"):
@@ -66,17 +67,72 @@ def test_wrong_directions_are_refused_with_a_remedy(tmp_path, tiny_model):
     with pytest.raises(UserError, match="holds a generator, but a direction is needed"):
         load_direction(tiny_model / "generator.safetensors")
     np.save(tmp_path / "zero.npy", np.zeros(16))
-    np.save(tmp_path / "matrix.npy", np.ones((2, 16)))
     np.save(tmp_path / "code.npy", np.array([object()]), allow_pickle=True)
-    torch.save({"w": torch.ones(16)}, tmp_path / "dict.pt")
+    torch.save({"w": torch.ones(16), "v": torch.ones(16)}, tmp_path / "dict.pt")
     for name, message in (
         ("zero.npy", "has length 0"),
-        ("matrix.npy", r"shape \(2, 16\)"),
         ("code.npy", "holds Python objects"),
-        ("dict.pt", "holds dict"),
+        ("dict.pt", "holds w, v; expected one tensor"),
     ):
         with pytest.raises(UserError, match=message):
             load_direction(tmp_path / name)
+
+
+W, L = 16, 6
+VECTOR, STYLES = torch.arange(1.0, W + 1), torch.randn(L, W, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("shape", [(W,), (1, W), (1, 1, W), (W, 1)])
+def test_every_layout_of_a_direction_of_w_is_the_same(tmp_path, shape):
+    for repeat in (1, L):  # editors of W+ write a direction of W out for every style
+        values = VECTOR.repeat(repeat).reshape(*([repeat, *shape] if repeat > 1 else shape))
+        np.save(tmp_path / "d.npy", values.numpy())
+        direction = load_direction(tmp_path / "d.npy", space=Space(L, W))
+        assert direction.is_step_in_w and direction.num_ws is None
+        torch.testing.assert_close(direction.vector, VECTOR / VECTOR.norm())
+
+
+@pytest.mark.parametrize("shape", [(L, W), (1, L, W), (L, 1, W), (1, 1, L, W), (L * W,), (1, L * W)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_every_layout_of_a_direction_of_w_plus_is_the_same(tmp_path, inversion, shape, dtype):
+    torch.save({"direction": STYLES.reshape(shape).to(dtype)}, tmp_path / "d.pth")
+    direction = load_direction(tmp_path / "d.pth", space=Space(L, W))
+    moved = edit(inversion, direction, 2.0).ws - inversion.ws
+    expected = 2 * STYLES / STYLES.square().sum(dim=1).mean().sqrt()
+    torch.testing.assert_close(moved[0], expected, atol=2e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("shape", "told"),
+    [
+        (
+            (1, 32),
+            r"has shape \(1, 32\), as one vector of a W of 32 numbers; as 2 styles of 16 .* 16 numbers .* or 6 x 16",
+        ),
+        ((18, W), r"as 18 styles of 16 numbers \(a generator of 1024 px\); .* or 6 x 16"),
+        ((1, 18 * W), r"as one vector of a W of 288 numbers; as 18 styles of 16 numbers \(a generator of 1024 px\)"),
+        ((100,), r"has shape \(100,\), as one vector of a W of 100 numbers; this generator takes 16 numbers"),
+        ((L, 8), r"as 6 styles of 8 numbers"),
+        ((2, L, W), r"has shape \(2, 6, 16\); this generator takes"),
+    ],
+)
+def test_a_direction_of_another_size_names_both_readings(tmp_path, shape, told):
+    np.save(tmp_path / "d.npy", np.random.default_rng(0).normal(size=shape).astype("f4"))
+    with pytest.raises(UserError, match=told):
+        load_direction(tmp_path / "d.npy", space=Space(L, W))
+
+
+def test_files_of_many_directions_are_named_for_what_they_are(tmp_path):
+    factors = torch.linalg.qr(torch.randn(W, W, generator=torch.Generator().manual_seed(1)))[0]
+    torch.save({"ckpt": "550000.pt", "eigvec": factors}, tmp_path / "factor.pt")
+    with pytest.raises(UserError, match=r"SeFa's factors, .*; name one behind the file, as FILE#0"):
+        load_direction(tmp_path / "factor.pt")
+    direction = load_direction(f"{tmp_path}/factor.pt#3", space=Space(L, W))
+    torch.testing.assert_close(direction.vector, factors[:, 3])
+    with pytest.raises(UserError, match="holds 16 directions of SeFa"):
+        load_direction(f"{tmp_path}/factor.pt#16")
+    with pytest.raises(FileNotFoundError, match=r"no direction 'age' .* python scripts/download.py age_ffhq; or learn"):
+        load_direction("age", tmp_path)
 
 
 def test_interpolation_goes_from_the_first_to_the_last(tiny_model):

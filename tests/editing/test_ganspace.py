@@ -13,6 +13,7 @@ from hyperinverter.editing.commands import edit_images
 from hyperinverter.editing.directions import in_w
 from hyperinverter.editing.ganspace import PUBLISHED, Edit
 from hyperinverter.inverters import Inversion
+from hyperinverter.pretrained.published.vectors import Space
 from hyperinverter.pretrained.ready import load_generator
 from hyperinverter.utils.errors import UserError
 
@@ -87,7 +88,7 @@ def test_own_files_keep_the_generator(pca, tmp_path):
     save_pca(pca, tmp_path / "pca.safetensors")
     found = read_pca(tmp_path / "pca.safetensors")
     assert torch.equal(found.components, pca.components) and found.generator_hash == "abc"
-    direction = load_direction(tmp_path / "pca.safetensors#3:1-4", w_dim=16, generator_hash="abc")
+    direction = load_direction(tmp_path / "pca.safetensors#3:1-4", space=Space(w_dim=16), generator_hash="abc")
     assert torch.equal(direction.vector, pca.components[3]) and (direction.start, direction.end) == (1, 4)
     with pytest.raises(UserError, match="learned for generator abc, this is generator def"):
         load_direction(tmp_path / "pca.safetensors#3:1-4", generator_hash="def")
@@ -101,7 +102,7 @@ def test_a_direction_is_found_by_name_in_every_way(pca, inversion, tmp_path):
     assert torch.equal(direction.vector, pca.components[expected.component])
     assert direction.info["published_strength_in_std"] == -20 and direction.info["component"] == 8
     save_direction(pca.direction(Edit(2, 1, 3), "tilt"), tmp_path / "directions" / "tilt.safetensors")
-    by_name = load_direction("tilt", tmp_path, generator_hash="abc", w_dim=16)
+    by_name = load_direction("tilt", tmp_path, generator_hash="abc", space=Space(w_dim=16))
     files = {"lean": "pca.pt#2:1-3"}
     torch.save(published_content(pca, True), tmp_path / "pca.pt")
     by_config = load_direction("lean", tmp_path, files=files)
@@ -110,6 +111,36 @@ def test_a_direction_is_found_by_name_in_every_way(pca, inversion, tmp_path):
         want = edit(inversion, pca.direction(Edit(2, 1, 3)), strength).ws
         assert torch.equal(edit(inversion, by_name, strength).ws, want)
         assert torch.equal(edit(inversion, by_config, strength).ws, want)
+
+
+def test_a_pca_of_another_generator_is_refused_by_its_mean(tiny_model, tmp_path):
+    """As the published files are, without a hash; of one generator there may be many means, as w_avg is."""
+    generator = load_generator(tiny_model)
+    own, w_dim = fit_pca(generator, 8, samples=3000), generator.w_dim
+    with torch.no_grad():
+        z = torch.randn(2000, generator.z_dim, generator=torch.Generator().manual_seed(5))
+        w_avg = generator.mapping(z)[:, 0].mean(dim=0)
+    space = Space(6, w_dim, w_avg)
+    torch.save(published_content(own, False), tmp_path / "own.pt")
+    assert torch.equal(load_direction(f"{tmp_path}/own.pt#0:0-6", space=space).vector, own.components[0])
+    for name, shift in (("mirrored", -2 * own.mean), ("moved", own.stds.square().sum().sqrt() * own.components[3])):
+        torch.save(published_content(own, False) | {"mean": own.mean + shift}, tmp_path / f"{name}.pt")
+        with pytest.raises(UserError, match=r"a PCA of another generator's W.*give the PCA of this generator"):
+            load_direction(f"{tmp_path}/{name}.pt#0:0-6", space=space)
+    with pytest.raises(UserError, match=r"a PCA of a W of 16 numbers, this generator's W has 512"):
+        load_direction(f"{tmp_path}/own.pt#0:0-6", space=Space(18, 512))
+
+
+def test_ganspaces_own_cache_is_the_same_pca(pca, tmp_path):
+    comp, mean = pca.components[:, None].numpy(), pca.mean[None, None].numpy()
+    layer = {"act_comp": np.ones((12, 1, 4, 4), "f4"), "act_mean": np.ones((1, 4, 4), "f4")}
+    layer |= {"act_stdev": np.ones(12, "f4"), "var_ratio": np.ones(12, "f4")}
+    np.savez_compressed(tmp_path / "cache.npz", lat_comp=comp, lat_mean=mean, lat_stdev=pca.stds.numpy(), **layer)
+    found = load_direction(f"{tmp_path}/cache.npz#4:1-3", space=Space(6, 16))
+    assert torch.equal(found.vector, pca.components[4]) and torch.equal(found.mean, pca.mean)
+    np.savez(tmp_path / "layer.npz", **layer)
+    with pytest.raises(UserError, match="a cache of GANSpace without components of the latent space"):
+        load_direction(tmp_path / "layer.npz")
 
 
 def test_what_is_no_pca_is_refused_with_a_remedy(pca, tmp_path):
@@ -126,7 +157,7 @@ def test_what_is_no_pca_is_refused_with_a_remedy(pca, tmp_path):
         ("flat.pt#0:0-1", "standard deviation that is 0"),
         ("pca.pt#beard", r"no direction 'beard' in a PCA; write COMPONENT:START-END.*eye_openness"),
         ("pca.pt#40:0-1", "component 40 of 12"),
-        ("pca.pt", r"holds a PCA with many directions; name one, such as pca.pt#34:10-11"),
+        ("pca.pt", r"holds a PCA with many directions; name one behind the file, as FILE#34:10-11"),
     ):
         with pytest.raises(UserError, match=message):
             load_direction(f"{tmp_path}/{name}")
@@ -188,6 +219,6 @@ def test_a_direction_in_w_plus_moves_each_style_its_own_way(inversion, tmp_path)
         edit(inversion, Direction("d", same.expand(1, 6, 16)), 2.0).ws, edit(inversion, Direction("d", same), 2.0).ws
     )
     save_direction(direction, tmp_path / "d.safetensors")
-    assert torch.equal(load_direction(tmp_path / "d.safetensors", w_dim=16).vector, direction.vector)
-    with pytest.raises(ValueError, match="is for 5 styles, w has 6"):
+    assert torch.equal(load_direction(tmp_path / "d.safetensors", space=Space(w_dim=16)).vector, direction.vector)
+    with pytest.raises(ValueError, match=r"has 5x16 numbers; the codes here take 16 numbers .* or 6 x 16"):
         edit(inversion, Direction("d", vector[:, :5]), 1.0)

@@ -11,6 +11,7 @@ from hyperinverter.editing.direction_files import load_direction
 from hyperinverter.editing.ganspace import AbsoluteDirection, read_pca
 from hyperinverter.editing.ganspace_command import find_directions
 from hyperinverter.pretrained import load_generator
+from hyperinverter.pretrained.published.vectors import Space
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import load_image
 
@@ -32,7 +33,9 @@ def test_components_are_shown_and_named_ones_saved(config, tiny_model, tmp_path)
         assert len(load_image(output / sheet, 64).unique()) > 20
     stds = found["standard_deviations"]
     assert stds == sorted(stds, reverse=True) and sum(found["explained_of_these"]) == pytest.approx(1)
-    wide = load_direction(output / "directions/wide.safetensors", generator_hash=generator.weights_hash, w_dim=16)
+    wide = load_direction(
+        output / "directions/wide.safetensors", generator_hash=generator.weights_hash, space=Space(w_dim=16)
+    )
     assert isinstance(wide, AbsoluteDirection) and (wide.start, wide.end) == (2, 5)
     again = read_pca(output / "pca.safetensors")
     torch.testing.assert_close(wide.vector, again.components[0])

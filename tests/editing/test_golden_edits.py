@@ -13,6 +13,7 @@ from hyperinverter.editing import Direction, Pca, edit, load_direction
 from hyperinverter.editing.directions import in_w
 from hyperinverter.editing.ganspace import CHURCH, FACES, Edit
 from hyperinverter.inverters import Inversion
+from hyperinverter.pretrained.published.vectors import Space
 
 # ganspace_pca/*.pt and interfacegan_directions/*.pt of the published repository's folder `editings`
 FILES = Path(os.environ.get("HYPERINVERTER_EDITINGS") or GOLDEN / "editings")
@@ -81,7 +82,7 @@ def test_published_files():
         latents = case.input(f"{domain}.latents")
         moved = []
         for name, (_, start, end, strength) in table.items():
-            direction = load_direction(FILES / f"ganspace_pca/{domain}_pca.pt#{name}", w_dim=512)
+            direction = load_direction(FILES / f"ganspace_pca/{domain}_pca.pt#{name}", space=Space(w_dim=512))
             ws = edited(latents, direction, strength, "std")
             compare(f"ganspace_{domain}_{name}", ws[0, start])
             moved.append((ws - latents)[0].norm(dim=1))
@@ -90,6 +91,6 @@ def test_published_files():
         compare(f"ganspace_{domain}_moved_l2", torch.stack(moved))
     latents = case.input("ffhq.latents")
     for name in ("age", "smile", "rotation"):
-        direction = load_direction(FILES / f"interfacegan_directions/{name}.pt", w_dim=512)
+        direction = load_direction(FILES / f"interfacegan_directions/{name}.pt", space=Space(w_dim=512))
         compare(f"interfacegan_{name}_factor1.5", edited(latents, direction, 1.5, "w")[0, 0])
     assert compared == set(case.info["tensors"])

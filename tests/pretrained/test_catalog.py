@@ -19,8 +19,8 @@ from hyperinverter.pretrained.catalog import (
     listing,
     released_models,
 )
+from hyperinverter.pretrained.identify import KNOWN
 from hyperinverter.pretrained.package_index import REQUIREMENT
-from hyperinverter.pretrained.published import KINDS
 from hyperinverter.utils.errors import UserError
 
 LINKS = ROOT.parent / "shared/reference/model-links.tsv"
@@ -48,7 +48,7 @@ def test_no_link_is_listed_twice():
 def test_an_entry_is_complete(name: str):
     each = catalog()[name]
     assert each.what and each.project and each.page and each.copies and each.file == Path(each.file).name
-    assert each.kind is None or each.kind in KINDS
+    assert each.kind is None or each.kind in KNOWN
     assert each.folder in FOLDERS
     assert set(each.needs) <= set(catalog()) - {name}
     assert each.licence_text  # a licence, or the word unknown
@@ -81,11 +81,16 @@ def test_the_twelve_hyperinverter_releases_are_there():
 
 def test_names_of_models_and_files_may_be_mixed_and_a_wrong_one_is_corrected():
     names = [each.name for each in entries_of(["church", "moco", "stylegan2_church"])]
-    assert names == ["stylegan2_church", "hyperinverter_psp_church_d256", "moco"]
+    assert names == ["stylegan2_church", "hyperinverter_psp_church_d256", "pca_church", "moco"]
+    fetched = [each.name for each in entries_of(["ffhq_e4e_d128"])]
+    assert fetched[2:] == ["age_ffhq", "smile_ffhq", "rotation_ffhq", "pca_ffhq"]
     with pytest.raises(UserError, match="did you mean church"):
         entries_of(["chruch"])
-    assert entry_of_file(Path("/somewhere/ffhq.pkl")).name == "stylegan2_ada_ffhq"
-    assert entry_of_file(Path("mine.pkl")) is None
+    assert entry_of_file(Path("/somewhere/ffhq.pkl"), "ab").name == "stylegan2_ada_ffhq"
+    assert entry_of_file(Path("mine.pkl"), "ab") is None
+    age = entry("age_ffhq")
+    assert entry_of_file(Path("mine/age.pt"), age.sha256) is age and entry_of_file(Path("mine/age.pt"), "ab") is None
+    assert entry_of_file(Path("models/published/age.pt"), "ab") is age, "there its reader refuses it"
 
 
 def test_files_are_found_in_their_folder_and_directly_and_shown_in_the_list(tmp_path, monkeypatch):

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hyperinverter.pretrained.identify import kind_of, recognise
-from hyperinverter.pretrained.published import KINDS
+from hyperinverter.pretrained.identify import KNOWN, kind_of, recognise
 from hyperinverter.pretrained.reading import NetworkStub, PublishedFile
 from hyperinverter.utils.errors import UserError
 
@@ -69,12 +68,14 @@ CONTENTS = {
         {"state_dict": names("module.encoder_q.conv1.weight", "module.encoder_k.conv1.weight")},
         names("conv1.weight", "layer4.0.conv3.weight", "fc.weight"),
     ],
+    "direction": [torch.zeros(512), torch.zeros(1, 512), torch.zeros(1, 18, 512)],
+    "pca": [{name: torch.zeros(2) for name in ("mean", "comp", "std")}],
     "lpips": [names("features.0.weight", "classifier.1.weight"), names("net.slice1.0.weight", "lin0.model.1.weight")],
 }
 
 
 def test_every_kind_is_recognised():
-    assert set(CONTENTS) == set(KINDS)
+    assert set(CONTENTS) == set(KNOWN)
 
 
 @pytest.mark.parametrize("kind", CONTENTS)
@@ -99,7 +100,7 @@ def test_tensors_that_are_alike_are_left_to_the_user():
         (names("fc.weight"), "holds fc.weight"),
         ({"a": 1, "b": 2, "c": 3, "d": 4, "e": 5}, "a, b, c, d and 1 more"),
         ([torch.zeros(2)], "a list"),
-        (torch.zeros(2), "a Tensor"),
+        (torch.zeros(2, 3, 4), "a Tensor"),
         ({}, "nothing"),
         ({"state_dict": {1: torch.zeros(2)}, "opts": "text"}, "state_dict, opts"),
     ],

@@ -4,6 +4,7 @@ The model is a tiny one in the released formats, served on this machine; the cat
 """
 
 import io
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,13 @@ from script_runner import run_script, write_photos
 import hyperinverter
 from hyperinverter.checkpoint import read_model
 from hyperinverter.config import load_domain
+from hyperinverter.editing import fit_pca, load_direction
 from hyperinverter.models.wplus import WPlusConfig, build_model
 from hyperinverter.pretrained import load_discriminator, load_generator, load_model, weights_file
 from hyperinverter.pretrained.catalog import Entry, ReleasedModel, catalog, released_models
 from hyperinverter.pretrained.lock import LOCK_NAME
 from hyperinverter.pretrained.obtain import make_model
+from hyperinverter.pretrained.published.vectors import Space
 from hyperinverter.utils.errors import UserError
 
 KINDS = {PKL: "stylegan2_ada_generator", E1: "w_encoder", WHOLE: "hyperinverter"}
@@ -138,6 +141,49 @@ def test_a_file_that_changed_is_refused_before_it_is_converted(models, files):
     put(other, models, PKL)
     with pytest.raises(UserError, match="when first used here"):
         hyperinverter.load(NAME)
+
+
+def test_directions_and_a_pca_come_with_the_model_and_belong_to_its_generator(models, server, church, monkeypatch):
+    generator = church[0].generator
+    pca = fit_pca(generator, 4, samples=2000)
+    generator.mapping.w_avg.copy_(pca.mean)
+    contents = {"tilt.pt": torch.ones(1, 12), "micro_pca.pt": {"mean": pca.mean[None], "comp": pca.components[:, None],
+                                                               "std": pca.stds}}  # fmt: skip
+    whole = write_releases(models.parent / "whole", *church)
+    for name in KINDS:
+        server.answers[f"/{name}"] = Answer((whole / name).read_bytes())
+    for file, content in contents.items():
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        server.answers[f"/{file}"] = Answer(buffer.getvalue())
+        name, kind = Path(file).stem, "pca" if "pca" in file else "direction"
+        about = {"kind": kind, "domain": NAME, "needs": ("stylegan2_ada_generator",)}
+        entry = Entry(name, name, file, "me/mine", "README.md", (server.url(f"/{file}"),), **about)
+        monkeypatch.setitem(catalog(), name, entry)
+    run_script("download", [NAME], models.parent)
+    inverter = hyperinverter.load(NAME)
+    known = {"space": Space.of(inverter.generator), "generator_hash": inverter.generator_hash}
+    tilt = load_direction("tilt", inverter.folder, **known)
+    assert tilt.generator_hash == inverter.generator_hash and torch.equal(tilt.vector, torch.full((12,), 12**-0.5))
+    for files in ({}, {"first": "pca.safetensors#0:1-3"}):
+        first = load_direction("first" if files else "pca#0:1-3", inverter.folder, files=files, **known)
+        assert torch.equal(first.vector, pca.components[0]) and (first.start, first.end) == (1, 3)
+    server.answers.clear()
+    shutil.rmtree(models / NAME / "directions")
+    hyperinverter.load(NAME)  # of the file that was fetched
+    assert load_direction("tilt", inverter.folder).info["source"]["catalog"] == "tilt"
+
+
+def test_a_model_works_without_its_directions(models, server, monkeypatch, capsys):
+    about = {"kind": "direction", "needs": ("stylegan2_ada_generator",)}
+    gone = Entry("tilt", "tilt", "tilt.pt", "me/mine", "README.md", (server.url("/tilt.pt"),), **about)
+    monkeypatch.setitem(catalog(), "tilt", gone)
+    run_script("download", [NAME], models.parent)
+    assert "tilt could not be fetched" in capsys.readouterr().out
+    assert hyperinverter.load(NAME, download=True).domain.name == NAME
+    assert "tilt: left out: tilt could not be fetched" in capsys.readouterr().out
+    with pytest.raises(AssertionError, match="stopped with code 2"):
+        run_script("download", ["tilt"], models.parent)
 
 
 def test_a_quota_page_ends_with_what_to_do(models, server):

@@ -169,8 +169,8 @@ def test_steps_are_as_long_as_a_standard_deviation(domain):
     [
         ({"generator_hash": "other"}, "learned for generator other, this is generator abc"),
         ({"info": {}}, "how far photos spread"),
-        ({"vector": torch.ones(5)}, "direction has 5 numbers, this model's w has 16"),
-        ({"vector": torch.ones(1, 6, 16)}, "or of W"),
+        ({"vector": torch.ones(5)}, "a W of 5 numbers; this generator takes 16"),
+        ({"vector": torch.eye(6, 16)[None]}, "or of W"),
         (AbsoluteDirection, "of GANSpace"),
         (None, "edit_consistency_directions: .*smile.safetensors: no such direction file"),
     ],

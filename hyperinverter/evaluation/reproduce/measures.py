@@ -40,6 +40,7 @@ from hyperinverter.losses import build_losses
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.metrics import build as build_metrics
 from hyperinverter.pretrained.files import find_model_folder
+from hyperinverter.pretrained.published.vectors import Space
 from hyperinverter.pretrained.ready import load_discriminator, load_generator
 from hyperinverter.utils.files import write_atomically
 from hyperinverter.utils.images import contact_sheet, image_grid, save_image
@@ -149,8 +150,9 @@ def editability(config: ReproduceConfig, device: torch.device) -> dict[str, Any]
 
 def _directions(inverter: Inverter) -> list[Direction]:
     """Every direction of the model folder."""
+    space = Space.of(inverter.generator)
     return [
-        load_direction(name, inverter.folder, generator_hash=inverter.generator_hash)
+        load_direction(name, inverter.folder, space=space, generator_hash=inverter.generator_hash)
         for name in available_directions(inverter.folder)
     ]
 
