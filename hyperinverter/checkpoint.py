@@ -7,27 +7,27 @@ safetensors, training states load with `weights_only=True`.
 
 import hashlib
 import json
-import pickle
 import random
 import re
-import struct
 import warnings
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.errors import DAMAGED, UserError, reason_of
 from hyperinverter.utils.files import write_atomically
 from hyperinverter.utils.safetensors_io import read_tensors, write_tensors
 
+T = TypeVar("T")
+
 MODEL_FORMAT = "hyperinverter-model-1"
+DEEPEST = 40  # levels of what metadata holds as JSON
 KINDS = ("generator", "discriminator", "w_encoder", "hyperinverter", "direction", "psp", "e4e", "restyle", "hyperstyle",
          "layerwise_encoder", "hypernetwork", "arcface", "curricularface", "moco", "lpips", "trunk")  # fmt: skip
 
@@ -132,30 +132,57 @@ def read_model(path: str | Path, kind: str | None = None) -> ModelFile:
         raise UserError(
             f"{path}: a .safetensors file, but not one of this project (its metadata has no {MODEL_FORMAT!r})"
         )
+    if missing := [key for key in ("kind", "hash", "config", "requires", "info") if key not in metadata]:
+        raise UserError(f"{path}: its metadata lacks {', '.join(missing)}; get or write the file again")
     if kind is not None and metadata["kind"] != kind:
-        raise UserError(f"{path}: holds a {metadata['kind']}, but a {kind} is needed here; give the {kind} file")
+        raise UserError(f"{path}: holds a {metadata['kind'][:40]}, but a {kind} is needed here; give the {kind} file")
     digest = weights_hash(stored)
     if digest != metadata["hash"]:
         raise UserError(
-            f"{path}: weights hash {digest}, but the file says {metadata['hash']}: it was changed; get it again"
+            f"{path}: weights hash {digest}, but the file says {metadata['hash'][:40]}: it was changed; get it again"
         )
+    if bad := [name for name, tensor in stored.items() if not is_finite(tensor)]:
+        raise UserError(f"{path}: {bad[0]} holds NaN or infinite numbers; get the file or train it again")
     state = {name: tensor.float() if tensor.dtype == torch.float16 else tensor for name, tensor in stored.items()}
-    return ModelFile(
-        path=path,
-        kind=metadata["kind"],
-        state=state,
-        config=json.loads(metadata["config"]),
-        hash=digest,
-        requires=json.loads(metadata["requires"]),
-        info=json.loads(metadata["info"]),
-    )
+    config, requires, info = (recorded(path, metadata, key, dict) for key in ("config", "requires", "info"))
+    if not all(isinstance(digest, str) for digest in requires.values()):
+        raise UserError(f"{path}: its metadata 'requires' names no hashes; get or write the file again")
+    return ModelFile(path, metadata["kind"], state, config, digest, requires, info)
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether it holds neither NaN nor infinity; True of whole numbers."""
+    inexact = tensor.is_floating_point() or tensor.is_complex()
+    return not inexact or bool(torch.isfinite(tensor.float() if tensor.itemsize == 1 else tensor).all())
+
+
+def recorded(path: Path, metadata: Mapping[str, str], key: str, kind: type[T]) -> T:
+    """A value that is kept as JSON in a file's metadata.
+
+    Raises:
+        UserError: absent, no JSON, nested without end, or not of this kind; names the file and the key.
+    """
+    try:
+        value = json.loads(metadata[key])
+        if isinstance(value, kind) and not _is_deep(value):
+            return value
+        reason = f"is not {'a mapping' if kind is dict else 'a list'} as it should be"
+    except KeyError:
+        reason = "is absent"
+    except (ValueError, RecursionError) as error:
+        reason = f"is no JSON ({str(error)[:80]})"
+    raise UserError(f"{path}: its metadata {key!r} {reason}; get or write the file again")
+
+
+def _is_deep(value: object) -> bool:
+    level: list[object] = [value]
+    for _ in range(DEEPEST):
+        level = [inner for outer in level if isinstance(outer, dict | list)
+                 for inner in (outer.values() if isinstance(outer, dict) else outer)]  # fmt: skip
+    return bool(level)
 
 
 # ------------------------------------------------------------------------------------------- training states
-
-# What the readers of a damaged file raise. (torch itself does not compare the checksums that it writes.)
-DAMAGE = (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, OverflowError, AssertionError,
-          struct.error, zlib.error, zipfile.BadZipFile, pickle.UnpicklingError)  # fmt: skip
 
 
 def save_training_state(folder: str | Path, step: int, state: dict, keep: int = 2) -> Path:
@@ -223,10 +250,9 @@ def load_training_state(folder_or_file: str | Path, *, set_aside: bool = False) 
     for path in candidates:
         try:
             state = _read_state(path)
-        except (*DAMAGE, OSError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            faults.append(f"{path}: cannot be read ({reason})")
-            damaged += [path] if isinstance(error, DAMAGE) else []
+        except (*DAMAGED, OSError) as error:
+            faults.append(f"{path}: cannot be read ({reason_of(error)})")
+            damaged += [path] if isinstance(error, DAMAGED) else []
             continue
         aside = f", and {', '.join(p.name for p in damaged)} is renamed to *.damaged" if set_aside and damaged else ""
         for path_damaged in damaged if set_aside else ():
@@ -246,7 +272,7 @@ def _read_state(path: Path) -> dict:
         if wrong := archive.testzip():
             raise ValueError(f"the checksum of {wrong} is another than was written: the file was damaged")
     state = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(state, dict) or not isinstance(state.get("step"), int):
+    if not isinstance(state, dict) or type(state.get("step")) is not int or state["step"] < 0:
         raise ValueError("it holds no training state")
     return state
 

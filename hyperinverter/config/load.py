@@ -182,7 +182,7 @@ class _Builder:
             return
         # text stays as typed: output=2024_01 or data.root=a: b are names, not numbers or mappings; null stays null
         is_null = value is None and raw.strip()
-        if str in _options(hint) and not is_null and not raw.lstrip().startswith(("[", "'", '"')):
+        if str in options(hint) and not is_null and not raw.lstrip().startswith(("[", "'", '"')):
             value = raw
         self._set(key, value, hint, lambda _: COMMAND_LINE)
 
@@ -208,16 +208,16 @@ class _Builder:
     # ---------------------------------------------------------------------------------------------------- values
 
     def _set(self, key: str, value: Any, hint: Any, where_is: WhereIs) -> None:
-        options = _options(hint)
+        allowed = options(hint)
         try:
             # OmegaConf is lenient with booleans (3 is true, true is the text "True"); a config is not the place for it
-            if (isinstance(value, bool) and bool not in options) or (hint is bool and not isinstance(value, bool)):
+            if (isinstance(value, bool) and bool not in allowed) or (hint is bool and not isinstance(value, bool)):
                 raise TypeError
             OmegaConf.update(self.tree, key, value, merge=False)
             self.origin[key] = where_is(key)
         except (OmegaConfBaseException, TypeError, ValueError):
-            hint_text = " or ".join(map(_describe, options))
-            got = f"got {value!r}" + (f"; write {int(value)}" if _is_whole(value) and int in options else "")
+            hint_text = " or ".join(map(_describe, allowed))
+            got = f"got {value!r}" + (f"; write {int(value)}" if _is_whole(value) and int in allowed else "")
             where = where_is(key)
             self.faults.append(Fault(where, key, f"expected {hint_text}, {got}"))
 
@@ -287,7 +287,7 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, float) and value.is_integer()
 
 
-def _options(hint: Any) -> tuple[Any, ...]:
+def options(hint: Any) -> tuple[Any, ...]:
     """The members of a union, or the one type."""
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from hyperinverter.checkpoint import read_safetensors, write_atomically
+from hyperinverter.checkpoint import read_safetensors, recorded, write_atomically
 from hyperinverter.config.model_schema import DirectionConfig
 from hyperinverter.data.loader import Batches
 from hyperinverter.data.sources import open_source
@@ -115,8 +115,11 @@ def photo_codes(config: DirectionConfig, inverter: Inverter, cache: Path) -> tup
         try:
             metadata, tensors = read_safetensors(cache, "the codes are made again")
             if metadata.get("format") == CODES_FORMAT and metadata.get("key") == key:
-                print(f"codes taken from {cache}")
-                return tensors["w"], json.loads(metadata["names"])
+                names = recorded(cache, metadata, "names", list)
+                if "w" in tensors and tensors["w"].shape == (len(names), inverter.generator.w_dim):
+                    print(f"codes taken from {cache}")
+                    return tensors["w"], names
+                raise UserError(f"{cache}: holds codes of other photos; they are made again")
         except UserError as error:
             print(error)
     data = config.data

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from hyperinverter.checkpoint import read_safetensors
+from hyperinverter.checkpoint import read_safetensors, recorded
 from hyperinverter.data import Batches
 from hyperinverter.editing.learn import attribute_values, rows_of
 from hyperinverter.extractors.squeezenet import SqueezeNetFeatures
@@ -27,6 +27,7 @@ from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.safetensors_io import write_tensors
 
 FORMAT = "hyperinverter-judges-1"
+PARTS = ("weight", "bias", "centre", "scale")
 BATCH_SIZE = 64
 AGE = "ssrnet_age"  # the judge of the attribute Young, older is more
 # The taps of SqueezeNet that are read, by their number, and the side to which their maps are averaged: where in the
@@ -167,11 +168,13 @@ def _read(cache: Path, key: str, extractor: SqueezeNetFeatures, attributes: list
     metadata, parts = read_safetensors(cache, "delete it: the judges are fitted again")
     if metadata.get("format") != FORMAT or metadata.get("key") != key:
         return None
-    return AttributeJudges(extractor, attributes, **parts, figures=json.loads(metadata["figures"]))
+    if set(parts) != set(PARTS):
+        raise UserError(f"{cache}: holds other tensors than {', '.join(PARTS)}; delete it: the judges are fitted again")
+    return AttributeJudges(extractor, attributes, **parts, figures=recorded(cache, metadata, "figures", dict))
 
 
 def _write(judges: AttributeJudges, cache: Path, key: str) -> None:
-    parts = {name: getattr(judges, name) for name in ("weight", "bias", "centre", "scale")}
+    parts = {name: getattr(judges, name) for name in PARTS}
     metadata = {"format": FORMAT, "key": key, "figures": json.dumps(judges.figures)}
     write_tensors(cache, parts, metadata)
 

@@ -4,17 +4,20 @@ An extractor turns images [N,3,R,R] in [-1,1] into features and measures the dis
 and metrics know nothing else about it. Letters: N images, C channels, D embedding size.
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
+from hyperinverter.checkpoint import is_finite
 from hyperinverter.data.face_models import faces_file
 from hyperinverter.pretrained.load import find_network_file
 from hyperinverter.pretrained.reading import read_published
 from hyperinverter.utils.checks import check_images
-from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.errors import DAMAGED, UserError, reason_of
 
 Features = Any  # what `features` gives and `distance` takes: one embedding [N,D] or a list of maps [N,C,h,w]
 
@@ -39,7 +42,9 @@ class Extractor(nn.Module):
         Raises:
             UserError: a file is missing or damaged; names it, what it is for, and where to put it.
         """
-        return cls(*(read_network(find_required(cls, name)) for name in cls.filenames))
+        paths = [find_required(cls, name) for name in cls.filenames]
+        with told_of(cls, paths):
+            return cls(*map(read_network, paths))
 
     @classmethod
     def why_missing(cls) -> str | None:
@@ -108,12 +113,28 @@ def read_network(path: Path) -> Any:
     return read_published(path).content
 
 
+@contextmanager
+def told_of(extractor: type[Extractor], paths: Sequence[Path]) -> Iterator[None]:
+    """What goes wrong inside is told of these files: they hold something else than this network."""
+    try:
+        yield
+    except UserError:
+        raise
+    except DAMAGED as error:
+        names = " and ".join(map(str, paths))
+        raise UserError(
+            f"{names}: not the network for {extractor.purpose} ({reason_of(error)}); fetch the original file"
+        ) from error
+
+
 def load_exactly(network: nn.Module, state: dict[str, Tensor], what: str) -> None:
     """Load a state dict whose keys must be the network's own; BatchNorm's step counters alone may be absent.
 
     Raises:
         UserError: keys or shapes differ; names the first ones.
     """
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"these weights are not {what}: they are no tensors by name; fetch the original file")
     own = network.state_dict()
     counters = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")}
     state = {**counters, **state}
@@ -121,6 +142,7 @@ def load_exactly(network: nn.Module, state: dict[str, Tensor], what: str) -> Non
     wrong += [f"unexpected {key}" for key in state if key not in own]
     wrong += [f"{key} is {tuple(state[key].shape)}, expected {tuple(own[key].shape)}"
               for key in own if key in state and state[key].shape != own[key].shape]  # fmt: skip
+    wrong += [f"{key} holds NaN or infinite numbers" for key in own if key in state and not is_finite(state[key])]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(f"these weights are not {what}: {'; '.join(wrong[:3])}{more}; fetch the original file")

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hyperinverter.data.face_models import has_dlib
-from hyperinverter.extractors.base import Extractor, check_size, find_required
+from hyperinverter.extractors.base import Extractor, check_size, find_required, told_of
 from hyperinverter.extractors.resize import crop_resize
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import to_uint8
@@ -66,7 +66,9 @@ class DlibFace(Extractor):
     def find(cls) -> Self:
         if not has_dlib():
             raise UserError(NO_DLIB)
-        return cls(find_required(cls, cls.filenames[0]))
+        path = find_required(cls, cls.filenames[0])
+        with told_of(cls, [path]):
+            return cls(path)
 
     @classmethod
     def why_missing(cls) -> str | None:

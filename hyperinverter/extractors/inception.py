@@ -6,7 +6,7 @@ from typing import Self
 
 from torch import Tensor
 
-from hyperinverter.extractors.base import Extractor, find_required, read_network
+from hyperinverter.extractors.base import Extractor, find_required, read_network, told_of
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import to_uint8
 
@@ -46,7 +46,8 @@ class Inception(Extractor):
         if not digest.startswith(expected):
             raise UserError(f"{path}: its SHA-256 starts with {digest[:8]}, expected {expected}; fetch it again")
         read_network(path)
-        return cls(path)
+        with told_of(cls, [path]):
+            return cls(path)
 
     def features(self, images: Tensor) -> Tensor:
         """Images [N,3,R,R] in [-1,1], rounded to 8 bits -> [N,2048]."""

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hyperinverter.extractors.base import Extractor, check_size, find_required, load_exactly
+from hyperinverter.extractors.base import Extractor, check_size, find_required, load_exactly, told_of
 from hyperinverter.extractors.resize import crop_resize
 from hyperinverter.utils.errors import UserError
 
@@ -116,7 +116,9 @@ class SsrNetAge(Extractor):
 
     @classmethod
     def find(cls) -> Self:
-        return cls(from_keras(_read_h5(find_required(cls, cls.filenames[0]))))
+        path = find_required(cls, cls.filenames[0])
+        with told_of(cls, [path]):
+            return cls(from_keras(_read_h5(path)))
 
     @classmethod
     def why_missing(cls) -> str | None:

@@ -6,6 +6,7 @@ Letters: N images, L styles, D token size; O, I, k output channels, input channe
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyperinverter.checkpoint import read_safetensors
+from hyperinverter.checkpoint import is_finite, read_safetensors, recorded
 from hyperinverter.models.stylegan2.synthesis import Kernel
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.safetensors_io import write_tensors
@@ -209,7 +210,7 @@ class Inversion:
 
         Raises:
             FileNotFoundError: no such file.
-            UserError: not a safetensors file, or not an Inversion.
+            UserError: not a safetensors file, not an Inversion, or one with parts that do not belong together.
         """
         path = Path(path)
         if not path.is_file():
@@ -217,16 +218,40 @@ class Inversion:
         metadata, tensors = read_safetensors(path, "invert the image again")
         if metadata.get("format") != INVERSION_FORMAT:
             raise UserError(f"{path}: a .safetensors file, but not an Inversion; give one that scripts/invert.py wrote")
-        if "w" in tensors:
-            ws = tensors["w"].unsqueeze(1).repeat(1, int(metadata["num_ws"]), 1)  # [N, L, w_dim]
-        else:
-            ws = tensors["ws"]
-        tokens = residuals = None
-        if "tokens" in tensors:
-            tokens = dict(zip(json.loads(metadata["layers"]), tensors["tokens"].unbind(1), strict=True))
-        dense = {name.removeprefix("residuals."): v for name, v in tensors.items() if name.startswith("residuals.")}
-        if dense:
-            residuals = dense
-        hashes = {key: metadata[key] for key in ("model_name", "model_hash", "generator_hash")}
-        info = json.loads(metadata.get("info", "{}"))
-        return cls(ws=ws, tokens=tokens, residuals=residuals, info=info, **hashes)
+        layers = recorded(path, {"layers": "[]", **metadata}, "layers", list)
+        info = recorded(path, {"info": "{}", **metadata}, "info", dict)
+        try:
+            return cls(**_parts(metadata, tensors, layers), info=info)
+        except ValueError as error:
+            raise UserError(f"{path}: no whole Inversion ({error}); invert the image again") from error
+
+
+def _parts(metadata: dict[str, str], tensors: dict[str, Tensor], layers: list) -> dict[str, Any]:
+    """The arguments of an Inversion from what its file holds.
+
+    Raises:
+        ValueError: something is missing, foreign, of another shape, or not finite.
+    """
+    dense = {name.removeprefix("residuals."): v for name, v in tensors.items() if name.startswith("residuals.")}
+    if foreign := sorted(set(tensors) - {"w", "ws", "tokens"} - {f"residuals.{name}" for name in dense}):
+        raise ValueError(f"a tensor {foreign[0][:40]!r} is foreign")
+    if bad := [name for name, tensor in tensors.items() if not (tensor.is_floating_point() and is_finite(tensor))]:
+        raise ValueError(f"{bad[0][:40]} holds something else than finite numbers")
+    if ("w" in tensors) == ("ws" in tensors):
+        raise ValueError("it needs either w or ws")
+    ws = tensors.get("ws")
+    if ws is None:
+        count = metadata.get("num_ws", "")
+        if not re.fullmatch(r"[1-9][0-9]?", count) or tensors["w"].ndim != 2:
+            raise ValueError(f"num_ws is {count[:10]!r}, w {tuple(tensors['w'].shape)}; expected 1 to 99, [N, w_dim]")
+        ws = tensors["w"].unsqueeze(1).repeat(1, int(count), 1)  # [N, L, w_dim]
+    if not ws.numel():
+        raise ValueError(f"ws has shape {tuple(ws.shape)}")
+    tokens = None
+    if (stacked := tensors.get("tokens")) is not None:
+        names = [name for name in layers if isinstance(name, str)]
+        if stacked.ndim != 3 or len(set(names)) != stacked.shape[1] or len(layers) != stacked.shape[1]:
+            raise ValueError(f"{len(layers)} names of layers for tokens of shape {tuple(stacked.shape)}")
+        tokens = dict(zip(names, stacked.unbind(1), strict=True))
+    hashes = {key: metadata.get(key, "") for key in ("model_name", "model_hash", "generator_hash")}
+    return {"ws": ws, "tokens": tokens, "residuals": dense or None, **hashes}

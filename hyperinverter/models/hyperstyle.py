@@ -14,6 +14,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from hyperinverter.config.recorded import recorded_section
 from hyperinverter.config.schema import EncoderConfig
 from hyperinverter.models.backbones import Trunk
 from hyperinverter.models.stylegan2 import Generator
@@ -78,15 +79,14 @@ class HyperStyleConfig:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        trunk, w_encoder = EncoderConfig(**values["trunk"]), values.get("w_encoder")
-        return cls(
-            **{
-                **values,
-                "trunk": trunk,
-                "shapes": {int(number): tuple(shape) for number, shape in values["shapes"].items()},
-                "w_encoder": None if w_encoder is None else WPlusConfig.from_json(w_encoder),
-            }
-        )
+        """The config of a file; raises ValueError or TypeError where it is none."""
+        w_encoder = values.get("w_encoder")
+        parts = {
+            "trunk": recorded_section(EncoderConfig, values.get("trunk"), "trunk"),
+            "shapes": {int(number): tuple(shape) for number, shape in dict(values["shapes"]).items()},
+            "w_encoder": None if w_encoder is None else WPlusConfig.from_json(w_encoder),
+        }
+        return recorded_section(cls, {**values, **parts}, "config")
 
 
 class SharedHypernet(nn.Module):

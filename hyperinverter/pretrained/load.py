@@ -6,6 +6,7 @@ needed, and a wrong pairing (which would load cleanly and only spoil the images)
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import nn
 
 from hyperinverter.checkpoint import ModelFile, read_model, weights_hash
 from hyperinverter.config.names import SERVED
+from hyperinverter.config.recorded import recorded_section
 from hyperinverter.config.schema import (
     DiscriminatorConfig,
     DomainConfig,
@@ -27,7 +29,7 @@ from hyperinverter.models.encoders import WEncoder
 from hyperinverter.models.hyperinverter import HyperInverter
 from hyperinverter.models.stylegan2 import Discriminator, Generator
 from hyperinverter.pretrained.files import find_model_folder, find_network_file, part_file, weights_file
-from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.errors import DAMAGED, UserError, reason_of
 
 __all__ = [
     "LoadedModel",
@@ -62,20 +64,19 @@ def _domain_of(*files: ModelFile, base: DomainConfig | None = None) -> DomainCon
     for file in files:
         if not {"domain", "resolution"} <= set(file.config):
             raise UserError(f"{file.path}: its config lacks 'domain' or 'resolution'; write it again with save_model")
-        domain.name = file.config["domain"]
-        for key in ("kind", "resolution", "loss_resolution", "alignment"):
-            if key in file.config:
-                setattr(domain, key, file.config[key])
-        for name, section_class in SECTIONS.items():
-            if name in file.config:
-                known = {f.name for f in fields(section_class)}
-                foreign = set(file.config[name]) - known
-                if foreign:
-                    raise UserError(
-                        f"{file.path}: config.{name} has {', '.join(sorted(foreign))}, which this version does not "
-                        f"know; it was written by another version of hyperinverter: update, or convert it again"
-                    )
-                setattr(domain, name, section_class(**file.config[name]))
+        head = {key: file.config[key] for key in ("kind", "resolution", "loss_resolution", "alignment")
+                if key in file.config}  # fmt: skip
+        try:
+            recorded_section(DomainConfig, {"name": file.config["domain"], **head}, "config")
+            found = {name: recorded_section(SECTIONS[name], file.config[name], f"config.{name}")
+                     for name in SECTIONS if name in file.config}  # fmt: skip
+        except ValueError as error:
+            raise UserError(
+                f"{file.path}: {error}; it was written by another version of hyperinverter, or changed: update, or "
+                f"convert it again"
+            ) from error
+        for name, value in {"name": file.config["domain"], **head, **found}.items():
+            setattr(domain, name, value)
     return domain
 
 
@@ -88,7 +89,7 @@ def check_domain(file: ModelFile, domain: DomainConfig | None) -> None:
     if file.config.get("resolution") != domain.resolution:
         differ.append(f"resolution: file {file.config.get('resolution')}, domain {domain.resolution}")
     for name in SECTIONS:
-        if name in file.config:
+        if isinstance(file.config.get(name), dict):  # another kind is told when the networks are described
             wanted = asdict(getattr(domain, name))
             # a file from before a key existed was made in what became the key's default way
             for key, value in {**asdict(SECTIONS[name]()), **file.config[name]}.items():
@@ -117,10 +118,12 @@ def fill(network: nn.Module, state: dict, path: Path) -> None:
     expected = network.state_dict()
     shared = [key for key in expected if key in state]
     differ = [key for key in shared if state[key].shape != expected[key].shape]
+    retyped = [key for key in shared if state[key].is_floating_point() != expected[key].is_floating_point()]
     faults = {
         "missing": sorted(set(expected) - set(state)),
         "not known": sorted(set(state) - set(expected)),
         "of another shape": [f"{k} {tuple(state[k].shape)} for {tuple(expected[k].shape)}" for k in differ],
+        "of another type": [f"{k} {state[k].dtype} for {expected[k].dtype}" for k in retyped],
     }
     told = [f"{len(v)} {what}: {', '.join(v[:3])}{', ...' if len(v) > 3 else ''}" for what, v in faults.items() if v]
     if told:
@@ -146,7 +149,18 @@ def check_requires(file: ModelFile, **present: str) -> None:
             )
 
 
-def _network(file: ModelFile, network: nn.Module) -> Any:
+def _built(file: ModelFile, build: Callable[[], nn.Module]) -> Any:
+    """The network that a file's config describes."""
+    try:
+        return build()
+    except DAMAGED as error:
+        raise UserError(
+            f"{file.path}: its config describes no network ({reason_of(error)}); get or train it again"
+        ) from error
+
+
+def _network(file: ModelFile, build: Callable[[], nn.Module]) -> Any:
+    network = _built(file, build)
     fill(network, file.state, file.path)
     network.weights_hash = file.hash  # the file's own; what later files write into `requires`
     return network.eval()
@@ -161,14 +175,16 @@ def load_generator(source: str | Path, domain: DomainConfig | None = None) -> Ge
     """
     file = read_model(part_file(source, "generator", domain and domain.name), "generator")
     check_domain(file, domain)
-    return _network(file, build_generator(_domain_of(file)))
+    described = _domain_of(file)
+    return _network(file, lambda: build_generator(described))
 
 
 def load_discriminator(source: str | Path, domain: DomainConfig | None = None) -> Discriminator:
     """A discriminator in eval mode; arguments as `load_generator`."""
     file = read_model(part_file(source, "discriminator", domain and domain.name), "discriminator")
     check_domain(file, domain)
-    return _network(file, build_discriminator(_domain_of(file)))
+    described = _domain_of(file)
+    return _network(file, lambda: build_discriminator(described))
 
 
 def load_w_encoder(source: str | Path, generator: Generator, domain: DomainConfig | None = None) -> WEncoder:
@@ -186,7 +202,7 @@ def load_w_encoder(source: str | Path, generator: Generator, domain: DomainConfi
     check_requires(file, generator=hash_of(generator))
     described = _domain_of(file)
     described.generator.w_dim = generator.w_dim  # E1's file does not repeat it
-    return _network(file, build_w_encoder(described))
+    return _network(file, lambda: build_w_encoder(described))
 
 
 def hash_of(network: nn.Module) -> str:
@@ -245,11 +261,11 @@ def load_model(
     if with_hyperinverter:
         check_requires(files["hyperinverter"], generator=hashes["generator"], w_encoder=hashes["w_encoder"])
     domain = _domain_of(*files.values(), base=base)
-    generator = _network(files["generator"], build_generator(domain))
-    w_encoder = _network(files["w_encoder"], build_w_encoder(domain)) if with_w_encoder else None
+    generator = _network(files["generator"], lambda: build_generator(domain))
+    w_encoder = _network(files["w_encoder"], lambda: build_w_encoder(domain)) if with_w_encoder else None
     network = None
     if with_hyperinverter:
-        network = build_hyperinverter(domain, generator, w_encoder)
+        network = _built(files["hyperinverter"], lambda: build_hyperinverter(domain, generator, w_encoder))
         trained = nn.ModuleDict({part: getattr(network, part) for part in ("layerwise_encoder", "hypernetwork")})
         fill(trained, files["hyperinverter"].state, files["hyperinverter"].path)
         network.weights_hash = hashes["hyperinverter"]

@@ -18,7 +18,7 @@ from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.wplus import WPlusConfig, WPlusModel, build_model
 from hyperinverter.pretrained.files import find_model_folder
 from hyperinverter.pretrained.load import LoadedModel, check_requires, fill, load_model, model_hash
-from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.errors import DAMAGED, UserError, reason_of
 from hyperinverter.utils.skip_init import skip_init
 
 PUBLISHED_METHODS = ("psp", "e4e", "restyle", "hyperstyle")
@@ -95,8 +95,8 @@ def load_method(source: str | Path | DomainConfig, method: str) -> LoadedMethod:
     check_requires(file, generator=model.hashes["generator"])
     try:
         network = _build(file.config[method], method, model.generator)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: its config describes no {method} ({error}); convert it again") from error
+    except DAMAGED as error:
+        raise UserError(f"{path}: its config describes no {method} ({reason_of(error)}); convert it again") from error
     fill(network, file.state, path)
     network.decoder = model.generator
     hashes = model.hashes | {method: file.hash}

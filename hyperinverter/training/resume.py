@@ -19,6 +19,7 @@ from hyperinverter.config.schema import OptimizerConfig, TrainConfig
 from hyperinverter.training.common import Run
 from hyperinverter.training.optim import restore_optimizer
 from hyperinverter.training.progress import Progress
+from hyperinverter.training.state_checks import check_optimizer, check_values, check_weights, read_from
 from hyperinverter.utils.distributed import check_agreement, from_main, is_main, world_size
 from hyperinverter.utils.errors import UserError
 
@@ -44,6 +45,7 @@ class Resumed:
     state: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)  # to be logged
     score_changed: bool = False
+    source: Path = Path()  # where the state was found, for messages
 
 
 def find_state(
@@ -118,7 +120,7 @@ def find_state(
             f"{source}: its checkpoint (step {state['step']}) does not fit this config:\n  {listed}\n"
             f"set these back to go on from it, or give another output to start anew"
         )
-    return Resumed(state, notes, score_changed)
+    return Resumed(state, notes, score_changed, source)
 
 
 def _load(source: Path) -> dict[str, Any] | None:
@@ -138,10 +140,10 @@ def check_origin(state: dict[str, Any], source: Path, trainer: str) -> None:
     """
     told = f"{source}: its checkpoint (step {state['step']})"
     if state.get("trainer", trainer) != trainer:
-        raise UserError(f"{told} is a checkpoint of {state['trainer']}, not of {trainer}; give another output, or the "
-                        f"right checkpoint")  # fmt: skip
+        raise UserError(f"{told} is a checkpoint of {str(state['trainer'])[:40]}, not of {trainer}; give another "
+                        f"output, or the right checkpoint")  # fmt: skip
     version = state.get("format", 1)
-    if version > FORMAT:
+    if isinstance(version, int) and version > FORMAT:
         raise UserError(
             f"{told} was written by a later version of this package (layout {version}, this one knows {FORMAT}): go on "
             f"with that version, or give another output to start anew"
@@ -152,6 +154,7 @@ def check_origin(state: dict[str, Any], source: Path, trainer: str) -> None:
             f"cannot go on from it exactly: go on with that version, or give another output and train on from the "
             f"weights in {source.parent}/model or model_last"
         )
+    check_values(state, told)
 
 
 def restore(
@@ -180,22 +183,25 @@ def restore(
         if name not in resumed.state and name in may_be_missing:
             resumed.notes.append(f"the checkpoint has no {name}: it starts from the domain's")
             continue
-        try:
+        told = f"{resumed.source}: the checkpoint of step {step}"
+        if name not in resumed.state:
+            raise UserError(
+                f"{told} holds no {name}; another version of this package wrote it: go on with that version, or give "
+                f"another output to start anew"
+            )
+        with read_from(f"{told}: its {name}"):
             if isinstance(part, torch.optim.Optimizer):
+                check_optimizer(part, resumed.state[name])
                 restore_optimizer(part, resumed.state[name], rates[part])
             else:
+                check_weights(resumed.state[name])
                 part.load_state_dict(resumed.state[name])
-        except (KeyError, RuntimeError, ValueError) as error:
-            reason = f"holds no {name}" if name not in resumed.state else f"its {name} does not fit: {error}"
-            raise UserError(
-                f"the checkpoint of step {step} {reason}; another version of this package wrote it: go on with that "
-                f"version, or give another output to start anew"
-            ) from error
     for use, before in resumed.state.get("images", {}).items():
         if images[use] != before:
             resumed.notes.append(f"resumed with {images[use]} {use} images, saved with {before}: not the same run")
             resumed.score_changed |= use == "validation"
-    progress = Progress.from_state(resumed.state, resumed.score_changed)
+    with read_from(f"{resumed.source}: the checkpoint of step {step}"):
+        progress = Progress.from_state(resumed.state, resumed.score_changed)
     progress.images = images
     return progress
 

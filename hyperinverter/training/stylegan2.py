@@ -36,6 +36,7 @@ from hyperinverter.training.optim import (
 from hyperinverter.training.progress import Progress, due_at, or_stop
 from hyperinverter.training.resume import find_state, restore, save_state
 from hyperinverter.training.start import notes_on_photos
+from hyperinverter.training.state_checks import read_from
 from hyperinverter.utils import distributed
 from hyperinverter.utils.device import place
 from hyperinverter.utils.distributed import (
@@ -93,9 +94,10 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
     # -- resume
     progress = restore(resumed, parts, {parts[name]: rate for name, rate in rates.items()}, data=(data, photos))
     if resumed.state is not None:
-        mean_path_length.copy_(resumed.state["mean_path_length"])
-        for name, value in resumed.state.get("augment", {}).items():
-            augment.state[name].copy_(value)
+        with read_from(f"{resumed.source}: the checkpoint of step {progress.step}"):
+            mean_path_length.copy_(resumed.state["mean_path_length"].reshape([]))
+            for name, value in resumed.state.get("augment", {}).items():
+                augment.state[name].copy_(value)
 
     # -- what the two networks minimise, on a part of a batch; gradients of gradients stay in float32
     count, fakes, signs = config.gradient_accumulation, [], []  # of this step: images for D, and signs of its logits

@@ -1,5 +1,11 @@
 """The one exception class for refusals that a user can mend; the commands print it as a plain message, no traceback."""
 
+import lzma
+import pickle
+import struct
+import zipfile
+import zlib
+
 
 class UserError(Exception):
     """Something about the input, not about the code: says what was got, what was expected, and what to do.
@@ -7,3 +13,18 @@ class UserError(Exception):
     A subclass may also inherit from ValueError, FileNotFoundError or RuntimeError, so that callers of the Python API
     can catch the usual type.
     """
+
+
+# What Python, NumPy, torch, Pillow, zipfile and pickle raise on content that is damaged or hostile; there is no common
+# class for it, and memory that a file asks for in vain belongs to it. Whoever reads content from outside catches these
+# and tells the file's name; OSError is apart, because most readers have more to say of the disk than of the content.
+DAMAGED = (ArithmeticError, AssertionError, AttributeError, BufferError, EOFError, LookupError, MemoryError,
+           RuntimeError, SyntaxError, SystemError, TypeError, ValueError, struct.error, zlib.error, lzma.LZMAError,
+           zipfile.BadZipFile, zipfile.LargeZipFile, pickle.UnpicklingError)  # fmt: skip
+
+
+def reason_of(error: BaseException) -> str:
+    """The first line of what an error says, not long; its class where it says nothing."""
+    lines = str(error).splitlines()
+    text = lines[0].strip() if lines else ""
+    return (text if len(text) <= 200 else text[:197] + "...") or type(error).__name__

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from hyperinverter.config.schema import ExportConfig
+from hyperinverter.config.model_schema import ExportConfig
 from hyperinverter.evaluation.export_model import export_model
 from hyperinverter.pretrained import shipped
 from hyperinverter.pretrained.shipped import differing_files, record_shipped, shipped_models

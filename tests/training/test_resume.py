@@ -237,10 +237,10 @@ def test_a_part_that_does_not_fit_is_named(make_config):
     state = torch.load(file, weights_only=True)
     for part, fault, told in (
         ("optimizer", None, "holds no optimizer"),
-        ("optimizer", {"state": {}, "param_groups": []}, "its optimizer does not fit"),
-        ("w_encoder", {}, "its w_encoder does not fit"),
+        ("optimizer", {"state": {}, "param_groups": []}, ": its optimizer does not fit"),
+        ("w_encoder", {}, ": its w_encoder does not fit"),
     ):
         broken = {**state, part: fault} if fault is not None else {k: v for k, v in state.items() if k != part}
         torch.save(broken, file)
-        with pytest.raises(UserError, match=f"step 2 {told}"):
+        with pytest.raises(UserError, match=rf"step 2 ?{told}"):
             phase1.train(config)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hyperinverter.config.recorded import recorded_section
 from hyperinverter.config.schema import EncoderConfig
 from hyperinverter.models.backbones import Trunk
 from hyperinverter.models.stylegan2 import Generator
@@ -54,7 +55,9 @@ class WPlusConfig:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        return cls(**{**values, "trunk": EncoderConfig(**values["trunk"])})
+        """The config of a file; raises ValueError where it is none."""
+        trunk = recorded_section(EncoderConfig, values.get("trunk"), "trunk")
+        return recorded_section(cls, {**values, "trunk": trunk}, "config")
 
 
 class WPlusModel(nn.Module):
