@@ -68,6 +68,7 @@ def ranger(
     k: int = LOOKAHEAD_STEPS,
     alpha: float = LOOKAHEAD_ALPHA,
     weight_decay: float = 0.0,
+    N_sma_threshhold: float = 5,
     adabelief: bool = False,
 ) -> torch.optim.Optimizer:
     """The published Ranger with all of its settings, at their published defaults.
@@ -79,10 +80,12 @@ def ranger(
         k: updates between two pulls of Lookahead.
         alpha: how far the slow weights follow at each.
         weight_decay: per unit of lr and update.
+        N_sma_threshhold: RAdam's factor is used once its approximated average is longer than this; plain momentum till
+            then.
         adabelief: True is the package's own default, another optimiser.
     """
     options = {"lr": lr, "betas": tuple(betas), "eps": eps, "k": k, "alpha": alpha, "weight_decay": weight_decay}
-    return QuietRanger(params, adabelief=adabelief, **options)
+    return QuietRanger(params, N_sma_threshhold=N_sma_threshhold, adabelief=adabelief, **options)
 
 
 def _adam(params: list[nn.Parameter], **options: object) -> torch.optim.Optimizer:

@@ -16,6 +16,7 @@ from hyperinverter.models.wplus import WPlusConfig, WPlusModel
 from hyperinverter.models.wplus.model import pooled
 from hyperinverter.pretrained.published import from_published
 from hyperinverter.pretrained.published.rosinality import read_generator, to_rosinality
+from hyperinverter.pretrained.reading import plain
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.skip_init import skip_init
 
@@ -131,6 +132,28 @@ def test_the_hypernetwork_alone_tells_layers_and_shapes(separable):
     read = from_published(bare, "hyperstyle", output_size=32, **GIVEN)
     assert read.config.shapes == {i: tuple(shape) for i, shape in model.config.shapes.items()}
     assert (read.decoder, read.w_encoder, read.latent_avg) == (None, None, None)
+    six = torch.cat([images(), images().flip(0)], dim=1)
+    torch.testing.assert_close(read.hypernet(six), model.hypernet(six))
+
+
+@pytest.mark.parametrize("layout", ["whole", "without decoder", "module.", "state dict"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_checkpoint_that_stores_the_shared_hypernetwork_once_is_read(layout, zipped, tmp_path, monkeypatch):
+    """As published: the shared matrices outweigh the rest, so that name by name it is several times the file."""
+    monkeypatch.setattr(plain, "SPARE_BYTES", 0)
+    model, generator = small(token_size=256, code_size=256, shared_columns=16, shared=[0, 2, 3, 5, 6])
+    content = released(model, generator)
+    if layout == "without decoder":
+        content["state_dict"] = {k: v for k, v in content["state_dict"].items() if not k.startswith("decoder.")}
+    if layout == "module.":
+        content["state_dict"] = {f"module.{key}": value for key, value in content["state_dict"].items()}
+    saved = content["state_dict"] if layout == "state dict" else content
+    torch.save(saved, tmp_path / "hyperstyle.pt", _use_new_zipfile_serialization=zipped)
+    by_name = sum(value.nbytes for value in content["state_dict"].values())
+    assert by_name > 4 * (tmp_path / "hyperstyle.pt").stat().st_size
+    given = {"output_size": 32} if layout == "without decoder" else {}
+    given |= {"latent_avg": model.latent_avg} if layout == "state dict" else {}
+    read = from_published(tmp_path / "hyperstyle.pt", "hyperstyle", **GIVEN, **given)
     six = torch.cat([images(), images().flip(0)], dim=1)
     torch.testing.assert_close(read.hypernet(six), model.hypernet(six))
 

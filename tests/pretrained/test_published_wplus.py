@@ -224,6 +224,18 @@ def test_what_does_not_fit_is_refused_by_name():
         model_of(BACKBONE, small_generator())(images())
 
 
+@pytest.mark.parametrize("named", ["SingleStyleCodeEncoder", "BackboneEncoderUsingLastLayerIntoW", "WEncoder", None])
+def test_an_encoder_of_one_code_is_read_whatever_its_project_calls_it(named):
+    sizes = WPlusConfig("BackboneEncoderUsingLastLayerIntoW", 8, 16, trunk=IR_SE, average_rows=1)
+    model = model_of(sizes, small_generator(32))
+    content = released(model) if named is None else released(model, encoder_type=named)
+    read = from_published(content, "e4e", strides=IR_SE.strides, input_size=IR_SE.input_size)
+    assert read.config.encoder_type == "BackboneEncoderUsingLastLayerIntoW"
+    torch.testing.assert_close(read(images()), model(images()))
+    message = "'OneCode' stands in its opts .*; if that is what it is under another name, give encoder_type=Backbone"
+    refused(message, released(model, encoder_type="OneCode"), kind="e4e")
+
+
 # -------------------------------------------------------------------------------------- the decoder, and iterations
 
 

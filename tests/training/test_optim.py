@@ -22,9 +22,10 @@ STEPS = 40
 class ReferenceRanger:
     """RAdam (arXiv:1908.03265, alg. 2) on centralised gradients, inside Lookahead (arXiv:1907.08610, alg. 1)."""
 
-    def __init__(self, params, lr, betas, eps, k=6, alpha=0.5, weight_decay=0.0):
+    def __init__(self, params, lr, betas, eps, k=6, alpha=0.5, weight_decay=0.0, N_sma_threshhold=5):
         self.params, self.lr, self.betas, self.eps = list(params), lr, betas, eps
         self.k, self.alpha, self.weight_decay, self.t = k, alpha, weight_decay, 0
+        self.threshold = N_sma_threshhold
         self.m = [torch.zeros_like(p) for p in self.params]
         self.v = [torch.zeros_like(p) for p in self.params]
         self.slow = [p.detach().clone() for p in self.params]
@@ -41,7 +42,7 @@ class ReferenceRanger:
             v.copy_(beta2 * v + (1 - beta2) * g * g)
             p.mul_(1 - self.lr * self.weight_decay)
             rate = self.lr / (1 - beta1**t)
-            if rho > 5:  # the variance of the adaptive rate can be corrected; before that plain momentum
+            if rho > self.threshold:  # the variance of the adaptive rate can be corrected; before that plain momentum
                 top = (rho - 4) * (rho - 2) * rho_max
                 correction = math.sqrt((1 - beta2**t) * top / ((rho_max - 4) * (rho_max - 2) * rho))
                 p.sub_(rate * correction * m / (v.sqrt() + self.eps))
@@ -87,6 +88,17 @@ def test_ranger_is_radam_with_lookahead_and_gradient_centralisation():
     reference = run(twins, loss, ReferenceRanger(twins, config.lr, config.betas, config.eps))
     torch.testing.assert_close(ours, reference, rtol=0, atol=2e-6)
     assert (ours[-1] - ours[0]).abs().max() > 0.1  # it went somewhere
+
+
+@pytest.mark.parametrize("threshold", [4.5, 8])
+def test_ranger_takes_the_published_threshold(threshold):
+    params, loss = small_problem()
+    twins = [nn.Parameter(p.detach().clone()) for p in params]
+    options = {"lr": 0.02, "betas": [0.95, 0.999], "eps": 1e-5, "N_sma_threshhold": threshold}
+    ours = run(params, loss, ranger(params, **options))
+    torch.testing.assert_close(ours, run(twins, loss, ReferenceRanger(twins, **options)), rtol=0, atol=2e-6)
+    params, loss = small_problem()
+    assert not torch.allclose(ours, run(params, loss, ranger(params, lr=0.02)), atol=1e-4)
 
 
 def test_the_packages_default_is_another_optimiser():

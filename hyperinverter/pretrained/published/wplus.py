@@ -31,6 +31,8 @@ STEMS = ("input_layer.0.weight", "conv1.weight")  # of an IR or IR-SE trunk, of 
 OTHER_NAMES = {
     "EncoderUsingLastLayerIntoW": "BackboneEncoderUsingLastLayerIntoW",  # HyperInverter, on ResNet34
     "WEncoder": "BackboneEncoderUsingLastLayerIntoW",  # HyperStyle
+    "SingleStyleCodeEncoder": "BackboneEncoderUsingLastLayerIntoW",  # e4e
+    "WPlusEncoder": "BackboneEncoderUsingLastLayerIntoWPlus",  # e4e's followers
 }
 # read one after the other (plain) or as w and differences from it (progressive): equal tensors
 PLAIN_OR_PROGRESSIVE = {
@@ -325,5 +327,6 @@ def _encoder_type(
         told = "was given" if given is not None else "stands in its opts"
         fitting = " or ".join(prefix + name for name in candidates)
         known = "" if ours in ENCODERS else f" (known: {', '.join(ENCODERS)})"
-        raise keys.fault(f"encoder_type {named!r} {told}{known}, but its tensors are those of {fitting}")
+        remedy = "" if given is not None else f"; if that is what it is under another name, give encoder_type={fitting}"
+        raise keys.fault(f"encoder_type {named!r} {told}{known}, but its tensors are those of {fitting}{remedy}")
     return ours

@@ -1,10 +1,11 @@
 """From what the pickle machine made to plain types and tensors, with a bound on how large that is when written out.
 
 A few bytes can describe a structure that holds itself, or one that doubles at every level. So the content is walked
-once, each shared part is converted once, and its size counts wherever it appears.
+once, each shared part is converted once, and its size counts wherever it appears. Tensors that share a storage share
+its memory too: that counts once, and their sizes by themselves have a bound of their own, since a reader may copy each.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +18,17 @@ from hyperinverter.pretrained.reading.values import SPARE_BYTES, Budget, Global
 
 DEEPEST = 100  # levels; a published network has about 20
 MOST_VALUES = 2_000_000
-LARGER_THAN_FILE = 4  # tensors that share numbers count each for itself
+LARGER_THAN_FILE = 4  # in memory: numbers that several tensors share are taken once
+REPEATED = 64  # every name's tensor written out by itself; HyperStyle stores a hypernetwork once and names it ten times
+
+
+class _Made(NamedTuple):
+    """A plain value, how many values it holds, and their bytes when written out: of text and of tensors."""
+
+    value: Any
+    count: int = 1
+    text: int = 0
+    numbers: int = 0
 
 
 class Plain:
@@ -27,7 +38,9 @@ class Plain:
         self.budget = budget
         self.most_bytes = LARGER_THAN_FILE * file_bytes + SPARE_BYTES
         self.networks = 0
-        self._done: dict[int, tuple[Any, int, int]] = {}
+        self._taken: dict[Any, int] = {}  # storage -> bytes of its largest tensor
+        self._taken_bytes = 0  # sum of these
+        self._done: dict[int, _Made] = {}
         self._open: set[int] = set()
         self._kept: list[Any] = []  # an id stays a value's own only while the value lives
 
@@ -37,44 +50,47 @@ class Plain:
         Raises:
             Refused: too deep, too large, or a value that has no plain form.
         """
-        return self._convert(value, 0)[0]
+        return self._convert(value, 0).value
 
-    def _convert(self, value: Any, depth: int) -> tuple[Any, int, int]:
-        """The plain value, how many values it holds, how many bytes."""
+    def _convert(self, value: Any, depth: int) -> _Made:
         if value is None or isinstance(value, bool | int | float | complex | torch.dtype):
-            return value, 1, 0
+            return _Made(value)
         if isinstance(value, str):
-            return value, 1, len(value)
+            return _Made(value, text=len(value))
         if id(value) in self._done:
             return self._done[id(value)]
         if depth > DEEPEST or id(value) in self._open:
             raise Refused(f"its content is nested more than {DEEPEST} levels deep")
         self._open.add(id(value))
-        result = self._composed(value, depth)
-        if result[1] > MOST_VALUES or result[2] > self.most_bytes:
+        made = self._composed(value, depth)
+        repeated_bytes = self.most_bytes * REPEATED // LARGER_THAN_FILE
+        if made.count > MOST_VALUES or made.text > self.most_bytes or made.numbers > repeated_bytes:
             raise Refused("its content, written out, is many times as large as the file")
         self._open.remove(id(value))
         self._kept.append(value)
-        self._done[id(value)] = result
-        return result
+        self._done[id(value)] = made
+        return made
 
-    def _composed(self, value: Any, depth: int) -> tuple[Any, int, int]:
+    def _composed(self, value: Any, depth: int) -> _Made:
         if isinstance(value, bytes | memoryview):
             self.budget.copy(len(value))
-            return bytes(value), 1, len(value)
+            return _Made(bytes(value), text=len(value))
         if isinstance(value, LazyTensor):
-            return value.make(self.budget), 1, value.nbytes
+            self._take(id(value.storage), value.nbytes)  # its tensors keep a storage alive
+            return _Made(value.make(self.budget), numbers=value.nbytes)
         if isinstance(value, Tensor):
-            return value, 1, value.nbytes
+            self._take(("tensor", id(value)), value.nbytes)
+            return _Made(value, numbers=value.nbytes)
         if isinstance(value, dict):
-            values, count, size = self._all(value.values(), depth)
-            size += sum(len(key) for key in value if isinstance(key, str | bytes))
-            return dict(zip(value, values, strict=True)), count, size
+            made = self._all(value.values(), depth)
+            keys = sum(len(key) for key in value if isinstance(key, str | bytes))
+            return made._replace(value=dict(zip(value, made.value, strict=True)), text=made.text + keys)
         if isinstance(value, list | tuple):
-            values, count, size = self._all(value, depth)
-            return (values if isinstance(value, list) else tuple(values)), count, size
+            made = self._all(value, depth)
+            return made if isinstance(value, list) else made._replace(value=tuple(made.value))
         if isinstance(value, set | frozenset):
-            return set(value), 1 + len(value), sum(len(item) for item in value if isinstance(item, str | bytes))
+            text = sum(len(item) for item in value if isinstance(item, str | bytes))
+            return _Made(set(value), 1 + len(value), text)
         if isinstance(value, NumpyArray) and value.content is not None:
             return self._convert(value.content, depth + 1)
         if isinstance(value, Network):
@@ -82,19 +98,26 @@ class Plain:
         name = value.name if isinstance(value, Global) else type(value).__name__
         raise Refused(f"it holds {name} as a value, which is neither a tensor nor a plain type")
 
-    def _all(self, values: Any, depth: int) -> tuple[list[Any], int, int]:
-        made, count, size = [], 1, 0
-        for value in values:
-            plain, values_in_it, bytes_in_it = self._convert(value, depth + 1)
-            made.append(plain)
-            count, size = count + values_in_it, size + bytes_in_it
-        return made, count, size
+    def _take(self, storage: Any, nbytes: int) -> None:
+        """Count a tensor's memory; of those that share a storage the largest counts for all."""
+        more = max(nbytes - self._taken.get(storage, 0), 0)
+        self._taken[storage] = self._taken.get(storage, 0) + more
+        self._taken_bytes += more
+        if self._taken_bytes > self.most_bytes:
+            raise Refused("its tensors take many times as much memory as the file")
 
-    def _network(self, network: Network, depth: int) -> tuple[NetworkStub, int, int]:
+    def _all(self, values: Any, depth: int) -> _Made:
+        """Of all of them; the value is the list of theirs."""
+        made = [self._convert(value, depth + 1) for value in values]
+        count, text, numbers = (sum(getattr(one, name) for one in made) for name in ("count", "text", "numbers"))
+        return _Made([one.value for one in made], 1 + count, text, numbers)
+
+    def _network(self, network: Network, depth: int) -> _Made:
         self.networks += 1
         described = [network.class_name, network.init_kwargs, network.init_args, network.tensors(self.budget)]
-        (name, kwargs, arguments, state), count, size = self._all(described, depth)
+        made = self._all(described, depth)
+        name, kwargs, arguments, state = made.value
         strangers = [key for key, value in state.items() if not isinstance(value, Tensor)]
         if strangers:
             raise Refused(f"{strangers[0]} of its {name} is no tensor")
-        return NetworkStub(name, kwargs, state, list(arguments)), count, size
+        return made._replace(value=NetworkStub(name, kwargs, state, list(arguments)))
