@@ -28,8 +28,9 @@ T = TypeVar("T")
 
 MODEL_FORMAT = "hyperinverter-model-1"
 DEEPEST = 40  # levels of what metadata holds as JSON
-KINDS = ("generator", "discriminator", "w_encoder", "hyperinverter", "direction", "psp", "e4e", "restyle", "hyperstyle",
-         "layerwise_encoder", "hypernetwork", "arcface", "curricularface", "moco", "lpips", "trunk")  # fmt: skip
+KINDS = ("generator", "early_head", "discriminator", "w_encoder", "hyperinverter", "direction", "psp", "e4e", "restyle",
+         "hyperstyle", "layerwise_encoder", "hypernetwork", "arcface", "curricularface", "moco", "lpips",
+         "trunk")  # fmt: skip
 
 
 # --------------------------------------------------------------------------------------------------- models

@@ -47,20 +47,27 @@ def problems(config: Any, prefix: str = "") -> Iterator[Problem]:
 def _generator(c: s.GeneratorConfig) -> Iterator[Problem]:
     yield from at_least(c, 1, "z_dim w_dim")
     yield from between_0_and_1(c, "w_avg_beta")
+    yield from choice(c, "architecture", s.GENERATORS)
     yield from _networks(c)
+    if c.architecture == s.MOBILE:
+        usual = s.GeneratorConfig()
+        own = {"z_dim", "w_dim", "mapping_layers", "channel_base", "channel_max", "architecture"}
+        foreign = [f.name for f in fields(c) if f.name not in own and getattr(c, f.name) != getattr(usual, f.name)]
+        if foreign:
+            yield Problem(tuple(foreign), f"is a key of StyleGAN2, which {s.MOBILE} has not; leave it out")
 
 
 def _discriminator(c: s.DiscriminatorConfig) -> Iterator[Problem]:
     yield from at_least(c, 1, "mbstd_group_size cmap_dim")
     yield from at_least(c, 0, "mbstd_num_channels")
     yield from choice(c, "epilogue_activation", s.ACTIVATIONS)
+    yield from choice(c, "architecture", s.ARCHITECTURES)
     yield from _networks(c)
 
 
 def _networks(c: s.GeneratorConfig | s.DiscriminatorConfig) -> Iterator[Problem]:
     yield from at_least(c, 1, "channel_base channel_max img_channels mapping_embed_features mapping_layer_features")
     yield from at_least(c, 0, "c_dim mapping_layers")
-    yield from choice(c, "architecture", s.ARCHITECTURES)
     yield from choice(c, "activation", s.ACTIVATIONS)
     yield from choice(c, "mapping_activation", s.ACTIVATIONS)
     yield from positive(c, "conv_clamp mapping_lr_multiplier")
@@ -136,7 +143,7 @@ def _data(c: s.DataConfig) -> Iterator[Problem]:
     yield from choice(c, "on_bad_file", ("skip", "refuse"))
     yield from at_least(c, 1, "max_images num_generated")
     yield from at_least(c, 0, "workers cache_mib generated_seed")
-    yield from not_negative(c, "truncation_psi")
+    yield from not_negative(c, "truncation_psi truncation_psi_from")
     if not 0 <= c.validation_fraction < 1:
         yield Problem(("validation_fraction",), f"must be 0 or more and below 1, got {c.validation_fraction}")
     if c.kind == "generated" and c.root is not None:
@@ -209,6 +216,13 @@ def _phase(c: s.PhaseConfig) -> Iterator[Problem]:
             yield Problem((f"loss_weights.{name}", "domain.kind"), message)
     yield from known("augment", "augmentation", c.augment, s.AUGMENTATIONS)
     yield from between_0_and_1(c, "augment_p")
+
+
+def _early_head(c: s.EarlyHeadConfig) -> Iterator[Problem]:
+    yield from at_least(c, 1, "channels")
+    yield from weights("loss_weights", c.loss_weights, names.LOSSES)
+    if c.data.kind != "generated":
+        yield Problem(("data.kind",), f"must be generated, the head learns from its generator; got {c.data.kind!r}")
 
 
 def _phase2(c: s.Phase2Config) -> Iterator[Problem]:
@@ -322,6 +336,7 @@ CHECKS: dict[type, Callable[[Any], Iterable[Problem]]] = {
     s.CommandConfig: _command,
     s.TrainConfig: _train,
     s.PhaseConfig: _phase,
+    s.EarlyHeadConfig: _early_head,
     s.Phase2Config: _phase2,
     s.StyleGAN2Config: _stylegan2,
     s.ProjectionConfig: _projection,

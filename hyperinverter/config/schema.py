@@ -17,6 +17,8 @@ FROM_E1 = "w_encoder"  # of `layerwise_encoder.init`: E2's trunk starts from the
 TOKEN_RANGES = ("non_negative", "signed")
 PRECISIONS = ("fp32", "bf16", "fp16")
 ARCHITECTURES = ("orig", "skip", "resnet")
+MOBILE = "mobile_stylegan"
+GENERATORS = ("stylegan2", *ARCHITECTURES, MOBILE)  # stylegan2 is skip, its usual kind
 DECAY_SHAPES = ("linear", "cosine")
 AUGMENTATIONS = ("translate", "scale", "rotate", "color")
 METRIC_FILTERS = ("bilinear", "box")
@@ -25,9 +27,9 @@ ACTIVATIONS = ("linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "sof
 
 @dataclass
 class GeneratorConfig:
-    """StyleGAN2 generator (default: config-f). Channels at a resolution = min(channel_base / res, channel_max).
+    """Generator (default: StyleGAN2's config-f). Channels at a resolution = min(channel_base / res, channel_max).
 
-    What follows `channel_max` is for published weights that were trained otherwise.
+    What follows `architecture` is for published StyleGAN2 weights that were trained otherwise.
     """
 
     z_dim: int = 512
@@ -35,7 +37,7 @@ class GeneratorConfig:
     mapping_layers: int = 8
     channel_base: int = 32768
     channel_max: int = 512
-    architecture: str = "skip"  # one of ARCHITECTURES
+    architecture: str = "skip"  # one of GENERATORS
     c_dim: int = 0  # size of the condition; 0: none
     img_channels: int = 3
     use_noise: bool = True
@@ -149,6 +151,8 @@ class DataConfig:
     num_generated: int = 10_000  # only kind=generated
     generated_seed: int = 0
     truncation_psi: float = 1.0  # only kind=generated
+    truncation_psi_from: float | None = None  # every image its own truncation, from here to truncation_psi
+    store: str | None = None  # only kind=generated: a folder that keeps them, so that each is sampled once
     flip: bool = True  # training only, probability one half
     on_bad_file: str = "skip"  # skip (reported by name) | refuse (stop with the list of names)
     validation_root: str | list[str] | None = None  # None: split off `validation_fraction` by file name
@@ -246,6 +250,14 @@ class Phase1Config(PhaseConfig):
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(name="ranger", lr=1e-4, betas=[0.95, 0.999], eps=1e-5)
     )
+
+
+@dataclass
+class EarlyHeadConfig(TrainConfig):
+    """Train a generator's early head on its own images."""
+
+    channels: int = 64
+    loss_weights: dict[str, float] = field(default_factory=lambda: {"l2": 1.0, "lpips": 0.2})
 
 
 @dataclass

@@ -279,6 +279,7 @@ def open_training_data(
     seed: int,
     generator: nn.Module | None = None,
     device: torch.device | str = "cpu",
+    resolution: int | None = None,
 ) -> tuple[Batches, Batches]:
     """Training and validation images of a run.
 
@@ -288,6 +289,7 @@ def open_training_data(
         seed: of the order and the mirroring.
         generator: the domain's generator; only for data.kind=generated.
         device: where the batches are wanted.
+        resolution: R, side of the images in px; None is the domain's.
     Raises:
         UserError: data.root is not set, holds no images, or leaves nothing to train on.
         FileNotFoundError: data.root or data.validation_root does not exist.
@@ -295,15 +297,13 @@ def open_training_data(
     if data.kind == "generated":
         if generator is None:
             raise ValueError("data.kind=generated needs generator=, the domain's generator")
-        count = min(data.num_generated, data.max_images or data.num_generated)
-        n_validation = round(count * data.validation_fraction) if data.validation_fraction > 0 else 0
-        sizes = {"train": count, "validation": max(n_validation, int(data.validation_fraction > 0))}
+        reduced = domain.resolution if resolution is None else resolution
         training, validation = (
-            GeneratedSource(
-                generator, count, seed=data.generated_seed, stream=stream, truncation_psi=data.truncation_psi
-            )
-            for stream, count in sizes.items()
+            GeneratedSource.of(data, generator, stream, reduced) for stream in ("train", "validation")
         )
+        if data.store is not None:
+            training.fill_store()
+            validation.fill_store()
     else:
         if data.root is None:
             raise UserError(
@@ -320,8 +320,8 @@ def open_training_data(
     settings = {"on_bad_file": data.on_bad_file, "cache_mib": data.cache_mib, "workers": data.workers}
     settings["device"] = device
     return (
-        Batches(training, domain.resolution, seed=seed, flip=data.flip, **settings),
-        Batches(validation, domain.resolution, seed=seed, flip=False, **settings),
+        Batches(training, resolution or domain.resolution, seed=seed, flip=data.flip, **settings),
+        Batches(validation, resolution or domain.resolution, seed=seed, flip=False, **settings),
     )
 
 

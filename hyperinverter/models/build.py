@@ -2,18 +2,30 @@
 
 from dataclasses import asdict
 
-from hyperinverter.config.schema import DomainConfig
+from torch import nn
+
+from hyperinverter.config.schema import MOBILE, DomainConfig
 from hyperinverter.models.encoders import LayerwiseEncoder, WEncoder
 from hyperinverter.models.hyperinverter import HyperInverter
 from hyperinverter.models.hypernetwork import Hypernetwork
+from hyperinverter.models.mobile_stylegan import MobileGenerator
 from hyperinverter.models.stylegan2 import Discriminator, Generator
-from hyperinverter.models.stylegan2.layers import block_resolutions
 from hyperinverter.models.target_layers import target_layers
 
 
-def build_generator(domain: DomainConfig) -> Generator:
-    """StyleGAN2 generator G of the domain's resolution."""
-    return Generator(resolution=domain.resolution, **asdict(domain.generator))
+def build_generator(domain: DomainConfig, early_channels: int = 0) -> Generator | MobileGenerator:
+    """Generator G of the domain's architecture and resolution; this is the one place that asks which it is.
+
+    Args:
+        early_channels: of its early head; 0: none. Only `mobile_stylegan` can have one.
+    """
+    config = asdict(domain.generator)
+    if config["architecture"] == MOBILE:
+        sizes = {key: config[key] for key in ("z_dim", "w_dim", "mapping_layers", "channel_base", "channel_max")}
+        return MobileGenerator(resolution=domain.resolution, early_channels=early_channels, **sizes)
+    if config["architecture"] == "stylegan2":
+        config["architecture"] = "skip"
+    return Generator(resolution=domain.resolution, **config)
 
 
 def build_discriminator(domain: DomainConfig) -> Discriminator:
@@ -26,12 +38,12 @@ def build_w_encoder(domain: DomainConfig) -> WEncoder:
     return WEncoder(domain.w_encoder, w_dim=domain.generator.w_dim)
 
 
-def build_layerwise_encoder(domain: DomainConfig) -> LayerwiseEncoder:
-    """E2, with one head per style of the domain's generator: two per resolution from 4 px on."""
-    return LayerwiseEncoder(domain.layerwise_encoder, num_styles=2 * len(block_resolutions(domain.resolution)))
+def build_layerwise_encoder(domain: DomainConfig, generator: nn.Module) -> LayerwiseEncoder:
+    """E2, with one head per style of this generator."""
+    return LayerwiseEncoder(domain.layerwise_encoder, num_styles=generator.num_ws)
 
 
-def build_hypernetwork(domain: DomainConfig, generator: Generator) -> Hypernetwork:
+def build_hypernetwork(domain: DomainConfig, generator: nn.Module) -> Hypernetwork:
     """Hypernetworks for the weights of this generator."""
     config = domain.hypernetwork
     return Hypernetwork(
@@ -59,6 +71,6 @@ def build_hyperinverter(
     return HyperInverter(
         generator,
         build_w_encoder(domain) if w_encoder is None else w_encoder,
-        build_layerwise_encoder(domain),
+        build_layerwise_encoder(domain, generator),
         build_hypernetwork(domain, generator),
     )

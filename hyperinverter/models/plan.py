@@ -35,7 +35,7 @@ def describe(config: CommandConfig | DomainConfig) -> str:
             "generator (G)": generator,
             "discriminator (D)": build_discriminator(domain),
             "w_encoder (E1)": build_w_encoder(domain),
-            "layerwise_encoder (E2)": build_layerwise_encoder(domain),
+            "layerwise_encoder (E2)": build_layerwise_encoder(domain, generator),
             "hypernetwork (H)": (hypernetwork := build_hypernetwork(domain, generator)),
         }
     return "\n".join(

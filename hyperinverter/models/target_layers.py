@@ -74,19 +74,27 @@ def target_names(resolution: int, target_set: str) -> list[str]:
     return names
 
 
-def target_layers(generator: nn.Module, target_set: str = "conv_without_bias") -> list[TargetLayer]:
-    """A StyleGAN2 generator's target layers in the published order.
-
-    Args:
-        generator: any module whose `synthesis` has the published parameter names (`b8.conv0.weight`, ...).
-        target_set: `conv_without_bias` (every convolution with torgb), `conv_without_bias_without_torgb`, or
-            `all_without_bias` (the first set, then the weights of the style affines in the same order).
-
-    Raises:
-        ValueError: unknown target set, or nothing in the generator that looks like a StyleGAN2 synthesis network.
-    """
-    shapes = {name: parameter.shape for name, parameter in generator.synthesis.named_parameters()}
+def stylegan2_target_layers(synthesis: nn.Module, target_set: str) -> list[TargetLayer]:
+    """`target_layers` of a StyleGAN2 synthesis network, whose parameters have the published names."""
+    shapes = {name: parameter.shape for name, parameter in synthesis.named_parameters()}
     resolutions = [int(match[1]) for name in shapes if (match := _NAME.fullmatch(name))]
     if not resolutions:
         raise ValueError("generator: no parameter such as synthesis.b4.conv1.weight; expected a StyleGAN2 generator")
     return [target_layer(name, shapes[name]) for name in target_names(max(resolutions), target_set) if name in shapes]
+
+
+def target_layers(generator: nn.Module, target_set: str = "conv_without_bias") -> list[TargetLayer]:
+    """A generator's target layers, low to high resolution (StyleGAN2: in the published order).
+
+    Args:
+        generator: its `synthesis` tells its own (`target_layers`).
+        target_set: `conv_without_bias` (every convolution with torgb), `conv_without_bias_without_torgb`, or
+            `all_without_bias` (the first set, then the weights of the style affines in the same order).
+
+    Raises:
+        ValueError: unknown target set, or nothing in the generator that looks like a synthesis network.
+    """
+    if target_set not in TARGET_SETS:
+        raise ValueError(f"target_set: got {target_set!r}, expected one of {', '.join(TARGET_SETS)}")
+    own = getattr(generator.synthesis, "target_layers", None)
+    return stylegan2_target_layers(generator.synthesis, target_set) if own is None else own(target_set)

@@ -9,6 +9,7 @@ from hyperinverter.config.schema import DomainConfig
 from hyperinverter.utils.checkout import REPOSITORY, unless_checkout
 
 PARTS = ("generator", "discriminator", "w_encoder", "hyperinverter")
+EARLY_HEAD = "early_head.safetensors"  # beside a generator that can have one; absent: it draws only full images
 # the trainer that writes each part, for error messages
 MADE_BY = {
     "generator": "stylegan2",

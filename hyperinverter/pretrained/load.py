@@ -27,8 +27,9 @@ from hyperinverter.config.schema import (
 from hyperinverter.models.build import build_discriminator, build_generator, build_hyperinverter, build_w_encoder
 from hyperinverter.models.encoders import WEncoder
 from hyperinverter.models.hyperinverter import HyperInverter
+from hyperinverter.models.mobile_stylegan import MobileGenerator
 from hyperinverter.models.stylegan2 import Discriminator, Generator
-from hyperinverter.pretrained.files import find_model_folder, find_network_file, part_file, weights_file
+from hyperinverter.pretrained.files import EARLY_HEAD, find_model_folder, find_network_file, part_file, weights_file
 from hyperinverter.utils.errors import DAMAGED, UserError, reason_of
 
 __all__ = [
@@ -175,8 +176,27 @@ def load_generator(source: str | Path, domain: DomainConfig | None = None) -> Ge
     """
     file = read_model(part_file(source, "generator", domain and domain.name), "generator")
     check_domain(file, domain)
-    described = _domain_of(file)
-    return _network(file, lambda: build_generator(described))
+    return _generator(file, _domain_of(file))
+
+
+def _generator(file: ModelFile, domain: DomainConfig) -> Generator | MobileGenerator:
+    """The generator of a file, with the early head that lies beside it."""
+    path = file.path.with_name(EARLY_HEAD)
+    if not path.is_file():
+        return _network(file, lambda: build_generator(domain))
+    head = read_model(path, "early_head")
+    check_requires(head, generator=file.hash)
+    channels = head.config.get("channels")
+    if not isinstance(channels, int):
+        raise UserError(f"{path}: its config lacks channels, a number; get or train it again")
+    generator = _built(file, lambda: build_generator(domain, early_channels=channels))
+    if getattr(generator.synthesis, "early", None) is None:
+        raise UserError(f"{path}: {file.path.name} is of a kind that has no early head; delete this file")
+    fill(generator.synthesis.early, head.state, head.path)
+    early = {f"synthesis.early.{name}": value for name, value in generator.synthesis.early.state_dict().items()}
+    fill(generator, {**early, **file.state}, file.path)
+    generator.weights_hash = file.hash
+    return generator.eval()
 
 
 def load_discriminator(source: str | Path, domain: DomainConfig | None = None) -> Discriminator:
@@ -261,7 +281,7 @@ def load_model(
     if with_hyperinverter:
         check_requires(files["hyperinverter"], generator=hashes["generator"], w_encoder=hashes["w_encoder"])
     domain = _domain_of(*files.values(), base=base)
-    generator = _network(files["generator"], lambda: build_generator(domain))
+    generator = _generator(files["generator"], domain)
     w_encoder = _network(files["w_encoder"], lambda: build_w_encoder(domain)) if with_w_encoder else None
     network = None
     if with_hyperinverter:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hyperinverter.checkpoint import save_model, write_atomically
 from hyperinverter.config.schema import DomainConfig
+from hyperinverter.pretrained.files import EARLY_HEAD
 from hyperinverter.pretrained.ready import weights_file
 
 CONFIG_SECTIONS = {"w_encoder": ("w_encoder",), "hyperinverter": ("layerwise_encoder", "hypernetwork")}
@@ -26,7 +27,7 @@ def copy_parts(folder: Path, domain: DomainConfig, parts: Sequence[str]) -> None
             raise
         copy_file(source, folder / f"{part}.safetensors")
         if part == "generator":  # directions are vectors in this generator's w space
-            patterns = ("directions/*.safetensors", "pca.safetensors")
+            patterns = (EARLY_HEAD, "directions/*.safetensors", "pca.safetensors")
             for file in sorted(path for pattern in patterns for path in source.parent.glob(pattern)):
                 copy_file(file, folder / file.relative_to(source.parent))
 
@@ -75,3 +76,11 @@ def save_part(
     )
     with write_atomically(folder / "README.md") as temporary:
         temporary.write_text(text)
+
+
+def save_early_head(
+    folder: Path, head: nn.Module, channels: int, domain: DomainConfig, *, frozen: dict[str, str], info: dict
+) -> None:
+    """Write an early head beside the generator that it was trained for, in float16."""
+    config = {"domain": domain.name, "resolution": domain.resolution, "channels": channels}
+    save_model(folder / EARLY_HEAD, head, kind="early_head", config=config, requires=frozen, info=info, half=True)

@@ -55,6 +55,19 @@ def channel_rule(widths: Mapping[int, int]) -> tuple[int, int]:
     return channel_base, channel_max
 
 
+def check_reduced(resolution: int | None, full: int) -> int:
+    """A resolution that box means of a full image give; None is the full one.
+
+    Raises:
+        ValueError: it is larger, or no divisor.
+    """
+    if resolution is None:
+        return full
+    if not 1 <= resolution <= full or full % resolution:
+        raise ValueError(f"resolution: got {resolution} px, expected {full} px divided by a power of two")
+    return resolution
+
+
 def even_taps(f: Tensor) -> Tensor:
     """A resampling filter with an even number of taps: an odd one gets a leading zero, which changes no result.
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -25,6 +26,7 @@ from hyperinverter.models.stylegan2.layers import (
     block_resolutions,
     channels_at,
     check_architecture,
+    check_reduced,
     even_taps,
 )
 from hyperinverter.ops.bias_act import activate_, check_activation, split_gain
@@ -213,6 +215,7 @@ class SynthesisNetwork(nn.Module):
         self.resolution, self.w_dim = resolution, options.w_dim
         self.recompute_from_px: int | None = None
         self.block_resolutions = block_resolutions(resolution)
+        self.resolutions = (resolution,)  # sides in px that it draws without drawing a larger image first
         self.num_ws = 2 * len(self.block_resolutions)
         previous = 0
         for res in self.block_resolutions:
@@ -221,7 +224,13 @@ class SynthesisNetwork(nn.Module):
             self.add_module(f"b{res}", block)
             previous = channels
 
-    def forward(self, ws: Tensor, weight_residuals: Residuals | None = None, noise_mode: str = "const") -> Tensor:
+    def forward(
+        self,
+        ws: Tensor,
+        weight_residuals: Residuals | None = None,
+        noise_mode: str = "const",
+        resolution: int | None = None,
+    ) -> Tensor:
         """Draw images.
 
         Args:
@@ -231,18 +240,21 @@ class SynthesisNetwork(nn.Module):
                 of each image; N may be 1 for one residual shared by the batch. None or {} means none. Also what
                 `prepare` made of such a mapping.
             noise_mode: "const" uses the stored noise, "random" draws new noise, "none" adds none.
+            resolution: r, side of the images in px: R reduced by box mean; None is R.
         Returns:
-            images [N, C, R, R], nominally in [-1, 1], not clamped.
+            images [N, C, r, r], nominally in [-1, 1], not clamped.
         Raises:
-            ValueError: shapes, residual names or noise mode that do not fit this generator.
+            ValueError: shapes, residual names, noise mode or resolution that do not fit this generator.
         """
+        reduction = self.resolution // check_reduced(resolution, self.resolution)
         if ws.ndim != 3 or ws.shape[1:] != (self.num_ws, self.w_dim):
             raise ValueError(f"expected ws [N, {self.num_ws}, {self.w_dim}], got {tuple(ws.shape)}")
         if noise_mode not in NOISE_MODES:
             raise ValueError(f"unknown noise_mode {noise_mode!r}, expected one of {NOISE_MODES}")
         residuals = weight_residuals or {}
         self._check_residuals(residuals, ws.shape[0])
-        return self._draw(None, None, ws, residuals, noise_mode, self.block_resolutions)
+        image = self._draw(None, None, ws, residuals, noise_mode, self.block_resolutions)
+        return image if reduction == 1 else F.avg_pool2d(image, reduction)
 
     def _draw(
         self,

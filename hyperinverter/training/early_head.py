@@ -1,0 +1,149 @@
+"""Train a generator's early head, which draws its images reduced to a quarter without the last layer.
+
+Data are the generator's own images, sampled once at full size (`data.kind=generated`, `data.store`); the head learns
+to draw their box means from the last but one layer's features. Nothing else of the generator changes.
+Letters: N images, R/4 pixels of the early image.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from hyperinverter.config.schema import EarlyHeadConfig
+from hyperinverter.data import Batches
+from hyperinverter.data.generated import GeneratedSource
+from hyperinverter.losses import build_losses
+from hyperinverter.models.mobile_stylegan import EarlyHead, MobileGenerator
+from hyperinverter.pretrained.load import hash_of
+from hyperinverter.pretrained.ready import load_generator, weights_file
+from hyperinverter.training.common import Run, set_up
+from hyperinverter.training.export import copy_parts, save_early_head
+from hyperinverter.training.guard import guarded
+from hyperinverter.training.optim import build_optimizer, set_rates, step_over_parts
+from hyperinverter.training.progress import due_at, or_stop
+from hyperinverter.training.resume import find_state, restore, save_state
+from hyperinverter.training.validation import side_by_side
+from hyperinverter.utils.distributed import in_all_processes, place_of
+from hyperinverter.utils.errors import UserError
+
+
+def start_early_head(generator: MobileGenerator, channels: int) -> EarlyHead:
+    """A head whose styles start as those of the layer and of the image head that it replaces."""
+    last, head = generator.synthesis.layers[-1], EarlyHead(
+        generator.synthesis.layers[-2].conv2.bias.shape[0], channels, generator.w_dim
+    )
+    pairs = ((head.conv1, last.up), (head.conv2, last.conv2), (head.to_img, generator.synthesis.to_img))
+    with torch.no_grad():
+        for conv, source in pairs:
+            own, given = conv.modulation, source.modulation
+            count = min(len(own.bias), len(given.bias))
+            own.weight.zero_()[:count] = given.weight[:count]
+            own.bias[:count] = given.bias[:count]
+        for conv in (head.conv1, head.conv2):
+            conv.depthwise.normal_(std=0.1)[:, :, 1, 1] += 3  # hands its input on, times 3: the layer divides by it
+            nn.init.kaiming_normal_(conv.pointwise)
+        head.to_img.weight.normal_(std=0.1)
+    return head
+
+
+@in_all_processes
+@guarded
+def train(config: EarlyHeadConfig) -> dict[str, float]:
+    """Train until `schedule.max_steps`; the best head goes to `<output>/model`, beside the generator.
+
+    Returns:
+        The last logged losses ("train/..."), the last validation losses ("validation/..."), "best/loss", "best/step".
+    Raises:
+        UserError: the generator can have no early head, or the losses are no longer finite.
+        FileNotFoundError: a network is not there.
+    """
+    # -- set up
+    device = set_up(config)
+    domain, schedule, output = config.domain, config.schedule, Path(config.output)
+    generator = load_generator(weights_file(domain, "generator"), domain).to(device).requires_grad_(False)
+    if not isinstance(generator, MobileGenerator):
+        raise UserError(f"domain.generator: {domain.name}'s draws only full images; early heads are for mobile_stylegan")
+    frozen = {"generator": hash_of(generator)}
+    resumed = find_state(config, trainer="early_head", networks=["generator"], frozen=frozen)
+    head = start_early_head(generator, config.channels).to(device)
+    size = generator.resolution // 4
+    train_source, validation_source = (
+        GeneratedSource.of(config.data, generator, stream, size) for stream in ("train", "validation")
+    )
+    for source in (train_source, validation_source):
+        source.fill_store()
+    data = [
+        Batches(source, size, seed=config.seed, cache_mib=config.data.cache_mib, device=device)
+        for source in (train_source, validation_source)
+    ]
+    losses = build_losses(config.loss_weights, loss_resolution=domain.loss_resolution).to(device).eval()
+    optimizer = build_optimizer(head.parameters(), config.optimizer)
+    state = {"early_head": head, "optimizer": optimizer}
+    progress = restore(resumed, state, {optimizer: config.optimizer}, data=tuple(data))
+
+    def draw(source: GeneratedSource, names: list[str]) -> Tensor:
+        w = source.w([source.index_of(name) for name in names])
+        with torch.no_grad():
+            x = generator.synthesis.early_features(w[:, None].expand(-1, generator.num_ws, -1))
+        return head(x, w, {})
+
+    def measure(part: tuple[Tensor, list[str]]) -> dict[str, Tensor]:
+        total, parts = losses(draw(train_source, part[1]), part[0])
+        return {"loss": total, **parts}
+
+    @torch.no_grad()
+    def validate() -> dict[str, float]:
+        sums, count = {}, 0
+        for _, images, names in data[1].own_in_order(schedule.batch_size, schedule.validation_images):
+            total, parts = losses(draw(validation_source, names), images)
+            psnr = -10 * (parts["l2"] / 4).log10() if "l2" in parts else total * 0
+            for name, value in {"loss": total, **parts, "psnr": psnr}.items():
+                sums[name] = sums.get(name, 0.0) + float(value) * len(images)
+            count += len(images)
+        return {name: value / count for name, value in sums.items()}
+
+    with (
+        Run(output, config, progress.step) as run,
+        tqdm(total=schedule.max_steps, initial=progress.step, mininterval=1) as bar,
+    ):
+        run.log(f"early head at {size} px on {place_of(device)}: {len(train_source)} generated images", *resumed.notes)
+        while progress.step < schedule.max_steps:
+            # -- one step
+            due = due_at(progress.step + 1, schedule)
+            images, names = data[0].get(progress.position, schedule.batch_size)
+            set_rates(progress.step, schedule, {optimizer: config.optimizer})
+            parts = [(images[i : i + 1], names[i : i + 1]) for i in range(len(images))]  # one image's maps at a time
+            values = step_over_parts(optimizer, measure, parts, clip=config.gradient_clip, measure=due.look)
+            progress.step += 1
+            progress.position += schedule.batch_size
+            progress.history.add(progress.step, values)
+            bar.update()
+            due = or_stop(due, progress.step, schedule)
+            if not due.look:
+                continue
+
+            # -- log, pictures, validation, best head
+            progress.history.stop_if_not_finite(config, run.checkpoints)
+            if due.log:
+                bar.set_postfix(loss=f"{progress.log_losses(run):.4f}")
+            if due.images:
+                _, images, names = next(iter(data[1].own_in_order(4, 4)))
+                with torch.no_grad():
+                    run.images(progress.step, "reduced_early", side_by_side(images, draw(validation_source, names)))
+            if due.validation:
+                found = validate()
+                if progress.log_validation(run, found):
+                    copy_parts(output / "model", domain, ["generator"])
+                    info = {"trainer": "train_early_head", "step": progress.step, "validation": found}
+                    info["images_seen"] = progress.position
+                    save_early_head(output / "model", head, config.channels, domain, frozen=frozen, info=info)
+
+            # -- save
+            if due.save:
+                save_state(run, config, trainer="early_head", frozen=frozen, progress=progress, parts=state)
+            if due.stop:
+                run.stop(progress.step)
+        run.log(progress.conclusion(output))
+    return progress.summary()

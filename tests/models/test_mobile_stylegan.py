@@ -1,0 +1,264 @@
+"""MobileStyleGAN's generator against its formulas, written here once more with loops, and against OpenVINO's record."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from hyperinverter.config.schema import MOBILE, DomainConfig, GeneratorConfig
+from hyperinverter.models import mobile_stylegan
+from hyperinverter.models.build import build_generator
+from hyperinverter.models.mobile_stylegan import MobileGenerator, inverse_haar
+from hyperinverter.models.target_layers import target_layers
+from hyperinverter.pretrained.files import find_network_file
+
+SHARED = Path(__file__).parents[3] / "shared"
+GOLDEN = SHARED / "golden" / "mobile_generator.npz"
+WEIGHTS = find_network_file("ffhq_mobile/generator.safetensors")
+
+
+def make(seed: int = 0, early_channels: int = 0, **sizes: int) -> MobileGenerator:
+    """A small generator with random weights and noise."""
+    torch.manual_seed(seed)
+    sizes = {"resolution": 32, "z_dim": 8, "w_dim": 8, "channel_base": 128, "channel_max": 16, **sizes}
+    generator = MobileGenerator(mapping_layers=2, early_channels=early_channels, **sizes).eval()
+    for name, buffer in generator.synthesis.named_buffers():
+        if name.endswith("noise_const"):
+            buffer.normal_(std=0.3)
+    for parameter in generator.synthesis.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return generator
+
+
+def styles(generator: MobileGenerator, n: int, seed: int = 1) -> torch.Tensor:
+    return torch.randn(n, generator.num_ws, generator.w_dim, generator=torch.Generator().manual_seed(seed))
+
+
+def by_formulas(generator: MobileGenerator, ws: torch.Tensor) -> torch.Tensor:
+    """One image, ws [L, w_dim], straight from the description; no line shared with the module."""
+    p = dict(generator.synthesis.named_parameters()) | dict(generator.synthesis.named_buffers())
+
+    def style(name: str, w: torch.Tensor) -> torch.Tensor:
+        return (p[f"{name}.modulation.weight"] @ w + p[f"{name}.modulation.bias"])[None, :, None, None]
+
+    def finish(name: str, y: torch.Tensor) -> torch.Tensor:
+        y = y + p[f"{name}.noise_const"] + p[f"{name}.bias"][None, :, None, None]
+        return torch.where(y > 0, y, 0.2 * y)
+
+    def haar(x: torch.Tensor) -> torch.Tensor:
+        low, lh, hl, hh = x[0].chunk(4)
+        _, height, width = low.shape
+        out = torch.empty(len(low), 2 * height, 2 * width)
+        root = math.sqrt(2)
+        for i in range(height):
+            for j in range(width):
+                top, bottom = (low + lh)[:, i, j] / root, (low - lh)[:, i, j] / root
+                top_high, bottom_high = (hl + hh)[:, i, j] / root, (hl - hh)[:, i, j] / root
+                out[:, 2 * i, 2 * j], out[:, 2 * i, 2 * j + 1] = (top + top_high) / root, (top - top_high) / root
+                out[:, 2 * i + 1, 2 * j] = (bottom + bottom_high) / root
+                out[:, 2 * i + 1, 2 * j + 1] = (bottom - bottom_high) / root
+        return out[None]
+
+    def separable(name: str, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        x = x * style(name, w) / math.sqrt(9 * x.shape[1])
+        each = [F.conv2d(x[:, c : c + 1], p[f"{name}.depthwise"][c : c + 1], padding=1) for c in range(x.shape[1])]
+        return finish(name, torch.einsum("oc,nchw->nohw", p[f"{name}.pointwise"][:, :, 0, 0], torch.cat(each, dim=1)))
+
+    x = p["input"] * style("conv1", ws[0]) / math.sqrt(9 * p["input"].shape[1])
+    x = finish("conv1", F.conv2d(x, p["conv1.weight"], padding=1))
+    count = len(generator.synthesis.layers)
+    for i in range(count):
+        x = haar(x * style(f"layers.{i}.up", ws[1 + 3 * i]))
+        x = separable(f"layers.{i}.conv1", x, ws[1 + 3 * i])
+        x = separable(f"layers.{i}.conv2", x, ws[2 + 3 * i])
+    x = x * style("to_img", ws[3 * count]) / math.sqrt(x.shape[1])
+    return haar(F.conv2d(x, p["to_img.weight"], p["to_img.bias"]))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("seed", [0, 1])
+def test_it_draws_what_the_formulas_say(seed):
+    generator = make(seed)
+    ws = styles(generator, 2, seed)
+    expected = torch.cat([by_formulas(generator, one) for one in ws])
+    images = generator.synthesis(ws)
+    assert images.shape == (2, 3, 32, 32)
+    assert (images - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+def test_inverse_haar_is_orthonormal_both_ways():
+    x = torch.randn(2, 8, 3, 5, dtype=torch.double, requires_grad=True)
+    assert torch.allclose(inverse_haar(x).square().sum(), x.square().sum())
+    y = torch.randn(2, 2, 6, 10, dtype=torch.double, requires_grad=True)
+    (gradient,) = torch.autograd.grad((inverse_haar(x) * y).sum(), x, create_graph=True)
+    assert torch.allclose(inverse_haar(gradient), y)  # its transpose is its inverse
+    (again,) = torch.autograd.grad((gradient * x).sum(), y)
+    assert torch.allclose(again, inverse_haar(x))
+
+
+def residuals_of(generator: MobileGenerator, n: int) -> dict[str, torch.Tensor]:
+    torch.manual_seed(3)
+    return {name: 0.2 * torch.randn(n, *p.shape) for name, p in generator.synthesis.named_parameters()}
+
+
+def test_a_residual_is_the_same_change_made_in_place_values_and_gradients():
+    """Of every parameter, for every image of a batch; also in the batched way that a GPU takes."""
+    generator = make(early_channels=8)
+    n = 3
+    ws, residuals = styles(generator, n), residuals_of(generator, n)
+    for resolution in (32, 8):
+        given = {name: value.clone().requires_grad_() for name, value in residuals.items()}
+        images = generator.synthesis(ws, given, resolution=resolution)
+        batched = generator.synthesis._draw(ws, given, "const", resolution)
+        assert (images - batched).abs().max() < 1e-4 * images.abs().max()
+        weights = torch.randn(images.shape)
+        (images * weights).sum().backward()
+        for i in range(n):
+            changed = make(early_channels=8)
+            for name, parameter in changed.synthesis.named_parameters():
+                parameter.data += residuals[name][i]
+            image = changed.synthesis(ws[i : i + 1], resolution=resolution)
+            assert (image - images[i]).abs().max() < 1e-5 * image.abs().max()
+            (image * weights[i : i + 1]).sum().backward()
+            for name, parameter in changed.synthesis.named_parameters():
+                if parameter.grad is not None:
+                    error = (given[name].grad[i] - parameter.grad).abs().max()
+                    assert error <= 1e-4 * parameter.grad.abs().max() + 1e-6, name
+
+
+@torch.no_grad()
+def test_a_batch_of_four_is_four_singles_and_a_shared_residual_one_of_each():
+    generator = make()
+    ws = styles(generator, 4)
+    shared = {name: value[:1] for name, value in residuals_of(generator, 1).items()}
+    for given in (None, shared, residuals_of(generator, 4)):
+        batch = generator.synthesis(ws, given)
+        for i in range(4):
+            own = given and {name: value[i : i + 1] if len(value) > 1 else value for name, value in given.items()}
+            assert (generator.synthesis(ws[i : i + 1], own) - batch[i]).abs().max() < 1e-4
+        assert (generator.synthesis._draw(ws, given or {}, "const", 32) - batch).abs().max() < 1e-4
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("numbers", [1, 600, 10**9])
+def test_strips_draw_the_whole_image(monkeypatch, numbers):
+    """Of any height, also where one strip's neighbours lie beyond the border."""
+    generator = make(resolution=64)
+    ws, residuals = styles(generator, 2), residuals_of(generator, 2)
+    with torch.enable_grad():  # computes whole maps
+        expected = generator.synthesis(ws, residuals)
+    monkeypatch.setattr(mobile_stylegan, "STRIPS_FROM_PX", 8)
+    monkeypatch.setattr(mobile_stylegan, "STRIP_NUMBERS", numbers)
+    assert (generator.synthesis(ws, residuals) - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+def test_layers_computed_again_in_the_backward_pass_give_the_same_gradients():
+    generator = make()
+    found = []
+    for recompute_from_px in (None, 8):
+        generator.synthesis.recompute_from_px = recompute_from_px
+        ws = styles(generator, 2).requires_grad_()
+        generator.synthesis(ws).square().sum().backward()
+        found.append(ws.grad)
+    assert torch.equal(*found)
+
+
+@torch.no_grad()
+def test_a_reduced_image_is_the_early_heads_or_the_box_mean():
+    generator = make(early_channels=8)
+    ws = styles(generator, 2)
+    synthesis = generator.synthesis
+    assert synthesis.resolutions == (8, 32)
+    drawn = synthesis.early(synthesis.early_features(ws), ws[:, 3], {})
+    assert (synthesis(ws, resolution=8) - drawn).abs().max() < 1e-5
+    assert torch.allclose(synthesis(ws, resolution=4), F.avg_pool2d(synthesis(ws, resolution=8), 2), atol=1e-6)
+    assert torch.allclose(synthesis(ws, resolution=16), F.avg_pool2d(synthesis(ws), 2), atol=1e-6)
+    for wrong in (64, 0, 12):
+        with pytest.raises(ValueError, match="resolution"):
+            synthesis(ws, resolution=wrong)
+    synthesis.early = None
+    assert torch.allclose(synthesis(ws, resolution=8), F.avg_pool2d(synthesis(ws), 4), atol=1e-5)
+
+
+@torch.no_grad()
+def test_noise_is_stored_drawn_or_left_out():
+    generator = make()
+    ws = styles(generator, 1)
+    const, none = generator.synthesis(ws), generator.synthesis(ws, noise_mode="none")
+    random = [generator.synthesis(ws, noise_mode="random") for _ in range(2)]
+    assert not torch.allclose(const, none) and not torch.allclose(*random)
+    for name, buffer in generator.synthesis.named_buffers():
+        if name.endswith("noise_const"):
+            buffer.zero_()
+    assert torch.allclose(generator.synthesis(ws), none)
+    with pytest.raises(ValueError, match="noise_mode"):
+        generator.synthesis(ws, noise_mode="some")
+
+
+def test_a_layers_style_is_the_one_that_moves_it():
+    """Every target layer's style index, by gradients: the layer reads that style and no other."""
+    generator = make(resolution=64)
+    ws = styles(generator, 1)
+    targets = target_layers(generator, "all_without_bias")
+    seen = {}
+    for name, module in generator.synthesis.named_modules():
+        if name.endswith("modulation"):
+            module.register_forward_pre_hook(lambda _, args, name=name: seen.__setitem__(name, args[0].clone()))
+    generator.synthesis(ws)
+    for target in targets:
+        layer = target.name.removesuffix(".modulation.weight").rpartition(".")[0] or target.name
+        layer = target.name.removesuffix(".modulation.weight") if "modulation" in target.name else layer
+        assert torch.equal(seen[f"{layer}.modulation"], ws[:, target.style_index_true]), target.name
+        assert target.shape == tuple(generator.synthesis.get_parameter(target.name).shape)
+    convs = target_layers(generator, "conv_without_bias")
+    assert len(convs) == 1 + 4 * len(generator.synthesis.layers) + 1
+    assert [t.name for t in convs[:3]] == ["conv1.weight", "layers.0.conv1.depthwise", "layers.0.conv1.pointwise"]
+    assert "to_img.weight" not in {t.name for t in target_layers(generator, "conv_without_bias_without_torgb")}
+
+
+def test_wrong_residuals_and_sizes_are_named():
+    generator = make()
+    ws = styles(generator, 2)
+    with pytest.raises(ValueError, match="is no parameter of this 32 px generator"):
+        generator.synthesis(ws, {"b8.conv0.weight": torch.zeros(2, 1)})
+    with pytest.raises(ValueError, match=r"weight residual 'conv1.weight' must be \(2, 16, 16, 3, 3\)"):
+        generator.synthesis(ws, {"conv1.weight": torch.zeros(3, 16, 16, 3, 3)})
+    with pytest.raises(ValueError, match=r"expected ws \[N, 8, 8\]"):
+        generator.synthesis(ws[:, 0])
+    with pytest.raises(ValueError, match="power of two of at least 32"):
+        make(resolution=16)
+    with pytest.raises(ValueError, match="multiple of 4"):
+        make(channel_max=6)
+
+
+def test_the_domain_builds_it():
+    domain = DomainConfig(resolution=32, generator=GeneratorConfig(z_dim=8, w_dim=8, channel_base=128, channel_max=16))
+    domain.generator = replace(domain.generator, architecture=MOBILE)
+    generator = build_generator(domain)
+    assert isinstance(generator, MobileGenerator) and generator.num_ws == 8
+    domain.generator.architecture = "stylegan2"
+    assert build_generator(domain).config["architecture"] == "skip"
+
+
+@pytest.mark.skipif(not GOLDEN.is_file(), reason="../shared is not there")
+@pytest.mark.skipif(WEIGHTS is None, reason="python scripts/download.py ffhq_mobile was not run")
+@torch.no_grad()
+def test_the_published_weights_draw_what_openvino_recorded():
+    from hyperinverter.pretrained.load import load_generator
+
+    generator, golden = load_generator(WEIGHTS), np.load(GOLDEN)
+    for seed in (11, 12):
+        z, w, mean8, crop, border = (
+            torch.from_numpy(golden[f"{name}_{seed}"]).float()
+            for name in ("z", "w", "image_mean8", "image_crop", "image_border")
+        )
+        ws = generator.mapping(z.reshape(1, -1))
+        assert (ws[:, 0] - w.reshape(1, -1)).abs().max() < 1e-4
+        image = generator.synthesis(ws)
+        assert (F.avg_pool2d(image, 8) - mean8).abs().max() < 2e-4
+        assert (image[:, :, 480:544, 480:544] - crop).abs().max() < 2e-4
+        assert (image[:, :, :32, :32] - border).abs().max() < 2e-4
