@@ -61,7 +61,9 @@ class GeneratedSource:
             self._open_store()
 
     @classmethod
-    def of(cls, data: DataConfig, generator: nn.Module, stream: str, resolution: int | None = None) -> "GeneratedSource":
+    def of(
+        cls, data: DataConfig, generator: nn.Module, stream: str, resolution: int | None = None
+    ) -> "GeneratedSource":
         """The "train" or "validation" images that a config's `data` describes (kind: generated)."""
         count = min(data.num_generated, data.max_images or data.num_generated)
         if stream == "validation":
@@ -145,7 +147,9 @@ class GeneratedSource:
             except (OSError, ValueError) as error:
                 raise UserError(f"{path}: {error}; delete this file, it is then sampled again") from error
             if images.shape != shape or images.dtype != np.uint8:
-                raise UserError(f"{path}: holds {images.dtype} {images.shape}, expected uint8 {shape}; delete this file")
+                raise UserError(
+                    f"{path}: holds {images.dtype} {images.shape}, expected uint8 {shape}; delete this file"
+                )
             return images
         images = self._sample(start, start + CHUNK)
         with write_atomically(path) as partial, partial.open("wb") as file:

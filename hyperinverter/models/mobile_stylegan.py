@@ -211,13 +211,13 @@ class MobileSynthesis(nn.Module):
             convs |= {f"layers.{i}.conv1": (layer.conv1, 1 + 3 * i), f"layers.{i}.conv2": (layer.conv2, 2 + 3 * i)}
         if target_set != "conv_without_bias_without_torgb":
             convs["to_img"] = (self.to_img, 3 * len(self.layers))
-        kernels = [(f"{name}.{kernel}", conv, style) for name, (conv, style) in convs.items() for kernel in conv.kernels]
+        kernels = [
+            (f"{name}.{kernel}", conv, style) for name, (conv, style) in convs.items() for kernel in conv.kernels
+        ]
         if target_set == "all_without_bias":
             convs |= {f"layers.{i}.up": (layer.up, 1 + 3 * i) for i, layer in enumerate(self.layers)}
             kernels += [(f"{name}.modulation.weight", conv, style) for name, (conv, style) in convs.items()]
-        return [
-            TargetLayer(name, tuple(self.get_parameter(name).shape), style, style) for name, _, style in kernels
-        ]
+        return [TargetLayer(name, tuple(self.get_parameter(name).shape), style, style) for name, _, style in kernels]
 
     def _check_residuals(self, residuals: Residuals, n: int) -> None:
         if not residuals:
@@ -277,9 +277,7 @@ class StyledConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_channels))
         self.register_buffer("noise_const", torch.zeros(size, size))
 
-    def forward(
-        self, x: Tensor, w: Tensor, residuals: Residuals, noise_mode: str, rows: slice = slice(None)
-    ) -> Tensor:
+    def forward(self, x: Tensor, w: Tensor, residuals: Residuals, noise_mode: str, rows: slice = slice(None)) -> Tensor:
         """x [N, I, S, S] (or these rows of it), w [N, w_dim] -> [N, O, S, S]."""
         scales = self.modulation(w, part_of(residuals, "modulation")) * self.scale
         kernels = [with_residual(getattr(self, kernel), residuals, kernel) for kernel in self.kernels]

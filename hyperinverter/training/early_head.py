@@ -31,8 +31,9 @@ from hyperinverter.utils.errors import UserError
 
 def start_early_head(generator: MobileGenerator, channels: int) -> EarlyHead:
     """A head whose styles start as those of the layer and of the image head that it replaces."""
-    last, head = generator.synthesis.layers[-1], EarlyHead(
-        generator.synthesis.layers[-2].conv2.bias.shape[0], channels, generator.w_dim
+    last, head = (
+        generator.synthesis.layers[-1],
+        EarlyHead(generator.synthesis.layers[-2].conv2.bias.shape[0], channels, generator.w_dim),
     )
     pairs = ((head.conv1, last.up), (head.conv2, last.conv2), (head.to_img, generator.synthesis.to_img))
     with torch.no_grad():
@@ -64,7 +65,9 @@ def train(config: EarlyHeadConfig) -> dict[str, float]:
     domain, schedule, output = config.domain, config.schedule, Path(config.output)
     generator = load_generator(weights_file(domain, "generator"), domain).to(device).requires_grad_(False)
     if not isinstance(generator, MobileGenerator):
-        raise UserError(f"domain.generator: {domain.name}'s draws only full images; early heads are for mobile_stylegan")
+        raise UserError(
+            f"domain.generator: {domain.name}'s draws only full images; early heads are for mobile_stylegan"
+        )
     frozen = {"generator": hash_of(generator)}
     resumed = find_state(config, trainer="early_head", networks=["generator"], frozen=frozen)
     head = start_early_head(generator, config.channels).to(device)
