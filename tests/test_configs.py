@@ -11,6 +11,7 @@ from hyperinverter.config import (
     BenchmarkConfig,
     DemoConfig,
     DirectionConfig,
+    EarlyHeadConfig,
     EditConfig,
     EvaluateConfig,
     ExportConfig,
@@ -28,6 +29,7 @@ from hyperinverter.config import (
 CONFIGS = Path(__file__).parents[1] / "configs"
 SCHEMAS = {
     "stylegan2": StyleGAN2Config,
+    "early_head": EarlyHeadConfig,
     "phase1": Phase1Config,
     "phase2": Phase2Config,
     "evaluate": EvaluateConfig,

@@ -143,7 +143,8 @@ def _data(c: s.DataConfig) -> Iterator[Problem]:
     yield from choice(c, "on_bad_file", ("skip", "refuse"))
     yield from at_least(c, 1, "max_images num_generated")
     yield from at_least(c, 0, "workers cache_mib generated_seed")
-    yield from not_negative(c, "truncation_psi truncation_psi_from")
+    yield from not_negative(c, "truncation_psi")
+    yield from between_0_and_1(c, "truncation_psi_from")
     if not 0 <= c.validation_fraction < 1:
         yield Problem(("validation_fraction",), f"must be 0 or more and below 1, got {c.validation_fraction}")
     if c.kind == "generated" and c.root is not None:

@@ -65,9 +65,7 @@ def train(config: EarlyHeadConfig) -> dict[str, float]:
     domain, schedule, output = config.domain, config.schedule, Path(config.output)
     generator = load_generator(weights_file(domain, "generator"), domain).to(device).requires_grad_(False)
     if not isinstance(generator, MobileGenerator):
-        raise UserError(
-            f"domain.generator: {domain.name}'s draws only full images; early heads are for mobile_stylegan"
-        )
+        raise UserError(f"domain.generator: {domain.name}'s has no early head; mobile_stylegan has one")
     frozen = {"generator": hash_of(generator)}
     resumed = find_state(config, trainer="early_head", networks=["generator"], frozen=frozen)
     head = start_early_head(generator, config.channels).to(device)

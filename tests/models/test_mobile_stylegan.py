@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from hyperinverter.config.schema import MOBILE, DomainConfig, GeneratorConfig
-from hyperinverter.models import mobile_stylegan
 from hyperinverter.models.build import build_generator
-from hyperinverter.models.mobile_stylegan import MobileGenerator, inverse_haar
+from hyperinverter.models.mobile_stylegan import MobileGenerator, layers, synthesis
 from hyperinverter.models.target_layers import target_layers
 from hyperinverter.pretrained.files import find_network_file
 
@@ -90,16 +89,6 @@ def test_it_draws_what_the_formulas_say(seed):
     assert (images - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
-def test_inverse_haar_is_orthonormal_both_ways():
-    x = torch.randn(2, 8, 3, 5, dtype=torch.double, requires_grad=True)
-    assert torch.allclose(inverse_haar(x).square().sum(), x.square().sum())
-    y = torch.randn(2, 2, 6, 10, dtype=torch.double, requires_grad=True)
-    (gradient,) = torch.autograd.grad((inverse_haar(x) * y).sum(), x, create_graph=True)
-    assert torch.allclose(inverse_haar(gradient), y)  # its transpose is its inverse
-    (again,) = torch.autograd.grad((gradient * x).sum(), y)
-    assert torch.allclose(again, inverse_haar(x))
-
-
 def residuals_of(generator: MobileGenerator, n: int) -> dict[str, torch.Tensor]:
     torch.manual_seed(3)
     return {name: 0.2 * torch.randn(n, *p.shape) for name, p in generator.synthesis.named_parameters()}
@@ -151,8 +140,8 @@ def test_strips_draw_the_whole_image(monkeypatch, numbers):
     ws, residuals = styles(generator, 2), residuals_of(generator, 2)
     with torch.enable_grad():  # computes whole maps
         expected = generator.synthesis(ws, residuals)
-    monkeypatch.setattr(mobile_stylegan, "STRIPS_FROM_PX", 8)
-    monkeypatch.setattr(mobile_stylegan, "STRIP_NUMBERS", numbers)
+    monkeypatch.setattr(synthesis, "STRIPS_FROM_PX", 8)
+    monkeypatch.setattr(layers, "STRIP_NUMBERS", numbers)
     assert (generator.synthesis(ws, residuals) - expected).abs().max() < 1e-5 * expected.abs().max()
 
 

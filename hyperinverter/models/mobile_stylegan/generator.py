@@ -1,0 +1,99 @@
+"""MobileStyleGAN's generator: StyleGAN2's mapping and a depthwise separable synthesis network in the Haar domain.
+
+Source: MobileStyleGAN (Belousov, 2021, arXiv:2104.04767), as the package `random-face` publishes it.
+"""
+
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hyperinverter.models.mobile_stylegan.layers import Residuals
+from hyperinverter.models.mobile_stylegan.synthesis import MobileSynthesis
+from hyperinverter.models.stylegan2.mapping import MappingNetwork
+
+
+class MobileGenerator(nn.Module):
+    """Latents to images.
+
+    Args:
+        resolution: R, a power of two of at least 32, pixels.
+        z_dim: size of the input latent.
+        w_dim: size of a style.
+        channel_base: a layer at S pixels has min(channel_base / S, channel_max) channels.
+        channel_max: see channel_base.
+        mapping_layers: fully connected layers from z to w.
+        early_channels: of the early head; 0 leaves it out.
+    Raises:
+        ValueError: values that make no network.
+    """
+
+    def __init__(
+        self,
+        *,
+        resolution: int,
+        z_dim: int = 512,
+        w_dim: int = 512,
+        channel_base: int = 32768,
+        channel_max: int = 512,
+        mapping_layers: int = 8,
+        early_channels: int = 0,
+    ) -> None:
+        super().__init__()
+        self.config: dict[str, Any] = {
+            "architecture": "mobile_stylegan",
+            "resolution": resolution,
+            "z_dim": z_dim,
+            "w_dim": w_dim,
+            "channel_base": channel_base,
+            "channel_max": channel_max,
+            "mapping_layers": mapping_layers,
+            "early_channels": early_channels,
+        }
+        self.resolution, self.z_dim, self.w_dim, self.c_dim = resolution, z_dim, w_dim, 0
+        self.synthesis = MobileSynthesis(
+            resolution=resolution,
+            w_dim=w_dim,
+            channel_base=channel_base,
+            channel_max=channel_max,
+            early_channels=early_channels,
+        )
+        self.num_ws = self.synthesis.num_ws
+        self.mapping = MappingNetwork(z_dim=z_dim, w_dim=w_dim, num_ws=self.num_ws, num_layers=mapping_layers)
+
+    def forward(
+        self,
+        z: Tensor,
+        truncation_psi: float = 1.0,
+        truncation_cutoff: int | None = None,
+        noise_mode: str = "const",
+        weight_residuals: Residuals | None = None,
+    ) -> Tensor:
+        """z [N, z_dim] -> images [N, 3, R, R]; arguments as in `MappingNetwork` and `MobileSynthesis`."""
+        return self.synthesis(self.mapping(z, truncation_psi, truncation_cutoff), weight_residuals, noise_mode)
+
+
+def band_order(channels: int) -> Tensor:
+    """Where the channels that enter an inverse Haar transform here lie in published weights, [channels].
+
+    Published, the high bands of a channel stand together ([C, 3]: lh, hl, hh); here each band's channels do, which is
+    faster. It concerns whatever writes such channels: `conv1`, `conv2` and `to_img` (kernel rows, bias) and `up`
+    (modulation rows).
+    """
+    high = torch.arange(channels // 4, channels).view(-1, 3).t().flatten()
+    return torch.cat([torch.arange(channels // 4), high])
+
+
+@torch.no_grad()
+def mean_w(mapping: MappingNetwork, count: int = 20_000) -> Tensor:
+    """The mean of w over seeded z, [w_dim]: what `mapping.w_avg` is where the published weights have none.
+
+    In float64 and rounded to 2^-16, so that every machine finds the same numbers, and with them the same hash.
+    """
+    exact = deepcopy(mapping).double()
+    random = torch.Generator().manual_seed(0)
+    total = torch.zeros(mapping.w_dim, dtype=torch.float64)
+    for _ in range(count // 1000):
+        total += exact(torch.randn(1000, mapping.z_dim, generator=random, dtype=torch.float64))[:, 0].sum(dim=0)
+    return ((total / count * 2**16).round() / 2**16).float()

@@ -1,0 +1,168 @@
+"""MobileStyleGAN's synthesis network: styles to image, with optional weight residuals per image and an early head.
+
+Source: MobileStyleGAN (Belousov, 2021, arXiv:2104.04767); weight residuals: HyperInverter (arXiv:2112.00719), section
+3.2. Letters: N images, L styles, R px of the image.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from hyperinverter.models.mobile_stylegan.layers import (
+    EarlyHead,
+    MobileLayer,
+    Residuals,
+    StyledConv,
+    ToImage,
+    draw_image,
+    part_of,
+    with_residual,
+)
+from hyperinverter.models.stylegan2.layers import channels_at, check_reduced
+from hyperinverter.models.target_layers import TargetLayer
+
+NOISE_MODES = ("const", "random", "none")
+STRIPS_FROM_PX = 128  # without gradients on a CPU, layers from here on are computed in strips
+
+
+class MobileSynthesis(nn.Module):
+    """Styles to image: a full convolution at 4 px, then layers at 8 px to R/2, each of which doubles the size.
+
+    Styles: `conv1` reads 0; of layer i `up` and `conv1` read 1 + 3i, `conv2` 2 + 3i; an image head reads 3 + 3i.
+
+    Attributes:
+        recompute_from_px: as of StyleGAN2's synthesis: layers from this size on keep no activations for the backward
+            pass; None: all keep them.
+        resolutions: sides in px that `forward` draws without drawing a larger image first.
+    """
+
+    def __init__(
+        self, *, resolution: int, w_dim: int, channel_base: int, channel_max: int, early_channels: int = 0
+    ) -> None:
+        super().__init__()
+        if resolution < 32 or resolution & (resolution - 1):
+            raise ValueError(f"resolution must be a power of two of at least 32 pixels, got {resolution}")
+        self.resolution, self.w_dim = resolution, w_dim
+        self.recompute_from_px: int | None = None
+        sizes = [2**i for i in range(3, resolution.bit_length() - 1)]  # 8 ... R/2
+        widths = [channels_at(size, channel_base, channel_max) for size in [4, *sizes]]
+        if widths[0] % 4 or any(width % 4 for width in widths):
+            raise ValueError(f"a layer's channels must be a multiple of 4 for the Haar transform, got {widths}")
+        self.num_ws = 2 + 3 * len(sizes)
+        self.input = nn.Parameter(torch.randn(1, widths[0], 4, 4))
+        self.conv1 = StyledConv(widths[0], widths[0], w_dim, size=4)
+        pairs = zip(widths, widths[1:], sizes, strict=False)
+        self.layers = nn.ModuleList(MobileLayer(first, second, w_dim, size=size) for first, second, size in pairs)
+        self.to_img = ToImage(widths[-1], 12, w_dim)
+        self.early = EarlyHead(widths[-2], early_channels, w_dim) if early_channels else None
+        self.resolutions = (sizes[-2], resolution) if early_channels else (resolution,)
+
+    def forward(
+        self,
+        ws: Tensor,
+        weight_residuals: Residuals | None = None,
+        noise_mode: str = "const",
+        resolution: int | None = None,
+    ) -> Tensor:
+        """Draw images.
+
+        Args:
+            ws: [N, L, w_dim].
+            weight_residuals: parameter name without "synthesis." ("layers.0.conv1.depthwise", and any other parameter)
+                -> [N, *shape of the parameter], added to the stored parameter of each image; N may be 1 for one
+                residual shared by the batch. None or {} means none.
+            noise_mode: "const" uses the stored noise, "random" draws new noise, "none" adds none.
+            resolution: r, side of the images in px; None is R. The early head draws R/4; from others R is reduced by
+                box mean.
+        Returns:
+            images [N, 3, r, r], nominally in [-1, 1], not clamped.
+        Raises:
+            ValueError: shapes, residual names, noise mode or resolution that do not fit this generator.
+        """
+        if ws.ndim != 3 or ws.shape[1:] != (self.num_ws, self.w_dim):
+            raise ValueError(f"expected ws [N, {self.num_ws}, {self.w_dim}], got {tuple(ws.shape)}")
+        if noise_mode not in NOISE_MODES:
+            raise ValueError(f"unknown noise_mode {noise_mode!r}, expected one of {NOISE_MODES}")
+        resolution = check_reduced(resolution, self.resolution)
+        residuals = weight_residuals or {}
+        self._check_residuals(residuals, len(ws))
+        if len(ws) > 1 and ws.device.type == "cpu" and noise_mode != "random":
+            # One image at a time: its weights take its styles for nothing, and what it writes stays in the caches.
+            rows = [self._draw(ws[i : i + 1], _of_image(residuals, i), noise_mode, resolution) for i in range(len(ws))]
+            return torch.cat(rows)
+        return self._draw(ws, residuals, noise_mode, resolution)
+
+    def early_features(self, ws: Tensor, weight_residuals: Residuals | None = None) -> Tensor:
+        """What the early head draws from: ws [N, L, w_dim] -> [N, C, R/4, R/4]."""
+        rows = [self._features(ws[i : i + 1], _of_image(weight_residuals or {}, i), "const", len(self.layers) - 1)[0]
+                for i in range(len(ws))]  # fmt: skip
+        return torch.cat(rows)
+
+    def _draw(self, ws: Tensor, residuals: Residuals, noise_mode: str, resolution: int) -> Tensor:
+        early = self.early is not None and resolution <= self.resolutions[0]
+        x, image = self._features(ws, residuals, noise_mode, len(self.layers) - early)
+        if early:
+            image = self.early(x, ws[:, 3 * len(self.layers) - 3], part_of(residuals, "early"))
+        if image.shape[-1] != resolution:
+            image = F.avg_pool2d(image, image.shape[-1] // resolution)
+        return image.contiguous()
+
+    def _features(
+        self, ws: Tensor, residuals: Residuals, noise_mode: str, count: int
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The first `count` layers: (features, None), or (None, image [N, 3, R, R]) behind the last of all."""
+        x = with_residual(self.input, residuals, "input")[:, 0].expand(len(ws), -1, -1, -1)
+        x = x.contiguous(memory_format=torch.channels_last)
+        x, image = self.conv1(x, ws[:, 0], part_of(residuals, "conv1"), noise_mode), None
+        tiles = x.device.type == "cpu" and noise_mode != "random" and not torch.is_grad_enabled()
+        for i, layer in enumerate(self.layers[:count]):
+            arguments = (x, ws[:, 1 + 3 * i : 4 + 3 * i], part_of(residuals, f"layers.{i}"), noise_mode)
+            head = (self.to_img, part_of(residuals, "to_img")) if i == len(self.layers) - 1 else None
+            if tiles and layer.size >= STRIPS_FROM_PX:
+                x, image = layer.in_strips(*arguments, head)
+                continue
+            recompute = torch.is_grad_enabled() and layer.size >= (self.recompute_from_px or math.inf)
+            x = checkpoint(layer, *arguments, use_reentrant=False) if recompute else layer(*arguments)
+            if head is not None:
+                x, image = None, draw_image(x, arguments[1][:, 2], *head)
+        return x, image
+
+    def prepare(self, weight_residuals: Residuals | None = None) -> dict[str, Tensor]:
+        """What `forward` takes in the place of the residuals; here they are what it needs, there is nothing to gain."""
+        residuals = dict(weight_residuals or {})
+        self._check_residuals(residuals, len(next(iter(residuals.values()), ())))
+        return residuals
+
+    def target_layers(self, target_set: str) -> list[TargetLayer]:
+        """Weights that hypernetworks can change, low to high resolution; for the sets see `models.target_layers`.
+
+        Both kernels of a separable convolution are targets; the image head stands for torgb.
+        """
+        convs = {"conv1": (self.conv1, 0)}
+        for i, layer in enumerate(self.layers):
+            convs |= {f"layers.{i}.conv1": (layer.conv1, 1 + 3 * i), f"layers.{i}.conv2": (layer.conv2, 2 + 3 * i)}
+        if target_set != "conv_without_bias_without_torgb":
+            convs["to_img"] = (self.to_img, 3 * len(self.layers))
+        kernels = [(f"{name}.{kernel}", style) for name, (conv, style) in convs.items() for kernel in conv.kernels]
+        if target_set == "all_without_bias":
+            convs |= {f"layers.{i}.up": (layer.up, 1 + 3 * i) for i, layer in enumerate(self.layers)}
+            kernels += [(f"{name}.modulation.weight", style) for name, (_, style) in convs.items()]
+        return [TargetLayer(name, tuple(self.get_parameter(name).shape), style, style) for name, style in kernels]
+
+    def _check_residuals(self, residuals: Residuals, n: int) -> None:
+        if not residuals:
+            return
+        parameters = dict(self.named_parameters())
+        for name, value in residuals.items():
+            if name not in parameters:
+                raise ValueError(f"weight_residuals: {name!r} is no parameter of this {self.resolution} px generator")
+            shape = parameters[name].shape
+            if value.ndim != len(shape) + 1 or value.shape[1:] != shape or value.shape[0] not in (1, n):
+                raise ValueError(f"weight residual {name!r} must be {(n, *shape)} (or N = 1), got {tuple(value.shape)}")
+
+
+def _of_image(residuals: Residuals, i: int) -> Residuals:
+    return {name: value if len(value) == 1 else value[i : i + 1] for name, value in residuals.items()}
