@@ -141,6 +141,7 @@ def _data(c: s.DataConfig) -> Iterator[Problem]:
     if "" in ([c.root] if isinstance(c.root, str) else c.root or []):  # it would mean the folder one is in
         yield Problem(("root",), "is an empty name; write a folder or file, or '.' for the current folder")
     yield from choice(c, "on_bad_file", ("skip", "refuse"))
+    yield from positive(c, "max_megapixels")
     yield from at_least(c, 1, "max_images num_generated")
     yield from at_least(c, 0, "workers cache_mib generated_seed")
     yield from not_negative(c, "truncation_psi")

@@ -157,6 +157,7 @@ class DataConfig:
     on_bad_file: str = "skip"  # skip (reported by name) | refuse (stop with the list of names)
     validation_root: str | list[str] | None = None  # None: split off `validation_fraction` by file name
     validation_fraction: float = 0.02
+    max_megapixels: float = 25.0  # larger JPEGs are reduced while they are decoded, other larger images are bad files
     workers: int = 0
     cache_mib: int = 1024  # decoded uint8 images are kept in memory when all of them fit in this many MiB
 

@@ -5,13 +5,14 @@ import os
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from hyperinverter.config.schema import EditConfig
 from hyperinverter.data.align import NoFaceError, align
 from hyperinverter.data.sources import open_source, spare_inputs
-from hyperinverter.utils.decode import BadImageError
+from hyperinverter.utils.decode import FULL_SIZE, BadImageError
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_atomically
 from hyperinverter.utils.images import contact_sheet, save_image
@@ -33,7 +34,8 @@ def align_folder(config: EditConfig) -> dict[str, Path]:
     """
     if config.data.root is None:
         raise UserError("no photos given: name photos, folders or zips, e.g. scripts/align.py photos/ output=aligned")
-    source = open_source(config.data.root, config.data.kind, config.data.max_images)
+    data = config.data
+    source = open_source(data.root, data.kind, data.max_images, data.max_megapixels)
     output = Path(config.output)
     files: dict[str, Path] = {}
     records: dict[str, dict] = {}
@@ -55,11 +57,13 @@ def align_folder(config: EditConfig) -> dict[str, Path]:
         for written in (file, "sheet.png"):
             spare_inputs(output / written, places)
         files[name] = save_image(face.image, output / file)
+        full = photo.info.get(FULL_SIZE, photo.size)  # of a photo that was reduced while it was decoded
+        scale = np.array(full) / photo.size
         records[name] = {
             "file": file,
-            "photo_size": list(photo.size),
-            "quad": face.quad.tolist(),
-            "landmarks": face.landmarks.tolist(),
+            "photo_size": list(full),
+            "quad": (face.quad * scale).tolist(),
+            "landmarks": (face.landmarks * scale).tolist(),
             "note": face.note,
         }
         if face.note:

@@ -16,17 +16,18 @@ import numpy as np
 from PIL import Image
 
 from hyperinverter.data.names import Names
-from hyperinverter.utils.decode import BadImageError, decode_image
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff")
+from hyperinverter.utils.decode import IMAGE_SUFFIXES, MAX_MEGAPIXELS, BadImageError, decode_image
 
 
 class ImageSource:
     """A fixed, ordered set of named images. Subclasses set `names` and implement `read_bytes`.
 
     `split_keys` are what the train/validation split hashes: the names inside their own root, so that naming a second
-    root moves no image. `ignored` lists the files that are no images by their extension.
+    root moves no image. `ignored` lists the files that are no images by their extension. `max_megapixels`: as
+    `decode_image` takes it.
     """
+
+    max_megapixels: float = MAX_MEGAPIXELS
 
     def __init__(
         self,
@@ -59,7 +60,7 @@ class ImageSource:
         Raises:
             BadImageError: the file cannot be read as an image; names it.
         """
-        return decode_image(self.checked_bytes(index), self.names[index])
+        return decode_image(self.checked_bytes(index), self.names[index], self.max_megapixels)
 
     def checked_bytes(self, index: int) -> bytes:
         """The file of image number `index`.
@@ -79,7 +80,7 @@ class Subset(ImageSource):
     def __init__(self, source: ImageSource, indices: Sequence[int] | np.ndarray):
         self.indices = np.asarray(indices, np.int64)
         super().__init__(source.names.take(self.indices), source.ignored, source.split_keys.take(self.indices))
-        self.source = source
+        self.source, self.max_megapixels = source, source.max_megapixels
 
     def read_bytes(self, index: int) -> bytes:
         return self.source.read_bytes(int(self.indices[index]))

@@ -204,7 +204,8 @@ class Batches:
                     wanted = image
             return wanted
         try:
-            image, size = decode_tensor(self.source.checked_bytes(index), name, self.resolution)
+            data, most = self.source.checked_bytes(index), self.source.max_megapixels
+            image, size = decode_tensor(data, name, self.resolution, most)
         except BadImageError as error:
             with self._telling:  # two threads may meet the same file
                 if name not in self.bad_files:
@@ -310,9 +311,9 @@ def open_training_data(
                 "data.root is not set: give data.root=FOLDER|ZIP|LMDB folder of images (or a quoted glob, or [a,b]), "
                 "or data.kind=generated to train on samples of the generator"
             )
-        training = open_source(data.root, data.kind, data.max_images)
+        training = open_source(data.root, data.kind, data.max_images, data.max_megapixels)
         if data.validation_root is not None:
-            validation = open_source(data.validation_root)
+            validation = open_source(data.validation_root, max_megapixels=data.max_megapixels)
         else:
             training, validation = split_by_name(training, data.validation_fraction)
     if data.kind != "generated" and len(training) == 0:

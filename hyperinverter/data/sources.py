@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from hyperinverter.data.image_source import IMAGE_SUFFIXES, ImageSource, Subset, sort_out
+from hyperinverter.data.image_source import ImageSource, Subset, sort_out
 from hyperinverter.data.names import Names, concatenated, repeated
 from hyperinverter.data.zip_source import ZipSource
+from hyperinverter.utils.decode import IMAGE_SUFFIXES, MAX_MEGAPIXELS
 from hyperinverter.utils.errors import UserError
 
 KINDS = ("auto", "folder", "zip", "lmdb")
@@ -73,7 +74,12 @@ def _told_apart(parts: list[Names], labels: list[str]) -> Iterator[str]:
             yield full
 
 
-def open_source(root: str | Path | list[str], kind: str = "auto", max_images: int | None = None) -> ImageSource:
+def open_source(
+    root: str | Path | list[str],
+    kind: str = "auto",
+    max_images: int | None = None,
+    max_megapixels: float = MAX_MEGAPIXELS,
+) -> ImageSource:
     """Open images by path.
 
     Args:
@@ -81,6 +87,7 @@ def open_source(root: str | Path | list[str], kind: str = "auto", max_images: in
             What several of them name is read once.
         kind: auto (by what is there), folder, zip or lmdb.
         max_images: keep the first this many, in name order within each root; None keeps all.
+        max_megapixels: larger JPEGs are reduced while they are decoded, other larger images refused.
     Raises:
         MissingDataError: a path or glob matches nothing.
         UserError: nothing in it is an image, or it is not of the stated kind.
@@ -95,6 +102,7 @@ def open_source(root: str | Path | list[str], kind: str = "auto", max_images: in
     if len(paths) > 1:
         parts, labels = _each_image_once(parts, labels)
     source = parts[0] if len(parts) == 1 else ConcatSource(parts, labels)
+    source.max_megapixels = max_megapixels
     if len(source) == 0:
         others = f" ({len(source.ignored)} other files, such as {source.ignored[0]})" if source.ignored else ""
         where = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"

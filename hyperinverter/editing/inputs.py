@@ -86,7 +86,11 @@ class Inputs:
         roots = [root] if isinstance(root, str) else (root or [])
         if not roots:
             raise UserError("no images were given; name files, folders or zips, or set data.root=FOLDER")
-        sources = [(root, None if Path(root).suffix == ".safetensors" else open_source(root)) for root in roots]
+        most = self.config.data.max_megapixels
+        sources = [
+            (root, None if Path(root).suffix == ".safetensors" else open_source(root, max_megapixels=most))
+            for root in roots
+        ]
         self.places = {place for _, source in sources if source for place in source.places()}
         return sources
 

@@ -107,9 +107,10 @@ def photo_codes(config: DirectionConfig, inverter: Inverter, cache: Path) -> tup
     The cache fits when it was made by the same weights from photos of the same names (their pixels are not compared:
     delete the file after changing photos in place).
     """
-    source = open_source(config.data.root, config.data.kind, config.data.max_images)
+    data = config.data
+    source = open_source(data.root, data.kind, data.max_images, data.max_megapixels)
     if len(source) == 0:
-        raise UserError(f"data.root {config.data.root} holds no images; give a folder or zip with photos")
+        raise UserError(f"data.root {data.root} holds no images; give a folder or zip with photos")
     key = hashlib.sha256("\n".join([inverter.model_hash, *source.names]).encode()).hexdigest()
     if cache.is_file():
         try:
@@ -122,7 +123,6 @@ def photo_codes(config: DirectionConfig, inverter: Inverter, cache: Path) -> tup
                 raise UserError(f"{cache}: holds codes of other photos; they are made again")
         except UserError as error:
             print(error)
-    data = config.data
     batches = Batches(
         source, inverter.resolution, on_bad_file=data.on_bad_file, cache_mib=0, workers=data.workers, flip=False
     )

@@ -36,6 +36,7 @@ from hyperinverter.evaluation.reconstruction import evaluate
 from hyperinverter.evaluation.report import Report, curves, metrics_rows, read_stats
 from hyperinverter.pretrained import PARTS, find_model_folder, load_generator, load_model, weights_file
 from hyperinverter.training import phase1, phase2
+from hyperinverter.utils.decode import read_image
 from hyperinverter.utils.device import resolve_device
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_atomically
@@ -212,7 +213,7 @@ def prepare_inputs(demo: Demo) -> tuple[list[Path], Path]:
             image = from_uint8(torch.from_numpy(pixels))
             files.append(save_image(image, demo.output / "inputs" / f"generated_{index}.png"))
         # read from the installed package: skimage.data would want pooch and the network for other pictures
-        portrait = Image.open(Path(skimage.__file__).parent / "data" / "astronaut.png").convert("RGB")
+        portrait = read_image(Path(skimage.__file__).parent / "data" / "astronaut.png")
         crop, how = align_portrait(portrait, max(domain.resolution, 256))  # 256: worth looking at
         photo = save_image(crop, demo.output / "inputs" / "photo.png")
 

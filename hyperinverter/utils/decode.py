@@ -3,11 +3,17 @@
 Resize: Pillow's antialiased bilinear to (R, R), which is what the published `Resize((R, R))` does to a PIL image. An
 image whose sides differ by more than 1 % is centre-cropped to a square first instead of being squashed; callers count
 and report those, and the images smaller than R, which are enlarged.
+
+Only the formats of FORMATS are decoded, whatever a file is called: Pillow knows forty more, among them EPS, for which
+it starts another program. How many pixels a file declares is checked before any is decoded.
 """
 
 import functools
 import io
+import logging
+import re
 import struct
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -19,13 +25,35 @@ from torch import Tensor
 
 from hyperinverter.utils.errors import UserError
 
+# Pillow's name -> suffixes; the one list of what counts as an image
+FORMATS = {
+    "JPEG": (".jpg", ".jpeg", ".jfif"),
+    "PNG": (".png",),
+    "WEBP": (".webp",),
+    "BMP": (".bmp",),
+    "PPM": (".ppm", ".pgm"),
+    "TIFF": (".tif", ".tiff"),
+}
+IMAGE_SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+
+MAX_MEGAPIXELS = 25.0  # data.max_megapixels: what is decoded unless the user asks for more; about 8 bytes per pixel
+JPEG_STEPS = (2, 4, 8)  # a JPEG can be decoded at a half, a quarter or an eighth of its sides
+FAST_MEGAPIXELS = 16  # of a JPEG for torchvision's decoder, which needs more memory than Pillow's
+MOST_SCANS = 200  # of a progressive JPEG; usual are 10, and each takes the time of a whole image
+FULL_SIZE = "full_size"  # in the `info` of an image that was reduced while decoding: (width, height) before, upright
+
 ORIENTATION = 0x0112  # EXIF
+TURNED = range(2, 9)  # its values that change an image
 RGB = 3  # torchvision's number of this mode
 SQUARE_TOLERANCE = 0.01  # sides that differ by at most this part of the longer one count as square
+BAND_PIXELS = 1 << 20  # what is converted at a time
 
 # What Pillow's decoders raise on damaged files (it has no common base class for them).
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, OverflowError, struct.error,
-                  zlib.error, Image.DecompressionBombError)  # fmt: skip
+                  zlib.error)  # fmt: skip
+
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the limit here is lower, and told
+logger = logging.getLogger(__name__)
 
 
 class BadImageError(UserError, ValueError):
@@ -40,7 +68,7 @@ class BadImageError(UserError, ValueError):
         return type(self), (self.name, self.reason)
 
 
-def decode_image(data: bytes, name: str) -> Image.Image:
+def decode_image(data: bytes, name: str, max_megapixels: float = MAX_MEGAPIXELS) -> Image.Image:
     """Decode an image file completely into 8-bit RGB, upright.
 
     EXIF orientation is applied; grayscale, palette, CMYK, YCbCr become RGB; transparency is laid over white; 16-bit
@@ -49,49 +77,125 @@ def decode_image(data: bytes, name: str) -> Image.Image:
     Args:
         data: the file's bytes.
         name: what to call the file in errors.
+        max_megapixels: larger JPEGs are decoded at a half, a quarter or an eighth of their sides (`info["full_size"]`
+            then has the size before); larger files of other formats are refused.
     Raises:
-        BadImageError: empty, truncated, not an image, or of a pixel type without a stated range; names the file.
+        BadImageError: empty, truncated, not an image, too large, or of a pixel type without a stated range; names the
+            file.
     """
     if not data:
         raise BadImageError(name, "the file is empty (0 bytes)")
+    if Image.MAX_IMAGE_PIXELS is not None and max_megapixels * 1e6 > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = int(max_megapixels * 1e6)  # Pillow's own limit, which is not above the user's
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=list(FORMATS)) as image:
+            full = _reduced_from(image, data, name, max_megapixels)
             image.load()  # open reads the header only; a truncated file shows here
-            return upright_rgb(image, name)
+            upright = upright_rgb(image, name)
     except Image.UnidentifiedImageError:
-        raise BadImageError(name, f"not an image ({len(data)} bytes that no decoder recognises)") from None
+        known = ", ".join(FORMATS)
+        raise BadImageError(name, f"not an image ({len(data)} bytes that are none of {known})") from None
+    except Image.DecompressionBombError as error:  # of Pillow, before the size is known here
+        found = re.search(r"\d+", str(error))
+        raise _too_large(name, f"{int(found[0]) / 1e6:.4g} megapixels" if found else "it", max_megapixels) from None
     except BadImageError:
         raise
     except _DECODE_ERRORS as error:
         raise BadImageError(name, f"damaged or unsupported: {error}") from error
+    if full is not None:
+        turned = (upright.width > upright.height) != (full[0] > full[1])
+        upright.info[FULL_SIZE] = full[::-1] if turned else full
+    return upright
+
+
+def _reduced_from(image: Image.Image, data: bytes, name: str, max_megapixels: float) -> tuple[int, int] | None:
+    """Refuse what takes too much memory or time before pixels are touched; the size of a JPEG that will be reduced."""
+    jpeg = image.format in ("JPEG", "MPO")
+    progressive = jpeg and "progressive" in image.info
+    if progressive and data.count(b"\xff\xda") > MOST_SCANS:
+        raise BadImageError(name, f"a JPEG of more than {MOST_SCANS} scans; save it again without progressive scans")
+    # memory while decoding, in units of 8 bytes per pixel (RGB and its turned copy): a progressive JPEG's coefficients
+    # and WebP's canvases are held beside the pixels
+    weight = 2.0 if image.format == "WEBP" else (4 + 2 * len(image.getbands())) / 8 if progressive else 1.0
+    (width, height), most = image.size, max_megapixels * 1e6 / max(weight, 1.0)
+    if width * height <= most:
+        return None
+    for step in JPEG_STEPS if jpeg and not progressive else ():
+        if -(-width // step) * -(-height // step) <= most:
+            image.draft(None, (width // step, height // step))
+            break
+    if image.width * image.height > most:
+        raise _too_large(name, f"{width} x {height} px", most / 1e6)
+    _tell_reduced(max_megapixels)
+    return width, height
+
+
+def _too_large(name: str, what: str, max_megapixels: float) -> BadImageError:
+    side = int((max_megapixels * 1e6) ** 0.5)
+    return BadImageError(
+        name,
+        f"{what}, more than the limit of {max_megapixels:g} megapixels: reduce it to at most {side} x {side} px, or "
+        f"raise data.max_megapixels",
+    )
+
+
+@functools.cache
+def _tell_reduced(max_megapixels: float) -> None:
+    logger.warning("JPEGs of more than %g megapixels are reduced while they are decoded; to keep them as they are, "
+                   "raise data.max_megapixels", max_megapixels)  # fmt: skip
 
 
 def upright_rgb(image: Image.Image, name: str = "the image") -> Image.Image:
-    """Any Pillow image as upright 8-bit RGB, by the rules of `decode_image`.
+    """Any Pillow image as upright 8-bit RGB, by the rules of `decode_image`; may be the same object.
 
     Raises:
         BadImageError: a pixel type without a stated range; names the image.
     """
-    return _to_rgb(ImageOps.exif_transpose(image), name)
+    orientation = image.getexif().get(ORIENTATION)
+    rgb = _to_rgb(image, name)
+    if orientation not in TURNED:
+        return rgb
+    if rgb is not image:  # conversions drop EXIF here and there
+        rgb.getexif()[ORIENTATION] = orientation
+    return ImageOps.exif_transpose(rgb)
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """RGB of the same size, converted band by band, so that nothing of another kind is held twice."""
     if image.mode == "RGB":
         return image
-    if image.mode.startswith("I"):  # 16-bit grayscale ("I;16", "I;16B"), or 32-bit integers holding it
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise BadImageError(name, f"integer pixels from {values.min()} to {values.max()}; expected 0 to 65535")
-        return Image.fromarray(np.rint(values / 257).astype(np.uint8)).convert("RGB")  # 65535 / 255 = 257
     if image.mode == "F":
         raise BadImageError(name, "floating-point pixels have no stated range; save it with 8 or 16 bits per channel")
-    if image.has_transparency_data:  # RGBA, LA, PA, and palettes or RGB with a transparent colour
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
+    convert = _levels if image.mode.startswith("I") else _over_white if image.has_transparency_data else _plain
+    rgb = Image.new("RGB", image.size)
+    rows = max(BAND_PIXELS // max(image.width, 1), 1)
+    for top in range(0, image.height, rows):
+        band = image.crop((0, top, image.width, min(top + rows, image.height)))
+        rgb.paste(convert(band, name), (0, top))
+    return rgb
 
 
-def decode_tensor(data: bytes, name: str, resolution: int) -> tuple[Tensor, tuple[int, int]]:
+def _levels(band: Image.Image, name: str) -> Image.Image:
+    """16-bit grayscale ("I;16", "I;16B"), or 32-bit integers holding it."""
+    values = np.asarray(band).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise BadImageError(name, f"integer pixels from {values.min()} to {values.max()}; expected 0 to 65535")
+    return Image.fromarray(np.rint(values / 257).astype(np.uint8)).convert("RGB")  # 65535 / 255 = 257
+
+
+def _over_white(band: Image.Image, name: str) -> Image.Image:
+    """RGBA, LA, PA, and palettes or RGB with a transparent colour."""
+    rgba = band.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+
+
+def _plain(band: Image.Image, name: str) -> Image.Image:
+    return band.convert("RGB")
+
+
+def decode_tensor(
+    data: bytes, name: str, resolution: int, max_megapixels: float = MAX_MEGAPIXELS
+) -> tuple[Tensor, tuple[int, int]]:
     """`to_tensor(decode_image(...))` and the (width, height) before the resize, px; the same numbers, sooner.
 
     A plain JPEG is decoded by torchvision in two thirds of Pillow's time, bit for bit equal. Everything else goes
@@ -101,22 +205,28 @@ def decode_tensor(data: bytes, name: str, resolution: int) -> tuple[Tensor, tupl
     Raises:
         BadImageError: as `decode_image`.
     """
-    pixels = _decode_plain_jpeg(data)  # [3, H, W], in memory [H, W, 3]
+    pixels = _decode_plain_jpeg(data, min(max_megapixels, FAST_MEGAPIXELS))  # [3, H, W], in memory [H, W, 3]
     if pixels is not None and pixels.shape[1:] == (resolution, resolution):
         return pixels.contiguous(), (resolution, resolution)
-    image = decode_image(data, name) if pixels is None else Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    if pixels is None:
+        image = decode_image(data, name, max_megapixels)
+    else:
+        image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
     return to_tensor(image, resolution), image.size
 
 
-def _decode_plain_jpeg(data: bytes) -> Tensor | None:
-    """An upright RGB JPEG, uint8 [3, H, W]; None for every other file, and for a damaged one."""
+def _decode_plain_jpeg(data: bytes, max_megapixels: float = FAST_MEGAPIXELS) -> Tensor | None:
+    """An upright RGB JPEG, uint8 [3, H, W]; None for every other file, a large one, and a damaged one."""
     if data[:2] != b"\xff\xd8" or (decode := _torchvision_jpeg()) is None:
         return None
     try:
         with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:  # reads what stands before the pixels
+            many_scans = "progressive" in image.info and data.count(b"\xff\xda") > MOST_SCANS
+            if many_scans or image.width * image.height > max_megapixels * 1e6:
+                return None
             if image.mode != "RGB" or image.getexif().get(ORIENTATION, 1) != 1:
                 return None
-    except (*_DECODE_ERRORS, Image.UnidentifiedImageError):
+    except (*_DECODE_ERRORS, Image.UnidentifiedImageError, Image.DecompressionBombError):
         return None
     try:
         return decode(torch.frombuffer(bytearray(data), dtype=torch.uint8), RGB, False)

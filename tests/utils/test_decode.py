@@ -1,6 +1,9 @@
 """Decoding: every file type a user may bring becomes upright RGB or an error that names it; the one resize policy."""
 
 import io
+import struct
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -185,3 +188,123 @@ def test_damaged_jpegs_end_as_with_pillow():
 def test_without_torchvisions_decoder_pillow_decodes(monkeypatch):
     monkeypatch.setattr(decode, "_torchvision_jpeg", lambda: None)
     assert_decodes_as_pillow(encode(photo(32, 32), "JPEG"))
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(touched) print\nshowpage\n%%EOF\n"
+
+
+def test_no_other_program_is_started_on_a_file(tmp_path, monkeypatch):
+    """An EPS called photo.jpg was handed to Ghostscript, whose failure ended the run."""
+    program, mark = tmp_path / "gs", tmp_path / "started"
+    program.write_text(f"#!/bin/sh\ntouch {mark}\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)  # it is looked for again
+    with pytest.raises(BadImageError, match=r"photo\.jpg: not an image"):
+        decode_image(EPS, "photo.jpg")
+    with pytest.raises(BadImageError, match=r"photo\.jpg: not an image"):
+        decode.decode_tensor(EPS, "photo.jpg", 16)
+    assert not mark.exists()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_only_the_named_formats_are_decoded():
+    Image.init()
+    refused = []
+    for image_format in sorted(set(Image.SAVE) - set(decode.FORMATS) - {"PDF"}):
+        for mode in ("RGB", "L", "1"):
+            try:
+                data = encode(Image.new(mode, (16, 16)), image_format)
+                Image.open(io.BytesIO(data)).load()  # Pillow alone would take it
+            except Exception:
+                continue
+            if Image.open(io.BytesIO(data)).format not in decode.FORMATS:
+                with pytest.raises(BadImageError, match="not an image"):
+                    decode_image(data, "photo.png")
+                refused.append(image_format)
+            break
+    assert len(refused) > 8
+
+
+def test_images_are_opened_in_one_place():
+    package = Path(decode.__file__).parents[1]
+    for path in package.rglob("*.py"):
+        for line in path.read_text().splitlines():
+            assert "Image.open(" not in line or "formats=" in line, f"{path}: {line.strip()}: use read_image"
+
+
+def png_of(width: int, height: int) -> bytes:
+    """A whole PNG's head that declares a size; its pixels are missing."""
+    data = bytearray(encode(Image.new("L", (8, 8)), "PNG"))
+    data[16:24] = struct.pack(">II", width, height)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    return bytes(data)
+
+
+@pytest.mark.parametrize("size", [(5001, 5000), (13000, 13000), (60000, 60000), (2**31 - 1, 2**31 - 1)])
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # pytest undoes the package's own filter
+def test_too_many_pixels_are_refused_before_they_are_decoded(size, monkeypatch):
+    data = png_of(*size)
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded"))
+    with pytest.raises(BadImageError, match=r"big\.png: .*limit of 25 megapixels: .*5000 x 5000.*data\.max_megapixels"):
+        decode_image(data, "big.png")
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_the_limit_of_pixels_can_be_raised(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    data = encode(Image.new("RGB", (100, 90), "red"), "PNG")
+    with pytest.raises(BadImageError, match=r"limit of 0\.005 megapixels"):
+        decode_image(data, "x", max_megapixels=0.005)
+    assert decode_image(data, "x", max_megapixels=0.01).size == (100, 90)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_large_jpeg_is_reduced_while_it_is_decoded(orientation):
+    smooth = Image.radial_gradient("L").resize((402, 300)).convert("RGB")
+    exif = Image.Exif()
+    exif[decode.ORIENTATION] = orientation
+    data = encode(smooth, "JPEG", quality=95, exif=exif)
+    whole = decode_image(data, "x")
+    for limit, step in ((0.2, 1), (0.1, 2), (0.02, 4), (0.003, 8)):
+        image = decode_image(data, "x", limit)
+        assert image.size == tuple(-(-side // step) for side in whole.size)
+        assert image.info.get(decode.FULL_SIZE, image.size) == whole.size
+        small = whole.resize(image.size, Image.Resampling.BOX)
+        assert np.abs(np.asarray(small, int) - np.asarray(image)).mean() < 3
+        assert decode.decode_tensor(data, "x", 16, limit)[1] == image.size
+    with pytest.raises(BadImageError, match="402 x 300 px, more than"):
+        decode_image(data, "x", 0.001)
+    with pytest.raises(BadImageError, match="402 x 300 px, more than"):  # all its coefficients would be held
+        decode_image(encode(smooth, "JPEG", progressive=True), "x", 0.1)
+
+
+def test_a_jpeg_of_very_many_scans_is_refused():
+    """Each scan costs the time of the whole image and takes a few bytes."""
+    data = encode(Image.new("RGB", (64, 64)), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    many = data[:-2] + data[last:-2] * 300 + data[-2:]
+    for decoding in (decode_image, lambda *given: decode.decode_tensor(*given, 16)):
+        with pytest.raises(BadImageError, match="more than 200 scans"):
+            decoding(many, "x")
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "CMYK", "I;16", "I"])
+def test_bands_join_without_a_seam(mode, monkeypatch):
+    """What is converted band by band equals what is converted at once, turned images too."""
+    picture = noise(48).crop((0, 0, 48, 31))
+    if mode == "I;16":
+        picture = Image.fromarray(np.asarray(picture).astype(np.uint16)[:, :, 0] * 250)
+    elif mode == "I":
+        picture = Image.fromarray(np.asarray(picture).astype(np.int32)[:, :, 0] * 250)
+    elif mode == "RGBA":
+        picture.putalpha(noise(48).convert("L").crop((0, 0, 48, 31)))
+    else:
+        picture = picture.convert(mode)
+    exif = Image.Exif()
+    exif[decode.ORIENTATION] = 8
+    data = encode(picture, "TIFF" if mode in ("CMYK", "I") else "PNG", exif=exif)
+    whole = decode_image(data, "x")
+    monkeypatch.setattr(decode, "BAND_PIXELS", 100)
+    assert decode_image(data, "x").tobytes() == whole.tobytes() and whole.size == (31, 48)
