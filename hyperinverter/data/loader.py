@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from hyperinverter.config.schema import DataConfig, DomainConfig
 from hyperinverter.data.fit import FitNotes
@@ -31,6 +32,7 @@ from hyperinverter.utils.images import from_uint8
 
 BATCHES_AHEAD = 2  # that workers decode while the present one is trained on
 UNREADABLE = -1  # in the place of an index
+READ_AT_ONCE = 32  # images, where all of them are read at the start
 
 logger = logging.getLogger(__name__)
 
@@ -232,9 +234,11 @@ class Batches:
         raise UserError(f"none of the {len(self)} image files is readable ({some}): check data.root")
 
     def _refuse_bad_files(self) -> None:
-        for start in range(0, len(self), 256):
-            indices = range(start, min(start + 256, len(self)))
-            self._start(indices, [False] * len(indices), replace=False).indices()
+        with tqdm(total=len(self), desc="reading all images once", unit="image", leave=False, delay=1) as bar:
+            for start in range(0, len(self), READ_AT_ONCE):
+                indices = range(start, min(start + READ_AT_ONCE, len(self)))
+                self._start(indices, [False] * len(indices), replace=False).indices()
+                bar.update(len(indices))
         if self.bad_files:
             listed = "\n  ".join(f"{name}: {reason}" for name, reason in sorted(self.bad_files.items()))
             raise UserError(

@@ -20,7 +20,8 @@ from hyperinverter.config import AblateConfig, EvaluateConfig, Phase2Config, loa
 from hyperinverter.config.schema import DataConfig
 from hyperinverter.data import Batches, open_source
 from hyperinverter.evaluation.comparison import compare, verdict
-from hyperinverter.evaluation.reconstruction import evaluate, originals, reconstruct, rounded
+from hyperinverter.evaluation.reconstructing import reconstruct, rounded
+from hyperinverter.evaluation.reconstruction import evaluate, originals
 from hyperinverter.evaluation.reproduce.publish import publish, write_json, write_page
 from hyperinverter.evaluation.sheet import choose_rows
 from hyperinverter.evaluation.telling import tell

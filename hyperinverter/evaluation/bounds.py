@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from hyperinverter.evaluation.reconstruction import rounded
+from hyperinverter.evaluation.reconstructing import rounded
 from hyperinverter.inverters.hyperinverter import HyperInverterInverter
 from hyperinverter.losses import TotalLoss
 from hyperinverter.metrics.base import PerImageMetric, bootstrap_interval, bootstrap_ratio

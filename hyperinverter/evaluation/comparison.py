@@ -1,4 +1,4 @@
-"""The last method held against the first on the same images, with the interval that pairing them gives."""
+"""A method held against others on the same images, with the interval that pairing them gives."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,6 +6,22 @@ from typing import Any
 import numpy as np
 
 from hyperinverter.metrics.base import bootstrap_interval, bootstrap_ratio
+
+OURS = "hyperinverter"
+
+
+def compared(methods: Sequence[str]) -> tuple[str, list[str]]:
+    """The method that is compared (HyperInverter, where it is absent the last), and those it is held against."""
+    ours = OURS if OURS in methods else methods[-1]
+    return ours, [method for method in methods if method != ours]
+
+
+def compare_with_each(
+    records: Sequence[Mapping[str, Any]], methods: Sequence[str], metrics: Mapping[str, Mapping[str, str]]
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Other method -> what `compare` says of the compared one against it."""
+    ours, others = compared(methods)
+    return {other: compare(records, [other, ours], metrics) for other in others}
 
 
 def verdict(interval: Sequence[float]) -> str:
@@ -21,7 +37,7 @@ def compare(
 
     Args:
         records: one per image: method -> metric -> value.
-        methods: the first and the last of these are compared; with one there is nothing to compare.
+        methods: the last of these is held against the first; with one there is nothing to compare.
         metrics: name -> what it says of itself, `better` among it; those without a value per image are left out.
     """
     if len(methods) < 2 or len(records) < 2:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hyperinverter.editing.directions import Direction, edit, in_w
 from hyperinverter.evaluation.judges import AGE
-from hyperinverter.evaluation.reconstruction import rounded
+from hyperinverter.evaluation.reconstructing import rounded
 from hyperinverter.extractors.base import Extractor
 from hyperinverter.inverters import Inversion, Inverter
 from hyperinverter.metrics.base import bootstrap_interval, bootstrap_ratio

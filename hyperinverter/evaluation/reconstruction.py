@@ -20,7 +20,8 @@ from hyperinverter.config.schema import DataConfig, DomainConfig, EvaluateConfig
 from hyperinverter.data import Batches, open_source
 from hyperinverter.data.generated import GeneratedSource
 from hyperinverter.data.image_source import Subset
-from hyperinverter.evaluation.comparison import compare
+from hyperinverter.evaluation.comparison import compare_with_each
+from hyperinverter.evaluation.reconstructing import Reconstructor, reconstruct, rounded
 from hyperinverter.evaluation.sheet import SHEET_RULE, choose_rows, draw_sheet
 from hyperinverter.evaluation.tables import TIMES, to_markdown
 from hyperinverter.evaluation.telling import tell
@@ -28,7 +29,7 @@ from hyperinverter.extractors.framing import look_at_some
 from hyperinverter.inverters import Inverter, load
 from hyperinverter.metrics import FILTERS, Metric, NotMeasured, Reduction
 from hyperinverter.metrics.pixel import L2
-from hyperinverter.metrics.timing import Timing, time_per_image
+from hyperinverter.metrics.timing import WARM_UP_CALLS, Timing, time_per_image, timing_of
 from hyperinverter.models.stylegan2 import Discriminator, Generator
 from hyperinverter.pretrained.load import find_model_folder
 from hyperinverter.pretrained.ready import load_discriminator, weights_file
@@ -36,8 +37,8 @@ from hyperinverter.training.common import set_up
 from hyperinverter.utils.distributed import from_main, gather_numbered, in_all_processes, is_main, world_size
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_atomically
-from hyperinverter.utils.images import from_uint8, to_uint8
 
+TIME = "time_ms"  # in the record of an image: of a method that optimises for it
 CROP = "crop them first: python scripts/align.py FOLDER output=ALIGNED"
 
 
@@ -76,20 +77,24 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     framing = list(look_at_some(images.source, domain, CROP)) if is_main() else []
     for line in framing:
         tell(line)
+    kept = Path(config.output) / "reconstructions"
+    methods = {method: Reconstructor(inverter, kept / method) for method, inverter in inverters.items()}
+    if slow := [method for method, one in methods.items() if one.keeps and is_main()]:
+        tell(f"{', '.join(slow)}: optimised image by image; finished ones are kept in {kept} and not made again")
 
-    records, ranking = _measure(config, inverters, per_method, images, by_l2, device)
+    records, ranking = _measure(config, methods, per_method, images, by_l2, device)
     images.share_report()
     if not records:
         raise UserError(f"none of the {len(images)} images is readable: {'; '.join(images.report()[:3])}")
     result = {}
     if is_main():
-        result = _summarise(config, inverters, per_method, images, records, ranking, not_measured, framing)
+        result = _summarise(config, methods, per_method, images, records, ranking, not_measured, framing)
     return from_main(result)
 
 
 def _summarise(
     config: EvaluateConfig,
-    inverters: dict[str, Inverter],
+    methods: dict[str, Reconstructor],
     per_method: dict[str, list[Metric]],
     images: Batches,
     records: list[dict[str, Any]],
@@ -98,11 +103,17 @@ def _summarise(
     framing: list[str],
 ) -> dict[str, Any]:
     """Time the methods, compute the metrics, write the files; in one process."""
+    inverters = {method: one.inverter for method, one in methods.items()}
     last_method, last_inverter = list(inverters.items())[-1]
     domain, device = last_inverter.domain, last_inverter.device
-    timings = {method: _time(config, inverter, images, device) for method, inverter in inverters.items()}
+    timings = {
+        method: timing_of([record[method][TIME] for record in records], device)
+        if one.keeps
+        else _time(config, one.inverter, images, device)
+        for method, one in methods.items()
+    }
 
-    protocol = _protocol(config, domain, inverters, timings[last_method])
+    protocol = _protocol(config, domain, inverters, timings)
     summaries, intervals = {}, {}
     for method, own_metrics in per_method.items():
         summary = dict.fromkeys(config.metrics)
@@ -129,7 +140,7 @@ def _summarise(
         "metrics": about | {name: {"unit": "ms per image", "better": "lower"} for name in TIMES},
         "methods": summaries,
         "intervals_95": intervals,
-        "comparison": compare(records, list(inverters), about),
+        "comparison": compare_with_each(records, list(inverters), about),
         "not_measured": not_measured,
         "files": {"unreadable": dict(sorted(images.bad_files.items())), "notes": [*images.report(), *framing]},
     }
@@ -142,7 +153,7 @@ def _summarise(
     if chosen:
         names = [record["name"] for record in records]
         found = originals(images, [names[row.index] for row in chosen], config.batch_size)
-        draw_sheet(output / "sheet.png", chosen, names, ranking, found, _all_methods(inverters))
+        draw_sheet(output / "sheet.png", chosen, names, ranking, found, _for_sheet(methods))
     tqdm.write(to_markdown(result))
     tqdm.write(f"written: {output / 'metrics.json'}, images.jsonl, table.md, sheet.png")
     return result
@@ -192,19 +203,9 @@ def _discriminator(config: EvaluateConfig) -> Discriminator | None:
 # ------------------------------------------------------------------------------------------------- measuring
 
 
-def rounded(images: Tensor) -> Tensor:
-    """Images as they are after being saved with 8 bits: clamped to [-1,1] and rounded."""
-    return from_uint8(to_uint8(images))
-
-
-def reconstruct(inverter: Inverter, images: Tensor) -> Tensor:
-    """Images [N,3,R,R] -> their reconstruction [N,3,R,R], one batch."""
-    return inverter.render(inverter.invert(images, batch_size=len(images)), batch_size=len(images))
-
-
 def _measure(
     config: EvaluateConfig,
-    inverters: dict[str, Inverter],
+    methods: dict[str, Reconstructor],
     per_method: dict[str, list[Metric]],
     images: Batches,
     ranking: L2,
@@ -216,21 +217,22 @@ def _measure(
         One record per image (its name, and per method its values by metric), and its rank's L2 by the last method.
     """
     own: list[tuple[int, list[dict[str, Any]], list[float]]] = []  # number of the batch, records, order
-    progress = tqdm(total=-(-len(images) // world_size()), desc="evaluate", unit="img", disable=not is_main())
+    total = -(-len(images) // world_size()) * len(methods)
+    progress = tqdm(total=total, desc="evaluate", unit="inversion", disable=not is_main())
     for number, real, names in images.own_in_order(config.batch_size):
         real = rounded(real).to(device)
         batch: list[dict[str, Any]] = [{"name": name} for name in names]
-        for method, inverter in inverters.items():
-            fake = rounded(reconstruct(inverter, real))
-            for record in batch:
-                record[method] = {}
+        for method, one in methods.items():
+            progress.set_postfix_str(method, refresh=False)
+            fake, seconds = one(real, names, progress.update)
+            for number_in_batch, record in enumerate(batch):
+                record[method] = {TIME: 1000 * seconds[number_in_batch]} if seconds else {}
             for metric in per_method[method]:
                 values = metric.update(real, fake)
                 if values is not None:
                     for record, value in zip(batch, values.tolist(), strict=True):
                         record[method][metric.name] = value
         own.append((number, batch, ranking.per_image(real, fake).tolist()))  # of the last method
-        progress.update(len(names))
     progress.close()
     for metric in (metric for metrics in per_method.values() for metric in metrics):
         numbered = [(number, taken) for (number, *_), taken in zip(own, metric.taken, strict=True)]
@@ -250,13 +252,13 @@ def originals(images: Batches, names: list[str], batch_size: int) -> dict[str, T
     return found
 
 
-def _all_methods(inverters: dict[str, Inverter]) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Method -> image [3,R,R] on the CPU to its rounded reconstruction there."""
+def _for_sheet(methods: dict[str, Reconstructor]) -> dict[str, Callable[[str, Tensor], Tensor]]:
+    """Method -> name and image [3,R,R] on the CPU to its rounded reconstruction there."""
 
-    def of(inverter: Inverter) -> Callable[[Tensor], Tensor]:
-        return lambda image: rounded(reconstruct(inverter, image[None].to(inverter.device)))[0].cpu()
+    def of(method: Reconstructor) -> Callable[[str, Tensor], Tensor]:
+        return lambda name, image: method(image[None].to(method.inverter.device), [name])[0][0].cpu()
 
-    return {method: of(inverter) for method, inverter in inverters.items()}
+    return {name: of(method) for name, method in methods.items()}
 
 
 def _time(config: EvaluateConfig, inverter: Inverter, images: Batches, device: torch.device) -> Timing:
@@ -264,17 +266,21 @@ def _time(config: EvaluateConfig, inverter: Inverter, images: Batches, device: t
     batch, _ = next(images.in_order(config.time_batch_size))
     copies = -(-config.time_batch_size // len(batch))  # fewer images than the batch asks for: repeat them
     batch = batch.repeat(copies, 1, 1, 1)[: config.time_batch_size].to(device)
-    return time_per_image(
-        lambda: reconstruct(inverter, batch),
-        batch_size=config.time_batch_size,
-        repeats=config.time_repeats,
-        device=device,
-    )
+    with tqdm(total=WARM_UP_CALLS + config.time_repeats, desc=f"timing {inverter.name}", leave=False) as bar:
+
+        def call() -> None:
+            reconstruct(inverter, batch)
+            bar.update()
+
+        return time_per_image(call, batch_size=config.time_batch_size, repeats=config.time_repeats, device=device)
 
 
 def _protocol(
-    config: EvaluateConfig, domain: DomainConfig, inverters: dict[str, Inverter], timing: Timing
+    config: EvaluateConfig, domain: DomainConfig, inverters: dict[str, Inverter], timings: dict[str, Timing]
 ) -> dict[str, Any]:
+    slow = [method for method, inverter in inverters.items() if inverter.optimises]
+    timing = next((one for method, one in timings.items() if method not in slow), timings[next(iter(inverters))])
+    once = {m: f"invert and render, synchronised, each of {timings[m].repeats} images once, alone" for m in slow}
     data = config.data
     roots = [data.root] if isinstance(data.root, str) else data.root or []
     names = ", ".join(Path(root).name for root in roots)  # without the folders of this machine
@@ -290,6 +296,7 @@ def _protocol(
         "device": timing.device,
         "precision": config.precision + (", compiled" if config.compile else ""),
         "time": f"invert and render, synchronised, warm, {timing.repeats} calls",
+        **({"time_of_methods_that_optimise": once} if slow else {}),
         "time_batch_size": timing.batch_size,
         "batch_size": config.batch_size,
         "versions": {"hyperinverter": hyperinverter.__version__, "torch": torch.__version__},

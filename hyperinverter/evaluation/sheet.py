@@ -41,7 +41,7 @@ def draw_sheet(
     names: list[str],
     values: list[float],
     originals: dict[str, Tensor],
-    methods: dict[str, Callable[[Tensor], Tensor]],
+    methods: dict[str, Callable[[str, Tensor], Tensor]],
 ) -> None:
     """Write the sheet.
 
@@ -51,13 +51,13 @@ def draw_sheet(
         names: of all images, by index.
         values: L2 of the last method, by index.
         originals: name -> image [3,R,R] in [-1,1], for at least the chosen ones.
-        methods: name -> function from an image [3,R,R] to its reconstruction.
+        methods: method -> function from an image's name and [3,R,R] to its reconstruction.
     """
     cells, captions = [], []
     for row in rows:
         name = names[row.index]
         original = originals[name]
-        outputs = [reconstruct(original) for reconstruct in methods.values()]
+        outputs = [reconstruct(name, original) for reconstruct in methods.values()]
         cells.append([original, *outputs, difference_map(original, outputs[-1], DIFFERENCE_MAXIMUM)])
         captions.append(f"{row.place}\n{name}\nL2 {values[row.index]:.4f}")
     headings = ["input", *(TITLES.get(method, method) for method in methods), f"difference (red: {DIFFERENCE_MAXIMUM})"]

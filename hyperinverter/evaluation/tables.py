@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from hyperinverter.evaluation.comparison import compared
+
 TIMES = ("time_ms_median", "time_ms_p95")
 ARROWS = {"lower": "↓", "higher": "↑"}
 
@@ -27,10 +29,10 @@ def to_markdown(result: dict[str, Any]) -> str:
 
 
 def metrics_table(result: dict[str, Any]) -> str:
-    """One row per metric, one column per method, 95 % intervals in brackets, and the last method against the first."""
+    """One row per metric, one column per method, 95 % intervals in brackets, and HyperInverter against each of them."""
     methods = list(result["methods"])
-    is_compared = len(methods) > 1
-    heading = ["metric", *methods, *([f"{methods[-1]} against {methods[0]}"] if is_compared else [])]
+    ours, others = compared(methods)
+    heading = ["metric", *methods, *(f"{ours} against {other}" for other in others)]
     lines = [_row(heading), _row(["---"] * len(heading))]
     for name, about in result["metrics"].items():
         values = [result["methods"][method].get(name) for method in methods]
@@ -38,9 +40,10 @@ def metrics_table(result: dict[str, Any]) -> str:
         unit = f", {about['unit']}" if about["unit"] else ""
         cells = [f"{name}{unit} {ARROWS[about['better']]}"]
         cells += [_value(value, interval) for value, interval in zip(values, intervals, strict=True)]
-        if is_compared:
-            paired = result.get("comparison", {}).get(name, {}).get("interval_95")
-            cells.append(_comparison(values[0], values[-1], about["better"], paired))
+        found = dict(zip(methods, values, strict=True))
+        for other in others:
+            paired = result.get("comparison", {}).get(other, {}).get(name, {}).get("interval_95")
+            cells.append(_comparison(found[other], found[ours], about["better"], paired))
         lines.append(_row(cells))
     return "\n".join(lines)
 

@@ -1,7 +1,7 @@
 """Time per image: warmed up, with the device synchronised before and after every call."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,8 +38,13 @@ def time_per_image(run: Callable[[], object], *, batch_size: int, repeats: int, 
         run()
         synchronise(device)
         times.append(1000 * (time.perf_counter() - start) / batch_size)
-    median, p95 = np.percentile(times, [50, 95])
-    return Timing(float(median), float(p95), batch_size, repeats, device_name(device))
+    return timing_of(times, device, batch_size)
+
+
+def timing_of(times_ms: Sequence[float], device: torch.device, batch_size: int = 1) -> Timing:
+    """Of milliseconds per image that were measured already, one of each call."""
+    median, p95 = np.percentile(times_ms, [50, 95])
+    return Timing(float(median), float(p95), batch_size, len(times_ms), device_name(device))
 
 
 def synchronise(device: torch.device) -> None:

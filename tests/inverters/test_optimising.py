@@ -1,5 +1,7 @@
 """SG2, SG2 W+ and PTI: what each changes, what it measures with, and what is written down about it."""
 
+import json
+
 import pytest
 import torch
 
@@ -166,3 +168,87 @@ def test_evaluation_takes_the_settings_and_writes_them_down(tiny_model, tmp_path
     )
     settings = {"space": "w", "steps": 2, "perceptual": "discriminator_features", "seed": 5}
     assert evaluate(config)["protocol"]["settings"] == {"sg2": settings}
+
+
+# ----------------------------------------------------------------------- evaluated: once per image, kept, found again
+
+
+@pytest.fixture
+def evaluation(tiny_model, tmp_path):
+    def make(**changes) -> EvaluateConfig:
+        settings = {
+            "methods": ["w_encoder", "sg2", "hyperinverter", "pti"],
+            "metrics": ["l2", "psnr"],
+            "data": DataConfig(kind="generated", num_generated=3),
+            "projection": ProjectionConfig(steps=2, tuning_steps=1),
+            "time_repeats": 2,
+            "sheet_rows": 2,
+            "batch_size": 2,
+            "output": str(tmp_path / "out"),
+        }
+        return EvaluateConfig(model=str(tiny_model), device="cpu", **settings | changes)
+
+    return make
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Names of the methods that optimised, one entry per image."""
+    made = []
+    for cls in (ProjectorInverter, PtiInverter):
+        real = cls._invert_one
+        monkeypatch.setattr(
+            cls, "_invert_one", lambda self, image, real=real: made.append(self.name) or real(self, image)
+        )
+    return made
+
+
+def test_every_image_is_optimised_once_for_metrics_timing_and_sheet(evaluation, runs, tmp_path, capsys):
+    result = evaluate(evaluation())
+    assert sorted(runs) == ["pti"] * 3 + ["sg2"] * 3
+    assert len(list((tmp_path / "out" / "reconstructions" / "pti").glob("*.png"))) == 3
+    records = [json.loads(line) for line in (tmp_path / "out" / "images.jsonl").read_text().splitlines()]
+    times = [record["pti"]["time_ms"] for record in records]
+    assert result["methods"]["pti"]["time_ms_median"] == pytest.approx(sorted(times)[1])
+    assert set(result["protocol"]["time_of_methods_that_optimise"]) == {"sg2", "pti"}
+    assert "2 calls" in result["protocol"]["time"]
+    assert list(result["comparison"]) == ["w_encoder", "sg2", "pti"]  # HyperInverter against each
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert "hyperinverter against pti" in table and "pti against" not in table
+    assert "12/12" in capsys.readouterr().err  # four methods, three images
+
+
+def test_an_interrupted_evaluation_finds_what_was_finished(evaluation, runs, monkeypatch, tmp_path):
+    whole = evaluate(evaluation(output=str(tmp_path / "whole")))
+    runs.clear()
+    real = PtiInverter._invert_one
+
+    def stopped_at_the_second(self, image):
+        if runs.count("pti") == 1:
+            raise KeyboardInterrupt
+        return real(self, image)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PtiInverter, "_invert_one", stopped_at_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(evaluation())
+    assert sorted(runs) == ["pti", "sg2", "sg2"]
+    again = evaluate(evaluation())
+    assert sorted(runs) == ["pti"] * 3 + ["sg2"] * 3
+    for method in ("sg2", "pti"):
+        assert again["methods"][method]["l2"] == whole["methods"][method]["l2"]
+
+
+def test_kept_images_are_of_the_same_settings_pixels_and_whole(evaluation, runs, tmp_path):
+    sg2 = {"methods": ["sg2"], "sheet_rows": 0}
+    evaluate(evaluation(**sg2))
+    evaluate(evaluation(**sg2, metrics=["l2"]))
+    assert len(runs) == 3
+    evaluate(evaluation(**sg2, projection=ProjectionConfig(steps=3)))
+    assert len(runs) == 6
+    evaluate(evaluation(**sg2, data=DataConfig(kind="generated", num_generated=3, generated_seed=1)))
+    assert len(runs) == 9  # other images under the same names
+    for path in (tmp_path / "out" / "reconstructions" / "sg2").glob("*.png"):
+        path.write_bytes(path.read_bytes()[:-30])
+    evaluate(evaluation(**sg2))
+    assert len(runs) == 12

@@ -40,7 +40,7 @@ def outcomes(results: dict[str, dict[str, Any]]) -> Iterator[Outcome]:
 def _reconstruction(result: dict[str, Any], where: str) -> Iterator[Outcome]:
     for metric, (key, bound, sign) in GOALS[result["about"].get("kind", "faces")].items():
         goal = f"{metric}: Phase II {f'at most {bound} of' if sign < 0 else f'at least {bound:+} on'} Phase I"
-        found = result["comparison"].get(metric)
+        found = result["comparison"].get("w_encoder", {}).get(metric)
         if found is None or key not in found:
             yield Outcome(goal, where, "not measured", None)
             continue

@@ -1,0 +1,108 @@
+"""Images -> reconstructions as they are measured; of methods that optimise for minutes each is made once and kept.
+
+Letters: N images of a batch, R resolution.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, PngImagePlugin
+from torch import Tensor
+
+import hyperinverter
+from hyperinverter.inverters import Inverter
+from hyperinverter.metrics.timing import synchronise
+from hyperinverter.utils.files import write_atomically
+from hyperinverter.utils.images import from_uint8, to_pil, to_uint8
+from hyperinverter.utils.output_names import file_name
+
+SECONDS = "seconds"  # key in a kept file: how long the image took
+
+
+def rounded(images: Tensor) -> Tensor:
+    """Images as they are after being saved with 8 bits: clamped to [-1,1] and rounded."""
+    return from_uint8(to_uint8(images))
+
+
+def reconstruct(inverter: Inverter, images: Tensor) -> Tensor:
+    """Images [N,3,R,R] -> their reconstruction [N,3,R,R], one batch."""
+    return inverter.render(inverter.invert(images, batch_size=len(images)), batch_size=len(images))
+
+
+class Reconstructor:
+    """A method as a function of images; one that optimises for every image keeps what it made.
+
+    A kept file is a PNG, which holds exactly what is measured. Its name says by which weights and settings it was made
+    from which pixels: an evaluation that was interrupted, or is measured by other metrics, finds it again.
+
+    Args:
+        inverter: the method.
+        folder: where finished images of a method that optimises lie.
+    """
+
+    def __init__(self, inverter: Inverter, folder: Path) -> None:
+        self.inverter = inverter
+        self.keeps = inverter.optimises
+        self.folder = folder
+        made_by = [inverter.name, inverter.model_hash, inverter.settings(), hyperinverter.__version__]
+        self._made_by = json.dumps(made_by, sort_keys=True)
+        self.found = 0  # images that were there already
+
+    def __call__(
+        self, images: Tensor, names: Sequence[str], done: Callable[[int], object] = lambda count: None
+    ) -> tuple[Tensor, list[float]]:
+        """Reconstructions [N,3,R,R], rounded, on the images' device, and seconds per image of a method that optimises.
+
+        Args:
+            images: [N,3,R,R], rounded.
+            names: of the images.
+            done: called with the number of images finished since its last call.
+        """
+        if not self.keeps:
+            outputs = rounded(reconstruct(self.inverter, images))
+            done(len(images))
+            return outputs, []
+        outputs, seconds = [], []
+        for image, name in zip(images, names, strict=True):
+            output, took = self._once(image, name)
+            outputs.append(output)
+            seconds.append(took)
+            done(1)
+        return torch.stack(outputs).to(images.device), seconds
+
+    def _once(self, image: Tensor, name: str) -> tuple[Tensor, float]:
+        path = self.folder / f"{file_name(name)}_{self._key(image)}.png"
+        if (kept := _read(path)) is not None:
+            self.found += 1
+            return kept
+        synchronise(self.inverter.device)
+        start = time.perf_counter()
+        output = reconstruct(self.inverter, image[None])
+        synchronise(self.inverter.device)
+        seconds = time.perf_counter() - start
+        output = rounded(output)[0].cpu()
+        about = PngImagePlugin.PngInfo()
+        about.add_text(SECONDS, repr(seconds))
+        with write_atomically(path) as temporary:
+            to_pil(output).save(temporary, format="PNG", pnginfo=about)
+        return output, seconds
+
+    def _key(self, image: Tensor) -> str:
+        digest = hashlib.sha256(self._made_by.encode())
+        digest.update(to_uint8(image).cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def _read(path: Path) -> tuple[Tensor, float] | None:
+    """A kept image [3,R,R] and its seconds; None where it is not there or not whole."""
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)  # [3, R, R]
+            return from_uint8(pixels), float(picture.text[SECONDS])
+    except (OSError, SyntaxError, ValueError, KeyError):
+        return None
