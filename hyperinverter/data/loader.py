@@ -315,9 +315,10 @@ def open_training_data(
                 "data.root is not set: give data.root=FOLDER|ZIP|LMDB folder of images (or a quoted glob, or [a,b]), "
                 "or data.kind=generated to train on samples of the generator"
             )
-        training = open_source(data.root, data.kind, data.max_images, data.max_megapixels)
+        training = open_source(data.root, data.kind, data.max_images, data.max_megapixels, domain.resolution)
         if data.validation_root is not None:
-            validation = open_source(data.validation_root, max_megapixels=data.max_megapixels)
+            shared = {"max_megapixels": data.max_megapixels, "resolution": domain.resolution}
+            validation = open_source(data.validation_root, **shared)
         else:
             training, validation = split_by_name(training, data.validation_fraction)
     if data.kind != "generated" and len(training) == 0:

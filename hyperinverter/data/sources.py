@@ -11,6 +11,7 @@ import numpy as np
 
 from hyperinverter.data.image_source import ImageSource, Subset, sort_out
 from hyperinverter.data.names import Names, concatenated, repeated
+from hyperinverter.data.other_files import LMDB_FILE, is_lmdb_file, what_else, what_is_inside
 from hyperinverter.data.zip_source import ZipSource
 from hyperinverter.utils.decode import IMAGE_SUFFIXES, MAX_MEGAPIXELS
 from hyperinverter.utils.errors import UserError
@@ -79,6 +80,7 @@ def open_source(
     kind: str = "auto",
     max_images: int | None = None,
     max_megapixels: float = MAX_MEGAPIXELS,
+    resolution: int | None = None,
 ) -> ImageSource:
     """Open images by path.
 
@@ -88,6 +90,7 @@ def open_source(
         kind: auto (by what is there), folder, zip or lmdb.
         max_images: keep the first this many, in name order within each root; None keeps all.
         max_megapixels: larger JPEGs are reduced while they are decoded, other larger images refused.
+        resolution: px that are needed, for databases with every photo in several sizes; None: the largest there are.
     Raises:
         MissingDataError: a path or glob matches nothing.
         UserError: nothing in it is an image, or it is not of the stated kind.
@@ -98,7 +101,7 @@ def open_source(
         raise ValueError(f"max_images must be at least 1 or None, got {max_images}")
     roots = [root] if isinstance(root, str | Path) else list(root)
     paths = [path for one in roots for path in _expand(str(one))]
-    parts, labels = _open_parts(paths, kind)
+    parts, labels = _open_parts(paths, kind, resolution)
     if len(paths) > 1:
         parts, labels = _each_image_once(parts, labels)
     source = parts[0] if len(parts) == 1 else ConcatSource(parts, labels)
@@ -106,6 +109,8 @@ def open_source(
     if len(source) == 0:
         others = f" ({len(source.ignored)} other files, such as {source.ignored[0]})" if source.ignored else ""
         where = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
+        if len(paths) == 1 and (told := what_is_inside(paths[0], source.ignored)):
+            raise UserError(f"no images in {where}: it {told}")
         raise UserError(f"no images in {where}{others}: put files there that end in {' '.join(IMAGE_SUFFIXES)}")
     if source.ignored:
         names = ", ".join(source.ignored[:NAMED]) + (", ..." if len(source.ignored) > NAMED else "")
@@ -141,7 +146,7 @@ def _expand(root: str) -> list[Path]:
     return [Path(match) for match in matches]
 
 
-def _open_parts(paths: list[Path], kind: str) -> tuple[list[ImageSource], list[str]]:
+def _open_parts(paths: list[Path], kind: str, resolution: int | None) -> tuple[list[ImageSource], list[str]]:
     parts: list[ImageSource] = []
     labels: list[str] = []
     loose = [path for path in paths if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES]
@@ -153,7 +158,7 @@ def _open_parts(paths: list[Path], kind: str) -> tuple[list[ImageSource], list[s
         labels.append(folder.name)
     for path in paths:
         if path not in loose:
-            parts.append(_open_one(path, kind))
+            parts.append(_open_one(path, kind, resolution))
             labels.append(path.stem)
     return parts, labels
 
@@ -181,14 +186,16 @@ def _each_image_once(parts: list[ImageSource], labels: list[str]) -> tuple[list[
     return [part for part, _ in kept], [label for _, label in kept]
 
 
-def _open_one(path: Path, kind: str) -> ImageSource:
+def _open_one(path: Path, kind: str, resolution: int | None) -> ImageSource:
     found = "folder"
     if path.is_dir():
-        found = "lmdb" if (path / "data.mdb").is_file() else "folder"
+        found = "lmdb" if (path / LMDB_FILE).is_file() else "folder"
     elif zipfile.is_zipfile(path) or path.suffix.lower() == ".zip":
         found = "zip"
+    elif is_lmdb_file(path) and path.name != LMDB_FILE:
+        found = "lmdb"
     else:
-        raise UserError(f"{path} is neither a folder, a zip, an LSUN LMDB folder nor an image file")
+        raise UserError(f"{path} {what_else(path) or 'is neither a folder, a zip, an LMDB folder nor an image file'}")
     if kind not in ("auto", found):
         raise UserError(f"data.kind is {kind}, but {path} looks like kind {found}: use data.kind=auto or another root")
     if found == "zip":
@@ -196,7 +203,7 @@ def _open_one(path: Path, kind: str) -> ImageSource:
     if found == "lmdb":
         from hyperinverter.data.lmdb_source import LmdbSource  # the lmdb package is an extra
 
-        return LmdbSource(path)
+        return LmdbSource(path, resolution)
     files: list[str] = []
     visited: set[str] = set()  # links may lead round in a circle, or twice to the same folder
     for folder, subfolders, names in os.walk(path, followlinks=True):

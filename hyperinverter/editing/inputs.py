@@ -86,10 +86,10 @@ class Inputs:
         roots = [root] if isinstance(root, str) else (root or [])
         if not roots:
             raise UserError("no images were given; name files, folders or zips, or set data.root=FOLDER")
-        most = self.config.data.max_megapixels
+        most, align = self.config.data.max_megapixels, self.config.align
+        known = {"max_megapixels": most, "resolution": None if align else self.inverter.resolution}  # of the largest
         sources = [
-            (root, None if Path(root).suffix == ".safetensors" else open_source(root, max_megapixels=most))
-            for root in roots
+            (root, None if Path(root).suffix == ".safetensors" else open_source(root, **known)) for root in roots
         ]
         self.places = {place for _, source in sources if source for place in source.places()}
         return sources

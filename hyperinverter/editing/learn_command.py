@@ -108,7 +108,7 @@ def photo_codes(config: DirectionConfig, inverter: Inverter, cache: Path) -> tup
     delete the file after changing photos in place).
     """
     data = config.data
-    source = open_source(data.root, data.kind, data.max_images, data.max_megapixels)
+    source = open_source(data.root, data.kind, data.max_images, data.max_megapixels, inverter.resolution)
     if len(source) == 0:
         raise UserError(f"data.root {data.root} holds no images; give a folder or zip with photos")
     key = hashlib.sha256("\n".join([inverter.model_hash, *source.names]).encode()).hexdigest()

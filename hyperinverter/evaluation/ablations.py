@@ -259,7 +259,9 @@ def _draw(config: AblateConfig, rows: dict[str, Phase2Config], measured: dict[st
     if not chosen:
         return
     names = [measured[base_title]["records"][row.index]["name"] for row in chosen]
-    batches = Batches(open_source(config.photos), base.domain.resolution, on_bad_file="refuse")
+    batches = Batches(
+        open_source(config.photos, resolution=base.domain.resolution), base.domain.resolution, on_bad_file="refuse"
+    )
     found = originals(batches, names, config.batch_size)
     photos = torch.stack([found[name] for name in names])
     columns = {"input": photos}

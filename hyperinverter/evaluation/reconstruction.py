@@ -176,7 +176,7 @@ def open_images(
         psi = data.truncation_psi
         source = GeneratedSource(generator, count, seed=data.generated_seed, stream="evaluation", truncation_psi=psi)
     else:
-        source = open_source(data.root, data.kind, data.max_images, data.max_megapixels)
+        source = open_source(data.root, data.kind, data.max_images, data.max_megapixels, generator.resolution)
         source = source if chosen is None else Subset(source, chosen)
     return Batches(
         source,

@@ -51,7 +51,7 @@ def as_images(
     if isinstance(images, Image.Image):
         return _taken_in("an image", upright_rgb(images), resolution, look)
     if isinstance(images, str | Path):
-        source = open_source(images)
+        source = open_source(images, resolution=resolution)
         return torch.cat([_taken_in(name, source.read(i), resolution, look) for i, name in enumerate(source.names)])
     if isinstance(images, Sequence) and len(images) > 0:
         return torch.cat([as_images(image, resolution, look) for image in images])

@@ -4,6 +4,8 @@ import io
 import logging
 import multiprocessing
 import pickle
+import shutil
+import tarfile
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hyperinverter.data.loader import split_by_name
 from hyperinverter.data.sources import open_source
 from hyperinverter.utils.decode import BadImageError
 from hyperinverter.utils.errors import UserError
@@ -149,6 +152,7 @@ def test_damaged_zip_member_names_itself(tmp_path):
 def test_lmdb(tmp_path):
     lmdb = pytest.importorskip("lmdb", reason="the extra `lmdb` is not installed")
     path = tmp_path / "church_outdoor_train_lmdb"
+    path.parent.mkdir(exist_ok=True)
     with lmdb.open(str(path), map_size=2**24) as environment, environment.begin(write=True) as transaction:
         for i in range(6):
             transaction.put(bytes(f"{i:040x}", "ascii"), image_bytes(10 * i, "WEBP"))
@@ -166,6 +170,78 @@ def test_lmdb(tmp_path):
         with multiprocessing.get_context("fork").Pool(2) as processes:
             levels = processes.starmap(first_level, [(source, i) for i in range(6)])
         assert levels == [first_level(source, i) for i in range(6)]
+
+
+def write_lmdb(path: Path, entries: dict[str, bytes], **options) -> Path:
+    lmdb = pytest.importorskip("lmdb", reason="the extra `lmdb` is not installed")
+    path.parent.mkdir(exist_ok=True)
+    with lmdb.open(str(path), map_size=2**24, **options) as environment, environment.begin(write=True) as transaction:
+        for key, value in entries.items():
+            transaction.put(key.encode(), value)
+    return path
+
+
+def photos_in_sizes(sizes: tuple[int, ...], count: int, digits: int = 5) -> dict[str, bytes]:
+    """As rosinality's prepare_data writes them, without `length`."""
+    pairs = [(size, number) for number in range(count) for size in sizes]
+    return {f"{s}-{n:0{digits}d}": image_bytes(10 * n + sizes.index(s), "PNG", (s, s)) for s, n in pairs}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "resolution", "read"),
+    [((32, 64), 64, 64), ((32, 64), 16, 32), ((32, 64), 48, 64), ((32, 64), 256, 64), ((48,), 64, 48),
+     ((128, 256, 512, 1024), 256, 256), ((32, 64), None, 64)],
+)  # fmt: skip
+@pytest.mark.parametrize("digits", [5, 7])
+def test_every_photo_of_a_database_in_several_sizes_is_read_once(tmp_path, sizes, resolution, read, digits):
+    path = write_lmdb(tmp_path / "faces", photos_in_sizes(sizes, 6, digits) | {"length": b"6"})
+    source = open_source(path, resolution=resolution)
+    assert source.names == [f"{number:0{digits}d}" for number in range(6)] and not source.ignored
+    assert source.split_keys == source.names, "the same photo goes the same way in every size"
+    assert [first_level(source, i) for i in range(6)] == [10 * i + sizes.index(read) for i in range(6)]
+    assert source.read(3).size == (read, read)
+
+
+def test_the_split_of_a_database_shares_no_photo_and_does_not_hang_on_the_size(tmp_path):
+    path = write_lmdb(tmp_path / "faces", photos_in_sizes((32, 64), 12) | {"length": b"12"})
+    splits = [[set(part.names) for part in split_by_name(open_source(path, resolution=size), 0.3)] for size in (32, 64)]
+    assert splits[0] == splits[1] and not splits[0][0] & splits[0][1] and len(splits[0][0] | splits[0][1]) == 12
+
+
+def test_other_databases_keep_their_keys_and_lose_their_bookkeeping(tmp_path):
+    stopped = open_source(write_lmdb(tmp_path / "stopped", photos_in_sizes((32, 64), 3)))  # before `length` is written
+    assert stopped.names == ["00000", "00001", "00002"]
+    subjects = write_lmdb(tmp_path / "subjects", {f"{s}-{n}": image_bytes(s) for s in (7, 12) for n in range(3)})
+    assert len(open_source(subjects)) == 6, "no sizes: people and their photos"
+    text = write_lmdb(tmp_path / "text", {f"image-{n:09d}": image_bytes(n) for n in range(3)} | {"num-samples": b"3"})
+    assert open_source(text).names == [f"image-{n:09d}" for n in range(3)]
+    alone = write_lmdb(tmp_path / "one.lmdb", {"a": image_bytes(5), "__len__": b"1"}, subdir=False)
+    assert open_source(alone).names == ["a"] and first_level(open_source(alone), 0) == 5
+
+
+def test_what_holds_images_in_another_way_names_the_path_to_give(tmp_path):
+    path = write_lmdb(tmp_path / "lsun" / "church_outdoor_val_lmdb", {"a": image_bytes(1)})
+    with tarfile.open(tmp_path / "faces.tar.gz", "w:gz") as archive:
+        archive.add(path / "data.mdb", "a.png")
+    shutil.copy(tmp_path / "faces.tar.gz", tmp_path / "faces")  # without an ending, by content
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "ffhq-r10.tfrecords").write_bytes(b"x")
+    (tmp_path / "zips" / "deep").mkdir(parents=True)
+    make_zip(tmp_path / "zips" / "deep" / "a.zip", {"a.png": image_bytes(1)})
+    packed = make_zip(tmp_path / "lsun.zip", {"church_lmdb/data.mdb": b"x", "church_lmdb/lock.mdb": b"x"})
+    for root, told in (
+        (path / "data.mdb", f"is the file of an LMDB database: give its folder, {path}"),
+        (tmp_path / "lsun", f"it holds LMDB databases: give {path}"),
+        (packed, "it is a packed LMDB database: unpack it (unzip lsun.zip -d FOLDER) and give FOLDER/church_lmdb"),
+        (tmp_path / "records", "it holds TensorFlow's records of images: unpack them to images with"),
+        (tmp_path / "records" / "ffhq-r10.tfrecords", "holds TensorFlow's records of images: unpack them"),
+        (tmp_path / "faces.tar.gz", "is a tar archive: unpack it (tar -xf faces.tar.gz -C FOLDER)"),
+        (tmp_path / "faces", "is a tar archive: unpack it (tar -xf faces -C FOLDER)"),
+        (tmp_path / "zips", f"it holds zip archives: give '{tmp_path}/zips/deep/*.zip'"),
+    ):
+        with pytest.raises(UserError) as error:
+            open_source(root)
+        assert told in str(error.value), error.value
 
 
 def test_lmdb_without_its_package_says_what_to_install(tmp_path, monkeypatch):

@@ -77,7 +77,9 @@ def loading_rows(loading: list[dict[str, Any]], steps: dict[str, float]) -> tupl
 
 def _images_per_s(root: Path, resolution: int, workers: int, device: torch.device | str, seconds: float) -> float:
     """After a first batch, for which decoders are loaded and workers started."""
-    batches = Batches(open_source(root), resolution, flip=True, cache_mib=0, workers=workers, device=device)
+    batches = Batches(
+        open_source(root, resolution=resolution), resolution, flip=True, cache_mib=0, workers=workers, device=device
+    )
     batches.get(0, BATCH)
     begin, ahead, position = time.perf_counter(), _read_ahead(batches), BATCH
     while position < 3 * BATCH or time.perf_counter() - begin < seconds:

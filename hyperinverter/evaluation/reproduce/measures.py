@@ -121,7 +121,7 @@ def editability(config: ReproduceConfig, device: torch.device) -> dict[str, Any]
     def judge(images: Tensor) -> dict[str, Tensor]:
         return {name: scores for one in judges for name, scores in one(images).items()}
 
-    source = Subset(open_source(config.photos), chosen)
+    source = Subset(open_source(config.photos, resolution=inverter.resolution), chosen)
     batches = Batches(source, inverter.resolution, on_bad_file="refuse")
     some = next(batches.in_order(SHEET_FACES))[0].to(device)
     known = judge(some)
@@ -158,7 +158,7 @@ def _directions(inverter: Inverter) -> list[Direction]:
 
 
 def _photos(root: str | list[str], resolution: int) -> Batches:
-    return Batches(open_source(root), resolution, on_bad_file="refuse")
+    return Batches(open_source(root, resolution=resolution), resolution, on_bad_file="refuse")
 
 
 def _identity(device: torch.device) -> Any:
@@ -228,7 +228,7 @@ def bounds(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:
     loss_resolution = inverter.domain.loss_resolution
     losses = build_losses(config.bounds_losses, discriminator=discriminator, loss_resolution=loss_resolution)
     metrics, _ = build_metrics(losses.weights, inverter.domain, discriminator=discriminator, device=device)
-    source = open_source(config.photos)
+    source = open_source(config.photos, resolution=inverter.resolution)
     chosen = choose_photos([None] * len(source.names), config.bounds_photos)
     batches = Batches(Subset(source, chosen), inverter.resolution, on_bad_file="refuse").in_order(BOUNDS_BATCH)
     images = (images.to(device) for images, _ in batches)
