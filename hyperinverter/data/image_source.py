@@ -6,7 +6,6 @@ each process and are dropped when a source is pickled: a ZipFile shared over a f
 
 import os
 import threading
-import zipfile
 from collections.abc import Callable, Sequence
 from itertools import chain, pairwise
 from pathlib import Path
@@ -17,6 +16,7 @@ from PIL import Image
 
 from hyperinverter.data.names import Names
 from hyperinverter.utils.decode import IMAGE_SUFFIXES, MAX_MEGAPIXELS, BadImageError, decode_image
+from hyperinverter.utils.errors import DAMAGED, reason_of
 
 
 class ImageSource:
@@ -70,8 +70,8 @@ class ImageSource:
         """
         try:
             return self.read_bytes(index)
-        except (OSError, RuntimeError, zipfile.BadZipFile) as error:  # RuntimeError: a zip member with a password
-            raise BadImageError(self.names[index], f"cannot be read: {error}") from error
+        except (OSError, *DAMAGED) as error:
+            raise BadImageError(self.names[index], f"cannot be read: {reason_of(error)}") from error
 
 
 class Subset(ImageSource):
@@ -88,6 +88,34 @@ class Subset(ImageSource):
     def places(self) -> list[Path]:
         places = self.source.places()
         return [places[i] for i in self.indices]
+
+
+class OpenFile:
+    """A file that is open in one process; many threads may read at once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 (open as long as the process reads)
+        self._lock = threading.Lock()
+
+    def read(self, start: int, size: int) -> bytes:
+        """These bytes.
+
+        Raises:
+            OSError: the file ends before them.
+        """
+        beyond = start + size - os.fstat(self._file.fileno()).st_size
+        if beyond > 0:  # before memory is taken for what is not there
+            raise OSError(f"{self.path} ends {beyond} bytes too early")
+        if hasattr(os, "pread"):  # no common position, so threads need not wait for each other
+            data = os.pread(self._file.fileno(), size, start)
+        else:
+            with self._lock:
+                self._file.seek(start)
+                data = self._file.read(size)
+        if len(data) < size:
+            raise OSError(f"{self.path} ends {size - len(data)} bytes too early")
+        return data
 
 
 class PerProcess:

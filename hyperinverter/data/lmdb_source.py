@@ -5,15 +5,16 @@ hash as the key, WebP), and rosinality's (stylegan2-pytorch, `prepare_data.py`: 
 SIZE-NUMBER, and a key `length`). Others are read as LSUN's.
 """
 
-import os
 import re
-import threading
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from hyperinverter.data.image_source import ImageSource
+import numpy as np
+
+from hyperinverter.data.image_source import ImageSource, OpenFile, PerProcess
+from hyperinverter.data.lmdb_file import Entries, keys
 from hyperinverter.data.names import Names
+from hyperinverter.data.other_files import LMDB_FILE
 from hyperinverter.utils.errors import UserError
 
 BOOKKEEPING = (b"length", b"__len__", b"__keys__", b"keys", b"num-samples", b"meta_info")  # of several projects
@@ -21,34 +22,35 @@ SIZE_NUMBER = re.compile(rb"(\d{1,5})-(\d+)")
 
 
 class LmdbSource(ImageSource):
-    """The images of one environment, read-only, in key order. Only the keys are held in memory, in one block.
+    """The images of one database, in key order. Keys and the places of values are held in memory, in three blocks.
 
     Args:
         path: the folder that holds data.mdb, or a database that is one file.
         resolution: of photos that are there in several sizes the smallest at least this large is read, else the
             largest; None: the largest. A photo's name is then its number, which is the same in every size.
     Raises:
-        UserError: the `lmdb` package is not installed, or there is no readable environment.
+        UserError: there is no readable database.
     """
 
     def __init__(self, path: Path, resolution: int | None = None):
         self.path = str(path.resolve())
-        with _environment(self.path).begin() as transaction:
-            sizes = _sizes(transaction)
-            if not sizes:
-                keys = (key for key in _keys(transaction) if key not in BOOKKEEPING)
-                super().__init__(Names.of(keys, shown=_name_of))
-                return
+        file, entries = path / LMDB_FILE if path.is_dir() else path, Entries()
+        try:
+            found = Names.of(keys(OpenFile(file).read, file.stat().st_size, entries))
+        except (ValueError, OSError) as error:
+            raise UserError(f"{path} is no readable LMDB database ({error}): unpack or download it again") from error
+        prefix, shown = b"", _name_of
+        if sizes := _sizes(found):
             large_enough = [size for size in sizes if resolution is not None and size >= resolution]
-            prefix = b"%d-" % min(large_enough, default=max(sizes))
-            super().__init__(Names.of(_keys(transaction, prefix), shown=_number_of))
+            prefix, shown = b"%d-" % min(large_enough, default=max(sizes)), _number_of
+        raw = map(found.raw, range(len(found)))
+        kept = np.flatnonzero([key.startswith(prefix) and key not in BOOKKEEPING for key in raw])
+        super().__init__(Names.of(map(found.raw, kept), shown=shown))
+        self._starts, self._sizes = (np.array(part, np.int64)[kept] for part in (entries.starts, entries.sizes))
+        self._file = PerProcess(partial(OpenFile, file))
 
     def read_bytes(self, index: int) -> bytes:
-        with _environment(self.path).begin() as transaction:
-            value = transaction.get(self.names.raw(index))
-        if value is None:
-            raise OSError("its key has gone from the database")
-        return value
+        return self._file.get().read(int(self._starts[index]), int(self._sizes[index]))
 
     def places(self) -> list[Path]:
         return [Path(f"{self.path}/{name}") for name in self.names]
@@ -58,60 +60,19 @@ class LmdbSource(ImageSource):
         return Path(self.path)
 
 
-# One environment per path and process, shared by every source of that path: lmdb refuses to open a path twice.
-_environments: dict[str, tuple[int, Any]] = {}  # path -> (process id, environment)
-_opening = threading.Lock()
-
-
-def _environment(path: str) -> Any:
-    with _opening:
-        pid, environment = _environments.get(path, (None, None))
-        if pid != os.getpid():
-            if environment is not None:  # inherited over a fork: it must not be read, and blocks a new one until closed
-                environment.close()
-            environment = _open(path)
-            _environments[path] = (os.getpid(), environment)
-        return environment
-
-
-def _open(path: str) -> Any:
-    try:
-        import lmdb
-    except ImportError as error:
-        raise UserError(
-            f"{path} is an LMDB database, and the lmdb package is not installed: pip install 'hyperinverter[lmdb]'"
-        ) from error
-    try:
-        # lock=False: a read-only file system has no place for a lock file, and nobody writes while we read.
-        is_folder = os.path.isdir(path)
-        return lmdb.open(path, subdir=is_folder, readonly=True, lock=False, readahead=False, meminit=False)
-    except lmdb.Error as error:
-        raise UserError(f"{path} is no readable LMDB database ({error}): unpack or download it again") from error
-
-
-def _keys(transaction: Any, prefix: bytes = b"") -> Iterator[bytes]:
-    """All keys that begin so, in order."""
-    cursor = transaction.cursor()
-    if cursor.set_range(prefix) if prefix else cursor.first():
-        for key in cursor.iternext(keys=True, values=False):
-            if not key.startswith(prefix):
-                return
-            yield key
-
-
-def _sizes(transaction: Any) -> set[int]:
+def _sizes(names: Names) -> set[int]:
     """Sizes in which rosinality's layout holds its photos; none: it is another layout.
 
     Where the run that wrote it was stopped there is no `length` yet; sizes that are powers of two tell it then.
     """
-    sizes = set()
-    for key in _keys(transaction):
+    sizes, is_complete = set(), False
+    for key in map(names.raw, range(len(names))):
         match = SIZE_NUMBER.fullmatch(key)
         if match:
             sizes.add(int(match[1]))
         elif key not in BOOKKEEPING:
             return set()
-    is_complete = transaction.get(b"length") is not None
+        is_complete |= key == b"length"
     return sizes if is_complete or all(size >= 8 and size & (size - 1) == 0 for size in sizes) else set()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from hyperinverter.data.image_source import ImageSource, Subset, sort_out
+from hyperinverter.data.lmdb_source import LmdbSource
 from hyperinverter.data.names import Names, concatenated, repeated
 from hyperinverter.data.other_files import LMDB_FILE, is_lmdb_file, what_else, what_is_inside
 from hyperinverter.data.zip_source import ZipSource
@@ -201,8 +202,6 @@ def _open_one(path: Path, kind: str, resolution: int | None) -> ImageSource:
     if found == "zip":
         return ZipSource(path)
     if found == "lmdb":
-        from hyperinverter.data.lmdb_source import LmdbSource  # the lmdb package is an extra
-
         return LmdbSource(path, resolution)
     files: list[str] = []
     visited: set[str] = set()  # links may lead round in a circle, or twice to the same folder

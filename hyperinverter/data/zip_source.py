@@ -7,7 +7,6 @@ and places beyond 4 GiB). Members that are neither stored nor deflated are left 
 
 import os
 import struct
-import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from hyperinverter.data.image_source import ImageSource, PerProcess, sort_out
+from hyperinverter.data.image_source import ImageSource, OpenFile, PerProcess, sort_out
 from hyperinverter.data.names import Names
 from hyperinverter.utils.errors import UserError
 
@@ -95,25 +94,12 @@ class ZipSource(ImageSource):
         return self.path.resolve()
 
 
-class _File:
-    """An archive that is open in one process; many threads may read at once."""
+class _File(OpenFile):
+    """An archive that is open in one process."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 (open as long as the process reads)
-        self._lock = threading.Lock()
+        super().__init__(path)
         self._archive: zipfile.ZipFile | None = None
-
-    def read(self, start: int, size: int) -> bytes:
-        if hasattr(os, "pread"):  # no common position, so threads need not wait for each other
-            data = os.pread(self._file.fileno(), size, start)
-        else:
-            with self._lock:
-                self._file.seek(start)
-                data = self._file.read(size)
-        if len(data) < size:
-            raise OSError(f"{self.path} ends {size - len(data)} bytes too early")
-        return data
 
     def odd_member(self, name: str) -> bytes:
         with self._lock:

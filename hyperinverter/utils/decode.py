@@ -12,9 +12,7 @@ import functools
 import io
 import logging
 import re
-import struct
 import warnings
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +21,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.errors import DAMAGED, UserError, reason_of
 
 # Pillow's name -> suffixes; the one list of what counts as an image
 FORMATS = {
@@ -49,8 +47,7 @@ SQUARE_TOLERANCE = 0.01  # sides that differ by at most this part of the longer 
 BAND_PIXELS = 1 << 20  # what is converted at a time
 
 # What Pillow's decoders raise on damaged files (it has no common base class for them).
-_DECODE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, OverflowError, struct.error,
-                  zlib.error)  # fmt: skip
+_DECODE_ERRORS = (OSError, *DAMAGED, Image.DecompressionBombError)
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the limit here is lower, and told
 logger = logging.getLogger(__name__)
@@ -101,7 +98,7 @@ def decode_image(data: bytes, name: str, max_megapixels: float = MAX_MEGAPIXELS)
     except BadImageError:
         raise
     except _DECODE_ERRORS as error:
-        raise BadImageError(name, f"damaged or unsupported: {error}") from error
+        raise BadImageError(name, f"damaged or unsupported: {reason_of(error)}") from error
     if full is not None:
         turned = (upright.width > upright.height) != (full[0] > full[1])
         upright.info[FULL_SIZE] = full[::-1] if turned else full

@@ -45,7 +45,7 @@ def image() -> bytes:
 def root(request, image, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("large") / f"{request.param}.zip"
     if request.param == "lmdb":
-        lmdb = pytest.importorskip("lmdb", reason="the extra `lmdb` is not installed")
+        lmdb = pytest.importorskip("lmdb", reason="the lmdb package, which writes databases, is not installed")
         with lmdb.open(str(path), map_size=2**30) as environment, environment.begin(write=True) as transaction:
             for i in range(IMAGES):
                 transaction.put(f"{i * 2654435761:0{KEY_BYTES}x}".encode(), image)

@@ -1,10 +1,14 @@
 """Sources: every kind of root, what counts as an image, and errors that say what to do."""
 
+import contextlib
 import io
 import logging
 import multiprocessing
+import os
 import pickle
+import random
 import shutil
+import sys
 import tarfile
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -150,7 +154,7 @@ def test_damaged_zip_member_names_itself(tmp_path):
 
 
 def test_lmdb(tmp_path):
-    lmdb = pytest.importorskip("lmdb", reason="the extra `lmdb` is not installed")
+    lmdb = pytest.importorskip("lmdb", reason="the lmdb package, which writes databases, is not installed")
     path = tmp_path / "church_outdoor_train_lmdb"
     path.parent.mkdir(exist_ok=True)
     with lmdb.open(str(path), map_size=2**24) as environment, environment.begin(write=True) as transaction:
@@ -173,7 +177,7 @@ def test_lmdb(tmp_path):
 
 
 def write_lmdb(path: Path, entries: dict[str, bytes], **options) -> Path:
-    lmdb = pytest.importorskip("lmdb", reason="the extra `lmdb` is not installed")
+    lmdb = pytest.importorskip("lmdb", reason="the lmdb package, which writes databases, is not installed")
     path.parent.mkdir(exist_ok=True)
     with lmdb.open(str(path), map_size=2**24, **options) as environment, environment.begin(write=True) as transaction:
         for key, value in entries.items():
@@ -244,11 +248,82 @@ def test_what_holds_images_in_another_way_names_the_path_to_give(tmp_path):
         assert told in str(error.value), error.value
 
 
-def test_lmdb_without_its_package_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "lmdb", None)
-    (tmp_path / "data.mdb").write_bytes(b"")
-    with pytest.raises(UserError, match=r"pip install 'hyperinverter\[lmdb\]'"):
-        open_source(tmp_path)
+@pytest.fixture
+def database(tmp_path):
+    """A database of two transactions with values inside pages and on pages of their own; its folder and content."""
+    lmdb = pytest.importorskip("lmdb", reason="the lmdb package, which writes databases, is not installed")
+    draw, content = random.Random(0), {}
+    with lmdb.open(str(tmp_path / "db"), map_size=2**24) as environment:
+        for part in range(2):
+            with environment.begin(write=True) as transaction:
+                for i in range(part, 600, 2):
+                    content[f"{i:040x}"] = draw.randbytes(draw.choice((0, 10, 500, 2500, 9000)))
+                    transaction.put(f"{i:040x}".encode(), content[f"{i:040x}"])
+        with environment.begin(write=True) as transaction:
+            for i in range(0, 600, 7):
+                transaction.delete(f"{i:040x}".encode())
+                del content[f"{i:040x}"]
+    return tmp_path / "db", content
+
+
+def test_a_database_is_read_without_its_package(database, monkeypatch):
+    path, content = database
+    monkeypatch.setitem(sys.modules, "lmdb", None)
+    source = open_source(path)
+    assert list(source.names) == sorted(content)
+    assert [source.read_bytes(i) for i in range(len(source))] == [content[name] for name in source.names]
+
+
+def test_a_database_that_is_cut_or_damaged_ends_no_process(database):
+    path, _ = database
+    data, draw, endings = path / "data.mdb", random.Random(0), set()
+    whole = data.read_bytes()
+    used = len(whole)
+    hurt = [whole[: draw.randrange(used)] for _ in range(20)] + [b"", whole[:4096], bytes(used), b"x" * used]
+    for _ in range(150):
+        page = bytearray(whole)
+        at = draw.randrange(0, used, 4096) + draw.randrange(60)
+        page[at : at + draw.choice((1, 2, 4, 8))] = draw.choice((b"\0", b"\xff", b"\x7f\xff")) * 4
+        hurt.append(bytes(page[:used]))
+    for content in hurt:
+        data.write_bytes(content)
+        try:
+            source = open_source(path)
+            endings.add("read")
+            for index in range(len(source)):
+                with contextlib.suppress(BadImageError):
+                    source.checked_bytes(index)
+        except UserError as error:
+            endings.add("refused")
+            assert str(path) in str(error)
+    assert endings == {"read", "refused"}
+
+
+def test_a_database_cut_while_it_is_read_spoils_only_what_is_gone(database):
+    path, content = database
+    source = open_source(path)
+    os.truncate(path / "data.mdb", 8192)
+    long = next(i for i, name in enumerate(source.names) if len(content[name]) == 9000)
+    with pytest.raises(BadImageError, match="bytes too early"):
+        source.read(long)
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2, zipfile.ZIP_DEFLATED])
+def test_a_damaged_member_is_one_bad_image_however_it_is_packed(packing, tmp_path):
+    path, draw = tmp_path / "a.zip", random.Random(1)
+    with zipfile.ZipFile(path, "w", packing) as archive:
+        archive.writestr("a.png", image_bytes(10, "PNG") * 20)
+    whole = path.read_bytes()
+    begin, end, refused = 30 + len("a.png"), whole.index(b"PK\1\2"), 0
+    for _ in range(60):
+        data = bytearray(whole)
+        data[draw.randrange(begin, end)] ^= 1 << draw.randrange(8)
+        path.write_bytes(data)
+        try:
+            open_source(path).read(0)  # some bits of the packing's head mean nothing
+        except BadImageError as error:
+            refused += error.name == "a.png"
+    assert refused > 40
 
 
 def test_reading_logs_nothing_for_good_files(folder, caplog):

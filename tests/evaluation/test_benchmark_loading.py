@@ -7,7 +7,7 @@ from hyperinverter.evaluation.benchmark.loading import CASES, loading_rows, meas
 
 
 def test_every_kind_of_source_is_measured():
-    pytest.importorskip("lmdb", reason="the extra `lmdb` is not installed")
+    pytest.importorskip("lmdb", reason="the lmdb package, which writes databases, is not installed")
     found = measure_loading(32, (0, 2), images=10, seconds=0.05)
     assert [(entry["source"], entry["format"], entry["workers"]) for entry in found] == [
         (*case, workers) for case in CASES for workers in (0, 2)

@@ -83,7 +83,7 @@ def hostile_archive(path: Path, outside: Path) -> Path:
 
 
 def hostile_database(folder: Path) -> Path:
-    lmdb = pytest.importorskip("lmdb", reason="the extra `lmdb` is not installed")
+    lmdb = pytest.importorskip("lmdb", reason="the lmdb package, which writes databases, is not installed")
     Image.new("RGB", (16, 16), "red").save(folder.with_suffix(".png"))
     data = folder.with_suffix(".png").read_bytes()
     with lmdb.open(str(folder), map_size=1 << 20) as environment, environment.begin(write=True) as transaction:
