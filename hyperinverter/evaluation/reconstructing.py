@@ -15,7 +15,10 @@ from PIL import Image, PngImagePlugin
 from torch import Tensor
 
 import hyperinverter
+from hyperinverter.data import Batches
+from hyperinverter.data.image_source import ImageSource
 from hyperinverter.inverters import Inverter
+from hyperinverter.inverters.base import as_images
 from hyperinverter.metrics.timing import synchronise
 from hyperinverter.utils.files import write_atomically
 from hyperinverter.utils.images import from_uint8, to_pil, to_uint8
@@ -27,6 +30,14 @@ SECONDS = "seconds"  # key in a kept file: how long the image took
 def rounded(images: Tensor) -> Tensor:
     """Images as they are after being saved with 8 bits: clamped to [-1,1] and rounded."""
     return from_uint8(to_uint8(images))
+
+
+def as_taken(inverter: Inverter, photos: Batches, images: Tensor, names: Sequence[str]) -> Tensor:
+    """Images [N,3,R,R] as the method takes them: where it has a size of its own, resized to that from their files."""
+    if inverter.input_shape == images.shape[2:] or not isinstance(photos.source, ImageSource):
+        return images
+    places = {name: index for index, name in enumerate(photos.names)}
+    return as_images([photos.source.read(places[name]) for name in names], inverter.input_shape).to(images.device)
 
 
 def reconstruct(inverter: Inverter, images: Tensor) -> Tensor:
@@ -43,10 +54,11 @@ class Reconstructor:
     Args:
         inverter: the method.
         folder: where finished images of a method that optimises lie.
+        photos: the images, for methods that take them from their files.
     """
 
-    def __init__(self, inverter: Inverter, folder: Path) -> None:
-        self.inverter = inverter
+    def __init__(self, inverter: Inverter, folder: Path, photos: Batches) -> None:
+        self.inverter, self.photos = inverter, photos
         self.keeps = inverter.optimises
         self.folder = folder
         made_by = [inverter.name, inverter.model_hash, inverter.settings(), hyperinverter.__version__]
@@ -64,7 +76,7 @@ class Reconstructor:
             done: called with the number of images finished since its last call.
         """
         if not self.keeps:
-            outputs = rounded(reconstruct(self.inverter, images))
+            outputs = rounded(reconstruct(self.inverter, as_taken(self.inverter, self.photos, images, names)))
             done(len(images))
             return outputs, []
         outputs, seconds = [], []

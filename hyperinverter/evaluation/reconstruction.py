@@ -78,7 +78,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     for line in framing:
         tell(line)
     kept = Path(config.output) / "reconstructions"
-    methods = {method: Reconstructor(inverter, kept / method) for method, inverter in inverters.items()}
+    methods = {method: Reconstructor(inverter, kept / method, images) for method, inverter in inverters.items()}
     if slow := [method for method, one in methods.items() if one.keeps and is_main()]:
         tell(f"{', '.join(slow)}: optimised image by image; finished ones are kept in {kept} and not made again")
 

@@ -21,7 +21,7 @@ from hyperinverter.extractors.framing import Framing
 from hyperinverter.inverters.inversion import Inversion
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.stylegan2.synthesis import Residuals
-from hyperinverter.utils.decode import centre_square, is_square, to_tensor, upright_rgb
+from hyperinverter.utils.decode import centre_crop, to_tensor, upright_rgb
 from hyperinverter.utils.device import arithmetic
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import from_uint8
@@ -34,36 +34,41 @@ ImagesLike = Tensor | Image.Image | str | Path | Sequence[Tensor | Image.Image |
 
 
 def as_images(
-    images: ImagesLike, resolution: int, look: Callable[[str, Image.Image], object] = lambda name, photo: None
+    images: ImagesLike,
+    size: int | tuple[int, int],
+    look: Callable[[str, Image.Image], object] = lambda name, photo: None,
 ) -> Tensor:
     """Anything image-like as a batch [N, 3, R, R] in [-1, 1].
 
     Args:
         images: a tensor [N, 3, H, W] or [3, H, W] in [-1, 1], a PIL image, a path, or a list of these.
-        resolution: R; other sizes are centre-cropped to a square and resized (bilinear with antialiasing), the one
-            policy of the project; PIL images are turned upright and laid over white, as files are.
+        size: R, or height and width; other sizes are centre-cropped to its proportions and resized (bilinear with
+            antialiasing), the one policy of the project; PIL images are turned upright and laid over white, as files
+            are.
         look: called with name and upright RGB photo of each image that is no tensor, before its crop.
     Raises:
         ValueError: another shape, type or (of a tensor on the CPU) range; says what was given.
     """
     if isinstance(images, Tensor):
-        return _checked_tensor(images, resolution)
+        return _checked_tensor(images, (size, size) if isinstance(size, int) else size)
     if isinstance(images, Image.Image):
-        return _taken_in("an image", upright_rgb(images), resolution, look)
+        return _taken_in("an image", upright_rgb(images), size, look)
     if isinstance(images, str | Path):
-        source = open_source(images, resolution=resolution)
-        return torch.cat([_taken_in(name, source.read(i), resolution, look) for i, name in enumerate(source.names)])
+        source = open_source(images, resolution=size if isinstance(size, int) else max(size))
+        return torch.cat([_taken_in(name, source.read(i), size, look) for i, name in enumerate(source.names)])
     if isinstance(images, Sequence) and len(images) > 0:
-        return torch.cat([as_images(image, resolution, look) for image in images])
+        return torch.cat([as_images(image, size, look) for image in images])
     raise ValueError(f"images is {type(images).__name__}; give a tensor [N, 3, H, W] in [-1, 1], PIL images or paths")
 
 
-def _taken_in(name: str, photo: Image.Image, resolution: int, look: Callable[[str, Image.Image], object]) -> Tensor:
+def _taken_in(
+    name: str, photo: Image.Image, size: int | tuple[int, int], look: Callable[[str, Image.Image], object]
+) -> Tensor:
     look(name, photo)
-    return from_uint8(to_tensor(photo, resolution)).unsqueeze(0)
+    return from_uint8(to_tensor(photo, size)).unsqueeze(0)
 
 
-def _checked_tensor(images: Tensor, resolution: int) -> Tensor:
+def _checked_tensor(images: Tensor, shape: tuple[int, int]) -> Tensor:
     if images.ndim == 3:
         images = images.unsqueeze(0)
     if images.ndim != 4 or images.shape[1] != 3 or len(images) == 0:
@@ -75,12 +80,11 @@ def _checked_tensor(images: Tensor, resolution: int) -> Tensor:
         if not (low >= -1.01 and high <= 1.01):  # also refuses NaN; 1 % of slack for rounding after a resize
             raise ValueError(f"images lie in [{low:.3g}, {high:.3g}]; expected [-1, 1], finite")
     images = images.float()
-    size = (images.shape[3], images.shape[2])
-    if not is_square(size):
-        left, top, side = centre_square(size)
-        images = images[:, :, top : top + side, left : left + side]
-    if images.shape[-2:] != (resolution, resolution):
-        images = F.interpolate(images, (resolution, resolution), mode="bilinear", antialias=True)
+    if box := centre_crop((images.shape[3], images.shape[2]), shape):
+        left, top, right, bottom = box
+        images = images[:, :, top:bottom, left:right]
+    if images.shape[-2:] != shape:
+        images = F.interpolate(images, shape, mode="bilinear", antialias=True)
     return images
 
 
@@ -156,11 +160,16 @@ class Inverter(ABC):
 
     @abstractmethod
     def _invert(self, images: Tensor) -> Inversion:
-        """One batch [N, 3, R, R]."""
+        """One batch [N, 3, *input_shape]."""
 
     @property
     def resolution(self) -> int:
         return self.generator.resolution
+
+    @property
+    def input_shape(self) -> tuple[int, int]:
+        """Height and width in px that photos are resized to once, before anything else happens to them."""
+        return self.resolution, self.resolution
 
     @property
     def device(self) -> torch.device:
@@ -175,7 +184,7 @@ class Inverter(ABC):
             batch_size: images at a time; the result does not depend on it.
         """
         framing = Framing(self.domain, "crop them first by hyperinverter.data.align.align_face or scripts/align.py")
-        batches = as_images(images, self.resolution, framing.look).split(batch_size)
+        batches = as_images(images, self.input_shape, framing.look).split(batch_size)
         for line in framing.report():
             logger.warning(line)
         with arithmetic(self.device, self.precision):

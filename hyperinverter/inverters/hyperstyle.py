@@ -17,6 +17,12 @@ class HyperStyleInverter(PspInverter):
     def settings(self) -> dict[str, str | float | None]:
         return {"n_iters": self.network.config.n_iters}
 
+    @property
+    def input_shape(self) -> tuple[int, int]:
+        """Of the larger of its two networks."""
+        networks = (self.network.hypernet, self.network.w_encoder)
+        return max(network.input_shape for network in networks if network is not None)
+
     def _invert(self, images: Tensor) -> Inversion:
         output = self.network(images)
         return self._inversion(output.ws, self.network.residuals(output.deltas))

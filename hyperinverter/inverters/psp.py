@@ -36,6 +36,11 @@ class PspInverter(Inverter):
         self.network.to(device)  # the generator is its decoder
         return self
 
+    @property
+    def input_shape(self) -> tuple[int, int]:
+        """The encoder's: the published methods resize a photo to it, not to the generator's resolution first."""
+        return self.network.encoder.input_shape
+
     def _invert(self, images: Tensor) -> Inversion:
         return self._inversion(self.network(images))
 

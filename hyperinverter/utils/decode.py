@@ -244,24 +244,43 @@ def _torchvision_jpeg() -> Callable[[Tensor, int, bool], Tensor] | None:
 
 def is_square(size: tuple[int, int]) -> bool:
     """Whether an image of this (width, height) counts as square, i.e. is resized without a crop."""
-    return abs(size[0] - size[1]) <= SQUARE_TOLERANCE * max(size)
+    return centre_crop(size, (1, 1)) is None
 
 
-def centre_square(size: tuple[int, int]) -> tuple[int, int, int]:
-    """Left, top and side of the largest centred square in an image of this (width, height), px."""
-    side = min(size)
-    return (size[0] - side) // 2, (size[1] - side) // 2, side
+def centre_crop(size: tuple[int, int], shape: tuple[int, int]) -> tuple[int, int, int, int] | None:
+    """Left, top, right and bottom of the largest centred part of an image that has the proportions of `shape`.
+
+    Args:
+        size: width and height of the image, px.
+        shape: height and width, of which only the proportions count.
+    Returns:
+        px; None where the image has them already, within SQUARE_TOLERANCE.
+    """
+    (width, height), (high, wide) = size, shape
+    if abs(width * high - height * wide) <= SQUARE_TOLERANCE * max(width * high, height * wide):
+        return None
+    if width * high > height * wide:
+        width = height * wide // high
+    else:
+        height = width * high // wide
+    left, top = (size[0] - width) // 2, (size[1] - height) // 2
+    return left, top, left + width, top + height
 
 
-def to_tensor(image: Image.Image, resolution: int) -> Tensor:
-    """The one resize policy: RGB image of any size -> uint8 [3, R, R] (see the head of this file)."""
+def to_tensor(image: Image.Image, size: int | tuple[int, int]) -> Tensor:
+    """The one resize policy (see the head of this file): RGB image of any size -> uint8 [3, R, R].
+
+    Args:
+        image: RGB.
+        size: R, or height and width of a network that takes images which are not square.
+    """
+    shape = (size, size) if isinstance(size, int) else size
     if image.mode != "RGB":
         raise ValueError(f"expected an RGB image, got mode {image.mode}; decode files with decode_image")
-    if not is_square(image.size):
-        left, top, side = centre_square(image.size)
-        image = image.crop((left, top, left + side, top + side))  # resize(box=...) would let the rest bleed in
-    if image.size != (resolution, resolution):
-        image = image.resize((resolution, resolution), Image.Resampling.BILINEAR)
+    if box := centre_crop(image.size, shape):
+        image = image.crop(box)  # resize(box=...) would let the rest bleed in
+    if image.size != shape[::-1]:
+        image = image.resize(shape[::-1], Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()  # [3, R, R]
 
 

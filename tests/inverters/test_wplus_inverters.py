@@ -2,16 +2,21 @@
 
 import shutil
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import hyperinverter
 from hyperinverter.config.schema import DataConfig, DomainConfig, EvaluateConfig, WeightsConfig
+from hyperinverter.data import Batches, open_source
+from hyperinverter.evaluation.reconstructing import as_taken
 from hyperinverter.evaluation.reconstruction import evaluate
 from hyperinverter.inverters import load
 from hyperinverter.pretrained.methods import PUBLISHED_METHODS, save_method
 from hyperinverter.pretrained.ready import load_generator, load_method
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.images import save_image
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +94,39 @@ def test_files_survive_half_precision_and_refuse_what_cannot_invert(tiny_model, 
         save_method(folder / "hyperstyle.safetensors", loaded.method, **about)
     with pytest.raises(ValueError, match="write one of psp, e4e, restyle, hyperstyle"):
         save_method(folder / "x.safetensors", loaded.method, **{**about, "method": "w_encoder"})
+
+
+@pytest.mark.parametrize("method", PUBLISHED_METHODS)
+@pytest.mark.parametrize(("photo_px", "wide"), [(40, False), (12, False), (40, True)])
+def test_a_photo_is_resized_once_from_its_file_to_the_networks_input(method, photo_px, wide, tiny_model, tmp_path):
+    """Issue 17, 8b: not to the generator's resolution first, which blurs photos smaller than that (here 16 px)."""
+    size = (photo_px * 4 // 3, photo_px) if wide else (photo_px, photo_px)
+    torch.manual_seed(0)
+    save_image(torch.rand(3, size[1], size[0]) * 2 - 1, tmp_path / "photo.png")
+    inverter, seen = load(tiny_model, method), []
+    names = ["hypernet", "w_encoder"] if method == "hyperstyle" else ["encoder"]
+    for network in map(inverter.network.get_submodule, names):
+        network.input_shape = (6, 8) if wide else (8, 8)
+        network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][:, :3]))
+    assert inverter.input_shape == network.input_shape
+    inverter.invert(tmp_path / "photo.png")
+    with Image.open(tmp_path / "photo.png") as photo:
+        published = np.asarray(photo.resize(inverter.input_shape[::-1], Image.Resampling.BILINEAR), np.float32)
+    expected = torch.from_numpy(published / 127.5 - 1).permute(2, 0, 1)[None]
+    for given in seen:
+        torch.testing.assert_close(given, expected, atol=1e-6, rtol=0)
+    batches = Batches(open_source(tmp_path), inverter.resolution)
+    photos, names = next(batches.in_order(1))
+    torch.testing.assert_close(as_taken(inverter, batches, photos, names), expected, atol=1e-6, rtol=0)
+
+
+def test_methods_of_the_paper_see_the_photo_at_the_generators_resolution(tiny_model, tmp_path):
+    save_image(torch.rand(3, 40, 40) * 2 - 1, tmp_path / "photo.png")
+    batches = Batches(open_source(tmp_path), 16)
+    photos, names = next(batches.in_order(1))
+    for method in ("w_encoder", "hyperinverter"):
+        inverter = load(tiny_model, method)
+        assert inverter.input_shape == (16, 16) and as_taken(inverter, batches, photos, names) is photos
 
 
 def test_evaluation_takes_them(tiny_model, tmp_path):

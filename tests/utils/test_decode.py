@@ -127,6 +127,9 @@ def test_other_shapes_are_centre_cropped_not_squashed():
     assert pixels.shape == (3, 16, 16) and pixels.dtype == torch.uint8
     assert (pixels == torch.tensor([255, 0, 0])[:, None, None]).all()
     assert to_tensor(Image.new("RGB", (3, 2)), 16).shape == (3, 16, 16)
+    high = to_tensor(wide.transpose(Image.Transpose.ROTATE_90), (8, 16))  # a wide part of a high image
+    assert high.shape == (3, 8, 16) and (high == torch.tensor([255, 0, 0])[:, None, None]).all()
+    assert torch.equal(to_tensor(wide, (10, 30)), as_tensor(wide.resize((30, 10), Image.Resampling.BILINEAR)))
     with pytest.raises(ValueError, match="RGB image, got mode L"):
         to_tensor(Image.new("L", (16, 16)), 16)
 
