@@ -162,6 +162,7 @@ def _optimizer(c: s.OptimizerConfig) -> Iterator[Problem]:
 
 def _adversarial(c: s.AdversarialConfig) -> Iterator[Problem]:
     yield from not_negative(c, "weight r1_gamma")
+    yield from choice(c, "discriminator_loss", s.DISCRIMINATOR_LOSSES)
     yield from at_least(c, 0, "start_step cold_steps")
     yield from at_least(c, 1, "batch_size")
     yield from every(c, "r1_every", "r1_gamma: 0")

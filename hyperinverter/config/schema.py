@@ -15,6 +15,7 @@ STYLE_INDICES = ("released", "true")
 HYPERNETWORK_INITS = ("released", "signal_preserving")
 FROM_E1 = "w_encoder"  # of `layerwise_encoder.init`: E2's trunk starts from the domain's own E1
 TOKEN_RANGES = ("non_negative", "signed")
+DISCRIMINATOR_LOSSES = ("released", "paper")
 PRECISIONS = ("fp32", "bf16", "fp16")
 ARCHITECTURES = ("orig", "skip", "resnet")
 MOBILE = "mobile_stylegan"
@@ -177,6 +178,7 @@ class AdversarialConfig:
     """Phase II's GAN term: joins at `start_step` with its own batch size (paper: 200,000 and 4; weight 0 is off)."""
 
     weight: float = 0.0
+    discriminator_loss: str = "released"  # one of DISCRIMINATOR_LOSSES: half of the sum | the sum, the paper's eq. 9
     start_step: int = 200_000
     batch_size: int = 4
     r1_gamma: float = 10.0

@@ -15,7 +15,7 @@ from hyperinverter.config.schema import DomainConfig
 from hyperinverter.data.align import side_and_place
 from hyperinverter.data.image_source import ImageSource
 from hyperinverter.extractors.face_finder import FaceFinder, FoundFace, face_finder
-from hyperinverter.utils.decode import BadImageError, centre_square
+from hyperinverter.utils.decode import BadImageError, centre_crop
 
 MOST_ASIDE = 0.12  # of the crop's centre from the photo's centre, in sides of the photo
 SIZES = (0.75, 1.35)  # side of the crop over that of the photo
@@ -133,7 +133,8 @@ def look_at_some(source: ImageSource, domain: DomainConfig, remedy: str) -> Iter
 
 def _off_place(face: FoundFace, size: tuple[int, int]) -> str | None:
     """How FFHQ's crop of this face differs from the centre square of a photo of this (width, height), in words."""
-    left, top, side = centre_square(size)
+    left, top, right, _ = centre_crop(size, (1, 1)) or (0, 0, *size)
+    side = right - left
     centre, own_side, tilt = side_and_place(face.left_eye, face.right_eye, face.mouth)
     aside = (centre - [left + side / 2, top + side / 2]) / side
     if own_side / side < SIZES[0]:

@@ -35,8 +35,17 @@ def real_and_fake_logits(discriminator: Discriminator, reals: Tensor, fakes: Ten
     return real, fake
 
 
+def lazy_r1_weight(gamma: float, every: int, step: int) -> float:
+    """What a step multiplies its R1 penalty with: gamma / 2, times `every` because only one in so many steps has it.
+
+    0 in the other steps, and where `gamma` or `every` is 0.
+    """
+    is_due = gamma > 0 and every > 0 and step % every == 0
+    return gamma / 2 * every if is_due else 0.0
+
+
 def r1_penalty(real_images: Tensor, real_logits: Tensor) -> Tensor:
-    """Mean over the batch of ||d D(x) / d x||², to be weighted with r1_gamma / 2 (times the interval when lazy).
+    """Mean over the batch of ||d D(x) / d x||², to be weighted with `lazy_r1_weight`.
 
     Args:
         real_images: [N,3,R,R] with requires_grad set before the discriminator saw them.

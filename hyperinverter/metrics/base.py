@@ -6,7 +6,7 @@ Letters: N images of a batch. A metric takes batches of pairs and gives one numb
 import copy
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Self
@@ -211,13 +211,13 @@ def bootstrap_interval(values: np.ndarray, resamples: int = 1000, seed: int = 0)
     It says how far the mean would move with other images of the same kind, not with other training runs.
     """
     means = [values[chosen].mean() for chosen in _resamples(len(values), resamples, seed)]
-    return _middle_95(means)
+    return middle_95(means)
 
 
 def bootstrap_ratio(first: np.ndarray, second: np.ndarray, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
     """95 % interval of mean(second) / mean(first), both [n] of the same images, which are drawn together."""
     drawn = _resamples(len(first), resamples, seed)
-    return _middle_95([second[chosen].mean() / first[chosen].mean() for chosen in drawn])
+    return middle_95([second[chosen].mean() / first[chosen].mean() for chosen in drawn])
 
 
 def bootstrap_means(values: np.ndarray, resamples: int = 1000, seed: int = 0) -> np.ndarray:
@@ -230,6 +230,7 @@ def _resamples(count: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
     return (rng.integers(0, count, count) for _ in range(resamples))
 
 
-def _middle_95(values: list[float]) -> tuple[float, float]:
+def middle_95(values: Sequence[float]) -> tuple[float, float]:
+    """Where the middle 95 % of the values lie: 2.5 % of them are below the first number, 2.5 % above the second."""
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)

@@ -2,9 +2,10 @@
 
 Source: HyperInverter (Dinh et al., CVPR 2022, arXiv:2112.00719), sections 3.2, 3.3 (equations 7 to 9) and 4.1, and the
 released training loop: Adam at 1e-4, batch 8; from `adversarial.start_step` on batch 4, a discriminator that starts
-from StyleGAN2's and sees the same fakes, half the sum of its two terms, lazy R1 in a step of its own. Unlike in the
-released loop no step runs twice, a resumed run has the right batch, G keeps no gradients, and best-model tracking
-restarts at two exact steps whether or not they validate. Beyond the paper, and off unless set: `edit_consistency`.
+from StyleGAN2's and sees the same fakes, half the sum of its two terms (equation 9 is the sum, which the key
+`adversarial.discriminator_loss` gives), lazy R1 in a step of its own. Unlike in the released loop no step runs twice, a
+resumed run has the right batch, G keeps no gradients, and best-model tracking restarts at two exact steps whether or
+not they validate. Beyond the paper, and off unless set: `edit_consistency`.
 Letters: N images, R pixels.
 """
 
@@ -17,7 +18,13 @@ from tqdm import tqdm
 from hyperinverter.config.schema import Phase2Config
 from hyperinverter.data import open_training_data, reports
 from hyperinverter.losses import TotalLoss, build_losses
-from hyperinverter.losses.adversarial import discriminator_loss, generator_loss, r1_penalty, real_and_fake_logits
+from hyperinverter.losses.adversarial import (
+    discriminator_loss,
+    generator_loss,
+    lazy_r1_weight,
+    r1_penalty,
+    real_and_fake_logits,
+)
 from hyperinverter.models.hyperinverter import HyperInverter
 from hyperinverter.models.stylegan2 import Discriminator
 from hyperinverter.ops.batch_norm import average_running_statistics, synchronised
@@ -91,13 +98,16 @@ def discriminator_step(
     *,
     r1_weight: float,
     autocast: torch.autocast,
+    halved: bool = True,
     clip: float | None = None,
     measure: bool = False,
     parts: int = 1,
 ) -> dict[str, Tensor | None]:
-    """Update D on reals and fakes [N,3,R,R], then once more on R1 unless its weight is 0 (gamma/2 times the interval).
+    """Update D on reals and fakes [N,3,R,R], then once more on R1 unless its weight is 0.
 
     Args:
+        r1_weight: see `lazy_r1_weight`.
+        halved: see `discriminator_loss`.
         clip, measure: see `backward_and_step`.
         parts: how many parts the batch is computed in.
     Returns:
@@ -108,7 +118,7 @@ def discriminator_step(
         with autocast:
             real, fake = (logits.float() for logits in real_and_fake_logits(discriminator, *part))
         return {
-            "loss": discriminator_loss(real, fake, halved=True),
+            "loss": discriminator_loss(real, fake, halved),
             "D_real": real.mean(),
             "D_fake": fake.mean(),
         }
@@ -247,13 +257,13 @@ def train(config: Phase2Config) -> dict[str, float]:
 
             # -- one step of D, on the fakes made before that update
             if adversarial:
-                r1_due = gan.r1_gamma > 0 and progress.step % gan.r1_every == 0
                 values |= discriminator_step(
                     discriminator,
                     optimizer_D,
                     images,
                     whole(fakes),
-                    r1_weight=gan.r1_gamma / 2 * gan.r1_every if r1_due else 0.0,
+                    r1_weight=lazy_r1_weight(gan.r1_gamma, gan.r1_every, progress.step),
+                    halved=gan.discriminator_loss == "released",
                     autocast=autocast,
                     clip=config.gradient_clip,
                     measure=due.look,

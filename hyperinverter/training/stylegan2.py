@@ -18,7 +18,13 @@ from tqdm import tqdm
 from hyperinverter.checkpoint import save_model
 from hyperinverter.config.schema import DomainConfig, OptimizerConfig, StyleGAN2Config
 from hyperinverter.data import open_training_data, reports
-from hyperinverter.losses.adversarial import discriminator_loss, generator_loss, r1_penalty, real_and_fake_logits
+from hyperinverter.losses.adversarial import (
+    discriminator_loss,
+    generator_loss,
+    lazy_r1_weight,
+    r1_penalty,
+    real_and_fake_logits,
+)
 from hyperinverter.models.build import build_discriminator, build_generator
 from hyperinverter.models.stylegan2 import Discriminator, Generator
 from hyperinverter.pretrained.files import command_for
@@ -126,7 +132,7 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
     def penalise(images: Tensor) -> dict[str, Tensor]:
         images = augment(images).detach().requires_grad_(True)
         r1 = r1_penalty(images, D(images))
-        return {"loss": r1 * (config.r1_gamma / 2 * config.r1_every), "r1": r1}
+        return {"loss": r1 * lazy_r1_weight(config.r1_gamma, config.r1_every, progress.step), "r1": r1}
 
     # -- the loop
     with (
@@ -163,7 +169,7 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
             pairs = list(zip(reals, fakes, strict=True))
             found = step_over_parts(optimizer_D, judge, pairs, clip=config.gradient_clip, measure=due.look)
             values |= {"loss_D": found.pop("loss"), "gradient_norm_D": found.pop("gradient_norm"), **found}
-            if config.r1_every and progress.step % config.r1_every == 0 and config.r1_gamma:
+            if lazy_r1_weight(config.r1_gamma, config.r1_every, progress.step) > 0:
                 values["r1"] = step_over_parts(optimizer_D, penalise, reals, clip=config.gradient_clip)["r1"]
             if augment.kinds:
                 augment.adjust(torch.stack(signs).mean(), batch)
@@ -172,10 +178,7 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
             # averaged generator
             progress.step += 1
             progress.position += batch
-            half_life = config.ema_kimg * 1000
-            if config.ema_rampup is not None:
-                half_life = min(half_life, progress.position * config.ema_rampup)
-            blend(average, G, 0.5 ** (batch / max(half_life, 1e-8)))
+            blend(average, G, kept_share(progress.position, batch, config.ema_kimg, config.ema_rampup))
             progress.history.add(progress.step, {"loss": values["loss_G"] + values["loss_D"], **values})
             bar.update()
             due = or_stop(due, progress.step, schedule)
@@ -274,6 +277,20 @@ def lazy(config: OptimizerConfig, every: int) -> OptimizerConfig:
     """Adam's rate and momenta that allow for a regularisation step every `every` steps (Karras 2020, appendix B)."""
     ratio = every / (every + 1) if every else 1.0
     return replace(config, lr=config.lr * ratio, betas=[beta**ratio for beta in config.betas])
+
+
+def kept_share(images_seen: int, batch: int, kimg: float, rampup: float | None) -> float:
+    """How much of the averaged generator a step keeps, 0 to 1 (Karras 2020, appendix B; the ramp-up is ADA's).
+
+    Args:
+        images_seen: since the start of training, with this step's.
+        batch: images of this step.
+        kimg: half-life: after so many thousand images a half is left.
+        rampup: early on the half-life is only this part of the images seen, so that random weights are soon gone;
+            None: from the start as long as later.
+    """
+    half_life = kimg * 1000 if rampup is None else min(kimg * 1000, images_seen * rampup)
+    return 0.5 ** (batch / max(half_life, 1e-8))
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from torch import nn
 
 from hyperinverter.extractors.base import Extractor
 from hyperinverter.losses import LOSSES, FeatureLoss, L2Loss, TotalLoss, build_losses
-from hyperinverter.losses.adversarial import discriminator_loss, generator_loss, r1_penalty
+from hyperinverter.losses.adversarial import discriminator_loss, generator_loss, lazy_r1_weight, r1_penalty
 from hyperinverter.models.stylegan2 import Discriminator
 from hyperinverter.utils.errors import UserError
 
@@ -125,6 +125,23 @@ def test_adversarial_losses_by_hand():
     assert discriminator_loss(zero, zero, halved=True).item() == pytest.approx(torch.tensor(2.0).log().item())
     sure = torch.full((2, 1), 30.0)
     assert discriminator_loss(sure, -sure).item() < 1e-6 < generator_loss(-sure).item()
+
+
+@pytest.mark.parametrize(
+    ("gamma", "every", "step", "weight"),
+    [
+        (10.0, 16, 0, 80.0),  # faces and churches as published
+        (100.0, 16, 32, 800.0),
+        (10.0, 16, 15, 0.0),
+        (10.0, 16, 17, 0.0),
+        (3.0, 1, 7, 1.5),
+        (0.0, 16, 0, 0.0),
+        (10.0, 0, 0, 0.0),
+    ],
+)
+def test_lazy_r1_is_weighted_with_its_interval(gamma, every, step, weight):
+    """Issue 17, 8: without the factor every test passed, and R1 was 16 times too weak."""
+    assert lazy_r1_weight(gamma, every, step) == weight
 
 
 def test_r1_of_a_linear_critic_is_its_squared_weight():

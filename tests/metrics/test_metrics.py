@@ -13,7 +13,7 @@ from hyperinverter.config.schema import DomainConfig
 from hyperinverter.extractors import base as extractor_base
 from hyperinverter.extractors.base import Extractor
 from hyperinverter.metrics import METRICS, NotMeasured, base, build
-from hyperinverter.metrics.base import Parts, RecentFeatures, Reduction, bootstrap_interval, bootstrap_ratio
+from hyperinverter.metrics.base import Parts, RecentFeatures, Reduction
 from hyperinverter.metrics.distribution import Fid, Kid
 from hyperinverter.metrics.features import MobileFaceNetIdentity
 from hyperinverter.metrics.pixel import L2, MsSsim, Psnr
@@ -299,24 +299,6 @@ def test_identity_and_distance_share_one_pass_of_dlib(networks, pairs):
     for metric in (identity, distance):
         metric.update(*pairs)
     assert identity.features is distance.features and identity.features.extractor.passes == 2
-
-
-def test_interval_of_a_ratio_draws_pairs_together():
-    first = np.random.default_rng(0).uniform(1, 2, 200)
-    assert bootstrap_ratio(first, 0.5 * first) == pytest.approx((0.5, 0.5))
-    noisy = 0.5 * first + np.random.default_rng(1).normal(0, 0.1, 200)
-    low, high = bootstrap_ratio(first, noisy)
-    assert low < noisy.mean() / first.mean() < high and high - low < 0.05
-
-
-def test_interval_is_seeded_and_shrinks_with_more_images():
-    rng = np.random.default_rng(0)
-    few, many = rng.normal(size=50), rng.normal(size=2000)
-    assert bootstrap_interval(few) == bootstrap_interval(few)
-    width = [high - low for low, high in map(bootstrap_interval, (few, many))]
-    assert width[1] < width[0] / 3
-    # two standard errors each way
-    assert width[1] == pytest.approx(4 * 1 / math.sqrt(2000), rel=0.2)
 
 
 def test_timing_counts_per_image_and_leaves_the_warm_up_out():

@@ -73,6 +73,28 @@ def test_a_phase_2_step_is_the_published_one(tiny_model):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-5, msg=lambda text, name=name: f"{name}: {text}")
 
 
+@pytest.mark.parametrize(("kind", "factor"), [("released", 1), ("paper", 2)])
+def test_a_run_weights_r1_and_halves_or_sums_the_discriminators_loss_as_its_config_says(
+    kind, factor, make_config, monkeypatch
+):
+    """gamma 10 every 2 steps: 10 / 2 * 2."""
+    steps, step = [], phase2.discriminator_step
+
+    def noting(D, optimizer, reals, fakes, **settings):
+        with torch.no_grad():
+            expected = softplus(-D(reals)).mean() + softplus(D(fakes)).mean()
+        values = step(D, optimizer, reals, fakes, **settings)
+        steps.append((settings["r1_weight"], values["loss_D"] / expected))
+        return values
+
+    monkeypatch.setattr(phase2, "discriminator_step", noting)
+    config = make_config("phase2")
+    config.adversarial = replace(config.adversarial, start_step=2, discriminator_loss=kind)
+    phase2.train(config)
+    assert [weight for weight, _ in steps] == [10.0, 0.0, 10.0, 0.0]  # steps 2 to 5
+    assert [float(share) for _, share in steps] == pytest.approx([factor / 2] * 4, rel=1e-4)
+
+
 def test_phase_1_adds_w_avg_once_and_uses_one_w_for_all_layers(tiny_model):
     model = load_model(tiny_model).network
     images = torch.randn(2, 3, 16, 16)

@@ -164,6 +164,50 @@ def test_path_length_is_the_norm_of_the_jacobian_product(tiny_domain):
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in G.synthesis.parameters())
 
 
+@pytest.mark.parametrize(
+    ("images_seen", "batch", "kimg", "rampup", "kept"),
+    [
+        (1_000_000, 32, 10.0, 0.05, 0.9977844),  # 0.5 ** 0.0032: ten thousand images halve it
+        (1_000_000, 10_000, 10.0, None, 0.5),
+        (32, 32, 10.0, None, 0.9977844),
+        (32, 32, 10.0, 0.05, 9.5367e-7),  # half-life 1.6 images: 20 of them in a batch
+        (100_000, 5000, 10.0, 0.05, 0.5),  # half-life 5,000 images
+        (4, 4, 0.0, 0.05, 0.0),  # no average
+    ],
+)
+def test_the_average_keeps_what_its_half_life_and_its_ramp_up_say(images_seen, batch, kimg, rampup, kept):
+    """Issue 17, 8: without the ramp-up every test passed."""
+    assert stylegan2.kept_share(images_seen, batch, kimg, rampup) == pytest.approx(kept, rel=1e-4)
+
+
+def test_blending_keeps_a_share_of_the_average_and_copies_buffers(tiny_domain):
+    average, current = build_generator(tiny_domain), build_generator(tiny_domain)
+    for network, value in ((average, 1.0), (current, 3.0)):
+        for tensor in [*network.parameters(), *network.buffers()]:
+            tensor.data.fill_(value)
+    stylegan2.blend(average, current, 0.75)
+    assert all((parameter == 1.5).all() for parameter in average.parameters())
+    assert all((buffer == 3).all() for buffer in average.buffers())
+
+
+def test_a_run_weights_its_regularisers_and_its_average_by_its_config(config, monkeypatch):
+    """R1: gamma 10 every 2 steps, so 10; path length: weight 2 every 3 steps, so 6; batches of 4, half-life 10."""
+    ratios, kept, blend, step = {}, [], stylegan2.blend, stylegan2.step_over_parts
+
+    def noting(optimizer, compute, parts, **settings):
+        values = step(optimizer, compute, parts, **settings)
+        for name in {"r1", "penalty"} & values.keys():
+            ratios.setdefault(name, []).append(float(values["loss"] / values[name]))
+        return values
+
+    monkeypatch.setattr(stylegan2, "step_over_parts", noting)
+    monkeypatch.setattr(stylegan2, "blend", lambda *args: kept.append(args[2]) or blend(*args))
+    stylegan2.train(replace(config, ema_rampup=0.5))
+    assert ratios == {"r1": pytest.approx([10.0] * 3), "penalty": pytest.approx([6.0] * 2)}  # steps 0, 2, 4 and 0, 3
+    # half-lives 2, 4, 6, 8, 10 and from there on 10 images
+    assert kept == pytest.approx([0.25, 0.5, 0.629961, 0.707107, 0.757858, 0.757858], rel=1e-5)
+
+
 def test_style_mixing_takes_fine_styles_from_a_second_latent(tiny_domain, monkeypatch):
     G = build_generator(tiny_domain)
     seen = {}

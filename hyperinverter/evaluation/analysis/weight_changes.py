@@ -19,7 +19,7 @@ from hyperinverter.evaluation.comparison import verdict
 from hyperinverter.evaluation.drawing import new_figure, save_figure
 from hyperinverter.inverters import Inverter
 from hyperinverter.metrics import NotMeasured
-from hyperinverter.metrics.base import bootstrap_interval, bootstrap_means
+from hyperinverter.metrics.base import bootstrap_interval, bootstrap_means, middle_95
 from hyperinverter.models.target_layers import target_layer
 from hyperinverter.utils.checkout import REPOSITORY
 from hyperinverter.utils.errors import UserError
@@ -111,8 +111,8 @@ def evenness_of(values: np.ndarray) -> dict[str, Any]:
         shares = means / means.sum()
         return float(np.exp(-(shares * np.log(np.maximum(shares, 1e-300))).sum()) / len(shares))
 
-    low, high = np.percentile([spread(means) for means in bootstrap_means(values)], [2.5, 97.5])
-    return {"value": spread(values.mean(0)), "interval_95": [float(low), float(high)]}
+    low, high = middle_95([spread(means) for means in bootstrap_means(values)])
+    return {"value": spread(values.mean(0)), "interval_95": [low, high]}
 
 
 def _statements(
@@ -142,11 +142,11 @@ def _statements(
 
 def _ratio(statement: str, values: np.ndarray, of: Any) -> dict[str, Any]:
     """A statement that holds where a ratio of means is above 1 in 95 % of the resamples of images."""
-    low, high = np.percentile([of(means) for means in bootstrap_means(values)], [2.5, 97.5])
+    low, high = middle_95([of(means) for means in bootstrap_means(values)])
     return {
         "statement": statement,
         "ratio": float(of(values.mean(0))),
-        "interval_95": [float(low), float(high)],
+        "interval_95": [low, high],
         "verdict": verdict([low, high]),
     }
 
