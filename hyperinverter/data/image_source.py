@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from hyperinverter.data.names import Names
-from hyperinverter.utils.decode import IMAGE_SUFFIXES, MAX_MEGAPIXELS, BadImageError, decode_image
+from hyperinverter.utils.decode import IMAGE_SUFFIXES, MAX_MEGAPIXELS, BadImageError, decode_image, looks_like_image
 from hyperinverter.utils.errors import DAMAGED, reason_of
 
 
@@ -142,14 +142,26 @@ class PerProcess:
         self.__init__(open_handle)
 
 
-def sort_out(names: Names) -> tuple[np.ndarray, Names]:
+def sort_out(names: Names, read_head: Callable[[int], bytes] | None = None) -> tuple[np.ndarray, Names]:
     """Indices of the images in name order, int64, of equal names the last; and the other names in order.
 
     Others are files of other extensions, hidden ones, and macOS resource forks.
+
+    Args:
+        names: of all files.
+        read_head: gives the first bytes of a file by its index; files without a suffix are judged by them. None: they
+            are no images.
     """
     texts = list(names)  # for a moment
     order = sorted(range(len(texts)), key=texts.__getitem__)
-    images = np.fromiter((_is_image(texts[i]) for i in order), bool, len(order))
+
+    def is_image(index: int) -> bool:
+        suffix = os.path.splitext(texts[index])[1]
+        if suffix or read_head is None or _is_hidden(texts[index]):
+            return _is_image(texts[index])
+        return looks_like_image(read_head(index))
+
+    images = np.fromiter(map(is_image, order), bool, len(order))
     repeats = (texts[i] == texts[j] for i, j in pairwise(order))
     superseded = np.fromiter(chain(repeats, [False] * bool(order)), bool, len(order))
     order = np.array(order, np.int64)
@@ -157,12 +169,14 @@ def sort_out(names: Names) -> tuple[np.ndarray, Names]:
 
 
 def _is_image(name: str) -> bool:
-    if not name.lower().endswith(IMAGE_SUFFIXES):
-        return False
+    return name.lower().endswith(IMAGE_SUFFIXES) and not _is_hidden(name)
+
+
+def _is_hidden(name: str) -> bool:
     if not (name.startswith(".") or "/." in name or "__MACOSX" in name):
-        return True
+        return False
     parts = [part for part in name.split("/") if part not in ("", ".")]  # "./a.png" is not hidden
-    return not any(part.startswith(".") or part == "__MACOSX" for part in parts)
+    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
 
 
 def _packed(names: Names | Sequence[str]) -> Names:

@@ -14,7 +14,7 @@ from hyperinverter.data.lmdb_source import LmdbSource
 from hyperinverter.data.names import Names, concatenated, repeated
 from hyperinverter.data.other_files import LMDB_FILE, is_lmdb_file, what_else, what_is_inside
 from hyperinverter.data.zip_source import ZipSource
-from hyperinverter.utils.decode import IMAGE_SUFFIXES, MAX_MEGAPIXELS
+from hyperinverter.utils.decode import HEAD_BYTES, IMAGE_SUFFIXES, MAX_MEGAPIXELS, looks_like_image
 from hyperinverter.utils.errors import UserError
 
 KINDS = ("auto", "folder", "zip", "lmdb")
@@ -150,7 +150,7 @@ def _expand(root: str) -> list[Path]:
 def _open_parts(paths: list[Path], kind: str, resolution: int | None) -> tuple[list[ImageSource], list[str]]:
     parts: list[ImageSource] = []
     labels: list[str] = []
-    loose = [path for path in paths if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES]
+    loose = [path for path in paths if path.is_file() and _is_image_file(path)]
     if loose:  # image files named one by one (or by a glob) make one source
         if kind in ("zip", "lmdb"):
             raise UserError(f"data.kind is {kind}, but {loose[0]} is an image file: use data.kind=auto")
@@ -162,6 +162,24 @@ def _open_parts(paths: list[Path], kind: str, resolution: int | None) -> tuple[l
             parts.append(_open_one(path, kind, resolution))
             labels.append(path.stem)
     return parts, labels
+
+
+def _is_image_file(path: Path) -> bool:
+    """By its suffix, or by its content where that says nothing of images or archives (photo, photo.jpg_large)."""
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return True
+    return path.suffix.lower() != ".zip" and looks_like_image(_head(path))
+
+
+def _head(path: Path) -> bytes:
+    """The first bytes of a file; none of one that cannot be read, which its reader will tell, and of pipes."""
+    if not path.is_file():
+        return b""
+    try:
+        with open(path, "rb") as file:
+            return file.read(HEAD_BYTES)
+    except OSError:
+        return b""
 
 
 def _each_image_once(parts: list[ImageSource], labels: list[str]) -> tuple[list[ImageSource], list[str]]:
@@ -215,5 +233,5 @@ def _open_one(path: Path, kind: str, resolution: int | None) -> ImageSource:
         inside = Path(folder).relative_to(path).as_posix()
         files += names if inside == "." else [f"{inside}/{name}" for name in names]
     found = Names.of(files)
-    kept, ignored = sort_out(found)
+    kept, ignored = sort_out(found, lambda index: _head(path / found[index]))
     return FilesSource(path, found.take(kept), ignored)

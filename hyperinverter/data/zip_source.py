@@ -19,6 +19,7 @@ import numpy as np
 
 from hyperinverter.data.image_source import ImageSource, OpenFile, PerProcess, sort_out
 from hyperinverter.data.names import Names
+from hyperinverter.utils.decode import HEAD_BYTES
 from hyperinverter.utils.errors import UserError
 
 END = struct.Struct("<4s4H2LH")  # end of central directory; a comment follows
@@ -31,6 +32,7 @@ IN_EXTRA_32 = 0xFFFFFFFF  # the number stands in an extra field instead
 ENCRYPTED, UTF8 = 0x1, 0x800  # flags
 STORED, DEFLATED = 0, 8  # methods
 CHUNK = 65536  # members taken up together
+LARGEST_UNNAMED = 1 << 26  # bytes of a member without a suffix that is unpacked to see whether it is an image
 
 FIELDS = np.dtype(
     [("offset", "u8"), ("packed", "u8"), ("size", "u8"), ("crc", "u4"), ("method", "u2"), ("flags", "u2")]
@@ -58,11 +60,21 @@ class ZipSource(ImageSource):
                 names = Names.of(_collected(entries(file), table))
         except (zipfile.BadZipFile, struct.error, EOFError) as error:
             raise UserError(f"{path} is no readable zip file ({error}): copy or download it again") from error
-        kept, ignored = sort_out(names)
-        super().__init__(names.take(kept), ignored)
-        self._table = np.concatenate(table)[kept] if table else np.zeros(0, FIELDS)
         self.path = path
         self._file = PerProcess(partial(_File, path))
+        self.names, self._table = names, np.concatenate(table) if table else np.zeros(0, FIELDS)
+        kept, ignored = sort_out(names, self._head)
+        super().__init__(names.take(kept), ignored)
+        self._table = self._table[kept]
+
+    def _head(self, index: int) -> bytes:
+        """The first bytes of a member; none of one that is too large for an image, or cannot be read."""
+        if self._table[index]["size"] > LARGEST_UNNAMED:
+            return b""
+        try:
+            return self.read_bytes(index)[:HEAD_BYTES]
+        except (OSError, RuntimeError, zipfile.BadZipFile):
+            return b""
 
     def read_bytes(self, index: int) -> bytes:
         entry = self._table[index]

@@ -21,6 +21,7 @@ from torch import Tensor
 from hyperinverter.editing.directions import Direction
 from hyperinverter.utils.errors import UserError
 
+FILE_COLUMNS = ("file", "image_id", "filename", "file_name", "image", "name")  # of a CSV, the first that is there
 ESTIMATES = ("normal", "shrunk", "pattern")
 SHRINKAGE = 2.5  # k of `shrunk`: the attribute shows, and dimensions that vary much for other reasons count less
 REGULARISATION_C = 1.0  # inverse strength of the SVM's ridge, on codes scaled to unit mean square
@@ -61,14 +62,7 @@ def learn_direction(
         raise ValueError(f"{got}; expected [n, w_dim], n and n")
     if estimate not in ESTIMATES:
         raise ValueError(f"estimate is {estimate!r}; write one of {', '.join(ESTIMATES)}")
-    for part, mask, least in (("to learn from", ~held_out, 2), ("held out", held_out, 1)):
-        counts = {"with": int((labels & mask).sum()), "without": int((~labels & mask).sum())}
-        for what, count in counts.items():
-            if count < least:
-                raise UserError(
-                    f"{name}: {count} photos {part} {what} the attribute; at least {least} are needed: give more "
-                    f"photos, another column, or another held_out_fraction"
-                )
+    check_classes(labels, held_out, name)
     codes = ws.double().numpy()
     mean, scale = codes[~held_out].mean(0), codes[~held_out].std()  # one scale for all: it does not turn the normal
     svm = LinearSVC(C=REGULARISATION_C, class_weight="balanced", dual=False, max_iter=5000)
@@ -98,8 +92,20 @@ def learn_direction(
     return Direction(name, torch.from_numpy(vector), dict(figures), generator_hash), figures
 
 
+def check_classes(labels: np.ndarray, held_out: np.ndarray, name: str) -> None:
+    """Refuse classes that are too small; arguments as `learn_direction`."""
+    for part, mask, least in (("to learn from", ~held_out, 2), ("held out", held_out, 1)):
+        counts = {"with": int((labels & mask).sum()), "without": int((~labels & mask).sum())}
+        for what, count in counts.items():
+            if count < least:
+                raise UserError(
+                    f"{name}: {count} photos {part} {what} the attribute; at least {least} are needed: give more "
+                    f"photos, another column, or another held_out_fraction"
+                )
+
+
 def read_labels(path: str | Path) -> dict[str, dict[str, str]]:
-    """File name -> its row, from a CSV (.gz allowed) with a `file` column.
+    """File name -> its row, from a CSV (.gz allowed) with one of FILE_COLUMNS, or a list as CelebA's are.
 
     Raises:
         FileNotFoundError: no such file.
@@ -111,25 +117,42 @@ def read_labels(path: str | Path) -> dict[str, dict[str, str]]:
     opener = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rt", newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+            first = file.readline()
+            if first.strip().isdigit():  # CelebA's lists: the number of rows, the columns, then rows between spaces
+                columns = ["file", *file.readline().split()]
+                fields = [line.split() for line in file if line.strip()]
+                rows = [dict(zip(columns, row, strict=True)) for row in fields]
+            else:
+                file.seek(0)
+                reader = csv.DictReader(file, delimiter=next((mark for mark in ",;\t" if mark in first), ","))
+                columns, rows = list(reader.fieldnames or []), list(reader)
+    except (OSError, EOFError, ValueError, csv.Error) as error:  # UnicodeDecodeError is a ValueError
         raise UserError(
             f"labels: {path}: not readable as CSV ({error}); save it as UTF-8, .gz only if packed"
         ) from error
-    if "file" not in (reader.fieldnames or []):
-        raise UserError(f"labels: {path}: has columns {reader.fieldnames}; one must be called `file`")
+    named = next((column for column in columns if column.strip().lower() in FILE_COLUMNS), None)
+    if named is None:
+        raise UserError(f"labels: {path}: has columns {columns}; one must be called `file` (or {FILE_COLUMNS[1]})")
     if not rows:
         raise UserError(f"labels: {path}: has no rows below its head line")
-    labels = {row["file"]: row for row in rows}
+    labels = {row[named]: {"file": row[named], **{key: row[key] for key in row if key != named}} for row in rows}
     if len(labels) < len(rows):
         raise UserError(f"labels: {path}: {len(rows) - len(labels)} files are listed more than once; keep one row each")
     return labels
 
 
 def rows_of(names: list[str], labels: dict[str, dict[str, str]]) -> list[dict[str, str] | None]:
-    """The label row of each image, by its whole name or else by its file name without folders; None without a row."""
-    return [labels.get(name) or labels.get(PurePosixPath(name).name) for name in names]
+    """The label row of each image: by its whole name, else its file name without folders, else without suffix, as
+    photos that were aligned are .png; None without a row."""
+    stems: dict[str, dict[str, str] | None] = {}
+    for name, row in labels.items():
+        stem = PurePosixPath(name).stem
+        stems[stem] = None if stem in stems else row  # a.jpg and a.png are told apart by their whole names only
+    paths = [PurePosixPath(name) for name in names]
+    return [
+        labels.get(name) or labels.get(path.name) or stems.get(path.stem)
+        for name, path in zip(names, paths, strict=True)
+    ]
 
 
 def check_column(rows: Iterable[dict[str, str]], column: str) -> str:
@@ -155,7 +178,10 @@ def attribute_values(rows: list[dict[str, str]], column: str) -> np.ndarray:
     unknown = sorted(set(values) - {"0", "1", "-1"})
     if unknown:
         shown = ", ".join(map(repr, unknown[:5]))
-        raise UserError(f"labels column {name!r} has values {shown}; expected 0 or 1 (or -1 or 1)")
+        raise UserError(
+            f"labels column {name!r} has values {shown}; expected 0 or 1 (or -1 or 1): turn scores into classes first, "
+            f"such as 1 above the median"
+        )
     return (np.array(values) == "1") != flip
 
 

@@ -15,6 +15,7 @@ from hyperinverter.data.sources import open_source
 from hyperinverter.editing.direction_files import save_direction
 from hyperinverter.editing.learn import (
     attribute_values,
+    check_classes,
     check_column,
     held_out_mask,
     learn_direction,
@@ -52,17 +53,13 @@ def learn_directions(config: DirectionConfig) -> dict:
     labels = read_labels(config.labels)
     for column in config.attributes.values():
         check_column(labels.values(), column)  # a wrong one is told before all photos are encoded
+    _check_labels(config, labels)
     inverter = load(config.model or config.domain, "w_encoder", config.device)
     output = Path(config.output)
     ws, names = photo_codes(config, inverter, output / "codes.safetensors")
 
     found = rows_of(names, labels)
     labelled = [i for i, row in enumerate(found) if row is not None]
-    if not labelled:
-        raise UserError(
-            f"none of the {len(names)} photos (such as {names[0]}) is listed in {config.labels} (such as "
-            f"{next(iter(labels))}); give the labels of these photos"
-        )
     if len(labelled) < len(names):
         print(f"{len(names) - len(labelled)} of {len(names)} photos have no row in {config.labels} and are left out")
     ws, names, rows = ws[labelled], [names[i] for i in labelled], [found[i] for i in labelled]
@@ -101,6 +98,22 @@ def learn_directions(config: DirectionConfig) -> dict:
     return summary
 
 
+def _check_labels(config: DirectionConfig, labels: dict[str, dict[str, str]]) -> None:
+    """Tell what is wrong with the labels of the photos before these are all encoded."""
+    data, px = config.data, config.domain.resolution
+    names = list(open_source(data.root, data.kind, data.max_images, data.max_megapixels, px).names)
+    found = [(name, row) for name, row in zip(names, rows_of(names, labels), strict=True) if row is not None]
+    if not found:
+        raise UserError(
+            f"none of the {len(names)} photos (such as {names[0]}) is listed in {config.labels} (such as "
+            f"{next(iter(labels))}); give the labels of these photos"
+        )
+    names, rows = [name for name, _ in found], [row for _, row in found]
+    held_out, _ = held_out_mask(names, rows, config.held_out_fraction, config.seed)
+    for name, column in config.attributes.items():
+        check_classes(attribute_values(rows, column), held_out, name)
+
+
 def photo_codes(config: DirectionConfig, inverter: Inverter, cache: Path) -> tuple[Tensor, list[str]]:
     """E1's w of every readable photo of `config.data`, [n, w_dim], and their names; from `cache` when it fits.
 
@@ -109,8 +122,6 @@ def photo_codes(config: DirectionConfig, inverter: Inverter, cache: Path) -> tup
     """
     data = config.data
     source = open_source(data.root, data.kind, data.max_images, data.max_megapixels, inverter.resolution)
-    if len(source) == 0:
-        raise UserError(f"data.root {data.root} holds no images; give a folder or zip with photos")
     key = hashlib.sha256("\n".join([inverter.model_hash, *source.names]).encode()).hexdigest()
     if cache.is_file():
         try:

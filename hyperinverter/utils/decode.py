@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 from torch import Tensor
 
 from hyperinverter.utils.errors import DAMAGED, UserError, reason_of
@@ -31,6 +31,19 @@ FORMATS = {
     "BMP": (".bmp",),
     "PPM": (".ppm", ".pgm"),
     "TIFF": (".tif", ".tiff"),
+    "GIF": (".gif",),  # of an animation the first picture
+    "AVIF": (".avif",),
+    "HEIF": (".heic", ".heif"),  # what phones write; by the package pillow-heif
+}
+# Of files without a suffix: how each format begins. AVIF and HEIF are told by the brands in their first box.
+SIGNATURES = (
+    rb"\xff\xd8\xff|\x89PNG\r\n|II\*\0|MM\0\*|GIF8[79]a|RIFF....WEBP|BM....\0\0\0\0|P[56]\s(?:#[^\n]*\n)*\s*\d+\s+\d+\s"
+)
+BRANDS = {"AVIF": (b"avif", b"avis"), "HEIF": (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")}
+HEAD_BYTES = 64  # that tell what a file is
+ABSENT = {  # what to do where a format's decoder is not installed
+    "AVIF": "an AVIF image, which this Pillow cannot read: update Pillow, or convert it to JPEG",
+    "HEIF": "a HEIC photo, which needs pillow-heif: pip install 'hyperinverter[heic]', or convert it to JPEG",
 }
 IMAGE_SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 
@@ -49,7 +62,9 @@ BAND_PIXELS = 1 << 20  # what is converted at a time
 # What Pillow's decoders raise on damaged files (it has no common base class for them).
 _DECODE_ERRORS = (OSError, *DAMAGED, Image.DecompressionBombError)
 
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the limit here is lower, and told
+# Pillow warns of its own limit (the one here is lower, and told), of odd EXIF, of palettes: nothing a user can mend.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", module=r"(PIL|pillow_heif)(\.|$)")
 logger = logging.getLogger(__name__)
 
 
@@ -85,13 +100,13 @@ def decode_image(data: bytes, name: str, max_megapixels: float = MAX_MEGAPIXELS)
     if Image.MAX_IMAGE_PIXELS is not None and max_megapixels * 1e6 > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = int(max_megapixels * 1e6)  # Pillow's own limit, which is not above the user's
     try:
-        with Image.open(io.BytesIO(data), formats=list(FORMATS)) as image:
+        with Image.open(io.BytesIO(data), formats=_decoders(data)) as image:
             full = _reduced_from(image, data, name, max_megapixels)
             image.load()  # open reads the header only; a truncated file shows here
             upright = upright_rgb(image, name)
     except Image.UnidentifiedImageError:
-        known = ", ".join(FORMATS)
-        raise BadImageError(name, f"not an image ({len(data)} bytes that are none of {known})") from None
+        absent, known = ABSENT.get(_kind_by_brand(data) or ""), ", ".join(FORMATS)
+        raise BadImageError(name, absent or f"not an image ({len(data)} bytes that are none of {known})") from None
     except Image.DecompressionBombError as error:  # of Pillow, before the size is known here
         found = re.search(r"\d+", str(error))
         raise _too_large(name, f"{int(found[0]) / 1e6:.4g} megapixels" if found else "it", max_megapixels) from None
@@ -103,6 +118,40 @@ def decode_image(data: bytes, name: str, max_megapixels: float = MAX_MEGAPIXELS)
         turned = (upright.width > upright.height) != (full[0] > full[1])
         upright.info[FULL_SIZE] = full[::-1] if turned else full
     return upright
+
+
+def looks_like_image(head: bytes) -> bool:
+    """Whether the first HEAD_BYTES of a file are those of an image of FORMATS; for files whose name says nothing."""
+    return re.match(SIGNATURES, head, re.DOTALL) is not None or _kind_by_brand(head) is not None
+
+
+def _kind_by_brand(data: bytes) -> str | None:
+    """AVIF or HEIF by the brands that an ISO media file names in its first box; None for other files."""
+    if data[4:8] != b"ftyp":
+        return None
+    end = min(int.from_bytes(data[:4], "big"), HEAD_BYTES)
+    brands = {data[8:12], *(data[at : at + 4] for at in range(16, end, 4))}
+    return next((kind for kind, known in BRANDS.items() if brands & set(known)), None)
+
+
+def _decoders(data: bytes) -> list[str]:
+    """Names in Pillow of the formats that may be tried; AVIF's and HEIF's only for such files, where they are there."""
+    kind = _kind_by_brand(data)
+    if kind is not None:
+        return [kind] if _can_read(kind) else []
+    return [name for name in FORMATS if name not in BRANDS]
+
+
+@functools.cache
+def _can_read(kind: str) -> bool:
+    if kind == "AVIF":
+        return features.check("avif")
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener(thumbnails=False)
+    return True
 
 
 def _reduced_from(image: Image.Image, data: bytes, name: str, max_megapixels: float) -> tuple[int, int] | None:

@@ -114,10 +114,67 @@ def test_labels_are_matched_by_name_and_flipped_on_request(tmp_path):
     with pytest.raises(UserError, match="listed more than once"):
         learn.read_labels(write_labels(tmp_path / "twice.csv", [{"file": "a", "x": 1}] * 2))
     with pytest.raises(UserError, match="must be called `file`"):
-        learn.read_labels(write_labels(tmp_path / "other.csv", [{"name": "a", "x": 1}]))
+        learn.read_labels(write_labels(tmp_path / "other.csv", [{"photo": "a", "x": 1}]))
     (tmp_path / "no.csv.gz").write_bytes(b"not packed")
     with pytest.raises(UserError, match="not readable as CSV"):
         learn.read_labels(tmp_path / "no.csv.gz")
+
+
+CELEBA = "3\nSmiling Young\n000001.jpg -1  1\n000002.jpg  1 -1\n000003.jpg  1  1\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list_attr_celeba.txt", CELEBA),
+        ("list_attr_celeba.txt", CELEBA.replace("\n", "\r\n")),
+        ("list_attr_celeba.csv", "image_id,Smiling,Young\n000001.jpg,-1,1\n000002.jpg,1,-1\n000003.jpg,1,1\n"),
+        ("excel.csv", "\ufeffFilename;Smiling;Young\n000001.jpg;0;1\n000002.jpg;1;0\n000003.jpg;1;1\n"),
+        ("tabs.tsv", "Smiling\tfile\tYoung\n-1\t000001.jpg\t1\n1\t000002.jpg\t-1\n1\t000003.jpg\t1\n"),
+    ],
+)
+def test_attribute_lists_as_people_have_them(tmp_path, name, text):
+    (tmp_path / name).write_text(text, encoding="utf-8", newline="")
+    labels = learn.read_labels(tmp_path / name)
+    assert list(labels) == ["000001.jpg", "000002.jpg", "000003.jpg"]
+    rows = learn.rows_of(["000003.jpg", "faces/000001.png", "000002.jpg"], labels)  # aligned photos are .png
+    assert learn.attribute_values(rows, "Smiling").tolist() == [True, False, True]
+    assert learn.attribute_values(rows, "Young").tolist() == [True, True, False]
+
+
+def test_equal_stems_are_told_apart_by_their_suffix(tmp_path):
+    labels = learn.read_labels(write_labels(tmp_path / "l.csv", [{"file": "a.jpg", "x": 1}, {"file": "a.png", "x": 0}]))
+    assert learn.rows_of(["a.webp", "a.png"], labels)[0] is None
+    assert learn.rows_of(["a.webp", "a.png"], labels)[1]["x"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ([0.13, 0.87, 0.5, 0.9], "values '0.13', '0.5', '0.87', '0.9'; expected 0 or 1 .*turn scores into classes"),
+        (["87", "12", "55", "3"], "turn scores into classes"),
+        (["yes", "no", "no", "yes"], "expected 0 or 1"),
+        ([1, 1, 1, 1], "without the attribute"),
+    ],
+)
+def test_unfit_labels_are_told_before_photos_are_encoded(tmp_path, tiny_domain, values, told):
+    (tmp_path / "photos").mkdir()
+    rows = [{"file": f"{i}.png", "Smile": value} for i, value in enumerate(values)]
+    for row in rows:
+        Image.new("RGB", (16, 16)).save(tmp_path / "photos" / row["file"])
+    config = DirectionConfig(
+        domain=tiny_domain,
+        data=DataConfig(root=str(tmp_path / "photos")),
+        model="no model is loaded before",
+        labels=str(write_labels(tmp_path / "l.csv", rows)),
+        attributes={"smile": "Smile"},
+        held_out_fraction=0.5,
+    )
+    with pytest.raises(UserError, match=told):
+        learn_directions(config)
+    config.labels = str(write_labels(tmp_path / "l.csv", [{"file": "other.png", "Smile": 1}]))
+    with pytest.raises(UserError, match="none of the 4 photos"):
+        learn_directions(config)
 
 
 def test_photos_are_held_out_by_split_else_by_person_else_by_name():
