@@ -110,6 +110,9 @@ COMMANDS: dict[str, Script | None] = {  # None: not ours, see test_make_and_shel
         "test_images=2 tolerance=1 largest=9", "my_models/shipped/hyperinverter.safetensors"
     ),
     "python scripts/download.py --list": Script(device=""),
+    "python scripts/download.py ffhq_mobile alexnet": Script(
+        "--dry-run", device=""
+    ),  # tests/pretrained fetch small ones
     "python scripts/download.py ffhq": Script("--dry-run", device=""),  # gigabytes, and no network here
     "python scripts/convert.py --inspect hyper_inverter.pt": Script(device=""),
     "python scripts/convert.py stylegan2.pkl hyper_inverter.pt my_models/mine": Script(

@@ -92,19 +92,24 @@ class ReleasedModel:
         name: as `hyperinverter.load` takes it.
         domain: the name of its domain.
         generator, w_encoder, hyperinverter: the entries that its parts are made from; the discriminator comes with the
-            generator, and E1 with the HyperInverter file where its own is absent.
+            generator, and E1 with the HyperInverter file where its own is absent. None: the repository carries these
+            parts, and only the generator is released by others.
     """
 
     name: str
     domain: str
     generator: str
-    w_encoder: str
-    hyperinverter: str
+    w_encoder: str | None = None
+    hyperinverter: str | None = None
 
     def entries(self, with_hyperinverter: bool = True) -> list[Entry]:
         """The fewest files that it can be made from."""
         second = self.hyperinverter if with_hyperinverter else self.w_encoder
-        return [entry(self.generator), entry(second)]
+        return [entry(name) for name in (self.generator, second) if name]
+
+    @property
+    def is_generator_only(self) -> bool:
+        return self.hyperinverter is None
 
     def vectors(self) -> list[Entry]:
         """Directions and PCAs of its generator's W; it works without them."""
@@ -163,6 +168,11 @@ def entries_of(names: Iterable[str]) -> list[Entry]:
         for each in [*model.entries(), *model.vectors()] if model else [entry(name)]:
             found.setdefault(each.name, each)
     return list(found.values())
+
+
+def members_of(path: Path) -> tuple[str, ...]:
+    """Of a package of this file name, the files in it that are read; () of anything else."""
+    return next((each.members for each in catalog().values() if each.file == path.name), ())
 
 
 def entry_of_file(path: Path, sha256: str) -> Entry | None:

@@ -14,9 +14,10 @@ from hyperinverter.config.schema import DomainConfig
 from hyperinverter.config.weights import ConvertConfig
 from hyperinverter.config.yaml_text import parse_value
 from hyperinverter.pretrained import lock
-from hyperinverter.pretrained.catalog import FOLDERS, aligned, entry_of_file, released_models
+from hyperinverter.pretrained.catalog import FOLDERS, aligned, entry_of_file, members_of, released_models
 from hyperinverter.pretrained.identify import Facts, facts, kind_of
 from hyperinverter.pretrained.reading import PublishedFile, read_published
+from hyperinverter.pretrained.transfer import hash_file
 from hyperinverter.pretrained.writing import Source, Writer
 from hyperinverter.utils.errors import UserError
 
@@ -138,7 +139,12 @@ def _named(config: ConvertConfig) -> list[str]:
 
 def _read(path: str | Path, sha256: str | None = None) -> PublishedFile:
     """A file with the hash that was asked for and, where downloads lie, with the hash of its first time."""
-    file = read_published(path)
+    members, place = members_of(Path(path)), Path(path).expanduser()
+    if members and place.parent.name in FOLDERS and place.is_file():  # a package is checked before it is opened
+        sha, size = hash_file(place)
+        if (found := entry_of_file(place, sha)) is not None:
+            lock.check(place.parent.parent, found, sha, size, str(place))
+    file = read_published(path, members)
     wanted = (sha256 or "").strip().lower()
     if not file.sha256.startswith(wanted):
         raise UserError(

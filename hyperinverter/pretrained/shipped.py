@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hyperinverter.config.yaml_text import read_yaml
+from hyperinverter.pretrained.catalog import released_models
 from hyperinverter.pretrained.files import find_model_folder
+from hyperinverter.pretrained.obtain import GENERATOR
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_atomically
 
@@ -37,7 +39,7 @@ def differing_files(name: str) -> list[str]:
         UserError: no such model is shipped.
     """
     model, folder = _known(name, shipped_models()), find_model_folder(name)
-    found = _hashes(folder)
+    found = _hashes(name, folder)
     lines = [f"{file}: missing" for file in model.files if file not in found]
     lines += [f"{file}: not in the list" for file in found if file not in model.files]
     return lines + [
@@ -55,7 +57,7 @@ def record_shipped(name: str, folder: Path, path: Path = LIST) -> None:
     """
     models = shipped_models(path)
     _known(name, models)
-    hashes = _hashes(folder)
+    hashes = _hashes(name, folder)
     if not hashes:
         raise UserError(f"{folder}: holds no .safetensors files; give output=FOLDER, the shipped model's folder")
     comment = [line for line in path.read_text().splitlines() if line.startswith("#")]
@@ -75,6 +77,8 @@ def _known(name: str, models: dict[str, ShippedModel]) -> ShippedModel:
     return models[name]
 
 
-def _hashes(folder: Path) -> dict[str, str]:
+def _hashes(name: str, folder: Path) -> dict[str, str]:
+    """Of a model whose generator others release, that one is fetched and not carried."""
     files = sorted(folder.rglob("*.safetensors"))
+    files = [file for file in files if name not in released_models() or file != folder / GENERATOR]
     return {file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}

@@ -21,7 +21,7 @@ from hyperinverter.pretrained.published.vectors import Space, as_direction, pca_
 from hyperinverter.pretrained.reading import PublishedFile
 from hyperinverter.utils.errors import UserError
 
-GENERATORS = ("stylegan2_ada_generator", "rosinality_generator")
+GENERATORS = ("stylegan2_ada_generator", "rosinality_generator", "mobile_stylegan_generator")
 # Later parts name earlier ones; methods of others go before encoders, because they may bring the generator.
 ORDER = (*GENERATORS, *PUBLISHED_METHODS, "stylegan2_ada_discriminator", "w_encoder", "hyperinverter", *VECTORS)
 REQUIRES = {"discriminator": ("generator",), "w_encoder": ("generator",), "hyperinverter": ("generator", "w_encoder")}

@@ -82,8 +82,9 @@ def write_releases(folder: Path, model: HyperInverter, discriminator: Discrimina
     return folder
 
 
-def write_domain(folder: Path) -> None:
-    """configs/domains/micro_church.yaml below `folder`, which has to be the current one."""
-    path = folder / "configs/domains" / f"{NAME}.yaml"
+def write_domain(folder: Path, domain: DomainConfig | None = None) -> None:
+    """configs/domains/micro_church.yaml (or another's) below `folder`, which has to be the current one."""
+    domain = domain or church_domain()
+    path = folder / "configs/domains" / f"{domain.name}.yaml"
     path.parent.mkdir(parents=True)
-    path.write_text(dump_yaml(asdict(church_domain())))
+    path.write_text(dump_yaml(asdict(domain)))

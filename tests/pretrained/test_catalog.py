@@ -67,6 +67,10 @@ def test_released_models_are_made_from_entries_of_their_kinds():
     assert {"ffhq", "church"} <= set(released_models())
     for model in released_models().values():
         assert model.domain in list_domains()
+        if model.is_generator_only:
+            assert entry(model.generator).kind.endswith("_generator") and entry(model.generator).domain == model.domain
+            assert model.entries() == [entry(model.generator)] and model.w_encoder is None
+            continue
         kinds = [entry(name).kind for name in (model.generator, model.w_encoder, model.hyperinverter)]
         assert kinds == ["stylegan2_ada_generator", "w_encoder", "hyperinverter"]
         assert {model.generator, model.w_encoder} == set(entry(model.hyperinverter).needs), "trained with other weights"

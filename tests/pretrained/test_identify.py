@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hyperinverter.pretrained.identify import KNOWN, kind_of, recognise
-from hyperinverter.pretrained.reading import NetworkStub, PublishedFile
+from hyperinverter.pretrained.reading import IrNetwork, NetworkStub, PublishedFile
 from hyperinverter.utils.errors import UserError
 
 
@@ -70,7 +70,12 @@ CONTENTS = {
     ],
     "direction": [torch.zeros(512), torch.zeros(1, 512), torch.zeros(1, 18, 512)],
     "pca": [{name: torch.zeros(2) for name in ("mean", "comp", "std")}],
-    "lpips": [names("features.0.weight", "classifier.1.weight"), names("net.slice1.0.weight", "lin0.model.1.weight")],
+    "lpips": [
+        names("features.0.weight", "classifier.1.weight"),
+        names("net.slice1.0.weight", "lin0.model.1.weight"),
+        {"AlexNet_0": {"Conv_0": {"kernel": torch.zeros(11, 11, 3, 64)}}},
+    ],
+    "mobile_stylegan_generator": [{"data/SynthesisNetwork.xml": IrNetwork("SynthesisNetwork")}],
 }
 
 

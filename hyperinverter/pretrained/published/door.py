@@ -17,6 +17,7 @@ READERS = {
     "stylegan2_ada_generator": ("nvidia", "read_generator"),
     "stylegan2_ada_discriminator": ("nvidia", "read_discriminator"),
     "rosinality_generator": ("rosinality", "read_generator"),
+    "mobile_stylegan_generator": ("mobile_stylegan", "read_generator"),
     "w_encoder": ("released", "read_w_encoder"),
     "layerwise_encoder": ("released", "read_layerwise_encoder"),
     "hypernetwork": ("released", "read_hypernetwork"),

@@ -74,13 +74,16 @@ class Keys:
                 self.ignored[key] = why
                 self._left.pop(key)
 
-    def fill(self, network: nn.Module, state: Mapping[str, Tensor], keep: str | None = None) -> None:
+    def fill(
+        self, network: nn.Module, state: Mapping[str, Tensor], keep: str | None = None, assign: bool = False
+    ) -> None:
         """Load `state` (already under this project's names) into `network`: every key, no other, same shapes.
 
         Args:
             network: receives the tensors, in its own dtype.
             state: name -> tensor.
             keep: regular expression of names that the network constructs itself and the file may leave out.
+            assign: take the tensors themselves, for a network that was built without memory (on the device meta).
         """
         own = network.state_dict()
         kept = {key: value for key, value in own.items() if key not in state and keep and re.fullmatch(keep, key)}
@@ -112,7 +115,7 @@ class Keys:
         if odd:
             types = [f"{key} {str(state[key].dtype).removeprefix('torch.')}" for key in odd]
             raise self.fault(f"{len(odd)} tensors have a wrong type: {shortened(types)}")
-        network.load_state_dict({**kept, **state})
+        network.load_state_dict({**kept, **state}, assign=assign)
 
     def finish(self) -> dict[str, str]:
         """The ignored keys with their reasons.
