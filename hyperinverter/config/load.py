@@ -8,6 +8,7 @@ of free names (`loss_weights`, `directions`, `attributes`) written in a file rep
 `output: outputs/${domain.name}`.
 """
 
+import re
 import types
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, fields, is_dataclass
@@ -24,6 +25,8 @@ from hyperinverter.config.yaml_text import dump_yaml, parse_value, read_yaml
 from hyperinverter.utils.checkout import REPOSITORY, unless_checkout
 
 COMMAND_LINE = "command line"
+QUOTE = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")  # ${domain.name}
+MOST_QUOTES = 10  # in one value
 T = TypeVar("T")
 WhereIs = Callable[[str], str]  # full dotted key -> FILE:LINE
 
@@ -209,6 +212,9 @@ class _Builder:
 
     def _set(self, key: str, value: Any, hint: Any, where_is: WhereIs) -> None:
         allowed = options(hint)
+        if wrong := _wrong_quote(value):
+            self.faults.append(Fault(where_is(key), key, wrong))
+            return
         try:
             # OmegaConf is lenient with booleans (3 is true, true is the text "True"); a config is not the place for it
             if (isinstance(value, bool) and bool not in allowed) or (hint is bool and not isinstance(value, bool)):
@@ -252,8 +258,13 @@ class _Builder:
     def build(self) -> Any:
         """The typed config, or a ConfigError that names all faults, those of single values and those between values."""
         try:
+            whole = OmegaConf.to_container(self.tree)
+            self._check_quoted(whole, "", whole)
             config = OmegaConf.to_object(self.tree)
-        except OmegaConfBaseException as error:  # a ${key} that names nothing, or something of another type
+        except (
+            OmegaConfBaseException,
+            RecursionError,
+        ) as error:  # a ${key} that names nothing, or something of another type
             key = getattr(error, "full_key", None) or ""
             where = self.origin.get(key, "")
             raise ConfigError([*self.faults, Fault(where, key, str(error).splitlines()[0])]) from error
@@ -267,6 +278,20 @@ class _Builder:
             raise ConfigError(self.faults)
         return config
 
+    def _check_quoted(self, values: Any, key: str, whole: Any) -> None:
+        """A key that is quoted must not quote others in turn: a few of those make an endless text."""
+        if isinstance(values, dict | list):
+            for name, value in values.items() if isinstance(values, dict) else enumerate(values):
+                self._check_quoted(value, f"{key}.{name}".removeprefix("."), whole)
+            return
+        for quoted in QUOTE.findall(values) if isinstance(values, str) else ():
+            found = whole
+            for name in quoted.split("."):
+                found = found.get(name) if isinstance(found, dict) else None
+            if not isinstance(found, dict) and "${" in str(found):
+                message = f"quotes {quoted}, which quotes another key itself; write the value of one of them"
+                raise ConfigError([*self.faults, Fault(self._origin_of(key), key, message)])
+
     def _is_left_over(self, key: str, faulty: set[str]) -> bool:
         """Whether a key stands at its default only because it, a part of it, or the section around it is faulty."""
         parts = any(bad == key or bad.startswith(f"{key}.") for bad in faulty)
@@ -277,6 +302,19 @@ class _Builder:
         while key and key not in self.origin:
             key = key.rpartition(".")[0]
         return self.origin.get(key, "")
+
+
+def _wrong_quote(value: Any) -> str | None:
+    """What is wrong with the ${...} in a value: OmegaConf would also read the environment and call functions."""
+    if isinstance(value, dict | list | tuple):
+        inside = [*value, *value.values()] if isinstance(value, dict) else value
+        return next(filter(None, map(_wrong_quote, inside)), None)
+    if not isinstance(value, str) or "${" not in value:
+        return None
+    rest, count = QUOTE.subn("", value)
+    if "${" in rest:
+        return f"only another key can be quoted, as ${{domain.name}}; got {value[:80]!r}: write the value itself"
+    return None if count <= MOST_QUOTES else f"quotes {count} keys; write the value itself"
 
 
 def _is_path(text: str) -> bool:

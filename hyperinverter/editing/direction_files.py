@@ -12,6 +12,7 @@ from hyperinverter.pretrained.catalog import VECTORS, catalog
 from hyperinverter.pretrained.published.vectors import SEFA, Space, as_direction, laid_out
 from hyperinverter.pretrained.reading import read_published
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.text import whole_number
 
 SUFFIXES = (".safetensors", ".npy", ".pt")  # of files that have a name in a model folder; a path may have any
 PCA_FILE = "{name}.safetensors"  # directly in a model folder
@@ -128,10 +129,11 @@ def _read_one_of_many(path: Path, inside: str, space: Space) -> Direction:
     factors = content.get(SEFA) if isinstance(content, dict) else None
     if not isinstance(factors, Tensor) or factors.ndim != 2:
         return read_pca(path, space).named(inside)
-    if not inside.isdigit() or int(inside) >= factors.shape[1]:
+    number = whole_number(inside)
+    if number is None or number >= factors.shape[1]:
         raise ValueError(f"holds {factors.shape[1]} directions of SeFa; write a number below that behind #")
-    info = {"method": "SeFa: a factor of the styles' matrices", "source": path.name, "component": int(inside)}
-    return Direction(f"sefa_{inside}", laid_out(factors[:, int(inside)], space), info)
+    info = {"method": "SeFa: a factor of the styles' matrices", "source": path.name, "component": number}
+    return Direction(f"sefa_{number}", laid_out(factors[:, number], space), info)
 
 
 def save_direction(direction: Direction, path: str | Path, *, domain: str = "", resolution: int | None = None) -> str:

@@ -152,7 +152,7 @@ class Pca:
         """A direction by its name in the published tables, or as COMPONENT:START-END."""
         if text in PUBLISHED:
             return self.direction(PUBLISHED[text], text)
-        found = re.fullmatch(r"(\d+):(\d+)-(\d+)", text)
+        found = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})-([0-9]{1,9})", text)
         if found is None:
             raise ValueError(
                 f"no direction {text!r} in a PCA; write COMPONENT:START-END, such as 54:7-8, or one of "

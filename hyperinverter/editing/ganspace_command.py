@@ -27,6 +27,7 @@ from hyperinverter.utils.device import place, resolve_device
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import contact_sheet
 from hyperinverter.utils.seeding import seed_everything
+from hyperinverter.utils.text import whole_number
 
 
 def find_directions(config: GanspaceConfig) -> dict[str, Any]:
@@ -87,11 +88,12 @@ def find_directions(config: GanspaceConfig) -> dict[str, Any]:
 
 def _range(text: str, num_ws: int) -> tuple[int, int]:
     start, _, end = text.partition("-")
-    if not (start.isdigit() and end.isdigit() and int(start) < int(end) <= num_ws):
+    first, behind = whole_number(start), whole_number(end)
+    if first is None or behind is None or not first < behind <= num_ws:
         raise UserError(
             f"styles: {text!r} is no range of this generator's {num_ws} styles; write START-END, as 0-{num_ws}"
         )
-    return int(start), int(end)
+    return first, behind
 
 
 def _thirds(num_ws: int) -> list[tuple[int, int]]:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from hyperinverter.pretrained.web_page import LONGEST_PAGE, confirmed_address, read_page, refusal
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.text import whole_number
 
 CHUNK = 1 << 16  # bytes; what a broken connection loses is less than this
 TIMEOUT_S = (20.0, 60.0)  # to connect, between two pieces
@@ -85,12 +86,12 @@ def total_bytes(response: Any, start: int) -> int | None:
     if response.headers.get("Content-Encoding", "identity") != "identity":
         return None  # the stated length is of the compressed body
     if start:
-        found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip())
-        if not found or int(found[1]) != start:
+        found = re.fullmatch(r"bytes ([^-]*)-[^/]*/(.*)", response.headers.get("Content-Range", "").strip())
+        total = found and whole_number(found[2])
+        if not found or whole_number(found[1]) != start or (total is None and found[2] != "*"):
             raise Interrupted("the server resumed at another place than asked for: from the start", from_start=True)
-        return None if found[2] == "*" else int(found[2])
-    length = response.headers.get("Content-Length", "")
-    return int(length) if length.isdigit() else None
+        return total
+    return whole_number(response.headers.get("Content-Length", "").strip())
 
 
 def told_sha256(response: Any) -> str | None:
@@ -117,7 +118,7 @@ def check_status(response: Any, url: str) -> None:
         return
     if status in MAYBE_LATER:
         after = response.headers.get("Retry-After", "")
-        raise Interrupted(f"the server answers {status} {response.reason}", float(after) if after.isdigit() else None)
+        raise Interrupted(f"the server answers {status} {response.reason}", whole_number(after))
     reasons = {
         401: "wants a login (401); for a closed repository on the Hugging Face hub set HF_TOKEN",
         403: "forbids it (403)",

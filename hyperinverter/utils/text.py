@@ -1,4 +1,6 @@
-"""Text from files of any origin, made fit for a terminal."""
+"""Text from files of any origin, made fit for a terminal, or read as the number it may be."""
+
+import re
 
 
 def printable(text: str, keep: str = "", longest: int | None = None) -> str:
@@ -19,3 +21,8 @@ def printable(text: str, keep: str = "", longest: int | None = None) -> str:
         letter if letter.isprintable() or letter in keep else letter.encode("unicode_escape").decode("ascii")
         for letter in text
     )
+
+
+def whole_number(text: str) -> int | None:
+    """The number that up to 15 plain digits are, else None: `int` fails on `²`, which is a digit, and on 5,000 of them."""
+    return int(text) if re.fullmatch(r"[0-9]{1,15}", text) else None

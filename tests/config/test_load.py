@@ -323,3 +323,28 @@ def test_defaults_are_valid():
 def test_an_empty_name_is_not_the_folder_one_is_in(root):
     with pytest.raises(ConfigError, match="is an empty name"):
         load_config(EvaluateConfig, None, [root])
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["${oc.env:HOME}", "${oc.env:X,default}", "a${oc.env:HOME}b", "${oc.decode:x}", "${oc.select:domain.name}",
+     "${${domain.name}}", "${", "${oc.env:${domain.name}}", "${domain.name:}"],
+)  # fmt: skip
+def test_a_quote_reads_no_environment_and_calls_nothing(value, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/a secret")
+    path = tmp_path / "x.yaml"
+    path.write_text(f"output: '{value}'\n")
+    for given in ((path, []), (None, [f"output={value}"]), (None, [f"data.root=[a, '{value}']"])):
+        with pytest.raises(ConfigError, match="only another key can be quoted") as caught:
+            load_config(Phase1Config, *given)
+        assert "secret" not in str(caught.value)
+
+
+def test_quotes_do_not_grow(tmp_path):
+    assert load_config(Phase1Config, None, ["output=a/${domain.name}/${seed}", "seed=3"]).output == "a/ffhq/3"
+    with pytest.raises(ConfigError, match=r"quotes domain\.name, which quotes another key"):
+        load_config(Phase1Config, None, ["output=${domain.name}", "domain.name=${device}"])
+    with pytest.raises(ConfigError, match="quotes 11 keys"):
+        load_config(Phase1Config, None, ["output=" + "${domain.name}" * 11])
+    with pytest.raises(ConfigError, match="which quotes another key"):
+        load_config(Phase1Config, None, ["output=${output}"])

@@ -3,14 +3,14 @@
 import errno
 import hashlib
 import random
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 from file_server import LOGIN_PAGE, OLD_SCAN_PAGE, QUOTA_PAGE, SCAN_PAGE, Answer, FileServer, file_server
 
 from hyperinverter.pretrained import transfer
-from hyperinverter.pretrained.request import CHUNK, Refused
+from hyperinverter.pretrained.request import CHUNK, Interrupted, Refused, total_bytes
 from hyperinverter.pretrained.transfer import OVERLAP, Fetched, Limits, fetch
 from hyperinverter.pretrained.web_page import looks_like_html
 from hyperinverter.utils.errors import UserError
@@ -36,6 +36,11 @@ def target(tmp_path: Path) -> Path:
 
 def get(server: FileServer, target: Path, path: str = "/x.pkl", limits: Limits = QUICK, **options) -> Fetched:
     return fetch(server.url(path), target, lambda _: None, limits=limits, log=lambda _: None, **options)
+
+
+@dataclass
+class Response:
+    headers: dict[str, str]
 
 
 def leftovers(target: Path) -> list[str]:
@@ -161,6 +166,24 @@ def test_lengths_that_do_not_fit(server, target):
     with pytest.raises(Refused, match="an empty file"):
         get(server, target)
     assert not target.exists()
+
+
+@pytest.mark.parametrize("number", ["²", "9" * 5000, "-5", "1e3", "", "0x10", "٣"])
+def test_numbers_in_headers_that_are_none(server, target, number):
+    """A length that is no number is no length; a part that says so nowhere is none."""
+    raw = number.encode("utf-8").decode("latin-1")
+    length = {"Content-Length": raw, "Content-Encoding": "identity", "Connection": "close"}
+    server.answers["/x.pkl"] = [Answer(b"", 503, {"Retry-After": raw}), Answer(CONTENT, 200, length)]
+    try:
+        get(server, target)
+        assert target.read_bytes() == CONTENT
+    except UserError as error:
+        assert str(error).startswith("http") and len(str(error)) < 1000
+    assert total_bytes(Response({"Content-Length": number}), 0) is None
+    for wrong in (f"bytes {number}-9/20", f"bytes 7-9/{number}"):
+        with pytest.raises(Interrupted, match="another place"):
+            total_bytes(Response({"Content-Range": wrong}), 7)
+    assert total_bytes(Response({"Content-Range": "bytes 7-9/20"}), 7) == 20
 
 
 def test_a_body_of_unknown_length_is_read_to_its_end(server, target):
