@@ -283,23 +283,6 @@ def _stylegan2(c: s.StyleGAN2Config) -> Iterator[Problem]:
         yield Problem(("data.kind",), "a generator cannot learn from its own samples; write auto and data.root=FOLDER")
 
 
-def _evaluate(c: s.EvaluateConfig) -> Iterator[Problem]:
-    yield from not_empty(c, "methods metrics")
-    yield from known("methods", "method", c.methods, names.METHODS)
-    yield from known("metrics", "metric", c.metrics, names.METRICS)
-    yield from choice(c, "precision", s.PRECISIONS)
-    yield from choice(c, "metric_filter", s.METRIC_FILTERS)
-    yield from at_least(c, 1, "batch_size time_batch_size time_repeats")
-    yield from at_least(c, 2, "kid_subset_size")
-    yield from at_least(c, 0, "sheet_rows")
-
-
-def _projection(c: s.ProjectionConfig) -> Iterator[Problem]:
-    yield from at_least(c, 1, "steps")
-    yield from at_least(c, 0, "tuning_steps seed")
-    yield from choice(c, "perceptual", ("auto", *names.PERCEPTUAL))
-
-
 def _edit(c: s.EditConfig) -> Iterator[Problem]:
     yield from not_empty(c, "directions strengths")
     yield from choice(c, "precision", s.PRECISIONS)
@@ -342,8 +325,6 @@ CHECKS: dict[type, Callable[[Any], Iterable[Problem]]] = {
     s.EarlyHeadConfig: _early_head,
     s.Phase2Config: _phase2,
     s.StyleGAN2Config: _stylegan2,
-    s.ProjectionConfig: _projection,
-    s.EvaluateConfig: _evaluate,
     s.EditConfig: _edit,
     DemoConfig: _demo,
     **REPORT_CHECKS,

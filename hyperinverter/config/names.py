@@ -32,8 +32,10 @@ METRICS = (
 
 # floor 5, inverters: entries of `methods`
 METHODS = ("w_encoder", "hyperinverter", "psp", "e4e", "restyle", "hyperstyle", "sg2", "sg2_plus", "pti")
-# networks that methods which optimise per image (sg2, sg2_plus, pti) may measure with, best first
-PERCEPTUAL = ("lpips", "squeezenet_features", "discriminator_features")
+# networks that methods which optimise per image (sg2, sg2_plus, pti) may measure with: LPIPS on VGG16 or AlexNet, and
+# two that stand in for it. `auto` takes the first that is there: for a code, and for tuning a generator
+PERCEPTUAL = ("lpips_vgg", "lpips", "squeezenet_features", "discriminator_features")
+TUNING_PERCEPTUAL = ("lpips", "lpips_vgg", "squeezenet_features", "discriminator_features")
 
 # What every command but convert needs of a generator and a discriminator: key -> value, and in words.
 SERVED = {

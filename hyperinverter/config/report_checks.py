@@ -41,6 +41,24 @@ def _benchmark(c: benchmark_schema.BenchmarkConfig) -> Iterator[Problem]:
         yield Problem(("least_rounds", "rounds"), f"({c.least_rounds}) must not be above rounds ({c.rounds})")
 
 
+def _evaluate(c: schema.EvaluateConfig) -> Iterator[Problem]:
+    yield from not_empty(c, "methods metrics")
+    yield from known("methods", "method", c.methods, names.METHODS)
+    yield from known("metrics", "metric", c.metrics, names.METRICS)
+    yield from choice(c, "precision", schema.PRECISIONS)
+    yield from choice(c, "metric_filter", schema.METRIC_FILTERS)
+    yield from at_least(c, 1, "batch_size time_batch_size time_repeats")
+    yield from at_least(c, 2, "kid_subset_size")
+    yield from at_least(c, 0, "sheet_rows")
+
+
+def _projection(c: schema.ProjectionConfig) -> Iterator[Problem]:
+    yield from at_least(c, 1, "steps")
+    yield from at_least(c, 0, "tuning_steps seed")
+    for key in ("perceptual", "tuning_perceptual"):
+        yield from choice(c, key, ("auto", *names.PERCEPTUAL))
+
+
 def _reproduce(c: reproduce_schema.ReproduceConfig) -> Iterator[Problem]:
     yield from known("parts", "part", c.parts, reproduce_schema.REPRODUCED)
     yield from known("metrics", "metric", c.metrics, names.METRICS)
@@ -93,6 +111,8 @@ def _ganspace(c: ganspace_schema.GanspaceConfig) -> Iterator[Problem]:
 
 
 REPORT_CHECKS: dict[type, Callable[[Any], Iterable[Problem]]] = {
+    schema.EvaluateConfig: _evaluate,
+    schema.ProjectionConfig: _projection,
     ablate_schema.AblateConfig: _ablate,
     analyze_schema.AnalyzeConfig: _analyze,
     benchmark_schema.BenchmarkConfig: _benchmark,

@@ -306,7 +306,10 @@ class ProjectionConfig:
 
     steps: int | None = None  # of the code: sg2 600, sg2_plus 2000, pti 450
     tuning_steps: int | None = None  # of the generator: pti 350
-    perceptual: str = "auto"  # lpips | squeezenet_features | discriminator_features | auto: the first that is there
+    # one of names.PERCEPTUAL, or auto: the published one (of the code lpips_vgg, of the tuning lpips) where its weights
+    # are, else the next that is there; the protocol says which
+    perceptual: str = "auto"
+    tuning_perceptual: str = "auto"
     seed: int = 0  # of the noise that explores W
 
 

@@ -1,6 +1,6 @@
 """LPIPS v0.1 (Zhang et al., CVPR 2018, arXiv:1801.03924): the published perceptual loss and metric."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -9,13 +9,15 @@ from hyperinverter.pretrained.published import from_published
 
 
 class Lpips(Extractor):
-    """LPIPS of images in [-1,1]; `net` alex is the paper's.
+    """LPIPS of images in [-1,1]; on AlexNet, which is the paper's loss and metric.
 
     Args:
         backbone: torchvision's state dict of the ImageNet network, to which the `lpips` package adds its calibrated
             heads; or a whole published LPIPS state dict.
-        net: alex, vgg or squeeze.
+        net: alex, vgg or squeeze; None: the class's own.
     """
+
+    own_net: ClassVar[str] = "alex"
 
     filenames = ("alexnet-owt-7be5be79.pth",)
     also_as = ("alexnet_features_torchvision.safetensors", "alexnet_features_torchvision.npz")
@@ -26,9 +28,9 @@ class Lpips(Extractor):
     )
     smallest_px = 32
 
-    def __init__(self, backbone: dict[str, Any], net: str = "alex") -> None:
+    def __init__(self, backbone: dict[str, Any], net: str | None = None) -> None:
         super().__init__()
-        self.net = from_published(backbone, "lpips", net=net)
+        self.net = from_published(backbone, "lpips", net=net or self.own_net)
         self.freeze()
 
     def features(self, images: Tensor) -> list[Tensor]:
@@ -37,3 +39,13 @@ class Lpips(Extractor):
 
     def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
         return self.net.distance(a, b)
+
+
+class LpipsVgg(Lpips):
+    """LPIPS on VGG16: what the published projectors measure with."""
+
+    own_net = "vgg"
+    filenames = ("vgg16-397923af.pth",)
+    also_as = ()
+    purpose = "LPIPS (VGG16, ImageNet)"
+    source = "torchvision (https://download.pytorch.org/models/vgg16-397923af.pth)"

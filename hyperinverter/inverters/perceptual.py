@@ -1,10 +1,10 @@
 """The perceptual network behind methods that optimise per image: LPIPS where its weights are, else a named stand-in.
 
-The published methods use LPIPS (VGG16 for the code, AlexNet for PTI's tuning). Results on a stand-in are other numbers,
-so its name travels with them.
+The published methods use LPIPS: on VGG16 for the code (NVIDIA's projector), on AlexNet for PTI's tuning. Results on
+another network are other numbers, so its name travels with them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +13,18 @@ from torch import Tensor
 from hyperinverter.config.names import PERCEPTUAL
 from hyperinverter.extractors.base import Extractor, too_small
 from hyperinverter.extractors.discriminator import DiscriminatorFeatures
-from hyperinverter.extractors.lpips import Lpips
+from hyperinverter.extractors.lpips import Lpips, LpipsVgg
 from hyperinverter.extractors.squeezenet import SqueezeNetFeatures
 from hyperinverter.models.stylegan2 import Discriminator
 from hyperinverter.utils.errors import UserError
 
 FEATURE_PX = 256  # the published projectors look at images of at most this size
 # PERCEPTUAL without discriminator_features, which needs no download.
-DOWNLOADED: dict[str, type[Extractor]] = {"lpips": Lpips, "squeezenet_features": SqueezeNetFeatures}
+DOWNLOADED: dict[str, type[Extractor]] = {
+    "lpips_vgg": LpipsVgg,
+    "lpips": Lpips,
+    "squeezenet_features": SqueezeNetFeatures,
+}
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Perceptual:
     """A feature network under the name that goes into results.
 
     Attributes:
-        name: lpips, squeezenet_features or discriminator_features.
+        name: one of PERCEPTUAL.
         extractor: measures images.
         feature_px: larger images are reduced to this before the extractor; None: it needs the full resolution.
     """
@@ -44,13 +48,19 @@ class Perceptual:
         return self.extractor.distance(a, b)
 
 
-def find_perceptual(wanted: str, resolution: int, find_discriminator: Callable[[], Discriminator | None]) -> Perceptual:
+def find_perceptual(
+    wanted: str,
+    resolution: int,
+    find_discriminator: Callable[[], Discriminator | None],
+    order: Sequence[str] = PERCEPTUAL,
+) -> Perceptual:
     """The network of that name, or the best one there is.
 
     Args:
-        wanted: auto, lpips, squeezenet_features or discriminator_features.
+        wanted: auto, or one of PERCEPTUAL.
         resolution: of the generator's images.
         find_discriminator: gives the domain's discriminator, None where it has none; called only when needed.
+        order: best first, for auto.
     Raises:
         ValueError: no such name.
         UserError: the network asked for, or with auto every one, is absent or needs larger images; says why.
@@ -58,7 +68,7 @@ def find_perceptual(wanted: str, resolution: int, find_discriminator: Callable[[
     if wanted not in ("auto", *PERCEPTUAL):
         raise ValueError(f"perceptual is {wanted!r}; write one of auto, {', '.join(PERCEPTUAL)}")
     reasons = []
-    for name in PERCEPTUAL if wanted == "auto" else (wanted,):
+    for name in order if wanted == "auto" else (wanted,):
         if name in DOWNLOADED:
             network = DOWNLOADED[name]
             fits = min(resolution, FEATURE_PX) >= network.smallest_px

@@ -6,16 +6,20 @@ Source: Pivotal Tuning for Latent-based Editing of Real Images (Roich et al., AC
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from hyperinverter.config.names import TUNING_PERCEPTUAL
 from hyperinverter.config.schema import ProjectionConfig
 from hyperinverter.inverters.inversion import Inversion
+from hyperinverter.inverters.perceptual import find_perceptual
 from hyperinverter.inverters.projector import FeatureNetwork, progress_bar
 from hyperinverter.inverters.sg2 import ProjectorInverter
-from hyperinverter.models.stylegan2 import Generator
+from hyperinverter.models.stylegan2 import Discriminator, Generator
+from hyperinverter.pretrained.load import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,7 @@ class PtiInverter(ProjectorInverter):
     Attributes:
         steps: of the pivot's search.
         tuning_steps: of the generator's tuning.
+        tuning_perceptual: what the tuning measures images with.
         lpips_threshold: stops the tuning early. A distance in LPIPS: on a stand-in network nothing stops it.
     """
 
@@ -112,19 +117,36 @@ class PtiInverter(ProjectorInverter):
     lpips_lambda: float = 1.0
     lpips_threshold: float | None = 0.06
 
+    def __init__(
+        self,
+        model: LoadedModel,
+        perceptual: str = "auto",
+        find_discriminator: Callable[[], Discriminator | None] = lambda: None,
+    ) -> None:
+        """Args: as of ProjectorInverter."""
+        super().__init__(model, perceptual, find_discriminator)
+        found = find_perceptual("auto", self.generator.resolution, find_discriminator, order=TUNING_PERCEPTUAL)
+        self.tuning_perceptual = self.perceptual if found.name == self.perceptual.name else found
+
     @property
     def stops_at(self) -> float | None:
         """The threshold where the perceptual network is the one it was chosen for."""
-        return self.lpips_threshold if self.perceptual.name == "lpips" else None
+        return self.lpips_threshold if self.tuning_perceptual.name == "lpips" else None
+
+    def to(self, device: torch.device | str) -> Self:
+        self.tuning_perceptual.extractor.to(device)
+        return super().to(device)
 
     def configure(self, projection: ProjectionConfig) -> None:
         super().configure(projection)
+        self.tuning_perceptual = self._asked_for(projection.tuning_perceptual, self.tuning_perceptual)
         if projection.tuning_steps is not None:
             self.tuning_steps = projection.tuning_steps
 
     def settings(self) -> dict[str, str | float | None]:
         return super().settings() | {
             "tuning_steps": self.tuning_steps,
+            "tuning_perceptual": self.tuning_perceptual.name,
             "tuning_learning_rate": self.tuning_learning_rate,
             "l2_lambda": self.l2_lambda,
             "lpips_lambda": self.lpips_lambda,
@@ -137,7 +159,7 @@ class PtiInverter(ProjectorInverter):
             self.generator,
             pivot,
             image,
-            self.perceptual,
+            self.tuning_perceptual,
             steps=self.tuning_steps,
             learning_rate=self.tuning_learning_rate,
             l2_lambda=self.l2_lambda,

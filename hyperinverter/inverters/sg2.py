@@ -14,7 +14,7 @@ from torch import Tensor
 from hyperinverter.config.schema import DomainConfig, ProjectionConfig
 from hyperinverter.inverters.base import Inverter
 from hyperinverter.inverters.inversion import Inversion
-from hyperinverter.inverters.perceptual import find_perceptual
+from hyperinverter.inverters.perceptual import Perceptual, find_perceptual
 from hyperinverter.inverters.projector import Projection, WStatistics, project, w_statistics
 from hyperinverter.models.stylegan2 import Discriminator
 from hyperinverter.pretrained.load import LoadedModel
@@ -76,10 +76,14 @@ class ProjectorInverter(Inverter):
         if projection.steps is not None:
             self.steps = projection.steps
         self.seed = projection.seed
-        if projection.perceptual not in ("auto", self.perceptual.name):
-            found = find_perceptual(projection.perceptual, self.generator.resolution, self._find_discriminator)
-            found.extractor.to(self.device)
-            self.perceptual = found
+        self.perceptual = self._asked_for(projection.perceptual, self.perceptual)
+
+    def _asked_for(self, name: str, present: Perceptual) -> Perceptual:
+        if name in ("auto", present.name):
+            return present
+        found = find_perceptual(name, self.generator.resolution, self._find_discriminator)
+        found.extractor.to(self.device)
+        return found
 
     def to(self, device: torch.device | str) -> Self:
         self.generator.to(device)
@@ -88,7 +92,15 @@ class ProjectorInverter(Inverter):
         return self
 
     def settings(self) -> dict[str, str | float | None]:
-        return {"space": self.space, "steps": self.steps, "perceptual": self.perceptual.name, "seed": self.seed}
+        px = self.perceptual.feature_px
+        reduced = px if px is not None and px < self.resolution else None
+        return {
+            "space": self.space,
+            "steps": self.steps,
+            "perceptual": self.perceptual.name,
+            "perceptual_at": f"{reduced} px, by box mean" if reduced else "full resolution",
+            "seed": self.seed,
+        }
 
     def _invert(self, images: Tensor) -> Inversion:
         return Inversion.cat([self._invert_one(image.unsqueeze(0)) for image in images])

@@ -7,8 +7,10 @@ import torch
 
 from hyperinverter.config.schema import DataConfig, DomainConfig, EvaluateConfig, ProjectionConfig, WeightsConfig
 from hyperinverter.evaluation.reconstruction import evaluate
+from hyperinverter.extractors.base import Extractor
+from hyperinverter.extractors.lpips import Lpips, LpipsVgg
 from hyperinverter.inverters import Inversion, load
-from hyperinverter.inverters.perceptual import find_perceptual
+from hyperinverter.inverters.perceptual import DOWNLOADED, find_perceptual
 from hyperinverter.inverters.projector import SquaredDistance
 from hyperinverter.inverters.pti import PtiInverter, tune_generator
 from hyperinverter.inverters.sg2 import ProjectorInverter, WPlusProjectorInverter
@@ -37,7 +39,7 @@ def test_published_numbers_unless_told_otherwise(tiny_model):
     pti = load(tiny_model, "pti")
     assert (pti.tuning_steps, pti.tuning_learning_rate, pti.lpips_threshold) == (350, 3e-4, 0.06)
     assert (pti.l2_lambda, pti.lpips_lambda, pti.w_avg_samples) == (1.0, 1.0, 600)
-    assert ProjectionConfig() == ProjectionConfig(None, None, "auto", 0)
+    assert ProjectionConfig() == ProjectionConfig(None, None, "auto", "auto", 0)
     told = load(tiny_model, "pti", projection=ProjectionConfig(steps=7, tuning_steps=5, seed=2)).settings()
     assert (told["steps"], told["tuning_steps"], told["seed"]) == (7, 5, 2)
 
@@ -141,7 +143,7 @@ def test_only_the_generator_is_needed(tiny_model, tiny_domain, image, tmp_path):
 
 
 def test_the_network_asked_for_is_taken_or_its_absence_told(monkeypatch, tmp_path):
-    with pytest.raises(ValueError, match="perceptual is 'vgg'; write one of auto, lpips"):
+    with pytest.raises(ValueError, match="perceptual is 'vgg'; write one of auto, lpips_vgg"):
         find_perceptual("vgg", 64, lambda: None)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("hyperinverter.extractors.base.find_network_file", lambda name: None)
@@ -167,7 +169,63 @@ def test_evaluation_takes_the_settings_and_writes_them_down(tiny_model, tmp_path
         time_repeats=1,
     )
     settings = {"space": "w", "steps": 2, "perceptual": "discriminator_features", "seed": 5}
+    settings["perceptual_at"] = "full resolution"
     assert evaluate(config)["protocol"]["settings"] == {"sg2": settings}
+
+
+@pytest.fixture
+def networks(monkeypatch):
+    """LPIPS networks of these classes are there; gives the names of those that were read."""
+    read = []
+
+    def have(*present):
+        for name, cls in DOWNLOADED.items():
+            monkeypatch.setattr(cls, "smallest_px", 1)
+            missing = None if cls in present else f"no file of {name}"
+            monkeypatch.setattr(cls, "why_missing", classmethod(lambda cls, missing=missing: missing))
+            find = classmethod(lambda cls, name=name: read.append(name) or Pixels())
+            monkeypatch.setattr(cls, "find", find)
+        return read
+
+    return have
+
+
+class Pixels(Extractor):
+    """Stands in for a network of a file."""
+
+    def features(self, images):
+        return pixels(images)
+
+    def distance(self, a, b):
+        return (a - b).square().sum(dim=1)
+
+
+def test_codes_are_measured_by_vgg16_and_tuning_by_alexnet_as_published(tiny_model, networks, image):
+    """Issue 17, 12: LPIPS was AlexNet's for both."""
+    read = networks(LpipsVgg, Lpips)
+    pti = load(tiny_model, "pti", projection=ProjectionConfig(steps=1, tuning_steps=1))
+    told = pti.invert(image).info
+    assert (told["perceptual"], told["tuning_perceptual"], told["lpips_threshold"]) == ("lpips_vgg", "lpips", 0.06)
+    assert load(tiny_model, "sg2").settings()["perceptual"] == "lpips_vgg"
+    assert read == ["lpips_vgg", "lpips", "lpips_vgg"]
+    chosen = ProjectionConfig(perceptual="lpips", tuning_perceptual="lpips_vgg")
+    told = load(tiny_model, "pti", projection=chosen).settings()
+    assert (told["perceptual"], told["tuning_perceptual"], told["lpips_threshold"]) == ("lpips", "lpips_vgg", None)
+
+
+def test_without_vgg16_the_next_network_serves_both(tiny_model, networks):
+    read = networks(Lpips)
+    told = load(tiny_model, "pti").settings()
+    assert (told["perceptual"], told["tuning_perceptual"], told["lpips_threshold"]) == ("lpips", "lpips", 0.06)
+    read.clear()
+    with pytest.raises(UserError, match="lpips_vgg: no file of lpips_vgg"):
+        load(tiny_model, "sg2", projection=ProjectionConfig(perceptual="lpips_vgg"))
+
+
+def test_settings_tell_at_which_size_the_network_looks(tiny_model, networks, monkeypatch):
+    networks(LpipsVgg)
+    monkeypatch.setattr("hyperinverter.inverters.perceptual.FEATURE_PX", 8)
+    assert load(tiny_model, "sg2").settings()["perceptual_at"] == "8 px, by box mean"
 
 
 # ----------------------------------------------------------------------- evaluated: once per image, kept, found again
