@@ -11,7 +11,10 @@ from PIL import Image
 import hyperinverter
 
 # seconds to import, and used by few: fetched inside the functions that need them
-HEAVY = ("torchvision", "matplotlib", "sklearn", "lpips", "dlib", "cv2", "torch_fidelity", "skimage", "tensorboard")
+HEAVY = (
+    "torchvision", "matplotlib", "sklearn", "lpips", "dlib", "cv2", "onnxruntime", "torch_fidelity", "skimage",
+    "tensorboard",
+)  # fmt: skip
 
 
 def python(code: str) -> str:

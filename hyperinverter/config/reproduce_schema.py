@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from hyperinverter.config.names import METRICS
+from hyperinverter.config.names import JUDGES, METRICS
 from hyperinverter.config.schema import CommandConfig
 
 # What may be measured, each into a JSON file of its name; `figures` are the paper's, `pictures` the model card's.
@@ -31,8 +31,9 @@ class ReproduceConfig(CommandConfig):
     model: str | None = None  # model folder or name; None: the domain's
     photos: str | list[str] | None = None  # held-out photos of the collection that it was trained on
     other_photos: str | list[str] | None = None  # of another collection
-    training_photos: str | list[str] | None = None  # from which the judges of edits learn
-    labels: str | None = None  # CSV (.gz allowed) with a `file` column and 0/1 columns, of `photos` and training_photos
+    training_photos: str | list[str] | None = None  # from which the judges called `attributes` learn
+    # CSV (.gz allowed) with a `file` column and 0/1 columns, of `photos` and training_photos; `identity` tells people
+    labels: str | None = None
     runs: dict[str, str] = field(default_factory=dict)  # name -> run folder of a trainer, for the learning curve
     # metrics.json of evaluate, globs allowed: quality against time (figure 1) among the figures
     results: list[str] = field(default_factory=list)
@@ -43,7 +44,11 @@ class ReproduceConfig(CommandConfig):
     bounds_photos: int = 32  # whose codes are optimised, to see what the encoders leave
     bounds_steps: int = 150
     bounds_losses: dict[str, float] = field(default_factory=lambda: {"l2": 1.0})  # what the optimised codes minimise
-    strengths: list[float] = field(default_factory=lambda: [1.0, 2.0, 3.0])  # of edits, in standard deviations, ±
+    strengths: list[float] = field(default_factory=lambda: [1.0, 2.0, 3.0])  # of edits, each in both ways
+    strength_unit: str = "std"  # std (of w·d over the photos a direction was learned on) | w (the paper's γ)
+    # of edits: attributes (classifiers fitted to training_photos and labels) | ssrnet_age | faceres_age | fsanet_yaw |
+    # emotion_happy; a network that is absent is told
+    judges: list[str] = field(default_factory=lambda: list(JUDGES))
     metrics: list[str] = field(default_factory=lambda: list(METRICS))
     batch_size: int = 16
     time_repeats: int = 30

@@ -1,11 +1,11 @@
-"""How much of Phase I's edits survives Phase II, and who a face still is after an edit.
+"""How much of Phase I's edits survives Phase II, and who a face still is after an edit: the paper's Table 2.
 
 Every photo is inverted and moved by the same strengths along a direction, once rendered by the generator as it is,
-G(w + γd), once with the photo's own weights, G(w + γd, θ + Δθ): equal strengths, as in the paper's Table 2. A judge
-(see `judges`) says how far its score moves. Letters: N photos, S strengths.
+G(w + γd), once with the photo's own weights, G(w + γd, θ + Δθ): equal strengths, as in the paper. A judge (see
+`judges`) says how far its score moves. Letters: N photos, S strengths.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,36 +14,56 @@ import torch
 from torch import Tensor
 
 from hyperinverter.editing.directions import Direction, edit, in_w
-from hyperinverter.evaluation.judges import AGE
+from hyperinverter.evaluation.judges import attribute_of, unit_of
 from hyperinverter.evaluation.reconstructing import rounded
-from hyperinverter.extractors.base import Extractor
+from hyperinverter.extractors.base import Features
 from hyperinverter.inverters import Inversion, Inverter
-from hyperinverter.metrics.base import bootstrap_interval, bootstrap_ratio
+from hyperinverter.metrics.base import bootstrap_interval, bootstrap_means, bootstrap_ratio
+from hyperinverter.utils.images import resized_as_files
 
-Judge = Callable[[Tensor], dict[str, Tensor]]  # images [N,3,R,R] -> name -> scores [N] on the CPU
+Judge = Callable[[Tensor, Collection[str]], dict[str, Tensor]]  # images [N,3,R,R], names -> name -> scores [N], CPU
 PHASES = {"w_encoder": "Phase I", "hyperinverter": "Phase II"}  # by the method whose images they are
-LOGIT, YEARS = "logit", "years"
+UNITS = {"std": " sd", "w": " γ"}  # of strengths, as headings write them
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A network that tells whether two faces are one person's.
+
+    Attributes:
+        features: of images [N,3,R,R].
+        similarity: of two such features, [N].
+        is_slow: only the largest strength is measured, in both ways.
+    """
+
+    name: str
+    features: Callable[[Tensor], Features]
+    similarity: Callable[[Features, Features], Tensor]
+    is_slow: bool = False
 
 
 @dataclass
 class Case:
-    """One direction, and which scores tell of it: name -> +1, or -1 where the direction lowers that score."""
+    """One direction, and which scores tell of it: name -> +1, or -1 where the direction lowers that score.
+
+    Attributes:
+        changes: judge -> phase -> change of the score from strength 0, [N,S] per batch.
+        identities: network -> what it is held against (`to_unedited`, `to_photo`) -> phase -> strength -> likeness,
+            [N] per batch.
+    """
 
     direction: Direction
     judges: dict[str, int]
-    changes: dict[str, dict[str, list[Tensor]]] = field(default_factory=dict)  # judge -> phase -> [N,S] per batch
-    identities: dict[str, list[Tensor]] = field(default_factory=dict)  # phase -> [N,2] per batch
+    changes: dict[str, dict[str, list[Tensor]]] = field(default_factory=dict)
+    identities: dict[str, dict[str, dict[str, dict[str, list[Tensor]]]]] = field(default_factory=dict)
 
+    def changes_by(self, judge: str) -> dict[str, np.ndarray]:
+        """Phase -> changes of all photos, [N,S]."""
+        return {phase: torch.cat(parts).double().numpy() for phase, parts in self.changes[judge].items()}
 
-def judges_of(direction: Direction, known: Iterable[str]) -> dict[str, int]:
-    """The judges of a direction by the attribute it was learned from; {} when none of the known ones can tell.
-
-    `-Young` is an attribute that the direction lowers. Age itself, in years, judges both.
-    """
-    attribute = str(direction.info.get("attribute", ""))
-    name, sign = attribute.removeprefix("-"), -1 if attribute.startswith("-") else 1
-    found = {AGE: -sign} if name == "Young" else {}
-    return {judge: way for judge, way in {**found, name: sign}.items() if judge in set(known)}
+    def add_identity(self, network: str, against: str, phase: str, way: float, likeness: Tensor) -> None:
+        by_way = self.identities.setdefault(network, {}).setdefault(against, {}).setdefault(phase, {})
+        by_way.setdefault(f"{way:g}", []).append(likeness.cpu())
 
 
 def choose_photos(people: Sequence[str | None], count: int) -> list[int]:
@@ -67,7 +87,10 @@ def measure_editability(
     batches: Iterable[Tensor],
     strengths: Sequence[float],
     judge: Judge,
-    identity: tuple[str, Extractor, Callable[[Tensor, Tensor], Tensor]] | None,
+    identities: Sequence[Identity] = (),
+    *,
+    unit: str = "std",
+    judged_px: int | None = None,
 ) -> dict[str, Any]:
     """Edit photos at all strengths, and hold Phase II's edits against Phase I's.
 
@@ -75,106 +98,188 @@ def measure_editability(
         inverter: HyperInverter; Phase I is the same Inversion without its weights.
         cases: directions with their judges; they are filled.
         batches: photos [n,3,R,R] in [-1,1].
-        strengths: above 0, in standard deviations; each is applied in both ways.
+        strengths: above 0; each is applied in both ways.
         judge: scores of images.
-        identity: name of the identity network, itself, and the likeness of two of its features; None: not measured.
+        identities: networks that say whether it is still the same person.
+        unit: of the strengths: `std`, standard deviations of w·d over photos, or `w`, distances in W (the paper's γ).
+        judged_px: larger images are reduced to this before a network sees them; None: as they are.
     Returns:
         direction -> its figures: the judges' effects and kept shares, identity, see `figures_of`.
     """
-    ways = [*(-s for s in reversed(strengths)), *strengths]
+    ways = both_ways(strengths)
     for photos in batches:
         inversion = inverter.invert(rounded(photos), batch_size=len(photos))
         phases = {"w_encoder": inversion.without_weights(), "hyperinverter": inverter.prepare(inversion)}
+        seen = _reduced(rounded(photos), judged_px)
+        people = {one.name: one.features(seen) for one in identities}
         for phase, start in phases.items():
-            plain = shown(inverter, start)
-            before, face = judge(plain), identity and identity[1].features(plain)
+            plain = shown(inverter, start, judged_px)
+            before = judge(plain, {name for case in cases for name in case.judges})
+            faces = {one.name: one.features(plain) for one in identities}
             for case in cases:
-                gammas = in_w(ways, "std", case.direction)
-                scores, likeness = [], []
-                for gamma in gammas:
-                    images = shown(inverter, edit(start, case.direction, gamma))
-                    after = judge(images)
-                    scores.append({name: way * (after[name] - before[name]) for name, way in case.judges.items()})
-                    if identity and abs(gamma) == max(map(abs, gammas)):  # the largest alone: the network is slow
-                        likeness.append(identity[2](identity[1].features(images), face).cpu())
+                for one in identities:
+                    likeness = one.similarity(faces[one.name], people[one.name])
+                    case.add_identity(one.name, "to_photo", phase, 0, likeness)
+                scores = []
+                for way, gamma in zip(ways, in_w(ways, unit, case.direction), strict=True):
+                    images = shown(inverter, edit(start, case.direction, gamma), judged_px)
+                    after = judge(images, case.judges)
+                    scores.append({name: sign * (after[name] - before[name]) for name, sign in case.judges.items()})
+                    for one in identities:
+                        if one.is_slow and abs(way) != ways[-1]:
+                            continue
+                        face = one.features(images)
+                        for against, other in (("to_unedited", faces), ("to_photo", people)):
+                            case.add_identity(one.name, against, phase, way, one.similarity(face, other[one.name]))
                 for name in case.judges:
                     taken = case.changes.setdefault(name, {}).setdefault(phase, [])
                     taken.append(torch.stack([score[name] for score in scores], dim=1))
-                if identity:
-                    case.identities.setdefault(phase, []).append(torch.stack(likeness, dim=1))
-    return {case.direction.name: figures_of(case, ways, identity and identity[0]) for case in cases}
+    return {case.direction.name: figures_of(case, ways) for case in cases}
 
 
-def shown(inverter: Inverter, inversion: Inversion) -> Tensor:
-    """Images as they are after being saved."""
-    return rounded(inverter.render(inversion, batch_size=len(inversion)))
+def both_ways(strengths: Sequence[float]) -> list[float]:
+    """-3, -2, -1, 1, 2, 3 of 1, 2, 3."""
+    return [*(-s for s in sorted(strengths, reverse=True)), *sorted(strengths)]
 
 
-def figures_of(case: Case, ways: Sequence[float], identity: str | None) -> dict[str, Any]:
+def shown(inverter: Inverter, inversion: Inversion, pixels: int | None = None) -> Tensor:
+    """Images as they are after being saved, reduced to `pixels` where they are larger."""
+    return _reduced(rounded(inverter.render(inversion, batch_size=len(inversion))), pixels)
+
+
+def _reduced(images: Tensor, pixels: int | None) -> Tensor:
+    return images if pixels is None or images.shape[-1] <= pixels else resized_as_files(images, pixels)
+
+
+def figures_of(case: Case, ways: Sequence[float]) -> dict[str, Any]:
     """What one direction did.
 
     Returns:
-        `judges`: name -> `unit`, `change` (phase -> strength -> mean change from strength 0), `effect` (phase -> mean
-        change from -s to +s, mean over the strengths s, with its interval), `kept` (Phase II's effect / Phase I's),
-        its interval over photos, or why there is none, and `kept_by_strength`. `identity`: phase -> largest
-        strength, both ways -> likeness of the edited to the unedited image, and the network's name.
+        `judges`: name -> `unit`; `change` (phase -> strength -> mean change from strength 0) with its interval over
+        photos; `effect` (phase -> mean change from -s to +s, mean over the strengths s, with its interval); `kept`
+        (Phase II's effect / Phase I's), its interval, or why there is none; `kept_by_strength` of the changes from -s
+        to +s, `kept_at` of those from 0, and `kept_by_photo`, the quartiles of single photos' shares.
+        `identity`: network -> against what -> phase -> strength -> likeness with its interval.
     """
-    found: dict[str, Any] = {"attribute": case.direction.info.get("attribute"), "judges": {}}
-    strengths = [way for way in ways if way > 0]
-    for name, by_phase in case.changes.items():
-        changes = {phase: torch.cat(parts).double().numpy() for phase, parts in by_phase.items()}  # [N,S]
-        spans = {phase: values[:, len(strengths) :] - values[:, len(strengths) - 1 :: -1]
-                 for phase, values in changes.items()}  # fmt: skip # from -s to +s, [N, S/2]
-        one, two = (spans[phase].mean(axis=1) for phase in PHASES)
-        effects = {
-            phase: {"mean": float(values.mean()), "interval_95": list(bootstrap_interval(values))}
-            for phase, values in zip(PHASES, (one, two), strict=True)
+    found: dict[str, Any] = {"attribute": attribute_of(case.direction) or None, "judges": {}}
+    for name in case.changes:
+        found["judges"][name] = {"unit": unit_of(name), **_judged(case.changes_by(name), ways)}
+    if case.identities:
+        found["identity"] = {
+            network: {
+                against: {
+                    phase: {way: _mean(torch.cat(parts).double().numpy()) for way, parts in by_way.items()}
+                    for phase, by_way in by_phase.items()
+                }
+                for against, by_phase in held.items()
+            }
+            for network, held in case.identities.items()
         }
-        judged: dict[str, Any] = {
-            "unit": YEARS if name == AGE else LOGIT,
-            "change": {phase: by_strength(ways, values.mean(axis=0)) for phase, values in changes.items()},
-            "effect": effects,
-        }
-        if effects["w_encoder"]["interval_95"][0] > 0:
-            judged["kept"] = float(two.mean() / one.mean())
-            judged["kept_interval_95"] = list(bootstrap_ratio(one, two))
-            shares = [spans["hyperinverter"][:, i].mean() / spans["w_encoder"][:, i].mean()
-                      for i in range(len(strengths))]  # fmt: skip
-            judged["kept_by_strength"] = by_strength(strengths, shares)
-        else:
-            judged["kept"] = None
-            judged["why"] = "Phase I's own effect is not above zero beyond chance"
-        found["judges"][name] = judged
-    if identity:
-        means = {phase: torch.cat(parts).double().mean(dim=0).numpy() for phase, parts in case.identities.items()}
-        found["identity"] = {phase: by_strength([ways[0], ways[-1]], values) for phase, values in means.items()}
-        found["identity_by"] = identity
     return found
 
 
-def by_strength(ways: Sequence[float], values: Sequence[float] | np.ndarray) -> dict[str, float]:
-    return {f"{way:g}": float(value) for way, value in zip(ways, values, strict=True)}
+def _judged(changes: dict[str, np.ndarray], ways: Sequence[float]) -> dict[str, Any]:
+    """Figures of one judge from its changes: phase -> [N,S]."""
+    strengths = [way for way in ways if way > 0]
+    one, two = (changes[phase] for phase in PHASES)
+    means = {phase: bootstrap_means(values) for phase, values in changes.items()}  # the same photos drawn of each
+    bounds = {phase: np.percentile(drawn, [2.5, 97.5], axis=0).T for phase, drawn in means.items()}  # [S,2]
+    spans = {phase: _spans(values) for phase, values in changes.items()}
+    whole = {phase: values.mean(axis=1) for phase, values in spans.items()}
+    effects = {phase: _mean(values) for phase, values in whole.items()}
+    judged: dict[str, Any] = {
+        "change": {phase: _by_strength(ways, values.mean(axis=0)) for phase, values in changes.items()},
+        "change_interval_95": {phase: _by_strength(ways, values) for phase, values in bounds.items()},
+        "effect": effects,
+        "kept": None,
+    }
+    low, _ = effects["w_encoder"].get("interval_95", (0, 0))
+    if low <= 0:
+        return judged | {"why": "Phase I's own effect is not above zero beyond chance"}
+    judged["kept"] = float(whole["hyperinverter"].mean() / whole["w_encoder"].mean())
+    judged["kept_interval_95"] = list(bootstrap_ratio(whole["w_encoder"], whole["hyperinverter"]))
+    shares = spans["hyperinverter"].mean(axis=0) / spans["w_encoder"].mean(axis=0)
+    judged["kept_by_strength"] = _by_strength(strengths, shares)
+    is_sure = bounds["w_encoder"][:, 0] * bounds["w_encoder"][:, 1] > 0  # no share of a change that may be none
+    drawn_one, drawn_two = (means[phase][:, is_sure] for phase in PHASES)
+    ratios = np.percentile(drawn_two / drawn_one, [2.5, 97.5], axis=0).T
+    sure = [way for way, sure in zip(ways, is_sure, strict=True) if sure]
+    judged["kept_at"] = _by_strength(sure, (two.mean(axis=0) / one.mean(axis=0))[is_sure])
+    judged["kept_at_interval_95"] = _by_strength(sure, ratios)
+    quartiles = np.percentile(_shares(*(whole[phase] for phase in PHASES)), [25, 50, 75])
+    judged["kept_by_photo"] = dict(zip(("lower_quartile", "median", "upper_quartile"), quartiles.tolist(), strict=True))
+    return judged
+
+
+def _spans(changes: np.ndarray) -> np.ndarray:
+    """Changes from 0 [N,S] -> changes from -s to +s, [N,S/2]."""
+    half = changes.shape[1] // 2
+    return changes[:, half:] - changes[:, half - 1 :: -1]
+
+
+def _shares(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    """Phase II's part of Phase I's effect on each photo on which that is above 0."""
+    return two[one > 0] / one[one > 0]
+
+
+def records_of(cases: Sequence[Case], ways: Sequence[float], photos: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """One photo after the other, what every direction did to it.
+
+    Yields:
+        `photo`, and direction -> `judges` -> judge -> phase -> strength -> change, beside it `kept`, null where Phase I
+        moved this photo's score the other way; `identity` -> network -> against what -> phase -> strength -> likeness.
+    """
+    changes = {case.direction.name: {name: case.changes_by(name) for name in case.changes} for case in cases}
+    for i, photo in enumerate(photos):
+        record: dict[str, Any] = {"photo": photo}
+        for case in cases:
+            judges: dict[str, Any] = {}
+            for name, by_phase in changes[case.direction.name].items():
+                one, two = (_spans(by_phase[phase][i : i + 1]).mean(axis=1) for phase in PHASES)
+                kept = _shares(one, two).tolist()
+                judges[name] = {phase: _by_strength(ways, by_phase[phase][i]) for phase in PHASES}
+                judges[name]["kept"] = kept[0] if kept else None
+            record[case.direction.name] = {"judges": judges, "identity": _nth(case.identities, i)}
+        yield record
+
+
+def _nth(values: Any, i: int) -> Any:
+    """The i-th number of every list of batches in a nest of dicts."""
+    if isinstance(values, dict):
+        return {key: _nth(value, i) for key, value in values.items()}
+    return torch.cat(values)[i].item()
+
+
+def _mean(values: np.ndarray) -> dict[str, Any]:
+    """Mean of values [N], and its interval where there are two or more."""
+    found: dict[str, Any] = {"mean": float(values.mean())}
+    return found | ({"interval_95": list(bootstrap_interval(values))} if len(values) > 1 else {})
+
+
+def _by_strength(ways: Sequence[float], values: Iterable[Any]) -> dict[str, Any]:
+    return {f"{way:g}": np.asarray(value).tolist() for way, value in zip(ways, values, strict=True)}
 
 
 def edit_rows(
-    inverter: Inverter, directions: Sequence[Direction], photos: Tensor, strength: float
+    inverter: Inverter, directions: Sequence[Direction], photos: Tensor, strength: float, unit: str = "std"
 ) -> tuple[list[list[Tensor]], list[str], list[str]]:
     """Cells, headings and captions of a sheet of edits that shows reconstructions only.
 
     Args:
         photos: [n,3,R,R]; each direction gets a row per photo.
-        strength: in standard deviations, in both ways.
+        strength: in both ways.
+        unit: of the strength, see `measure_editability`.
     """
     ways = (-strength, 0.0, strength)
     inversion = inverter.invert(rounded(photos), batch_size=len(photos))
     columns = {"w_encoder": inversion.without_weights(), "hyperinverter": inverter.prepare(inversion)}
     rows, captions = [], []
     for direction in directions:
-        gammas = in_w(ways, "std", direction)
+        gammas = in_w(ways, unit, direction)
         images = [
             shown(inverter, edit(start, direction, gamma)).cpu() for start in columns.values() for gamma in gammas
         ]
         rows += [[column[i] for column in images] for i in range(len(photos))]
         captions += [direction.name.replace("_", " ")] * len(photos)
-    headings = [f"{PHASES[phase]}{f' {way:+g} sd' if way else ''}" for phase in columns for way in ways]
+    headings = [f"{PHASES[phase]}{f' {way:+g}{UNITS[unit]}' if way else ''}" for phase in columns for way in ways]
     return rows, headings, captions

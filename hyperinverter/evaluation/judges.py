@@ -1,13 +1,14 @@
 """Judges of edits: how much of an attribute an image shows, told by networks that see neither the encoders nor w.
 
-Age in years comes from SSR-Net. The other attributes have a classifier each, fitted here to real photos and their
-labels: logistic regression on features of SqueezeNet, which was trained on ImageNet. Its score is the logit, which does
-not saturate as a probability does. Letters: N images, F features, A attributes.
+Of two kinds. Networks that come trained (FACE_JUDGES) tell years, degrees or a probability. Other attributes have a
+classifier each, fitted here to real photos and their labels: logistic regression on features of SqueezeNet, which was
+trained on ImageNet. Its score is the logit, which does not saturate as a probability does. Letters: N images, F
+features, A attributes.
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,10 @@ from tqdm import tqdm
 
 from hyperinverter.checkpoint import read_safetensors, recorded
 from hyperinverter.data import Batches
+from hyperinverter.editing.directions import Direction
 from hyperinverter.editing.learn import attribute_values, rows_of
+from hyperinverter.extractors.base import Extractor, find_required
+from hyperinverter.extractors.onnx_faces import EmotionHappy, FaceResAge, FsaNetYaw
 from hyperinverter.extractors.squeezenet import SqueezeNetFeatures
 from hyperinverter.extractors.ssrnet import SsrNetAge
 from hyperinverter.utils.errors import UserError
@@ -29,7 +33,7 @@ from hyperinverter.utils.safetensors_io import write_tensors
 FORMAT = "hyperinverter-judges-1"
 PARTS = ("weight", "bias", "centre", "scale")
 BATCH_SIZE = 64
-AGE = "ssrnet_age"  # the judge of the attribute Young, older is more
+LOGIT = "logit"  # unit of a fitted classifier
 # The taps of SqueezeNet that are read, by their number, and the side to which their maps are averaged: where in the
 # face something is matters, but not to the pixel.
 TAPS = {1: 5, 2: 4, 4: 3}
@@ -179,12 +183,85 @@ def _write(judges: AttributeJudges, cache: Path, key: str) -> None:
     write_tensors(cache, parts, metadata)
 
 
-class AgeJudge:
-    """Years by SSR-Net, under the name `ssrnet_age`."""
+@dataclass(frozen=True)
+class FaceJudge:
+    """A network that tells something of a face in one number.
 
-    def __init__(self, device: torch.device) -> None:
-        self.extractor = SsrNetAge.find().to(device)
+    Attributes:
+        what: it is, in words.
+        unit: of the number.
+        attribute: that it tells of, as directions name theirs.
+        sign: -1 where more of the attribute lowers the number.
+        stands_in_for: the network with which the paper judged the same, and whose numbers these are not.
+    """
+
+    extractor: type[Extractor]
+    what: str
+    unit: str
+    attribute: str
+    sign: int = 1
+    stands_in_for: str = ""
+
+
+FACE_JUDGES = {
+    "ssrnet_age": FaceJudge(SsrNetAge, "age by SSR-Net", "years", "Young", -1, "DEX"),
+    "faceres_age": FaceJudge(FaceResAge, "age by FaceRes", "years", "Young", -1, "DEX"),
+    "fsanet_yaw": FaceJudge(FsaNetYaw, "yaw of the head by FSA-Net", "degrees", "Yaw", 1, "FacePoseNet"),
+    "emotion_happy": FaceJudge(EmotionHappy, "how probably a face looks happy", "probability", "Smiling"),
+}
+# Attribute of the directions that InterFaceGAN published for FFHQ, whose files hold a vector alone.
+PUBLISHED = {"age": "-Young", "smile": "Smiling", "rotation": "Yaw"}
+
+
+def unit_of(judge: str) -> str:
+    return FACE_JUDGES[judge].unit if judge in FACE_JUDGES else LOGIT
+
+
+def attribute_of(direction: Direction) -> str:
+    """The attribute that a direction raises, with a minus one that it lowers; "" when it is not known."""
+    return str(direction.info.get("attribute") or PUBLISHED.get(direction.name, ""))
+
+
+def judges_of(direction: Direction, known: Collection[str]) -> dict[str, int]:
+    """Which of the known judges tell of a direction: name -> 1, or -1 where the direction lowers the judge's score."""
+    attribute = attribute_of(direction)
+    name, sign = attribute.removeprefix("-"), -1 if attribute.startswith("-") else 1
+    found = {judge: sign * about.sign for judge, about in FACE_JUDGES.items() if about.attribute == name} | {name: sign}
+    return {judge: way for judge, way in found.items() if judge in known}
+
+
+class Judges:
+    """Scores of images by the judges that are asked for, so that no network runs for nothing.
+
+    Args:
+        names: of FACE_JUDGES; their files must be there.
+        attributes: fitted classifiers, or None.
+    """
+
+    def __init__(self, names: Iterable[str], attributes: AttributeJudges | None, device: torch.device) -> None:
+        self.networks = {name: FACE_JUDGES[name].extractor.find().to(device) for name in names}
+        self.attributes = attributes
+
+    @property
+    def known(self) -> list[str]:
+        return [*self.networks, *(self.attributes.attributes if self.attributes else [])]
 
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        return {AGE: self.extractor.features(images)[:, 0].cpu()}
+    def __call__(self, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+        """Images [N,3,R,R] -> judge -> scores [N] on the CPU."""
+        found = {
+            name: network.features(images)[:, 0].cpu() for name, network in self.networks.items() if name in wanted
+        }
+        if self.attributes and not set(self.attributes.attributes).isdisjoint(wanted):
+            found |= {name: scores for name, scores in self.attributes(images).items() if name in wanted}
+        return found
+
+    def about(self) -> dict[str, dict[str, Any]]:
+        """Judge network -> its unit, files with their SHA-256, and the paper's network in whose place it stands."""
+        found = {}
+        for name in self.networks:
+            judge = FACE_JUDGES[name]
+            places = {file: find_required(judge.extractor, file) for file in judge.extractor.filenames}
+            hashes = {file: hashlib.sha256(path.read_bytes()).hexdigest() for file, path in places.items()}
+            found[name] = {"unit": judge.unit, "stands_in_for": judge.stands_in_for, "sha256": hashes}
+        return found

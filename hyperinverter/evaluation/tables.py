@@ -1,5 +1,6 @@
-"""metrics.json -> a Markdown table."""
+"""Results as Markdown tables: metrics.json, and any rows."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from hyperinverter.evaluation.comparison import compared
@@ -33,7 +34,7 @@ def metrics_table(result: dict[str, Any]) -> str:
     methods = list(result["methods"])
     ours, others = compared(methods)
     heading = ["metric", *methods, *(f"{ours} against {other}" for other in others)]
-    lines = [_row(heading), _row(["---"] * len(heading))]
+    rows = []
     for name, about in result["metrics"].items():
         values = [result["methods"][method].get(name) for method in methods]
         intervals = [result["intervals_95"].get(method, {}).get(name) for method in methods]
@@ -44,12 +45,19 @@ def metrics_table(result: dict[str, Any]) -> str:
         for other in others:
             paired = result.get("comparison", {}).get(other, {}).get(name, {}).get("interval_95")
             cells.append(_comparison(found[other], found[ours], about["better"], paired))
-        lines.append(_row(cells))
-    return "\n".join(lines)
+        rows.append(cells)
+    return table(heading, rows)
 
 
-def _row(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+def table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def mean(found: dict[str, Any]) -> str:
+    """A `mean` and its `interval_95`, where it has one."""
+    low_high = found.get("interval_95")
+    return f"{found['mean']:.3g}" + (f" [{low_high[0]:.3g}, {low_high[1]:.3g}]" if low_high else "")
 
 
 def _number(value: float) -> str:

@@ -8,13 +8,17 @@ from hyperinverter.config.schema import DomainConfig
 from hyperinverter.metrics.base import FILTERS, KID_SUBSET_SIZE, Metric, NotMeasured, Parts, Reduction
 from hyperinverter.metrics.distribution import Fid, Kid
 from hyperinverter.metrics.features import (
+    AgeDifference,
     CurricularFaceIdentity,
     DiscriminatorDistance,
     DlibDistance,
     DlibIdentity,
+    FrFeatureIdentity,
+    HappyDifference,
     LpipsDistance,
     MobileFaceNetIdentity,
     SqueezeNetDistance,
+    YawDifference,
 )
 from hyperinverter.metrics.pixel import L2, MsSsim, Psnr
 from hyperinverter.models.stylegan2 import Discriminator
@@ -34,6 +38,10 @@ METRICS: dict[str, type[Metric]] = {
         CurricularFaceIdentity,
         DlibIdentity,
         DlibDistance,
+        FrFeatureIdentity,
+        YawDifference,
+        AgeDifference,
+        HappyDifference,
         Fid,
         Kid,
     )

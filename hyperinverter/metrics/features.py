@@ -10,6 +10,7 @@ from hyperinverter.extractors.discriminator import DiscriminatorFeatures
 from hyperinverter.extractors.dlib_face import DlibFace
 from hyperinverter.extractors.lpips import Lpips
 from hyperinverter.extractors.mobilefacenet import MobileFaceNet
+from hyperinverter.extractors.onnx_faces import EmotionHappy, FaceResAge, FrFeature, FsaNetYaw
 from hyperinverter.extractors.squeezenet import SqueezeNetFeatures
 from hyperinverter.metrics.base import NotMeasured, Parts, PerImageMetric, RecentFeatures
 
@@ -111,6 +112,45 @@ class CurricularFaceIdentity(Identity):
 
     def protocol(self) -> dict[str, Any]:
         return {"identity": "CurricularFace IR-101, fixed square of the FFHQ framing, resized to 112 px; none skipped"}
+
+
+class FrFeatureIdentity(Identity):
+    """The 512-number embedding of fr_feature, which no loss uses."""
+
+    name, extractor = "fr_feature", FrFeature
+
+    def protocol(self) -> dict[str, Any]:
+        return {"fr_feature": "fixed square of the FFHQ framing, resized to 112 px; none skipped"}
+
+
+class FaceNumber(FeatureDistance):
+    """By how much a number that a network tells of a face differs between the two images."""
+
+    @classmethod
+    def build(cls, parts: Parts) -> Self:
+        check_faces(cls.name, parts)
+        return super().build(parts)
+
+    def protocol(self) -> dict[str, Any]:
+        return {self.name: "absolute difference; fixed square of the FFHQ framing; none skipped"}
+
+
+class YawDifference(FaceNumber):
+    """FSA-Net."""
+
+    name, unit, extractor = "fsanet_yaw", "degrees", FsaNetYaw
+
+
+class AgeDifference(FaceNumber):
+    """FaceRes."""
+
+    name, unit, extractor = "faceres_age", "years", FaceResAge
+
+
+class HappyDifference(FaceNumber):
+    """The probability that a face looks happy."""
+
+    name, unit, extractor = "emotion_happy", "probability", EmotionHappy
 
 
 class DlibDistance(FeatureDistance):

@@ -23,6 +23,12 @@ def test_distances_are_losses_and_metrics_of_which_less_is_better():
     )
 
 
+def test_judges_agree():
+    from hyperinverter.evaluation.judges import FACE_JUDGES
+
+    assert ("attributes", *FACE_JUDGES) == names.JUDGES
+
+
 def test_methods_agree():
     from hyperinverter.inverters import INVERTERS
 

@@ -7,15 +7,25 @@ import pytest
 import torch
 
 from hyperinverter.editing.directions import Direction
-from hyperinverter.evaluation.editability import Case, choose_photos, edit_rows, judges_of, measure_editability
-from hyperinverter.evaluation.judges import AGE
+from hyperinverter.evaluation.editability import (
+    Case,
+    Identity,
+    both_ways,
+    choose_photos,
+    edit_rows,
+    measure_editability,
+    records_of,
+)
 from hyperinverter.inverters import Inversion
 
 KEPT = 0.8
+AGE = "ssrnet_age"
 
 
 class Stub:
     """Brightness is the first number of w, of which images with their own weights show a part."""
+
+    pixels = 8
 
     def invert(self, images, batch_size):
         ws = torch.zeros(len(images), 2, 4)
@@ -27,7 +37,7 @@ class Stub:
 
     def render(self, inversion, batch_size):
         part = KEPT if inversion.has_weights else 1.0
-        return (part * inversion.ws[:, 0, 0])[:, None, None, None].expand(-1, 3, 8, 8)
+        return (part * inversion.ws[:, 0, 0])[:, None, None, None].expand(-1, 3, self.pixels, self.pixels)
 
 
 def direction(attribute: str | None, way: float = 1.0) -> Direction:
@@ -35,14 +45,16 @@ def direction(attribute: str | None, way: float = 1.0) -> Direction:
     return Direction((attribute or "none").lower(), torch.tensor([way, 0.0, 0.0, 0.0]), info)
 
 
-def brightness(images):
-    return {"Bright": 10 * images.mean(dim=(1, 2, 3)).cpu(), AGE: -images.mean(dim=(1, 2, 3)).cpu()}
+def brightness(images, wanted):
+    assert images.shape[-1] == 8, "judged at this size"
+    found = {"Bright": 10 * images.mean(dim=(1, 2, 3)).cpu(), AGE: -images.mean(dim=(1, 2, 3)).cpu()}
+    return {name: found[name] for name in wanted}
 
 
 def test_kept_share_is_the_part_that_the_second_phase_shows():
     photos = torch.linspace(-0.3, 0.3, 12)[:, None, None, None].expand(-1, 3, 8, 8)
     cases = [Case(direction("Bright"), {"Bright": 1}), Case(direction("Young"), {AGE: -1})]
-    found = measure_editability(Stub(), cases, photos.split(5), [1.0, 2.0], brightness, None)
+    found = measure_editability(Stub(), cases, photos.split(5), [1.0, 2.0], brightness)
     judged = found["bright"]["judges"]["Bright"]
     assert judged["kept"] == pytest.approx(KEPT, abs=0.01) and judged["unit"] == "logit"
     low, high = judged["kept_interval_95"]
@@ -58,16 +70,77 @@ def test_kept_share_is_the_part_that_the_second_phase_shows():
 def test_no_share_of_an_effect_that_is_none():
     photos = torch.zeros(6, 3, 8, 8)
     case = Case(direction("Bright", way=-1.0), {"Bright": 1})  # moves the other way
-    judged = measure_editability(Stub(), [case], [photos], [1.0], brightness, None)["bright"]["judges"]["Bright"]
+    judged = measure_editability(Stub(), [case], [photos], [1.0], brightness)["bright"]["judges"]["Bright"]
     assert judged["kept"] is None and "not above zero" in judged["why"] and "kept_interval_95" not in judged
 
 
-def test_judges_of_a_direction():
-    known = ("Young", "Smiling", AGE)
-    assert judges_of(direction("-Young"), known) == {AGE: 1, "Young": -1}
-    assert judges_of(direction("Young"), known) == {AGE: -1, "Young": 1}
-    assert judges_of(direction("Smiling"), known) == {"Smiling": 1}
-    assert judges_of(direction(None), known) == {} and judges_of(direction("Hat"), known) == {}
+def test_table_2_by_strength_and_photo():
+    """Changes and shares at every strength with intervals, and a line per photo that means the same."""
+    photos = torch.linspace(-0.3, 0.3, 12)[:, None, None, None].expand(-1, 3, 8, 8)
+    case, ways = Case(direction("Bright"), {"Bright": 1}), both_ways([2.0, 1.0])
+    found = measure_editability(Stub(), [case], photos.split(5), [2.0, 1.0], brightness, unit="w")["bright"]
+    judged = found["judges"]["Bright"]
+    assert ways == [-2, -1, 1, 2] and list(judged["kept_at"]) == ["-2", "-1", "1", "2"]
+    for way in ("-1", "1"):  # images are clamped at 1, so that 2 in W shows no more than 1
+        low, high = judged["change_interval_95"]["w_encoder"][way]
+        assert low <= judged["change"]["w_encoder"][way] <= high
+        low, high = judged["kept_at_interval_95"][way]
+        assert low <= judged["kept_at"][way] <= high
+    records = list(records_of([case], ways, [f"{i}.png" for i in range(12)]))
+    assert [record["photo"] for record in records] == [f"{i}.png" for i in range(12)]
+    by_photo = [record["bright"]["judges"]["Bright"] for record in records]
+    assert np.mean([one["hyperinverter"]["-1"] for one in by_photo]) == pytest.approx(
+        judged["change"]["hyperinverter"]["-1"]
+    )
+    assert np.median([one["kept"] for one in by_photo]) == pytest.approx(judged["kept_by_photo"]["median"])
+
+
+def test_a_change_that_may_be_none_has_no_share():
+    """A judge that sees nothing below the brightest photo: noise alone is left on the dark side."""
+    photos = torch.linspace(-0.3, 0.3, 12)[:, None, None, None].expand(-1, 3, 8, 8)
+    case = Case(direction("Bright"), {"Bright": 1})
+    seen = iter(range(1000))
+
+    def noisy_below(images, wanted):
+        bright = images.mean(dim=(1, 2, 3)).cpu()
+        torch.manual_seed(next(seen))
+        return {"Bright": bright.clamp(min=0.31) + 1e-6 * torch.randn(len(images))}
+
+    judged = measure_editability(Stub(), [case], [photos], [3.0], noisy_below)["bright"]["judges"]["Bright"]
+    assert judged["kept"] is not None and set(judged["kept_at"]) == {"3"}
+
+
+def test_identity_against_the_photo_and_the_unedited_image():
+    photos = torch.linspace(-0.3, 0.3, 12)[:, None, None, None].expand(-1, 3, 8, 8)
+    by = [
+        Identity("quick", lambda x: x.mean(dim=(1, 2, 3)), lambda a, b: 1 - (a - b).abs()),
+        Identity("slow", lambda x: x.mean(dim=(1, 2, 3)), lambda a, b: 1 - (a - b).abs(), is_slow=True),
+    ]
+    case = Case(direction("Bright"), {"Bright": 1})
+    found = measure_editability(Stub(), [case], photos.split(5), [1.0, 2.0], brightness, by)["bright"]["identity"]
+    quick, slow = found["quick"], found["slow"]
+    assert set(quick["to_unedited"]["w_encoder"]) == {"-2", "-1", "1", "2"}
+    assert set(slow["to_unedited"]["w_encoder"]) == {"-2", "2"} and set(slow["to_photo"]["w_encoder"]) == {
+        "-2",
+        "0",
+        "2",
+    }
+    assert quick["to_unedited"]["w_encoder"]["2"]["mean"] == pytest.approx(0.8, abs=0.01)
+    assert quick["to_unedited"]["hyperinverter"]["2"]["mean"] == pytest.approx(1 - 0.2 * KEPT, abs=0.01)
+    assert quick["to_photo"]["w_encoder"]["0"]["mean"] == pytest.approx(1, abs=0.01)  # Phase I is right here
+    low, high = quick["to_photo"]["hyperinverter"]["0"]["interval_95"]
+    assert low < quick["to_photo"]["hyperinverter"]["0"]["mean"] < high < 1
+    record = next(records_of([case], [-2, -1, 1, 2], ["a"]))["bright"]["identity"]
+    assert record["slow"]["to_photo"]["hyperinverter"]["0"] == pytest.approx(1 - 0.3 * (1 - KEPT), abs=0.01)
+
+
+def test_images_are_judged_at_the_size_of_the_losses():
+    large = Stub()
+    large.pixels = 32
+    photos = torch.linspace(-0.3, 0.3, 6)[:, None, None, None].expand(-1, 3, 32, 32)
+    case = Case(direction("Bright"), {"Bright": 1})
+    found = measure_editability(large, [case], [photos], [1.0], brightness, judged_px=8)
+    assert found["bright"]["judges"]["Bright"]["kept"] == pytest.approx(KEPT, abs=0.01)
 
 
 def test_one_photo_of_each_person():

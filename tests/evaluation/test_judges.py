@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from hyperinverter.data import Batches, open_source
+from hyperinverter.editing.directions import Direction
 from hyperinverter.evaluation import judges as judges_module
-from hyperinverter.evaluation.judges import fit_judges
+from hyperinverter.evaluation.judges import FACE_JUDGES, Judges, fit_judges, judges_of
+from hyperinverter.extractors.base import Extractor
 from hyperinverter.extractors.squeezenet import SqueezeNetFeatures
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import save_image
@@ -74,3 +76,45 @@ def test_photos_without_labels_are_named(network, tmp_path):
     del labels["train_002.png"]
     with pytest.raises(UserError, match=r"1 of 4 photos, such as train_002\.png"):
         fit_judges(["Left"], training, training, labels, tmp_path / "judges.safetensors", torch.device("cpu"))
+
+
+def test_judges_of_a_direction():
+    def found(attribute: str | None, name: str = "any", known=("Young", "Smiling", *FACE_JUDGES)):
+        return judges_of(Direction(name, torch.eye(4)[0], {"attribute": attribute} if attribute else {}), known)
+
+    assert found("-Young") == {"ssrnet_age": 1, "faceres_age": 1, "Young": -1}
+    assert found("Young", known=["ssrnet_age", "Young"]) == {"ssrnet_age": -1, "Young": 1}
+    assert found("Smiling") == {"emotion_happy": 1, "Smiling": 1}
+    assert found(None) == {} and found("Hat") == {}
+    # the published files of FFHQ hold a vector alone: their names tell
+    assert found(None, "rotation") == {"fsanet_yaw": 1} and found(None, "smile", ["emotion_happy"]) == {
+        "emotion_happy": 1
+    }
+    assert found(None, "age") == found("-Young") and found("Young", "age") == found("Young")
+
+
+def test_only_the_judges_that_are_asked_for_run(monkeypatch, tmp_path):
+    passes = []
+
+    class Mean(Extractor):
+        def features(self, images):
+            passes.append(self.name)
+            return images.mean(dim=(1, 2, 3))[:, None]
+
+    def network(name: str) -> type[Extractor]:
+        file = tmp_path / name
+        file.write_bytes(name.encode())
+        return type(name, (Mean,), {"name": name, "filenames": (str(file),), "find": classmethod(lambda cls: cls())})
+
+    table = {
+        name: judge.__class__(network(name), "", judge.unit, judge.attribute) for name, judge in FACE_JUDGES.items()
+    }
+    monkeypatch.setattr(judges_module, "FACE_JUDGES", table)
+    monkeypatch.setattr("hyperinverter.extractors.base.locate", lambda name: tmp_path / name)
+    judges = Judges(["faceres_age", "fsanet_yaw"], None, torch.device("cpu"))
+    found = judges(torch.full((2, 3, 8, 8), 0.5), {"fsanet_yaw"})
+    assert list(found) == ["fsanet_yaw"] and found["fsanet_yaw"].tolist() == [0.5, 0.5] and passes == ["fsanet_yaw"]
+    about = judges.about()
+    assert list(about) == judges.known == ["faceres_age", "fsanet_yaw"]
+    (digest,) = about["faceres_age"]["sha256"].values()
+    assert len(digest) == 64 and digest not in about["fsanet_yaw"]["sha256"].values()

@@ -14,11 +14,13 @@ from hyperinverter.config.schema import AdversarialConfig
 from hyperinverter.editing.direction_files import save_direction
 from hyperinverter.editing.directions import Direction
 from hyperinverter.evaluation import generator_distance
-from hyperinverter.evaluation.reproduce import measures
+from hyperinverter.evaluation.judges import FACE_JUDGES
+from hyperinverter.evaluation.reproduce import edits as edits_module
 from hyperinverter.evaluation.reproduce.command import reproduce
 from hyperinverter.evaluation.reproduce.goals import outcomes
 from hyperinverter.evaluation.reproduce.page import page
 from hyperinverter.extractors import base as extractor_base
+from hyperinverter.extractors.base import Extractor
 from hyperinverter.pretrained import load_generator
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import load_image, save_image
@@ -29,7 +31,7 @@ class Brightness:
 
     def __init__(self) -> None:
         keys = ("accuracy", "balanced_accuracy", "auc", "positive_fraction", "photos_fitted", "photos_tested")
-        self.figures = {"Bright": dict.fromkeys(keys, 0.5)}
+        self.attributes, self.figures = ["Bright"], {"Bright": dict.fromkeys(keys, 0.5)}
 
     def __call__(self, images):
         return {"Bright": images.mean(dim=(1, 2, 3)).cpu()}
@@ -41,7 +43,7 @@ def config(tiny_model, tmp_path, monkeypatch) -> ReproduceConfig:
     monkeypatch.setattr(extractor_base, "locate", lambda name: None)
     features = ("frechet_test", lambda x: x.flatten(1)[:, ::97].cpu())
     monkeypatch.setattr(generator_distance, "sample_features", lambda device: features)
-    monkeypatch.setattr(measures, "fit_judges", lambda *arguments: Brightness())
+    monkeypatch.setattr(edits_module, "fit_judges", lambda *arguments: Brightness())
     model = shutil.copytree(tiny_model, tmp_path / "micro")
     info = {"attribute": "Bright", "projection_std": 1.0}
     bright = Direction("bright", torch.eye(16)[0], info, load_generator(model).weights_hash)
@@ -100,11 +102,16 @@ def test_everything_is_measured_and_the_page_is_made_of_the_json(config, tmp_pat
     assert set(found["photos"]["about"]["model"]) == {"generator", "discriminator", "w_encoder", "hyperinverter"}
     assert [r["name"] for r in found["generated"]["first_images"]] == [f"evaluation_{i:06d}" for i in range(8)]
     assert found["generated"]["num_images"] == 10
-    assert found["photos"]["comparison"]["l2"]["interval_95"][0] < found["photos"]["comparison"]["l2"]["ratio"]
+    against = found["photos"]["comparison"]["w_encoder"]["l2"]
+    assert against["interval_95"][0] < against["ratio"]
     edits = found["editability"]
     assert edits["photos"] == 3 and list(edits["directions"]["bright"]["judges"]) == ["Bright"]  # one per person
     assert "ssrnet_age" in edits["not_measured"]
     assert edits["about"]["command"].endswith("labels=FOLDER/labels.csv 'strengths=[1.0, 2.0]'")
+    lines = [json.loads(line) for line in (tmp_path / "out" / "editability.jsonl").read_text().splitlines()]
+    assert [line["photo"] for line in lines] == ["0.png", "2.png", "4.png"]  # the first one of each person
+    table = (tmp_path / "out" / "editability.md").read_text()
+    assert "The paper's Table 2" in table and "](edits.png)" in table and "- fsanet_yaw: fsanet-1x1-iter" in table
     bounds = {what: l2["mean"] for what, l2 in found["bounds"]["metrics"]["l2"].items()}
     assert found["bounds"]["images"] == 3 and "Do the augmentations that D was trained with appear" in text
     assert found["generator"]["about"]["command"].endswith("photos=FOLDER/photos labels=FOLDER/labels.csv")
@@ -162,6 +169,46 @@ def test_what_cannot_be_measured_is_told_and_left_out(config, tmp_path, monkeypa
     assert reproduce(config) == {} and "holds no validation numbers" in capsys.readouterr().err
 
 
+class Redness(Extractor):
+    """Stands in for a network that tells of faces."""
+
+    filenames = ("redness.onnx",)
+
+    @classmethod
+    def find(cls):
+        return cls()
+
+    def features(self, images):
+        return 100 * images[:, :1].mean(dim=(2, 3))
+
+
+def test_table_2_needs_no_labels(config, tmp_path, monkeypatch, capsys):
+    (tmp_path / "redness.onnx").write_bytes(b"weights")
+    monkeypatch.setattr(extractor_base, "locate", lambda name: tmp_path / name if name == "redness.onnx" else None)
+    monkeypatch.setitem(FACE_JUDGES, "fsanet_yaw", replace(FACE_JUDGES["fsanet_yaw"], extractor=Redness))
+    folder = Path(config.model)
+    np.save(folder / "directions" / "rotation.npy", np.eye(16, dtype=np.float32)[2])  # a vector alone, as published
+    config.parts, config.training_photos, config.labels, config.publish = ["editability"], None, None, None
+    config.judges, config.strength_unit = ["fsanet_yaw", "faceres_age"], "w"
+    found = reproduce(config)["editability"]
+    out, err = capsys.readouterr()
+    assert "no judge of bright: left out" in err and list(found["directions"]) == ["rotation"]
+    assert found["photos"] == 6 and found["strength_unit"] == "w" and "faceres_age" in found["not_measured"]
+    assert found["judge_networks"]["fsanet_yaw"]["stands_in_for"] == "FacePoseNet"
+    judged = found["directions"]["rotation"]["judges"]["fsanet_yaw"]
+    assert judged["unit"] == "degrees" and set(judged["change"]["w_encoder"]) == {"-2", "-1", "1", "2"}
+    assert "in the place of the paper's FacePoseNet" in out and "| rotation | fsanet_yaw, degrees | Phase I |" in out
+    assert out.strip() == (tmp_path / "out" / "editability.md").read_text().strip()
+    assert found["about"]["command"].startswith("python scripts/reproduce.py --config configs/reproduce/ffhq.yaml")
+
+    config.judges = ["faceres_age"]
+    assert reproduce(config) == {}
+    assert "no judge of bright, rotation: faceres-deep.onnx was not found" in capsys.readouterr().err
+    config.judges = ["attributes"]
+    with pytest.raises(UserError, match=r"editability needs training_photos=\.\.\., labels=\.\.\."):
+        reproduce(config)
+
+
 def test_parts_of_which_none_has_its_images_are_refused(config):
     config.parts, config.photos = ["photos", "bounds"], None
     with pytest.raises(UserError, match=r"photos needs photos=\.\.\.; bounds needs photos=\.\.\."):
@@ -169,14 +216,14 @@ def test_parts_of_which_none_has_its_images_are_refused(config):
 
 
 def test_goals_are_held_against_what_was_measured():
-    comparison = {
+    against = {
         "l2": {"ratio": 0.4, "interval_95": [0.3, 0.46]},
         "squeezenet_features": {"ratio": 0.6, "interval_95": [0.5, 0.7]},
     }
     kept = {"judges": {"Smiling": {"kept": 0.8, "kept_interval_95": [0.7, 0.9]}}}
     lost = {"judges": {"ssrnet_age": {"kept": None, "why": "no effect"}, "Young": {"kept": 0.9}}}
     results = {
-        "photos": {"num_images": 9, "comparison": comparison, "about": {"kind": "faces"}},
+        "photos": {"num_images": 9, "comparison": {"w_encoder": against}, "about": {"kind": "faces"}},
         "editability": {"directions": {"smile": kept, "age": lost}},
     }
     found = list(outcomes(results))
@@ -189,8 +236,11 @@ def test_goals_are_held_against_what_was_measured():
 
 def test_mistakes_in_settings_are_told_together():
     with pytest.raises(ConfigError) as error:
-        load_config(ReproduceConfig, None, ["parts=[photo]", "strengths=[-1.0, 1.0]", "edited_photos=1"])
+        load_config(
+            ReproduceConfig, None, ["parts=[photo]", "strengths=[-1.0, 1.0]", "edited_photos=1", "judges=[age]"]
+        )
     told = str(error.value)
+    assert "judges" in told and "strength_unit" not in told
     assert "did you mean photos" in told and "applied in both ways" in told and "edited_photos" in told
 
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from hyperinverter.extractors import base, dlib_face, ssrnet
+from hyperinverter.extractors import base, dlib_face, onnx_faces, ssrnet
 from hyperinverter.extractors.arcface import ArcFace
 from hyperinverter.extractors.base import Extractor, read_network
 from hyperinverter.extractors.curricularface import CurricularFace
@@ -17,6 +17,7 @@ from hyperinverter.extractors.dlib_face import DlibFace
 from hyperinverter.extractors.lpips import Lpips
 from hyperinverter.extractors.mobilefacenet import MobileFaceNet, Network
 from hyperinverter.extractors.moco import Moco
+from hyperinverter.extractors.onnx_faces import EmotionHappy, FaceResAge, FrFeature, FsaNetYaw
 from hyperinverter.extractors.resize import at_most, crop_resize
 from hyperinverter.extractors.squeezenet import SqueezeNetFeatures, build_network
 from hyperinverter.extractors.ssrnet import SsrNetAge
@@ -166,12 +167,16 @@ def test_at_most_is_a_box_mean_and_never_enlarges():
 
 @pytest.mark.parametrize(
     "extractor",
-    [Lpips, ArcFace, CurricularFace, Moco, SqueezeNetFeatures, MobileFaceNet, SsrNetAge, DlibFace],
-)
+    [
+        Lpips, ArcFace, CurricularFace, Moco, SqueezeNetFeatures, MobileFaceNet, SsrNetAge, DlibFace,
+        FsaNetYaw, FaceResAge, EmotionHappy, FrFeature,
+    ],
+)  # fmt: skip
 def test_a_missing_network_is_named_with_its_purpose_and_place(extractor, monkeypatch, tmp_path):
     monkeypatch.setattr(base, "find_network_file", lambda name: None)
     monkeypatch.setattr(base, "faces_file", lambda name: None)
     monkeypatch.setattr(dlib_face, "has_dlib", lambda: True)
+    monkeypatch.setattr(onnx_faces, "find_spec", lambda name: name)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     with pytest.raises(UserError, match="HYPERINVERTER_MODELS") as error:
         extractor.find()
@@ -208,10 +213,10 @@ def test_a_file_that_carries_code_or_rubbish_is_refused(suffix, tmp_path, capsys
 
 
 def test_a_package_that_is_not_installed_is_a_reason(monkeypatch):
-    for module, name in ((dlib_face, "has_dlib"), (ssrnet, "find_spec")):
+    for module, name in ((dlib_face, "has_dlib"), (ssrnet, "find_spec"), (onnx_faces, "find_spec")):
         monkeypatch.setattr(module, name, lambda *_: None)
     monkeypatch.setattr(base, "locate", lambda name: name)
-    for extractor in (DlibFace, SsrNetAge):
+    for extractor in (DlibFace, SsrNetAge, FsaNetYaw, FaceResAge, EmotionHappy, FrFeature):
         assert "pip install 'hyperinverter[faces]'" in extractor.why_missing()
 
 

@@ -6,13 +6,25 @@ from pathlib import Path
 import pytest
 import torch
 
+from hyperinverter.data import Batches, open_source
 from hyperinverter.extractors.dlib_face import DlibFace
 from hyperinverter.extractors.lpips import Lpips
 from hyperinverter.extractors.mobilefacenet import MobileFaceNet
+from hyperinverter.extractors.onnx_faces import EmotionHappy, FaceResAge, FrFeature, FsaNetYaw
 from hyperinverter.extractors.squeezenet import SqueezeNetFeatures
 from hyperinverter.extractors.ssrnet import SsrNetAge
 
 SIBLING = Path(__file__).parents[3] / "shared" / "data" / "nets"
+PHOTOS = SIBLING.parent / "photos" / "aligned"  # twelve people
+# What the networks say of these at 256 px: degrees, years, probability. Recorded with onnxruntime 1.32.0; OpenCV 5.0
+# gives the same from the same files.
+RECORDED = {
+    FsaNetYaw: (-2.222, 1.691, 1.630, -0.657, -3.117, 6.346, 2.118, 4.125, 0.684, 1.416, 0.823, 4.663),
+    FaceResAge: (25.798, 22.910, 23.136, 26.445, 22.051, 24.007, 29.524, 25.717, 24.468, 23.822, 36.026, 37.410),
+    EmotionHappy: (0.000, 0.002, 0.010, 1.000, 1.000, 0.004, 0.000, 1.000, 0.000, 0.002, 0.961, 0.002),
+}
+TOLERANCE = {FsaNetYaw: 0.05, FaceResAge: 0.05, EmotionHappy: 0.01}  # decoders and processors round otherwise
+LIKENESS = (1.0, 0.049, -0.056, 0.037, 0.035, 0.062, -0.054, 0.083, 0.077, 0.104, -0.103, 0.256)  # to the first one
 
 
 @pytest.fixture(autouse=True)
@@ -86,3 +98,33 @@ def test_dlib_knows_a_person_again(photo):
 def test_age_of_the_astronaut(photo):
     age = find(SsrNetAge).features(photo)
     assert age.shape == (1, 1) and 15 < age.item() < 60  # she was 42; at 64 px a network of 41,000 numbers is rough
+
+
+@pytest.fixture(scope="module")
+def people() -> torch.Tensor:
+    if not PHOTOS.is_dir():
+        pytest.skip(f"the twelve aligned photos are not at {PHOTOS}")
+    return next(Batches(open_source(PHOTOS), 256).in_order(12))[0]
+
+
+@pytest.mark.parametrize("extractor", RECORDED)
+def test_recorded_numbers_of_twelve_people(extractor, people):
+    found = find(extractor).features(people)
+    assert found.shape == (12, 1)
+    torch.testing.assert_close(found[:, 0], torch.tensor(RECORDED[extractor]), atol=TOLERANCE[extractor], rtol=0)
+
+
+def test_yaw_of_a_mirrored_photo_is_the_opposite(people):
+    network = find(FsaNetYaw)
+    both = network.features(people) + network.features(people.flip(3))
+    assert both.abs().max() < 4  # recorded: 2.5 at most
+
+
+def test_fr_feature_tells_people_apart(people):
+    network = find(FrFeature)
+    features = network.features(people)
+    torch.testing.assert_close(features @ features[0], torch.tensor(LIKENESS), atol=0.005, rtol=0)
+    small = network.features(torch.nn.functional.avg_pool2d(people, 4))  # 64 px
+    likeness = small @ features.T
+    assert likeness.diagonal().min() > 0.8  # recorded: 0.89
+    assert (likeness - torch.eye(12)).max() < 0.5

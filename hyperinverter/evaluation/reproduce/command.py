@@ -11,7 +11,9 @@ from hyperinverter.checkpoint import read_model
 from hyperinverter.config import AnalyzeConfig, ReproduceConfig, load_config
 from hyperinverter.evaluation.analysis.quality_time import read_points
 from hyperinverter.evaluation.reproduce import measures
-from hyperinverter.evaluation.reproduce.publish import publish, write_json, write_page
+from hyperinverter.evaluation.reproduce.edits import ATTRIBUTES
+from hyperinverter.evaluation.reproduce.page import TITLES, section
+from hyperinverter.evaluation.reproduce.publish import publish, write_json, write_page, write_text
 from hyperinverter.evaluation.telling import tell
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.pretrained.files import PARTS, find_model_folder, part_file
@@ -25,7 +27,7 @@ MEASURES = {
     "photos": (measures.photos, ["photos"]),
     "other_photos": (measures.other_photos, ["other_photos"]),
     "generated": (measures.generated, []),
-    "editability": (measures.editability, ["photos", "training_photos", "labels"]),
+    "editability": (measures.editability, ["photos"]),
     "generator": (measures.generator, ["photos"]),
     "analysis": (measures.analysis, ["photos"]),
     "figures": (measures.figures, []),
@@ -40,12 +42,12 @@ SHOWN = {  # part -> pictures that the page shows
     "learning_curve": ["learning_curve.svg"],
 }
 ALSO_NAMED = {
-    "editability": ["edited_photos", "strengths"],
+    "editability": ["edited_photos", "strengths", "strength_unit", "judges"],
     "generated": ["generated"],
     "figures": ["generated"],
     "bounds": ["bounds_photos", "bounds_steps", "bounds_losses"],
 }  # unless default
-ALSO_USED = {"generator": ["labels"]}  # where given
+ALSO_USED = {"generator": ["labels"], "editability": ["labels"]}  # where given
 EMBEDDED = "faces64"  # whose config the script takes when none is named
 NAMED_IN_COMMAND = ("photos", "other_photos", "training_photos", "labels")
 
@@ -53,14 +55,15 @@ NAMED_IN_COMMAND = ("photos", "other_photos", "training_photos", "labels")
 def reproduce(config: ReproduceConfig) -> dict[str, Any]:
     """Measure `config.parts`; write `<part>.json` into `output` and, with `publish`, into that folder's `<domain>/`.
 
-    Beside the `publish` folder the page is made anew of every domain's JSON; with `parts=[]` nothing is measured.
+    The tables of a part go to `<part>.md` in `output` and to stdout. Beside the `publish` folder the page is made anew
+    of every domain's JSON; with `parts=[]` nothing is measured.
 
     Returns:
         part -> what its JSON holds.
     Raises:
         UserError: the model's files are missing, images or labels cannot be read, or no part has what it needs.
     """
-    absent = {part: [key for key in MEASURES[part][1] if not getattr(config, key)] for part in config.parts}
+    absent = {part: [key for key in _needs(config, part) if not getattr(config, key)] for part in config.parts}
     if absent and all(absent.values()):
         told = "; ".join(f"{part} needs {', '.join(f'{key}=...' for key in keys)}" for part, keys in absent.items())
         raise UserError(f"none of the parts can be measured: {told}")
@@ -73,7 +76,7 @@ def reproduce(config: ReproduceConfig) -> dict[str, Any]:
     device = set_up(config)
     found: dict[str, Any] = {}
     for part in config.parts:
-        measure, needs = MEASURES[part]
+        measure, needs = MEASURES[part][0], _needs(config, part)
         if absent[part]:
             tell(f"{part}: left out, because {', '.join(absent[part])} is not given")
             continue
@@ -88,6 +91,7 @@ def reproduce(config: ReproduceConfig) -> dict[str, Any]:
         found[part] = {**result, "about": _about(config, part, needs)}
         write_json(Path(config.output) / f"{part}.json", found[part])
         tell(f"{part}: written to {Path(config.output) / part}.json")
+        _show(part, found[part], Path(config.output))
         if config.publish is not None:
             shown = [Path(config.output) / name for name in SHOWN.get(part, ())]
             if "quality_time" in found[part]:
@@ -98,6 +102,21 @@ def reproduce(config: ReproduceConfig) -> dict[str, Any]:
     else:
         tell("no page is made; publish=FOLDER puts the JSON files there and makes the page FOLDER.md")
     return found
+
+
+def _show(part: str, result: dict[str, Any], output: Path) -> None:
+    """The part's section of the page, into `<part>.md` and on stdout."""
+    if part not in TITLES:
+        return
+    text = section(part, result, output).replace(f"]({output.parent.name}/{output.name}/", "](")  # pictures beside it
+    write_text(output / f"{part}.md", text + "\n")
+    print(f"\n{text}\n", flush=True)
+
+
+def _needs(config: ReproduceConfig, part: str) -> list[str]:
+    """Settings without which a part cannot be measured."""
+    is_fitted = part == "editability" and ATTRIBUTES in config.judges
+    return [*MEASURES[part][1], *(["training_photos", "labels"] if is_fitted else [])]
 
 
 def _about(config: ReproduceConfig, part: str, needs: list[str]) -> dict[str, Any]:

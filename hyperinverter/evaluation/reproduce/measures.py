@@ -22,25 +22,19 @@ from hyperinverter.config.schema import DataConfig, EvaluateConfig
 from hyperinverter.data import Batches, open_source
 from hyperinverter.data.generated import GeneratedSource
 from hyperinverter.data.image_source import Subset
-from hyperinverter.editing.direction_files import available_directions, load_direction
-from hyperinverter.editing.directions import Direction
 from hyperinverter.editing.learn import read_labels, rows_of
 from hyperinverter.evaluation.analysis.command import analyze
 from hyperinverter.evaluation.bounds import measure_bounds
-from hyperinverter.evaluation.editability import Case, choose_photos, edit_rows, judges_of, measure_editability
+from hyperinverter.evaluation.editability import choose_photos, edit_rows
 from hyperinverter.evaluation.generator_distance import measure_generator
-from hyperinverter.evaluation.judges import AgeJudge, fit_judges
 from hyperinverter.evaluation.reconstruction import evaluate
 from hyperinverter.evaluation.report import curves, read_stats
-from hyperinverter.extractors.dlib_face import DlibFace
-from hyperinverter.extractors.mobilefacenet import MobileFaceNet
-from hyperinverter.extractors.ssrnet import SsrNetAge
+from hyperinverter.evaluation.reproduce.edits import SHEET_FACES, directions_of, measure_edits, photos_of
 from hyperinverter.inverters import Inverter, load
 from hyperinverter.losses import build_losses
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.metrics import build as build_metrics
 from hyperinverter.pretrained.files import find_model_folder
-from hyperinverter.pretrained.published.vectors import Space
 from hyperinverter.pretrained.ready import load_discriminator, load_generator
 from hyperinverter.utils.files import write_atomically
 from hyperinverter.utils.images import contact_sheet, image_grid, save_image
@@ -49,7 +43,6 @@ BOUNDS_BATCH = 4  # photos whose weights are optimised at a time: their gradient
 RECORDS_KEPT = 8  # of the generated images, whose numbers a test recomputes
 CURVE_POINTS = 40  # of a learning curve, at most
 SAMPLES, SAMPLE_COLUMNS, SAMPLE_PSI = 64, 16, 0.7  # of samples.png
-SHEET_FACES = 2  # of a sheet of edits, per direction
 SHEET_ROWS = 9  # of reconstructions.png: a third each of the best, median and worst
 
 
@@ -106,75 +99,12 @@ def evaluation(
 
 
 def editability(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:
-    """Beside the figures, `edits.png` in `output`: reconstructions of the first photos, edited."""
-    inverter = load(model_of(config), "hyperinverter", str(device))
-    directions = _directions(inverter)
-    labels = read_labels(config.labels)
-    held_out = _photos(config.photos, inverter.resolution)
-    rows = rows_of(list(held_out.names), labels)
-    chosen = choose_photos([row and row.get("identity") for row in rows], config.edited_photos)
-    columns = {str(direction.info.get("attribute", "")).removeprefix("-") for direction in directions} - {""}
-    training = _photos(config.training_photos, inverter.resolution)
-    attributes = fit_judges(columns, training, held_out, labels, Path(config.output) / "judges.safetensors", device)
-    judges = [attributes, *([AgeJudge(device)] if SsrNetAge.why_missing() is None else [])]
-
-    def judge(images: Tensor) -> dict[str, Tensor]:
-        return {name: scores for one in judges for name, scores in one(images).items()}
-
-    source = Subset(open_source(config.photos, resolution=inverter.resolution), chosen)
-    batches = Batches(source, inverter.resolution, on_bad_file="refuse")
-    some = next(batches.in_order(SHEET_FACES))[0].to(device)
-    known = judge(some)
-    cases = [Case(direction, judges_of(direction, known)) for direction in directions]
-    found = measure_editability(
-        inverter,
-        cases,
-        (images.to(device) for images, _ in batches.in_order(config.batch_size)),
-        sorted(config.strengths),
-        judge,
-        _identity(device),
-    )
-    cells, headings, captions = edit_rows(inverter, directions, some, max(config.strengths))
-    contact_sheet(cells, headings, Path(config.output) / "edits.png", captions)
-    return {
-        "domain": inverter.domain.name,
-        "photos": len(chosen),
-        "photos_rule": "of each person the first photo in name order, of these as many as asked for at equal distances",
-        "strengths": sorted(config.strengths),
-        "strength_unit": "standard deviations of w·d over photos; from -s to +s",
-        "judges": attributes.figures,
-        "not_measured": {} if SsrNetAge.why_missing() is None else {"ssrnet_age": SsrNetAge.why_missing()},
-        "directions": found,
-    }
-
-
-def _directions(inverter: Inverter) -> list[Direction]:
-    """Every direction of the model folder."""
-    space = Space.of(inverter.generator)
-    return [
-        load_direction(name, inverter.folder, space=space, generator_hash=inverter.generator_hash)
-        for name in available_directions(inverter.folder)
-    ]
-
-
-def _photos(root: str | list[str], resolution: int) -> Batches:
-    return Batches(open_source(root, resolution=resolution), resolution, on_bad_file="refuse")
-
-
-def _identity(device: torch.device) -> Any:
-    """Name, network and likeness for `measure_editability`: dlib's, else MobileFaceNet's, else None."""
-    if DlibFace.why_missing() is None:
-        network = DlibFace.find()
-        return "dlib_identity", network, network.similarity
-    if MobileFaceNet.why_missing() is None:
-        network = MobileFaceNet.find().to(device)
-        return "mobilefacenet", network, lambda a, b: 1 - network.distance(a, b)
-    return None
+    return measure_edits(config, load(model_of(config), "hyperinverter", str(device)), device)
 
 
 def generator(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:
     network = load_generator(find_model_folder(model_of(config))).to(device)
-    batches = _photos(config.photos, network.resolution)
+    batches = photos_of(config.photos, network.resolution)
     rows = rows_of(list(batches.names), read_labels(config.labels)) if config.labels else [None] * len(batches)
     people = [row and row.get("identity") for row in rows]
     return measure_generator(
@@ -297,7 +227,8 @@ def pictures(config: ReproduceConfig, device: torch.device) -> None:
     save_image(image_grid(samples, columns=SAMPLE_COLUMNS), folder / "samples.png")
     _reconstruction(config, "pictures", _generated(config), ["l2"], SHEET_ROWS)
     shutil.copyfile(Path(config.output) / "pictures" / "sheet.png", folder / "reconstructions.png")
-    cells, headings, captions = edit_rows(inverter, _directions(inverter), samples[:SHEET_FACES], max(config.strengths))
+    faces, strength = samples[:SHEET_FACES], max(config.strengths)
+    cells, headings, captions = edit_rows(inverter, directions_of(inverter), faces, strength, config.strength_unit)
     if cells:
         contact_sheet(cells, headings, folder / "edits.png", captions)
 

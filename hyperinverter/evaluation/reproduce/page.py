@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hyperinverter.evaluation.editability import PHASES
+from hyperinverter.evaluation.reproduce.edits_page import edits_section
 from hyperinverter.evaluation.reproduce.goals import outcomes
-from hyperinverter.evaluation.tables import ARROWS, TIMES, metrics_table
+from hyperinverter.evaluation.tables import ARROWS, TIMES, mean, metrics_table, table
 
 HEAD = """# Results
 
@@ -37,18 +37,21 @@ def page(domains: dict[str, dict[str, dict[str, Any]]], folder: Path) -> str:
     sections = [HEAD]
     for domain, results in domains.items():
         sections += [f"## {domain}", *_goals(results)]
-        for part, title in TITLES.items():
-            if part in results:
-                own = SECTIONS[part](results[part], folder / domain)
-                sections += [f"### {title}", _about(results[part], part), *own]
+        sections += [section(part, results[part], folder / domain) for part in TITLES if part in results]
     return "\n\n".join(section.strip("\n") for section in sections if section) + "\n"
+
+
+def section(part: str, result: dict[str, Any], folder: Path) -> str:
+    """One part's section; pictures that lie in `folder` are shown."""
+    blocks = [f"### {TITLES[part]}", _about(result, part), *SECTIONS[part](result, folder)]
+    return "\n\n".join(block.strip("\n") for block in blocks if block)
 
 
 def _goals(results: dict[str, dict[str, Any]]) -> Iterator[str]:
     words = {True: "yes", False: "**no**", None: ""}
     rows = [[o.goal, o.where, o.measured, words[o.is_met]] for o in outcomes(results)]
     if rows:
-        yield _table(["goal", "on", "measured", "met"], rows)
+        yield table(["goal", "on", "measured", "met"], rows)
 
 
 def _about(result: dict[str, Any], part: str) -> str:
@@ -69,47 +72,9 @@ def _reconstruction(result: dict[str, Any], folder: Path) -> Iterator[str]:
 
 
 def _editability(result: dict[str, Any], folder: Path) -> Iterator[str]:
-    strengths = [f"{strength:g}" for strength in result["strengths"]]
-    rows = []
-    for name, figures in result["directions"].items():
-        for judge, judged in figures["judges"].items():
-            effects = [_mean(judged["effect"][phase]) for phase in PHASES]
-            by_strength = judged.get("kept_by_strength", {})
-            shares = [f"{by_strength[s]:.0%}" if s in by_strength else "" for s in strengths]
-            rows.append([name, f"{judge}, {judged['unit']}", *effects, _kept(judged), *shares])
-    yield (
-        f"{result['photos']} held-out photos ({result['photos_rule']}), edited by the same strengths before and after "
-        f"Phase II. Effect: how far the judge's score moves from -s to +s, mean over photos and over s = "
-        f"{', '.join(strengths)} standard deviations of w along the direction; kept: Phase II's part of Phase I's."
-        f"{result.get('note', '')}"
-    )
-    heads = ["direction", "judge", *(f"effect, {phase}" for phase in PHASES.values()), "kept"]
-    yield _table([*heads, *(f"kept at ±{s}" for s in strengths)], rows)
-    yield from _identity(result, strengths[-1])
-    yield (
-        "The judges: age in years by SSR-Net; for the other attributes a logistic regression on SqueezeNet features, "
-        "fitted to real training photos and measured on the held-out ones:"
-    )
-    keys = ("accuracy", "balanced_accuracy", "auc", "positive_fraction", "photos_fitted", "photos_tested")
-    heads = [key.replace("_", " ") for key in keys]
-    yield _table(
-        ["attribute", *heads], ([name, *(_figure(f[key]) for key in keys)] for name, f in result["judges"].items())
-    )
+    yield from edits_section(result)
     if (folder / "edits.png").is_file():
         yield f"![Reconstructions of held-out photos, edited]({_link(folder)}/edits.png)"
-
-
-def _identity(result: dict[str, Any], largest: str) -> Iterator[str]:
-    """Likeness of edited and unedited images."""
-    ways = [f"-{largest}", largest]
-    rows, network = [], ""
-    for name, figures in result["directions"].items():
-        for phase, values in figures.get("identity", {}).items():
-            network = figures["identity_by"]
-            rows.append([name, PHASES[phase], *(f"{values[way]:.3f}" for way in ways)])
-    if rows:
-        yield f"Identity kept by an edit: {network} between the edited and the unedited image of the same phase."
-        yield _table(["direction", "phase", *(f"at {float(way):+g}" for way in ways)], rows)
 
 
 def _generator(result: dict[str, Any], folder: Path) -> Iterator[str]:
@@ -118,7 +83,7 @@ def _generator(result: dict[str, Any], folder: Path) -> Iterator[str]:
         f"images get fewer: compare equal counts. Halves: {result['halves']}."
     )
     rows = [[what, f"{d['distance']:.4g}", d["samples"] or "", d["photos"]] for what, d in result["distances"].items()]
-    yield _table(["", "distance", "samples", "photos on a side, mirrored ones counted"], rows)
+    yield table(["", "distance", "samples", "photos on a side, mirrored ones counted"], rows)
     if leaks := result.get("leaks"):
         yield (
             "Do the augmentations that D was trained with appear in the samples? The samples' distance from the photos "
@@ -130,7 +95,7 @@ def _generator(result: dict[str, Any], folder: Path) -> Iterator[str]:
             [kind, *(f"{d:.4g}" for d in found["distances"].values()), f"{found['nearest']:.0%}"]
             for kind, found in leaks.items()
         ]
-        yield _table(["change", *shares, "nearest at"], rows)
+        yield table(["change", *shares, "nearest at"], rows)
 
 
 def _analysis(result: dict[str, Any], folder: Path) -> Iterator[str]:
@@ -150,7 +115,7 @@ def _analysis(result: dict[str, Any], folder: Path) -> Iterator[str]:
         if "of_faces" in one:
             ratio = f"evenness {one['evenness']:.3f} against {one['of_faces']:.3f}"
         rows.append([one["statement"], ratio, one["verdict"]])
-    yield _table(["the paper's statement", "ratio", "here"], rows)
+    yield table(["the paper's statement", "ratio", "here"], rows)
     for name, what in (
         ("weight_changes.svg", "Mean change of every layer"),
         ("difference_map.png", "Where it changes"),
@@ -204,7 +169,7 @@ def _curve(result: dict[str, Any], folder: Path) -> Iterator[str]:
             values = [curve[key][place] for place in places]
             shown = ["" if value is None else f"{value:.4g}" for value in values]
             rows.append([name, key, f"{images[-1]:,}", *shown])
-    yield _table(["run", "number", "images seen", *(f"at {share:.0%}" for share in CURVE_SHARES)], rows)
+    yield table(["run", "number", "images seen", *(f"at {share:.0%}" for share in CURVE_SHARES)], rows)
     if (folder / "learning_curve.svg").is_file():
         yield f"![Validation L2 against images seen]({_link(folder)}/learning_curve.svg)"
 
@@ -221,11 +186,11 @@ def _bounds(result: dict[str, Any], folder: Path) -> Iterator[str]:
     rows = [
         [
             what,
-            *(_mean(one[what]) + (f" {_ratio(one[what])}" if "ratio" in one[what] else "") for one in metrics.values()),
+            *(mean(one[what]) + (f" {_ratio(one[what])}" if "ratio" in one[what] else "") for one in metrics.values()),
         ]
         for what in next(iter(metrics.values()))
     ]
-    yield _table(["", *(f"{name} ↓ (× Phase I)" for name in metrics)], rows)
+    yield table(["", *(f"{name} ↓ (× Phase I)" for name in metrics)], rows)
 
 
 def _ablations(result: dict[str, Any], folder: Path) -> Iterator[str]:
@@ -243,13 +208,13 @@ def _ablations(result: dict[str, Any], folder: Path) -> Iterator[str]:
             against = row.get("against_base", {}).get(name)
             cells.append(f"{row['values'][name]:.4g}{_paired(against) if against else ''}")
         rows.append(cells)
-    yield _table(["", "trained", *(f"{name} {ARROWS[about['better']]}" for name, about in metrics.items())], rows)
+    yield table(["", "trained", *(f"{name} {ARROWS[about['better']]}" for name, about in metrics.items())], rows)
     yield "The paper's order, by L2 (a ratio above 1 means worse):"
     rows = []
     for one in result["statements"]:
         low, high = one["interval_95"]
         rows.append([one["statement"], f"{one['ratio']:.3f} [{low:.3f}, {high:.3f}]", one["verdict"]])
-    yield _table(["statement", "ratio of L2", "here"], rows)
+    yield table(["statement", "ratio of L2", "here"], rows)
 
 
 def _ratio(found: dict[str, Any]) -> str:
@@ -293,24 +258,3 @@ SECTIONS = {
 def _link(folder: Path) -> str:
     """Of a domain's folder, from the page."""
     return f"{folder.parent.name}/{folder.name}"
-
-
-def _figure(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
-
-
-def _mean(effect: dict[str, Any]) -> str:
-    low, high = effect["interval_95"]
-    return f"{effect['mean']:.3g} [{low:.3g}, {high:.3g}]"
-
-
-def _kept(judged: dict[str, Any]) -> str:
-    if judged["kept"] is None:
-        return judged["why"]
-    low, high = judged["kept_interval_95"]
-    return f"{judged['kept']:.0%} [{low:.0%}, {high:.0%}]"
-
-
-def _table(heads: list[str], rows: Any) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)

@@ -1,0 +1,153 @@
+"""The measurement of edits: which photos, directions and judges there are, then Table 2 of them all."""
+
+import json
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hyperinverter.config import ReproduceConfig
+from hyperinverter.data import Batches, open_source
+from hyperinverter.data.image_source import Subset
+from hyperinverter.editing.direction_files import available_directions, load_direction
+from hyperinverter.editing.directions import Direction
+from hyperinverter.editing.learn import read_labels, rows_of
+from hyperinverter.evaluation.editability import (
+    Case,
+    Identity,
+    both_ways,
+    choose_photos,
+    edit_rows,
+    measure_editability,
+    records_of,
+)
+from hyperinverter.evaluation.judges import FACE_JUDGES, AttributeJudges, Judges, fit_judges, judges_of
+from hyperinverter.evaluation.telling import tell
+from hyperinverter.extractors.dlib_face import DlibFace
+from hyperinverter.extractors.mobilefacenet import MobileFaceNet
+from hyperinverter.extractors.onnx_faces import FrFeature
+from hyperinverter.inverters import Inverter
+from hyperinverter.metrics import NotMeasured
+from hyperinverter.pretrained.published.vectors import Space
+from hyperinverter.utils.files import write_atomically
+from hyperinverter.utils.images import contact_sheet
+
+SHEET_FACES = 2  # of a sheet of edits, per direction
+ATTRIBUTES = "attributes"  # the judges that are fitted to labels
+
+
+def measure_edits(config: ReproduceConfig, inverter: Inverter, device: torch.device) -> dict[str, Any]:
+    """Beside the figures, in `output`: `editability.jsonl`, a line per photo, and `edits.png`, some photos edited.
+
+    Raises:
+        NotMeasured: there are no directions, or no judge of them.
+    """
+    directions = directions_of(inverter)
+    if not directions:
+        raise NotMeasured(f"{inverter.folder} has no directions; scripts/learn_direction.py makes them")
+    labels = read_labels(config.labels) if config.labels else {}
+    pixels = min(inverter.resolution, inverter.domain.loss_resolution)
+    missing = _missing(config.judges, inverter.domain.kind)
+    networks = [name for name in config.judges if name in FACE_JUDGES and name not in missing]
+    fitted = _fitted(config, directions, labels, pixels, device) if ATTRIBUTES in config.judges else None
+    judges = Judges(networks, fitted, device)
+    cases = [Case(direction, found) for direction in directions if (found := judges_of(direction, judges.known))]
+    if not cases:
+        reasons = "; ".join(missing.values()) or f"none of {', '.join(config.judges)} tells of its directions"
+        raise NotMeasured(f"no judge of {', '.join(direction.name for direction in directions)}: {reasons}")
+    left_out = [d.name for d in directions if d.name not in {case.direction.name for case in cases}]
+    if left_out:
+        tell(f"editability: no judge of {', '.join(left_out)}: left out")
+
+    source = open_source(config.photos, resolution=inverter.resolution)
+    people = [row and row.get("identity") for row in rows_of(list(source.names), labels)]
+    chosen = Subset(source, choose_photos(people, config.edited_photos))
+    batches = Batches(chosen, inverter.resolution, on_bad_file="refuse")
+    identities = _identities(device) if inverter.domain.kind == "faces" else []
+    figures = measure_editability(
+        inverter,
+        cases,
+        (images.to(device) for images, _ in batches.in_order(config.batch_size)),
+        config.strengths,
+        judges,
+        identities,
+        unit=config.strength_unit,
+        judged_px=pixels,
+    )
+    with write_atomically(Path(config.output) / "editability.jsonl") as path:
+        records = records_of(cases, both_ways(config.strengths), chosen.names)
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    some = next(batches.in_order(SHEET_FACES))[0].to(device)
+    shown = [case.direction for case in cases]
+    cells, heads, captions = edit_rows(inverter, shown, some, max(config.strengths), config.strength_unit)
+    contact_sheet(cells, heads, Path(config.output) / "edits.png", captions)
+    return {
+        "domain": inverter.domain.name,
+        "photos": len(chosen.names),
+        "photos_rule": "of each person the first photo in name order, of these as many as asked for at equal distances"
+        if labels
+        else "as many as asked for at equal distances in name order",
+        "strengths": sorted(config.strengths),
+        "strength_unit": config.strength_unit,
+        "judged_px": pixels,
+        "judges": fitted.figures if fitted else {},
+        "judge_networks": judges.about(),
+        "not_measured": missing,
+        "directions": figures,
+    }
+
+
+def directions_of(inverter: Inverter) -> list[Direction]:
+    """Every direction of the model folder."""
+    space = Space.of(inverter.generator)
+    return [
+        load_direction(name, inverter.folder, space=space, generator_hash=inverter.generator_hash)
+        for name in available_directions(inverter.folder)
+    ]
+
+
+def photos_of(root: str | list[str], resolution: int) -> Batches:
+    return Batches(open_source(root, resolution=resolution), resolution, on_bad_file="refuse")
+
+
+def _missing(names: Collection[str], kind: str) -> dict[str, str]:
+    """Judge -> why it cannot be asked."""
+    reasons = {}
+    for name in names:
+        if name not in FACE_JUDGES:
+            continue
+        is_face = kind == "faces"
+        reasons[name] = FACE_JUDGES[name].extractor.why_missing() if is_face else f"{name} tells of faces alone"
+    return {name: reason for name, reason in reasons.items() if reason}
+
+
+def _fitted(
+    config: ReproduceConfig,
+    directions: Sequence[Direction],
+    labels: dict[str, dict[str, str]],
+    pixels: int,
+    device: torch.device,
+) -> AttributeJudges | None:
+    """Classifiers of the attributes that the directions were learned from."""
+    attributes = {str(direction.info.get("attribute", "")).removeprefix("-") for direction in directions} - {""}
+    if not attributes:
+        return None
+    training, held_out = (photos_of(root, pixels) for root in (config.training_photos, config.photos))
+    cache = Path(config.output) / "judges.safetensors"
+    return fit_judges(sorted(attributes), training, held_out, labels, cache, device)
+
+
+def _identities(device: torch.device) -> list[Identity]:
+    """fr_feature's and dlib's networks, which no loss uses; MobileFaceNet's where both are absent."""
+    found = []
+    if FrFeature.why_missing() is None:
+        network = FrFeature.find()
+        found.append(Identity("fr_feature", network.features, lambda a, b: 1 - network.distance(a, b)))
+    if DlibFace.why_missing() is None:
+        dlib = DlibFace.find()
+        found.append(Identity("dlib_identity", dlib.features, dlib.similarity, is_slow=True))
+    if not found and MobileFaceNet.why_missing() is None:
+        small = MobileFaceNet.find().to(device)
+        found.append(Identity("mobilefacenet", small.features, lambda a, b: 1 - small.distance(a, b)))
+    return found
