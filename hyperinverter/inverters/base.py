@@ -22,7 +22,7 @@ from hyperinverter.inverters.inversion import Inversion
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.stylegan2.synthesis import Residuals
 from hyperinverter.utils.decode import centre_crop, to_tensor, upright_rgb
-from hyperinverter.utils.device import arithmetic
+from hyperinverter.utils.device import arithmetic, tell_if_slower
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import from_uint8
 
@@ -128,7 +128,7 @@ class Inverter(ABC):
             precision: fp32, or bf16 or fp16: convolutions and matrix products with 8 or 11 binary digits, statistics
                 and images in float32. Reconstructions of faces64's first 64 test photos, in [-1, 1], differ from fp32's
                 by 0.0027 in the mean and 0.05 at most (bf16), by 0.0003 and 0.007 (fp16). A processor without
-                instructions for these types gets slower.
+                matrix instructions for these types gets slower, and it is said.
             compile: torch.compile, which takes minutes at the first image of each batch size; differs by rounding.
         Raises:
             UserError: the method optimises for every image, which needs fp32 and networks as they are.
@@ -142,6 +142,7 @@ class Inverter(ABC):
                 f"leave precision at fp32 and compile at false for it"
             )
         self.precision = precision
+        tell_if_slower(self.device.type, precision)
         if compile:
             self._compile()
         return self

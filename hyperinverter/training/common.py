@@ -23,6 +23,7 @@ from hyperinverter.config import to_yaml
 from hyperinverter.config.schema import CommandConfig, RunConfig
 from hyperinverter.training.guard import STOP_SIGNALS, Stopped
 from hyperinverter.training.records import Curves, forget_later
+from hyperinverter.utils.device import tell_if_slower
 from hyperinverter.utils.distributed import is_main, own_device
 from hyperinverter.utils.files import AppendedFile
 from hyperinverter.utils.images import image_grid, save_image
@@ -30,11 +31,16 @@ from hyperinverter.utils.seeding import seed_everything
 
 
 def set_up(config: CommandConfig) -> torch.device:
-    """Seed every generator (the same in every process), set CPU threads, resolve the device."""
+    """Seed every generator (the same in every process), set CPU threads, resolve the device.
+
+    Says once where the config's precision is one that the processor is slow in.
+    """
     seed_everything(config.seed, config.threads)
     device = own_device(config.device)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
+    if is_main():
+        tell_if_slower(device.type, getattr(config, "precision", "fp32"))
     return device
 
 

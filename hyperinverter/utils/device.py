@@ -1,6 +1,9 @@
 """Which device to compute on: the word a user writes -> torch.device, refusing what is not there."""
 
+import functools
+import logging
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +13,12 @@ from hyperinverter.utils.errors import UserError
 
 # What networks may compute in beside float32, under autocast.
 HALF_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# What an x86 processor calls the instructions without which these types are slower than float32: matrix products (AMX),
+# for fp16 also those of its vectors. bf16 of the vectors alone (avx512_bf16) loses more by conversions than it gains.
+FAST_BY = {"bf16": {"amx_bf16"}, "fp16": {"amx_fp16", "avx512_fp16"}}
+CPUINFO = Path("/proc/cpuinfo")
+
+logger = logging.getLogger(__name__)
 
 
 def resolve_device(name: str | torch.device) -> torch.device:
@@ -42,6 +51,30 @@ def place(module: nn.Module, device: torch.device) -> nn.Module:
 def arithmetic(device: torch.device, precision: str) -> AbstractContextManager[Any]:
     """A context that computes in fp32 (as a caller's own context says), bf16 or fp16."""
     return nullcontext() if precision == "fp32" else torch.autocast(device.type, HALF_TYPES[precision])
+
+
+@functools.cache
+def tell_if_slower(device_type: str, precision: str) -> None:
+    """Say once that a precision makes this processor slower; nothing of a GPU, or where the processor does not tell."""
+    if device_type != "cpu" or precision not in FAST_BY:
+        return
+    instructions = _x86_instructions()
+    if instructions and not instructions & FAST_BY[precision]:
+        names = " or ".join(sorted(FAST_BY[precision]))
+        logger.warning(
+            "precision=%s makes this processor slower: it has no matrix instructions for it (%s); write precision=fp32",
+            precision,
+            names,
+        )
+
+
+def _x86_instructions() -> set[str]:
+    """Names of the processor's extensions, as Linux lists them; empty elsewhere."""
+    try:
+        lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return set()
+    return next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())
 
 
 def store_in(module: nn.Module, dtype: torch.dtype) -> None:

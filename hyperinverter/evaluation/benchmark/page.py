@@ -28,6 +28,11 @@ the first side's; networks have random weights unless it says otherwise, with re
 image. D = 256 changes the hypernetworks alone and is measured at the smallest batch; the adversarial step is measured
 at 64 px, and at 1024 px no reference's step, which would need more than 16 GB beside ours.
 
+**bf16 on a CPU** pays where the processor multiplies matrices in it (AMX: `amx_bf16` among the flags in
+`/proc/cpuinfo`), which the CPU measured here does. Others get slower by it: on an AMD EPYC that has AVX2 alone, faces64
+at batch 4 took 1.4 s of one core in bf16 and 0.20 s in fp32. A command that computes in bf16 or fp16 on a processor
+without instructions for it says so once.
+
 ```bash
 python scripts/benchmark.py --config configs/benchmark/all.yaml
 python scripts/benchmark.py --config configs/benchmark/gpu.yaml
