@@ -18,6 +18,7 @@ from hyperinverter.config.load import list_domains, load_config, to_yaml
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import check_writable
 from hyperinverter.utils.text import printable
+from hyperinverter.utils.waiting import said_if_slow
 
 PACKAGE = Path(__file__).resolve().parents[1]
 USER_MISTAKE = 2  # exit code, as argparse's own
@@ -64,12 +65,16 @@ def run(
         if (options.print_config or options.dry_run) and not _is_spoken_for():
             print(to_yaml(config), end="")
         if options.dry_run and not _is_spoken_for():
-            print("\n" + _import(plan)(config))
+            with said_if_slow("loading PyTorch"):
+                describe = _import(plan)
+            print("\n" + describe(config))
         if not (options.print_config or options.dry_run):
             if getattr(config, "output", None):  # told before hours are put into what could not be written
                 config.output = str(Path(config.output).expanduser())
                 check_writable(config.output)
-            _checked_for_processes(_import(action))(config)
+            with said_if_slow("loading PyTorch", wanted=not _is_spoken_for()):
+                act = _import(action)
+            _checked_for_processes(act)(config)
         sys.stdout.flush()
     except ConfigError as error:
         count = f"{len(error.faults)} settings" if len(error.faults) > 1 else "one setting"

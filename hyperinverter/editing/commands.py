@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
 from hyperinverter.checkpoint import write_atomically
 from hyperinverter.config.schema import EditConfig
@@ -22,6 +23,7 @@ from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import contact_sheet, difference_map, save_gif, save_image, to_pil
 from hyperinverter.utils.output_names import OutputNames
 from hyperinverter.utils.seeding import seed_everything
+from hyperinverter.utils.waiting import SLOW_S, said_if_slow
 
 SHEET_ROWS = 32  # photos on a contact sheet; all the others still have their own files
 CELL_PX = 256  # of a contact sheet, at most; the files beside it have the full resolution
@@ -52,9 +54,14 @@ def edit_images(config: EditConfig) -> dict:
         if len(captions) < SHEET_ROWS:
             captions.append(photo.label)
         prepared = inverter.prepare(photo.inversion)  # so that each of its edits costs one synthesis
+        count = len(directions) * len(strengths)
+        bar = tqdm(total=count, desc=f"edits of {photo.label}", unit="edit", leave=False, delay=SLOW_S)
         for direction in directions:
             edited = [edit(prepared, direction, gamma) for gamma in gammas[direction.name]]
-            images = [inverter.render(one).cpu()[0] for one in edited]
+            images = []
+            for one in edited:
+                images.append(inverter.render(one).cpu()[0])
+                bar.update()
             for strength, image, one in zip(strengths, images, edited, strict=True):
                 stem = f"{named[direction.name]}_{strength:+g}"
                 files[stem] = _relative(save_image(image, folder / f"{stem}.png"), output)
@@ -63,6 +70,7 @@ def edit_images(config: EditConfig) -> dict:
             save_gif([images[i] for i in order], folder / f"{named[direction.name]}.gif", GIF_FRAME_MS)
             if len(sheets[direction.name]) < SHEET_ROWS:
                 sheets[direction.name].append(_cells(photo.image, unedited, *images))
+        bar.close()
         records.append({"label": photo.label, "source": photo.source, "files": files})
     for name, rows in sheets.items():
         unit = " sd" if config.strength_unit == "std" else ""
@@ -126,7 +134,8 @@ def interpolate_images(config: EditConfig) -> dict:
     frames = {}
     for name, weights in (("codes_and_weights", True), ("codes_only", False)):
         blended = Inversion.cat(interpolate(first, last, config.steps, weights))
-        frames[name] = inverter.render(blended, batch_size=config.batch_size).cpu()  # [steps, 3, R, R]
+        with said_if_slow(f"drawing {config.steps} frames"):
+            frames[name] = inverter.render(blended, batch_size=config.batch_size).cpu()  # [steps, 3, R, R]
         save_gif(list(frames[name]), output / f"{name}.gif", GIF_FRAME_MS)
         for number, frame in enumerate(frames[name]):
             save_image(frame, output / "frames" / f"{name}_{number:03d}.png")
@@ -144,7 +153,8 @@ def _open(config: EditConfig) -> tuple[Inverter, Path, float]:
     begin = time.perf_counter()
     seed_everything(config.seed, config.threads)
     source = config.model or config.domain
-    inverter = load(source, device=config.device, precision=config.precision, compile=config.compile)
+    with said_if_slow("loading the model"):
+        inverter = load(source, device=config.device, precision=config.precision, compile=config.compile)
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     return inverter, output, begin

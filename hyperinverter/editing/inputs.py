@@ -20,6 +20,7 @@ from hyperinverter.utils.decode import BadImageError, to_tensor
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import from_uint8
 from hyperinverter.utils.output_names import OutputNames
+from hyperinverter.utils.waiting import said_if_slow
 
 ALIGNED_SIZE = 256  # px; crops for smaller domains are made at this size and then reduced by the one resize policy
 
@@ -59,6 +60,7 @@ class Inputs:
         self.fit = FitNotes(inverter.resolution)
         self.framing = Framing(inverter.domain, "write align=true")
         self.face_notes: dict[str, str] = {}
+        self._alone = False  # one photo shows no bar
         self.places: set[Path] = set()
         self._labels = OutputNames(reserved=("sheet", "frames"))  # a photo sheet.jpg must not meet the commands' own
 
@@ -67,6 +69,7 @@ class Inputs:
         total = min(sum(1 if source is None else len(source) for _, source in sources), self._most)
         count = 0
         with tqdm(total=total, desc="photos", unit="photo", leave=False, disable=total < 2) as bar:
+            self._alone = total < 2
             for photo in self._photos(sources):
                 yield photo
                 count += 1
@@ -157,7 +160,8 @@ class Inputs:
 
     def _inverted(self, pending: list[tuple[str, Tensor]]) -> Iterator[Photo]:
         if pending:
-            inversion = self.inverter.invert(torch.stack([image for _, image in pending]), self.config.batch_size)
+            with said_if_slow("inverting", wanted=self._alone):
+                inversion = self.inverter.invert(torch.stack([image for _, image in pending]), self.config.batch_size)
             for (source, image), one in zip(pending, inversion, strict=True):
                 yield Photo(self._labels.label(source), source, image, one)
 

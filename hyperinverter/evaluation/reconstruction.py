@@ -37,6 +37,7 @@ from hyperinverter.training.common import set_up
 from hyperinverter.utils.distributed import from_main, gather_numbered, in_all_processes, is_main, world_size
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_atomically
+from hyperinverter.utils.waiting import said_if_slow
 
 TIME = "time_ms"  # in the record of an image: of a method that optimises for it
 CROP = "crop them first: python scripts/align.py FOLDER output=ALIGNED"
@@ -59,7 +60,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     device = set_up(config)
     source = config.domain if config.model is None else config.model
     fast = {"precision": config.precision, "compile": config.compile}
-    inverters = {method: load(source, method, device, config.projection, **fast) for method in config.methods}
+    with said_if_slow("loading the model", wanted=is_main()):
+        inverters = {method: load(source, method, device, config.projection, **fast) for method in config.methods}
     last_inverter = list(inverters.values())[-1]
     domain = last_inverter.domain
     images = open_images(config.data, last_inverter.generator, device)

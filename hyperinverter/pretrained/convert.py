@@ -16,6 +16,7 @@ from hyperinverter.config.yaml_text import parse_value
 from hyperinverter.pretrained import lock
 from hyperinverter.pretrained.catalog import FOLDERS, aligned, entry_of_file, members_of, released_models
 from hyperinverter.pretrained.identify import Facts, facts, kind_of
+from hyperinverter.pretrained.load import check_served
 from hyperinverter.pretrained.reading import PublishedFile, read_published
 from hyperinverter.pretrained.transfer import hash_file
 from hyperinverter.pretrained.writing import Source, Writer
@@ -117,6 +118,11 @@ def convert(config: ConvertConfig) -> None:
     *paths, out = _named(config)
     for path in convert_files(paths, out, **given, sha256=config.sha256, half=config.half):
         print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+        if path.stem in ("generator", "discriminator"):
+            try:
+                check_served(read_model(path))
+            except UserError as error:
+                print(f"note: {error}")
 
 
 def describe(config: ConvertConfig) -> str:

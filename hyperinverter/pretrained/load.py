@@ -267,8 +267,15 @@ def load_model(
     if with_hyperinverter and not with_w_encoder:
         raise ValueError("the hypernetworks need E1: leave with_w_encoder at True, or give with_hyperinverter=False")
     wanted = ["generator"] + ["w_encoder"] * with_w_encoder + ["hyperinverter"] * with_hyperinverter
-    # All paths first: a missing part is told before gigabytes are read.
-    paths = {part: weights_file(base, part) if base else part_file(source, part) for part in wanted}
+
+    def find(part: str) -> Path:
+        return weights_file(base, part) if base else part_file(source, part)
+
+    try:  # all paths first: a missing part is told before gigabytes are read
+        paths = {part: find(part) for part in wanted}
+    except FileNotFoundError:
+        check_served(read_model(find("generator"), "generator"))  # one that is not gets no other part either
+        raise
     files: dict[str, ModelFile] = {}
     for part, path in paths.items():  # the generator first
         files[part] = read_model(path, part)
