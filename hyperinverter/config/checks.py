@@ -13,6 +13,7 @@ from typing import Any
 from hyperinverter.config import names
 from hyperinverter.config import schema as s
 from hyperinverter.config.demo_schema import DemoConfig
+from hyperinverter.config.domain_checks import DOMAIN_CHECKS
 from hyperinverter.config.report_checks import REPORT_CHECKS
 from hyperinverter.config.rules import (
     Problem,
@@ -20,7 +21,6 @@ from hyperinverter.config.rules import (
     between_0_and_1,
     choice,
     every,
-    file_names,
     known,
     not_empty,
     not_negative,
@@ -39,98 +39,6 @@ def problems(config: Any, prefix: str = "") -> Iterator[Problem]:
         section = getattr(config, item.name)
         if is_dataclass(section):
             yield from problems(section, f"{prefix}{item.name}.")
-
-
-# ------------------------------------------------------------------------------------------- sections of a domain
-
-
-def _generator(c: s.GeneratorConfig) -> Iterator[Problem]:
-    yield from at_least(c, 1, "z_dim w_dim")
-    yield from between_0_and_1(c, "w_avg_beta")
-    yield from choice(c, "architecture", s.GENERATORS)
-    yield from _networks(c)
-    if c.architecture == s.MOBILE:
-        usual = s.GeneratorConfig()
-        own = {"z_dim", "w_dim", "mapping_layers", "channel_base", "channel_max", "architecture"}
-        foreign = [f.name for f in fields(c) if f.name not in own and getattr(c, f.name) != getattr(usual, f.name)]
-        if foreign:
-            yield Problem(tuple(foreign), f"is a key of StyleGAN2, which {s.MOBILE} has not; leave it out")
-
-
-def _discriminator(c: s.DiscriminatorConfig) -> Iterator[Problem]:
-    yield from at_least(c, 1, "mbstd_group_size cmap_dim")
-    yield from at_least(c, 0, "mbstd_num_channels")
-    yield from choice(c, "epilogue_activation", s.ACTIVATIONS)
-    yield from choice(c, "architecture", s.ARCHITECTURES)
-    yield from _networks(c)
-
-
-def _networks(c: s.GeneratorConfig | s.DiscriminatorConfig) -> Iterator[Problem]:
-    yield from at_least(c, 1, "channel_base channel_max img_channels mapping_embed_features mapping_layer_features")
-    yield from at_least(c, 0, "c_dim mapping_layers")
-    yield from choice(c, "activation", s.ACTIVATIONS)
-    yield from choice(c, "mapping_activation", s.ACTIVATIONS)
-    yield from positive(c, "conv_clamp mapping_lr_multiplier")
-    if sum(c.resample_filter) == 0:
-        yield Problem(("resample_filter",), f"must be taps with a sum other than zero, got {c.resample_filter}")
-
-
-def _encoder(c: s.EncoderConfig) -> Iterator[Problem]:
-    yield from choice(c, "trunk", s.TRUNKS)
-    yield from power_of_two(c, "input_size", 16)
-    yield from at_least(c, 1, "stem_width")
-    for key in ("widths", "depths", "strides"):
-        values = getattr(c, key)
-        if len(values) != 4:
-            yield Problem((key,), f"must have 4 entries, one per stage; got {len(values)}: {values}")
-        elif key == "strides" and not set(values) <= {1, 2}:
-            yield Problem((key,), f"each stage keeps (1) or halves (2) the size; got {values}")
-        elif min(values) < 1:
-            yield Problem((key,), f"each must be 1 or more, got {values}")
-    if c.stem_stride not in (1, 2):
-        yield Problem(("stem_stride",), f"must be 1 (3x3 stem) or 2 (7x7 stem), got {c.stem_stride}")
-
-
-def _layerwise_encoder(c: s.LayerwiseEncoderConfig) -> Iterator[Problem]:
-    yield from at_least(c, 1, "feature_channels")
-    yield from power_of_two(c, "feature_size", 8)  # the hypernetworks halve it three times
-    last = c.input_size // (c.stem_stride * math.prod(c.strides))
-    if len(c.strides) == 4 and last < c.feature_size:
-        message = (
-            f"({c.strides}, stem {c.stem_stride}) bring {c.input_size} px down to {last} px, below feature_size "
-            f"({c.feature_size}); write 1 for some strides or raise input_size"
-        )
-        yield Problem(("strides", "input_size", "stem_stride", "feature_size"), message)
-
-
-def _hypernetwork(c: s.HypernetworkConfig) -> Iterator[Problem]:
-    yield from at_least(c, 1, "hidden_size fusion_channels transformer_channels")
-    yield from choice(c, "target_set", s.TARGET_SETS)
-    yield from choice(c, "weight_layout", s.WEIGHT_LAYOUTS)
-    yield from choice(c, "style_index", s.STYLE_INDICES)
-    yield from choice(c, "init", s.HYPERNETWORK_INITS)
-    yield from choice(c, "token_range", s.TOKEN_RANGES)
-
-
-def _domain(c: s.DomainConfig) -> Iterator[Problem]:
-    yield from not_empty(c, "name")
-    yield from file_names("name", filter(None, [c.name]))
-    yield from file_names("directions", c.directions, each_has_a_key=True)
-    yield from choice(c, "kind", ("faces", "scenes"))
-    yield from choice(c, "alignment", ("ffhq", "none"))
-    yield from power_of_two(c, "resolution", 8)
-    yield from power_of_two(c, "loss_resolution", 8)
-    if c.alignment == "ffhq" and c.kind == "scenes":
-        yield Problem(("alignment", "kind"), "ffhq aligns faces, but kind is scenes; write alignment: none")
-    if c.w_encoder.init == s.FROM_E1:
-        message = f"{s.FROM_E1} is E1 itself, from which only layerwise_encoder can start; write init: null"
-        yield Problem(("w_encoder.init",), message)
-    if c.layerwise_encoder.init == s.FROM_E1:
-        for key in ("trunk", "stem_width", "stem_stride", "widths", "depths"):
-            e1, e2 = getattr(c.w_encoder, key), getattr(c.layerwise_encoder, key)
-            if e1 != e2:
-                message = f"starts E2 from E1, but {key} is {e2} for E2 and {e1} for E1; make them equal, or init: null"
-                yield Problem(("layerwise_encoder.init", f"layerwise_encoder.{key}"), message)
 
 
 # ------------------------------------------------------------------------------------------- sections of a run
@@ -212,13 +120,24 @@ def _parts(key: str, batch_size: int, c: s.TrainConfig) -> Iterator[Problem]:
 
 
 def _phase(c: s.PhaseConfig) -> Iterator[Problem]:
-    yield from weights("loss_weights", c.loss_weights, names.LOSSES)
+    if c.loss_weights or not getattr(c, "w_loss_weight", 0):  # codes alone can be compared too
+        yield from weights("loss_weights", c.loss_weights, names.LOSSES)
     for name in names.FACE_LOSSES:
         if c.loss_weights.get(name, 0) > 0 and c.domain.kind == "scenes":
             message = "compares faces, but the domain's kind is scenes; use moco, or write weight 0"
             yield Problem((f"loss_weights.{name}", "domain.kind"), message)
     yield from known("augment", "augmentation", c.augment, s.AUGMENTATIONS)
     yield from between_0_and_1(c, "augment_p")
+
+
+def _phase1(c: s.Phase1Config) -> Iterator[Problem]:
+    yield from not_negative(c, "w_loss_weight")
+    if c.w_loss_weight > 0 and c.data.kind != "generated":
+        message = "needs images whose w is known; write data.kind=generated, or w_loss_weight=0"
+        yield Problem(("w_loss_weight", "data.kind"), message)
+    if c.w_loss_weight > 0 and (c.data.flip or c.augment):
+        message = "a changed image has another w; write data.flip=false and no augment with w_loss_weight"
+        yield Problem(("w_loss_weight", "data.flip", "augment"), message)
 
 
 def _early_head(c: s.EarlyHeadConfig) -> Iterator[Problem]:
@@ -309,12 +228,7 @@ def _demo(c: DemoConfig) -> Iterator[Problem]:
 
 
 CHECKS: dict[type, Callable[[Any], Iterable[Problem]]] = {
-    s.GeneratorConfig: _generator,
-    s.DiscriminatorConfig: _discriminator,
-    s.EncoderConfig: _encoder,
-    s.LayerwiseEncoderConfig: _layerwise_encoder,
-    s.HypernetworkConfig: _hypernetwork,
-    s.DomainConfig: _domain,
+    **DOMAIN_CHECKS,
     s.DataConfig: _data,
     s.OptimizerConfig: _optimizer,
     s.AdversarialConfig: _adversarial,
@@ -322,6 +236,7 @@ CHECKS: dict[type, Callable[[Any], Iterable[Problem]]] = {
     s.CommandConfig: _command,
     s.TrainConfig: _train,
     s.PhaseConfig: _phase,
+    s.Phase1Config: _phase1,
     s.EarlyHeadConfig: _early_head,
     s.Phase2Config: _phase2,
     s.StyleGAN2Config: _stylegan2,

@@ -6,140 +6,33 @@ paper's (Dinh et al., CVPR 2022, section 4.1) where it gives one; `checks.py` ch
 
 from dataclasses import dataclass, field
 
+from hyperinverter.config.domain_schema import (  # noqa: F401
+    ACTIVATIONS,
+    ARCHITECTURES,
+    AUGMENTATIONS,
+    DECAY_SHAPES,
+    DISCRIMINATOR_LOSSES,
+    EFFICIENTNET_LITE0,
+    FROM_E1,
+    GENERATORS,
+    HYPERNETWORK_INITS,
+    METRIC_FILTERS,
+    MOBILE,
+    PRECISIONS,
+    STYLE_INDICES,
+    TARGET_SETS,
+    TOKEN_RANGES,
+    TRUNKS,
+    WEIGHT_LAYOUTS,
+    DiscriminatorConfig,
+    DomainConfig,
+    EncoderConfig,
+    GeneratorConfig,
+    HypernetworkConfig,
+    LayerwiseEncoderConfig,
+    WeightsConfig,
+)
 from hyperinverter.config.names import METRICS
-
-TRUNKS = ("ir_se", "ir", "resnet")
-TARGET_SETS = ("conv_without_bias", "conv_without_bias_without_torgb", "all_without_bias")
-WEIGHT_LAYOUTS = ("released", "paper")
-STYLE_INDICES = ("released", "true")
-HYPERNETWORK_INITS = ("released", "signal_preserving")
-FROM_E1 = "w_encoder"  # of `layerwise_encoder.init`: E2's trunk starts from the domain's own E1
-TOKEN_RANGES = ("non_negative", "signed")
-DISCRIMINATOR_LOSSES = ("released", "paper")
-PRECISIONS = ("fp32", "bf16", "fp16")
-ARCHITECTURES = ("orig", "skip", "resnet")
-MOBILE = "mobile_stylegan"
-GENERATORS = ("stylegan2", *ARCHITECTURES, MOBILE)  # stylegan2 is skip, its usual kind
-DECAY_SHAPES = ("linear", "cosine")
-AUGMENTATIONS = ("translate", "scale", "rotate", "color")
-METRIC_FILTERS = ("bilinear", "box")
-ACTIVATIONS = ("linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish")
-
-
-@dataclass
-class GeneratorConfig:
-    """Generator (default: StyleGAN2's config-f). Channels at a resolution = min(channel_base / res, channel_max).
-
-    What follows `architecture` is for published StyleGAN2 weights that were trained otherwise.
-    """
-
-    z_dim: int = 512
-    w_dim: int = 512
-    mapping_layers: int = 8
-    channel_base: int = 32768
-    channel_max: int = 512
-    architecture: str = "skip"  # one of GENERATORS
-    c_dim: int = 0  # size of the condition; 0: none
-    img_channels: int = 3
-    use_noise: bool = True
-    activation: str = "lrelu"  # of the synthesis layers, one of ACTIVATIONS
-    resample_filter: list[float] = field(default_factory=lambda: [1.0, 3.0, 3.0, 1.0])  # taps
-    conv_clamp: float | None = None  # limit of every layer's output; networks trained in half precision have 256
-    mapping_embed_features: int | None = None  # of the embedded condition; None: w_dim
-    mapping_layer_features: int | None = None  # between the mapping layers; None: w_dim
-    mapping_activation: str = "lrelu"
-    mapping_lr_multiplier: float = 0.01
-    w_avg_beta: float | None = 0.995  # decay of the running mean of w; None: no mean, so no truncation
-
-
-@dataclass
-class DiscriminatorConfig:
-    """StyleGAN2 discriminator; `mbstd_group_size` None means the whole batch is one group."""
-
-    channel_base: int = 32768
-    channel_max: int = 512
-    mbstd_group_size: int | None = 4
-    mbstd_num_channels: int = 1  # 0: no minibatch standard deviation
-    architecture: str = "resnet"  # one of ARCHITECTURES
-    c_dim: int = 0  # size of the condition; 0: none
-    cmap_dim: int | None = None  # of the mapped condition; None: the channels at 4 px
-    img_channels: int = 3
-    activation: str = "lrelu"  # of the blocks, one of ACTIVATIONS
-    epilogue_activation: str = "lrelu"  # of the layers at 4 px
-    resample_filter: list[float] = field(default_factory=lambda: [1.0, 3.0, 3.0, 1.0])  # taps
-    conv_clamp: float | None = None
-    mapping_layers: int = 8  # only with a condition, as the four below
-    mapping_embed_features: int | None = None  # None: cmap_dim
-    mapping_layer_features: int | None = None  # None: cmap_dim
-    mapping_activation: str = "lrelu"
-    mapping_lr_multiplier: float = 0.01
-
-
-@dataclass
-class EncoderConfig:
-    """A trunk of four residual stages. The defaults are the published IR-SE50; beside them stand ResNet34's numbers."""
-
-    trunk: str = "ir_se"  # ir_se (PReLU units, SE) | ir (without SE) | resnet (BasicBlocks, PReLU stem, no max-pool)
-    input_size: int = 256
-    stem_width: int = 64
-    widths: list[int] = field(default_factory=lambda: [64, 128, 256, 512])
-    depths: list[int] = field(default_factory=lambda: [3, 4, 14, 3])  # ResNet34: [3, 4, 6, 3]
-    strides: list[int] = field(default_factory=lambda: [2, 2, 2, 2])  # ResNet34 (stem strides 2): [1, 2, 2, 2]
-    stem_stride: int = 1  # ResNet34: 2 (7x7); 1 is a 3x3 stem
-    # weights file for the trunk (model_ir_se50, torchvision resnet34); None starts from random; E2: also FROM_E1
-    init: str | None = None
-
-
-@dataclass
-class LayerwiseEncoderConfig(EncoderConfig):
-    """E2: the same trunk plus FPN and one map2style head per style, each giving [feature_channels, 8, 8]."""
-
-    feature_channels: int = 512
-    feature_size: int = 8
-
-
-@dataclass
-class HypernetworkConfig:
-    hidden_size: int = 256  # D of the paper; a token has this many numbers
-    target_set: str = "conv_without_bias"  # one of TARGET_SETS; "with or without toRGB"
-    fusion_channels: int = 512
-    transformer_channels: int = 64
-    weight_layout: str = "released"  # released (raw view of [I, O*k*k]) | paper (rows are input channels)
-    style_index: str = "released"  # released (true index + 1 for conv0/conv1 above 4 px) | true
-    init: str = "released"  # released | signal_preserving (a short run needs it, see models/hypernetwork.py)
-    # non_negative (released: ReLU after every convolution) | signed (leaky ones, none at the end: no number of it dies)
-    token_range: str = "non_negative"
-    use_w_image_features: bool = True  # False: ablation "without features of the Phase I image"
-    shared_code: bool = False  # True: ablation "one code for all layers instead of layer-wise"
-
-
-@dataclass
-class WeightsConfig:
-    """Where a domain's weights lie. `folder` is a model folder (generator.safetensors, ...); a single file wins."""
-
-    folder: str | None = None  # None: pretrained_models/<domain name>
-    generator: str | None = None
-    discriminator: str | None = None
-    w_encoder: str | None = None
-    hyperinverter: str | None = None
-
-
-@dataclass
-class DomainConfig:
-    """One domain: what its images are and the sizes of its five networks."""
-
-    name: str = "ffhq"
-    kind: str = "faces"  # faces | scenes: decides which identity metrics make sense
-    resolution: int = 1024
-    loss_resolution: int = 256  # every reconstruction loss works at min(resolution, this), by box mean
-    alignment: str = "ffhq"  # ffhq | none: how a raw photo becomes an input of this domain
-    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
-    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
-    w_encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    layerwise_encoder: LayerwiseEncoderConfig = field(default_factory=LayerwiseEncoderConfig)
-    hypernetwork: HypernetworkConfig = field(default_factory=HypernetworkConfig)
-    weights: WeightsConfig = field(default_factory=WeightsConfig)
-    directions: dict[str, str] = field(default_factory=dict)  # name -> file, relative to the model folder
 
 
 @dataclass
@@ -249,6 +142,8 @@ class PhaseConfig(TrainConfig):
 @dataclass
 class Phase1Config(PhaseConfig):
     """Train E1 with the generator frozen."""
+
+    w_loss_weight: float = 0.0  # beyond the paper, data.kind=generated only: distance to the w an image was made from
 
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(name="ranger", lr=1e-4, betas=[0.95, 0.999], eps=1e-5)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -83,10 +83,6 @@ class GeneratedSource:
     def __len__(self) -> int:
         return len(self.names)
 
-    def index_of(self, name: str) -> int:
-        """The index of an image by its name."""
-        return int(name.rpartition("_")[2])
-
     def pixels(self, index: int, whole_chunk: bool) -> Iterator[tuple[int, np.ndarray]]:
         """Sample image `index`, uint8 [3, R, R]; with `whole_chunk` also its neighbours, which cost little more."""
         start = index // CHUNK * CHUNK
@@ -100,8 +96,11 @@ class GeneratedSource:
         stop = min(start + CHUNK, len(self)) if whole_chunk else index + 1
         yield from enumerate(self._sample(start, stop), start)
 
-    def w(self, indices: list[int]) -> Tensor:
+    def w(self, names: Sequence[str]) -> Tensor:
         """The codes that images were made from, [N, w_dim]."""
+        return self._codes([int(name.rpartition("_")[2]) for name in names])
+
+    def _codes(self, indices: Sequence[int]) -> Tensor:
         device = next(self.generator.parameters()).device
         mapping = self.generator.mapping
         latents = [self._latent(index) for index in indices]
@@ -118,7 +117,7 @@ class GeneratedSource:
             self._stored(start)
 
     def _sample(self, start: int, stop: int) -> np.ndarray:
-        ws = self.w(list(range(start, stop)))[:, None].expand(-1, self.generator.num_ws, -1)
+        ws = self._codes(range(start, stop))[:, None].expand(-1, self.generator.num_ws, -1)
         full = self.generator.resolution
         with torch.no_grad():  # of the full image, not by an early head: these are what such a head is trained on
             images = self.generator.synthesis(ws, noise_mode="const").clamp(-1, 1)

@@ -38,16 +38,18 @@ def build_w_encoder(domain: DomainConfig) -> WEncoder:
     return WEncoder(domain.w_encoder, w_dim=domain.generator.w_dim)
 
 
-def build_layerwise_encoder(domain: DomainConfig, generator: nn.Module) -> LayerwiseEncoder:
-    """E2, with one head per style of this generator."""
-    return LayerwiseEncoder(domain.layerwise_encoder, num_styles=generator.num_ws)
+def build_layerwise_encoder(domain: DomainConfig, hypernetwork: Hypernetwork) -> LayerwiseEncoder:
+    """E2, with one head per style that the generator has, or that these hypernetworks read."""
+    config = domain.layerwise_encoder
+    read = None if config.unread_heads else set(hypernetwork.style_indices.values())
+    return LayerwiseEncoder(config, num_styles=hypernetwork.num_ws, read=read)
 
 
 def build_hypernetwork(domain: DomainConfig, generator: nn.Module) -> Hypernetwork:
     """Hypernetworks for the weights of this generator."""
     config = domain.hypernetwork
     return Hypernetwork(
-        target_layers(generator, config.target_set),
+        target_layers(generator, config.target_set, config.left_out),
         generator.num_ws,
         domain.layerwise_encoder.feature_channels,
         feature_size=domain.layerwise_encoder.feature_size,
@@ -68,9 +70,6 @@ def build_hyperinverter(
 ) -> HyperInverter:
     """The whole method around a given (trained) generator and E1, or around random ones."""
     generator = build_generator(domain) if generator is None else generator
-    return HyperInverter(
-        generator,
-        build_w_encoder(domain) if w_encoder is None else w_encoder,
-        build_layerwise_encoder(domain, generator),
-        build_hypernetwork(domain, generator),
-    )
+    w_encoder = build_w_encoder(domain) if w_encoder is None else w_encoder
+    hypernetwork = build_hypernetwork(domain, generator)
+    return HyperInverter(generator, w_encoder, build_layerwise_encoder(domain, hypernetwork), hypernetwork)

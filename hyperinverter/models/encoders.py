@@ -6,6 +6,7 @@ Letters: N images, L styles (num_ws), C feature channels, w_dim numbers of a sty
 """
 
 import math
+from collections.abc import Collection
 
 import torch
 import torch.nn.functional as F
@@ -27,29 +28,35 @@ class WEncoder(Trunk):
     def __init__(self, config: EncoderConfig, *, w_dim: int = 512, input_channels: int = 3):
         super().__init__(config, input_channels=input_channels)
         self.w_dim = w_dim
-        self.linear = FullyConnected(self.widths[-1], w_dim)
+        self.pool = config.pool
+        self.linear = FullyConnected(self.widths[-1] * config.pool**2, w_dim)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [N, 3, H, W] in [-1, 1], any size -> offsets [N, w_dim]."""
         last = self.stages(images)[-1]
-        return self.linear(last.mean(dim=(2, 3)))
+        pooled = last.mean(dim=(2, 3)) if self.pool == 1 else F.adaptive_avg_pool2d(last, self.pool).flatten(1)
+        return self.linear(pooled)
 
 
 class FeaturePyramid(Trunk):
     """Trunk plus two lateral layers: the three-level pyramid under every encoder with one output per style.
 
-    The pyramid is as wide as the last stage, because that stage enters it without a layer of its own.
+    The pyramid is as wide as the last stage, which then enters it without a layer of its own, unless another width is
+    given.
     """
 
-    def __init__(self, config: EncoderConfig, *, input_channels: int = 3):
+    def __init__(self, config: EncoderConfig, *, input_channels: int = 3, pyramid_channels: int | None = None):
         super().__init__(config, input_channels=input_channels)
-        self.pyramid_channels = self.widths[3]
+        self.pyramid_channels = pyramid_channels or self.widths[3]
+        own = self.pyramid_channels == self.widths[3]
+        self.latlayer0 = nn.Identity() if own else nn.Conv2d(self.widths[3], self.pyramid_channels, 1)
         self.latlayer1 = nn.Conv2d(self.widths[2], self.pyramid_channels, 1)
         self.latlayer2 = nn.Conv2d(self.widths[1], self.pyramid_channels, 1)
 
     def pyramid(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Images of any size -> coarse, middle and fine map, each [N, pyramid_channels, size, size]."""
         _, c1, c2, c3 = self.stages(images)
+        c3 = self.latlayer0(c3)
         p2 = _upsampled(c3, c2) + self.latlayer1(c2)
         p1 = _upsampled(p2, c1) + self.latlayer2(c1)
         return c3, p2, p1
@@ -90,12 +97,14 @@ class MapToFeature(nn.Module):
 class LayerwiseEncoder(FeaturePyramid):
     """E2: image -> L feature maps, one per style of the generator.
 
+    Args:
+        read: styles that somebody reads; the features of others are zeros, without a head. None: all have heads.
     Raises:
         ValueError: a stage's map cannot be halved down to `feature_size`; names both sizes.
     """
 
-    def __init__(self, config: LayerwiseEncoderConfig, *, num_styles: int):
-        super().__init__(config)
+    def __init__(self, config: LayerwiseEncoderConfig, *, num_styles: int, read: Collection[int] | None = None):
+        super().__init__(config, pyramid_channels=config.pyramid_channels)
         self.num_styles = num_styles
         self.feature_channels = config.feature_channels
         self.feature_size = config.feature_size
@@ -106,13 +115,21 @@ class LayerwiseEncoder(FeaturePyramid):
                 self.pyramid_sizes[pyramid_level(style)],
                 config.feature_size,
             )
+            if read is None or style in read
+            else nn.Identity()
             for style in range(num_styles)
         )
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [N, 3, H, W] in [-1, 1], any size -> features [N, L, C, feature_size, feature_size]."""
         maps = self.pyramid(images)
-        return torch.stack([head(maps[pyramid_level(style)]) for style, head in enumerate(self.styles)], dim=1)
+        found = {
+            style: head(maps[pyramid_level(style)])
+            for style, head in enumerate(self.styles)
+            if not isinstance(head, nn.Identity)
+        }
+        unread = torch.zeros_like(next(iter(found.values())))
+        return torch.stack([found.get(style, unread) for style in range(self.num_styles)], dim=1)
 
     def pair(self, images: Tensor, w_images: Tensor) -> tuple[Tensor, Tensor]:
         """Features h of the inputs and h_w of the Phase I images, with the same weights.

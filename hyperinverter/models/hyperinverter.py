@@ -21,7 +21,8 @@ class HyperInverterOutput:
     Attributes:
         w: Phase I code, [N, w_dim].
         ws: the same, once per style, [N, L, w_dim].
-        w_image: Phase I image G(w), [N, 3, R, R], no gradient.
+        w_image: Phase I image G(w), [N, 3, r, r], no gradient; r is R, or less where E2 takes less and the generator
+            has a shorter way to it.
         tokens: layer name -> [N, D]; `Hypernetwork.decode` makes residuals of them.
         reconstruction: Phase II image G(w, theta + residuals), [N, 3, R, R]; None from `invert`.
         residuals: parameter name -> residual [N, O, I, k, k], decoded from the tokens; None from `invert`.
@@ -38,6 +39,9 @@ class HyperInverterOutput:
 class HyperInverter(nn.Module):
     """The whole method. Generator and E1 are frozen and stay in eval mode; Phase II trains E2 and the hypernetworks.
 
+    Attributes:
+        own_kernels: see `prepare`.
+        draws_px: side of the images that are drawn; None: the generator's. A trainer sets what its losses need.
     Raises:
         ValueError: parts that do not fit each other; names the two numbers.
     """
@@ -56,6 +60,7 @@ class HyperInverter(nn.Module):
         self.layerwise_encoder = layerwise_encoder
         self.hypernetwork = hypernetwork
         self.own_kernels: Residuals | None = None
+        self.draws_px: int | None = None
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "HyperInverter":
@@ -83,7 +88,7 @@ class HyperInverter(nn.Module):
         w = self.encode(images)
         ws = w[:, None].repeat(1, self.generator.num_ws, 1)  # [N, L, w_dim]
         with torch.no_grad():
-            w_image = self.render(ws)
+            w_image = self.synthesise(ws, self.own_kernels, resolution=self.draws_px or self._enough_for_e2())
         if self.hypernetwork.use_w_image_features:
             h, h_w = self.layerwise_encoder.pair(images, w_image)
         else:
@@ -95,9 +100,17 @@ class HyperInverter(nn.Module):
         residuals = self.own_kernels if tokens is None else self.hypernetwork.decode(tokens)
         return self.synthesise(ws, residuals, noise_mode)
 
-    def synthesise(self, ws: Tensor, residuals: Residuals | None, noise_mode: str = "const") -> Tensor:
+    def synthesise(
+        self, ws: Tensor, residuals: Residuals | None, noise_mode: str = "const", resolution: int | None = None
+    ) -> Tensor:
         """Styles [N, L, w_dim] and decoded residuals -> images [N, 3, R, R]; for several images from one decoding."""
-        return self.generator.synthesis(ws, weight_residuals=residuals, noise_mode=noise_mode)
+        resolution = self.draws_px if resolution is None else resolution
+        return self.generator.synthesis(ws, residuals, noise_mode, resolution)
+
+    def _enough_for_e2(self) -> int:
+        """The smallest side in px that the generator draws and E2 does not have to enlarge."""
+        sizes = [px for px in self.generator.synthesis.resolutions if px >= self.layerwise_encoder.input_size]
+        return min(sizes, default=self.generator.resolution)
 
     def forward(self, images: Tensor) -> HyperInverterOutput:
         """Both phases: images [N, 3, H, W] in [-1, 1] -> output with `reconstruction`, which carries the gradients."""

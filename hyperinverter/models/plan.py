@@ -31,12 +31,13 @@ def describe(config: CommandConfig | DomainConfig) -> str:
     domain = config if isinstance(config, DomainConfig) else config.domain
     with shapes_only():
         generator = build_generator(domain)
+        hypernetwork = build_hypernetwork(domain, generator)
         networks = {
             "generator (G)": generator,
             "discriminator (D)": build_discriminator(domain),
             "w_encoder (E1)": build_w_encoder(domain),
-            "layerwise_encoder (E2)": build_layerwise_encoder(domain, generator),
-            "hypernetwork (H)": (hypernetwork := build_hypernetwork(domain, generator)),
+            "layerwise_encoder (E2)": build_layerwise_encoder(domain, hypernetwork),
+            "hypernetwork (H)": hypernetwork,
         }
     return "\n".join(
         [

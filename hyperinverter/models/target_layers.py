@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from torch import nn
 
@@ -83,18 +84,29 @@ def stylegan2_target_layers(synthesis: nn.Module, target_set: str) -> list[Targe
     return [target_layer(name, shapes[name]) for name in target_names(max(resolutions), target_set) if name in shapes]
 
 
-def target_layers(generator: nn.Module, target_set: str = "conv_without_bias") -> list[TargetLayer]:
+def target_layers(
+    generator: nn.Module, target_set: str = "conv_without_bias", left_out: Sequence[str] = ()
+) -> list[TargetLayer]:
     """A generator's target layers, low to high resolution (StyleGAN2: in the published order).
 
     Args:
         generator: its `synthesis` tells its own (`target_layers`).
         target_set: `conv_without_bias` (every convolution with torgb), `conv_without_bias_without_torgb`, or
             `all_without_bias` (the first set, then the weights of the style affines in the same order).
+        left_out: names, or patterns with `*`, of layers that are not to be changed.
 
     Raises:
-        ValueError: unknown target set, or nothing in the generator that looks like a synthesis network.
+        ValueError: unknown target set, a pattern that fits no layer or every layer, or nothing in the generator that
+            looks like a synthesis network.
     """
     if target_set not in TARGET_SETS:
         raise ValueError(f"target_set: got {target_set!r}, expected one of {', '.join(TARGET_SETS)}")
     own = getattr(generator.synthesis, "target_layers", None)
-    return stylegan2_target_layers(generator.synthesis, target_set) if own is None else own(target_set)
+    found = stylegan2_target_layers(generator.synthesis, target_set) if own is None else own(target_set)
+    for pattern in left_out:
+        if not any(fnmatchcase(layer.name, pattern) for layer in found):
+            raise ValueError(f"hypernetwork.left_out: {pattern!r} fits none of {', '.join(t.name for t in found)}")
+    kept = [layer for layer in found if not any(fnmatchcase(layer.name, pattern) for pattern in left_out)]
+    if not kept:
+        raise ValueError(f"hypernetwork.left_out: {', '.join(left_out)} leave no layer to change")
+    return kept

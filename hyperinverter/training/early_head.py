@@ -85,7 +85,7 @@ def train(config: EarlyHeadConfig) -> dict[str, float]:
     progress = restore(resumed, state, {optimizer: config.optimizer}, data=tuple(data))
 
     def draw(source: GeneratedSource, names: list[str]) -> Tensor:
-        w = source.w([source.index_of(name) for name in names])
+        w = source.w(names)
         with torch.no_grad():
             x = generator.synthesis.early_features(w[:, None].expand(-1, generator.num_ws, -1))
         return head(x, w, {})

@@ -5,6 +5,7 @@ of L2, LPIPS and identity, Ranger, rate 1e-4, batch 8; as pSp (Richardson et al.
 Letters: N images, R pixels, L styles.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hyperinverter.config.schema import Phase1Config
-from hyperinverter.data import open_training_data, reports
+from hyperinverter.data import Batches, open_training_data, reports
 from hyperinverter.losses import build_losses
 from hyperinverter.models.encoders import WEncoder
 from hyperinverter.models.stylegan2 import Generator
@@ -27,17 +28,26 @@ from hyperinverter.training.guard import guarded
 from hyperinverter.training.optim import build_optimizer, in_parts, set_rates, step_over_parts
 from hyperinverter.training.progress import due_at, or_stop
 from hyperinverter.training.resume import find_state, restore, save_state
-from hyperinverter.training.start import load_discriminator_of_losses, notes_on_photos, start_w_encoder
+from hyperinverter.training.start import (
+    load_discriminator_of_losses,
+    notes_on_photos,
+    start_w_encoder,
+    training_resolution,
+)
 from hyperinverter.training.validation import sample_images, side_by_side, validate
 from hyperinverter.utils.device import place
 from hyperinverter.utils.distributed import check_divides, in_all_processes, is_main, place_of
 
 
-def reconstruct(generator: Generator, w_encoder: WEncoder, images: Tensor) -> Tensor:
-    """Phase I on a batch: images [N,3,R,R] -> G(E1(x) + w_avg), [N,3,R,R] float32."""
-    w = w_encoder(images).float() + generator.mapping.w_avg  # [N, w_dim]
+def reconstruct(generator: Generator, w_encoder: WEncoder, images: Tensor, resolution: int | None = None) -> Tensor:
+    """Phase I on a batch: images [N,3,H,W] -> G(E1(x) + w_avg), [N,3,R,R] float32; R is G's own, or `resolution`."""
+    return draw(generator, w_encoder(images).float() + generator.mapping.w_avg, resolution)
+
+
+def draw(generator: Generator, w: Tensor, resolution: int | None = None) -> Tensor:
+    """w [N, w_dim] -> images [N,3,R,R] float32."""
     ws = w[:, None].repeat(1, generator.num_ws, 1)  # [N, L, w_dim]
-    return generator.synthesis(ws, noise_mode="const").float()
+    return generator.synthesis(ws, noise_mode="const", resolution=resolution).float()
 
 
 @in_all_processes
@@ -64,9 +74,12 @@ def train(config: Phase1Config) -> dict[str, float]:
     w_encoder, origin = start_w_encoder(domain, generator, config.init_from)
     w_encoder = place(w_encoder, device).requires_grad_(True).train()
     w_encoder = synchronised(w_encoder, config.sync_batchnorm)
-    train_data, validation_data = open_training_data(config.data, domain, config.seed, generator, device)
-    losses = build_losses(config.loss_weights, discriminator=discriminator, loss_resolution=domain.loss_resolution)
-    losses = losses.to(device).eval()
+    losses = None  # with the distance of codes alone, no image is drawn in a step
+    if any(config.loss_weights.values()) or not config.w_loss_weight:
+        losses = build_losses(config.loss_weights, discriminator=discriminator, loss_resolution=domain.loss_resolution)
+        losses = losses.to(device).eval()
+    size = training_resolution(generator, domain, losses)
+    train_data, validation_data = open_training_data(config.data, domain, config.seed, generator, device, size)
     optimizer = build_optimizer(w_encoder.parameters(), config.optimizer)
     changes = RandomChanges(config.augment, config.augment_p, device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
@@ -84,10 +97,17 @@ def train(config: Phase1Config) -> dict[str, float]:
         info = {"trainer": "train_phase1", "step": progress.step, "images_seen": progress.position, "validation": found}
         save_part(folder, "w_encoder.safetensors", w_encoder, domain, frozen=frozen, info=info, what=what)
 
-    def measure(images: Tensor) -> dict[str, Tensor]:
+    def measure(images: Tensor, true_w: Tensor | None) -> dict[str, Tensor]:
         with autocast:
-            total, parts = losses(reconstruct(generator, w_encoder, images), images)
+            w = w_encoder(images).float() + generator.mapping.w_avg
+            total, parts = (0.0, {}) if losses is None else losses(draw(generator, w, size), images)
+            if true_w is not None:
+                parts["w"] = (w - true_w).square().mean()
+                total = total + config.w_loss_weight * parts["w"]
         return {"loss": total, **parts}
+
+    def true_w(data: Batches, names: Sequence[str]) -> Tensor | None:
+        return data.source.w(names).to(device) if config.w_loss_weight else None
 
     with (
         Run(output, config, progress.step) as run,
@@ -101,10 +121,14 @@ def train(config: Phase1Config) -> dict[str, float]:
         while progress.step < schedule.max_steps:
             # -- one step
             due = due_at(progress.step + 1, schedule)
-            images, _ = train_data.get(progress.position, schedule.batch_size)
-            parts = in_parts(changes.photos(images.to(device)), config.gradient_accumulation)
+            images, names = train_data.get(progress.position, schedule.batch_size)
+            count, codes = config.gradient_accumulation, true_w(train_data, names)
+            image_parts = in_parts(changes.photos(images.to(device)), count)
+            parts = list(zip(image_parts, [None] * count if codes is None else in_parts(codes, count), strict=True))
             set_rates(progress.step, schedule, {optimizer: config.optimizer})
-            values = step_over_parts(optimizer, measure, parts, clip=config.gradient_clip, measure=due.look)
+            values = step_over_parts(
+                optimizer, lambda part: measure(*part), parts, clip=config.gradient_clip, measure=due.look
+            )
             average_running_statistics(w_encoder)
             progress.step += 1
             progress.position += schedule.batch_size
@@ -123,10 +147,15 @@ def train(config: Phase1Config) -> dict[str, float]:
             w_encoder.eval()
             if due.images and is_main():
                 with torch.no_grad(), autocast:
-                    grid = side_by_side(shown, reconstruct(generator, w_encoder, shown))
+                    grid = side_by_side(shown, reconstruct(generator, w_encoder, shown, size))
                 run.images(progress.step, "input_phase1", grid, columns=4)
             if due.validation:
-                found = validate(measure, validation_data, schedule, device)
+                found = validate(
+                    lambda images, names: measure(images, true_w(validation_data, names)),
+                    validation_data,
+                    schedule,
+                    device,
+                )
                 if progress.log_validation(run, found):
                     write_model(output / "model", "best step so far" if found else "latest step", found)
             w_encoder.train()

@@ -43,7 +43,12 @@ from hyperinverter.training.optim import (
 )
 from hyperinverter.training.progress import due_at, or_stop
 from hyperinverter.training.resume import find_state, restore, save_state
-from hyperinverter.training.start import load_discriminator_of_losses, notes_on_photos, start_hyperinverter
+from hyperinverter.training.start import (
+    load_discriminator_of_losses,
+    notes_on_photos,
+    start_hyperinverter,
+    training_resolution,
+)
 from hyperinverter.training.validation import sample_images, side_by_side, validate
 from hyperinverter.utils.device import place
 from hyperinverter.utils.distributed import check_divides, in_all_processes, is_main, place_of
@@ -176,11 +181,14 @@ def train(config: Phase2Config) -> dict[str, float]:
     model = place(model, device).train()
     model.generator.synthesis.recompute_from_px = config.recompute_from_px
     model.layerwise_encoder = synchronised(model.layerwise_encoder, config.sync_batchnorm)
-    train_data, validation_data = open_training_data(config.data, domain, config.seed, model.generator, device)
+    # every loss but the adversarial one may need less than full images
+    build = {"discriminator": discriminator, "loss_resolution": domain.loss_resolution}
+    losses = build_losses(config.loss_weights, **build).to(device).eval()
+    size = domain.resolution if gan.weight > 0 else training_resolution(model.generator, domain, losses)
+    model.draws_px = size
+    train_data, validation_data = open_training_data(config.data, domain, config.seed, model.generator, device, size)
     if gan.weight > 0 and discriminator is None:
         discriminator = load_discriminator(weights_file(domain, "discriminator"), domain).requires_grad_(False)
-    losses = build_losses(config.loss_weights, discriminator=discriminator, loss_resolution=domain.loss_resolution)
-    losses = losses.to(device).eval()
     optimizer = build_optimizer(model.trainable_parameters(), config.optimizer)
     rates = {optimizer: config.optimizer}
     parts = {"layerwise_encoder": model.layerwise_encoder, "hypernetwork": model.hypernetwork, "optimizer": optimizer}
@@ -292,7 +300,7 @@ def train(config: Phase2Config) -> dict[str, float]:
                 grid = side_by_side(shown, found.w_image, found.reconstruction)
                 run.images(progress.step, "input_phase1_phase2", grid, columns=6)
             if due.validation:
-                found = validate(measure, validation_data, schedule, device)
+                found = validate(lambda images, _: measure(images), validation_data, schedule, device)
                 if progress.log_validation(run, found):
                     write_model(output / "model", "best step so far" if found else "latest step", found)
                     if gan.weight > 0 and not adversarial and is_main():

@@ -13,6 +13,7 @@ from hyperinverter.checkpoint import ModelFile, read_model
 from hyperinverter.config.schema import FROM_E1, DomainConfig, Phase1Config, Phase2Config
 from hyperinverter.data import Batches
 from hyperinverter.extractors.framing import look_at_some
+from hyperinverter.losses import TotalLoss
 from hyperinverter.models.backbones import Trunk
 from hyperinverter.models.build import build_hyperinverter, build_w_encoder
 from hyperinverter.models.encoders import WEncoder
@@ -24,7 +25,7 @@ from hyperinverter.pretrained.ready import load_discriminator, load_model, load_
 from hyperinverter.utils.distributed import is_main
 from hyperinverter.utils.errors import UserError
 
-TRUNK_PARTS = ("input_layer.", "conv1.", "bn1.", "relu.", "body.")
+TRUNK_PARTS = ("input_layer.", "conv1.", "bn1.", "relu.", "body.", "_conv_stem.", "_bn0.", "_blocks.")
 # torchvision's stem ends in a ReLU (ours is a PReLU, which starts at slope 0.25); old files count no batches.
 MAY_BE_MISSING = ("relu.weight", ".num_batches_tracked")
 
@@ -47,6 +48,17 @@ def start_w_encoder(domain: DomainConfig, generator: Generator, init_from: str |
     if domain.w_encoder.init is None:
         return w_encoder, "E1 starts from random weights"
     return w_encoder, f"E1's trunk starts from {load_trunk(w_encoder, domain.w_encoder.init, 'w_encoder')}"
+
+
+def training_resolution(generator: nn.Module, domain: DomainConfig, losses: TotalLoss | None) -> int:
+    """Side in px at which reconstructions are drawn in training: the smallest that the generator draws and losses take.
+
+    A generator with an early head then leaves its last layer out; another draws its full images.
+    """
+    if losses is not None and any(loss.needs_full_resolution for loss in losses.losses.values()):
+        return domain.resolution
+    enough = [size for size in generator.synthesis.resolutions if size >= domain.loss_resolution]
+    return min(enough, default=domain.resolution)
 
 
 def notes_on_photos(data: Batches, domain: DomainConfig, step: int) -> list[str]:
@@ -126,7 +138,7 @@ def load_trunk(trunk: Trunk, init: str, section: str) -> Path:
     wanted = {key: value for key, value in trunk.state_dict().items() if key.startswith(TRUNK_PARTS)}
     missing = [key for key in wanted if key not in source and not key.endswith(MAY_BE_MISSING)]
     misshapen = [key for key, value in wanted.items() if key in source and source[key].shape != value.shape]
-    foreign = [key for key in source if key.startswith("body.") and key not in wanted]
+    foreign = [key for key in source if key.startswith(("body.", "_blocks.")) and key not in wanted]
     if missing or misshapen or foreign:
         raise UserError(
             f"domain.{section}.init: {path} holds another trunk than {section} is ({len(missing)} tensors missing, "

@@ -33,20 +33,23 @@ class Best:
 
 @torch.no_grad()
 def validate(
-    losses: Callable[[Tensor], dict[str, Tensor]], data: Batches, schedule: ScheduleConfig, device: torch.device
+    losses: Callable[[Tensor, list[str]], dict[str, Tensor]],
+    data: Batches,
+    schedule: ScheduleConfig,
+    device: torch.device,
 ) -> dict[str, float]:
     """Mean of each loss over the validation images (a smaller last batch counts by its images, not as a batch).
 
     Several processes share the batches, and all get the numbers that one would get.
 
     Args:
-        losses: images [N,3,R,R] -> name -> mean over these images []; networks are in eval mode already.
+        losses: images [N,3,R,R] and their names -> loss -> mean over these images []; networks are in eval mode.
     Returns:
         Empty when there are no validation images.
     """
     own: list[tuple[int, int, dict[str, Tensor]]] = []
-    for number, images, _ in data.own_in_order(schedule.batch_size, schedule.validation_images):
-        own.append((number, len(images), losses(images.to(device))))
+    for number, images, names in data.own_in_order(schedule.batch_size, schedule.validation_images):
+        own.append((number, len(images), losses(images.to(device), names)))
     fetched = [(number, n, {name: float(value) for name, value in values.items()}) for number, n, values in own]
     found = gather_numbered(fetched)
     if not found:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hyperinverter.config.schema import TRUNKS, EncoderConfig
+from hyperinverter.config.schema import EFFICIENTNET_LITE0, TRUNKS, EncoderConfig
 from hyperinverter.models.backbones import Trunk
 from hyperinverter.models.backbones.irse import IRUnit, SqueezeExcitation
 from hyperinverter.models.plan import shapes_only
@@ -20,7 +20,10 @@ def small(**changes) -> EncoderConfig:
     return EncoderConfig(**{**numbers, **changes})
 
 
-@pytest.mark.parametrize("kind", TRUNKS)
+SIZED_BY_NUMBERS = [kind for kind in TRUNKS if kind != "efficientnet_lite0"]
+
+
+@pytest.mark.parametrize("kind", SIZED_BY_NUMBERS)
 @pytest.mark.parametrize("stem_stride", [1, 2])
 @pytest.mark.parametrize("input_size", [24, 17])
 def test_stages_have_the_promised_widths_and_sizes(kind, stem_stride, input_size):
@@ -72,3 +75,20 @@ def test_impossible_numbers_are_all_named():
         Trunk(small(trunk="vgg", widths=[1, 2], stem_stride=0))
     with pytest.raises(ValueError, match=r"expected \[N, 3, H, W\]"):
         Trunk(small()).stages(torch.zeros(1, 1, 24, 24))
+
+
+def test_efficientnet_lite0_has_its_published_size_and_padding():
+    """4.65 million weights with the head of 320 x 1280 and 1280 x 1000 that a trunk leaves out; SAME padding."""
+    config = EncoderConfig(trunk="efficientnet_lite0", input_size=64, **EFFICIENTNET_LITE0)
+    trunk = Trunk(config).eval()
+    head = 320 * 1280 + 2 * 1280 + 1280 * 1000 + 1000
+    assert sum(p.numel() for p in trunk.parameters()) + head == 4_652_008
+    maps = trunk.stages(torch.randn(1, 3, 64, 64))
+    assert [tuple(x.shape[1:]) for x in maps] == [(24, 16, 16), (40, 8, 8), (112, 4, 4), (320, 2, 2)]
+    image = torch.randn(1, 3, 64, 64)
+    # a strided 3x3 on an even side begins at the first pixel and gets its border at the right and the bottom
+    stem = trunk._conv_stem
+    expected = (image[0, :, :3, :3] * stem.weight[5]).sum()
+    torch.testing.assert_close(stem(image)[0, 5, 0, 0], expected)
+    corner = torch.nn.functional.pad(image, (0, 1, 0, 1))[0, :, 62:65, 62:65]
+    torch.testing.assert_close(stem(image)[0, 5, -1, -1], (corner * stem.weight[5]).sum())

@@ -145,3 +145,26 @@ def test_training_in_one_call_equals_two_passes():
 def test_w_encoder_offset_has_the_generators_w_dim():
     encoder = WEncoder(tiny(), w_dim=20)
     assert encoder(torch.randn(2, 3, 50, 50)).shape == (2, 20)
+
+
+def test_pooled_cells_reach_w_from_their_own_place():
+    """pool=2: w depends on where something is; a cell's columns of the linear layer see that quarter alone."""
+    encoder = WEncoder(
+        EncoderConfig(**{**RESNET34, "widths": [4, 4, 4, 4], "input_size": 64, "pool": 2}), w_dim=5
+    ).eval()
+    assert encoder.linear.weight.shape == (5, 16)
+    images = torch.randn(1, 3, 64, 64)
+    last = encoder.stages(images)[-1]
+    half = last.shape[-1] // 2
+    cells = [last[:, :, i : i + half, j : j + half].mean(dim=(2, 3)) for i in (0, half) for j in (0, half)]
+    expected = encoder.linear(torch.stack(cells, dim=2).flatten(1))
+    torch.testing.assert_close(encoder(images), expected)
+
+
+def test_heads_that_nobody_reads_are_left_out_and_a_narrower_pyramid_gets_its_layer():
+    encoder = LayerwiseEncoder(tiny(pyramid_channels=10), num_styles=9, read={0, 4, 8}).eval()
+    keys = {key.split(".")[1] for key in encoder.state_dict() if key.startswith("styles.")}
+    assert keys == {"0", "4", "8"} and encoder.latlayer0.weight.shape == (10, 24, 1, 1)
+    features = encoder(torch.randn(2, 3, 32, 32))
+    assert features.shape == (2, 9, 12, 8, 8)
+    assert [bool(features[:, i].any()) for i in range(9)] == [i in (0, 4, 8) for i in range(9)]

@@ -290,10 +290,12 @@ def test_validation_is_a_mean_over_images_not_over_batches(make_config):
                 yield number, batch, ["name"] * len(batch)
 
     schedule = make_config("phase1").schedule
-    found = validate(lambda images: {"loss": images.mean()}, Five(), schedule, torch.device("cpu"))
+    found = validate(lambda images, names: {"loss": images.mean()}, Five(), schedule, torch.device("cpu"))
     assert found == {"loss": pytest.approx(2.0)}  # batches of 4 and 1 have means 1.5 and 4
     schedule.validation_images = 2
-    assert validate(lambda images: {"loss": images.mean()}, Five(), schedule, torch.device("cpu")) == {"loss": 0.5}
+    assert validate(lambda images, names: {"loss": images.mean()}, Five(), schedule, torch.device("cpu")) == {
+        "loss": 0.5
+    }
 
 
 def test_best_ignores_what_is_no_number():

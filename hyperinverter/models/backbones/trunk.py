@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hyperinverter.config.schema import TRUNKS, EncoderConfig
+from hyperinverter.models.backbones.efficientnet import efficientnet_modules
 from hyperinverter.models.backbones.irse import irse_modules
 from hyperinverter.models.backbones.resnet import resnet_modules
 
@@ -38,14 +39,17 @@ class Trunk(nn.Module):
         super().__init__()
         _check(config, input_channels)
         sizes = (config.stem_width, config.stem_stride, config.widths, config.depths, config.strides)
-        if config.trunk == "resnet":
+        if config.trunk == "efficientnet_lite0":
+            modules = efficientnet_modules(input_channels=input_channels)
+        elif config.trunk == "resnet":
             modules = resnet_modules(*sizes, input_channels=input_channels)
         else:
             squeeze_excitation = config.trunk == "ir_se"
             modules = irse_modules(*sizes, squeeze_excitation=squeeze_excitation, input_channels=input_channels)
         for name, module in modules.items():
             self.add_module(name, module)
-        self._stem_names = tuple(name for name in modules if name != "body")
+        *self._stem_names, self._body_name = modules
+        self.antialias = config.antialias
         self._stage_ends = tuple(accumulate(config.depths))
         self.input_channels = input_channels
         self.input_size = config.input_size
@@ -55,13 +59,14 @@ class Trunk(nn.Module):
         self.stage_sizes = tuple(accumulate(config.strides, _strided, initial=after_stem))[1:]
 
     def resize(self, images: Tensor) -> Tensor:
-        """Images [N, 3, H, W] -> the trunk's input size: bilinear, half-pixel centres, no antialias (published)."""
+        """Images [N, 3, H, W] -> the trunk's input size: bilinear, half-pixel centres; published: no antialias."""
         if images.ndim != 4 or images.shape[1] != self.input_channels:
             expected = f"[N, {self.input_channels}, H, W]" + (" (RGB in [-1, 1])" if self.input_channels == 3 else "")
             raise ValueError(f"images: got shape {list(images.shape)}, expected {expected}")
         if images.shape[2:] == self.input_shape:
             return images
-        return F.interpolate(images, size=self.input_shape, mode="bilinear", align_corners=False)
+        size, antialias = self.input_shape, self.antialias
+        return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=antialias)
 
     def stem(self, images: Tensor) -> Tensor:
         """Images [N, input_channels, S, S] at the input size -> [N, stem_width, S/stem_stride, S/stem_stride]."""
@@ -74,7 +79,7 @@ class Trunk(nn.Module):
         """Images of any size -> the maps after the four stages, high to low resolution."""
         x = self.stem(self.resize(images))
         maps = []
-        for number, unit in enumerate(self.get_submodule("body"), start=1):
+        for number, unit in enumerate(self.get_submodule(self._body_name), start=1):
             x = unit(x)
             if number in self._stage_ends:
                 maps.append(x)

@@ -1,0 +1,124 @@
+"""What the settings of a domain must fulfil beyond their type; `checks.py` walks them."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import fields
+from typing import Any
+
+from hyperinverter.config import schema as s
+from hyperinverter.config.rules import (
+    Problem,
+    at_least,
+    between_0_and_1,
+    choice,
+    file_names,
+    not_empty,
+    positive,
+    power_of_two,
+)
+
+
+def _generator(c: s.GeneratorConfig) -> Iterator[Problem]:
+    yield from at_least(c, 1, "z_dim w_dim")
+    yield from between_0_and_1(c, "w_avg_beta")
+    yield from choice(c, "architecture", s.GENERATORS)
+    yield from _networks(c)
+    if c.architecture == s.MOBILE:
+        usual = s.GeneratorConfig()
+        own = {"z_dim", "w_dim", "mapping_layers", "channel_base", "channel_max", "architecture"}
+        foreign = [f.name for f in fields(c) if f.name not in own and getattr(c, f.name) != getattr(usual, f.name)]
+        if foreign:
+            yield Problem(tuple(foreign), f"is a key of StyleGAN2, which {s.MOBILE} has not; leave it out")
+
+
+def _discriminator(c: s.DiscriminatorConfig) -> Iterator[Problem]:
+    yield from at_least(c, 1, "mbstd_group_size cmap_dim")
+    yield from at_least(c, 0, "mbstd_num_channels")
+    yield from choice(c, "epilogue_activation", s.ACTIVATIONS)
+    yield from choice(c, "architecture", s.ARCHITECTURES)
+    yield from _networks(c)
+
+
+def _networks(c: s.GeneratorConfig | s.DiscriminatorConfig) -> Iterator[Problem]:
+    yield from at_least(c, 1, "channel_base channel_max img_channels mapping_embed_features mapping_layer_features")
+    yield from at_least(c, 0, "c_dim mapping_layers")
+    yield from choice(c, "activation", s.ACTIVATIONS)
+    yield from choice(c, "mapping_activation", s.ACTIVATIONS)
+    yield from positive(c, "conv_clamp mapping_lr_multiplier")
+    if sum(c.resample_filter) == 0:
+        yield Problem(("resample_filter",), f"must be taps with a sum other than zero, got {c.resample_filter}")
+
+
+def _encoder(c: s.EncoderConfig) -> Iterator[Problem]:
+    yield from choice(c, "trunk", s.TRUNKS)
+    yield from power_of_two(c, "input_size", 16)
+    yield from at_least(c, 1, "stem_width")
+    for key in ("widths", "depths", "strides"):
+        values = getattr(c, key)
+        if len(values) != 4:
+            yield Problem((key,), f"must have 4 entries, one per stage; got {len(values)}: {values}")
+        elif key == "strides" and not set(values) <= {1, 2}:
+            yield Problem((key,), f"each stage keeps (1) or halves (2) the size; got {values}")
+        elif min(values) < 1:
+            yield Problem((key,), f"each must be 1 or more, got {values}")
+    yield from at_least(c, 1, "pool")
+    if c.trunk == "efficientnet_lite0":
+        for key, value in s.EFFICIENTNET_LITE0.items():
+            if getattr(c, key) != value:
+                yield Problem(
+                    (key,), f"is {value} for trunk efficientnet_lite0, which has one size; got {getattr(c, key)}"
+                )
+    if c.stem_stride not in (1, 2):
+        yield Problem(("stem_stride",), f"must be 1 (3x3 stem) or 2 (7x7 stem), got {c.stem_stride}")
+
+
+def _layerwise_encoder(c: s.LayerwiseEncoderConfig) -> Iterator[Problem]:
+    yield from at_least(c, 1, "feature_channels pyramid_channels")
+    yield from power_of_two(c, "feature_size", 8)  # the hypernetworks halve it three times
+    last = c.input_size // (c.stem_stride * math.prod(c.strides))
+    if len(c.strides) == 4 and last < c.feature_size:
+        message = (
+            f"({c.strides}, stem {c.stem_stride}) bring {c.input_size} px down to {last} px, below feature_size "
+            f"({c.feature_size}); write 1 for some strides or raise input_size"
+        )
+        yield Problem(("strides", "input_size", "stem_stride", "feature_size"), message)
+
+
+def _hypernetwork(c: s.HypernetworkConfig) -> Iterator[Problem]:
+    yield from at_least(c, 1, "hidden_size fusion_channels transformer_channels")
+    yield from choice(c, "target_set", s.TARGET_SETS)
+    yield from choice(c, "weight_layout", s.WEIGHT_LAYOUTS)
+    yield from choice(c, "style_index", s.STYLE_INDICES)
+    yield from choice(c, "init", s.HYPERNETWORK_INITS)
+    yield from choice(c, "token_range", s.TOKEN_RANGES)
+
+
+def _domain(c: s.DomainConfig) -> Iterator[Problem]:
+    yield from not_empty(c, "name")
+    yield from file_names("name", filter(None, [c.name]))
+    yield from file_names("directions", c.directions, each_has_a_key=True)
+    yield from choice(c, "kind", ("faces", "scenes"))
+    yield from choice(c, "alignment", ("ffhq", "none"))
+    yield from power_of_two(c, "resolution", 8)
+    yield from power_of_two(c, "loss_resolution", 8)
+    if c.alignment == "ffhq" and c.kind == "scenes":
+        yield Problem(("alignment", "kind"), "ffhq aligns faces, but kind is scenes; write alignment: none")
+    if c.w_encoder.init == s.FROM_E1:
+        message = f"{s.FROM_E1} is E1 itself, from which only layerwise_encoder can start; write init: null"
+        yield Problem(("w_encoder.init",), message)
+    if c.layerwise_encoder.init == s.FROM_E1:
+        for key in ("trunk", "stem_width", "stem_stride", "widths", "depths"):
+            e1, e2 = getattr(c.w_encoder, key), getattr(c.layerwise_encoder, key)
+            if e1 != e2:
+                message = f"starts E2 from E1, but {key} is {e2} for E2 and {e1} for E1; make them equal, or init: null"
+                yield Problem(("layerwise_encoder.init", f"layerwise_encoder.{key}"), message)
+
+
+DOMAIN_CHECKS: dict[type, Callable[[Any], Iterable[Problem]]] = {
+    s.GeneratorConfig: _generator,
+    s.DiscriminatorConfig: _discriminator,
+    s.EncoderConfig: _encoder,
+    s.LayerwiseEncoderConfig: _layerwise_encoder,
+    s.HypernetworkConfig: _hypernetwork,
+    s.DomainConfig: _domain,
+}

@@ -1,0 +1,184 @@
+"""A domain of the MobileStyleGAN architecture through its trainers, and images that are sampled once into a store."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hyperinverter import load
+from hyperinverter.checkpoint import read_model, save_model
+from hyperinverter.config.schema import (
+    MOBILE,
+    DataConfig,
+    DomainConfig,
+    EarlyHeadConfig,
+    GeneratorConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    WeightsConfig,
+)
+from hyperinverter.data.generated import CHUNK, GeneratedSource
+from hyperinverter.models.build import build_generator
+from hyperinverter.models.mobile_stylegan import mean_w
+from hyperinverter.pretrained.load import load_generator, load_model
+from hyperinverter.training import early_head, phase1, phase2
+from hyperinverter.utils.errors import UserError
+
+from .conftest import stats, tiny_config
+
+
+@pytest.fixture(scope="module")
+def domain(tiny_domain: DomainConfig, tmp_path_factory: pytest.TempPathFactory) -> DomainConfig:
+    """64 px, losses at 16 px; its generator in a folder."""
+    generator = GeneratorConfig(
+        architecture=MOBILE, z_dim=16, w_dim=16, mapping_layers=2, channel_base=512, channel_max=16
+    )
+    e2 = replace(tiny_domain.layerwise_encoder, unread_heads=False)
+    hypernetwork = replace(tiny_domain.hypernetwork, left_out=["layers.2.*", "to_img.weight"])
+    sizes = {"resolution": 64, "loss_resolution": 16, "name": "mobile"}
+    domain = replace(tiny_domain, generator=generator, layerwise_encoder=e2, hypernetwork=hypernetwork, **sizes)
+    folder = tmp_path_factory.mktemp("mobile")
+    torch.manual_seed(0)
+    network = build_generator(domain)
+    network.mapping.w_avg.copy_(mean_w(network.mapping, 1000))
+    config = {"domain": "mobile", "resolution": 64, "loss_resolution": 16, "generator": asdict(generator)}
+    save_model(folder / "generator.safetensors", network, kind="generator", config=config)
+    return replace(domain, weights=WeightsConfig(folder=str(folder)))
+
+
+def head_config(domain: DomainConfig, output: Path, **changes) -> EarlyHeadConfig:
+    schedule = {"max_steps": 4, "batch_size": 2, "log_every": 2, "validate_every": 2, "save_every": 2}
+    schedule |= changes.pop("schedule", {})
+    data = {"kind": "generated", "num_generated": 8, "validation_fraction": 0.5, "truncation_psi_from": 0.5}
+    return EarlyHeadConfig(
+        domain=domain,
+        output=str(output),
+        data=DataConfig(**data, store=str(output.parent / "store")),
+        schedule=ScheduleConfig(**schedule),
+        optimizer=OptimizerConfig(lr=2e-3),
+        channels=8,
+        loss_weights={"l2": 1.0},
+        device="cpu",
+        threads=1,
+    )
+
+
+@pytest.fixture(scope="module")
+def with_head(domain: DomainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder of the domain's generator and a trained early head."""
+    output = tmp_path_factory.mktemp("head") / "run"
+    early_head.train(head_config(domain, output))
+    return output / "model"
+
+
+def test_an_early_head_learns_and_lies_beside_its_generator(domain, with_head, tmp_path):
+    summary = early_head.train(head_config(domain, tmp_path / "run", schedule={"max_steps": 30}))
+    losses = [line["validation/l2"] for line in stats(tmp_path / "run") if "validation/l2" in line]
+    assert losses[-1] < losses[0] and summary["best/loss"] == min(losses)
+    generator = load_generator(with_head)
+    assert generator.synthesis.resolutions == (16, 64)
+    assert generator.weights_hash == load_generator(Path(domain.weights.folder)).weights_hash
+    file = read_model(with_head / "early_head.safetensors", "early_head")
+    assert file.requires == {"generator": generator.weights_hash} and file.config["channels"] == 8
+
+
+def test_an_interrupted_head_ends_as_an_uninterrupted_one(domain, with_head, tmp_path):
+    early_head.train(head_config(domain, tmp_path / "run", schedule={"max_steps": 2}))
+    early_head.train(head_config(domain, tmp_path / "run"))
+    files = [read_model(folder / "early_head.safetensors") for folder in (with_head, tmp_path / "run" / "model")]
+    assert files[0].hash == files[1].hash
+
+
+def test_a_head_of_another_generator_is_refused(domain, with_head, tmp_path):
+    generator = build_generator(domain)
+    file = read_model(with_head / "generator.safetensors")
+    save_model(tmp_path / "generator.safetensors", generator, kind="generator", config=file.config)
+    (tmp_path / "early_head.safetensors").write_bytes((with_head / "early_head.safetensors").read_bytes())
+    with pytest.raises(UserError, match="was trained for generator"):
+        load_generator(tmp_path)
+
+
+def test_both_phases_train_through_the_head_and_render_full_images(domain, with_head, photos, tmp_path, monkeypatch):
+    """Losses at 16 px never draw 64 px; what was learned renders at 64 px, edits and all."""
+    sizes = []
+    forward = torch.nn.Module.__call__
+    domain = replace(domain, weights=WeightsConfig(folder=str(with_head)))
+
+    def watch(module, *args, **kwargs):
+        out = forward(module, *args, **kwargs)
+        if type(module).__name__ == "MobileSynthesis":
+            sizes.append(out.shape[-1])
+        return out
+
+    monkeypatch.setattr(torch.nn.Module, "__call__", watch)
+    schedule = {"max_steps": 3, "validate_every": 3}
+    config = tiny_config("phase1", with_head, photos, tmp_path / "one", domain, schedule=schedule)
+    phase1.train(config)
+    folder = tmp_path / "one" / "model"
+    config = tiny_config("phase2", folder, photos, tmp_path / "two", domain, schedule=schedule)
+    config.adversarial.weight = 0.0
+    phase2.train(config)
+    assert set(sizes) == {16}
+    sizes.clear()
+    model = load(tmp_path / "two" / "model")
+    inversion = model.invert(photos / "00.png")
+    assert model.render(inversion).shape == (1, 3, 64, 64)
+    assert sizes == [16, 64]  # the Phase I image that E2 looks at, and the picture
+    network = load_model(tmp_path / "two" / "model").network
+    assert not any(name.startswith(("layers.2", "to_img")) for name in network.hypernetwork.targets)
+
+
+def test_codes_are_learned_from_samples_without_drawing(domain, photos, tmp_path):
+    """Phase I with the distance of codes alone: the loss is that distance, and it falls."""
+    data = DataConfig(kind="generated", num_generated=16, validation_fraction=0.5, flip=False)
+    schedule = {"max_steps": 40, "validate_every": 20}
+    settings = {"data": data, "loss_weights": {}, "w_loss_weight": 2.0, "schedule": schedule}
+    config = tiny_config("phase1", Path(domain.weights.folder), photos, tmp_path / "w", domain, **settings)
+    phase1.train(config)
+    rows = [line for line in stats(tmp_path / "w") if "validation/w" in line]
+    assert rows[-1]["validation/w"] < rows[0]["validation/w"]
+    assert rows[0]["validation/loss"] == pytest.approx(2 * rows[0]["validation/w"], rel=1e-5)
+
+
+def test_the_code_of_a_sample_draws_it_again(domain):
+    generator = load_generator(Path(domain.weights.folder))
+    source = GeneratedSource(generator, 20, truncation_psi=0.9, truncation_psi_from=0.3, resolution=16)
+    names = [source.names[i] for i in (3, 17)]
+    w = source.w(names)
+    with torch.no_grad():
+        drawn = generator.synthesis(w[:, None].expand(-1, generator.num_ws, -1), resolution=16)
+    for image, index in zip(drawn, (3, 17), strict=True):
+        ((_, pixels),) = source.pixels(index, whole_chunk=False)
+        assert np.abs(pixels / 127.5 - 1 - image.clamp(-1, 1).numpy()).max() < 2 / 255
+    spread = (source.w(source.names) - generator.mapping.w_avg).norm(dim=1)
+    full = (GeneratedSource(generator, 20).w(source.names) - generator.mapping.w_avg).norm(dim=1)
+    assert ((spread / full > 0.29) & (spread / full < 0.91)).all() and (spread / full).std() > 0.05
+
+
+def test_a_store_is_sampled_once_and_never_of_another_generator(domain, tmp_path, monkeypatch):
+    generator = load_generator(Path(domain.weights.folder))
+    settings = {"truncation_psi": 0.8, "resolution": 16}
+    plain = GeneratedSource(generator, CHUNK + 3, **settings)
+    source = GeneratedSource(generator, CHUNK + 3, store=tmp_path / "store", **settings)
+    source.fill_store()
+    assert len(list((tmp_path / "store").glob("*.npy"))) == 2
+    monkeypatch.setattr(generator.synthesis, "forward", None)  # nothing is drawn any more
+    again = GeneratedSource(generator, CHUNK + 3, store=tmp_path / "store", **settings)
+    again.fill_store()
+    stored = {i: image for start in (0, CHUNK) for i, image in again.pixels(start, whole_chunk=True)}
+    monkeypatch.undo()
+    assert sorted(stored) == list(range(CHUNK + 3))
+    for i, image in plain.pixels(CHUNK, whole_chunk=True):
+        assert np.array_equal(image, stored[i])
+    with pytest.raises(UserError, match=r"truncation_psi 0.8 instead of 0.7; name another data.store"):
+        GeneratedSource(generator, 4, store=tmp_path / "store", **{**settings, "truncation_psi": 0.7})
+    with pytest.raises(UserError, match="images there are of generator"):
+        GeneratedSource(build_generator(domain), 4, store=tmp_path / "store", **settings)
+    file = tmp_path / "store" / "train_000000.npy"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(UserError, match="delete this file"):
+        list(again.pixels(0, whole_chunk=True))
+    assert json.loads((tmp_path / "store" / "store.json").read_text())["resolution"] == 16
