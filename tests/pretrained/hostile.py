@@ -4,6 +4,7 @@ Code that ran would leave a file CANARY beside the corpus. `python hostile.py FO
 in this one process and writes what came of each as JSON.
 """
 
+import gzip
 import json
 import resource
 import struct
@@ -11,6 +12,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import torch
 from handwritten import (
     MAGIC,
@@ -30,6 +32,7 @@ from handwritten import (
     torch_zip,
 )
 from nvidia_file import Stored, nested, nvidia_bytes
+from packages import Ir, tar, wheel
 
 CANARY = "canary"
 SPARE_BYTES = 2**30  # address space that all files together may take on top of the imported packages
@@ -258,10 +261,43 @@ def networks() -> dict[str, bytes]:
     return {f"network_{fault}.pkl": nvidia_bytes({"G_ema": stored}) for fault, stored in kinds.items()}
 
 
+PACKED = ("pack/net.xml", "pack/net.bin")  # members that are read of packages
+ZEROS = 400_000_000  # bytes; packed they are some hundred kB
+
+
+def packages() -> dict[str, bytes]:
+    """Wheels and source archives that are small and unpack, or build, to something large."""
+    ir, shifted = Ir(), Ir()
+    ir.constant(np.ones(1, np.float32))
+    shifted.constant(np.random.default_rng(0).random(2**22, dtype=np.float32))  # 16 MiB
+    for number in range(1, 2000):
+        place = {"shape": "4000000", "offset": 4 * number, "size": 16_000_000}
+        shifted.constant(np.ones(0, np.float32), f"shifted{number}", **place)
+    levels = "".join(f'<!ENTITY {chr(98 + i)} "{f"&{chr(97 + i)};" * 10}">' for i in range(9))
+    entities = f'<!DOCTYPE net [<!ENTITY a "{"a" * 10}">{levels}]><net name="&j;"/>'.encode()
+    header = bytearray(tar({PACKED[0]: b""})[:512])
+    header[124:136], header[156:157] = b"%011o\0" % ZEROS, b"x"  # a pax header, which tarfile reads in one piece
+    header[148:156] = b"        "
+    header[148:156] = b"%06o\0 " % sum(header)
+    return {
+        "unpacks_to_zeros.whl": wheel({PACKED[0]: ir.xml(), PACKED[1]: bytes(ZEROS)}),
+        "graph_of_zeros.whl": wheel({PACKED[0]: bytes(ZEROS), PACKED[1]: ir.numbers}),
+        "entities.whl": wheel({PACKED[0]: entities, PACKED[1]: b""}),
+        "elements.whl": wheel({PACKED[0]: b"<net>" + b"<a/>" * 2_000_000 + b"</net>", PACKED[1]: b""}),
+        "attributes.whl": wheel(
+            {PACKED[0]: b"<net %b/>" % b" ".join(b'a%d=""' % i for i in range(300_000)), PACKED[1]: b""}
+        ),
+        "overlaps.whl": wheel({PACKED[0]: shifted.xml(), PACKED[1]: shifted.numbers}),
+        "zeros_before.tar.gz": gzip.compress(tar({"other": bytes(ZEROS), PACKED[0]: b"<net/>"}), 1),
+        "zeros_inside.tar.gz": gzip.compress(tar({PACKED[0]: bytes(ZEROS)}), 1),
+        "pax_of_zeros.tar.gz": gzip.compress(bytes(header) + bytes(ZEROS), 1),
+    }
+
+
 def write_corpus(folder: Path) -> list[Path]:
     """Write every hostile file into `folder`; what their code would create lies beside it."""
     folder.mkdir(parents=True)
-    files = containers(running_code(folder.parent / CANARY)) | lying_tensors() | bombs() | networks()
+    files = containers(running_code(folder.parent / CANARY)) | lying_tensors() | bombs() | networks() | packages()
     for file, data in files.items():
         (folder / file).write_bytes(data)
     return [folder / file for file in files]
@@ -279,7 +315,8 @@ def read_all(folder: Path) -> dict[str, list]:
     report = {"": ["", "", peak()]}
     for path in sorted(folder.iterdir()):
         try:
-            result = ["read", type(read_published(path).content).__name__]
+            members = PACKED if path.suffix in (".whl", ".gz") else ()
+            result = ["read", type(read_published(path, members).content).__name__]
         except UserError as error:
             result = ["refused", str(error)]
         except BaseException as error:  # whatever else: it is what the test must tell

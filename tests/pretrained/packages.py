@@ -16,16 +16,22 @@ SETUP = "open({canary!r}, 'w')\nfrom setuptools import setup\nsetup(name={name!r
 
 def write_wheel(folder: Path, name: str, version: str, members: dict[str, bytes]) -> Path:
     """NAME-VERSION-py3-none-any.whl with these files, as pip takes it."""
-    path = folder / f"{name}-{version}-py3-none-any.whl"
     info = f"{name}-{version}.dist-info"
     told = {f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n".encode(),
             f"{info}/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
             f"{info}/RECORD": b""}  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for member, content in {**members, **told}.items():
-            archive.writestr(member, content)
+    path = folder / f"{name}-{version}-py3-none-any.whl"
+    path.write_bytes(wheel({**members, **told}))
     return path
+
+
+def wheel(members: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
 
 
 def write_sdist(folder: Path, name: str, version: str, members: dict[str, bytes], canary: Path) -> Path:

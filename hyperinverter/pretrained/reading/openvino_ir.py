@@ -17,9 +17,10 @@ from hyperinverter.pretrained.reading.refusal import Refused, shown
 from hyperinverter.pretrained.reading.tensors import tensor_from_bytes
 from hyperinverter.pretrained.reading.values import Budget
 
-MOST_XML_BYTES = 2**23  # a generator of 940 layers takes 0.4 MB
+MOST_XML_BYTES = 2**22  # a generator of 940 layers takes 0.4 MB
 MOST_ELEMENTS = 200_000  # that one has 11,000
 MOST_DEPTH = 16  # that one has 6
+MOST_ATTRIBUTES = 64  # of one element; that one has 10
 MOST_DIMENSIONS = 8
 TYPES = {"f32": torch.float32, "i64": torch.int64, "i32": torch.int32}  # weights; sizes and axes
 CONSTANT = "Const"
@@ -69,6 +70,8 @@ class _Parser:
         self.elements += 1
         if self.elements > MOST_ELEMENTS or len(self.path) >= MOST_DEPTH:
             raise Refused(f"its graph has more than {MOST_ELEMENTS} elements or {MOST_DEPTH} levels")
+        if len(attributes) > MOST_ATTRIBUTES:
+            raise Refused(f"an element of its graph has {len(attributes)} attributes")
         self.path.append(tag)
         if self.network is None:
             if tag != "net":
