@@ -6,6 +6,8 @@ how to go on and exits with 0. A second Ctrl-C stops at once. What cannot be wri
 - pictures, log.txt and TensorBoard's file: told, and training goes on; text and curves are written as soon as they can;
 - rows of stats.jsonl wait; they must be written before the next checkpoint is;
 - checkpoints and models: the run ends with one message. Earlier checkpoints are whole, the same command goes on.
+
+A folder that is removed, moved or replaced under a run ends it too: nothing is written into what has its name now.
 """
 
 import contextlib
@@ -89,7 +91,8 @@ def guarded(train: Callable[[Any], T]) -> Callable[[Any], T]:
     """Decorate `train(config)` with what this file is about.
 
     Raises:
-        UserError: another run writes into `config.output`, or something there could not be written.
+        UserError: another run writes into `config.output`, something there could not be written, or the folder was
+            removed, moved or replaced.
         Stopped: a signal came.
     """
 

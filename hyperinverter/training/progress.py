@@ -14,6 +14,7 @@ from hyperinverter.training.guard import STOP_SIGNALS
 from hyperinverter.training.validation import Best
 from hyperinverter.training.watch import LossHistory
 from hyperinverter.utils.distributed import any_process, gather_to_all, rank, world_size
+from hyperinverter.utils.files import check_held
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ def or_stop(due: Due, step: int, schedule: ScheduleConfig) -> Due:
 
     Every process calls this after every step; a signal to one stops all.
     """
+    check_held()  # a folder that was removed or replaced is told at once, not with the next file
     if any_process(STOP_SIGNALS.received is not None) and step < schedule.max_steps:
         return replace(due, save=True, stop=True)
     return due

@@ -13,8 +13,10 @@ from pathlib import Path
 from hyperinverter.utils.errors import UserError
 
 LOCK_NAME = ".lock"
-# what a killed process leaves: ours (write_atomically), and safetensors' own temporary file
-LEFTOVER = re.compile(r"\..+\.\d+\.tmp|\.tmp\w{6}")
+BEGAN = time.time() - 1  # of this process, or the one that it was forked from
+HOST = re.sub(r"[^A-Za-z0-9-]", "", socket.gethostname())[:20] or "host"
+# what a killed process leaves; earlier versions named no host, and had temporary files of the safetensors library
+LEFTOVER = re.compile(r"\..+\.(?P<process>\d+)(@(?P<host>[A-Za-z0-9-]+))?\.tmp|\.tmp\w{6}")
 
 
 def check_writable(output: str | Path) -> None:
@@ -41,9 +43,11 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
         OSError: the disk is full, the folder may not be written, ...; `filename` is `path`, the old file is whole.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}@{HOST}.tmp")
+    check_held(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _tidy(path.parent)
         yield temporary
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
@@ -86,6 +90,39 @@ def flush_folder(folder: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+_tidied: tuple[int, set[Path]] = (0, set())  # process, the folders it has looked through
+
+
+def _tidy(folder: Path) -> None:
+    """On the first write into a folder: delete the temporary files of processes of this machine that are no more."""
+    global _tidied
+    if _tidied[0] != os.getpid():
+        _tidied = (os.getpid(), set())
+    folder = folder.absolute()
+    if folder in _tidied[1]:
+        return
+    _tidied[1].add(folder)
+    for path in folder.glob(".*.tmp"):
+        match = LEFTOVER.fullmatch(path.name)
+        if match and match["host"] == HOST:
+            with contextlib.suppress(OSError):
+                if not _is_alive(int(match["process"][:9]), path.stat().st_mtime):
+                    path.unlink()
+
+
+def _is_alive(process: int, written: float) -> bool:
+    """Whether the process that wrote a file at that time may still write."""
+    if process == os.getpid():
+        return written >= BEGAN  # else an earlier process had this number
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # it is another user's
+        return True
+    return True
 
 
 def remove_leftovers(folders: Sequence[Path]) -> None:
@@ -134,11 +171,15 @@ class AppendedFile:
             raise about(error, self.path) from error
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # was told when it happened
+        with contextlib.suppress(OSError, UserError):  # was told when it happened
             self._drain()
         os.close(self._handle)
 
     def _drain(self) -> None:
+        check_held(self.path)
+        if os.fstat(self._handle).st_nlink == 0:  # somebody deleted the file: what comes now is not to vanish with it
+            os.close(self._handle)
+            self._handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         while self._waiting:
             del self._waiting[: os.write(self._handle, self._waiting)]
 
@@ -155,16 +196,111 @@ def lock_folder(folder: str | Path) -> Iterator[None]:
     folder = Path(folder)
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     handle = _take_lock(folder / LOCK_NAME)
+    held = None
     try:
+        held = Held(folder)
+        _held.append(held)
         yield
     finally:
+        if held is not None:
+            _held.remove(held)
         if handle is not None:
-            with contextlib.suppress(OSError):
-                (folder / LOCK_NAME).unlink()  # before letting go: who waits notices that the file is another one
+            with contextlib.suppress(OSError):  # before letting go: who waits notices that the file is another one
+                if held is None:
+                    (folder / LOCK_NAME).unlink()
+                else:
+                    held.unlink(LOCK_NAME)
             os.close(handle)
-        with contextlib.suppress(OSError):  # not empty
-            for place in made:
-                place.rmdir()
+        if held is None or held.is_in_place():
+            with contextlib.suppress(OSError):  # not empty
+                for place in made:
+                    place.rmdir()
+        if held is not None:
+            held.close()
+
+
+class Held:
+    """A folder that this process writes into: the folder itself, whatever its name leads to later.
+
+    Raises:
+        UserError: another process holds it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()
+        self._handle: int | None = None
+        if os.name != "posix":
+            return
+        import fcntl
+
+        self._handle = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # the lock file was deleted or replaced, and its folder is still written into
+            self.close()
+            raise _is_taken(folder, "another process") from None
+        except OSError:
+            pass  # a file system that locks no folders; the lock file is held
+
+    def is_in_place(self) -> bool:
+        """Whether the name still leads to the folder."""
+        if self._handle is None:
+            return True
+        try:
+            return os.path.samestat(os.fstat(self._handle), self.folder.stat())
+        except OSError:
+            return False
+
+    def unlink(self, name: str) -> None:
+        """Delete a file in the folder, wherever that is now."""
+        if self._handle is None:
+            (self.folder / name).unlink()
+        else:
+            os.unlink(name, dir_fd=self._handle)
+
+    def check(self) -> None:
+        """Refuse to write when the name leads elsewhere.
+
+        Raises:
+            UserError: the folder was removed, moved or replaced; says where it is now, where the system knows.
+        """
+        if self.is_in_place():
+            return
+        now = ""
+        with contextlib.suppress(OSError):  # Linux
+            now = os.readlink(f"/proc/self/fd/{self._handle}")
+        is_moved = now and not now.endswith(" (deleted)") and Path(now) != self.folder
+        what = f"was moved to {now}" if is_moved else "was removed"
+        then = f"what was saved lies there: go on with output={now}" if is_moved else "what was saved in it is gone"
+        raise UserError(
+            f"{self.folder}: the output folder {what} while this process wrote into it; it has stopped, and writes "
+            f"nothing into what has this name now; {then}"
+        )
+
+    def close(self) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
+_held: list[Held] = []  # of this process
+
+
+def check_held(path: Path | None = None) -> None:
+    """Refuse to write to `path` (None: anywhere) when the held folder around it is no longer in its place.
+
+    Raises:
+        UserError: it was removed, moved or replaced.
+    """
+    for held in _held:
+        if path is None or path.absolute().is_relative_to(held.folder):
+            held.check()
+
+
+def _is_taken(folder: Path, holder: str) -> UserError:
+    return UserError(
+        f"{folder}: {holder} is writing into this folder; wait for its end, stop it, or give another output=FOLDER"
+    )
 
 
 def _take_lock(path: Path) -> int | None:
@@ -182,10 +318,7 @@ def _take_lock(path: Path) -> int | None:
         except BlockingIOError:
             holder = os.read(handle, 200).decode(errors="replace").strip() or "another process"
             os.close(handle)
-            raise UserError(
-                f"{path.parent}: {holder} is writing into this folder; wait for its end, stop it, or give another "
-                f"output=FOLDER"
-            ) from None
+            raise _is_taken(path.parent, holder) from None
         except OSError as error:
             os.close(handle)
             warnings.warn(

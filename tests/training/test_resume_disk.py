@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+import shutil
 from pathlib import Path
 
 import pytest
@@ -172,3 +173,28 @@ def test_a_folder_that_may_not_be_written_is_refused_at_once(make_config):
     Path(config.output).mkdir(mode=0o555)
     with pytest.raises(UserError, match=r"Permission denied.*no checkpoint was written yet"):
         phase1.train(config)
+
+
+@pytest.mark.parametrize(("trainer", "how"), [("phase1", "removed"), ("phase2", "moved"), ("stylegan2", "replaced")])
+def test_an_output_folder_that_is_taken_away_ends_the_run(trainer, how, make_config, at_step, tmp_path):
+    config, moved = make_config(trainer), tmp_path / "moved"
+    output = Path(config.output)
+
+    def take_away():
+        if how == "removed":
+            shutil.rmtree(output)
+        else:
+            output.rename(moved)
+        if how == "replaced":
+            output.mkdir()
+
+    at_step(4, take_away)
+    told = "was removed" if how == "removed" else f"was moved to {moved} .* go on with output={moved}"
+    with pytest.raises(UserError, match=f"the output folder {told}"):
+        TRAIN[trainer](config)
+    if how == "removed":
+        assert not output.exists()
+    else:
+        assert (list(output.iterdir()) == []) if how == "replaced" else not output.exists()
+        assert load_training_state(moved / "checkpoints")["step"] == 2
+        assert (moved / "log.txt").is_file() and not (moved / ".lock").exists()

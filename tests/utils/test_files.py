@@ -1,13 +1,20 @@
-"""Output folders that cannot be written are refused before any work is done, and nothing is made by asking."""
+"""Output folders: refused before any work where they cannot be written, held by one process, tidied after kills."""
 
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from hyperinverter.utils.errors import UserError
-from hyperinverter.utils.files import check_writable
+from hyperinverter.utils.files import HOST, AppendedFile, check_writable, lock_folder, write_atomically
+
+
+def write(path: Path, data: bytes) -> None:
+    with write_atomically(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def test_folders_that_can_be_made(tmp_path: Path):
@@ -29,3 +36,67 @@ def test_what_may_not_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)  # root may write everywhere
     with pytest.raises(UserError, match="you may not write into"):
         check_writable(tmp_path / "a/b")
+
+
+def test_what_killed_processes_left_goes_with_the_next_write(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = {
+        "dead": tmp_path / f".a.png.{dead.pid}@{HOST}.tmp",
+        "own number": tmp_path / f".b.png.{os.getpid()}@{HOST}.tmp",
+        "alive": tmp_path / f".c.png.{os.getppid()}@{HOST}.tmp",
+        "elsewhere": tmp_path / f".d.png.{dead.pid}@another-host.tmp",
+        "not ours": tmp_path / ".e.tmp",
+    }
+    for path in left.values():
+        path.write_bytes(b"x")
+        os.utime(path, (1e9, 1e9))
+    write(tmp_path / "x", b"1")
+    assert {name for name, path in left.items() if path.exists()} == {"alive", "elsewhere", "not ours"}
+    left["dead"].write_bytes(b"x")
+    write(tmp_path / "y", b"1")  # a folder is looked through once
+    assert left["dead"].exists()
+
+
+def test_a_command_that_was_killed_and_is_run_again_leaves_only_results(tmp_path):
+    code = (
+        "import os, signal, sys; from hyperinverter.utils.files import write_atomically\n"
+        "with write_atomically(sys.argv[1]) as temporary:\n"
+        "    temporary.write_bytes(b'1')\n"
+        "    if len(sys.argv) > 2: os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "out" / "x.png")]
+    assert subprocess.run([*command, "die"], check=False).returncode == -9
+    assert len(list((tmp_path / "out").iterdir())) == 1
+    subprocess.run(command, check=True)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["x.png"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs locks of folders")
+def test_a_lock_is_of_the_folder_and_not_of_its_name(tmp_path):
+    folder, moved = tmp_path / "run", tmp_path / "moved"
+    with lock_folder(folder):
+        (folder / ".lock").unlink()
+        with pytest.raises(UserError, match="is writing into this folder"), lock_folder(folder):
+            pass
+        folder.rename(moved)
+        with pytest.raises(UserError, match="is writing into this folder"), lock_folder(moved):
+            pass
+        folder.mkdir()
+        (folder / ".lock").write_text("another's")
+        for path in (folder / "x", folder / "inside" / "x"):
+            with pytest.raises(UserError, match="the output folder was"):
+                write(path, b"1")
+        write(tmp_path / "elsewhere", b"1")
+    assert (folder / ".lock").read_text() == "another's" and [p.name for p in folder.iterdir()] == [".lock"]
+    with lock_folder(moved):
+        write(moved / "x", b"1")
+
+
+def test_a_log_that_was_deleted_begins_anew(tmp_path):
+    file = AppendedFile(tmp_path / "log.txt", lambda error: None)
+    file.write(b"1")
+    (tmp_path / "log.txt").unlink()
+    file.write(b"2")
+    file.close()
+    assert (tmp_path / "log.txt").read_bytes() == b"2"
