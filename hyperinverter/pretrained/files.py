@@ -53,7 +53,7 @@ def find_model_folder(name_or_path: str | Path) -> Path:
     if path.is_dir() and (not is_plain_name or (path / "generator.safetensors").is_file()):
         return path
     if path.is_file():
-        raise FileNotFoundError(f"{path}: is a file; give the model folder that holds it ({path.parent})")
+        raise FileNotFoundError(f"{path}: {_not_a_folder(path)}")
     looked = [str(path)]
     if not path.is_absolute():
         found = [root / path for root in search_folders() if (root / path).is_dir()]
@@ -69,6 +69,20 @@ def find_model_folder(name_or_path: str | Path) -> Path:
         f"no model {text!r}; {hint}looked for the folder at: {', '.join(dict.fromkeys(looked))}. "
         f"Models found: {names}. Give one of these or a path, or name the folder that holds your models in "
         f"HYPERINVERTER_MODELS{unless_checkout()}"
+    )
+
+
+def _not_a_folder(path: Path) -> str:
+    """For a refusal: what to give in place of a file."""
+    if path.suffix == ".safetensors":
+        return f"is a file; give the model folder that holds it ({path.parent})"
+    name = path.name.partition(".")[0] or "model"
+    folder = next(iter(search_folders())) / name
+    folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    return (
+        f"is a file of weights as they were published; convert it once with\n"
+        f"  python scripts/convert.py {shlex.quote(str(path))} {shlex.quote(str(folder))}\n"
+        f"and give {folder} here in its place"
     )
 
 

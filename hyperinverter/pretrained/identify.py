@@ -1,7 +1,7 @@
 """What a file of published weights is, by its content: its kind, and the facts that `convert.py --inspect` shows."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,7 +12,9 @@ from hyperinverter.models.mobile_stylegan import MobileGenerator
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.pretrained.catalog import VECTORS
 from hyperinverter.pretrained.published import KINDS, from_published
+from hyperinverter.pretrained.published.container import MADE
 from hyperinverter.pretrained.published.keys import LONGEST
+from hyperinverter.pretrained.published.names import foreign, plain_names
 from hyperinverter.pretrained.published.vectors import Space, as_direction, is_pca, pca_of
 from hyperinverter.pretrained.reading import IrNetwork, NetworkStub, PublishedFile
 from hyperinverter.utils.errors import UserError
@@ -41,6 +43,7 @@ def recognise(content: Any) -> tuple[str, ...]:
 
     A kind is only a first guess from a few names; its reader then accounts for every key.
     """
+    content = plain_names(content)
     if is_pca(content):
         return ("pca",)
     if isinstance(content, Tensor) and content.is_floating_point() and content.squeeze().ndim in (1, 2):
@@ -58,7 +61,7 @@ def recognise(content: Any) -> tuple[str, ...]:
     if "AlexNet_0" in content:
         return ("lpips",)
     inner = next((content[name] for name in INNER if isinstance(content.get(name), Mapping)), content)
-    state = {str(key).removeprefix("module."): value for key, value in inner.items() if isinstance(value, Tensor)}
+    state = {str(key): value for key, value in inner.items() if isinstance(value, Tensor)}
     return _by_names(state, content)
 
 
@@ -136,6 +139,8 @@ def kind_of(file: PublishedFile, kind: str | None = None, hint: str | None = Non
         return hint
     if found:
         raise UserError(f"{file.path}: may be {' or '.join(found)}, whose tensors are alike; give kind={found[0]}")
+    if told := foreign(plain_names(file.content)):
+        raise UserError(f"{file.path}: it is {told}")
     raise UserError(
         f"{file.path}: its kind is not recognised (it holds {_outline(file.content)}); give kind=, one of "
         f"{', '.join(KNOWN)}"
@@ -169,9 +174,13 @@ def facts(file: PublishedFile, kind: str, options: Mapping[str, Any]) -> Facts:
     if isinstance(opts, Mapping):
         shown = ("dataset_type", "encoder_type", "hidden_dim", "target_shape_name", "output_size", "max_steps")
         told.append(("its options", ", ".join(f"{n}={opts[n]}" for n in shown if n in opts) or f"{len(opts)} of them"))
-    unused = set.intersection(*map(set, reports))  # by none of the networks
-    reasons = Counter(reports[0][key] for key in unused)
-    return told + [("not used", f"{count} x {why}") for why, count in reasons.most_common()]
+    reasons = Counter(unused_by_all(reports).values())
+    return told + [("note" if why.startswith(MADE) else "not used", f"{n} x {why}") for why, n in reasons.most_common()]
+
+
+def unused_by_all(reports: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """What none of a file's networks uses, with the reason, from what each of them ignored."""
+    return {key: why for key, why in reports[0].items() if all(key in other for other in reports)} if reports else {}
 
 
 def _facts_of_vectors(file: PublishedFile, kind: str) -> Facts:
@@ -198,7 +207,8 @@ def networks_of(file: PublishedFile, kind: str, options: Mapping[str, Any]) -> d
         known = {name for names in PARTS.values() for name in names}
         if unknown := [name for name in options if name not in known and name not in PARTS]:
             raise UserError(f"{file.path}: unknown option {', '.join(unknown)}; it takes: {', '.join(sorted(known))}")
-        state = file.content.get("state_dict", file.content)
+        content = plain_names(file.content)
+        state = content.get("state_dict", content)
         found = {}
         for part, names in PARTS.items():
             if part != "w_encoder" or any(key.startswith("w_encoder.") for key in state):

@@ -49,7 +49,8 @@ __all__ = [
     "weights_file",
 ]
 
-NO_SIZE = ("init", "mbstd_group_size")  # what the trunk started from, how a batch is grouped: no weight's shape
+# no weight's shape, so taken from the file: what the trunk started from, how a batch is grouped, where values are cut
+NO_SIZE = ("init", "mbstd_group_size", "conv_clamp")
 SECTIONS = {
     "generator": GeneratorConfig,
     "discriminator": DiscriminatorConfig,

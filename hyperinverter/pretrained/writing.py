@@ -13,10 +13,11 @@ from hyperinverter.config.schema import DiscriminatorConfig, DomainConfig, Gener
 from hyperinverter.models.hyperinverter import HyperInverter
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.pretrained.catalog import VECTORS, Entry
-from hyperinverter.pretrained.identify import networks_of
+from hyperinverter.pretrained.identify import networks_of, unused_by_all
 from hyperinverter.pretrained.load import hash_of, load_generator
 from hyperinverter.pretrained.methods import PUBLISHED_METHODS, save_method
 from hyperinverter.pretrained.published import from_published
+from hyperinverter.pretrained.published.container import told_unused
 from hyperinverter.pretrained.published.vectors import Space, as_direction, pca_of, write_pca
 from hyperinverter.pretrained.reading import PublishedFile
 from hyperinverter.utils.errors import UserError
@@ -93,8 +94,18 @@ class Writer:
 
     # ------------------------------------------------------------------------------------------- parts
 
-    def _generator(self, source: Source) -> None:
+    def _networks(self, source: Source) -> dict[str, nn.Module]:
+        """The networks of a file; what of it none of them uses is told."""
         networks = networks_of(source.file, source.kind, source.options)
+        self._tell_unused(source, *networks.values())
+        return networks
+
+    def _tell_unused(self, source: Source, *networks: nn.Module) -> None:
+        for line in told_unused(unused_by_all([network.published.ignored for network in networks])):
+            print(f"{source.path.name}: {line}")
+
+    def _generator(self, source: Source) -> None:
+        networks = self._networks(source)
         self._new_generator(networks["generator"], source)
         if "discriminator" in networks and self.single is None:
             network = networks["discriminator"]
@@ -108,6 +119,7 @@ class Writer:
             if encoder is not None:
                 options["w_encoder"] = from_published(encoder.file, "w_encoder", **encoder.options)
         network = from_published(source.file, source.kind, **options)
+        self._tell_unused(source, network)
         if source.kind == "hyperstyle" and network.w_encoder is None:
             raise UserError(
                 f"{source.path}: comes without its W encoder, the first guess of its codes; give that file as well "
@@ -135,7 +147,7 @@ class Writer:
         self.written.append(target)
 
     def _hyperinverter(self, source: Source) -> None:
-        networks = networks_of(source.file, source.kind, source.options)
+        networks = self._networks(source)
         if self.single is None:
             self._check_generator(source)
         e1 = self._e1_beside(networks.get("w_encoder"), source)
@@ -154,7 +166,7 @@ class Writer:
 
     def _other(self, source: Source) -> None:
         """A network by itself: discriminator, W encoder, and those that are no part of a model folder."""
-        networks = networks_of(source.file, source.kind, source.options)
+        networks = self._networks(source)
         if source.kind == "w_encoder":
             self._w_encoder(networks["w_encoder"], source)
         elif source.kind == "stylegan2_ada_discriminator":

@@ -81,7 +81,8 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
     networks = ["generator", "discriminator"]
     resumed = find_state(config, trainer="stylegan2", networks=networks, frozen={})
     data, photos = open_training_data(config.data, domain, config.seed, device=device)
-    G, D = (place(network, device).train() for network in start_networks(config))
+    *networks_at_start, is_fresh = start_networks(config)
+    G, D = (place(network, device).train() for network in networks_at_start)
     average = deepcopy(G).eval().requires_grad_(False)
     G.synthesis.recompute_from_px = D.recompute_from_px = config.recompute_from_px
     rates = {
@@ -144,6 +145,8 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
         if distance.name is None:
             run.log(f"no distance to held-out photos is measured: {distance.reason}")
         run.log(*resumed.notes, *notes_on_photos(data, domain, progress.step))
+        if is_fresh and not progress.step:
+            run.log(f"{config.init_from} holds no discriminator: a new one starts from random weights")
         while progress.step < schedule.max_steps:
             due = due_at(progress.step + 1, schedule)
             reals, _ = data.get(progress.position, batch)
@@ -209,11 +212,19 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
     return progress.summary()
 
 
-def start_networks(config: StyleGAN2Config) -> tuple[Generator, Discriminator]:
-    """Random networks of the domain's sizes, or those of `init_from`."""
-    if config.init_from:
-        return load_generator(config.init_from, config.domain), load_discriminator(config.init_from, config.domain)
-    return build_generator(config.domain), build_discriminator(config.domain)
+def start_networks(config: StyleGAN2Config) -> tuple[Generator, Discriminator, bool]:
+    """Random networks of the domain's sizes, or those of `init_from`; and whether that has no discriminator.
+
+    A new one takes its place: of many published generators there is none.
+    """
+    if not config.init_from:
+        return build_generator(config.domain), build_discriminator(config.domain), False
+    G = load_generator(config.init_from, config.domain)
+    path = Path(config.init_from).expanduser()
+    try:
+        return G, load_discriminator(path.parent if path.is_file() else config.init_from, config.domain), False
+    except FileNotFoundError:
+        return G, build_discriminator(config.domain), True
 
 
 def synthesise(G: Generator, count: int, noise_mode: str, mixing_probability: float) -> Tensor:

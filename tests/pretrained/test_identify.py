@@ -105,7 +105,7 @@ def test_tensors_that_are_alike_are_left_to_the_user():
         (names("fc.weight"), "holds fc.weight"),
         ({"a": 1, "b": 2, "c": 3, "d": 4, "e": 5}, "a, b, c, d and 1 more"),
         ([torch.zeros(2)], "a list"),
-        (torch.zeros(2, 3, 4), "a Tensor"),
+        (torch.zeros(2, 3, 4, 4), "a Tensor"),
         ({}, "nothing"),
         ({"state_dict": {1: torch.zeros(2)}, "opts": "text"}, "state_dict, opts"),
     ],

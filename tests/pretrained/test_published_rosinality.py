@@ -103,7 +103,7 @@ def test_damaged_and_foreign_rosinality_generators_are_refused_by_name() -> None
     state = to_rosinality(make_expressible())["g_ema"]
     for content, message in [
         (broken(state, convs__0__conv__weight=None), r"it has no convs\.0\.conv\.weight"),
-        (broken(state, noises__noise_0=None), r"it has no noises\.noise_0"),
+        (broken(state, noises__noise_0=torch.zeros(4, 4)), r"noises\.noise_0 has shape \(4, 4\)"),
         (broken(state, more=torch.zeros(1)), "1 keys are not known: more"),
         (broken(state, input__input=torch.zeros(16, 4, 4)), r"input\.input has shape \(16, 4, 4\)"),
         ({"g_ema": state, "latent_avg": torch.randn(6, 8)}, r"rows of latent_avg differ.*give latent_avg=\[w\]"),

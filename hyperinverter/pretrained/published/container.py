@@ -20,7 +20,45 @@ UNUSED = {
     "loss_dict": "the training run's losses",
     "best_val_loss": "the training run's losses",
 }
+# entry of a generator's checkpoint -> why it is not used
+UNUSED_BESIDE = {
+    "g": "the generator as it was trained; its average g_ema is used",
+    "G": "the generator as it was trained; its average G_ema is used",
+    "generator": "the generator as it was trained; its average is used",
+    "d": "the discriminator in rosinality's layout, which is not read; training starts a new one",
+    "D": "the discriminator, which only training needs",
+    "discriminator": "the discriminator, which only training needs",
+    "g_optim": "an optimiser's state",
+    "d_optim": "an optimiser's state",
+    "args": "the training run's options",
+    "training_set_kwargs": "the training run's options",
+    "augment_pipe": "the training run's augmentation",
+    "ada_aug_p": "the training run's augmentation",
+}
+MADE = "not in the file, made here: "  # how the reason begins of what is no part that was left out
+OTHER_ENTRY = "another entry of the file"
 PLAIN = (bool, int, float, str, type(None))
+
+
+def beside(names: Iterable[str]) -> dict[str, str]:
+    """Entries beside a generator, each with why it is not used."""
+    return {name: UNUSED_BESIDE.get(name, UNUSED.get(name, OTHER_ENTRY)) for name in names}
+
+
+def told_unused(ignored: Mapping[str, str]) -> list[str]:
+    """For messages: what of a file is not used and what was made in place of what it lacks.
+
+    Names of one reason stand together, those below one prefix as one.
+    """
+    reasons: dict[str, dict[str, int]] = {}
+    for name, why in ignored.items():
+        first, dot, _ = name.partition(".")
+        group = f"{first}.*" if dot else name
+        counts = reasons.setdefault(why, {})
+        counts[group] = counts.get(group, 0) + 1
+    unused = [f"{shortened(list(counts))} ({why})" for why, counts in reasons.items() if not why.startswith(MADE)]
+    made = [f"{', '.join(counts)}: {why}" for why, counts in reasons.items() if why.startswith(MADE)]
+    return [*(["not used: " + "; ".join(unused)] if unused else []), *made]
 
 
 def unwrap(content: Any, what: str, source: str) -> tuple[dict[str, Tensor], dict[str, str]]:

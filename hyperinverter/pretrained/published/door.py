@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from hyperinverter.pretrained.published.names import foreign, plain_names
 from hyperinverter.pretrained.reading import PublishedFile, read_published
+from hyperinverter.utils.errors import UserError
 
 # kind -> (module in this folder, function). A reader takes the content and options, and returns module and report.
 READERS = {
@@ -84,6 +86,9 @@ def from_published(
         content, source = file.content, file.path.name
     else:
         file, content, source = None, _as_tensors(state_or_path), "the given state dict"
+    content = plain_names(content)
+    if told := foreign(content):
+        raise UserError(f"{source}: it is {told}")
     module, name = READERS[kind]
     reader: Reader = getattr(import_module(f"hyperinverter.pretrained.published.{module}"), name)
     network, report = reader(content, source, config)

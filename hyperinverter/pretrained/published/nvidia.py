@@ -16,11 +16,14 @@ from hyperinverter.models.plan import shapes_only
 from hyperinverter.models.stylegan2 import Discriminator, Generator
 from hyperinverter.models.stylegan2.layers import channel_rule
 from hyperinverter.pretrained.published import nvidia_arguments as arguments
+from hyperinverter.pretrained.published.container import beside
 from hyperinverter.pretrained.published.door import Published
 from hyperinverter.pretrained.published.keys import Keys, agree, options
 from hyperinverter.pretrained.published.nvidia_tensors import (
+    DRAWN,
     Facts,
     discriminator_facts,
+    drawn_noise,
     full_filter,
     generator_facts,
     published_filter,
@@ -65,7 +68,11 @@ def read_generator(content: Any, source: str, given: dict[str, Any]) -> tuple[Ge
             if has_mean
             else "it has no mapping.w_avg; if it was trained without one, give w_avg_beta=None"
         )
-    network = build(keys, Generator, _config(keys, facts, told, table), _state(keys))
+    state = _state(keys)
+    strengths = [name for name in state if name.endswith(".noise_strength")]
+    noises = drawn_noise(n for name in strengths if (n := name.replace("_strength", "_const")) not in state)
+    ignored |= {"noise_const": DRAWN} if noises else {}
+    network = build(keys, Generator, _config(keys, facts, told, table), noises | state)
     return network, Published("stylegan2_ada_generator", network.config, {**found.ignored, **ignored, **keys.finish()})
 
 
@@ -161,7 +168,7 @@ def _find(content: Any, entries: tuple[str, ...], order: tuple[str, ...], what: 
     around = content if isinstance(content, Mapping) else {}
     names = [name for name in (*entries, "state_dict") if name in around]
     chosen = around[names[0]] if names else content
-    ignored = {name: "another entry of the file" for name in around if name != names[0]} if names else {}
+    ignored = beside(name for name in around if name != names[0]) if names else {}
     stubs = [value for value in (content, *around.values()) if isinstance(value, NetworkStub)]
     is_newer = any(_takes_flat_arguments(stub) for stub in stubs)
     if isinstance(chosen, NetworkStub):

@@ -1,6 +1,7 @@
 """What the tensors of a StyleGAN2-ADA network tell about it. Source of the names: see `nvidia_arguments`."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,8 +10,10 @@ from torch import Tensor
 
 from hyperinverter.models.stylegan2.layers import RESAMPLE_TAPS
 from hyperinverter.ops.upfirdn2d import setup_filter
+from hyperinverter.pretrained.published.container import MADE
 from hyperinverter.pretrained.published.keys import Keys
 
+DRAWN = f"{MADE}drawn from a normal distribution (seed 0), so that fine grain differs"
 SEPARABLE_TAPS = 8  # published filters with as many taps are stored as one row, and applied along each axis
 
 
@@ -149,3 +152,14 @@ def _filter(keys: Keys, key: str) -> dict[str, list[float]]:
 def _size(keys: Keys, key: str, dimension: int, dimensions: int) -> int:
     """One size of a tensor that must have so many dimensions."""
     return keys.take(key, (None,) * dimensions).shape[dimension]
+
+
+def drawn_noise(names: Iterable[str]) -> dict[str, Tensor]:
+    """Constant noise for generators that were saved without theirs: normal, of a fixed seed.
+
+    Args:
+        names: this project's, as synthesis.b64.conv0.noise_const.
+    """
+    random = torch.Generator().manual_seed(0)
+    sides = {name: int(re.search(r"\.b(\d+)\.", name)[1]) for name in names}
+    return {name: torch.randn(side, side, generator=random) for name, side in sides.items()}

@@ -17,11 +17,12 @@ from torch import Tensor
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.stylegan2.layers import channel_rule
 from hyperinverter.ops.upfirdn2d import setup_filter
+from hyperinverter.pretrained.published.container import MADE, beside
 from hyperinverter.pretrained.published.door import Published
 from hyperinverter.pretrained.published.keys import Keys, agree, options
 from hyperinverter.pretrained.published.nvidia import build
 from hyperinverter.pretrained.published.nvidia_arguments import taps
-from hyperinverter.pretrained.published.nvidia_tensors import taps_of
+from hyperinverter.pretrained.published.nvidia_tensors import DRAWN, drawn_noise, taps_of
 from hyperinverter.utils.errors import UserError
 
 FILTER_GAIN = 4.0  # of up-sampling by 2 in both directions
@@ -75,7 +76,10 @@ def read_generator(content: Any, source: str, given: dict[str, Any]) -> tuple[Ge
     except ValueError as error:
         raise keys.fault(str(error)) from error
 
-    weights = {ours: _taken(keys, ours, theirs) for ours, theirs in _names(len(widths), n_mlp)}
+    names = dict(_names(len(widths), n_mlp))
+    noises = drawn_noise(ours for ours, theirs in names.items() if theirs.startswith("noises.") and theirs not in keys)
+    weights = noises | {ours: _taken(keys, ours, theirs) for ours, theirs in names.items() if ours not in noises}
+    ignored |= {"noises": DRAWN} if noises else {}
     latent_avg = told["latent_avg"] if told["latent_avg"] is not None else latent_avg
     w_avg = torch.zeros(style_dim) if latent_avg is None else _single(latent_avg, style_dim, keys)
     config = {
@@ -93,7 +97,7 @@ def read_generator(content: Any, source: str, given: dict[str, Any]) -> tuple[Ge
     network = build(keys, Generator, config, {**weights, **filters, "mapping.w_avg": w_avg})
     if latent_avg is None:
         _estimate_mean(network)
-        ignored["latent_avg"] = f"is not in the file: w_avg is the mean of {MEAN_LATENTS} mapped latents (seed 0)"
+        ignored["latent_avg"] = f"{MADE}w_avg is the mean of {MEAN_LATENTS} mapped latents (seed 0)"
     return network, Published("rosinality_generator", network.config, ignored)
 
 
@@ -166,7 +170,7 @@ def _unwrap(content: Any, source: str) -> tuple[dict[str, Any], Any, dict[str, s
         raise UserError(f"{source}: not a rosinality generator: it holds a {type(content).__name__}, no state dict")
     entry = next((name for name in ("g_ema", "g", "state_dict") if isinstance(content.get(name), Mapping)), None)
     state = content if entry is None else content[entry]
-    ignored = {} if entry is None else {name: "another entry of the file" for name in content if name != entry}
+    ignored = {} if entry is None else beside(name for name in content if name != entry)
     ignored.pop("latent_avg", None)
     latent_avg = content.get("latent_avg")
     prefix = "decoder." if any(str(key).startswith("decoder.") for key in state) else ""

@@ -11,10 +11,10 @@ import zlib
 from dataclasses import dataclass
 from typing import Any
 
-from hyperinverter.pretrained.reading.allowed import ALLOWED
 from hyperinverter.pretrained.reading.arrays import npy_content
 from hyperinverter.pretrained.reading.legacy_torch import checked_identity
 from hyperinverter.pretrained.reading.machine import Machine
+from hyperinverter.pretrained.reading.nvidia_pkl import TABLE
 from hyperinverter.pretrained.reading.refusal import Refused, cut_short, shown
 from hyperinverter.pretrained.reading.tensors import Storage
 from hyperinverter.pretrained.reading.values import SPARE_BYTES, Budget
@@ -104,7 +104,10 @@ class Archive:
 
 
 def read_torch_zip(archive: Archive, pickled: str, budget: Budget) -> Any:
-    """The object of a torch.save file whose pickle is the entry `pickled`; tensors described only."""
+    """The object of a torch.save file whose pickle is the entry `pickled`; tensors described only.
+
+    A whole network of NVIDIA's may be in it, as PTI saves its tuned generators.
+    """
     folder = pickled.removesuffix("data.pkl")
     order = f"{folder}byteorder"
     if order in archive.entries and bytes(archive.stored(order)[:16]) != b"little":
@@ -123,7 +126,7 @@ def read_torch_zip(archive: Archive, pickled: str, budget: Budget) -> Any:
             raise Refused(f"storage {shown(name)} is declared in two ways")
         return storages[name, kind.dtype]
 
-    return Machine(archive.stored(pickled), ALLOWED, budget, persistent=persistent).run()
+    return Machine(archive.stored(pickled), TABLE, budget, persistent=persistent).run()
 
 
 def read_npz(archive: Archive, file_bytes: int, budget: Budget) -> dict[str, Any]:

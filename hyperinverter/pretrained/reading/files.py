@@ -18,7 +18,7 @@ from typing import Any
 from hyperinverter.pretrained.reading.archive import MOST_TIMES_LARGER, Archive, zip_content
 from hyperinverter.pretrained.reading.arrays import npy_content
 from hyperinverter.pretrained.reading.legacy_torch import read_legacy
-from hyperinverter.pretrained.reading.nvidia_pkl import read_pickle
+from hyperinverter.pretrained.reading.nvidia_pkl import TABLE, read_pickle
 from hyperinverter.pretrained.reading.openvino_ir import read_ir
 from hyperinverter.pretrained.reading.package import read_members
 from hyperinverter.pretrained.reading.plain import Plain
@@ -73,7 +73,7 @@ def read_published(path: str | Path, members: Sequence[str] = ()) -> PublishedFi
     """
     path = Path(path).expanduser()
     if path.is_dir():
-        raise UserError(f"{path}: it is a folder; give the weights file inside")
+        raise UserError(f"{path}: {_folder(path)}")
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file; give the weights file as its authors published it")
     if not path.is_file():
@@ -87,6 +87,15 @@ def read_published(path: str | Path, members: Sequence[str] = ()) -> PublishedFi
     except DAMAGED as error:
         told = shown(str(error)) or type(error).__name__
         raise UserError(f"{path}: it is damaged and cannot be read ({told}); {FETCH_AGAIN}") from error
+
+
+def _folder(path: Path) -> str:
+    """For a refusal: what a folder holds; browsers unpack downloaded .pt files, which are zip archives."""
+    unpacked = next((file.parent for file in (path / "data.pkl", *path.glob("*/data.pkl")) if file.is_file()), None)
+    if unpacked is None:
+        return "it is a folder; give the weights file inside"
+    where, name = unpacked.absolute().parent, unpacked.name
+    return f"it is an unpacked .pt file; pack it again (cd {where} && zip -0 -r {name}.pt {name}) and give {name}.pt"
 
 
 def _read(path: Path, members: Sequence[str]) -> PublishedFile:
@@ -122,7 +131,7 @@ def _plain_content(container: str, data: memoryview, plain: Plain) -> tuple[str,
     if container == "npy":
         return container, plain.convert(npy_content(data, plain.budget))
     if container == "torch_legacy":
-        return "torch", plain.convert(read_legacy(data, plain.budget))
+        return "torch", plain.convert(read_legacy(data, plain.budget, TABLE))
     content = plain.convert(read_pickle(data, plain.budget))
     return "nvidia_pkl" if plain.networks else "pickle", content
 

@@ -4,6 +4,7 @@ Format: `torch/serialization.py`, `_legacy_save`: five pickles (magic number, pr
 then for each key the count of numbers (8 bytes) and the numbers.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from hyperinverter.pretrained.reading.allowed import ALLOWED
@@ -17,9 +18,13 @@ PROTOCOL = 1001
 HEAD = b"\x8a\x0a" + MAGIC.to_bytes(10, "little") + b"."  # how the first pickle ends
 
 
-def read_legacy(data: memoryview, budget: Budget) -> Any:
+def read_legacy(data: memoryview, budget: Budget, table: Mapping[str, Any] = ALLOWED) -> Any:
     """The object that was saved; tensors described, their storages bound to the file's bytes.
 
+    Args:
+        data: the file.
+        budget: of the work that it may ask for.
+        table: names that it may use.
     Raises:
         Refused: damaged, cut short, for another kind of machine, or a name that is not allowed.
     """
@@ -48,7 +53,7 @@ def read_legacy(data: memoryview, budget: Budget) -> Any:
         raise Refused(f"its torch format is version {shown(protocol)}; known is {PROTOCOL}")
     if system.get("little_endian") is not True:
         raise Refused("it was saved on a big-endian machine", "save it again on an ordinary computer")
-    machine.table, machine.persistent = ALLOWED, persistent
+    machine.table, machine.persistent = table, persistent
     content = next_pickle(machine)
     machine.persistent = None
     keys = next_pickle(machine)
