@@ -102,7 +102,7 @@ def measure_editability(
         judge: scores of images.
         identities: networks that say whether it is still the same person.
         unit: of the strengths: `std`, standard deviations of w·d over photos, or `w`, distances in W (the paper's γ).
-        judged_px: larger images are reduced to this before a network sees them; None: as they are.
+        judged_px: what networks see: larger photos are reduced to it, and images drawn at it; None: as they are.
     Returns:
         direction -> its figures: the judges' effects and kept shares, identity, see `figures_of`.
     """
@@ -143,8 +143,9 @@ def both_ways(strengths: Sequence[float]) -> list[float]:
 
 
 def shown(inverter: Inverter, inversion: Inversion, pixels: int | None = None) -> Tensor:
-    """Images as they are after being saved, reduced to `pixels` where they are larger."""
-    return _reduced(rounded(inverter.render(inversion, batch_size=len(inversion))), pixels)
+    """Images as they are after being saved, of `pixels` where the generator's are larger."""
+    part = pixels if pixels and pixels < inverter.resolution and inverter.resolution % pixels == 0 else None
+    return _reduced(rounded(inverter.render(inversion, batch_size=len(inversion), resolution=part)), pixels)
 
 
 def _reduced(images: Tensor, pixels: int | None) -> Tensor:

@@ -227,25 +227,37 @@ class Inverter(ABC):
         return {name: residual.float() for name, residual in residuals.items()}
 
     @torch.no_grad()
-    def render(self, inversion: Inversion, *, batch_size: int = 4, allow_other_model: bool = False) -> Tensor:
-        """Images [N, 3, R, R], nominally in [-1, 1] (the generator's output is not clamped).
+    def render(
+        self,
+        inversion: Inversion,
+        *,
+        batch_size: int = 4,
+        allow_other_model: bool = False,
+        resolution: int | None = None,
+    ) -> Tensor:
+        """Images [N, 3, r, r], nominally in [-1, 1] (the generator's output is not clamped).
 
         Args:
             inversion: made by this model, or loaded from a file that was.
             batch_size: images at a time.
             allow_other_model: True renders also what another model made (say, its tokens by other hypernetworks).
+            resolution: r, px, a part of R: the box mean of the image, or what the generator draws faster at that size
+                where it can; None is R.
         Raises:
             UserError: another model made it; names both hashes.
+            ValueError: R is no multiple of r.
         """
         self._check(inversion, allow_other_model)
         parts = [inversion[i : i + batch_size].to(self.device) for i in range(0, len(inversion), batch_size)]
         with arithmetic(self.device, self.precision):
-            images = [self._render(part) for part in parts]
+            images = [self._render(part, resolution) for part in parts]
         return images[0] if len(images) == 1 else torch.cat(images)
 
-    def _render(self, inversion: Inversion) -> Tensor:
+    def _render(self, inversion: Inversion, resolution: int | None) -> Tensor:
         residuals = self._residuals(inversion) if inversion.prepared is None else inversion.prepared
-        return self.generator.synthesis(inversion.ws, weight_residuals=residuals, noise_mode="const")
+        return self.generator.synthesis(
+            inversion.ws, weight_residuals=residuals, noise_mode="const", resolution=resolution
+        )
 
     def _residuals(self, inversion: Inversion) -> Residuals | None:
         """What an Inversion adds to the generator's weights."""

@@ -35,9 +35,13 @@ class Stub:
     def prepare(self, inversion):
         return replace(inversion, prepared={})
 
-    def render(self, inversion, batch_size):
-        part = KEPT if inversion.has_weights else 1.0
-        return (part * inversion.ws[:, 0, 0])[:, None, None, None].expand(-1, 3, self.pixels, self.pixels)
+    @property
+    def resolution(self):
+        return self.pixels
+
+    def render(self, inversion, batch_size, resolution=None):
+        part, pixels = KEPT if inversion.has_weights else 1.0, resolution or self.pixels
+        return (part * inversion.ws[:, 0, 0])[:, None, None, None].expand(-1, 3, pixels, pixels)
 
 
 def direction(attribute: str | None, way: float = 1.0) -> Direction:
@@ -135,12 +139,13 @@ def test_identity_against_the_photo_and_the_unedited_image():
 
 
 def test_images_are_judged_at_the_size_of_the_losses():
-    large = Stub()
-    large.pixels = 32
-    photos = torch.linspace(-0.3, 0.3, 6)[:, None, None, None].expand(-1, 3, 32, 32)
-    case = Case(direction("Bright"), {"Bright": 1})
-    found = measure_editability(large, [case], [photos], [1.0], brightness, judged_px=8)
-    assert found["bright"]["judges"]["Bright"]["kept"] == pytest.approx(KEPT, abs=0.01)
+    for pixels in (32, 20):  # drawn at 8 px, and reduced to them from 20
+        large = Stub()
+        large.pixels = pixels
+        photos = torch.linspace(-0.3, 0.3, 6)[:, None, None, None].expand(-1, 3, pixels, pixels)
+        case = Case(direction("Bright"), {"Bright": 1})
+        found = measure_editability(large, [case], [photos], [1.0], brightness, judged_px=8)
+        assert found["bright"]["judges"]["Bright"]["kept"] == pytest.approx(KEPT, abs=0.01)
 
 
 def test_one_photo_of_each_person():

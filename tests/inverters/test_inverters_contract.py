@@ -39,6 +39,8 @@ def test_a_batch_equals_its_images_one_by_one(inverter, images):
                 torch.testing.assert_close(value, getattr(together[i], part)[name], atol=1e-4, rtol=0)
     rendered = torch.cat([inverter.render(one) for one in singly])
     torch.testing.assert_close(rendered, inverter.render(together, batch_size=3), atol=1e-4, rtol=0)
+    half = torch.nn.functional.avg_pool2d(rendered, 2)
+    torch.testing.assert_close(inverter.render(together, resolution=rendered.shape[-1] // 2), half, atol=1e-4, rtol=0)
     assert not together.ws.requires_grad and rendered.shape == images.shape
 
 
