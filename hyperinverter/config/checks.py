@@ -204,6 +204,9 @@ def _stylegan2(c: s.StyleGAN2Config) -> Iterator[Problem]:
 
 def _edit(c: s.EditConfig) -> Iterator[Problem]:
     yield from not_empty(c, "directions strengths")
+    yield from choice(c, "method", ("hyperinverter", "w_encoder"))
+    if c.resolution is not None:
+        yield from power_of_two(c, "resolution", 8)
     yield from choice(c, "precision", s.PRECISIONS)
     yield from at_least(c, 1, "batch_size")
     yield from at_least(c, 2, "steps")

@@ -62,6 +62,7 @@ def _encoder(c: s.EncoderConfig) -> Iterator[Problem]:
         elif min(values) < 1:
             yield Problem((key,), f"each must be 1 or more, got {values}")
     yield from at_least(c, 1, "pool")
+    yield from positive(c, "linear_rate")
     if c.trunk == "efficientnet_lite0":
         for key, value in s.EFFICIENTNET_LITE0.items():
             if getattr(c, key) != value:

@@ -94,6 +94,7 @@ class EncoderConfig:
     stem_stride: int = 1  # ResNet34: 2 (7x7); 1 is a 3x3 stem
     antialias: bool = False  # when images are reduced to input_size; published: false
     pool: int = 1  # E1: cells per side that its last map is averaged to before the linear layer; published: 1
+    linear_rate: float = 1.0  # E1: how much faster its linear layer learns than others of its rate; published: 1
     # weights file for the trunk (model_ir_se50, torchvision resnet34, ...); None: random; E2: also FROM_E1
     init: str | None = None
 

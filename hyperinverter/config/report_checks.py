@@ -14,7 +14,17 @@ from hyperinverter.config import (
     reproduce_schema,
     schema,
 )
-from hyperinverter.config.rules import Problem, at_least, choice, file_names, known, not_empty, positive, weights
+from hyperinverter.config.rules import (
+    Problem,
+    at_least,
+    choice,
+    file_names,
+    known,
+    not_empty,
+    positive,
+    power_of_two,
+    weights,
+)
 
 
 def _benchmark(c: benchmark_schema.BenchmarkConfig) -> Iterator[Problem]:
@@ -47,6 +57,8 @@ def _evaluate(c: schema.EvaluateConfig) -> Iterator[Problem]:
     yield from known("metrics", "metric", c.metrics, names.METRICS)
     yield from choice(c, "precision", schema.PRECISIONS)
     yield from choice(c, "metric_filter", schema.METRIC_FILTERS)
+    if c.resolution is not None:
+        yield from power_of_two(c, "resolution", 8)
     yield from at_least(c, 1, "batch_size time_batch_size time_repeats")
     yield from at_least(c, 2, "kid_subset_size")
     yield from at_least(c, 0, "sheet_rows")

@@ -214,6 +214,7 @@ class EvaluateConfig(RunConfig):
     projection: ProjectionConfig = field(default_factory=ProjectionConfig)
     model: str | None = None  # model folder or name; None: the domain's
     precision: str = "fp32"  # fp32 | bf16 | fp16: what networks compute in; methods that optimise take only fp32
+    resolution: int | None = None  # side in px at which photos are read and images drawn; None: the domain's
     compile: bool = False  # torch.compile: minutes at the first image, then faster on a GPU
     # a metric whose network is absent is reported as not measured
     metrics: list[str] = field(default_factory=lambda: list(METRICS))
@@ -232,8 +233,10 @@ class EditConfig(RunConfig):
     """invert, edit and interpolate share this one."""
 
     model: str | None = None
+    method: str = "hyperinverter"  # hyperinverter | w_encoder (Phase I alone)
     precision: str = "fp32"  # as in EvaluateConfig
     compile: bool = False
+    resolution: int | None = None  # side in px of what is drawn; None: the domain's. Smaller is faster
     directions: list[str] = field(default_factory=lambda: ["smile"])
     strengths: list[float] = field(default_factory=lambda: [-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0])
     strength_unit: str = "w"  # w (the paper's gamma, a distance in W) | std (of w·d over the photos it was learned on)

@@ -154,7 +154,8 @@ def _open(config: EditConfig) -> tuple[Inverter, Path, float]:
     seed_everything(config.seed, config.threads)
     source = config.model or config.domain
     with said_if_slow("loading the model"):
-        inverter = load(source, device=config.device, precision=config.precision, compile=config.compile)
+        how = {"precision": config.precision, "compile": config.compile, "resolution": config.resolution}
+        inverter = load(source, config.method, config.device, **how)
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     return inverter, output, begin

@@ -59,12 +59,12 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         )
     device = set_up(config)
     source = config.domain if config.model is None else config.model
-    fast = {"precision": config.precision, "compile": config.compile}
+    fast = {"precision": config.precision, "compile": config.compile, "resolution": config.resolution}
     with said_if_slow("loading the model", wanted=is_main()):
         inverters = {method: load(source, method, device, config.projection, **fast) for method in config.methods}
     last_inverter = list(inverters.values())[-1]
     domain = last_inverter.domain
-    images = open_images(config.data, last_inverter.generator, device)
+    images = open_images(config.data, last_inverter.generator, device, resolution=config.resolution)
     measured, not_measured = metric_table.build(
         config.metrics,
         domain,
@@ -165,24 +165,31 @@ def _summarise(
 
 
 def open_images(
-    data: DataConfig, generator: Generator, device: torch.device, chosen: Sequence[int] | None = None
+    data: DataConfig,
+    generator: Generator,
+    device: torch.device,
+    chosen: Sequence[int] | None = None,
+    resolution: int | None = None,
 ) -> Batches:
     """Images in name order, never mirrored; `generated` ones are from a stream that no training draws from.
 
     Args:
         chosen: numbers of some of them; of generated images, which are all alike, the first as many are taken.
+        resolution: side in px; None: the generator's.
     """
+    size = generator.resolution if resolution is None else resolution
     if data.kind == "generated":
         count = min(data.num_generated, data.max_images or data.num_generated)
         count = count if chosen is None else min(count, len(chosen))
-        psi = data.truncation_psi
-        source = GeneratedSource(generator, count, seed=data.generated_seed, stream="evaluation", truncation_psi=psi)
+        drawn = {"seed": data.generated_seed, "truncation_psi": data.truncation_psi, "resolution": size}
+        drawn["truncation_psi_from"] = data.truncation_psi_from
+        source = GeneratedSource(generator, count, stream="evaluation", **drawn)
     else:
-        source = open_source(data.root, data.kind, data.max_images, data.max_megapixels, generator.resolution)
+        source = open_source(data.root, data.kind, data.max_images, data.max_megapixels, size)
         source = source if chosen is None else Subset(source, chosen)
     return Batches(
         source,
-        generator.resolution,
+        size,
         on_bad_file=data.on_bad_file,
         cache_mib=data.cache_mib,
         workers=data.workers,
@@ -280,6 +287,7 @@ def _time(config: EvaluateConfig, inverter: Inverter, images: Batches, device: t
 def _protocol(
     config: EvaluateConfig, domain: DomainConfig, inverters: dict[str, Inverter], timings: dict[str, Timing]
 ) -> dict[str, Any]:
+    size = config.resolution or domain.resolution
     slow = [method for method, inverter in inverters.items() if inverter.optimises]
     timing = next((one for method, one in timings.items() if method not in slow), timings[next(iter(inverters))])
     once = {m: f"invert and render, synchronised, each of {timings[m].repeats} images once, alone" for m in slow}
@@ -289,9 +297,9 @@ def _protocol(
     return {
         "images": f"generated, seed {data.generated_seed}" if data.kind == "generated" else names,
         "order": "by name, not mirrored",
-        "resolution": domain.resolution,
-        "loss_resolution": min(domain.resolution, domain.loss_resolution),
-        "loss_filter": FILTERS[config.metric_filter] if domain.resolution > domain.loss_resolution else None,
+        "resolution": size,
+        "loss_resolution": min(size, domain.loss_resolution),
+        "loss_filter": FILTERS[config.metric_filter] if size > domain.loss_resolution else None,
         "rounding": "outputs rounded to 8 bits, lossless",
         "models": {method: f"{inverter.model_name} {inverter.model_hash}" for method, inverter in inverters.items()},
         "settings": {method: settings for method, inverter in inverters.items() if (settings := inverter.settings())},

@@ -58,6 +58,7 @@ def load(
     download: bool = False,
     precision: str = "fp32",
     compile: bool = False,
+    resolution: int | None = None,
 ) -> Inverter:
     """A ready method: `load("faces64").invert(images)`.
 
@@ -73,6 +74,7 @@ def load(
         precision: what the networks compute in: fp32, or on hardware that has it bf16 or fp16; results are float32.
             See `Inverter.accelerate` for their error.
         compile: torch.compile; the first image of each batch size takes minutes.
+        resolution: side of the images that are taken and drawn, in px; None: the generator's. See `Inverter.draw_at`.
     Raises:
         ValueError: unknown method or precision.
         FileNotFoundError: unknown model, or one of its files is missing; lists where it looked and what to run, of a
@@ -87,4 +89,4 @@ def load(
     inverter = INVERTERS[method].load(source)
     if projection is not None:
         inverter.configure(projection)
-    return inverter.to(resolve_device(device)).accelerate(precision, compile)
+    return inverter.to(resolve_device(device)).accelerate(precision, compile).draw_at(resolution)

@@ -20,6 +20,7 @@ from hyperinverter.data.sources import open_source
 from hyperinverter.extractors.framing import Framing
 from hyperinverter.inverters.inversion import Inversion
 from hyperinverter.models.stylegan2 import Generator
+from hyperinverter.models.stylegan2.layers import check_reduced
 from hyperinverter.models.stylegan2.synthesis import Residuals
 from hyperinverter.utils.decode import centre_crop, to_tensor, upright_rgb
 from hyperinverter.utils.device import arithmetic, tell_if_slower
@@ -98,6 +99,7 @@ class Inverter(ABC):
         folder: the model folder, where directions are looked for.
         model_name, model_hash, generator_hash: written into every Inversion.
         precision: what the networks compute in, fp32, bf16 or fp16; results are float32.
+        draws_px: side of the images that are taken and drawn; None: the generator's. See `draw_at`.
     """
 
     name: ClassVar[str]
@@ -108,6 +110,7 @@ class Inverter(ABC):
     model_hash: str
     generator_hash: str
     precision: str = "fp32"
+    draws_px: int | None = None
 
     @classmethod
     @abstractmethod
@@ -147,6 +150,21 @@ class Inverter(ABC):
             self._compile()
         return self
 
+    def draw_at(self, resolution: int | None) -> Self:
+        """Take and draw images of this side in px; None is the generator's.
+
+        They are its full images reduced by box mean, but where it has an early head, which draws them faster and nearly
+        the same. An Inversion does not depend on it and renders at any size.
+
+        Raises:
+            UserError: the method optimises at the generator's own size.
+            ValueError: the generator's images cannot be reduced to it.
+        """
+        if resolution is not None and check_reduced(resolution, self.generator.resolution) and self.optimises:
+            raise UserError(f"method {self.name} optimises at {self.generator.resolution} px: leave resolution out")
+        self.draws_px = resolution
+        return self
+
     @property
     def optimises(self) -> bool:
         """Whether the method optimises for every image, and so has something to `configure`."""
@@ -165,7 +183,7 @@ class Inverter(ABC):
 
     @property
     def resolution(self) -> int:
-        return self.generator.resolution
+        return self.draws_px or self.generator.resolution
 
     @property
     def input_shape(self) -> tuple[int, int]:
@@ -256,7 +274,7 @@ class Inverter(ABC):
     def _render(self, inversion: Inversion, resolution: int | None) -> Tensor:
         residuals = self._residuals(inversion) if inversion.prepared is None else inversion.prepared
         return self.generator.synthesis(
-            inversion.ws, weight_residuals=residuals, noise_mode="const", resolution=resolution
+            inversion.ws, weight_residuals=residuals, noise_mode="const", resolution=resolution or self.draws_px
         )
 
     def _residuals(self, inversion: Inversion) -> Residuals | None:

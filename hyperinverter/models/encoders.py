@@ -29,7 +29,7 @@ class WEncoder(Trunk):
         super().__init__(config, input_channels=input_channels)
         self.w_dim = w_dim
         self.pool = config.pool
-        self.linear = FullyConnected(self.widths[-1] * config.pool**2, w_dim)
+        self.linear = FullyConnected(self.widths[-1] * config.pool**2, w_dim, lr_multiplier=config.linear_rate)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [N, 3, H, W] in [-1, 1], any size -> offsets [N, w_dim]."""

@@ -29,6 +29,20 @@ REQUIRES = {"discriminator": ("generator",), "w_encoder": ("generator",), "hyper
 SAME_WEIGHTS = 1e-3  # largest relative difference between two copies of one generator that went different ways
 
 
+@torch.no_grad()
+def spread_along(generator: nn.Module, direction: Tensor, count: int = 4000) -> dict[str, float]:
+    """How far the generator's own codes spread along a direction [w_dim]: their standard deviation, a distance in W.
+
+    A published direction does not say it, and without it no strength in standard deviations is possible. {} for a
+    direction of W+ and for a conditional generator.
+    """
+    if direction.ndim != 1 or generator.c_dim:
+        return {}
+    z = torch.randn(count, generator.z_dim, generator=torch.Generator().manual_seed(0))
+    w = generator.mapping(z.to(next(generator.parameters()).device))[:, 0].cpu()
+    return {"projection_std": float((w @ (direction / direction.norm())).std())}
+
+
 @dataclass
 class Source:
     """One released file, its kind, what the catalog says of its name, and options for its reader."""
@@ -190,7 +204,8 @@ class Writer:
                 vector = as_direction(source.file.content, space)
                 config = {"domain": self.domain_name, "resolution": self.generator.resolution, "name": target.stem}
                 config |= {"w_dim": space.w_dim}
-                about = {"requires": {"generator": made_for}, "info": source.info}
+                info = {**source.info, **spread_along(self.generator, vector)}
+                about = {"requires": {"generator": made_for}, "info": info}
                 save_model(target, {"direction": vector}, kind="direction", config=config, **about)
         except ValueError as error:
             raise UserError(f"{source.path}: {error}") from error

@@ -200,3 +200,10 @@ def test_align_goes_through_the_aligner_and_skips_photos_without_a_face(config, 
     assert list(results["skipped"]) == ["b.png"] and len(results["images"]) == 2
     edit_images(config(photos / "a.png", align=True, strengths=[0.0]))
     assert np.asarray(Image.open(tmp_path / "out" / "a" / "input.png")).reshape(-1, 3).mean(0).tolist() == [255, 0, 0]
+
+
+def test_edits_of_phase_1_alone_and_of_a_smaller_size(config, photos, tmp_path):
+    results = edit_images(config(photos / "a.png", method="w_encoder", resolution=8))
+    edited = Inversion.load(tmp_path / "out" / "a" / "smile_+2.safetensors")
+    assert not edited.has_weights and results["images"][0]["label"] == "a"
+    assert Image.open(tmp_path / "out" / "a" / "smile_+2.png").size == (8, 8)

@@ -10,12 +10,14 @@ from tiny_model import make_tiny_domain, save_tiny_model
 
 from hyperinverter.config.names import METRICS
 from hyperinverter.config.schema import DataConfig, EvaluateConfig
+from hyperinverter.evaluation.reconstructing import rounded
 from hyperinverter.evaluation.reconstruction import evaluate
 from hyperinverter.evaluation.sheet import choose_rows
 from hyperinverter.evaluation.tables import to_markdown
 from hyperinverter.extractors import base as extractor_base
+from hyperinverter.inverters import load
 from hyperinverter.utils.errors import UserError
-from hyperinverter.utils.images import save_image
+from hyperinverter.utils.images import load_image, save_image
 
 
 @pytest.fixture
@@ -166,3 +168,20 @@ def test_table_compares_the_last_method_with_the_first():
     assert "| psnr, dB ↑ | 20 | 23 | +3 |" in lines
     assert "| fid ↓ | not measured | not measured |  |" in lines
     assert "- fid: no file" in lines
+
+
+def test_a_smaller_resolution_reads_draws_and_measures_at_it(tiny_model, tmp_path, photos, no_networks):
+    settings = config(tiny_model, tmp_path, root=str(photos))
+    settings.metrics, settings.methods, settings.resolution = ["l2"], ["hyperinverter"], 8
+    result = evaluate(settings)
+    inverter = load(tiny_model, resolution=8)
+    images = torch.stack([load_image(photos / f"{i}.png", 8) for i in range(5)])
+    inversion = inverter.invert(images)
+    drawn = inverter.render(inversion)
+    assert drawn.shape == (5, 3, 8, 8) and result["protocol"]["resolution"] == 8
+    full = load(tiny_model).render(inversion)  # the same Inversion, at the generator's size
+    torch.testing.assert_close(drawn, torch.nn.functional.avg_pool2d(full, 2), atol=1e-5, rtol=0)
+    expected = (rounded(drawn) - images).square().mean()
+    assert result["methods"]["hyperinverter"]["l2"] == pytest.approx(float(expected), rel=1e-3)
+    with pytest.raises(ValueError, match="resolution: got 32 px"):
+        load(tiny_model, resolution=32)

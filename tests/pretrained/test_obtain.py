@@ -165,6 +165,8 @@ def test_directions_and_a_pca_come_with_the_model_and_belong_to_its_generator(mo
     known = {"space": Space.of(inverter.generator), "generator_hash": inverter.generator_hash}
     tilt = load_direction("tilt", inverter.folder, **known)
     assert tilt.generator_hash == inverter.generator_hash and torch.equal(tilt.vector, torch.full((12,), 12**-0.5))
+    codes = generator.mapping(torch.randn(20_000, generator.z_dim))[:, 0]
+    assert tilt.info["projection_std"] == pytest.approx(float((codes @ tilt.vector).std()), rel=0.05)
     for files in ({}, {"first": "pca.safetensors#0:1-3"}):
         first = load_direction("first" if files else "pca#0:1-3", inverter.folder, files=files, **known)
         assert torch.equal(first.vector, pca.components[0]) and (first.start, first.end) == (1, 3)
