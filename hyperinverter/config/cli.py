@@ -5,6 +5,7 @@ without torch, `--dry-run` builds the networks to count their parameters, and on
 """
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -22,6 +23,7 @@ from hyperinverter.utils.waiting import said_if_slow
 
 PACKAGE = Path(__file__).resolve().parents[1]
 USER_MISTAKE = 2  # exit code, as argparse's own
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # what a full or read-only disk says
 PIPE_CLOSED = 141  # as of a program that SIGPIPE ended
 EXAMPLES = {"data.root": "FOLDER", "output": "FOLDER", "device": "cpu"}  # for --help, where a command has the key
 
@@ -86,6 +88,8 @@ def run(
         if "--traceback" in (sys.argv if argv is None else argv) or not _is_users(error):
             raise
         told = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            told += "; what was written before is whole: make room, or give another output=FOLDER"
         _stop(told, error)
     except KeyboardInterrupt:
         if not _is_spoken_for():

@@ -43,6 +43,9 @@ def save_figure(figure: Any, stem: Path) -> list[Path]:
     paths = [stem.with_name(stem.name + suffix) for suffix in (".svg", ".png")]
     with write_atomically(paths[0]) as temporary:
         temporary.write_text(svg_of(figure, stem.name) + "\n", encoding="utf-8")
-    with write_atomically(paths[1]) as temporary, matplotlib.rc_context(LETTERS):
-        figure.savefig(temporary, format="png", dpi=PNG_DPI, metadata={"Software": None})
+    encoded = io.BytesIO()
+    with matplotlib.rc_context(LETTERS):
+        figure.savefig(encoded, format="png", dpi=PNG_DPI, metadata={"Software": None})
+    with write_atomically(paths[1]) as temporary:
+        temporary.write_bytes(encoded.getbuffer())
     return paths

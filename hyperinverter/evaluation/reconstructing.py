@@ -20,8 +20,7 @@ from hyperinverter.data.image_source import ImageSource
 from hyperinverter.inverters import Inverter
 from hyperinverter.inverters.base import as_images
 from hyperinverter.metrics.timing import synchronise
-from hyperinverter.utils.files import write_atomically
-from hyperinverter.utils.images import from_uint8, to_pil, to_uint8
+from hyperinverter.utils.images import from_uint8, to_pil, to_uint8, write_picture
 from hyperinverter.utils.output_names import file_name
 
 SECONDS = "seconds"  # key in a kept file: how long the image took
@@ -100,8 +99,7 @@ class Reconstructor:
         output = rounded(output)[0].cpu()
         about = PngImagePlugin.PngInfo()
         about.add_text(SECONDS, repr(seconds))
-        with write_atomically(path) as temporary:
-            to_pil(output).save(temporary, format="PNG", pnginfo=about)
+        write_picture(to_pil(output), path, format="PNG", pnginfo=about)
         return output, seconds
 
     def _key(self, image: Tensor) -> str:

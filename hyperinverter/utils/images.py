@@ -4,8 +4,10 @@ Inside the package images are float32 RGB in [-1, 1]; uint8 exists only at files
 darken by half a level). N images, R pixels, H and W any height and width. Files are written whole or not at all.
 """
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,9 +70,20 @@ def save_image(image: Tensor | Image.Image, path: str | Path) -> Path:
     """Write one image ([3, H, W] in [-1, 1], uint8, or Pillow); the suffix chooses PNG, JPEG (quality 95) or WebP."""
     path = Path(path)
     picture = to_pil(image) if isinstance(image, Tensor) else image
-    with write_atomically(path) as temporary:
-        picture.save(temporary, format=_format_of(path), quality=95)
+    write_picture(picture, path, format=_format_of(path), quality=95)
     return path
+
+
+def write_picture(picture: Image.Image, path: str | Path, **options: Any) -> None:
+    """Encode in memory, then write: of a full disk Pillow says "encoder error -2", and not which file.
+
+    Args:
+        options: of Pillow's `save`.
+    """
+    encoded = io.BytesIO()
+    picture.save(encoded, **options)
+    with write_atomically(path) as temporary:
+        temporary.write_bytes(encoded.getbuffer())
 
 
 def save_gif(
@@ -90,10 +103,8 @@ def save_gif(
         raise ValueError("expected at least one frame, got none")
     if there_and_back:
         pictures += pictures[-2:0:-1]
-    with write_atomically(path) as temporary:
-        pictures[0].save(
-            temporary, format="GIF", save_all=True, append_images=pictures[1:], duration=frame_ms, loop=0, disposal=2
-        )
+    more = {"save_all": True, "append_images": pictures[1:], "duration": frame_ms, "loop": 0, "disposal": 2}
+    write_picture(pictures[0], path, format="GIF", **more)
     return path
 
 
