@@ -46,6 +46,9 @@ class LpipsVgg(Lpips):
 
     own_net = "vgg"
     filenames = ("vgg16-397923af.pth",)
-    also_as = ()
+    also_as = ("vgg16_features_torchvision.safetensors",)
     purpose = "LPIPS (VGG16, ImageNet)"
-    source = "torchvision (https://download.pytorch.org/models/vgg16-397923af.pth)"
+    source = (
+        "a package registry (python scripts/download.py vgg16) or from torchvision "
+        "(https://download.pytorch.org/models/vgg16-397923af.pth)"
+    )

