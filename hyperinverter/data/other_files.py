@@ -9,6 +9,7 @@ LMDB_MAGIC = bytes.fromhex("dec0efbe")  # little-endian, at byte 16 of an LMDB f
 TFRECORDS = (".tfrecords", ".tfrecord")
 TARS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 PACKED = (".7z", ".rar")
+NUMBERS = (".pt", ".pth", ".pkl", ".npy", ".npz", ".ckpt", ".safetensors")
 SHOWN = 3
 UNPACK_RECORDS = (
     "unpack them to images with the tool that made them (NVlabs/stylegan2-ada: dataset_tool.py unpack "
@@ -33,6 +34,8 @@ def what_else(path: Path) -> str | None:
         return f"is a tar archive: unpack it (tar -xf {path.name} -C FOLDER) and give that folder"
     if name.endswith(PACKED):
         return "is a packed archive: unpack it and give the folder"
+    if name.endswith(NUMBERS):
+        return "holds weights, codes or other numbers, not images: give photos"
     return None
 
 
@@ -45,6 +48,8 @@ def what_is_inside(path: Path, files: Iterable[str]) -> str | None:
     """
     files = list(files)
     databases = sorted({Path(name).parent for name in files if Path(name).name == LMDB_FILE})
+    if path.is_file() and any(name.endswith(("/data.pkl", ".npy")) for name in files):
+        return "holds weights, codes or other numbers, not images: give photos"
     if databases and path.is_file():
         inside = databases[0].as_posix()
         folder = "FOLDER" if inside == "." else f"FOLDER/{inside}"

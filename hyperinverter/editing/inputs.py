@@ -13,9 +13,12 @@ from hyperinverter.config.schema import EditConfig
 from hyperinverter.data import align
 from hyperinverter.data.fit import FitNotes
 from hyperinverter.data.image_source import ImageSource
+from hyperinverter.data.other_files import NUMBERS
 from hyperinverter.data.sources import open_source
 from hyperinverter.extractors.framing import Framing
 from hyperinverter.inverters import Inversion, Inverter
+from hyperinverter.pretrained.published.names import foreign, plain_names
+from hyperinverter.pretrained.reading import read_published
 from hyperinverter.utils.decode import BadImageError, to_tensor
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import from_uint8
@@ -89,6 +92,9 @@ class Inputs:
         roots = [root] if isinstance(root, str) else (root or [])
         if not roots:
             raise UserError("no images were given; name files, folders or zips, or set data.root=FOLDER")
+        for path in (Path(one).expanduser() for one in roots):
+            if path.suffix.lower() in NUMBERS and path.suffix != ".safetensors" and path.is_file():
+                raise UserError(f"{path}: {self._told_numbers(path)}; give a photo")
         most, align = self.config.data.max_megapixels, self.config.align
         known = {"max_megapixels": most, "resolution": None if align else self.inverter.resolution}  # of the largest
         sources = [
@@ -96,6 +102,22 @@ class Inputs:
         ]
         self.places = {place for _, source in sources if source for place in source.places()}
         return sources
+
+    def _told_numbers(self, path: Path) -> str:
+        """For a refusal: what a file of numbers among the photos is."""
+        content = plain_names(read_published(path).content)
+        entries = list(content.values()) if isinstance(content, dict) else [content]
+        codes = entries[0] if len(entries) == 1 and isinstance(entries[0], Tensor) else torch.zeros(0)
+        num_ws, w_dim = self.inverter.generator.num_ws, self.inverter.generator.w_dim
+        told = foreign(content) if isinstance(content, dict) else None
+        if not told and codes.numel() and codes.shape[-1] in (w_dim, num_ws * w_dim):
+            each = codes.numel() % (num_ws * w_dim) == 0
+            ws = f"reshape(-1, {num_ws}, {w_dim})" if each else f"reshape(-1, 1, {w_dim}).repeat(1, {num_ws}, 1)"
+            return (
+                f"holds codes {list(codes.shape)} of W or W+, not a photo. If they are of this generator, Python draws "
+                f"them: load({self.inverter.model_name!r}).render(Inversion(codes.{ws}), allow_other_model=True)"
+            )
+        return f"is {told}" if told else "holds weights or other numbers, not a photo"
 
     def _photos(self, sources: list[tuple[str, ImageSource | None]]) -> Iterator[Photo]:
         pending: list[tuple[str, Tensor]] = []
