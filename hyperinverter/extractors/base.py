@@ -110,18 +110,23 @@ def read_network(path: Path) -> Any:
     Raises:
         UserError: it is damaged, not safe or no weights; names it, what was found and what to do.
     """
-    return read_published(path).content
+    content = read_published(path).content
+    if content is None or isinstance(content, str | int | float | complex):  # text would be taken for a file's name
+        raise UserError(f"{path}: holds {type(content).__name__}, no weights; fetch the original file")
+    return content
 
 
 @contextmanager
 def told_of(extractor: type[Extractor], paths: Sequence[Path]) -> Iterator[None]:
     """What goes wrong inside is told of these files: they hold something else than this network."""
+    names = " and ".join(map(str, paths))
     try:
         yield
-    except UserError:
-        raise
+    except UserError as error:
+        if any(str(path) in str(error) for path in paths):
+            raise
+        raise UserError(f"{names}: {error}") from error
     except DAMAGED as error:
-        names = " and ".join(map(str, paths))
         raise UserError(
             f"{names}: not the network for {extractor.purpose} ({reason_of(error)}); fetch the original file"
         ) from error

@@ -1,0 +1,50 @@
+"""Files of the frozen networks that hold something else: one message that names the file."""
+
+import numpy as np
+import pytest
+import torch
+
+from hyperinverter.extractors.arcface import ArcFace
+from hyperinverter.extractors.mobilefacenet import MobileFaceNet, Network
+from hyperinverter.extractors.moco import Moco
+from hyperinverter.utils.errors import UserError
+
+NETWORKS = (MobileFaceNet, ArcFace, Moco)
+CONTENTS = {
+    "number": 5, "nothing": None, "text": "x", "list": [], "list_of_tensors": [torch.ones(2)], "empty": {},
+    "tensor": torch.ones(3), "numbers": {"a": 1}, "keys": {1: torch.ones(2)}, "deep": {"state_dict": {"a": {"b": {}}}},
+    "state_is_a_list": {"state_dict": [1]}, "state_is_text": {"state_dict": "x"},
+    "other": {"a.weight": torch.ones(2, 2)},
+    "scalar": {"conv1.weight": torch.tensor(1.0)}, "nothing_by_name": {"conv1.weight": None},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.__name__)
+def test_other_content_is_told_with_the_files_name(network, tmp_path, monkeypatch):
+    monkeypatch.setenv("HYPERINVERTER_MODELS", str(tmp_path))
+    path = tmp_path / network.filenames[0]
+    for content in CONTENTS.values():
+        torch.save(content, path)
+        with pytest.raises(UserError) as caught:
+            network.find()
+        assert str(path) in str(caught.value), caught.value
+    for arrays in ({"a": np.ones(3)}, {}, {"conv1.0.weight": np.full((64, 3, 3, 3), np.nan, "f4")}):
+        with open(path, "wb") as file:
+            np.savez(file, **arrays)
+        with pytest.raises(UserError) as caught:
+            network.find()
+        assert str(path) in str(caught.value)
+
+
+def test_weights_that_are_not_finite(tmp_path, monkeypatch):
+    monkeypatch.setenv("HYPERINVERTER_MODELS", str(tmp_path))
+    state = {name: tensor.numpy() for name, tensor in Network().state_dict().items()}
+    with open(tmp_path / MobileFaceNet.filenames[0], "wb") as file:
+        np.savez(file, **state)
+    MobileFaceNet.find()
+    name = next(name for name in state if name.endswith("weight"))
+    state[name] = np.full_like(state[name], np.nan)
+    with open(tmp_path / MobileFaceNet.filenames[0], "wb") as file:
+        np.savez(file, **state)
+    with pytest.raises(UserError, match=f"{name} holds NaN"):
+        MobileFaceNet.find()
