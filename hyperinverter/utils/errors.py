@@ -6,6 +6,8 @@ import struct
 import zipfile
 import zlib
 
+from hyperinverter.utils.text import printable
+
 
 class UserError(Exception):
     """Something about the input, not about the code: says what was got, what was expected, and what to do.
@@ -24,7 +26,6 @@ DAMAGED = (ArithmeticError, AssertionError, AttributeError, BufferError, EOFErro
 
 
 def reason_of(error: BaseException) -> str:
-    """The first line of what an error says, not long; its class where it says nothing."""
+    """The first line of what an error says, not long and printable; its class where it says nothing."""
     lines = str(error).splitlines()
-    text = lines[0].strip() if lines else ""
-    return (text if len(text) <= 200 else text[:197] + "...") or type(error).__name__
+    return printable(lines[0].strip() if lines else "", longest=200) or type(error).__name__
