@@ -104,8 +104,12 @@ COMMANDS: dict[str, Script | None] = {  # None: not ours, see test_make_and_shel
         makes="docs/performance.md"
     ),
     "python scripts/reproduce.py photos=FOLDER/faces64_test.zip other_photos=FOLDER/ffhq256_test.zip "
-    "'training_photos=FOLDER/faces64_train_*.zip' labels=FOLDER/labels.csv.gz": Script("--dry-run"),  # half an hour
-    "python scripts/reproduce.py 'parts=[]'": Script(makes="docs/results.md"),
+    "'training_photos=FOLDER/faces64_train_*.zip' labels=FOLDER/labels.csv.gz publish=docs/results": Script(
+        "--dry-run"
+    ),  # half an hour
+    "python scripts/reproduce.py --config configs/reproduce/ffhq_mobile.yaml 'parts=[editability]' "
+    "photos=FOLDER/ffhq256_test.zip": Script("--dry-run"),  # an hour
+    "python scripts/reproduce.py 'parts=[]' publish=docs/results": Script(makes="docs/results.md"),
     "python scripts/export_model.py model=outputs/phase2_faces64/model output=my_models/shipped": Script(
         "test_images=2 tolerance=1 largest=9", "my_models/shipped/hyperinverter.safetensors"
     ),

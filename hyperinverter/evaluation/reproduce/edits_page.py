@@ -80,7 +80,12 @@ def _identity(result: dict[str, Any]) -> Iterator[str]:
             columns = sorted(ways, key=float)
             yield f"Identity kept by an edit: likeness {what}."
             yield table(
-                ["direction", "network", "phase", *(f"at {float(way):+g}" for way in columns)],
+                [
+                    "direction",
+                    "network",
+                    "phase",
+                    *(f"at {float(way):+g}" if float(way) else "at 0" for way in columns),
+                ],
                 ([*row[:2], PHASES[row[2]], *(_likeness(row[3].get(way)) for way in columns)] for row in rows),
             )
 
