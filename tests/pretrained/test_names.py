@@ -22,7 +22,7 @@ from hyperinverter.pretrained.published import from_published
 from hyperinverter.pretrained.published.names import plain_names
 from hyperinverter.pretrained.published.nvidia import published_arguments, to_published
 from hyperinverter.pretrained.published.rosinality import to_rosinality
-from hyperinverter.pretrained.reading import PublishedFile, read_published
+from hyperinverter.pretrained.reading import NetworkStub, PublishedFile, read_published
 from hyperinverter.utils.errors import UserError
 
 PREFIXES = ("module.", "_orig_mod.", "_orig_mod.module.", "generator.", "module.generator.", "my_model.net_g.")
@@ -162,6 +162,7 @@ def names(*keys: str) -> dict[str, Tensor]:
     ({"state_dict": names("generator_ema.style_mapping.1.weight", "generator.x.y")}, "in mmgeneration's names"),
     (names("generator.progression.0.conv1.weight", "style.1.weight"), "of the first generation"),
     ({"g_ema": names("conv1.conv.modulation.weight") | {"input.input": torch.zeros(1, 8, 4, 2)}}, "not square .2:4"),
+    ({"G_ema": NetworkStub("Generator", {}, {"synthesis.b4.const": torch.zeros(8, 4, 2)})}, "not square .2:4"),
     (names("conv1.conv.x") | {"synthesis.b4.const": torch.zeros(8, 4, 2)}, "not square"),
     (torch.zeros(3, 18, 512), r"latent codes \[3, 18, 512\], one row per style, and not weights"),
     ({"ckpt": "x", "eigvec": torch.zeros(8, 8)}, r"SeFa's factors, .* directions=\[FILE#0\]"),

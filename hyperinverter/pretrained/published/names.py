@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from hyperinverter.pretrained.reading import NetworkStub
+
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 # with which the names of networks begin that are read here; any other word in front of all names is an owner's
 OWN = re.compile(
@@ -90,6 +92,8 @@ def foreign(content: Any) -> str | None:
     """
     if isinstance(content, Tensor) and content.ndim == 3 and content.is_floating_point():
         return f"latent codes {list(content.shape)}, one row per style, and not weights"
+    if isinstance(content, NetworkStub):
+        content = content.state
     if not isinstance(content, Mapping):
         return None
     if isinstance(content.get("eigvec"), Tensor):
@@ -109,7 +113,8 @@ def foreign(content: Any) -> str | None:
 
 
 def _mappings(content: Any, depth: int = 0) -> Iterator[Mapping[Any, Any]]:
-    """The mapping and those in it."""
+    """The mapping, those in it, and the tensors of networks in it."""
+    content = content.state if isinstance(content, NetworkStub) else content
     if isinstance(content, Mapping) and depth <= DEEPEST:
         yield content
         for value in content.values():
