@@ -27,6 +27,7 @@ from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.output_names import file_name
 from hyperinverter.utils.safetensors_io import write_tensors
 from hyperinverter.utils.seeding import seed_everything
+from hyperinverter.utils.waiting import said_if_slow
 
 CODES_FORMAT = "hyperinverter-codes-1"
 BATCH_SIZE = 64
@@ -54,7 +55,8 @@ def learn_directions(config: DirectionConfig) -> dict:
     for column in config.attributes.values():
         check_column(labels.values(), column)  # a wrong one is told before all photos are encoded
     _check_labels(config, labels)
-    inverter = load(config.model or config.domain, "w_encoder", config.device)
+    with said_if_slow("loading the model"):
+        inverter = load(config.model or config.domain, "w_encoder", config.device)
     output = Path(config.output)
     ws, names = photo_codes(config, inverter, output / "codes.safetensors")
 
@@ -75,14 +77,15 @@ def learn_directions(config: DirectionConfig) -> dict:
     }
     results = {}
     for name, column in config.attributes.items():
-        direction, figures = learn_direction(
-            ws,
-            attribute_values(rows, column),
-            held_out,
-            name=name,
-            generator_hash=inverter.generator_hash,
-            estimate=config.estimate,
-        )
+        with said_if_slow(f"fitting {name}"):
+            direction, figures = learn_direction(
+                ws,
+                attribute_values(rows, column),
+                held_out,
+                name=name,
+                generator_hash=inverter.generator_hash,
+                estimate=config.estimate,
+            )
         direction.info |= {"attribute": column, **source}
         domain, path = inverter.domain, output / "directions" / f"{file_name(name)}.safetensors"
         save_direction(direction, path, domain=domain.name, resolution=domain.resolution)

@@ -108,7 +108,7 @@ def optimise(
         lowest: codes are kept from going below it (non-negative tokens end with a ReLU).
     """
     optimizer = torch.optim.Adam([code.requires_grad_() for code in codes], lr=rate)
-    for step in tqdm(range(steps), desc="bounds", unit="step", leave=False, disable=None):
+    for step in tqdm(range(steps), desc="bounds", unit="step", leave=False, mininterval=1.0):
         optimizer.param_groups[0]["lr"] = rate * (1 - step / steps)
         optimizer.zero_grad(set_to_none=True)
         loss().backward()

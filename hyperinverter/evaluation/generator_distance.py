@@ -5,12 +5,13 @@ the other half, and as many samples against each half. Features are Inception's,
 small stand-in that the trainer uses (`training.gan_validation`), under its own name. Letters: N images, F features.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from hyperinverter.data import Batches
 from hyperinverter.metrics import NotMeasured
@@ -91,9 +92,17 @@ def _photo_features(
     """Features of every photo and of its mirror image, [N,2,F]."""
     pairs = [
         torch.stack([features(x), features(x.flip(3))], dim=1)
-        for x in (images.to(device) for images, _ in photos.in_order(batch_size))
+        for x in _shown(photos, batch_size, device, "features of photos")
     ]
     return torch.cat(pairs)
+
+
+def _shown(photos: Batches, batch_size: int, device: torch.device, what: str) -> Iterator[Tensor]:
+    """The photos, batch by batch on the device, with a bar."""
+    with tqdm(total=len(photos), desc=what, unit="photo", leave=False) as bar:
+        for images, _ in photos.in_order(batch_size):
+            yield images.to(device)
+            bar.update(len(images))
 
 
 def _augmented(
@@ -113,7 +122,7 @@ def _augmented(
         torch.manual_seed(seed)
         pairs = [
             features(changes(torch.cat([x, x.flip(3)])))
-            for x in (images.to(device) for images, _ in photos.in_order(batch_size))
+            for x in _shown(photos, batch_size, device, f"features of photos changed by {kind}")
         ]
     return torch.cat(pairs)
 

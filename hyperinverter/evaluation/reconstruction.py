@@ -76,7 +76,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     per_method = {method: [metric.fresh() for metric in measured] for method in inverters}
 
     by_l2 = L2(Reduction(domain.loss_resolution, config.metric_filter))
-    framing = list(look_at_some(images.source, domain, CROP)) if is_main() else []
+    with said_if_slow("looking at some photos", wanted=is_main()):
+        framing = list(look_at_some(images.source, domain, CROP)) if is_main() else []
     for line in framing:
         tell(line)
     kept = Path(config.output) / "reconstructions"

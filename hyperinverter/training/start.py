@@ -24,6 +24,7 @@ from hyperinverter.pretrained.load import check_domain, fill, find_network_file,
 from hyperinverter.pretrained.ready import load_discriminator, load_model, load_w_encoder, weights_file
 from hyperinverter.utils.distributed import is_main
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.waiting import said_if_slow
 
 TRUNK_PARTS = ("input_layer.", "conv1.", "bn1.", "relu.", "body.", "_conv_stem.", "_bn0.", "_blocks.")
 # torchvision's stem ends in a ReLU (ours is a PReLU, which starts at slope 0.25); old files count no batches.
@@ -65,7 +66,8 @@ def notes_on_photos(data: Batches, domain: DomainConfig, step: int) -> list[str]
     """Whether some of the photos are in the crop that the domain expects; before the first step, in one process."""
     if step > 0 or not is_main():
         return []
-    return list(look_at_some(data.source, domain, "crop them first: python scripts/align.py FOLDER output=ALIGNED"))
+    with said_if_slow("looking at some photos"):
+        return list(look_at_some(data.source, domain, "crop them first: python scripts/align.py FOLDER output=ALIGNED"))
 
 
 def load_discriminator_of_losses(

@@ -207,3 +207,28 @@ def test_edits_of_phase_1_alone_and_of_a_smaller_size(config, photos, tmp_path):
     edited = Inversion.load(tmp_path / "out" / "a" / "smile_+2.safetensors")
     assert not edited.has_weights and results["images"][0]["label"] == "a"
     assert Image.open(tmp_path / "out" / "a" / "smile_+2.png").size == (8, 8)
+
+
+def test_many_photos_show_a_bar_and_a_sheet_says_what_it_leaves_out(config, photos, monkeypatch, capsys):
+    monkeypatch.setattr(commands, "SHEET_ROWS", 2)
+    for command in (invert_images, edit_images):
+        command(config(photos, strengths=[0.0]))
+        shown = capsys.readouterr()
+        assert "a sheet shows the first 2 of 3 photos; all have files of their own" in shown.out
+        assert "photos: 100%" in shown.err and "3/3" in shown.err
+    invert_images(config(photos, data={"max_images": 2}))
+    shown = capsys.readouterr()
+    assert "a sheet shows" not in shown.out and "2/2" in shown.err
+
+
+def test_which_of_several_faces_was_taken_is_told_and_in_the_json(config, photos, monkeypatch, capsys):
+    from hyperinverter.data import align
+
+    def pretend(image, size, name="the image"):
+        crop = Image.new("RGB", (size, size))
+        return align.AlignedFace(crop, np.zeros((4, 2)), np.zeros((68, 2)), "2 faces; the most certain one was taken")
+
+    monkeypatch.setattr(align, "align", pretend)
+    results = invert_images(config(photos / "a.png", align=True))
+    assert results["face_notes"] == {"a.png": "2 faces; the most certain one was taken"}
+    assert "note: a.png: 2 faces; the most certain one was taken" in capsys.readouterr().out
