@@ -75,7 +75,7 @@ def fetch_package(
             if not arrived.is_file():
                 names = ", ".join(path.name for path in (folder / "got").iterdir()) or "nothing"
                 raise Refused(f"{copy}: pip brought {printable(names)}, expected {target.name}")
-            fetched = Fetched(*hash_file(arrived))
+            fetched = Fetched(*hash_file(arrived), None, arrived)
             if fetched.size > limits.max_bytes:
                 raise Refused(f"{copy}: {fetched.size} bytes, larger than max_gib; if that is right, raise it")
             accept(fetched)

@@ -6,6 +6,7 @@ resumes nor knows Drive's pages, gdown knows only Drive and keeps no hashes, and
 
 import contextlib
 import re
+import zlib
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -65,15 +66,30 @@ def opened(session: Any, url: str, headers: dict[str, str]) -> Iterator[Any]:
 
 
 def pieces(response: Any) -> Iterator[bytes]:
-    """The body, CHUNK bytes at a time; a connection that breaks is an interruption."""
-    import requests
+    """The body, CHUNK bytes at a time; a connection that breaks is an interruption.
 
+    A server may pack the body although nobody asked for it: then this unpacks it, since requests does not notice when
+    a packed body ends too early.
+    """
+    import urllib3
+
+    packing = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if packing not in ("identity", "", "gzip", "x-gzip"):
+        raise Refused(f"{response.url}: the server packs the file ({packing[:20]}), unasked; give another copy")
+    unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS) if "gzip" in packing else None
     try:
-        yield from response.iter_content(CHUNK)
-    except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+        for piece in response.raw.stream(CHUNK, decode_content=False):
+            while unpacker is not None and piece:
+                yield unpacker.decompress(piece, CHUNK)
+                piece = unpacker.unconsumed_tail
+            if piece:
+                yield piece
+    except urllib3.exceptions.HTTPError as error:
         raise Interrupted(f"the connection broke off ({_short(error)})") from error
-    except requests.exceptions.ContentDecodingError as error:
+    except (OSError, zlib.error) as error:
         raise Interrupted(f"the body arrived damaged ({_short(error)})") from error
+    if unpacker is not None and not unpacker.eof:
+        raise Interrupted("the packed body ended too early", from_start=True)
 
 
 def total_bytes(response: Any, start: int) -> int | None:

@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +51,25 @@ class Limits:
 
 @dataclass(frozen=True)
 class Fetched:
-    """What arrived. `told_sha256`: what the server itself said the hash is (the Hugging Face hub does), else None."""
+    """What arrived.
+
+    Attributes:
+        told_sha256: what the server itself said the hash is (the Hugging Face hub does), else None.
+        path: where it lies until it is accepted.
+    """
 
     sha256: str
     size: int
     told_sha256: str | None = None
+    path: Path | None = field(default=None, compare=False)
 
 
 class WrongContent(UserError):
     """The complete file is not the one that was asked for; it is of no use to go on with."""
+
+
+class NotWhole(WrongContent, Refused):
+    """What arrived cannot be read to its end, although the server called it complete; another copy may be."""
 
 
 @dataclass
@@ -107,7 +117,7 @@ def fetch(
     part = target.with_name(target.name + ".part")
     with only_download(target):
         told = _until_complete(url, part, limits, size, headers or {}, log)
-        fetched = Fetched(*hash_file(part), told)
+        fetched = Fetched(*hash_file(part), told, part)
         try:
             accept(fetched)
         except WrongContent:
@@ -192,14 +202,13 @@ def _once(session: Any, url: str, part: Path, limits: Limits, size: int | None, 
     with opened(session, url, asked) as response:
         if response.status_code == 416:
             raise Interrupted("the server has less than what is here: from the start", from_start=True)
+        if response.status_code == 206 and not start:
+            raise Interrupted("the server sent a part that nobody asked for: from the start", from_start=True)
         if response.status_code != 206:
             start = have = 0  # the server cannot resume, or it has another file now
         total = total_bytes(response, start)
-        before = known.total if start and known else None
-        if total is not None and start and (total < have or before not in (None, total)):
-            raise Interrupted(
-                f"the file was {before or have} bytes long and is {total} now: from the start", None, True
-            )
+        if start and known:
+            _check_same_file(known, response, total, have)
         _check_size(url, total, size, limits)
         _check_space(part, total, have)
         state = _State(url, response.headers.get("ETag"), response.headers.get("Last-Modified"), total)
@@ -210,6 +219,21 @@ def _once(session: Any, url: str, part: Path, limits: Limits, size: int | None, 
         if end == 0:
             raise Refused(f"{url}: the server sent an empty file; give another copy")
         return told_sha256(response)
+
+
+def _check_same_file(known: _State, response: Any, total: int | None, have: int) -> None:
+    """Start over when what a server goes on with is another file, or it does not say of what length."""
+    if known.total is not None and total != known.total:
+        raise Interrupted(
+            f"the file was {known.total} bytes long and is {total or 'of unknown length'} now: from the start",
+            None,
+            True,
+        )
+    if total is not None and total < have:
+        raise Interrupted(f"{have} bytes of the file are here and it has {total} now: from the start", None, True)
+    etag = response.headers.get("ETag")
+    if known.etag and etag and etag != known.etag:
+        raise Interrupted("the file on the server has changed (ETag): from the start", from_start=True)
 
 
 def _receive(response: Any, part: Path, start: int, have: int, total: int | None, limits: Limits, url: str) -> int:

@@ -34,6 +34,9 @@ class Answer:
         etag: None sends none.
         break_after: bytes of the body after which the connection is cut, one entry per request; None: not at all.
         length: Content-Length to state, where it is not the body's.
+        unsized: states no length at all; the end of the connection is the end of the body.
+        total: what stands for the whole length in Content-Range, where it is not the body's.
+        heeds_etag: False honours Range whatever If-Range says.
     """
 
     content: bytes = b""
@@ -43,6 +46,9 @@ class Answer:
     etag: str | None = '"1"'
     break_after: list[int | None] = field(default_factory=list)
     length: int | None = None
+    unsized: bool = False
+    total: str | None = None
+    heeds_etag: bool = True
 
 
 @dataclass
@@ -78,17 +84,17 @@ class _Handler(BaseHTTPRequestHandler):
         if answer.etag:
             headers["ETag"] = answer.etag
         wanted = self.headers.get("Range")
-        same = self.headers.get("If-Range", answer.etag) == answer.etag
+        same = self.headers.get("If-Range", answer.etag) == answer.etag or not answer.heeds_etag
         if wanted and answer.ranges and same and status == 200:
             start = int(wanted.removeprefix("bytes=").removesuffix("-"))
             if start >= len(body):
                 status, body = 416, b""
             else:
-                headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
+                headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{answer.total or len(body)}"
                 status, body = 206, body[start:]
         headers |= answer.headers
         self.send_response(status)
-        if "Transfer-Encoding" not in headers:
+        if "Transfer-Encoding" not in headers and not answer.unsized:
             headers.setdefault("Content-Length", str(len(body) if answer.length is None else answer.length))
         for name, value in headers.items():
             self.send_header(name, value)
@@ -97,7 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
         with contextlib.suppress(ConnectionError):
             self.wfile.write(body if cut is None else body[:cut])
             self.wfile.flush()
-        if cut is not None or answer.length is not None or "Transfer-Encoding" in headers:
+        if cut is not None or answer.unsized or answer.length is not None or "Transfer-Encoding" in headers:
             self.close_connection = True
 
     def log_message(self, format: str, *args: object) -> None:

@@ -1,11 +1,13 @@
 """Entries of the catalog from their publishers or mirrors: hashes are kept and a change is refused; the command."""
 
 import hashlib
+import io
 import json
 import random
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from file_server import QUOTA_PAGE, Answer, file_server
 from script_runner import run_script
@@ -17,8 +19,15 @@ from hyperinverter.pretrained.lock import LOCK_NAME, read_lock
 from hyperinverter.pretrained.transfer import WrongContent
 from hyperinverter.utils.errors import UserError
 
-CONTENT = random.Random(7).randbytes(300_000)
-OTHER = random.Random(8).randbytes(300_000)
+
+def array_file(seed: int) -> bytes:
+    """A whole .npy file: what is downloaded is read to its end before its hash is kept."""
+    file = io.BytesIO()
+    np.save(file, np.frombuffer(random.Random(seed).randbytes(300_000), np.uint8))
+    return file.getvalue()
+
+
+CONTENT, OTHER = array_file(7), array_file(8)
 HASH = hashlib.sha256(CONTENT).hexdigest()
 HTML = {"Content-Type": "text/html; charset=utf-8"}
 
@@ -90,6 +99,35 @@ def test_the_next_copy_is_tried_and_in_the_end_all_are_named(one, root, server):
     )
     assert all(text in str(error.value) for text in told), error.value
     assert download_entry(replace(one, copies=(*copies, *one.copies))).is_file()
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (Answer(CONTENT[:200_000], unsized=True, ranges=False), "cut short"),
+        (Answer(b"Service unavailable.\n"), "a text of 21 bytes"),
+        (Answer(b'{"error": "no quota left"}'), "a text of 26 bytes"),
+        (Answer(bytes(300_000)), "zeros only"),
+        (Answer(CONTENT[:-1] + b"", unsized=True, ranges=False), "cut short"),
+    ],
+)
+def test_what_cannot_be_read_to_its_end_is_neither_kept_nor_recorded(one, root, server, answer, told):
+    """Status 200 and no word of its length: a cut body and an error page were recorded as the published file."""
+    server.answers["/bad.pkl"] = answer
+    with pytest.raises(UserError, match=rf"what arrived is no whole x\.pkl: .*{told}"):
+        download_entry(replace(one, copies=(server.url("/bad.pkl"),)))
+    assert read_lock(root) == {} and not list(root.glob("published/x.pkl*"))
+    path = download_entry(replace(one, copies=(server.url("/bad.pkl"), *one.copies)))
+    assert path.read_bytes() == CONTENT and read_lock(root)["one"].copy == one.copies[0]
+
+
+def test_a_file_put_there_by_hand_is_read_before_it_is_recorded(one, root):
+    path = root / "published" / "x.pkl"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(CONTENT[:-100])
+    with pytest.raises(WrongContent, match=r"is no whole x\.pkl: it is cut short"):
+        download_entry(one)
+    assert read_lock(root) == {} and path.exists()
 
 
 def test_a_damaged_lock_file_is_told_before_anything_is_fetched(one, root, server):

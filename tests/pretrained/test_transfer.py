@@ -1,6 +1,7 @@
 """One file over HTTP, against a server on this machine: resumed, retried, atomic; every refusal says what to do."""
 
 import errno
+import gzip
 import hashlib
 import random
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ import pytest
 from file_server import LOGIN_PAGE, OLD_SCAN_PAGE, QUOTA_PAGE, SCAN_PAGE, Answer, FileServer, file_server
 
 from hyperinverter.pretrained import transfer
-from hyperinverter.pretrained.request import CHUNK, Interrupted, Refused, total_bytes
+from hyperinverter.pretrained.request import Interrupted, Refused, total_bytes
 from hyperinverter.pretrained.transfer import OVERLAP, Fetched, Limits, fetch
 from hyperinverter.pretrained.web_page import looks_like_html
 from hyperinverter.utils.errors import UserError
@@ -63,18 +64,18 @@ def test_a_broken_connection_is_resumed_from_where_it_ended(server, target):
     server.answers["/x.pkl"] = Answer(CONTENT, break_after=[100_000, 80_000])
     get(server, target)
     assert target.read_bytes() == CONTENT
-    second = CHUNK - OVERLAP  # of 100,000 bytes one whole piece was kept
-    assert server.ranges() == [None, f"bytes={second}-", f"bytes={second + CHUNK - OVERLAP}-"]
+    second = 100_000 - OVERLAP  # all that came was kept
+    assert server.ranges() == [None, f"bytes={second}-", f"bytes={second + 80_000 - OVERLAP}-"]
     assert server.requests[1][1]["If-Range"] == '"1"'
 
 
 def test_a_later_call_goes_on_with_the_part_of_an_earlier_one(server, target):
     server.answers["/x.pkl"] = Answer(CONTENT, break_after=[200_000, *[0] * 3])
-    with pytest.raises(UserError, match=rf"gave up after 3 tries. {3 * CHUNK} bytes are kept in .*x.pkl.part"):
+    with pytest.raises(UserError, match=r"gave up after 3 tries. 200000 bytes are kept in .*x.pkl.part"):
         get(server, target)
     assert not target.exists()
     get(server, target)
-    assert target.read_bytes() == CONTENT and server.ranges()[-1] == f"bytes={3 * CHUNK - OVERLAP}-"
+    assert target.read_bytes() == CONTENT and server.ranges()[-1] == f"bytes={200_000 - OVERLAP}-"
 
 
 def test_a_server_that_cannot_resume_starts_over(server, target):
@@ -102,6 +103,40 @@ def test_a_server_whose_file_keeps_changing_is_given_up(server, target):
     server.answers["/x.pkl"] = answers
     with pytest.raises(UserError, match="the file on the server has changed: from the start; gave up"):
         get(server, target)
+
+
+def test_a_server_that_goes_on_with_another_file_is_not_believed(server, target):
+    """A changed ETag although If-Range was sent, and a length that was known and is no longer told."""
+    for second in (Answer(OTHER, etag='"2"', heeds_etag=False), Answer(CONTENT, total="*"), Answer(CONTENT, total="7")):
+        server.answers["/x.pkl"] = [Answer(CONTENT, break_after=[100_000]), second, Answer(OTHER, etag='"3"')]
+        server.requests.clear()
+        get(server, target)
+        assert target.read_bytes() == OTHER and leftovers(target) == [] and server.ranges()[2] is None
+        target.unlink()
+
+
+def test_a_part_that_nobody_asked_for_is_not_the_file(server, target):
+    part = Answer(CONTENT[:1000], 206, {"Content-Range": f"bytes 0-999/{len(CONTENT)}"})
+    server.answers["/x.pkl"] = [part, Answer(CONTENT)]
+    get(server, target)
+    assert target.read_bytes() == CONTENT
+    server.answers["/y.pkl"] = part
+    with pytest.raises(UserError, match="a part that nobody asked for"):
+        get(server, target.with_name("y.pkl"), "/y.pkl")
+
+
+def test_a_body_that_was_packed_unasked_is_unpacked_to_its_end(server, target):
+    packed, headers = gzip.compress(CONTENT * 3), {"Content-Encoding": "gzip"}
+    server.answers["/x.pkl"] = [
+        Answer(packed[:-50], 200, headers, ranges=False, unsized=True),  # nothing but the packing tells that it is cut
+        Answer(packed[:100_000], 200, headers, ranges=False, length=len(packed)),
+        Answer(packed, 200, headers, ranges=False, unsized=True),
+    ]
+    get(server, target)
+    assert target.read_bytes() == CONTENT * 3 and len(server.requests) == 3
+    server.answers["/y.pkl"] = Answer(CONTENT, 200, {"Content-Encoding": "br"})
+    with pytest.raises(Refused, match=r"packs the file \(br\)"):
+        get(server, target.with_name("y.pkl"), "/y.pkl")
 
 
 def test_the_part_of_another_address_is_not_gone_on_with(server, target):
@@ -243,7 +278,7 @@ def test_drives_confirmation_is_given(server, target):
     server.answers["/download?id=abc&export=download&confirm=t&uuid=1-2-3"] = Answer(CONTENT, break_after=[100_000])
     get(server, target, "/download?id=abc")
     assert target.read_bytes() == CONTENT
-    assert server.ranges()[-1] == f"bytes={CHUNK - OVERLAP}-", "resumed past the page"
+    assert server.ranges()[-1] == f"bytes={100_000 - OVERLAP}-", "resumed past the page"
     server.answers["/uc?id=abc"] = Answer(OLD_SCAN_PAGE, 200, HTML)
     server.answers["/uc?export=download&confirm=Xy1&id=abc"] = Answer(OTHER)
     get(server, target, "/uc?id=abc")
