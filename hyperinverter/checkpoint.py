@@ -282,6 +282,13 @@ def load_training_state(folder_or_file: str | Path, *, set_aside: bool = False) 
 
 def _read_state(path: Path) -> dict:
     with zipfile.ZipFile(path) as archive:
+        end = 0
+        for record in sorted(archive.infolist(), key=lambda record: record.header_offset):
+            if record.compress_type != zipfile.ZIP_STORED or record.file_size != record.compress_size:
+                raise ValueError(f"{record.filename[:40]} in it is compressed, which training states never are")
+            if record.header_offset < end:
+                raise ValueError(f"{record.filename[:40]} in it lies on another part")
+            end = record.header_offset + record.file_size
         if wrong := archive.testzip():
             raise ValueError(f"the checksum of {wrong} is another than was written: the file was damaged")
     state = torch.load(path, map_location="cpu", weights_only=True)

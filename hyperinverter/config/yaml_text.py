@@ -21,6 +21,8 @@ FLOAT = re.compile(
       |\.nan)$""",
     re.VERBOSE,
 )
+MOST_BYTES = 200_000  # of a text; the longest config here has 10,000
+MOST_VALUES = 20_000  # in it, written out
 
 
 class _Loader(yaml.SafeLoader):
@@ -62,6 +64,9 @@ def read_yaml(path: Path, shown_as: str) -> YamlFile:
     """
     result = YamlFile()
     try:
+        if (size := path.stat().st_size) > MOST_BYTES:
+            result.faults.append(Fault(shown_as, "", f"has {size} bytes; a config has at most {MOST_BYTES}"))
+            return result
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         result.faults.append(Fault(shown_as, "", f"cannot be read as text: {error}"))
@@ -76,6 +81,7 @@ def read_yaml(path: Path, shown_as: str) -> YamlFile:
                 Fault(f"{shown_as}:1", "", "expected lines `key: value`, got a single value or a list")
             )
             return result
+        _check_size(root)
         result.values = _plain(loader, root, (), shown_as, result)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # the last two: `!!int x`, an alias inside itself
         mark = getattr(error, "problem_mark", None)
@@ -84,6 +90,24 @@ def read_yaml(path: Path, shown_as: str) -> YamlFile:
         hint = "; indent with spaces, not tabs" if "\\t" in problem else ""
         result.faults.append(Fault(where, "", f"is not valid YAML: {problem}{hint}"))
     return result
+
+
+def _check_size(root: yaml.Node) -> None:
+    """Refuse a text whose aliases stand for very many values, or for themselves; each counts wherever it appears.
+
+    Raises:
+        ValueError: there are more than MOST_VALUES.
+    """
+    waiting, count = [root], 0
+    while waiting:
+        node = waiting.pop()
+        count += 1
+        if isinstance(node, yaml.MappingNode):
+            waiting += [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+        if count + len(waiting) > MOST_VALUES:
+            raise ValueError(f"it stands for more than {MOST_VALUES} values")
 
 
 def _plain(loader: _Loader, node: yaml.Node, keys: tuple[str, ...], shown_as: str, result: YamlFile) -> Any:
@@ -113,7 +137,13 @@ def parse_value(text: str) -> Any:
         ValueError: a list or mapping that does not close.
     """
     try:
+        if len(text) > MOST_BYTES:
+            raise ValueError(f"has {len(text)} characters; at most {MOST_BYTES} are read")
+        if (root := _Loader(text).get_single_node()) is not None:
+            _check_size(root)
         return yaml.load(text, Loader=_Loader)
+    except RecursionError:
+        raise ValueError("is nested too deep") from None
     except yaml.YAMLError as error:
         if text.lstrip().startswith(("[", "{")):
             raise ValueError(f"cannot be read: {getattr(error, 'problem', None) or error}") from error

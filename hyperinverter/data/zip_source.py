@@ -2,9 +2,11 @@
 
 `zipfile` keeps an object and a dictionary entry for every member in every process that has the archive open: 700 MB for
 a million images, where these arrays take 80. Format: PKWARE's APPNOTE.TXT 6.3, sections 4.3 (records) and 4.5.3 (sizes
-and places beyond 4 GiB). Members that are neither stored nor deflated are left to `zipfile`.
+and places beyond 4 GiB). No member is unpacked to more bytes than the table of contents declares.
 """
 
+import bz2
+import lzma
 import os
 import struct
 import zipfile
@@ -30,9 +32,10 @@ LOCAL = struct.Struct("<4s5H3L2H")
 LONGEST_COMMENT = 65535
 IN_EXTRA_32 = 0xFFFFFFFF  # the number stands in an extra field instead
 ENCRYPTED, UTF8 = 0x1, 0x800  # flags
-STORED, DEFLATED = 0, 8  # methods
+STORED, DEFLATED, BZIP2, LZMA = 0, 8, 12, 14  # methods
+MOST_UNPACKED = 100_000_000  # bytes of a member beside three times what it takes packed
 CHUNK = 65536  # members taken up together
-LARGEST_UNNAMED = 1 << 26  # bytes of a member without a suffix that is unpacked to see whether it is an image
+HEAD_PACKED = 1 << 20  # bytes of a member without a suffix that are unpacked to see whether it is an image
 
 FIELDS = np.dtype(
     [("offset", "u8"), ("packed", "u8"), ("size", "u8"), ("crc", "u4"), ("method", "u2"), ("flags", "u2")]
@@ -58,44 +61,47 @@ class ZipSource(ImageSource):
         try:
             with open(path, "rb") as file:
                 names = Names.of(_collected(entries(file), table))
-        except (zipfile.BadZipFile, struct.error, EOFError) as error:
+            found = np.concatenate(table) if table else np.zeros(0, FIELDS)
+            _check_apart(found)
+        except (zipfile.BadZipFile, struct.error, EOFError, OverflowError) as error:
             raise UserError(f"{path} is no readable zip file ({error}): copy or download it again") from error
         self.path = path
-        self._file = PerProcess(partial(_File, path))
-        self.names, self._table = names, np.concatenate(table) if table else np.zeros(0, FIELDS)
+        self._file = PerProcess(partial(OpenFile, path))
+        self.names, self._table = names, found
         kept, ignored = sort_out(names, self._head)
         super().__init__(names.take(kept), ignored)
         self._table = self._table[kept]
 
     def _head(self, index: int) -> bytes:
-        """The first bytes of a member; none of one that is too large for an image, or cannot be read."""
-        if self._table[index]["size"] > LARGEST_UNNAMED:
-            return b""
+        """The first bytes of a member; none of one that cannot be read."""
         try:
-            return self.read_bytes(index)[:HEAD_BYTES]
+            return _unpacked(self._packed(index, HEAD_PACKED), int(self._table[index]["method"]), HEAD_BYTES)[
+                :HEAD_BYTES
+            ]
         except (OSError, RuntimeError, zipfile.BadZipFile):
             return b""
 
     def read_bytes(self, index: int) -> bytes:
         entry = self._table[index]
-        name, size, method = self.names[index], int(entry["size"]), int(entry["method"])
+        size, packed = int(entry["size"]), int(entry["packed"])
+        if size > 3 * packed + MOST_UNPACKED:
+            raise OSError(f"it unpacks from {packed} to {size} bytes, as no image does")
+        data = _unpacked(self._packed(index, packed), int(entry["method"]), size)
+        if len(data) != size or zlib.crc32(data) != entry["crc"]:
+            raise zipfile.BadZipFile(f"Bad CRC-32 for file {self.names[index]!r}")
+        return data
+
+    def _packed(self, index: int, most: int) -> bytes:
+        """The first bytes of a member as they lie in the archive."""
+        entry = self._table[index]
         if entry["flags"] & ENCRYPTED:
             raise OSError("it is encrypted; unpack the archive with its password")
         file = self._file.get()
-        if method not in (STORED, DEFLATED):
-            return file.odd_member(name)
         head = LOCAL.unpack(file.read(int(entry["offset"]), LOCAL.size))
         if head[0] != b"PK\3\4":
             raise zipfile.BadZipFile("no member begins where the table of contents says")
-        data = file.read(int(entry["offset"]) + LOCAL.size + head[-2] + head[-1], int(entry["packed"]))
-        if method == DEFLATED:
-            try:
-                data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size + 1)
-            except zlib.error as error:
-                raise zipfile.BadZipFile(str(error)) from error
-        if len(data) != size or zlib.crc32(data) != entry["crc"]:
-            raise zipfile.BadZipFile(f"Bad CRC-32 for file {name!r}")
-        return data
+        start = int(entry["offset"]) + LOCAL.size + head[-2] + head[-1]
+        return file.read(start, min(int(entry["packed"]), most))
 
     def places(self) -> list[Path]:
         root = self.path.resolve()
@@ -106,20 +112,42 @@ class ZipSource(ImageSource):
         return self.path.resolve()
 
 
-class _File(OpenFile):
-    """An archive that is open in one process."""
+def _unpacked(data: bytes, method: int, size: int) -> bytes:
+    """A member's bytes, at most one more than `size`, whatever they would unpack to.
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self._archive: zipfile.ZipFile | None = None
+    Raises:
+        zipfile.BadZipFile: they are damaged.
+        OSError: they are packed in a way that is not known here.
+    """
+    try:
+        if method == STORED:
+            return data
+        if method == DEFLATED:
+            return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size + 1)
+        if method == BZIP2:
+            return bz2.BZ2Decompressor().decompress(data, size + 1)
+        if method == LZMA:  # version, length of the properties, these, then the data (APPNOTE 5.8)
+            _, length, numbers, dictionary = struct.unpack_from("<HHBL", data)
+            numbers, lc = divmod(numbers, 9)
+            pb, lp = divmod(numbers, 5)
+            kept = max(min(dictionary, size), 4096)  # nothing refers to what lies before the first byte
+            filters = [{"id": lzma.FILTER_LZMA1, "dict_size": kept, "lc": lc, "lp": lp, "pb": pb}]
+            return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters).decompress(data[4 + length :], size + 1)
+    except (zlib.error, lzma.LZMAError, ValueError, EOFError, OSError, struct.error) as error:  # OSError: bz2's
+        raise zipfile.BadZipFile(str(error)) from error
+    raise OSError(f"its compression (method {method}) is not known here; pack the archive again")
 
-    def odd_member(self, name: str) -> bytes:
-        with self._lock:
-            self._archive = self._archive or zipfile.ZipFile(self.path)
-        try:
-            return self._archive.read(name)
-        except NotImplementedError as error:
-            raise OSError(str(error)) from error
+
+def _check_apart(table: np.ndarray) -> None:
+    """Refuse members that lie on one another, of which a small archive can have millions.
+
+    Raises:
+        zipfile.BadZipFile: there are such.
+    """
+    fields = np.sort(table[["offset", "packed"]], order="offset")
+    ends = fields["offset"] + fields["packed"] + np.uint64(LOCAL.size)
+    if (fields["offset"][1:] < ends[:-1]).any() or (ends < fields["offset"]).any():
+        raise zipfile.BadZipFile("its members overlap")
 
 
 def entries(file: BinaryIO) -> Iterator[Entry]:

@@ -9,9 +9,10 @@ S, mean variance m and normal n is the normal for k = 0 and the pattern for larg
 """
 
 import csv
-import gzip
 import hashlib
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from hyperinverter.editing.directions import Direction
+from hyperinverter.utils.bounded_text import Row, bounded_lines, rows_within
 from hyperinverter.utils.errors import UserError
 
 FILE_COLUMNS = ("file", "image_id", "filename", "file_name", "image", "name")  # of a CSV, the first that is there
@@ -104,7 +106,7 @@ def check_classes(labels: np.ndarray, held_out: np.ndarray, name: str) -> None:
                 )
 
 
-def read_labels(path: str | Path) -> dict[str, dict[str, str]]:
+def read_labels(path: str | Path) -> dict[str, Row]:
     """File name -> its row, from a CSV (.gz allowed) with one of FILE_COLUMNS, or a list as CelebA's are.
 
     Raises:
@@ -114,37 +116,38 @@ def read_labels(path: str | Path) -> dict[str, dict[str, str]]:
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"labels: {path}: no such file; give a CSV (.gz allowed) with a `file` column")
-    opener = gzip.open if path.suffix == ".gz" else open
     try:
-        with opener(path, "rt", newline="", encoding="utf-8-sig") as file:
-            first = file.readline()
-            if first.strip().isdigit():  # CelebA's lists: the number of rows, the columns, then rows between spaces
-                columns = ["file", *file.readline().split()]
-                fields = [line.split() for line in file if line.strip()]
-                rows = [dict(zip(columns, row, strict=True)) for row in fields]
-            else:
-                file.seek(0)
-                reader = csv.DictReader(file, delimiter=next((mark for mark in ",;\t" if mark in first), ","))
-                columns, rows = list(reader.fieldnames or []), list(reader)
-    except (OSError, EOFError, ValueError, csv.Error) as error:  # UnicodeDecodeError is a ValueError
+        lines = bounded_lines(path)
+        first = next(lines, "")
+        if first.strip().isdigit():  # CelebA's lists: the number of rows, the columns, then rows between spaces
+            columns = ["file", *next(lines, "").split()]
+            fields = (line.split() for line in lines if line.strip())
+        else:
+            reader = csv.reader(chain([first], lines), delimiter=next((mark for mark in ",;\t" if mark in first), ","))
+            columns = next(reader, [])
+            fields = (row for row in reader if row)
+        named = next((column for column in columns if column.strip().lower() in FILE_COLUMNS), None)
+        if named is None:
+            told = ", ".join(columns[:20])[:300]
+            raise UserError(f"labels: {path}: has columns {told}; one must be called `file` (or {FILE_COLUMNS[1]})")
+        rows = rows_within(["file" if column == named else column for column in columns], fields, path.stat().st_size)
+    except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:  # UnicodeDecodeError is a ValueError
         raise UserError(
             f"labels: {path}: not readable as CSV ({error}); save it as UTF-8, .gz only if packed"
         ) from error
-    named = next((column for column in columns if column.strip().lower() in FILE_COLUMNS), None)
-    if named is None:
-        raise UserError(f"labels: {path}: has columns {columns}; one must be called `file` (or {FILE_COLUMNS[1]})")
+    rows = [row for row in rows if row["file"]]
     if not rows:
         raise UserError(f"labels: {path}: has no rows below its head line")
-    labels = {row[named]: {"file": row[named], **{key: row[key] for key in row if key != named}} for row in rows}
+    labels = {row["file"]: row for row in rows}
     if len(labels) < len(rows):
         raise UserError(f"labels: {path}: {len(rows) - len(labels)} files are listed more than once; keep one row each")
     return labels
 
 
-def rows_of(names: list[str], labels: dict[str, dict[str, str]]) -> list[dict[str, str] | None]:
+def rows_of(names: list[str], labels: dict[str, Row]) -> list[Row | None]:
     """The label row of each image: by its whole name, else its file name without folders, else without suffix, as
     photos that were aligned are .png; None without a row."""
-    stems: dict[str, dict[str, str] | None] = {}
+    stems: dict[str, Row | None] = {}
     for name, row in labels.items():
         stem = PurePosixPath(name).stem
         stems[stem] = None if stem in stems else row  # a.jpg and a.png are told apart by their whole names only
@@ -155,7 +158,7 @@ def rows_of(names: list[str], labels: dict[str, dict[str, str]]) -> list[dict[st
     ]
 
 
-def check_column(rows: Iterable[dict[str, str]], column: str) -> str:
+def check_column(rows: Iterable[Mapping[str, str | None]], column: str) -> str:
     """The name of a labels' column without the "-" that flips it.
 
     Raises:
@@ -167,7 +170,7 @@ def check_column(rows: Iterable[dict[str, str]], column: str) -> str:
     return name
 
 
-def attribute_values(rows: list[dict[str, str]], column: str) -> np.ndarray:
+def attribute_values(rows: Sequence[Mapping[str, str | None]], column: str) -> np.ndarray:
     """A column of 0/1 (or -1/1) as bool [n]; a leading "-" in `column` flips it.
 
     Raises:
@@ -186,7 +189,7 @@ def attribute_values(rows: list[dict[str, str]], column: str) -> np.ndarray:
 
 
 def held_out_mask(
-    names: list[str], rows: list[dict[str, str]], fraction: float, seed: int = 0
+    names: list[str], rows: Sequence[Mapping[str, str | None]], fraction: float, seed: int = 0
 ) -> tuple[np.ndarray, str]:
     """Which photos are kept out of the fit, bool [n], and how they were chosen, in words.
 

@@ -165,9 +165,18 @@ def _read_h5(path: Path) -> dict[str, np.ndarray]:
     except ImportError as error:
         raise UserError(f"{path}: {NO_H5PY}") from error
     arrays: dict[str, np.ndarray] = {}
+    left = path.stat().st_size
 
     def take(name: str, item: Any) -> None:
+        nonlocal left
         if isinstance(item, h5py.Dataset):
+            left -= item.nbytes
+            filters = item.id.get_create_plist().get_nfilters()
+            # numbers of other files, of none, or that are unpacked to any size
+            if item.is_virtual or item.external or filters or item.id.get_storage_size() < item.nbytes or left < 0:
+                raise ValueError(f"the numbers of {name[:60]!r} do not lie in it one after the other")
+            if item.dtype.kind not in "fiu":
+                raise ValueError(f"{name[:60]!r} holds no numbers")
             arrays["/".join(name.split("/")[-2:])] = item[()]
 
     try:

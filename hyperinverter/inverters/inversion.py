@@ -244,7 +244,7 @@ def _parts(metadata: dict[str, str], tensors: dict[str, Tensor], layers: list) -
         count = metadata.get("num_ws", "")
         if not re.fullmatch(r"[1-9][0-9]?", count) or tensors["w"].ndim != 2:
             raise ValueError(f"num_ws is {count[:10]!r}, w {tuple(tensors['w'].shape)}; expected 1 to 99, [N, w_dim]")
-        ws = tensors["w"].unsqueeze(1).repeat(1, int(count), 1)  # [N, L, w_dim]
+        ws = tensors["w"].unsqueeze(1).expand(-1, int(count), -1)  # [N, L, w_dim] in the memory of [N, w_dim]
     if not ws.numel():
         raise ValueError(f"ws has shape {tuple(ws.shape)}")
     tokens = None

@@ -6,8 +6,8 @@ needed, and a wrong pairing (which would load cleanly and only spoil the images)
 """
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from hyperinverter.models.build import build_discriminator, build_generator, bui
 from hyperinverter.models.encoders import WEncoder
 from hyperinverter.models.hyperinverter import HyperInverter
 from hyperinverter.models.mobile_stylegan import MobileGenerator
+from hyperinverter.models.plan import shapes_only
 from hyperinverter.models.stylegan2 import Discriminator, Generator
 from hyperinverter.pretrained.files import EARLY_HEAD, find_model_folder, find_network_file, part_file, weights_file
 from hyperinverter.utils.errors import DAMAGED, UserError, reason_of
@@ -51,6 +52,7 @@ __all__ = [
 
 # no weight's shape, so taken from the file: what the trunk started from, how a batch is grouped, where values are cut
 NO_SIZE = ("init", "mbstd_group_size", "conv_clamp")
+FEW_LAYERS = 100  # that a network may have more of than its file has tensors
 SECTIONS = {
     "generator": GeneratorConfig,
     "discriminator": DiscriminatorConfig,
@@ -107,7 +109,9 @@ def check_domain(file: ModelFile, domain: DomainConfig | None) -> None:
 def check_served(file: ModelFile) -> None:
     """Refuse a generator or discriminator of a kind that no command serves: of gray images, or with classes."""
     for section in ("generator", "discriminator"):
-        found = file.config.get(section, {})
+        found = file.config.get(section)
+        if not isinstance(found, dict):  # absent; another kind is told when the networks are described
+            continue
         for key, (value, words) in SERVED.items():
             if (got := found.get(key, value)) != value:
                 raise UserError(
@@ -117,7 +121,12 @@ def check_served(file: ModelFile) -> None:
 
 def fill(network: nn.Module, state: dict, path: Path) -> None:
     """Load every tensor of the network from the state of the file at `path`, no more and no fewer."""
-    expected = network.state_dict()
+    check_fits(network.state_dict(), state, path)
+    network.load_state_dict(state)
+
+
+def check_fits(expected: dict, state: dict, path: Path) -> None:
+    """Refuse weights that are not all of what a network has; the network's may be shapes without memory."""
     shared = [key for key in expected if key in state]
     differ = [key for key in shared if state[key].shape != expected[key].shape]
     retyped = [key for key in shared if state[key].is_floating_point() != expected[key].is_floating_point()]
@@ -133,7 +142,6 @@ def fill(network: nn.Module, state: dict, path: Path) -> None:
             f"{path}: its weights do not fit the network that its config describes ({'; '.join(told)}); "
             f"get or train it again"
         )
-    network.load_state_dict(state)
 
 
 def check_requires(file: ModelFile, **present: str) -> None:
@@ -151,14 +159,44 @@ def check_requires(file: ModelFile, **present: str) -> None:
             )
 
 
-def _built(file: ModelFile, build: Callable[[], nn.Module]) -> Any:
-    """The network that a file's config describes."""
+def _built(
+    file: ModelFile, build: Callable[[], Any], part: Callable[[Any], nn.Module] = lambda network: network
+) -> Any:
+    """The network that a file's config describes; memory is taken for it when the file's weights are known to fit.
+
+    Args:
+        part: of the network, what the file holds weights of.
+    """
     try:
+        check_counts(file.config, SECTIONS, len(file.state))
+        with shapes_only():
+            plan = part(build())
+        check_fits(plan.state_dict(), file.state, file.path)
         return build()
     except DAMAGED as error:
         raise UserError(
             f"{file.path}: its config describes no network ({reason_of(error)}); get or train it again"
         ) from error
+
+
+def _trained(network: HyperInverter) -> nn.Module:
+    """What hyperinverter.safetensors holds weights of."""
+    return nn.ModuleDict({part: getattr(network, part) for part in ("layerwise_encoder", "hypernetwork")})
+
+
+def check_counts(config: Mapping[str, Any], sections: Iterable[str], tensors: int) -> None:
+    """Refuse sections that describe more layers than there are tensors: objects cost memory also without numbers.
+
+    Raises:
+        ValueError: names the section.
+    """
+    for name in sections:
+        section = config.get(name) or {}
+        layers = sum(section.get("depths") or ())
+        if name != "discriminator" or section.get("c_dim"):  # without classes it has no mapping
+            layers = max(layers, section.get("mapping_layers") or 0)
+        if layers > max(tensors, FEW_LAYERS):
+            raise ValueError(f"{name} describes {layers} layers, its file holds {tensors} tensors")
 
 
 def _network(file: ModelFile, build: Callable[[], nn.Module]) -> Any:
@@ -190,12 +228,17 @@ def _generator(file: ModelFile, domain: DomainConfig) -> Generator | MobileGener
     channels = head.config.get("channels")
     if not isinstance(channels, int):
         raise UserError(f"{path}: its config lacks channels, a number; get or train it again")
-    generator = _built(file, lambda: build_generator(domain, early_channels=channels))
-    if getattr(generator.synthesis, "early", None) is None:
-        raise UserError(f"{path}: {file.path.name} is of a kind that has no early head; delete this file")
-    fill(generator.synthesis.early, head.state, head.path)
-    early = {f"synthesis.early.{name}": value for name, value in generator.synthesis.early.state_dict().items()}
-    fill(generator, {**early, **file.state}, file.path)
+
+    def build() -> Any:
+        generator = build_generator(domain, early_channels=channels)
+        if getattr(generator.synthesis, "early", None) is None:
+            raise UserError(f"{path}: {file.path.name} is of a kind that has no early head; delete this file")
+        return generator
+
+    early = {f"synthesis.early.{name}": value for name, value in head.state.items()}
+    whole = replace(file, state={**early, **file.state})
+    generator = _built(whole, build)
+    fill(generator, whole.state, file.path)
     generator.weights_hash = file.hash
     return generator.eval()
 
@@ -293,9 +336,9 @@ def load_model(
     w_encoder = _network(files["w_encoder"], lambda: build_w_encoder(domain)) if with_w_encoder else None
     network = None
     if with_hyperinverter:
-        network = _built(files["hyperinverter"], lambda: build_hyperinverter(domain, generator, w_encoder))
-        trained = nn.ModuleDict({part: getattr(network, part) for part in ("layerwise_encoder", "hypernetwork")})
-        fill(trained, files["hyperinverter"].state, files["hyperinverter"].path)
+        file = files["hyperinverter"]
+        network = _built(file, lambda: build_hyperinverter(domain, generator, w_encoder), _trained)
+        fill(_trained(network), file.state, file.path)
         network.weights_hash = hashes["hyperinverter"]
         network.eval()
     folder = paths[wanted[-1]].parent  # directions lie beside the part that was trained last

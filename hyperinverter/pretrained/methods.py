@@ -5,23 +5,31 @@ generator.safetensors as for every other method, and which they were trained wit
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from hyperinverter.checkpoint import read_model, save_model
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.models.hyperstyle import HyperStyle, HyperStyleConfig
+from hyperinverter.models.plan import shapes_only
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.wplus import WPlusConfig, WPlusModel, build_model
 from hyperinverter.pretrained.files import find_model_folder
-from hyperinverter.pretrained.load import LoadedModel, check_requires, fill, load_model, model_hash
+from hyperinverter.pretrained.load import (
+    LoadedModel,
+    check_counts,
+    check_fits,
+    check_requires,
+    fill,
+    load_model,
+    model_hash,
+)
 from hyperinverter.utils.errors import DAMAGED, UserError, reason_of
 from hyperinverter.utils.skip_init import skip_init
 
 PUBLISHED_METHODS = ("psp", "e4e", "restyle", "hyperstyle")
+MOST_STYLES, MOST_ITERATIONS = 99, 50
 
 
 @dataclass
@@ -94,7 +102,11 @@ def load_method(source: str | Path | DomainConfig, method: str) -> LoadedMethod:
     file = read_model(path, method)
     check_requires(file, generator=model.hashes["generator"])
     try:
-        network = _build(file.config[method], method, model.generator)
+        with shapes_only():
+            plan = _build(file.config[method], method, model.generator, len(file.state))
+        check_fits(plan.state_dict(), file.state, path)
+        with skip_init():
+            network = _build(file.config[method], method, model.generator, len(file.state))
     except DAMAGED as error:
         raise UserError(f"{path}: its config describes no {method} ({reason_of(error)}); convert it again") from error
     fill(network, file.state, path)
@@ -104,15 +116,18 @@ def load_method(source: str | Path | DomainConfig, method: str) -> LoadedMethod:
     return LoadedMethod(**vars(loaded), method=network.eval())
 
 
-def _build(config: dict[str, Any], method: str, generator: Generator) -> WPlusModel | HyperStyle:
-    """The method's networks without its decoder, sizes checked against the generator."""
-    with skip_init():
-        if method == "hyperstyle":
-            network: nn.Module = HyperStyle(HyperStyleConfig.from_json(config))
-            needed = network.config.resolution, generator.resolution
-        else:
-            network = build_model(WPlusConfig.from_json(config))
-            needed = max(network.config.num_styles, generator.num_ws), network.config.num_styles
-    if needed[0] != needed[1] or network.config.w_dim != generator.w_dim:
+def _build(config: dict[str, Any], method: str, generator: Generator, tensors: int) -> WPlusModel | HyperStyle:
+    """The method's networks without its decoder, sizes checked against the generator and their file's tensors."""
+    kind = HyperStyleConfig if method == "hyperstyle" else WPlusConfig
+    sizes = kind.from_json(config)
+    if isinstance(sizes, HyperStyleConfig):
+        fits = sizes.resolution == generator.resolution
+    else:
+        fits = generator.num_ws <= sizes.num_styles <= MOST_STYLES
+    if not fits or sizes.w_dim != generator.w_dim:
         raise ValueError(f"it was made for another size of generator than {generator.resolution} px")
-    return network
+    if not 1 <= (sizes.n_iters or 1) <= MOST_ITERATIONS:
+        raise ValueError(f"n_iters is {sizes.n_iters}; expected 1 to {MOST_ITERATIONS}")
+    inner = asdict(sizes.w_encoder) if isinstance(sizes, HyperStyleConfig) and sizes.w_encoder else {}
+    check_counts({"trunk": asdict(sizes.trunk), "w_encoder": inner.get("trunk")}, ("trunk", "w_encoder"), tensors)
+    return HyperStyle(sizes) if isinstance(sizes, HyperStyleConfig) else build_model(sizes)

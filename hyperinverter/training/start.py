@@ -21,6 +21,7 @@ from hyperinverter.models.hyperinverter import HyperInverter
 from hyperinverter.models.stylegan2 import Discriminator, Generator
 from hyperinverter.pretrained.files import part_file
 from hyperinverter.pretrained.load import check_domain, fill, find_network_file, hash_of
+from hyperinverter.pretrained.reading import read_published
 from hyperinverter.pretrained.ready import load_discriminator, load_model, load_w_encoder, weights_file
 from hyperinverter.utils.distributed import is_main
 from hyperinverter.utils.errors import UserError
@@ -135,7 +136,9 @@ def load_trunk(trunk: Trunk, init: str, section: str) -> Path:
     if path.suffix == ".safetensors":
         source = read_model(path).state
     else:
-        source = torch.load(path, map_location="cpu", weights_only=True)
+        source = read_published(path).content
+        if not isinstance(source, dict) or not all(isinstance(value, torch.Tensor) for value in source.values()):
+            raise UserError(f"domain.{section}.init: {path} holds no tensors by name; give the weights of a trunk")
     source = _flat_resnet(source) if any(key.startswith("layer1.") for key in source) else source
     wanted = {key: value for key, value in trunk.state_dict().items() if key.startswith(TRUNK_PARTS)}
     missing = [key for key in wanted if key not in source and not key.endswith(MAY_BE_MISSING)]

@@ -103,7 +103,8 @@ def decode_image(data: bytes, name: str, max_megapixels: float = MAX_MEGAPIXELS)
         with Image.open(io.BytesIO(data), formats=_decoders(data)) as image:
             full = _reduced_from(image, data, name, max_megapixels)
             image.load()  # open reads the header only; a truncated file shows here
-            upright = upright_rgb(image, name)
+            ImageOps.exif_transpose(image, in_place=True)
+            upright = _to_rgb(image, name)
     except Image.UnidentifiedImageError:
         absent, known = ABSENT.get(_kind_by_brand(data) or ""), ", ".join(FORMATS)
         raise BadImageError(name, absent or f"not an image ({len(data)} bytes that are none of {known})") from None
@@ -197,13 +198,8 @@ def upright_rgb(image: Image.Image, name: str = "the image") -> Image.Image:
     Raises:
         BadImageError: a pixel type without a stated range; names the image.
     """
-    orientation = image.getexif().get(ORIENTATION)
-    rgb = _to_rgb(image, name)
-    if orientation not in TURNED:
-        return rgb
-    if rgb is not image:  # conversions drop EXIF here and there
-        rgb.getexif()[ORIENTATION] = orientation
-    return ImageOps.exif_transpose(rgb)
+    is_turned = image.getexif().get(ORIENTATION) in TURNED
+    return _to_rgb(ImageOps.exif_transpose(image) if is_turned else image, name)
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:

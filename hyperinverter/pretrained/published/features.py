@@ -17,7 +17,6 @@ from hyperinverter.pretrained.published.door import Published
 from hyperinverter.pretrained.published.keys import Keys, agree, options
 from hyperinverter.pretrained.reading import read_published
 from hyperinverter.utils.errors import UserError
-from hyperinverter.utils.skip_init import skip_init
 
 # blocks of torchvision's ResNets that a MoCo release could hold, by units per stage
 RESNETS = {(3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101", (3, 8, 36, 3): "resnet152"}
@@ -77,8 +76,7 @@ def _read_face_network(
         "input_size": 16 * side,
         "embedding_size": linear[0],
     }
-    with skip_init():
-        network = FaceNetwork(**config)
+    network = keys.build(lambda: FaceNetwork(**config))
     keys.fill(network, keys.take_prefix(""))
     return network, Published("", config, unused | keys.finish())
 
@@ -109,8 +107,7 @@ def read_moco(content: Any, source: str, given: dict[str, Any]) -> tuple[nn.Modu
     agree(source, "arch", chosen["arch"], arch)
     from torchvision import models
 
-    with skip_init():
-        network = getattr(models, arch)(weights=None)
+    network = keys.build(lambda: getattr(models, arch)(weights=None))
     network.fc = nn.Identity()
     keys.fill(network, state)
     return network, Published("", {"arch": arch}, unused | keys.finish())
@@ -143,8 +140,7 @@ def read_lpips(content: Any, source: str, given: dict[str, Any]) -> tuple[LpipsN
         heads, whose = _released_heads(net, chosen["heads"])
     _check_scaling(keys)
     keys.ignore(r"classifier\..+", "the classifier; distances are taken from the layers before it")
-    with skip_init():
-        network = LpipsNetwork(net)
+    network = keys.build(lambda: LpipsNetwork(net))
     own = {f"layers.{name}": value for name, value in layers.items()}
     keys.fill(network, own | {f"heads.{index}": value for index, value in heads.items()})
     return network, Published("", {"net": net, "heads": whose}, unused | keys.finish())

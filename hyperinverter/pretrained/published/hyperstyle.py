@@ -35,7 +35,6 @@ from hyperinverter.pretrained.published.wplus import (
     strided,
 )
 from hyperinverter.pretrained.reading import read_published
-from hyperinverter.utils.skip_init import skip_init
 
 WHAT = "HyperStyle"
 SHARED = "shared_weight_hypernet."
@@ -77,8 +76,7 @@ def read_hyperstyle(content: Any, source: str, given: dict[str, Any]) -> tuple[H
     if w_encoder is not None:
         config.w_encoder = _w_encoder_sizes(w_encoder, num_ws, config)
     try:
-        with skip_init():
-            network = HyperStyle(config)
+        network = keys.build(lambda: HyperStyle(config))
     except ValueError as error:
         raise keys.fault(str(error)) from error
     state = {f"hypernet.{name}": value for name, value in hypernet.items()}

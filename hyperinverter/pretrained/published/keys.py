@@ -1,16 +1,21 @@
 """Account for every key of a published state dict: each is used, or ignored for a stated reason, or the load fails."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from hyperinverter.utils.errors import UserError
+from hyperinverter.models.plan import shapes_only
+from hyperinverter.utils.errors import DAMAGED, UserError, reason_of
+from hyperinverter.utils.skip_init import skip_init
 from hyperinverter.utils.text import printable
 
 SHOWN = 4  # keys named in an error message; the rest is counted
+FEW_NUMBERS = 10_000_000  # that a network may have beside the file's: heads from a package, parts left out
 LONGEST = 120  # characters shown of a key; published ones have half as many
+Built = TypeVar("Built", bound=nn.Module)
 
 
 class Keys:
@@ -73,6 +78,26 @@ class Keys:
             if re.fullmatch(pattern, key):
                 self.ignored[key] = why
                 self._left.pop(key)
+
+    def build(self, build: Callable[[], Built]) -> Built:
+        """A network whose every number `fill` will give; none that is much larger than what the file holds.
+
+        Raises:
+            UserError: its sizes make no network, or one of more numbers; no memory has been taken by then.
+            ValueError: what the network itself says of its arguments.
+        """
+        try:
+            with shapes_only():
+                wanted = sum(value.numel() for value in build().state_dict().values())
+        except ValueError:
+            raise  # an option that is none
+        except DAMAGED as error:
+            raise self.fault(reason_of(error)) from error
+        held = sum(value.numel() for value in self.state.values())
+        if wanted > 2 * held + FEW_NUMBERS:
+            raise self.fault(f"a network of its sizes has {wanted:,} numbers and it holds {held:,}; it is incomplete")
+        with skip_init():
+            return build()
 
     def fill(
         self, network: nn.Module, state: Mapping[str, Tensor], keep: str | None = None, assign: bool = False

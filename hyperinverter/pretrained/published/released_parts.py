@@ -17,7 +17,6 @@ from hyperinverter.models.hypernetwork import Hypernetwork, WeightRegressor, reg
 from hyperinverter.models.stylegan2.layers import block_resolutions
 from hyperinverter.models.target_layers import TargetLayer, target_layer, target_names
 from hyperinverter.pretrained.published.keys import Keys, agree, shortened
-from hyperinverter.utils.skip_init import skip_init
 
 
 def w_encoder(
@@ -32,8 +31,7 @@ def w_encoder(
         )
     found = keys.shape("linear.weight")[0]
     agree(keys.source, "w_dim", w_dim, found)
-    with skip_init():
-        network = WEncoder(config, w_dim=found, input_channels=channels)
+    network = keys.build(lambda: WEncoder(config, w_dim=found, input_channels=channels))
     keys.fill(network, keys.take_prefix(""))
     return network, {"w_encoder": asdict(config), "w_dim": found, "input_channels": channels}
 
@@ -65,8 +63,7 @@ def layerwise_encoder(
         feature_channels=keys.shape("styles.0.convs.0.weight")[0],
         feature_size=_feature_size(keys, trunk, [heads.count(style) for style in range(found)], feature_size),
     )
-    with skip_init():
-        network = LayerwiseEncoder(config, num_styles=found)
+    network = keys.build(lambda: LayerwiseEncoder(config, num_styles=found))
     keys.fill(network, keys.take_prefix(""))
     return network, {"layerwise_encoder": asdict(config), "num_styles": found}
 
@@ -97,8 +94,8 @@ def hypernetwork(
     ):
         agree(keys.source, name, given, found)
     targets = [_target(keys, name) for name in target_names(resolution, target_set)]
-    with skip_init():
-        network = Hypernetwork(targets, num_ws, **sizes, weight_layout=weight_layout, style_index=style_index)
+    layout = {"weight_layout": weight_layout, "style_index": style_index}
+    network = keys.build(lambda: Hypernetwork(targets, num_ws, **sizes, **layout))
     keys.fill(network.weight_regressors, keys.take_prefix(""))
     config = HypernetworkConfig(
         hidden_size=sizes["hidden_size"],
@@ -141,8 +138,7 @@ def regressor(
     agree(keys.source, "out_channels", out_channels, columns // k**2)
     agree(keys.source, "in_channels", in_channels, inputs)
     config = {"shape": [columns // k**2, inputs, k, k], **sizes, "weight_layout": weight_layout}
-    with skip_init():
-        network = WeightRegressor(**config)
+    network = keys.build(lambda: WeightRegressor(**config))
     keys.fill(network, keys.take_prefix(""))
     return network, config
 

@@ -24,7 +24,6 @@ from hyperinverter.pretrained.published.container import UNUSED, prefix_of, unwr
 from hyperinverter.pretrained.published.door import Published
 from hyperinverter.pretrained.published.keys import Keys, agree, options
 from hyperinverter.pretrained.published.rosinality import read_generator
-from hyperinverter.utils.skip_init import skip_init
 
 STEMS = ("input_layer.0.weight", "conv1.weight")  # of an IR or IR-SE trunk, of a ResNet trunk
 # names that other published repositories give to the same class
@@ -115,8 +114,7 @@ def _read(content: Any, source: str, given: dict[str, Any], family: str) -> tupl
     if is_restyle:
         config.n_iters = iterations(keys, found.choose(chosen, "n_iters_per_batch", RESTYLE_ITERATIONS))
     try:
-        with skip_init():
-            network = build_model(config)
+        network = keys.build(lambda: build_model(config))
     except ValueError as error:
         raise keys.fault(str(error)) from error
     own = {f"encoder.{name}": value for name, value in encoder.items()}

@@ -20,7 +20,7 @@ from hyperinverter.pretrained.reading.tensors import Storage
 from hyperinverter.pretrained.reading.values import SPARE_BYTES, Budget
 
 MOST_ENTRIES = 100_000
-MOST_TIMES_LARGER = 16  # an .npz when unpacked; weights hardly compress
+MOST_TIMES_LARGER = 2  # an .npz when unpacked, beside the file itself; weights hardly compress
 LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 ENCRYPTED = 0x1
 
@@ -63,6 +63,7 @@ class Archive:
             if record.flag_bits & ENCRYPTED:
                 raise Refused("it is an encrypted zip archive", "give the file without a password")
             entries[name] = record
+        _check_apart(records)
         return cls(memoryview(mapped), entries)
 
     def stored(self, name: str) -> memoryview:
@@ -101,6 +102,15 @@ class Archive:
         if signature != b"PK\x03\x04" or start + record.compress_size > len(self.data):
             raise cut_short(f"the entry {shown(record.orig_filename)} is not where the zip archive says")
         return self.data[start : start + record.compress_size]
+
+
+def _check_apart(records: list[zipfile.ZipInfo]) -> None:
+    """Refuse entries that lie on one another: each would be read for every name it has."""
+    end = 0
+    for record in sorted(records, key=lambda record: record.header_offset):
+        if record.header_offset < end:
+            raise Refused(f"it is a zip archive whose entries overlap ({shown(record.orig_filename)})")
+        end = record.header_offset + LOCAL_HEADER.size + record.compress_size
 
 
 def read_torch_zip(archive: Archive, pickled: str, budget: Budget) -> Any:

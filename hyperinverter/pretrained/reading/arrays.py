@@ -3,6 +3,7 @@
 Formats: `numpy/lib/format.py` (.npy 1.0 to 3.0), `ndarray.__reduce__` and `dtype.__reduce__`.
 """
 
+import math
 import re
 from typing import Any
 
@@ -63,7 +64,7 @@ def array_content(data: memoryview | bytes, kind: NumpyType, shape: Any, fortran
             f"an array of shape {shape} and type {kind.code} has {count * dtype.itemsize} bytes, {len(data)} are there"
         )
     if dtype.kind in "SU":
-        budget.spend(count)
+        budget.spend(sum(math.prod(shape[:depth]) for depth in range(1, len(shape) + 1)))  # lists in lists, empty too
         budget.copy(len(data))
         return np.frombuffer(data, dtype, count).reshape(shape, order="F" if fortran else "C").tolist()
     native = dtype.newbyteorder("<")

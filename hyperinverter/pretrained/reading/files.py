@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hyperinverter.pretrained.reading.archive import MOST_TIMES_LARGER, Archive, zip_content
+from hyperinverter.pretrained.reading.archive import Archive, zip_content
 from hyperinverter.pretrained.reading.arrays import npy_content
 from hyperinverter.pretrained.reading.legacy_torch import read_legacy
 from hyperinverter.pretrained.reading.nvidia_pkl import TABLE, read_pickle
@@ -62,7 +62,7 @@ def read_published(path: str | Path, members: Sequence[str] = ()) -> PublishedFi
     Read are NVIDIA's network pickles, torch.save files (zip and the older format), safetensors, .npz and .npy. Beside
     tensors, plain types and collections, torch files may hold what old training scripts put there: argparse.Namespace,
     EasyDict, NumPy scalars and arrays, paths, torch.Size, torch.device. Whatever a file declares, memory stays within
-    three times its size (a compressed .npz: twenty times) and 200 MB; numbers that lie well in it are not copied.
+    three times its size and 200 MB; numbers that lie well in it are not copied.
 
     Args:
         path: the file.
@@ -118,8 +118,6 @@ def _read(path: Path, members: Sequence[str]) -> PublishedFile:
         content, metadata = _read_safetensors(data)
     elif container == "zip":
         container, described = zip_content(Archive.open(mapped), len(data), budget)
-        if container == "npz":
-            plain.most_bytes *= MOST_TIMES_LARGER
         content = plain.convert(described)
     else:
         container, content = _plain_content(container, data, plain)

@@ -1,0 +1,77 @@
+"""What the package does with a file of each kind, as far as a hostile one can lead it."""
+
+import contextlib
+from pathlib import Path
+
+from hyperinverter.checkpoint import load_training_state
+from hyperinverter.config import EditConfig, load_config
+from hyperinverter.data.sources import open_source
+from hyperinverter.editing.direction_files import load_direction
+from hyperinverter.editing.learn import read_labels
+from hyperinverter.extractors.ssrnet import _read_h5
+from hyperinverter.inverters import Inversion
+from hyperinverter.pretrained.load import load_generator, load_model
+from hyperinverter.pretrained.published import from_published
+from hyperinverter.pretrained.reading import read_published
+from hyperinverter.utils.decode import BadImageError, decode_image, decode_tensor
+
+
+def image(path: Path) -> None:
+    decode_image(path.read_bytes(), path.name)
+
+
+def tensor(path: Path) -> None:
+    decode_tensor(path.read_bytes(), path.name, 64)
+
+
+def archive(path: Path) -> None:
+    """Every image; one that is refused is skipped, as the commands do."""
+    source = open_source(path)
+    for index in range(len(source)):
+        with contextlib.suppress(BadImageError):
+            source.read(index)
+
+
+def weights(path: Path) -> None:
+    read_published(path)
+
+
+def w_encoder(path: Path) -> None:
+    from_published(path, "w_encoder")
+
+
+def direction(path: Path) -> None:
+    load_direction(path)
+
+
+def generator(path: Path) -> None:
+    load_generator(path)
+
+
+def model(path: Path) -> None:
+    """Of the folder in which the file lies."""
+    load_model(path.parent)
+
+
+def inversion(path: Path) -> None:
+    Inversion.load(path)
+
+
+def checkpoint(path: Path) -> None:
+    load_training_state(path)
+
+
+def keras(path: Path) -> None:
+    _read_h5(path)
+
+
+def config(path: Path) -> None:
+    load_config(EditConfig, path)
+
+
+def override(path: Path) -> None:
+    load_config(EditConfig, None, [f"strengths={path.read_text()}"])
+
+
+def labels(path: Path) -> None:
+    read_labels(path)
