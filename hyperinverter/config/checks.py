@@ -198,6 +198,9 @@ def _stylegan2(c: s.StyleGAN2Config) -> Iterator[Problem]:
         if getattr(c, key).name != "adam":
             message = f"must be adam, whose settings lazy regularisation rescales; got {getattr(c, key).name!r}"
             yield Problem((f"{key}.name",), message)
+    if c.domain.generator.architecture == s.MOBILE:
+        message = f"is {s.MOBILE}, whose generators are distilled, not trained here; get one: download.py ffhq_mobile"
+        yield Problem(("domain.generator.architecture",), message)
     if c.data.kind == "generated":
         yield Problem(("data.kind",), "a generator cannot learn from its own samples; write auto and data.root=FOLDER")
 

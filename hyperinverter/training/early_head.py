@@ -54,6 +54,8 @@ def start_early_head(generator: MobileGenerator, channels: int) -> EarlyHead:
 def train(config: EarlyHeadConfig) -> dict[str, float]:
     """Train until `schedule.max_steps`; the best head goes to `<output>/model`, beside the generator.
 
+    At the end it is measured on all validation images; a finished run that is called again does that alone.
+
     Returns:
         The last logged losses ("train/..."), the last validation losses ("validation/..."), "best/loss", "best/step".
     Raises:
@@ -95,15 +97,15 @@ def train(config: EarlyHeadConfig) -> dict[str, float]:
         return {"loss": total, **parts}
 
     @torch.no_grad()
-    def validate() -> dict[str, float]:
-        sums, count = {}, 0
-        for _, images, names in data[1].own_in_order(schedule.batch_size, schedule.validation_images):
+    def validate(count: int | None) -> dict[str, float]:
+        sums, seen = {}, 0
+        for _, images, names in data[1].own_in_order(1, count):
             total, parts = losses(draw(validation_source, names), images)
             psnr = -10 * (parts["l2"] / 4).log10() if "l2" in parts else total * 0
             for name, value in {"loss": total, **parts, "psnr": psnr}.items():
                 sums[name] = sums.get(name, 0.0) + float(value) * len(images)
-            count += len(images)
-        return {name: value / count for name, value in sums.items()}
+            seen += len(images)
+        return {name: value / seen for name, value in sums.items()}
 
     with (
         Run(output, config, progress.step) as run,
@@ -134,7 +136,7 @@ def train(config: EarlyHeadConfig) -> dict[str, float]:
                 with torch.no_grad():
                     run.images(progress.step, "reduced_early", side_by_side(images, draw(validation_source, names)))
             if due.validation:
-                found = validate()
+                found = validate(schedule.validation_images)
                 if progress.log_validation(run, found):
                     copy_parts(output / "model", domain, ["generator"])
                     info = {"trainer": "train_early_head", "step": progress.step, "validation": found}
@@ -146,5 +148,8 @@ def train(config: EarlyHeadConfig) -> dict[str, float]:
                 save_state(run, config, trainer="early_head", frozen=frozen, progress=progress, parts=state)
             if due.stop:
                 run.stop(progress.step)
-        run.log(progress.conclusion(output))
+        whole = ", ".join(f"{name} {value:.4f}" for name, value in validate(None).items())
+        run.log(
+            f"the last head on all {len(validation_source)} validation images: {whole}", progress.conclusion(output)
+        )
     return progress.summary()

@@ -10,6 +10,7 @@ import torch
 
 from hyperinverter import load
 from hyperinverter.checkpoint import read_model, save_model
+from hyperinverter.config.checks import problems
 from hyperinverter.config.schema import (
     MOBILE,
     DataConfig,
@@ -17,7 +18,9 @@ from hyperinverter.config.schema import (
     EarlyHeadConfig,
     GeneratorConfig,
     OptimizerConfig,
+    Phase1Config,
     ScheduleConfig,
+    StyleGAN2Config,
     WeightsConfig,
 )
 from hyperinverter.data.generated import CHUNK, GeneratedSource
@@ -182,3 +185,18 @@ def test_a_store_is_sampled_once_and_never_of_another_generator(domain, tmp_path
     with pytest.raises(UserError, match="delete this file"):
         list(again.pixels(0, whole_chunk=True))
     assert json.loads((tmp_path / "store" / "store.json").read_text())["resolution"] == 16
+
+
+def test_settings_that_cannot_be_are_refused(domain):
+    """A generator that is distilled is not trained here; codes are known of unchanged samples alone."""
+    found = [problem.message for problem in problems(StyleGAN2Config(domain=domain))]
+    assert any("distilled, not trained here" in message for message in found)
+    data = DataConfig(kind="generated")  # mirrors images
+    found = [problem.message for problem in problems(Phase1Config(domain=domain, data=data, w_loss_weight=1.0))]
+    assert any("a changed image has another w" in message for message in found)
+    found = [problem.message for problem in problems(Phase1Config(domain=domain, w_loss_weight=1.0))]
+    assert any("needs images whose w is known" in message for message in found)
+    found = [problem.message for problem in problems(EarlyHeadConfig(domain=domain))]
+    assert any("must be generated" in message for message in found)
+    odd = replace(domain, generator=replace(domain.generator, use_noise=False))
+    assert any("is a key of StyleGAN2" in problem.message for problem in problems(EarlyHeadConfig(domain=odd)))
