@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 import zipfile
 from pathlib import Path
 
@@ -130,3 +131,11 @@ def test_names_in_a_config_are_names_of_files():
     ):
         with pytest.raises(ConfigError, match="is no name for a file"):
             load_config(cls, None, words)
+
+
+@pytest.mark.parametrize("name", ["img.png", "folder{}/img.png", "img_{}.png"])
+def test_the_last_of_many_names_costs_no_more_than_the_first(name):
+    """16,000 photos of one name took two minutes when every label looked at all before it."""
+    names, begin = OutputNames(), time.process_time()
+    labels = {names.label(name.format(i % 4000)) for i in range(16_000)}
+    assert len(labels) == 16_000 and time.process_time() - begin < 10
