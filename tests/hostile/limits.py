@@ -63,20 +63,20 @@ def _run(reading: Callable[..., Any], path: Path, result: Connection) -> None:
     from hyperinverter.utils.errors import UserError
 
     resource.setrlimit(resource.RLIMIT_CPU, (2 * MOST_SECONDS, 2 * MOST_SECONDS))
-    taken = _status("VmData")
+    taken = status("VmData")
     resource.setrlimit(resource.RLIMIT_DATA, (taken + SAFETY_BYTES, taken + SAFETY_BYTES))
     Path("/proc/self/clear_refs").write_text("5")  # the highest use begins here
-    before, seconds, error, is_refusal = _status("VmRSS"), sum(os.times()[:2]), "", False
+    before, seconds, error, is_refusal = status("VmRSS"), sum(os.times()[:2]), "", False
     try:
         reading(path)
     except Exception as raised:
         error, is_refusal = f"{type(raised).__name__}: {raised}", isinstance(raised, UserError | FileNotFoundError)
-    result.send(Outcome(error, is_refusal, _status("VmHWM") - before, sum(os.times()[:2]) - seconds))
+    result.send(Outcome(error, is_refusal, status("VmHWM") - before, sum(os.times()[:2]) - seconds))
     result.close()
     os._exit(0)
 
 
-def _status(key: str) -> int:
+def status(key: str) -> int:
     """Bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
