@@ -108,6 +108,22 @@ def test_shapes_are_checked_at_the_door(shape):
         losses(torch.zeros(shape), torch.zeros(2, 3, 16, 16) if len(shape) == 4 else torch.zeros(shape))
 
 
+def test_feature_losses_are_means_over_images_at_the_loss_resolution(no_files):
+    losses = build_losses({"lpips": 1.0}, loss_resolution=8)
+    extractor, seen = losses.losses["lpips"].extractor, []
+    features = extractor.features
+    extractor.features = lambda images: seen.append(images.shape[-1]) or features(images)
+    output, target = torch.rand(2, 3, 3, PX, PX)
+    value = losses(output, target)[1]["lpips"]
+    assert seen == [8, 8]
+    each = [losses(output[i : i + 1], target[i : i + 1])[1]["lpips"] for i in range(3)]
+    torch.testing.assert_close(value, torch.stack(each).mean())
+
+
+def test_the_loss_resolution_is_the_published_one_unless_told_otherwise():
+    assert build_losses({"l2": 1.0}).loss_resolution == 256
+
+
 def test_feature_loss_keeps_no_graph_of_the_target():
     extractor = TinyExtractor()
     seen = []
@@ -135,6 +151,7 @@ def test_adversarial_losses_by_hand():
         (10.0, 16, 15, 0.0),
         (10.0, 16, 17, 0.0),
         (3.0, 1, 7, 1.5),
+        (0.5, 8, 8, 2.0),
         (0.0, 16, 0, 0.0),
         (10.0, 0, 0, 0.0),
     ],

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from hyperinverter.metrics.base import bootstrap_interval, bootstrap_ratio, middle_95
+from hyperinverter.metrics.base import bootstrap_interval, bootstrap_means, bootstrap_ratio, middle_95
 
 
 def test_interval_of_a_ratio_draws_pairs_together():
@@ -34,7 +34,7 @@ def test_the_middle_95_percent_leave_2_5_percent_on_each_side():
 def test_95_percent_intervals_hold_the_true_value_95_times_in_100():
     rng = np.random.default_rng(0)
     found = []
-    for _ in range(400):
+    for _ in range(300):
         values = rng.exponential(2.0, 150)
         pairs = 0.5 * values + rng.normal(0, 0.2, 150)
         mean, ratio = bootstrap_interval(values, resamples=200), bootstrap_ratio(values, pairs, resamples=200)
@@ -42,3 +42,13 @@ def test_95_percent_intervals_hold_the_true_value_95_times_in_100():
     # 200 resamples of skewed values hold it a little less often; 90 % intervals do in 0.88 of the cases, 98 % in 0.97
     covered = np.mean(found, axis=0)
     assert (covered > 0.91).all() and (covered < 0.96).all()
+
+
+def test_means_of_columns_draw_whole_rows():
+    values = np.random.default_rng(0).normal([1.0, 5.0, 9.0], 1.0, (200, 3))
+    values[:, 2] = 2 * values[:, 0]
+    means = bootstrap_means(values, resamples=300)
+    assert means.shape == (300, 3)
+    np.testing.assert_allclose(means[:, 2], 2 * means[:, 0])  # the columns of an image stay together
+    np.testing.assert_allclose(means.mean(0), values.mean(0), atol=0.02)
+    np.testing.assert_allclose(means.std(0)[:2], 1 / math.sqrt(200), rtol=0.15)

@@ -194,6 +194,15 @@ def test_ms_ssim_enlarges_small_images_and_says_so():
     assert large.per_image(image, image).item() == pytest.approx(1)
 
 
+def test_ms_ssim_of_flat_images_by_hand():
+    """Structure is equal at every scale, so only the last one's luminance is left, to the power of its weight."""
+    real, fake = (torch.full((1, 3, 176, 176), 2 * level - 1) for level in (0.2, 0.4))
+    luminance = (2 * 0.2 * 0.4 + 0.01**2) / (0.2**2 + 0.4**2 + 0.01**2)
+    assert MsSsim(is_enlarging=False).per_image(real, fake).item() == pytest.approx(luminance**0.1333, abs=1e-4)
+    white, beyond = torch.ones(2, 1, 3, 176, 176)
+    assert MsSsim(is_enlarging=False).per_image(white, 1.5 * beyond).item() == pytest.approx(1, abs=1e-6)
+
+
 def parts_for(resolution: int) -> Parts:
     return Parts(DomainConfig(resolution=resolution), None, torch.device("cpu"))
 
@@ -206,6 +215,8 @@ def test_identity_of_identical_faces_is_one(networks, pairs):
 
 
 def test_fid_and_kid_of_a_set_with_itself(pairs):
+    from torch_fidelity import metric_kid
+
     features = RecentFeatures(SmallExtractor(), None)
     real, fake = (x.repeat(4, 1, 1, 1) + 0.1 * torch.randn(24, 3, PX, PX) for x in pairs)
     fid, kid = Fid(features), Kid(features)
@@ -217,12 +228,24 @@ def test_fid_and_kid_of_a_set_with_itself(pairs):
     far.update(real, fake)
     assert far.compute() > 1e-4
     assert kid.protocol() == {"kid_subset_size": 24, "kid_subsets": 100}
+    assert fid.protocol() == {"fid_images": 24}
     smaller = Kid(features, 10)
     smaller.update(real, fake)
     kid = kid.fresh()
     kid.update(real, fake)
     assert smaller.protocol()["kid_subset_size"] == 10 and smaller.compute() != kid.compute()
-    assert fid.protocol() == {"fid_images": 24}
+    a, b = (torch.cat(x) for x in zip(*smaller.taken, strict=True))
+    own = metric_kid.kid_features_to_metric(b, a, kid_subset_size=10, verbose=False)  # 100 subsets, seed 2020: its own
+    assert smaller.compute() == pytest.approx(1000 * own[metric_kid.KEY_METRIC_KID_MEAN], rel=1e-9)
+
+
+def test_two_images_are_enough_for_fid_and_one_is_not(pairs):
+    fid = Fid(RecentFeatures(SmallExtractor(), None))
+    fid.update(pairs[0][:1], pairs[1][:1])
+    with pytest.raises(NotMeasured, match="at least 2 images, got 1"):
+        fid.compute()
+    fid.update(pairs[0][1:2], pairs[1][1:2])
+    assert fid.compute() > 0
 
 
 def test_fid_of_shifted_features_is_the_squared_shift():

@@ -107,6 +107,32 @@ def test_several_offsets_add_up_and_a_known_energy_changes_nothing(demodulate: b
     torch.testing.assert_close(plain, modulated_conv2d(x, weight, styles, weight_residual=residual, **kwargs))
 
 
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("demodulate", [False, True])
+@pytest.mark.parametrize("size", [4, 8], ids=["scales_the_image", "scales_the_weight"])
+def test_gain_multiplies_the_convolution_on_every_path(size: int, demodulate: bool, kernel: int) -> None:
+    torch.manual_seed(0)
+    x, weight, styles = torch.randn(2, 3, size, size), torch.randn(5, 3, kernel, kernel), torch.randn(2, 3)
+    kwargs = {"padding": kernel // 2, "demodulate": demodulate}
+    gained = modulated_conv2d(x, weight, styles, gain=3.0, **kwargs)
+    torch.testing.assert_close(gained, 3 * modulated_conv2d(x, weight, styles, **kwargs))
+
+
+@pytest.mark.parametrize("wanted", ["x", "weight", "styles", "offset"])
+@pytest.mark.parametrize("size", [4, 8], ids=["scales_the_image", "scales_the_weight"])
+def test_each_input_has_its_gradient_when_the_others_are_constants(size: int, wanted: str) -> None:
+    torch.manual_seed(0)
+    shapes = {"x": (2, 3, size, size), "weight": (5, 3, 3, 3), "styles": (2, 3), "offset": (1, 5, 1, 1)}
+    values = {name: torch.randn(shape, dtype=torch.float64) for name, shape in shapes.items()}
+
+    def gradient(*names: str) -> Tensor:
+        inputs = {name: value.clone().requires_grad_(name in names) for name, value in values.items()}
+        result = modulated_conv2d(inputs["x"], inputs["weight"], inputs["styles"], offset=inputs["offset"], padding=1)
+        return torch.autograd.grad(result.square().sum(), inputs[wanted])[0]
+
+    torch.testing.assert_close(gradient(wanted), gradient(*shapes))
+
+
 @pytest.mark.parametrize("up", [1, 2])
 def test_the_published_orientation_is_the_default(up: int) -> None:
     x, weight, styles = torch.randn(1, 2, 4, 4), torch.randn(3, 2, 3, 3), torch.randn(1, 2)

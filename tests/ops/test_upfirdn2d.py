@@ -51,3 +51,7 @@ def test_refuses_what_it_cannot_do() -> None:
         upsample2d(torch.zeros(1, 1, 4, 4), setup_filter([1, 2, 1]))
     with pytest.raises(ValueError, match=r"\[N, C, H, W\], got \(3, 4, 4\)"):
         filter2d(torch.zeros(3, 4, 4), setup_filter())
+
+
+def test_without_padding_only_whole_windows_count() -> None:
+    assert filter2d(torch.ones(1, 2, 8, 8), setup_filter()).shape == (1, 2, 5, 5)

@@ -72,6 +72,15 @@ def test_a_step_over_parts_is_that_of_the_whole_batch(clip):
             torch.testing.assert_close(a, b)
 
 
+def test_gradients_are_measured_only_when_asked():
+    network = nn.Linear(5, 3)
+    optimizer = build_optimizer(network.parameters(), OptimizerConfig())
+    parts = in_parts(noise(4, 5), 2)
+    compute = lambda part: {"loss": network(part).sum()}  # noqa: E731
+    assert step_over_parts(optimizer, compute, parts)["gradient_norm"] is None
+    assert step_over_parts(optimizer, compute, parts, measure=True)["gradient_norm"] > 0
+
+
 def test_d_learns_from_parts_as_from_the_whole_batch(tiny_model):
     """Groups of two in a batch of eight: every part holds whole groups."""
     reals, fakes, found = noise(8, 3, 16, 16), noise(8, 3, 16, 16, seed=1), []
@@ -289,6 +298,8 @@ def test_rates_fall_over_the_last_steps():
     assert {rate_factor(step, constant) for step in range(12)} == {1.0}
     linear = replace(constant, lr_decay_steps=4, lr_decay_to=0.2, lr_decay_shape="linear")
     assert [rate_factor(step, linear) for step in range(4, 10)] == pytest.approx([1, 1, 0.8, 0.6, 0.4, 0.2])
+    at_once = replace(linear, lr_decay_steps=1)
+    assert [rate_factor(step, at_once) for step in (7, 8, 9)] == pytest.approx([1, 1, 0.2])
     cosine = replace(linear, lr_decay_shape="cosine")
     factors = [rate_factor(step, cosine) for step in range(12)]
     assert factors[5] == 1 and factors[7] == pytest.approx(0.6) and factors[9:] == pytest.approx([0.2] * 3)
