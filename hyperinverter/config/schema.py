@@ -52,7 +52,7 @@ class DataConfig:
     validation_root: str | list[str] | None = None  # None: split off `validation_fraction` by file name
     validation_fraction: float = 0.02
     max_megapixels: float = 25.0  # larger JPEGs are reduced while they are decoded, other larger images are bad files
-    workers: int = 0
+    workers: int | None = None  # threads that decode; None: one per core that this process may use, at most 16; 0: none
     cache_mib: int = 1024  # decoded uint8 images are kept in memory when all of them fit in this many MiB
 
 

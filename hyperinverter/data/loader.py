@@ -5,9 +5,9 @@ images, order and mirroring for any batch size, so that a run resumes exactly by
 processes there is still one stream: each reads its own images of every batch (`utils.distributed.own_rows`).
 """
 
-import hashlib
 import logging
 import threading
+import time
 from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,18 +20,20 @@ from tqdm import tqdm
 from hyperinverter.config.schema import DataConfig, DomainConfig
 from hyperinverter.data.fit import FitNotes
 from hyperinverter.data.generated import GeneratedSource
-from hyperinverter.data.image_source import ImageSource, Subset
-from hyperinverter.data.names import SURROGATES
-from hyperinverter.data.sampler import sample_indices
+from hyperinverter.data.image_source import ImageSource
+from hyperinverter.data.sampler import sample_indices, split_by_name
 from hyperinverter.data.sources import open_source
 from hyperinverter.data.transforms import flips_at
+from hyperinverter.data.waiting import Waiting
 from hyperinverter.utils.decode import BadImageError, decode_tensor
+from hyperinverter.utils.device import own_cores
 from hyperinverter.utils.distributed import check_divides, gather_to_all, own_rows, rank, world_size
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import from_uint8
 
 BATCHES_AHEAD = 2  # that workers decode while the present one is trained on
 UNREADABLE = -1  # in the place of an index
+MOST_WORKERS = 16  # by default
 READ_AT_ONCE = 32  # images, where all of them are read at the start
 
 logger = logging.getLogger(__name__)
@@ -49,8 +51,8 @@ class Batches:
             is named in the log and in `bad_files`. "refuse": everything is decoded once at the start and all
             unreadable files are named in one error.
         cache_mib: decoded images stay in memory (uint8) when all of them fit in this many MiB.
-        workers: threads that decode ahead; 0 decodes when asked. (Threads, not processes: decoders and resize release
-            the interpreter, and nothing has to be sent or held twice.)
+        workers: threads that decode ahead; 0 decodes when asked; None: one for each core that this process may use.
+            (Threads, not processes: decoders and resize release the interpreter, and nothing is sent or held twice.)
         device: where batches are wanted. They travel there as bytes, from pinned memory without waiting, and become
             numbers there.
     Raises:
@@ -66,7 +68,7 @@ class Batches:
         flip: bool = False,
         on_bad_file: str = "skip",
         cache_mib: int = 1024,
-        workers: int = 0,
+        workers: int | None = 0,
         device: torch.device | str = "cpu",
     ):
         if on_bad_file not in ("skip", "refuse"):
@@ -85,8 +87,10 @@ class Batches:
         self._ahead: dict[Hashable, _Batch] = {}
         self._telling = threading.Lock()
         self._refuses = on_bad_file == "refuse"
+        workers = min(own_cores(), MOST_WORKERS) if workers is None else workers
         threaded = workers > 0 and isinstance(source, ImageSource)  # a generator runs in its caller's thread
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode") if threaded else None
+        self._waiting = Waiting(workers)
         if self._refuses:
             self._refuse_bad_files()
 
@@ -106,6 +110,7 @@ class Batches:
         Raises:
             UserError: no file of the source is readable, or the processes cannot share such a batch equally.
         """
+        start = time.perf_counter()
         check_divides("batch_size", batch_size)
         if len(self) == 0:
             raise UserError("there are no images in this split: give more images or another validation_fraction")
@@ -118,6 +123,8 @@ class Batches:
                 if request not in self._ahead:
                     self._ahead[request] = self._start_at(*request)
         indices = batch.indices()
+        if isinstance(self.source, ImageSource):
+            self._waiting.note(start, len(indices))
         return self._finished(batch.pixels), [self.names[i] for i in indices]
 
     def in_order(self, batch_size: int, max_images: int | None = None) -> Iterator[tuple[Tensor, list[str]]]:
@@ -329,21 +336,3 @@ def open_training_data(
         Batches(training, resolution or domain.resolution, seed=seed, flip=data.flip, **settings),
         Batches(validation, resolution or domain.resolution, seed=seed, flip=False, **settings),
     )
-
-
-def split_by_name(source: ImageSource, fraction: float) -> tuple[ImageSource, ImageSource]:
-    """Split into (training, validation) by a hash of each image's name: adding images moves none.
-
-    The one exception keeps a small set usable: when no name falls into validation, the one nearest to it is taken.
-    """
-    if not 0 <= fraction < 1:
-        raise ValueError(f"validation_fraction must be at least 0 and below 1, got {fraction}")
-    if len(source) == 1 and fraction > 0:
-        logger.warning("the only image, %s, serves for training and for validation", source.names[0])
-        return source, source
-    digests = (hashlib.sha1(key.encode("utf-8", SURROGATES)).digest() for key in source.split_keys)
-    hashes = np.fromiter((int.from_bytes(digest[:4], "big") / 2**32 for digest in digests), float, len(source))
-    held_out = hashes < fraction
-    if fraction > 0 and len(source) > 0 and not held_out.any():
-        held_out[hashes.argmin()] = True
-    return Subset(source, np.flatnonzero(~held_out)), Subset(source, np.flatnonzero(held_out))

@@ -1,8 +1,18 @@
-"""Which image stands at which position of an endless shuffled stream: a pure function, so resuming needs no state."""
+"""Which images are for training, and which one stands at which position of the endless shuffled stream of these.
 
+Pure functions of names, seeds and positions, so that resuming needs no state.
+"""
+
+import hashlib
+import logging
 from functools import lru_cache
 
 import numpy as np
+
+from hyperinverter.data.image_source import ImageSource, Subset
+from hyperinverter.data.names import SURROGATES
+
+logger = logging.getLogger(__name__)
 
 
 def sample_indices(n: int, seed: int, start: int, count: int) -> list[int]:
@@ -36,3 +46,21 @@ def epoch_permutation(n: int, seed: int, epoch: int) -> np.ndarray:
     order = np.random.default_rng([seed % 2**64, epoch]).permutation(n)
     order.flags.writeable = False  # shared by every caller through the cache
     return order
+
+
+def split_by_name(source: ImageSource, fraction: float) -> tuple[ImageSource, ImageSource]:
+    """Split into (training, validation) by a hash of each image's name: adding images moves none.
+
+    The one exception keeps a small set usable: when no name falls into validation, the one nearest to it is taken.
+    """
+    if not 0 <= fraction < 1:
+        raise ValueError(f"validation_fraction must be at least 0 and below 1, got {fraction}")
+    if len(source) == 1 and fraction > 0:
+        logger.warning("the only image, %s, serves for training and for validation", source.names[0])
+        return source, source
+    digests = (hashlib.sha1(key.encode("utf-8", SURROGATES)).digest() for key in source.split_keys)
+    hashes = np.fromiter((int.from_bytes(digest[:4], "big") / 2**32 for digest in digests), float, len(source))
+    held_out = hashes < fraction
+    if fraction > 0 and len(source) > 0 and not held_out.any():
+        held_out[hashes.argmin()] = True
+    return Subset(source, np.flatnonzero(~held_out)), Subset(source, np.flatnonzero(held_out))

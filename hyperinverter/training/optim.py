@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from hyperinverter.config.schema import OptimizerConfig, ScheduleConfig
 from hyperinverter.training.muon import Muon
-from hyperinverter.utils.distributed import average_gradients
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.gradients import averaged_gradients
 
 Part = TypeVar("Part")
 
@@ -199,7 +199,7 @@ def step_over_parts(
             found.append({name: value.detach() for name, value in values.items()})
             yield values["loss"] if len(parts) == 1 else values["loss"] / len(parts)
 
-    norm = backward_and_step(optimizer, losses(), clip=clip, measure=measure)
+    norm = backward_and_step(optimizer, losses(), count=len(parts), clip=clip, measure=measure)
     if len(found) == 1:
         return {**found[0], "gradient_norm": norm}
     means = {name: torch.stack([values[name] for values in found]).mean() for name in found[0]}
@@ -210,6 +210,7 @@ def backward_and_step(
     optimizer: torch.optim.Optimizer,
     loss: Tensor | Iterable[Tensor],
     *,
+    count: int = 1,
     clip: float | None = None,
     measure: bool = False,
 ) -> Tensor | None:
@@ -217,15 +218,18 @@ def backward_and_step(
 
     Args:
         loss: one, or several that are made one by one and add up (each is freed before the next is made).
+        count: how many.
         clip: largest global gradient norm; None leaves gradients alone.
         measure: return the norm although nothing is clipped (a pass over all gradients).
     Returns:
         The global gradient norm before clipping [] on the device (nothing is fetched), or None when not measured.
     """
     optimizer.zero_grad(set_to_none=True)
-    for part in [loss] if isinstance(loss, Tensor) else loss:
-        part.backward()
-    average_gradients(p for group in optimizer.param_groups for p in group["params"])
+    with averaged_gradients(p for group in optimizer.param_groups for p in group["params"]) as last:
+        for number, part in enumerate([loss] if isinstance(loss, Tensor) else loss, start=1):
+            if number == count:
+                last()
+            part.backward()
     norm = None
     if clip is not None or measure:
         params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import os
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,12 @@ def place(module: nn.Module, device: torch.device) -> nn.Module:
 def arithmetic(device: torch.device, precision: str) -> AbstractContextManager[Any]:
     """A context that computes in fp32 (as a caller's own context says), bf16 or fp16."""
     return nullcontext() if precision == "fp32" else torch.autocast(device.type, HALF_TYPES[precision])
+
+
+def own_cores() -> int:
+    """Cores that this process may use, a fair share of them where several processes run here."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
 
 
 @functools.cache

@@ -8,10 +8,9 @@ same stream, and each keeps its own rows; so the streams agree, and a run may ch
 and logged losses are means over all processes. What a network computes over a batch (BatchNorm's statistics, the
 minibatch standard deviation, the running mean of w) spans all processes in train mode and none in eval mode.
 
-Gradients are averaged between `backward()` and the optimiser's step (`average_gradients`), as NVIDIA's later StyleGAN
-code does, and not by DistributedDataParallel: R1 and path-length steps run through parts of a network and leave some
-parameters without a gradient, which Adam has to skip as it does in one process, where DDP fails or fills in zeros. In
-one process every function here does nothing.
+Gradients are averaged by `utils.gradients` before the optimiser's step, and not by DistributedDataParallel: R1 and
+path-length steps run through parts of a network and leave some parameters without a gradient, which Adam has to skip as
+it does in one process, where DDP fails or fills in zeros. In one process every function here does nothing.
 """
 
 import functools
@@ -19,14 +18,14 @@ import gc
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import timedelta
 from itertools import chain, count
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from hyperinverter.utils.device import resolve_device
 from hyperinverter.utils.errors import UserError
@@ -35,8 +34,6 @@ T = TypeVar("T")
 
 # How long a process waits for the others: rank 0 measures and writes alone at the end of an evaluation.
 PATIENCE = timedelta(hours=2)
-# Gradients with fewer numbers travel together; a message costs about as much as this many numbers.
-SMALL = 2**16
 _MET: list[tuple[dist.Store, int, int]] = []  # filled by the first group of this process
 _GROUPS = count()
 LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
@@ -175,9 +172,11 @@ def check_divides(key: str, size: int, parts: int = 1) -> None:
     if world_size() > 1 and size % n:
         nearest = sorted({max(size // n, 1) * n, (size // n + 1) * n})
         each = f" in {parts} parts each (gradient_accumulation)" if parts > 1 else ""
+        most = max(p for p in range(1, world_size()) if size % (p * parts) == 0 or p == 1)
         raise UserError(
             f"{key} is {size}, the images of all processes together, which {world_size()} processes cannot share "
-            f"equally{each}; write {' or '.join(map(str, nearest))}, or start another number of processes"
+            f"equally{each}; start {most} process{'es' * (most > 1)}, or write {' or '.join(map(str, nearest))}, which "
+            f"is another training: schedule.max_steps would then count steps of so many images"
         )
 
 
@@ -246,21 +245,6 @@ def average(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace every gradient by its mean over processes; parameters without a gradient (in all processes) keep none."""
-    if world_size() == 1:
-        return
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    large = [g for g in gradients if g.numel() >= SMALL]
-    small = [g for g in gradients if g.numel() < SMALL]
-    together = torch.cat([g.reshape(-1) for g in small]) if small else torch.zeros(0)
-    waiting = [dist.all_reduce(x, async_op=True) for x in [together, *large] if x.numel()]
-    for work in waiting:
-        work.wait()
-    for gradient, part in zip(small, together.split([g.numel() for g in small]), strict=True):
-        gradient.copy_(part.view_as(gradient))
-    torch._foreach_div_(gradients, world_size())
-
 
 # ----------------------------------------------------------------------------------------------- plain objects
 

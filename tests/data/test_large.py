@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from hyperinverter.data.image_source import ImageSource
-from hyperinverter.data.loader import Batches, split_by_name
+from hyperinverter.data.loader import Batches
+from hyperinverter.data.sampler import split_by_name
 from hyperinverter.data.sources import open_source
 
 IMAGES = 200_000

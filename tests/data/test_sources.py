@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hyperinverter.data.loader import split_by_name
+from hyperinverter.data.sampler import split_by_name
 from hyperinverter.data.sources import open_source
 from hyperinverter.utils.decode import BadImageError
 from hyperinverter.utils.errors import UserError

@@ -28,8 +28,10 @@ from hyperinverter.metrics.distribution import SetMetric
 from hyperinverter.models.stylegan2.discriminator import DiscriminatorEpilogue, DiscriminatorOptions
 from hyperinverter.ops.batch_norm import synchronised
 from hyperinverter.training import phase1, phase2, stylegan2
-from hyperinverter.utils.distributed import average, average_gradients, in_all_processes, own_rows, rank
+from hyperinverter.utils import distributed, gradients
+from hyperinverter.utils.distributed import average, in_all_processes, own_rows, rank
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.gradients import SMALL, averaged_gradients
 
 from .conftest import stats, tiny_config
 
@@ -99,7 +101,8 @@ class MeanDistance(SetMetric):
 
 
 def work(*todo: tuple) -> None:
-    """Each (function, config) one after the other."""
+    """Each (function, config) one after the other; gradients of the tiny networks count as large ones, and as small."""
+    gradients.SMALL = 64
     metrics.METRICS["fid"] = MeanDistance
     for function, config in todo:
         function(config)
@@ -132,14 +135,51 @@ def pieces(config) -> None:
     network.zero_grad(set_to_none=True)
 
     synchronised(network)
-    found = step(own_rows(whole).clone(), Tensor.mean)
-    average_gradients(network.parameters())
+    with averaged_gradients(network.parameters()):
+        found = step(own_rows(whole).clone(), Tensor.mean)
     found += [p.grad for p in network.parameters()] + running
     for ours, theirs in zip(found, expected, strict=True):
         assert (ours is None) == (theirs is None)  # nothing that R1 and the loss leave alone gets a gradient
         if ours is not None:
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     assert float(average(torch.tensor(float(rank())))) == 0.5
+
+
+@in_all_processes
+def overlapping(config) -> None:
+    """Gradients of three large layers, of which one is unused, and their biases, over two passes that add up."""
+    torch.manual_seed(rank())
+    side = int(SMALL**0.5)
+    layers = nn.ModuleList(nn.Linear(side, side) for _ in range(3))  # other weights in each process
+    unused = nn.Linear(side, side)
+    images = torch.randn(2, 4, side)
+    parameters = [*layers[:2].parameters(), *unused.parameters(), *layers[2:].parameters()]
+
+    def loss(x: Tensor, noting) -> Tensor:
+        x = layers[0](x).tanh()
+        x.register_hook(noting)  # when the first layer's gradient is still to come
+        return layers[2](layers[1](x).tanh()).square().mean()
+
+    for x in images:
+        loss(x, lambda _: None).backward()
+    own = [None if p.grad is None else p.grad.clone() for p in parameters]
+    for parameter in parameters:
+        parameter.grad = None
+
+    started, seen, all_reduce = [], [], torch.distributed.all_reduce
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(torch.distributed, "all_reduce", lambda *a, **k: started.append(1) or all_reduce(*a, **k))
+        with averaged_gradients(parameters) as last:
+            loss(images[0], lambda _: seen.append(len(started))).backward()
+            last()
+            loss(images[1], lambda _: seen.append(len(started))).backward()
+    assert seen[0] == 0, "a sum that is not whole was sent"
+    assert seen[1] >= 1, "nothing was sent before the backward pass ended"
+    for parameter, mine in zip(parameters, own, strict=True):
+        assert (parameter.grad is None) == (mine is None)
+        if mine is not None:
+            torch.testing.assert_close(parameter.grad, average(mine))
+    assert all(p.grad is None for p in unused.parameters())
 
 
 def fail_in_one(config) -> None:
@@ -189,8 +229,28 @@ def test_two_processes_of_four_images_are_one_of_eight(config_of, tiny_model, ph
     assert (one / "sheet.png").read_bytes() == (two / "sheet.png").read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("size", "parts", "processes", "told"),
+    [
+        (4, 1, 8, "start 4 processes, or write 8, which is another training"),
+        (8, 1, 3, "start 2 processes, or write 6 or 9"),
+        (8, 4, 4, "start 2 processes, or write 16"),
+    ],
+)
+def test_a_batch_that_processes_cannot_share_names_how_many_can(size, parts, processes, told, monkeypatch):
+    """Issue 17, 11: the paper's adversarial batch of 4 in eight processes."""
+    monkeypatch.setattr(distributed, "world_size", lambda: processes)
+    with pytest.raises(UserError, match=told):
+        distributed.check_divides("adversarial.batch_size", size, parts)
+
+
 def test_what_spans_a_batch_spans_processes(tmp_path):
     assert run_processes(2, pieces, SimpleNamespace(device="cpu"), log=tmp_path / "log") == [0, 0], log_of(tmp_path)
+
+
+def test_large_gradients_travel_while_the_backward_pass_runs(tmp_path):
+    config = SimpleNamespace(device="cpu")
+    assert run_processes(2, overlapping, config, log=tmp_path / "log") == [0, 0], log_of(tmp_path)
 
 
 def test_the_end_of_one_process_ends_the_others_with_a_message(config_of, tmp_path):
