@@ -51,7 +51,7 @@ class DataConfig:
     on_bad_file: str = "skip"  # skip (reported by name) | refuse (stop with the list of names)
     validation_root: str | list[str] | None = None  # None: split off `validation_fraction` by file name
     validation_fraction: float = 0.02
-    max_megapixels: float = 25.0  # larger JPEGs are reduced while they are decoded, other larger images are bad files
+    max_megapixels: float = 24.5  # larger JPEGs are reduced while they are decoded, other larger images are bad files
     workers: int | None = None  # threads that decode; None: one per core that this process may use, at most 16; 0: none
     cache_mib: int = 1024  # decoded uint8 images are kept in memory when all of them fit in this many MiB
 

@@ -47,7 +47,7 @@ ABSENT = {  # what to do where a format's decoder is not installed
 }
 IMAGE_SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 
-MAX_MEGAPIXELS = 25.0  # data.max_megapixels: what is decoded unless the user asks for more; about 8 bytes per pixel
+MAX_MEGAPIXELS = 24.5  # data.max_megapixels: what is decoded unless the user asks for more; 8 bytes a pixel are 200 MB
 JPEG_STEPS = (2, 4, 8)  # a JPEG can be decoded at a half, a quarter or an eighth of its sides
 FAST_MEGAPIXELS = 16  # of a JPEG for torchvision's decoder, which needs more memory than Pillow's
 MOST_SCANS = 200  # of a progressive JPEG; usual are 10, and each takes the time of a whole image
@@ -57,7 +57,7 @@ ORIENTATION = 0x0112  # EXIF
 TURNED = range(2, 9)  # its values that change an image
 RGB = 3  # torchvision's number of this mode
 SQUARE_TOLERANCE = 0.01  # sides that differ by at most this part of the longer one count as square
-BAND_PIXELS = 1 << 20  # what is converted at a time
+BAND_PIXELS = 1 << 17  # what is converted at a time
 
 # What Pillow's decoders raise on damaged files (it has no common base class for them).
 _DECODE_ERRORS = (OSError, *DAMAGED, Image.DecompressionBombError)

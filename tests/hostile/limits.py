@@ -60,7 +60,11 @@ def outcome_of(reading: Callable[..., Any], path: Path) -> Outcome:
 
 
 def _run(reading: Callable[..., Any], path: Path, result: Connection) -> None:
+    from readings import get_ready
+
     from hyperinverter.utils.errors import UserError
+
+    get_ready()
 
     resource.setrlimit(resource.RLIMIT_CPU, (2 * MOST_SECONDS, 2 * MOST_SECONDS))
     taken = status("VmData")

@@ -1,7 +1,10 @@
 """What the package does with a file of each kind, as far as a hostile one can lead it."""
 
 import contextlib
+import io
 from pathlib import Path
+
+from PIL import Image
 
 from hyperinverter.checkpoint import load_training_state
 from hyperinverter.config import EditConfig, load_config
@@ -14,6 +17,16 @@ from hyperinverter.pretrained.load import load_generator, load_model
 from hyperinverter.pretrained.published import from_published
 from hyperinverter.pretrained.reading import read_published
 from hyperinverter.utils.decode import BadImageError, decode_image, decode_tensor
+
+
+def get_ready() -> None:
+    """Load the libraries that are loaded on first use: they are no cost of a file."""
+    picture, exif = Image.new("RGB", (8, 8)), Image.Exif()
+    exif[0x0112] = 6
+    for image_format in ("JPEG", "PNG", "WEBP", "TIFF"):
+        buffer = io.BytesIO()
+        picture.save(buffer, image_format, exif=exif)
+        decode_tensor(buffer.getvalue(), "x", 4)
 
 
 def image(path: Path) -> None:

@@ -330,19 +330,19 @@ def png_of_16_bits(folder: Path) -> Path:  # 4.6 GB
 
 @hostile(readings.image, refused=False, slow=True)
 def png_of_16_bits_that_is_just_allowed(folder: Path) -> Path:
-    return written(folder / "x.png", png_of_zeros(4_990, 16, 0))
+    return written(folder / "x.png", png_of_zeros(4_949, 16, 0))
 
 
 @hostile(readings.tensor, refused=False, slow=True)
 def png_with_alpha_that_is_just_allowed(folder: Path) -> Path:
-    return written(folder / "x.png", png_of_zeros(4_990, 8, 6))
+    return written(folder / "x.png", png_of_zeros(4_949, 8, 6))
 
 
 @hostile(readings.tensor, refused=False, slow=True)
 def jpeg_that_is_just_allowed(folder: Path) -> Path:
     exif = Image.Exif()
     exif[0x0112] = 6
-    return written(folder / "x.jpg", picture("JPEG", side=4_990, exif=exif))
+    return written(folder / "x.jpg", picture("JPEG", side=4_949, exif=exif))
 
 
 @hostile(readings.tensor, refused=False, slow=True)
@@ -352,18 +352,18 @@ def jpeg_that_is_reduced(folder: Path) -> Path:
 
 @hostile(readings.tensor, refused=False, slow=True)
 def progressive_jpeg_that_is_just_allowed(folder: Path) -> Path:
-    return written(folder / "x.jpg", picture("JPEG", side=4_470, progressive=True, subsampling=0))
+    return written(folder / "x.jpg", picture("JPEG", side=4_427, progressive=True, subsampling=0))
 
 
 @hostile(readings.tensor, refused=False, slow=True)
 def webp_that_is_just_allowed(folder: Path) -> Path:
-    return written(folder / "x.webp", picture("WEBP", side=3_530, method=0, lossless=True))
+    return written(folder / "x.webp", picture("WEBP", side=3_500, method=0, lossless=True))
 
 
 @hostile(readings.tensor, refused=False, slow=True)
 def tiff_that_is_just_allowed(folder: Path) -> Path:
     options = {"compression": "tiff_adobe_deflate", "strip_size": 2**31}
-    return written(folder / "x.tif", picture("TIFF", "RGBA", side=4_990, **options))
+    return written(folder / "x.tif", picture("TIFF", "RGBA", side=4_949, **options))
 
 
 @hostile(readings.archive, refused=False)
