@@ -16,6 +16,7 @@ from hyperinverter.inverters import Inversion
 from hyperinverter.models.wplus import WPlusConfig, build_model
 from hyperinverter.pretrained.load import load_model
 from hyperinverter.pretrained.methods import load_method, save_method
+from hyperinverter.pretrained.published.vectors import Space
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.safetensors_io import write_tensors
 
@@ -75,7 +76,7 @@ PARTS = {
     "w_encoder": lambda folder: load_model(folder, with_hyperinverter=False),
     "hyperinverter": load_model,
     "psp": lambda folder: load_method(folder, "psp"),
-    "directions/d": lambda folder: load_direction(folder / "directions/d.safetensors", w_dim=16),
+    "directions/d": lambda folder: load_direction(folder / "directions/d.safetensors", space=Space(w_dim=16)),
     "inversion": lambda folder: Inversion.load(folder / "inversion.safetensors"),
 }
 
