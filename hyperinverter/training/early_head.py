@@ -8,14 +8,13 @@ Letters: N images, R/4 pixels of the early image.
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from hyperinverter.config.schema import EarlyHeadConfig
 from hyperinverter.data import Batches
 from hyperinverter.data.generated import GeneratedSource
 from hyperinverter.losses import build_losses
-from hyperinverter.models.mobile_stylegan import EarlyHead, MobileGenerator
 from hyperinverter.pretrained.load import hash_of
 from hyperinverter.pretrained.ready import load_generator, weights_file
 from hyperinverter.training.common import Run, set_up
@@ -27,26 +26,6 @@ from hyperinverter.training.resume import find_state, restore, save_state
 from hyperinverter.training.validation import side_by_side
 from hyperinverter.utils.distributed import in_all_processes, place_of
 from hyperinverter.utils.errors import UserError
-
-
-def start_early_head(generator: MobileGenerator, channels: int) -> EarlyHead:
-    """A head whose styles start as those of the layer and of the image head that it replaces."""
-    last, head = (
-        generator.synthesis.layers[-1],
-        EarlyHead(generator.synthesis.layers[-2].conv2.bias.shape[0], channels, generator.w_dim),
-    )
-    pairs = ((head.conv1, last.up), (head.conv2, last.conv2), (head.to_img, generator.synthesis.to_img))
-    with torch.no_grad():
-        for conv, source in pairs:
-            own, given = conv.modulation, source.modulation
-            count = min(len(own.bias), len(given.bias))
-            own.weight.zero_()[:count] = given.weight[:count]
-            own.bias[:count] = given.bias[:count]
-        for conv in (head.conv1, head.conv2):
-            conv.depthwise.normal_(std=0.1)[:, :, 1, 1] += 3  # hands its input on, times 3: the layer divides by it
-            nn.init.kaiming_normal_(conv.pointwise)
-        head.to_img.weight.normal_(std=0.1)
-    return head
 
 
 @in_all_processes
@@ -66,11 +45,11 @@ def train(config: EarlyHeadConfig) -> dict[str, float]:
     device = set_up(config)
     domain, schedule, output = config.domain, config.schedule, Path(config.output)
     generator = load_generator(weights_file(domain, "generator"), domain).to(device).requires_grad_(False)
-    if not isinstance(generator, MobileGenerator):
+    if not hasattr(generator, "start_early_head"):
         raise UserError(f"domain.generator: {domain.name}'s has no early head; mobile_stylegan has one")
     frozen = {"generator": hash_of(generator)}
     resumed = find_state(config, trainer="early_head", networks=["generator"], frozen=frozen)
-    head = start_early_head(generator, config.channels).to(device)
+    head = generator.start_early_head(config.channels).to(device)
     size = generator.resolution // 4
     train_source, validation_source = (
         GeneratedSource.of(config.data, generator, stream, size) for stream in ("train", "validation")

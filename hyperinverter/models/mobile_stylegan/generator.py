@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hyperinverter.models.mobile_stylegan.layers import Residuals
+from hyperinverter.models.mobile_stylegan.layers import EarlyHead, Residuals
 from hyperinverter.models.mobile_stylegan.synthesis import MobileSynthesis
 from hyperinverter.models.stylegan2.mapping import MappingNetwork
 
@@ -72,6 +72,23 @@ class MobileGenerator(nn.Module):
     ) -> Tensor:
         """z [N, z_dim] -> images [N, 3, R, R]; arguments as in `MappingNetwork` and `MobileSynthesis`."""
         return self.synthesis(self.mapping(z, truncation_psi, truncation_cutoff), weight_residuals, noise_mode)
+
+    def start_early_head(self, channels: int) -> EarlyHead:
+        """A head to be trained, whose styles start as those of the layer and of the image head that it replaces."""
+        last, before = self.synthesis.layers[-1], self.synthesis.layers[-2]
+        head = EarlyHead(before.conv2.bias.shape[0], channels, self.w_dim)
+        pairs = ((head.conv1, last.up), (head.conv2, last.conv2), (head.to_img, self.synthesis.to_img))
+        with torch.no_grad():
+            for conv, source in pairs:
+                own, given = conv.modulation, source.modulation
+                count = min(len(own.bias), len(given.bias))
+                own.weight.zero_()[:count] = given.weight[:count]
+                own.bias[:count] = given.bias[:count]
+            for conv in (head.conv1, head.conv2):
+                conv.depthwise.normal_(std=0.1)[:, :, 1, 1] += 3  # hands its input on, times 3: the layer divides by it
+                nn.init.kaiming_normal_(conv.pointwise)
+            head.to_img.weight.normal_(std=0.1)
+        return head
 
 
 def band_order(channels: int) -> Tensor:
