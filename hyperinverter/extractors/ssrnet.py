@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hyperinverter.extractors.base import Extractor, check_size, find_required, load_exactly, told_of
 from hyperinverter.extractors.resize import crop_resize
-from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.errors import DAMAGED, UserError, reason_of
 
 STAGES, BINS, YEARS = 3, 3, 101  # K is BINS in each stage; a stage splits a bin of the one before
 LAYERS = 4  # convolutions of each stream
@@ -182,6 +182,6 @@ def _read_h5(path: Path) -> dict[str, np.ndarray]:
     try:
         with h5py.File(path, "r") as file:
             file.visititems(take)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(f"{path}: it cannot be read as HDF5 ({error}); fetch it again") from error
+    except (OSError, *DAMAGED) as error:
+        raise UserError(f"{path}: it cannot be read as HDF5 ({reason_of(error)}); fetch it again") from error
     return arrays

@@ -7,6 +7,7 @@ import torch
 from hyperinverter.extractors.arcface import ArcFace
 from hyperinverter.extractors.mobilefacenet import MobileFaceNet, Network
 from hyperinverter.extractors.moco import Moco
+from hyperinverter.extractors.ssrnet import _read_h5
 from hyperinverter.utils.errors import UserError
 
 NETWORKS = (MobileFaceNet, ArcFace, Moco)
@@ -48,3 +49,20 @@ def test_weights_that_are_not_finite(tmp_path, monkeypatch):
         np.savez(file, **state)
     with pytest.raises(UserError, match=f"{name} holds NaN"):
         MobileFaceNet.find()
+
+
+def test_a_damaged_hdf5_file_is_refused_and_nothing_else(tmp_path):
+    """h5py raises a KeyError for some damage."""
+    h5py = pytest.importorskip("h5py")
+    path, refused = tmp_path / "a.h5", 0
+    with h5py.File(path, "w") as file:
+        file.create_dataset("conv2d_1/conv2d_1/bias:0", data=np.ones(4, "f4"))
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        if whole[at] in (1, 2, 3, 8):  # versions, kinds and sizes of what follows
+            path.write_bytes(whole[:at] + b"\x63" + whole[at + 1 :])
+            try:
+                _read_h5(path)
+            except UserError as error:
+                refused += str(path) in str(error)
+    assert refused > 5
