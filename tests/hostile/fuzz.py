@@ -1,6 +1,6 @@
 """Changed files of every kind through every reader, each under a limit of memory and time: what came of them, counted.
 
-    python tests/hostile/fuzz.py [--files 20000] [--seed 0] [--kinds image,zip] [--keep FOLDER]
+    python tests/hostile/fuzz.py [--files 20000] [--seed 0] [--first 0] [--kinds image,zip] [--keep FOLDER]
 
 For every file: the package reads it or refuses it with its own error; nothing of it runs, nothing is written outside
 the output folder, memory stays within three times the file and 200 MB, the processor within 20 seconds. Whatever breaks
@@ -145,7 +145,9 @@ def read_all(jobs: Sequence[tuple[int, Seed, Path]]) -> Iterator[dict]:
 # --------------------------------------------------------------------------------------------------- the run
 
 
-def run(files: int, seed: int = 0, kinds: Sequence[str] = (), keep: Path | None = None, tell: bool = False) -> dict:
+def run(
+    files: int, seed: int = 0, first: int = 0, kinds: Sequence[str] = (), keep: Path | None = None, tell: bool = False
+) -> dict:
     """Counts by kind and ending, and whatever broke a promise."""
     counts: dict[str, Counter] = {}
     broken: list[dict] = []
@@ -164,7 +166,7 @@ def run(files: int, seed: int = 0, kinds: Sequence[str] = (), keep: Path | None 
         turns = [kind for kind in kinds for _ in range(SHARES.get(kind, 1))]
         rest = list(itertools.islice(itertools.cycle(turns), files))
         expected = sorted([*(path.name for path in folder.iterdir()), "work"])
-        for start in range(0, files, BATCH):
+        for start in range(first, files, BATCH):
             jobs = []
             for number in range(start, min(start + BATCH, files)):
                 dice = random.Random(f"{seed}/{number}")
@@ -228,13 +230,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--files", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, help="number to begin with, after a run that was stopped")
     parser.add_argument("--kinds", default="", help="only these, with commas between")
     parser.add_argument("--keep", type=Path, help="where files that broke a promise are kept")
     options = parser.parse_args()
     import torch
 
     torch.set_num_threads(1)
-    result = run(options.files, options.seed, [k for k in options.kinds.split(",") if k], options.keep, tell=True)
+    kinds = [kind for kind in options.kinds.split(",") if kind]
+    result = run(options.files, options.seed, options.first, kinds, options.keep, tell=True)
     print(json.dumps(result, indent=1))
     sys.exit(bool(result["broken"] or result["written outside the run's folders"]))
 

@@ -155,7 +155,7 @@ def generator_file(path: Path, **changes) -> Path:
     ("key", "value", "message"),
     [
         ("synthesis.b8.conv1.weight", torch.full((8, 8, 3, 3), torch.nan), "NaN"),
-        ("synthesis.b8.conv1.noise_const", None, "synthesis.b8.conv1.noise_const"),
+        ("synthesis.b8.conv1.affine.weight", None, "synthesis.b8.conv1.affine.weight"),
         ("synthesis.b8.extra", torch.ones(3), "synthesis.b8.extra"),
         ("synthesis.b8.conv1.bias", torch.ones(5), "synthesis.b8.conv1.bias"),
         ("synthesis.b8.conv1.bias", torch.ones(8, dtype=torch.complex64), "synthesis.b8.conv1.bias"),
