@@ -22,6 +22,7 @@ from torch import Tensor
 from hyperinverter.editing.directions import Direction
 from hyperinverter.utils.bounded_text import Row, bounded_lines, rows_within
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.text import printable
 
 FILE_COLUMNS = ("file", "image_id", "filename", "file_name", "image", "name")  # of a CSV, the first that is there
 ESTIMATES = ("normal", "shrunk", "pattern")
@@ -128,7 +129,7 @@ def read_labels(path: str | Path) -> dict[str, Row]:
             fields = (row for row in reader if row)
         named = next((column for column in columns if column.strip().lower() in FILE_COLUMNS), None)
         if named is None:
-            told = ", ".join(columns[:20])[:300]
+            told = printable(", ".join(columns[:20]), longest=300)
             raise UserError(f"labels: {path}: has columns {told}; one must be called `file` (or {FILE_COLUMNS[1]})")
         rows = rows_within(["file" if column == named else column for column in columns], fields, path.stat().st_size)
     except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:  # UnicodeDecodeError is a ValueError
@@ -166,7 +167,8 @@ def check_column(rows: Iterable[Mapping[str, str | None]], column: str) -> str:
     """
     name, row = column.removeprefix("-"), next(iter(rows))
     if name not in row:
-        raise UserError(f"labels have no column {name!r}; columns: {', '.join(key for key in row if key != 'file')}")
+        told = printable(", ".join(key for key in row if key != "file"), longest=400)
+        raise UserError(f"labels have no column {name!r}; columns: {told}")
     return name
 
 
