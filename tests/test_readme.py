@@ -81,6 +81,7 @@ COMMANDS: dict[str, Script | None] = {  # None: not ours, see test_make_and_shel
     "python scripts/evaluate.py data.kind=generated data.num_generated=64 output=outputs/evaluate_generated": Script(
         FEW, "outputs/evaluate_generated/sheet.png"
     ),
+    "python scripts/edit.py --config configs/edit/ffhq_mobile.yaml photo.jpg align=true": Script("--dry-run"),
     "python scripts/edit.py photo.jpg align=true 'directions=[smile,age]' 'strengths=[-3,0,3]'": Script(
         makes="outputs/edit_faces64/photo/smile_-3.png"
     ),
