@@ -33,7 +33,8 @@ CONFIGS = {
     "reproduce": None,
     "demo": None,
 }
-OWN_TESTS = {"download", "convert"}  # no domain of their own: tests/pretrained
+# no domain of their own: tests/pretrained; no generator of the tiny domain's kind: tests/training/test_mobile.py
+OWN_TESTS = {"download", "convert", "train_early_head"}
 
 
 def test_help_of_every_script_comes_without_torch(tmp_path: Path):

@@ -250,7 +250,7 @@ def test_faults_of_the_command_line(override: str, expected: str):
         ("domain.w_encoder.widths=[1,2,3]", "domain.w_encoder.widths: must have 4 entries"),
         ("domain.w_encoder.depths=[1,2,3,0]", "domain.w_encoder.depths: each must be 1 or more"),
         ("domain.w_encoder.strides=[1,2,3,1]", "each stage keeps"),
-        ("domain.w_encoder.trunk=vgg", "must be one of ir_se, ir, resnet; got 'vgg'"),
+        ("domain.w_encoder.trunk=vgg", "must be one of ir_se, ir, resnet, efficientnet_lite0; got 'vgg'"),
         ("domain.w_encoder.stem_stride=3", "must be 1 .3x3 stem. or 2"),
         ("domain.layerwise_encoder.input_size=64", r"strides \(.*bring 64 px down to 4 px, below feature_size \(8\)"),
         ("domain.hypernetwork.target_set=all", "must be one of conv_without_bias"),

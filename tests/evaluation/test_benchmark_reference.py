@@ -69,14 +69,14 @@ def test_reference_has_one_generator_per_image(tiny_domain: DomainConfig):
 
 
 def test_what_a_generator_keeps_per_image_is_counted(tiny_domain: DomainConfig, monkeypatch):
-    render = HyperInverter.render
+    synthesise = HyperInverter.synthesise
 
-    def keeping(self, ws, tokens=None, noise_mode="const"):
-        images = render(self, ws, tokens, noise_mode)
+    def keeping(self, ws, residuals, noise_mode="const", resolution=None):
+        images = synthesise(self, ws, residuals, noise_mode, resolution)
         self.generator.synthesis.b16.last = {"images": [images]}
         return images
 
-    monkeypatch.setattr(HyperInverter, "render", keeping)
+    monkeypatch.setattr(HyperInverter, "synthesise", keeping)
     ours = count_generators(tiny_domain, [1, 4])["ours"]
     assert ours["4"] - ours["1"] == pytest.approx(3 * 3 * 16 * 16 * 4 / 2**20)
 

@@ -268,6 +268,8 @@ def test_a_gradient_that_is_no_number_is_found_before_the_save(make_config, monk
     """The loss is fine, its gradient is not: the root of zero."""
 
     class Broken(nn.Module):
+        losses = nn.ModuleDict()
+
         def forward(self, output, target):
             loss = output.square().mean() + (output * 0).sum().sqrt()
             return loss, {"l2": loss.detach()}

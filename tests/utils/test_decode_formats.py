@@ -130,7 +130,7 @@ def test_a_named_file_is_judged_by_its_content(folder, name, tmp_path):
     assert list(open_source(path).names) == [name]
 
 
-def test_members_of_archives_that_cannot_be_looked_into_are_no_images(tmp_path):
+def test_a_damaged_member_without_a_suffix_is_a_bad_image(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("b.png", encoded("PNG"))
         archive.writestr("photo", encoded("JPEG"))
@@ -139,7 +139,9 @@ def test_members_of_archives_that_cannot_be_looked_into_are_no_images(tmp_path):
     data[at + 40] ^= 1  # its checksum fails
     (tmp_path / "a.zip").write_bytes(data)
     source = open_source(tmp_path / "a.zip")
-    assert list(source.names) == ["b.png"] and list(source.ignored) == ["photo"]
+    assert list(source.names) == ["b.png", "photo"] and source.read(0).size == (48, 32)
+    with pytest.raises(BadImageError):
+        source.read(1)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
