@@ -297,6 +297,7 @@ def test_phase1_has_no_reference(tiny_domain: DomainConfig):
     assert make_trainer("phase1", "reference", make_model(tiny_domain), 1, CPU) is None
 
 
+@pytest.mark.slow  # half a minute; a single domain is measured above
 def test_several_domains_are_each_measured_in_a_process_of_its_own(tmp_path: Path, monkeypatch):
     """1024 px came out slower behind 256 px: what a domain leaves in the allocator is not the next one's business."""
     small = tmp_path / "small.yaml"
