@@ -19,9 +19,9 @@ from hyperinverter.config.schema import PRECISIONS, DomainConfig, ProjectionConf
 from hyperinverter.data.sources import open_source
 from hyperinverter.extractors.framing import Framing
 from hyperinverter.inverters.inversion import Inversion
+from hyperinverter.models.residuals import Residuals
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.stylegan2.layers import check_reduced
-from hyperinverter.models.stylegan2.synthesis import Residuals
 from hyperinverter.utils.decode import centre_crop, to_tensor, upright_rgb
 from hyperinverter.utils.device import arithmetic, tell_if_slower
 from hyperinverter.utils.errors import UserError

@@ -12,7 +12,7 @@ from torch import Tensor
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.inverters.base import Inverter
 from hyperinverter.inverters.inversion import Inversion
-from hyperinverter.models.stylegan2.synthesis import Residuals
+from hyperinverter.models.residuals import Residuals
 from hyperinverter.pretrained.load import LoadedModel
 from hyperinverter.pretrained.ready import load_model
 from hyperinverter.utils.device import HALF_TYPES, place, store_in

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hyperinverter.checkpoint import is_finite, read_safetensors, recorded
-from hyperinverter.models.stylegan2.synthesis import Kernel
+from hyperinverter.models.residuals import Kernel
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.safetensors_io import write_tensors
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hyperinverter.models.encoders import LayerwiseEncoder, WEncoder
 from hyperinverter.models.hypernetwork import Hypernetwork
-from hyperinverter.models.stylegan2.synthesis import Residuals
+from hyperinverter.models.residuals import Residuals
 
 
 @dataclass

@@ -225,22 +225,10 @@ def _generator(file: ModelFile, domain: DomainConfig) -> Generator | MobileGener
         return _network(file, lambda: build_generator(domain))
     head = read_model(path, "early_head")
     check_requires(head, generator=file.hash)
-    channels = head.config.get("channels")
-    if not isinstance(channels, int):
-        raise UserError(f"{path}: its config lacks channels, a number; get or train it again")
-
-    def build() -> Any:
-        generator = build_generator(domain, early_channels=channels)
-        if getattr(generator.synthesis, "early", None) is None:
-            raise UserError(f"{path}: {file.path.name} is of a kind that has no early head; delete this file")
-        return generator
-
+    channels = len(head.state.get("conv1.bias", ()))  # what it does not say is derived from its weights
     early = {f"synthesis.early.{name}": value for name, value in head.state.items()}
-    whole = replace(file, state={**early, **file.state})
-    generator = _built(whole, build)
-    fill(generator, whole.state, file.path)
-    generator.weights_hash = file.hash
-    return generator.eval()
+    whole = replace(file, path=path, state={**file.state, **early})
+    return _network(whole, lambda: build_generator(domain, early_channels=channels))
 
 
 def load_discriminator(source: str | Path, domain: DomainConfig | None = None) -> Discriminator:

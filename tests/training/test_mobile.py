@@ -104,6 +104,17 @@ def test_a_head_of_another_generator_is_refused(domain, with_head, tmp_path):
         load_generator(tmp_path)
 
 
+def test_a_head_beside_a_generator_that_can_have_none_is_named(tiny_model, with_head, tmp_path):
+    generator = read_model(tiny_model / "generator.safetensors")
+    head = read_model(with_head / "early_head.safetensors")
+    (tmp_path / "generator.safetensors").write_bytes((tiny_model / "generator.safetensors").read_bytes())
+    requires = {"generator": generator.hash}
+    for state, told in ((head.state, "not known: synthesis.early"), ({"conv1.bias": torch.zeros(8)}, "early_head")):
+        save_model(tmp_path / "early_head.safetensors", state, kind="early_head", config={}, requires=requires)
+        with pytest.raises(UserError, match=told):
+            load_generator(tmp_path)
+
+
 def test_both_phases_train_through_the_head_and_render_full_images(domain, with_head, photos, tmp_path, monkeypatch):
     """Losses at 16 px never draw 64 px; what was learned renders at 64 px, edits and all."""
     sizes = []
@@ -184,7 +195,12 @@ def test_a_store_is_sampled_once_and_never_of_another_generator(domain, tmp_path
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(UserError, match="delete this file"):
         list(again.pixels(0, whole_chunk=True))
-    assert json.loads((tmp_path / "store" / "store.json").read_text())["resolution"] == 16
+    about = tmp_path / "store" / "store.json"
+    assert json.loads(about.read_text())["resolution"] == 16
+    for damaged in ("{", "[]", "[" * 100_000):
+        about.write_text(damaged)
+        with pytest.raises(UserError, match="is damaged"):
+            GeneratedSource(generator, 4, store=tmp_path / "store", **settings)
 
 
 def test_settings_that_cannot_be_are_refused(domain):

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hyperinverter.models.mobile_stylegan.layers import EarlyHead, Residuals
+from hyperinverter.models.mobile_stylegan.layers import EarlyHead
 from hyperinverter.models.mobile_stylegan.synthesis import MobileSynthesis
+from hyperinverter.models.residuals import Residuals
 from hyperinverter.models.stylegan2.mapping import MappingNetwork
 
 

@@ -5,12 +5,12 @@ Letters: N images, S side of a layer in px, I and O input and output channels, M
 """
 
 import math
-from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hyperinverter.models.residuals import Residuals, part_of, with_residual
 from hyperinverter.ops.bias_act import LRELU_SLOPE
 from hyperinverter.ops.haar import inverse_haar
 from hyperinverter.utils.distributed import randn_rows
@@ -19,8 +19,6 @@ from hyperinverter.utils.distributed import randn_rows
 # long. It needs HALO rows of its neighbours: two 3x3 kernels.
 STRIP_NUMBERS = 1 << 20
 HALO = 2
-
-Residuals = Mapping[str, Tensor]
 
 
 class Modulation(nn.Module):
@@ -207,14 +205,3 @@ def _pointwise(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
     else:
         y = torch.baddbmm(bias[:, None], pixels, kernel.transpose(1, 2).expand(n, -1, -1))
     return y.view(n, height, width, -1).permute(0, 3, 1, 2)
-
-
-def with_residual(parameter: Tensor, residuals: Residuals, name: str) -> Tensor:
-    """Stored parameter plus its residual, [M, *shape of the parameter]."""
-    return parameter + residuals[name] if name in residuals else parameter.unsqueeze(0)
-
-
-def part_of(residuals: Residuals, part: str) -> Residuals:
-    """The residuals of one submodule, by their names inside it."""
-    prefix = part + "."
-    return {name.removeprefix(prefix): value for name, value in residuals.items() if name.startswith(prefix)}

@@ -5,26 +5,18 @@ Source: MobileStyleGAN (Belousov, 2021, arXiv:2104.04767); weight residuals: Hyp
 """
 
 import math
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from hyperinverter.models.mobile_stylegan.layers import (
-    EarlyHead,
-    MobileLayer,
-    Residuals,
-    StyledConv,
-    ToImage,
-    draw_image,
-    part_of,
-    with_residual,
-)
+from hyperinverter.models.mobile_stylegan.layers import EarlyHead, MobileLayer, StyledConv, ToImage, draw_image
+from hyperinverter.models.residuals import Residuals, check_drawing, check_residuals, of_image, part_of, with_residual
 from hyperinverter.models.stylegan2.layers import channels_at, check_reduced
 from hyperinverter.models.target_layers import TargetLayer
 
-NOISE_MODES = ("const", "random", "none")
 STRIPS_FROM_PX = 128  # without gradients on a CPU, layers from here on are computed in strips
 
 
@@ -49,13 +41,13 @@ class MobileSynthesis(nn.Module):
         self.recompute_from_px: int | None = None
         sizes = [2**i for i in range(3, resolution.bit_length() - 1)]  # 8 ... R/2
         widths = [channels_at(size, channel_base, channel_max) for size in [4, *sizes]]
-        if widths[0] % 4 or any(width % 4 for width in widths):
+        if any(width % 4 for width in widths):
             raise ValueError(f"a layer's channels must be a multiple of 4 for the Haar transform, got {widths}")
         self.num_ws = 2 + 3 * len(sizes)
         self.input = nn.Parameter(torch.randn(1, widths[0], 4, 4))
         self.conv1 = StyledConv(widths[0], widths[0], w_dim, size=4)
-        pairs = zip(widths, widths[1:], sizes, strict=False)
-        self.layers = nn.ModuleList(MobileLayer(first, second, w_dim, size=size) for first, second, size in pairs)
+        pairs = zip(pairwise(widths), sizes, strict=True)
+        self.layers = nn.ModuleList(MobileLayer(*channels, w_dim, size=size) for channels, size in pairs)
         self.to_img = ToImage(widths[-1], 12, w_dim)
         self.early = EarlyHead(widths[-2], early_channels, w_dim) if early_channels else None
         self.resolutions = (sizes[-2], resolution) if early_channels else (resolution,)
@@ -82,22 +74,18 @@ class MobileSynthesis(nn.Module):
         Raises:
             ValueError: shapes, residual names, noise mode or resolution that do not fit this generator.
         """
-        if ws.ndim != 3 or ws.shape[1:] != (self.num_ws, self.w_dim):
-            raise ValueError(f"expected ws [N, {self.num_ws}, {self.w_dim}], got {tuple(ws.shape)}")
-        if noise_mode not in NOISE_MODES:
-            raise ValueError(f"unknown noise_mode {noise_mode!r}, expected one of {NOISE_MODES}")
         resolution = check_reduced(resolution, self.resolution)
         residuals = weight_residuals or {}
-        self._check_residuals(residuals, len(ws))
+        check_drawing(self, ws, residuals, noise_mode)
         if len(ws) > 1 and ws.device.type == "cpu" and noise_mode != "random":
             # One image at a time: its weights take its styles for nothing, and what it writes stays in the caches.
-            rows = [self._draw(ws[i : i + 1], _of_image(residuals, i), noise_mode, resolution) for i in range(len(ws))]
+            rows = [self._draw(ws[i : i + 1], of_image(residuals, i), noise_mode, resolution) for i in range(len(ws))]
             return torch.cat(rows)
         return self._draw(ws, residuals, noise_mode, resolution)
 
     def early_features(self, ws: Tensor, weight_residuals: Residuals | None = None) -> Tensor:
         """What the early head draws from: ws [N, L, w_dim] -> [N, C, R/4, R/4]."""
-        rows = [self._features(ws[i : i + 1], _of_image(weight_residuals or {}, i), "const", len(self.layers) - 1)[0]
+        rows = [self._features(ws[i : i + 1], of_image(weight_residuals or {}, i), "const", len(self.layers) - 1)[0]
                 for i in range(len(ws))]  # fmt: skip
         return torch.cat(rows)
 
@@ -133,7 +121,7 @@ class MobileSynthesis(nn.Module):
     def prepare(self, weight_residuals: Residuals | None = None) -> dict[str, Tensor]:
         """What `forward` takes in the place of the residuals; here they are what it needs, there is nothing to gain."""
         residuals = dict(weight_residuals or {})
-        self._check_residuals(residuals, len(next(iter(residuals.values()), ())))
+        check_residuals(self, residuals, len(next(iter(residuals.values()), ())))
         return residuals
 
     def target_layers(self, target_set: str) -> list[TargetLayer]:
@@ -151,18 +139,3 @@ class MobileSynthesis(nn.Module):
             convs |= {f"layers.{i}.up": (layer.up, 1 + 3 * i) for i, layer in enumerate(self.layers)}
             kernels += [(f"{name}.modulation.weight", style) for name, (_, style) in convs.items()]
         return [TargetLayer(name, tuple(self.get_parameter(name).shape), style, style) for name, style in kernels]
-
-    def _check_residuals(self, residuals: Residuals, n: int) -> None:
-        if not residuals:
-            return
-        parameters = dict(self.named_parameters())
-        for name, value in residuals.items():
-            if name not in parameters:
-                raise ValueError(f"weight_residuals: {name!r} is no parameter of this {self.resolution} px generator")
-            shape = parameters[name].shape
-            if value.ndim != len(shape) + 1 or value.shape[1:] != shape or value.shape[0] not in (1, n):
-                raise ValueError(f"weight residual {name!r} must be {(n, *shape)} (or N = 1), got {tuple(value.shape)}")
-
-
-def _of_image(residuals: Residuals, i: int) -> Residuals:
-    return {name: value if len(value) == 1 else value[i : i + 1] for name, value in residuals.items()}

@@ -9,9 +9,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from hyperinverter.models.residuals import Residuals
 from hyperinverter.models.stylegan2.layers import RESAMPLE_TAPS
 from hyperinverter.models.stylegan2.mapping import LR_MULTIPLIER, W_AVG_BETA, MappingNetwork
-from hyperinverter.models.stylegan2.synthesis import Residuals, SynthesisNetwork, SynthesisOptions
+from hyperinverter.models.stylegan2.synthesis import SynthesisNetwork, SynthesisOptions
 
 
 class Generator(nn.Module):

@@ -9,16 +9,23 @@ channels, k kernel size, r the resolution of a block.
 """
 
 import math
-from collections.abc import Mapping as MappingABC
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from hyperinverter.models.residuals import (
+    Kernel,
+    Residuals,
+    check_drawing,
+    check_residuals,
+    of_image,
+    part_of,
+    with_residual,
+)
 from hyperinverter.models.stylegan2.layers import (
     RESAMPLE_TAPS,
     Conv2d,
@@ -34,25 +41,9 @@ from hyperinverter.ops.modulated_conv import kernel_energy, modulated_conv2d
 from hyperinverter.ops.upfirdn2d import setup_filter, upsample2d
 from hyperinverter.utils.distributed import randn_rows
 
-NOISE_MODES = ("const", "random", "none")
 # On a CPU without gradients, blocks from here on draw image by image: weights are no longer worth sharing, what a layer
 # writes stays in the caches, and memory does not grow with the batch.
 SINGLY_FROM_PX = 128
-
-
-class Kernel(NamedTuple):
-    """A convolution's weight with what does not depend on the style already computed.
-
-    Attributes:
-        weight: stored weight plus residual, [N, O, I, k, k]; N is 1 where the batch shares it.
-        energy: `kernel_energy` of it, [N, O, I].
-    """
-
-    weight: Tensor
-    energy: Tensor
-
-
-Residuals = MappingABC[str, Tensor | Kernel]
 
 
 @dataclass(frozen=True)
@@ -108,10 +99,10 @@ class SynthesisLayer(nn.Module):
 
     def _offsets(self, n: int, residuals: Residuals, noise_mode: str, gain: float) -> list[Tensor]:
         """Bias [1 or N, O, 1, 1] and scaled noise [1 or N, 1, R, R], both times the gain."""
-        offsets = [_with_residual(self.bias, residuals, "bias")[:, :, None, None] * gain]
+        offsets = [with_residual(self.bias, residuals, "bias")[:, :, None, None] * gain]
         if noise_mode == "none" or not self.use_noise:
             return offsets
-        strength = _with_residual(self.noise_strength, residuals, "noise_strength").reshape(-1, 1, 1, 1) * gain
+        strength = with_residual(self.noise_strength, residuals, "noise_strength").reshape(-1, 1, 1, 1) * gain
         if noise_mode == "random":
             size = (1, self.resolution, self.resolution)
             noise = randn_rows(n, *size, shared=self.training, device=strength.device, dtype=strength.dtype)
@@ -134,7 +125,7 @@ class ToRGB(nn.Module):
     def forward(self, x: Tensor, w: Tensor, residuals: Residuals) -> Tensor:
         """x [N, I, r, r], w [N, w_dim] -> image [N, C, r, r]."""
         styles = self.affine(w, residuals.get("affine.weight"), residuals.get("affine.bias")) * self.weight_gain
-        offset = _with_residual(self.bias, residuals, "bias")[:, :, None, None]
+        offset = with_residual(self.bias, residuals, "bias")[:, :, None, None]
         kernel = _kernel(self.weight, residuals)
         rgb = modulated_conv2d(x, styles=styles, **kernel, demodulate=False, offset=offset)
         return activate_(rgb, "linear", self.clamp)
@@ -183,16 +174,16 @@ class SynthesisBlock(nn.Module):
             gain = math.sqrt(0.5)  # two branches of unit variance add up to unit variance
             skip = self.skip(x, gain, residuals.get("skip.weight"))
         if x is None:
-            const = _with_residual(self.const, residuals, "const")
+            const = with_residual(self.const, residuals, "const")
             x = const.expand(ws.shape[0], -1, -1, -1).contiguous(memory_format=torch.channels_last)
         else:
-            x = self.conv0(x, next(w), _of(residuals, "conv0"), noise_mode)
-        x = self.conv1(x, next(w), _of(residuals, "conv1"), noise_mode, gain)
+            x = self.conv0(x, next(w), part_of(residuals, "conv0"), noise_mode)
+        x = self.conv1(x, next(w), part_of(residuals, "conv1"), noise_mode, gain)
         x = x if skip is None else skip + x
         if image is not None:
             image = upsample2d(image, even_taps(self.resample_filter))
         if self.torgb is not None:
-            rgb = self.torgb(x, next(w), _of(residuals, "torgb"))
+            rgb = self.torgb(x, next(w), part_of(residuals, "torgb"))
             rgb = rgb if rgb.dtype == torch.float64 else rgb.float()  # the image is summed in full precision
             image = rgb if image is None else image + rgb
         return x, image
@@ -247,12 +238,8 @@ class SynthesisNetwork(nn.Module):
             ValueError: shapes, residual names, noise mode or resolution that do not fit this generator.
         """
         reduction = self.resolution // check_reduced(resolution, self.resolution)
-        if ws.ndim != 3 or ws.shape[1:] != (self.num_ws, self.w_dim):
-            raise ValueError(f"expected ws [N, {self.num_ws}, {self.w_dim}], got {tuple(ws.shape)}")
-        if noise_mode not in NOISE_MODES:
-            raise ValueError(f"unknown noise_mode {noise_mode!r}, expected one of {NOISE_MODES}")
         residuals = weight_residuals or {}
-        self._check_residuals(residuals, ws.shape[0])
+        check_drawing(self, ws, residuals, noise_mode)
         image = self._draw(None, None, ws, residuals, noise_mode, self.block_resolutions)
         return image if reduction == 1 else F.avg_pool2d(image, reduction)
 
@@ -273,11 +260,11 @@ class SynthesisNetwork(nn.Module):
             if res >= singly_from_px and len(ws) > 1 and ws.device.type == "cpu":
                 parts = ((None if t is None else t[i : i + 1] for t in (x, image, ws)) for i in range(len(ws)))
                 rest = resolutions[number:]
-                drawn = [self._draw(*p, _of_image(residuals, i), noise_mode, rest) for i, p in enumerate(parts)]
+                drawn = [self._draw(*p, of_image(residuals, i), noise_mode, rest) for i, p in enumerate(parts)]
                 return torch.cat(drawn)
             block = self.get_submodule(f"b{res}")
             # The style after a block's convolutions is its torgb's, and also that of the next block's conv0.
-            arguments = (x, image, ws[:, : block.num_convs + 1], _of(residuals, f"b{res}"), noise_mode)
+            arguments = (x, image, ws[:, : block.num_convs + 1], part_of(residuals, f"b{res}"), noise_mode)
             if res >= recompute_from_px:
                 random = noise_mode == "random"  # drawn again in the backward pass
                 x, image = checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=random)
@@ -295,44 +282,13 @@ class SynthesisNetwork(nn.Module):
         residuals, per image (100 MiB at 1024 px in float32), and is out of date when a weight changes.
         """
         residuals = dict(weight_residuals or {})
-        self._check_residuals(residuals, len(next(iter(residuals.values()), ())))
+        check_residuals(self, residuals, len(next(iter(residuals.values()), ())))
         for name, layer in self.named_modules():
             if isinstance(layer, SynthesisLayer | ToRGB):
                 key = f"{name}.weight"
-                weight = _with_residual(layer.weight, residuals, key)
+                weight = with_residual(layer.weight, residuals, key)
                 residuals[key] = Kernel(weight, kernel_energy(weight))
         return residuals
-
-    def _check_residuals(self, residuals: Residuals, n: int) -> None:
-        if not residuals:
-            return
-        parameters = dict(self.named_parameters())
-        for name, value in residuals.items():
-            value = value.weight if isinstance(value, Kernel) else value
-            if name not in parameters:
-                raise ValueError(f"weight_residuals: {name!r} is no parameter of this {self.resolution} px generator")
-            shape = parameters[name].shape
-            if value.ndim != len(shape) + 1 or value.shape[1:] != shape or value.shape[0] not in (1, n):
-                raise ValueError(f"weight residual {name!r} must be {(n, *shape)} (or N = 1), got {tuple(value.shape)}")
-
-
-def _of(residuals: Residuals, part: str) -> Residuals:
-    """The residuals of one submodule, by their names inside it."""
-    if not residuals:
-        return residuals
-    prefix = part + "."
-    return {name.removeprefix(prefix): value for name, value in residuals.items() if name.startswith(prefix)}
-
-
-def _of_image(residuals: Residuals, i: int) -> Residuals:
-    """The residuals of one image of a batch; what the batch shares stays."""
-
-    def row(value: Tensor | Kernel) -> Tensor | Kernel:
-        if isinstance(value, Kernel):
-            return Kernel(*(row(part) for part in value))
-        return value if len(value) == 1 else value[i : i + 1]
-
-    return {name: row(value) for name, value in residuals.items()}
 
 
 def _kernel(weight: Tensor, residuals: Residuals) -> dict[str, Tensor | None]:
@@ -342,8 +298,3 @@ def _kernel(weight: Tensor, residuals: Residuals) -> dict[str, Tensor | None]:
         return {"weight": weight, "weight_residual": given}
     shared = len(given.weight) == 1
     return {"weight": given.weight[0], "energy": given.energy[0]} if shared else given._asdict()
-
-
-def _with_residual(parameter: Tensor, residuals: Residuals, name: str) -> Tensor:
-    """Stored parameter plus its residual, [1 or N, *shape of the parameter]."""
-    return parameter + residuals[name] if name in residuals else parameter.unsqueeze(0)

@@ -1,0 +1,86 @@
+"""Weight residuals of a generator's images, by parameter name: what every synthesis network does with them.
+
+Source: HyperInverter (arXiv:2112.00719), section 3.2: the prediction is added to the stored weight of each layer.
+Letters: N images, L styles, O/I/k output and input channels and kernel side, M = N, or 1 for what the batch shares.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+NOISE_MODES = ("const", "random", "none")
+
+
+class Kernel(NamedTuple):
+    """A convolution's weight with what does not depend on the style already computed.
+
+    Attributes:
+        weight: stored weight plus residual, [M, O, I, k, k].
+        energy: `kernel_energy` of it, [M, O, I].
+    """
+
+    weight: Tensor
+    energy: Tensor
+
+
+Residuals = Mapping[str, Tensor | Kernel]
+
+
+def with_residual(parameter: Tensor, residuals: Residuals, name: str) -> Tensor:
+    """Stored parameter plus its residual, [M, *shape of the parameter]."""
+    return parameter + residuals[name] if name in residuals else parameter.unsqueeze(0)
+
+
+def part_of(residuals: Residuals, part: str) -> Residuals:
+    """The residuals of one submodule, by their names inside it."""
+    if not residuals:
+        return residuals
+    prefix = part + "."
+    return {name.removeprefix(prefix): value for name, value in residuals.items() if name.startswith(prefix)}
+
+
+def of_image(residuals: Residuals, i: int) -> Residuals:
+    """The residuals of one image of a batch; what the batch shares stays."""
+
+    def row(value: Tensor | Kernel) -> Tensor | Kernel:
+        if isinstance(value, Kernel):
+            return Kernel(*(row(part) for part in value))
+        return value if len(value) == 1 else value[i : i + 1]
+
+    return {name: row(value) for name, value in residuals.items()}
+
+
+def check_drawing(synthesis: nn.Module, ws: Tensor, residuals: Residuals, noise_mode: str) -> None:
+    """Refuse what a synthesis network cannot draw.
+
+    Args:
+        synthesis: gives L (`num_ws`), `w_dim`, its parameters and its `resolution`.
+        ws: must be [N, L, w_dim].
+        noise_mode: must be one of NOISE_MODES.
+    Raises:
+        ValueError: names what was got and what was expected.
+    """
+    if ws.ndim != 3 or ws.shape[1:] != (synthesis.num_ws, synthesis.w_dim):
+        raise ValueError(f"expected ws [N, {synthesis.num_ws}, {synthesis.w_dim}], got {tuple(ws.shape)}")
+    if noise_mode not in NOISE_MODES:
+        raise ValueError(f"unknown noise_mode {noise_mode!r}, expected one of {NOISE_MODES}")
+    check_residuals(synthesis, residuals, len(ws))
+
+
+def check_residuals(synthesis: nn.Module, residuals: Residuals, n: int) -> None:
+    """Refuse residuals that are not of these parameters, or not for `n` images.
+
+    Raises:
+        ValueError: names the residual and the shape that it must have.
+    """
+    if not residuals:
+        return
+    parameters = dict(synthesis.named_parameters())
+    for name, value in residuals.items():
+        value = value.weight if isinstance(value, Kernel) else value
+        if name not in parameters:
+            raise ValueError(f"weight_residuals: {name!r} is no parameter of this {synthesis.resolution} px generator")
+        shape = parameters[name].shape
+        if value.ndim != len(shape) + 1 or value.shape[1:] != shape or value.shape[0] not in (1, n):
+            raise ValueError(f"weight residual {name!r} must be {(n, *shape)} (or N = 1), got {tuple(value.shape)}")
