@@ -107,13 +107,19 @@ class GeneratedSource:
         with torch.no_grad():
             w = mapping(torch.stack([z for z, _ in latents]).to(device))[:, 0]
             psi = torch.tensor([psi for _, psi in latents], device=device)[:, None]
-            return w if mapping.w_avg is None else mapping.w_avg + psi * (w - mapping.w_avg)
+            if mapping.w_avg is not None:
+                return torch.where(psi == 1, w, mapping.w_avg.expand_as(w).lerp(w, psi))
+        if (psi != 1).any():
+            raise UserError("truncation_psi needs the generator's mean of w, which this one has not: write 1")
+        return w
 
     def fill_store(self) -> None:
         """Sample what the store still lacks, with a progress bar."""
         starts = range(0, len(self), CHUNK)
         missing = [start for start in starts if self.store is not None and not self._file(start).is_file()]
-        for start in tqdm(missing, desc=f"sampling {len(self)} images", unit=f"x{CHUNK}", mininterval=1):
+        for start in tqdm(
+            missing, desc=f"sampling {len(self)} images", unit=f"x{CHUNK}", mininterval=1, disable=not missing
+        ):
             self._stored(start)
 
     def _sample(self, start: int, stop: int) -> np.ndarray:

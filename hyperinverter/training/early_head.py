@@ -5,6 +5,7 @@ to draw their box means from the last but one layer's features. Nothing else of 
 Letters: N images, R/4 pixels of the early image.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,8 +24,8 @@ from hyperinverter.training.guard import guarded
 from hyperinverter.training.optim import build_optimizer, set_rates, step_over_parts
 from hyperinverter.training.progress import due_at, or_stop
 from hyperinverter.training.resume import find_state, restore, save_state
-from hyperinverter.training.validation import side_by_side
-from hyperinverter.utils.distributed import in_all_processes, place_of
+from hyperinverter.training.validation import side_by_side, validate
+from hyperinverter.utils.distributed import in_all_processes, is_main, place_of
 from hyperinverter.utils.errors import UserError
 
 
@@ -75,20 +76,15 @@ def train(config: EarlyHeadConfig) -> dict[str, float]:
         total, parts = losses(draw(train_source, part[1]), part[0])
         return {"loss": total, **parts}
 
-    @torch.no_grad()
-    def validate(count: int | None) -> dict[str, float]:
-        sums, seen = {}, 0
-        for _, images, names in data[1].own_in_order(1, count):
-            total, parts = losses(draw(validation_source, names), images)
-            psnr = -10 * (parts["l2"] / 4).log10() if "l2" in parts else total * 0
-            for name, value in {"loss": total, **parts, "psnr": psnr}.items():
-                sums[name] = sums.get(name, 0.0) + float(value) * len(images)
-            seen += len(images)
-        return {name: value / seen for name, value in sums.items()}
+    def judge(images: Tensor, names: list[str]) -> dict[str, Tensor]:
+        drawn = draw(validation_source, names)
+        total, parts = losses(drawn, images)
+        errors = ((drawn - images) / 2).square().mean(dim=(1, 2, 3))  # of images in [0, 1]
+        return {"loss": total, **parts, "psnr": (-10 * errors.log10()).mean()}
 
     with (
         Run(output, config, progress.step) as run,
-        tqdm(total=schedule.max_steps, initial=progress.step, mininterval=1) as bar,
+        tqdm(total=schedule.max_steps, initial=progress.step, mininterval=1, disable=not is_main()) as bar,
     ):
         run.log(f"early head at {size} px on {place_of(device)}: {len(train_source)} generated images", *resumed.notes)
         while progress.step < schedule.max_steps:
@@ -110,13 +106,13 @@ def train(config: EarlyHeadConfig) -> dict[str, float]:
             progress.history.stop_if_not_finite(config, run.checkpoints)
             if due.log:
                 bar.set_postfix(loss=f"{progress.log_losses(run):.4f}")
-            if due.images:
+            if due.images and is_main():
                 _, images, names = next(iter(data[1].own_in_order(4, 4)))
                 with torch.no_grad():
                     run.images(progress.step, "reduced_early", side_by_side(images, draw(validation_source, names)))
             if due.validation:
-                found = validate(schedule.validation_images)
-                if progress.log_validation(run, found):
+                found = validate(judge, data[1], schedule, device)
+                if progress.log_validation(run, found) and is_main():
                     copy_parts(output / "model", domain, ["generator"])
                     info = {"trainer": "train_early_head", "step": progress.step, "validation": found}
                     info["images_seen"] = progress.position
@@ -127,8 +123,7 @@ def train(config: EarlyHeadConfig) -> dict[str, float]:
                 save_state(run, config, trainer="early_head", frozen=frozen, progress=progress, parts=state)
             if due.stop:
                 run.stop(progress.step)
-        whole = ", ".join(f"{name} {value:.4f}" for name, value in validate(None).items())
-        run.log(
-            f"the last head on all {len(validation_source)} validation images: {whole}", progress.conclusion(output)
-        )
+        whole = validate(judge, data[1], replace(schedule, validation_images=None), device)
+        told = ", ".join(f"{name} {value:.4f}" for name, value in whole.items())
+        run.log(f"on all {len(validation_source)} validation images: {told}", progress.conclusion(output))
     return progress.summary()

@@ -172,6 +172,19 @@ def test_the_code_of_a_sample_draws_it_again(domain):
     assert ((spread / full > 0.29) & (spread / full < 0.91)).all() and (spread / full).std() > 0.05
 
 
+def test_truncation_is_the_mapping_networks_own(domain):
+    """To the last bit, and refused where there is no mean."""
+    generator = load_generator(Path(domain.weights.folder))
+    for psi in (1.0, 0.7):
+        source = GeneratedSource(generator, 5, truncation_psi=psi)
+        z = torch.stack([source._latent(i)[0] for i in range(5)])
+        with torch.no_grad():
+            assert torch.equal(source.w(source.names), generator.mapping(z, truncation_psi=psi)[:, 0])
+    generator.mapping.w_avg = None
+    with pytest.raises(UserError, match="needs the generator's mean of w"):
+        source.w(source.names)
+
+
 def test_a_store_is_sampled_once_and_never_of_another_generator(domain, tmp_path, monkeypatch):
     generator = load_generator(Path(domain.weights.folder))
     settings = {"truncation_psi": 0.8, "resolution": 16}
