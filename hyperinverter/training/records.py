@@ -1,8 +1,9 @@
 """What can be looked at while a run goes on: rows of stats.jsonl and TensorBoard's curves, none doubled, none missing.
 
 Every row reaches the file when it is written (TensorBoard's own writer keeps up to two minutes of them in memory, which
-a killed run loses). What a killed run wrote after its last checkpoint is taken out before its continuation writes it
-again. The format of the events is TensorBoard's: records of `Event` messages.
+a killed run loses, and prints a traceback when the disk is full). What a killed run wrote after its last checkpoint is
+taken out of stats.jsonl, and dropped by TensorBoard (as with SummaryWriter's `purge_step`), before its continuation
+writes it again.
 """
 
 import io
@@ -10,9 +11,8 @@ import json
 import os
 import re
 import socket
-import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
@@ -20,7 +20,6 @@ from torch import Tensor
 from hyperinverter.utils.files import AppendedFile, write_atomically
 
 EVENTS = "events.out.tfevents."
-HEAD, TAIL = 12, 4  # bytes around a record: its length and a checksum before it, a checksum after it
 
 
 class Curves:
@@ -28,7 +27,7 @@ class Curves:
 
     Args:
         folder: TensorBoard reads all event files in it, in the order of their names.
-        first_step: where this part of the run begins; a TensorBoard that is open drops what it has shown from there on.
+        first_step: where this part of the run begins; TensorBoard drops what earlier files hold from there on.
         tell: gets the error when the file cannot be written.
     """
 
@@ -69,15 +68,8 @@ class Curves:
 
 
 def forget_later(output: str | Path, step: int) -> None:
-    """Take out rows and events after `step`, and what a kill cut in two; the continuation writes them again."""
-    folder = Path(output)
-    _forget_rows(folder / "stats.jsonl", step)
-    for path in sorted(folder.glob(f"{EVENTS}*"), reverse=True):
-        if not _forget_events(path, step):
-            break
-
-
-def _forget_rows(path: Path, step: int) -> None:
+    """Take rows after `step`, and what a kill cut in two, out of stats.jsonl; the continuation writes them again."""
+    path = Path(output) / "stats.jsonl"
     if not path.is_file():
         return
     kept = []
@@ -91,36 +83,3 @@ def _forget_rows(path: Path, step: int) -> None:
     if len(after := b"".join(kept)) < len(before):
         with write_atomically(path) as temporary:
             temporary.write_bytes(after)
-
-
-def _forget_events(path: Path, step: int) -> bool:
-    """Whether files before this one may hold later events too: this one had some, or none at all."""
-    data = path.read_bytes()
-    kept, points = bytearray(), 0
-    for record, at, is_point in _records(data):
-        if at <= step:
-            kept += record
-            points += is_point
-    if len(kept) == len(data):
-        return points == 0
-    with write_atomically(path) as temporary:
-        temporary.write_bytes(kept)
-    return True
-
-
-def _records(data: bytes) -> Iterator[tuple[bytes, int, bool]]:
-    """Whole records of an event file: their bytes, their step, whether they hold a point or a picture."""
-    from google.protobuf.message import DecodeError
-    from tensorboard.compat.proto.event_pb2 import Event
-
-    start = 0
-    while start + HEAD <= len(data):
-        end = start + HEAD + struct.unpack_from("<Q", data, start)[0] + TAIL
-        if end > len(data):
-            return
-        try:
-            event = Event.FromString(data[start + HEAD : end - TAIL])
-        except DecodeError:
-            return
-        yield data[start:end], event.step, event.HasField("summary")
-        start = end

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 
 import torch
 from processes import run_processes, start_processes
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hyperinverter import checkpoint
 from hyperinverter.checkpoint import load_training_state, read_model
-from hyperinverter.training import records
 from hyperinverter.utils import files
 from hyperinverter.utils.files import LEFTOVER
 
@@ -138,14 +138,10 @@ def assert_same_run(one: Path, other: Path, saved_at_the_same_steps: bool = True
 
 
 def points(output: Path) -> Counter:
-    """How often each (name, step) stands in TensorBoard's files, as any reader finds it; times are not measured right
-    after a start."""
+    """How often TensorBoard shows each (name, step); times are not measured right after a start."""
+    shown = EventAccumulator(str(output), size_guidance={"scalars": 0, "images": 0}).Reload()
     found = Counter()
-    for path in sorted(output.glob(f"{records.EVENTS}*")):
-        for record, step, is_point in records._records(path.read_bytes()):
-            if is_point:
-                from tensorboard.compat.proto.event_pb2 import Event
-
-                event = Event.FromString(record[records.HEAD : -records.TAIL])
-                found.update((value.tag, step) for value in event.summary.value if not value.tag.startswith("time/"))
+    for kind, read in (("scalars", shown.Scalars), ("images", shown.Images)):
+        for name in shown.Tags()[kind]:
+            found.update((name, event.step) for event in read(name) if not name.startswith("time/"))
     return found
