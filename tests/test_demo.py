@@ -63,7 +63,7 @@ def test_make_fetches_weights_first_and_goes_on_without_them(fetched: bool, tmp_
     assert done.returncode == 0, done.stderr
     (download, *names, attempts), demo = (line.split() for line in (tmp_path / "asked").read_text().splitlines())
     assert download == "scripts/download.py" and attempts == "attempts=2" and demo == ["scripts/demo.py"]
-    assert {entry.name for entry in entries_of(names)} == {"mobile_stylegan_ffhq", "alexnet"}
+    assert {entry.name for entry in entries_of(names)} == {"mobile_stylegan_ffhq"}
     assert ("going on with faces64 alone" in done.stdout) is not fetched
 
 

@@ -243,6 +243,7 @@ def test_make_and_shell_commands():
     [
         *PAGES,
         "pretrained_models/README.md",
+        "pretrained_models/nets/README.md",
         "pretrained_models/faces64/README.md",
         "pretrained_models/churches64/README.md",
     ],

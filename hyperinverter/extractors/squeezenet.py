@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hyperinverter.extractors.base import Extractor, check_size, load_exactly
+from hyperinverter.extractors.base import CARRIED, Extractor, check_size, load_exactly
 from hyperinverter.ops.perceptual import perceptual_distance, unit_normalise
 
 # Caffe's ImageNet mean in its channel order B, G, R and its range 0..255.
@@ -54,7 +54,7 @@ class SqueezeNetFeatures(Extractor):
 
     filenames = ("squeezenet11_features.npz", "lpips_lin_v0.1_squeeze.npz")
     purpose = "the perceptual distance squeezenet_features"
-    source = "the projects named in pretrained_models/README.md"
+    source = CARRIED
     smallest_px = 32
 
     def __init__(self, state: dict[str, Tensor], heads: dict[str, Tensor]) -> None:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hyperinverter.extractors.base import Extractor, check_size, find_required, load_exactly, told_of
+from hyperinverter.extractors.base import CARRIED, Extractor, check_size, find_required, load_exactly, told_of
 from hyperinverter.extractors.resize import crop_resize
 from hyperinverter.utils.errors import DAMAGED, UserError, reason_of
 
@@ -105,7 +105,7 @@ class SsrNetAge(Extractor):
 
     filenames = ("ssrnet_age_imdb_64.h5",)
     purpose = "the age in years (ssrnet_age)"
-    source = "the projects named in pretrained_models/README.md"
+    source = CARRIED
     smallest_px = 16
 
     def __init__(self, state: dict[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""The models that the repository itself carries: which files, their SHA-256, terms and origin (shipped.yaml)."""
+"""What the repository itself carries, models and small networks: files, SHA-256, terms, origin (shipped.yaml)."""
 
 import hashlib
 from dataclasses import dataclass
@@ -12,11 +12,12 @@ from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_atomically
 
 LIST = Path(__file__).with_name("shipped.yaml")
+NETWORKS = "nets"  # the folder of small networks, which holds downloads too
 
 
 @dataclass(frozen=True)
 class ShippedModel:
-    """One model folder; `files` is path in the folder -> SHA-256."""
+    """One model folder, or the folder of small networks; `files` is path in the folder -> SHA-256."""
 
     name: str
     source: str
@@ -39,7 +40,7 @@ def differing_files(name: str) -> list[str]:
         UserError: no such model is shipped.
     """
     model, folder = _known(name, shipped_models()), find_model_folder(name)
-    found = _hashes(name, folder)
+    found = _hashes(model, folder)
     lines = [f"{file}: missing" for file in model.files if file not in found]
     lines += [f"{file}: not in the list" for file in found if file not in model.files]
     return lines + [
@@ -56,8 +57,7 @@ def record_shipped(name: str, folder: Path, path: Path = LIST) -> None:
         UserError: no such model is in the list, or the folder holds no weights.
     """
     models = shipped_models(path)
-    _known(name, models)
-    hashes = _hashes(name, folder)
+    hashes = _hashes(_known(name, models), folder)
     if not hashes:
         raise UserError(f"{folder}: holds no .safetensors files; give output=FOLDER, the shipped model's folder")
     comment = [line for line in path.read_text().splitlines() if line.startswith("#")]
@@ -77,8 +77,11 @@ def _known(name: str, models: dict[str, ShippedModel]) -> ShippedModel:
     return models[name]
 
 
-def _hashes(name: str, folder: Path) -> dict[str, str]:
-    """Of a model whose generator others release, that one is fetched and not carried."""
-    files = sorted(folder.rglob("*.safetensors"))
-    files = [file for file in files if name not in released_models() or file != folder / GENERATOR]
+def _hashes(model: ShippedModel, folder: Path) -> dict[str, str]:
+    """Of the files that are carried: no network that was fetched, and no generator that others release."""
+    if model.name == NETWORKS:
+        files = [folder / name for name in model.files if (folder / name).is_file()]
+    else:
+        files = sorted(folder.rglob("*.safetensors"))
+        files = [file for file in files if model.name not in released_models() or file != folder / GENERATOR]
     return {file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}

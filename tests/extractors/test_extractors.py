@@ -24,6 +24,7 @@ from hyperinverter.extractors.ssrnet import SsrNetAge
 from hyperinverter.models.face_network import FaceNetwork
 from hyperinverter.models.stylegan2 import Discriminator
 from hyperinverter.ops.perceptual import perceptual_distance, unit_normalise
+from hyperinverter.pretrained.catalog import catalog
 from hyperinverter.utils.errors import UserError
 
 PX = 32
@@ -182,6 +183,10 @@ def test_a_missing_network_is_named_with_its_purpose_and_place(extractor, monkey
         extractor.find()
     assert extractor.filenames[0] in str(error.value) and extractor.purpose in str(error.value)
     assert extractor.why_missing() == str(error.value)
+    names = {extractor.filenames[0], *extractor.also_as}
+    fetched = [each for each in catalog().values() if {each.file, each.makes} & names]
+    assert any(f"`python scripts/download.py {each.name}" in str(error.value) for each in fetched) is bool(fetched)
+    assert fetched or extractor not in (Lpips, ArcFace, CurricularFace, Moco, FsaNetYaw)
 
 
 def test_a_file_in_torchvision_s_cache_is_found(monkeypatch, tmp_path):

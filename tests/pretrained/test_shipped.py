@@ -1,11 +1,19 @@
 """The list of shipped models: the repository's files are the ones it names; new hashes replace a model's own only."""
 
+import re
 import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 
 from hyperinverter.config.model_schema import ExportConfig
 from hyperinverter.evaluation.export_model import export_model
+from hyperinverter.extractors.lpips import Lpips
+from hyperinverter.extractors.mobilefacenet import MobileFaceNet
+from hyperinverter.extractors.onnx_faces import EmotionHappy, FsaNetYaw
+from hyperinverter.extractors.squeezenet import SqueezeNetFeatures
+from hyperinverter.extractors.ssrnet import SsrNetAge
 from hyperinverter.pretrained import shipped
 from hyperinverter.pretrained.catalog import released_models
 from hyperinverter.pretrained.shipped import differing_files, record_shipped, shipped_models
@@ -19,12 +27,46 @@ def test_files_are_the_ones_in_the_list(name, monkeypatch):
     assert differing_files(name) == [], (
         f"run: python scripts/export_model.py record={name} output=pretrained_models/{name}"
     )
-    model = shipped_models()[name]
-    assert model.licence and model.source and (REPOSITORY / "pretrained_models" / name / "README.md").is_file()
+    model, folder = shipped_models()[name], REPOSITORY / "pretrained_models" / name
+    assert model.licence and model.source and (folder / "README.md").is_file()
     own = {"generator.safetensors", "hyperinverter.safetensors"}
-    assert (own if name not in released_models() else {"w_encoder.safetensors"}) <= set(model.files)
-    folder = REPOSITORY / "pretrained_models" / name
+    if name != shipped.NETWORKS:
+        assert (own if name not in released_models() else {"w_encoder.safetensors"}) <= set(model.files)
     assert sum((folder / file).stat().st_size for file in model.files) <= 40e6, "a repository is no store"
+
+
+def test_every_carried_network_has_its_licence_beside_it():
+    folder = REPOSITORY / "pretrained_models" / shipped.NETWORKS
+    rows = [line for line in (folder / "README.md").read_text().splitlines() if line.startswith("| `")]
+    told = {name: row for row in rows for name in re.findall(r"`([\w.-]+\.(?:safetensors|npz|onnx|h5))`", row)}
+    assert set(told) == set(shipped_models()[shipped.NETWORKS].files)
+    links = {name: re.findall(r"\((licences/[\w.-]+)\)", row) for name, row in told.items()}
+    assert all(links.values()) and {link for each in links.values() for link in each} == {
+        file.relative_to(folder).as_posix() for file in (folder / "licences").iterdir()
+    }
+
+
+@pytest.mark.skipif(not (REPOSITORY / ".git").exists(), reason="not a checkout")
+def test_the_carried_networks_and_no_download_are_in_git():
+    words = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "pretrained_models/nets"]
+    listed = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.split()
+    names = {Path(file).name for file in listed if "/licences/" not in file and not file.endswith(".md")}
+    assert names == set(shipped_models()[shipped.NETWORKS].files)
+
+
+@pytest.mark.parametrize(
+    "extractor",
+    [Lpips, MobileFaceNet, SqueezeNetFeatures, FsaNetYaw, EmotionHappy, SsrNetAge],
+    ids=lambda e: e.__name__,
+)
+def test_carried_networks_are_found_without_any_download(extractor, monkeypatch):
+    monkeypatch.delenv("HYPERINVERTER_MODELS", raising=False)
+    if extractor in (FsaNetYaw, EmotionHappy):
+        pytest.importorskip("onnxruntime")
+    if extractor is SsrNetAge:
+        pytest.importorskip("h5py")
+    assert extractor.why_missing() is None
+    extractor.find()
 
 
 @pytest.fixture
