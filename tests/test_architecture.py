@@ -9,7 +9,7 @@ FLOORS = {
     "config": 1, "ops": 1, "utils": 1, "checkpoint": 1,
     "data": 2, "models": 2,
     "pretrained": 3,
-    "extractors": 4,
+    "directions": 4, "extractors": 4,
     "losses": 5, "metrics": 5, "inverters": 5,
     "editing": 6,
     "training": 7,

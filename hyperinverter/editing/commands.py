@@ -13,8 +13,8 @@ from tqdm import tqdm
 from hyperinverter.checkpoint import write_atomically
 from hyperinverter.config.schema import EditConfig
 from hyperinverter.data.sources import spare_inputs
-from hyperinverter.editing.direction_files import load_direction
-from hyperinverter.editing.directions import Direction, edit, in_w
+from hyperinverter.directions.direction import Direction, edit, in_w
+from hyperinverter.directions.files import load_direction
 from hyperinverter.editing.inputs import Inputs, Photo
 from hyperinverter.editing.interpolation import interpolate
 from hyperinverter.inverters import Inversion, Inverter, load

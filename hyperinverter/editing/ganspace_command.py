@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from hyperinverter.checkpoint import read_model, write_atomically
 from hyperinverter.config.ganspace_schema import GanspaceConfig
-from hyperinverter.editing.direction_files import save_direction
-from hyperinverter.editing.directions import edit, in_w
-from hyperinverter.editing.ganspace import Pca, fit_pca, save_pca
+from hyperinverter.directions.direction import edit, in_w
+from hyperinverter.directions.files import save_direction
+from hyperinverter.directions.ganspace import Pca, fit_pca, save_pca
 from hyperinverter.inverters.inversion import Inversion
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.pretrained.files import find_model_folder, part_file

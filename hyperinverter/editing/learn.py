@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hyperinverter.editing.directions import Direction
+from hyperinverter.directions.direction import Direction
 from hyperinverter.utils.bounded_text import Row, bounded_lines, rows_within
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.text import printable

@@ -12,7 +12,7 @@ from hyperinverter.checkpoint import read_safetensors, recorded, write_atomicall
 from hyperinverter.config.model_schema import DirectionConfig
 from hyperinverter.data.loader import Batches
 from hyperinverter.data.sources import open_source
-from hyperinverter.editing.direction_files import save_direction
+from hyperinverter.directions.files import save_direction
 from hyperinverter.editing.learn import (
     attribute_values,
     check_classes,

@@ -15,17 +15,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hyperinverter.evaluation.reconstructing import rounded
-from hyperinverter.inverters.hyperinverter import HyperInverterInverter
+from hyperinverter.inverters.hyperinverter import HyperInverter
 from hyperinverter.losses import TotalLoss
 from hyperinverter.metrics.base import PerImageMetric, bootstrap_interval, bootstrap_ratio
-from hyperinverter.models.hyperinverter import HyperInverter
+from hyperinverter.models.hyperinverter import HyperInverterNetwork
 
 # Adam's first rates, which fall to 0: numbers of W lie about 1 apart between samples, those of tokens are some tenths
 W_RATE, TOKEN_RATE = 0.05, 0.1
 
 
 def measure_bounds(
-    inverter: HyperInverterInverter,
+    inverter: HyperInverter,
     batches: Iterable[Tensor],
     steps: int,
     losses: TotalLoss,
@@ -71,7 +71,7 @@ def _against_the_first(values: dict[str, np.ndarray]) -> dict[str, dict[str, Any
     return found
 
 
-def _best_codes(network: HyperInverter, images: Tensor, steps: int, losses: TotalLoss) -> dict[str, Tensor]:
+def _best_codes(network: HyperInverterNetwork, images: Tensor, steps: int, losses: TotalLoss) -> dict[str, Tensor]:
     """What was optimised -> the images that came of it [N, 3, R, R]."""
     with torch.no_grad():
         predicted = network(images)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hyperinverter.editing.directions import Direction, edit, in_w
+from hyperinverter.directions.direction import Direction, edit, in_w
 from hyperinverter.evaluation.judges import attribute_of, unit_of
 from hyperinverter.evaluation.reconstructing import rounded
 from hyperinverter.extractors.base import Features

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from hyperinverter.checkpoint import read_safetensors, recorded
 from hyperinverter.data import Batches
-from hyperinverter.editing.directions import Direction
+from hyperinverter.directions.direction import Direction
 from hyperinverter.editing.learn import attribute_values, rows_of
 from hyperinverter.extractors.base import Extractor, find_required
 from hyperinverter.extractors.onnx_faces import EmotionHappy, FaceResAge, FsaNetYaw

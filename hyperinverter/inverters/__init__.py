@@ -5,7 +5,7 @@ from pathlib import Path
 from hyperinverter.config.schema import DomainConfig, ProjectionConfig
 from hyperinverter.inverters.base import Inverter
 from hyperinverter.inverters.e4e import E4eInverter
-from hyperinverter.inverters.hyperinverter import HyperInverterInverter
+from hyperinverter.inverters.hyperinverter import HyperInverter
 from hyperinverter.inverters.hyperstyle import HyperStyleInverter
 from hyperinverter.inverters.inversion import Inversion
 from hyperinverter.inverters.psp import PspInverter
@@ -21,7 +21,7 @@ from hyperinverter.utils.device import resolve_device
 __all__ = [
     "INVERTERS",
     "E4eInverter",
-    "HyperInverterInverter",
+    "HyperInverter",
     "HyperStyleInverter",
     "Inversion",
     "Inverter",
@@ -37,7 +37,7 @@ __all__ = [
 INVERTERS: dict[str, type[Inverter]] = {
     cls.name: cls
     for cls in (
-        HyperInverterInverter,
+        HyperInverter,
         WEncoderInverter,
         PspInverter,
         E4eInverter,

@@ -18,7 +18,7 @@ from hyperinverter.pretrained.ready import load_model
 from hyperinverter.utils.device import HALF_TYPES, place, store_in
 
 
-class HyperInverterInverter(Inverter):
+class HyperInverter(Inverter):
     """Both phases; an Inversion is (ws, tokens)."""
 
     name = "hyperinverter"

@@ -6,7 +6,7 @@ from torch import nn
 
 from hyperinverter.config.schema import MOBILE, DomainConfig
 from hyperinverter.models.encoders import LayerwiseEncoder, WEncoder
-from hyperinverter.models.hyperinverter import HyperInverter
+from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.models.hypernetwork import Hypernetwork
 from hyperinverter.models.mobile_stylegan import MobileGenerator
 from hyperinverter.models.stylegan2 import Discriminator, Generator
@@ -67,9 +67,9 @@ def build_hypernetwork(domain: DomainConfig, generator: nn.Module) -> Hypernetwo
 
 def build_hyperinverter(
     domain: DomainConfig, generator: Generator | None = None, w_encoder: WEncoder | None = None
-) -> HyperInverter:
+) -> HyperInverterNetwork:
     """The whole method around a given (trained) generator and E1, or around random ones."""
     generator = build_generator(domain) if generator is None else generator
     w_encoder = build_w_encoder(domain) if w_encoder is None else w_encoder
     hypernetwork = build_hypernetwork(domain, generator)
-    return HyperInverter(generator, w_encoder, build_layerwise_encoder(domain, hypernetwork), hypernetwork)
+    return HyperInverterNetwork(generator, w_encoder, build_layerwise_encoder(domain, hypernetwork), hypernetwork)

@@ -36,7 +36,7 @@ class HyperInverterOutput:
     residuals: Residuals | None = None
 
 
-class HyperInverter(nn.Module):
+class HyperInverterNetwork(nn.Module):
     """The whole method. Generator and E1 are frozen and stay in eval mode; Phase II trains E2 and the hypernetworks.
 
     Attributes:
@@ -63,7 +63,7 @@ class HyperInverter(nn.Module):
         self.draws_px: int | None = None
         self.train(self.training)
 
-    def train(self, mode: bool = True) -> "HyperInverter":
+    def train(self, mode: bool = True) -> "HyperInverterNetwork":
         """Switch E2 and the hypernetworks; generator (its w_avg) and E1 (its BatchNorm) stay in eval mode."""
         super().train(mode)
         self.generator.eval()

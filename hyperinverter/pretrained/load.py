@@ -26,7 +26,7 @@ from hyperinverter.config.schema import (
 )
 from hyperinverter.models.build import build_discriminator, build_generator, build_hyperinverter, build_w_encoder
 from hyperinverter.models.encoders import WEncoder
-from hyperinverter.models.hyperinverter import HyperInverter
+from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.models.mobile_stylegan import MobileGenerator
 from hyperinverter.models.plan import shapes_only
 from hyperinverter.models.stylegan2 import Discriminator, Generator
@@ -179,7 +179,7 @@ def _built(
         ) from error
 
 
-def _trained(network: HyperInverter) -> nn.Module:
+def _trained(network: HyperInverterNetwork) -> nn.Module:
     """What hyperinverter.safetensors holds weights of."""
     return nn.ModuleDict({part: getattr(network, part) for part in ("layerwise_encoder", "hypernetwork")})
 
@@ -272,7 +272,7 @@ def model_hash(**parts: str) -> str:
 class LoadedModel:
     """A model and where it came from."""
 
-    network: HyperInverter | None  # None when only E1 was asked for
+    network: HyperInverterNetwork | None  # None when only E1 was asked for
     generator: Generator
     w_encoder: WEncoder | None  # None when only the generator was asked for
     domain: DomainConfig

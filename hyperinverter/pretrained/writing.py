@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hyperinverter.checkpoint import ModelFile, read_model, save_model
 from hyperinverter.config.schema import DiscriminatorConfig, DomainConfig, GeneratorConfig
-from hyperinverter.models.hyperinverter import HyperInverter
+from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.pretrained.catalog import VECTORS, Entry
 from hyperinverter.pretrained.identify import networks_of, unused_by_all
@@ -170,7 +170,7 @@ class Writer:
         parts = {part: networks[part] for part in ("layerwise_encoder", "hypernetwork")}
         if self.generator is not None and "w_encoder" in networks:
             try:
-                HyperInverter(self.generator, networks["w_encoder"], *parts.values())
+                HyperInverterNetwork(self.generator, networks["w_encoder"], *parts.values())
             except ValueError as error:
                 raise UserError(f"{source.path}: does not fit its generator: {error}") from error
         config = {part: network.published.config[part] for part, network in parts.items()}

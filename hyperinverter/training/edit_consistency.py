@@ -15,9 +15,9 @@ from torch.nn import functional
 
 from hyperinverter.checkpoint import weights_hash
 from hyperinverter.config.schema import DomainConfig
-from hyperinverter.editing.direction_files import load_direction
+from hyperinverter.directions.files import load_direction
 from hyperinverter.extractors.resize import at_most
-from hyperinverter.models.hyperinverter import HyperInverter, HyperInverterOutput
+from hyperinverter.models.hyperinverter import HyperInverterNetwork, HyperInverterOutput
 from hyperinverter.pretrained.published.vectors import Space
 from hyperinverter.pretrained.ready import weights_file
 from hyperinverter.training.optim import in_parts
@@ -47,7 +47,7 @@ class Edits:
     @torch.no_grad()
     def draw(
         cls,
-        model: HyperInverter,
+        model: HyperInverterNetwork,
         count: int,
         reach: float,
         device: torch.device,
@@ -114,7 +114,7 @@ def load_steps(
 
 
 def edit_consistency(
-    model: HyperInverter,
+    model: HyperInverterNetwork,
     found: HyperInverterOutput,
     edits: Edits,
     loss_resolution: int,

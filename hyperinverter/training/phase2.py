@@ -25,7 +25,7 @@ from hyperinverter.losses.adversarial import (
     r1_penalty,
     real_and_fake_logits,
 )
-from hyperinverter.models.hyperinverter import HyperInverter
+from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.models.stylegan2 import Discriminator
 from hyperinverter.ops.batch_norm import average_running_statistics, synchronised
 from hyperinverter.pretrained.ready import load_discriminator, weights_file
@@ -55,7 +55,7 @@ from hyperinverter.utils.distributed import check_divides, in_all_processes, is_
 
 
 def encoder_losses(
-    model: HyperInverter,
+    model: HyperInverterNetwork,
     losses: TotalLoss,
     images: Tensor,
     discriminator: Discriminator | None = None,

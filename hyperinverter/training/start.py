@@ -17,7 +17,7 @@ from hyperinverter.losses import TotalLoss
 from hyperinverter.models.backbones import Trunk
 from hyperinverter.models.build import build_hyperinverter, build_w_encoder
 from hyperinverter.models.encoders import WEncoder
-from hyperinverter.models.hyperinverter import HyperInverter
+from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.models.stylegan2 import Discriminator, Generator
 from hyperinverter.pretrained.files import part_file
 from hyperinverter.pretrained.load import check_domain, fill, find_network_file, hash_of
@@ -84,7 +84,7 @@ def load_discriminator_of_losses(
 
 def start_hyperinverter(
     domain: DomainConfig, init_from: str | None = None
-) -> tuple[HyperInverter, dict[str, str], str]:
+) -> tuple[HyperInverterNetwork, dict[str, str], str]:
     """The whole model before Phase II, the hashes of its frozen parts, and a sentence on where E2 comes from.
 
     Generator and E1 are the domain's; they are checked to belong together. `init_from` names a model folder whose E2

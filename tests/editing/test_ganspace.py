@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 from hyperinverter.config.schema import DataConfig, EditConfig
+from hyperinverter.directions.direction import in_w
+from hyperinverter.directions.ganspace import PUBLISHED, Edit
 from hyperinverter.editing import Direction, Pca, edit, fit_pca, load_direction, read_pca, save_direction, save_pca
 from hyperinverter.editing.commands import edit_images
-from hyperinverter.editing.directions import in_w
-from hyperinverter.editing.ganspace import PUBLISHED, Edit
 from hyperinverter.inverters import Inversion
 from hyperinverter.pretrained.published.vectors import Space
 from hyperinverter.pretrained.ready import load_generator

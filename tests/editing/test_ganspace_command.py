@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from hyperinverter.config import ConfigError, GanspaceConfig, load_config
-from hyperinverter.editing.direction_files import load_direction
-from hyperinverter.editing.ganspace import AbsoluteDirection, read_pca
+from hyperinverter.directions.files import load_direction
+from hyperinverter.directions.ganspace import AbsoluteDirection, read_pca
 from hyperinverter.editing.ganspace_command import find_directions
 from hyperinverter.pretrained import load_generator
 from hyperinverter.pretrained.published.vectors import Space

@@ -9,9 +9,9 @@ import torch
 from recorded import GOLDEN, Case
 from torch import Tensor
 
+from hyperinverter.directions.direction import in_w
+from hyperinverter.directions.ganspace import CHURCH, FACES, Edit
 from hyperinverter.editing import Direction, Pca, edit, load_direction
-from hyperinverter.editing.directions import in_w
-from hyperinverter.editing.ganspace import CHURCH, FACES, Edit
 from hyperinverter.inverters import Inversion
 from hyperinverter.pretrained.published.vectors import Space
 

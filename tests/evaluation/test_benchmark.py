@@ -27,7 +27,7 @@ from hyperinverter.evaluation.benchmark.models import make_images, make_model, r
 from hyperinverter.evaluation.benchmark.page import page, tables
 from hyperinverter.evaluation.benchmark.sides import SideName, make_side
 from hyperinverter.evaluation.benchmark.training import make_trainer
-from hyperinverter.models.hyperinverter import HyperInverter
+from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.utils.checkout import REPOSITORY
 
 CPU = torch.device("cpu")
@@ -172,7 +172,7 @@ def budgets(tiny_domain: DomainConfig) -> dict[str, dict]:
 
 def test_budget_adds_up(budgets: dict[str, dict], tiny_domain: DomainConfig):
     budget = budgets["fp32"]
-    network: HyperInverter = random_network(tiny_domain)
+    network: HyperInverterNetwork = random_network(tiny_domain)
     trained = sum(p.nbytes for p in network.trainable_parameters()) / 2**20
     assert budget["trained_weights"] == budget["gradients"] == pytest.approx(trained)
     assert budget["optimiser"] == pytest.approx(2 * trained, rel=0.01)  # Adam's two moments

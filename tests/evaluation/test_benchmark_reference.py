@@ -12,7 +12,7 @@ from hyperinverter.evaluation.benchmark.models import make_model, random_network
 from hyperinverter.evaluation.benchmark.release import Release, ReleaseTraining
 from hyperinverter.evaluation.benchmark.training import make_losses, measure_training
 from hyperinverter.models.build import build_discriminator
-from hyperinverter.models.hyperinverter import HyperInverter
+from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.utils.errors import UserError
 
 CPU = torch.device("cpu")
@@ -69,14 +69,14 @@ def test_reference_has_one_generator_per_image(tiny_domain: DomainConfig):
 
 
 def test_what_a_generator_keeps_per_image_is_counted(tiny_domain: DomainConfig, monkeypatch):
-    synthesise = HyperInverter.synthesise
+    synthesise = HyperInverterNetwork.synthesise
 
     def keeping(self, ws, residuals, noise_mode="const", resolution=None):
         images = synthesise(self, ws, residuals, noise_mode, resolution)
         self.generator.synthesis.b16.last = {"images": [images]}
         return images
 
-    monkeypatch.setattr(HyperInverter, "synthesise", keeping)
+    monkeypatch.setattr(HyperInverterNetwork, "synthesise", keeping)
     ours = count_generators(tiny_domain, [1, 4])["ours"]
     assert ours["4"] - ours["1"] == pytest.approx(3 * 3 * 16 * 16 * 4 / 2**20)
 

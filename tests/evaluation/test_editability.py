@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hyperinverter.editing.directions import Direction
+from hyperinverter.directions.direction import Direction
 from hyperinverter.evaluation.editability import (
     Case,
     Identity,

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from hyperinverter.data import Batches, open_source
-from hyperinverter.editing.directions import Direction
+from hyperinverter.directions.direction import Direction
 from hyperinverter.evaluation import judges as judges_module
 from hyperinverter.evaluation.judges import FACE_JUDGES, Judges, fit_judges, judges_of
 from hyperinverter.extractors.base import Extractor

@@ -11,8 +11,8 @@ import torch
 
 from hyperinverter.config import ConfigError, Phase2Config, ReproduceConfig, load_config, to_yaml
 from hyperinverter.config.schema import AdversarialConfig
-from hyperinverter.editing.direction_files import save_direction
-from hyperinverter.editing.directions import Direction
+from hyperinverter.directions.direction import Direction
+from hyperinverter.directions.files import save_direction
 from hyperinverter.evaluation import generator_distance
 from hyperinverter.evaluation.judges import FACE_JUDGES
 from hyperinverter.evaluation.reproduce import edits as edits_module

@@ -14,7 +14,7 @@ MOST_SECONDS = 20  # of the processor
 SAFETY_BYTES = 1_500_000_000  # beyond which nothing is given, so that a failing test does not hurt the machine
 # what readings.py imports: Python 3.11 looks for the modules named here on the usual path only
 PRELOADED = [
-    "hyperinverter.config", "hyperinverter.editing.direction_files", "hyperinverter.editing.learn",
+    "hyperinverter.config", "hyperinverter.directions.files", "hyperinverter.editing.learn",
     "hyperinverter.extractors.ssrnet", "hyperinverter.inverters", "hyperinverter.pretrained.load",
     "hyperinverter.pretrained.published.released", "h5py", "torchvision.io",
 ]  # fmt: skip

@@ -9,7 +9,7 @@ from PIL import Image
 from hyperinverter.checkpoint import load_training_state
 from hyperinverter.config import EditConfig, load_config
 from hyperinverter.data.sources import open_source
-from hyperinverter.editing.direction_files import load_direction
+from hyperinverter.directions.files import load_direction
 from hyperinverter.editing.learn import read_labels
 from hyperinverter.extractors.ssrnet import _read_h5
 from hyperinverter.inverters import Inversion

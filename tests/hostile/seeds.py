@@ -27,10 +27,10 @@ from tiny_model import make_tiny_domain, save_tiny_model  # noqa: E402
 
 from hyperinverter.checkpoint import read_model, save_training_state  # noqa: E402
 from hyperinverter.config.schema import DataConfig, EditConfig  # noqa: E402
+from hyperinverter.directions.direction import Direction  # noqa: E402
+from hyperinverter.directions.files import save_direction  # noqa: E402
+from hyperinverter.directions.ganspace import Pca, save_pca  # noqa: E402
 from hyperinverter.editing import commands  # noqa: E402
-from hyperinverter.editing.direction_files import save_direction  # noqa: E402
-from hyperinverter.editing.directions import Direction  # noqa: E402
-from hyperinverter.editing.ganspace import Pca, save_pca  # noqa: E402
 from hyperinverter.inverters import Inversion, Inverter, load  # noqa: E402
 
 CANARY = "canary"

@@ -7,8 +7,8 @@ import pytest
 import torch
 from script_runner import run_script, write_labels, write_photos
 
-from hyperinverter.editing.direction_files import save_direction
-from hyperinverter.editing.directions import Direction
+from hyperinverter.directions.direction import Direction
+from hyperinverter.directions.files import save_direction
 from hyperinverter.utils.files import LEFTOVER
 
 

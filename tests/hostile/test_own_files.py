@@ -10,8 +10,8 @@ import torch
 from tiny_model import make_tiny_domain, save_tiny_model
 
 from hyperinverter.checkpoint import read_model, read_safetensors, save_model, weights_hash
-from hyperinverter.editing.direction_files import load_direction, save_direction
-from hyperinverter.editing.directions import Direction
+from hyperinverter.directions.direction import Direction
+from hyperinverter.directions.files import load_direction, save_direction
 from hyperinverter.inverters import Inversion
 from hyperinverter.models.wplus import WPlusConfig, build_model
 from hyperinverter.pretrained.load import load_model

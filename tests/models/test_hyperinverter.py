@@ -8,11 +8,11 @@ import torch
 
 from hyperinverter.config.schema import TARGET_SETS, DomainConfig
 from hyperinverter.models.build import build_hyperinverter
-from hyperinverter.models.hyperinverter import HyperInverter
+from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.pretrained.published import from_published
 
 
-def make(domain: DomainConfig, **hypernetwork) -> HyperInverter:
+def make(domain: DomainConfig, **hypernetwork) -> HyperInverterNetwork:
     torch.manual_seed(0)
     domain = replace(domain, hypernetwork=replace(domain.hypernetwork, **hypernetwork))
     model = build_hyperinverter(domain).eval()
@@ -22,7 +22,7 @@ def make(domain: DomainConfig, **hypernetwork) -> HyperInverter:
     return model
 
 
-def images_for(model: HyperInverter, n: int = 2) -> torch.Tensor:
+def images_for(model: HyperInverterNetwork, n: int = 2) -> torch.Tensor:
     return torch.randn(n, 3, model.generator.resolution, model.generator.resolution).clamp(-1, 1)
 
 
@@ -115,7 +115,7 @@ def test_parts_that_do_not_fit_are_named(tiny_domain):
     with pytest.raises(
         ValueError, match=r"w_dim of w_encoder and generator: 16 and 20; .*b4.conv1.weight: hypernetwork"
     ):
-        HyperInverter(other.generator, model.w_encoder, model.layerwise_encoder, model.hypernetwork)
+        HyperInverterNetwork(other.generator, model.w_encoder, model.layerwise_encoder, model.hypernetwork)
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from hyperinverter.config.schema import (
 )
 from hyperinverter.config.yaml_text import dump_yaml
 from hyperinverter.models.build import build_discriminator, build_hyperinverter
-from hyperinverter.models.hyperinverter import HyperInverter
+from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.models.stylegan2 import Discriminator
 from hyperinverter.pretrained.published.nvidia import published_arguments, to_published
 
@@ -49,7 +49,7 @@ def church_domain(resolution: int = 32) -> DomainConfig:
     )
 
 
-def church_model(seed: int = 0, resolution: int = 32) -> tuple[HyperInverter, Discriminator]:
+def church_model(seed: int = 0, resolution: int = 32) -> tuple[HyperInverterNetwork, Discriminator]:
     torch.manual_seed(seed)
     domain = church_domain(resolution)
     model = build_hyperinverter(domain).eval()
@@ -65,7 +65,7 @@ def below(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {prefix + name: value.clone() for name, value in state.items()}
 
 
-def write_releases(folder: Path, model: HyperInverter, discriminator: Discriminator) -> Path:
+def write_releases(folder: Path, model: HyperInverterNetwork, discriminator: Discriminator) -> Path:
     """The generator's .pkl, the W encoder's .pt and the HyperInverter's .pt, as their projects save them."""
     folder.mkdir(parents=True, exist_ok=True)
     g, d = (

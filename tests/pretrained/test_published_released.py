@@ -21,7 +21,7 @@ from hyperinverter.config.schema import (
 )
 from hyperinverter.models.build import build_discriminator, build_generator, build_hyperinverter
 from hyperinverter.models.encoders import LayerwiseEncoder, WEncoder
-from hyperinverter.models.hyperinverter import HyperInverter
+from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.models.hypernetwork import Hypernetwork, WeightRegressor
 from hyperinverter.models.target_layers import target_layer
 from hyperinverter.pretrained.published import from_published
@@ -51,7 +51,7 @@ def with_prefix(prefix: str, state: Mapping[str, Tensor] | nn.Module) -> dict[st
     return {prefix + key: value.clone() for key, value in state.items()}
 
 
-def release_of(model: HyperInverter, discriminator: nn.Module | None = None) -> dict[str, Tensor]:
+def release_of(model: HyperInverterNetwork, discriminator: nn.Module | None = None) -> dict[str, Tensor]:
     """Its weights as the published code saves them: without the generator."""
     state = with_prefix("w_encoder.", model.w_encoder) | with_prefix("w_bar_encoder.", model.layerwise_encoder)
     state |= with_prefix("hypernet.", model.hypernetwork)
@@ -59,7 +59,7 @@ def release_of(model: HyperInverter, discriminator: nn.Module | None = None) -> 
 
 
 @pytest.fixture(scope="module")
-def model() -> HyperInverter:
+def model() -> HyperInverterNetwork:
     torch.manual_seed(0)
     return build_hyperinverter(tiny_domain()).eval()
 

@@ -11,9 +11,9 @@ from torch.nn import functional
 from hyperinverter.checkpoint import weights_hash
 from hyperinverter.config import ConfigError, Phase2Config, load_config
 from hyperinverter.config.schema import OptimizerConfig, WeightsConfig
-from hyperinverter.editing.direction_files import save_direction
-from hyperinverter.editing.directions import Direction
-from hyperinverter.editing.ganspace import AbsoluteDirection
+from hyperinverter.directions.direction import Direction
+from hyperinverter.directions.files import save_direction
+from hyperinverter.directions.ganspace import AbsoluteDirection
 from hyperinverter.losses import build_losses
 from hyperinverter.pretrained.ready import load_model
 from hyperinverter.training import edit_consistency, phase2

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 
 from hyperinverter.checkpoint import read_safetensors
-from hyperinverter.editing.ganspace import Pca, save_pca
+from hyperinverter.directions.ganspace import Pca, save_pca
 from hyperinverter.inverters import Inversion
 from hyperinverter.pretrained.reading import read_published
 from hyperinverter.utils.errors import UserError

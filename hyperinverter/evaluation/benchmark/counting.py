@@ -19,7 +19,7 @@ from hyperinverter.config.schema import DomainConfig
 from hyperinverter.evaluation.benchmark.clock import REST
 from hyperinverter.evaluation.benchmark.release import Release
 from hyperinverter.models.build import build_hyperinverter
-from hyperinverter.models.hyperinverter import HyperInverter
+from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.models.plan import shapes_only
 
 STAGES = ("w_encoder", "first_synthesis", "layerwise_encoder", "hypernetworks", "second_synthesis")
@@ -38,7 +38,7 @@ class StageHooks:
     between E2 and the second synthesis.
     """
 
-    def __init__(self, network: HyperInverter) -> None:
+    def __init__(self, network: HyperInverterNetwork) -> None:
         self.laps: Laps | None = None
         self._drawn = self._encoded = False
         synthesis = network.generator.synthesis

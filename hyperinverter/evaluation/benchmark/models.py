@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.models.build import build_discriminator, build_hyperinverter
-from hyperinverter.models.hyperinverter import HyperInverter
+from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.models.stylegan2 import Discriminator
 from hyperinverter.pretrained.load import LoadedModel
 from hyperinverter.pretrained.ready import load_model
@@ -49,7 +49,7 @@ def make_model(domain: DomainConfig, *, trained: bool = False, seed: int = 0) ->
     return LoadedModel(network, generator, w_encoder, domain, domain.name, "random", hashes, Path())
 
 
-def random_network(domain: DomainConfig) -> HyperInverter:
+def random_network(domain: DomainConfig) -> HyperInverterNetwork:
     """The whole method with random weights whose Phase II changes the image."""
     domain = deepcopy(domain)
     domain.hypernetwork.init = "signal_preserving"

@@ -19,7 +19,7 @@ from hyperinverter.config.schema import DomainConfig
 from hyperinverter.evaluation.benchmark import release_networks as networks
 from hyperinverter.evaluation.benchmark.clock import Stopwatch
 from hyperinverter.losses import TotalLoss
-from hyperinverter.models.hyperinverter import HyperInverter
+from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.models.hypernetwork import regressor_name
 from hyperinverter.models.stylegan2 import Discriminator
 from hyperinverter.utils.errors import UserError
@@ -49,7 +49,9 @@ class Release:
         UserError: a network that the released code does not have.
     """
 
-    def __init__(self, network: HyperInverter, domain: DomainConfig, batch_size: int, *, trains: bool = False) -> None:
+    def __init__(
+        self, network: HyperInverterNetwork, domain: DomainConfig, batch_size: int, *, trains: bool = False
+    ) -> None:
         _check(domain)
         self.domain, self.trains = domain, trains
         self.e1 = _weights(network.w_encoder, trains)
@@ -127,7 +129,7 @@ class ReleaseTraining:
 
     def __init__(
         self,
-        network: HyperInverter,
+        network: HyperInverterNetwork,
         domain: DomainConfig,
         losses: TotalLoss,
         batch_size: int,

@@ -16,7 +16,7 @@ from torch import Tensor
 from hyperinverter.evaluation.benchmark.clock import REST
 from hyperinverter.evaluation.benchmark.counting import Laps, StageHooks
 from hyperinverter.evaluation.benchmark.release import Release
-from hyperinverter.inverters import HyperInverterInverter
+from hyperinverter.inverters import HyperInverter
 from hyperinverter.pretrained.load import LoadedModel
 
 Forward = Callable[[Tensor, Laps | None], Tensor]
@@ -90,10 +90,10 @@ class OurSide:
             return reconstruction
 
 
-def make_inverter(model: LoadedModel, name: SideName, device: torch.device) -> HyperInverterInverter:
+def make_inverter(model: LoadedModel, name: SideName, device: torch.device) -> HyperInverter:
     """The method as `hyperinverter.load` gives it; tf32 is its fp32 with TF32 allowed."""
     precision = "fp32" if name.precision == "tf32" else name.precision
-    return HyperInverterInverter(model).to(device).accelerate(precision, name.compiled)
+    return HyperInverter(model).to(device).accelerate(precision, name.compiled)
 
 
 def make_side(name: str, model: LoadedModel, batch_size: int, device: torch.device) -> "ReferenceSide | OurSide":

@@ -19,7 +19,7 @@ from hyperinverter.evaluation.benchmark.release import ReleaseTraining
 from hyperinverter.evaluation.benchmark.sides import SideName, tf32_allowed
 from hyperinverter.extractors.base import Extractor
 from hyperinverter.losses import FeatureLoss, L2Loss, TotalLoss
-from hyperinverter.models.hyperinverter import HyperInverter
+from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.models.lpips_network import LpipsNetwork
 from hyperinverter.models.stylegan2 import Discriminator
 from hyperinverter.pretrained.load import LoadedModel
@@ -63,7 +63,7 @@ def make_losses(domain: DomainConfig) -> TotalLoss:
 class OurPhase1:
     """Phase I's update, as `hyperinverter.training.phase1` makes it; takes placed networks over."""
 
-    def __init__(self, network: HyperInverter, losses: TotalLoss, name: SideName, device: torch.device) -> None:
+    def __init__(self, network: HyperInverterNetwork, losses: TotalLoss, name: SideName, device: torch.device) -> None:
         self.generator = network.generator.requires_grad_(False)
         self.w_encoder = network.w_encoder.requires_grad_(True).train()
         self.losses, self.autocast, self.tf32 = losses, _autocast(name, device), name.precision == "tf32"
@@ -92,7 +92,7 @@ class OurPhase2:
 
     def __init__(
         self,
-        network: HyperInverter,
+        network: HyperInverterNetwork,
         losses: TotalLoss,
         name: SideName,
         device: torch.device,

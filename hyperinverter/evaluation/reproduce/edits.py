@@ -10,8 +10,8 @@ import torch
 from hyperinverter.config import ReproduceConfig
 from hyperinverter.data import Batches, open_source
 from hyperinverter.data.image_source import Subset
-from hyperinverter.editing.direction_files import available_directions, load_direction
-from hyperinverter.editing.directions import Direction
+from hyperinverter.directions.direction import Direction
+from hyperinverter.directions.files import available_directions, load_direction
 from hyperinverter.editing.learn import read_labels, rows_of
 from hyperinverter.evaluation.editability import (
     Case,

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from hyperinverter.models.encoders import LayerwiseEncoder, WEncoder
-from hyperinverter.models.hyperinverter import HyperInverter
+from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.models.hypernetwork import Hypernetwork, WeightRegressor
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.pretrained.published import released_parts
@@ -96,7 +96,7 @@ def read_hypernetwork(
     return network, Published("", config, ignored | keys.finish())
 
 
-def read_hyperinverter(content: Any, source: str, given: dict[str, Any]) -> tuple[HyperInverter, Published]:
+def read_hyperinverter(content: Any, source: str, given: dict[str, Any]) -> tuple[HyperInverterNetwork, Published]:
     """The whole release: E1, E2 and the hypernetworks of one file, around a generator that it does not hold.
 
     Options: `generator`, needed: a Generator, which gets frozen, or the file or content that `stylegan2_ada_generator`
@@ -141,7 +141,7 @@ def read_hyperinverter(content: Any, source: str, given: dict[str, Any]) -> tupl
 
     generator = _given_network(chosen["generator"], Generator, "stylegan2_ada_generator")
     try:
-        network = HyperInverter(generator, e1, e2, hypernetwork)
+        network = HyperInverterNetwork(generator, e1, e2, hypernetwork)
     except ValueError as error:
         raise keys.fault(str(error)) from error
     config |= {"generator": dict(generator.config)}

@@ -6,8 +6,8 @@ from pathlib import Path
 from torch import Tensor
 
 from hyperinverter.checkpoint import MODEL_FORMAT, read_model, save_model
-from hyperinverter.editing.directions import Direction
-from hyperinverter.editing.ganspace import AbsoluteDirection, read_pca
+from hyperinverter.directions.direction import Direction
+from hyperinverter.directions.ganspace import AbsoluteDirection, read_pca
 from hyperinverter.pretrained.catalog import VECTORS, catalog
 from hyperinverter.pretrained.published.vectors import SEFA, Space, as_direction, laid_out
 from hyperinverter.pretrained.reading import read_published

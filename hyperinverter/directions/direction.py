@@ -7,13 +7,24 @@ Letters: N images, L styles.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
 
-from hyperinverter.inverters.inversion import Inversion
 from hyperinverter.pretrained.published.vectors import Space, laid_out
 from hyperinverter.utils.errors import UserError
+
+
+class Codes(Protocol):
+    """What can be edited: an Inversion, or anything else with codes [N, L, w_dim]."""
+
+    ws: Tensor
+
+    def with_ws(self, ws: Tensor) -> Self: ...
+
+
+Edited = TypeVar("Edited", bound=Codes)
 
 
 @dataclass
@@ -66,7 +77,7 @@ class Direction:
         return {"direction": self.vector}, {}
 
 
-def edit(inversion: Inversion, direction: Direction, strength: float | Tensor) -> Inversion:
+def edit(inversion: Edited, direction: Direction, strength: float | Tensor) -> Edited:
     """Move every image of `inversion` by `strength` along `direction`; Δθ stays.
 
     Args:

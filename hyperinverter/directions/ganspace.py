@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from hyperinverter.editing.directions import Direction
+from hyperinverter.directions.direction import Direction
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.pretrained.load import hash_of
 from hyperinverter.pretrained.published.vectors import Space, pca_of, write_pca

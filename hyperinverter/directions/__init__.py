@@ -1,0 +1,17 @@
+"""Directions of W: what they are, their files, and GANSpace's principal components."""
+
+from hyperinverter.directions.direction import Direction, edit
+from hyperinverter.directions.files import available_directions, load_direction, save_direction
+from hyperinverter.directions.ganspace import Pca, fit_pca, read_pca, save_pca
+
+__all__ = [
+    "Direction",
+    "Pca",
+    "available_directions",
+    "edit",
+    "fit_pca",
+    "load_direction",
+    "read_pca",
+    "save_direction",
+    "save_pca",
+]
