@@ -10,18 +10,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from script_runner import ROOT, run_script
 from tiny_model import save_tiny_model
 
 from hyperinverter.config import DemoConfig, load_config, load_domain
 from hyperinverter.config.names import METRICS
 from hyperinverter.editing import Direction, save_direction
-from hyperinverter.evaluation.demo import name_domain, start_folder
+from hyperinverter.evaluation.demo import start_folder
+from hyperinverter.evaluation.demo_stages import Demo, edit_portrait, name_domain
 from hyperinverter.evaluation.report import Report, curves, metrics_rows
 from hyperinverter.pretrained import load_generator
 from hyperinverter.pretrained.catalog import entries_of
 
-SHORT = ["--config", "configs/demo/short.yaml", "domain=tiny"]
+SHORT = ["--config", "configs/demo/short.yaml", "domain=tiny", "portrait=configs/edit/tiny.yaml"]
 pytestmark = pytest.mark.timeout(900)  # a quarter of a minute of computing, on machines that are busy with other things
 
 
@@ -94,6 +96,24 @@ def test_page_is_self_contained(demo: Path):
     assert page.count("<svg") == 2, "a curve for each phase"
     for script in ("train_phase1", "train_phase2", "evaluate", "edit", "interpolate"):
         assert f"python scripts/{script}.py --config configs/" in page, f"the page must name the command of {script}"
+
+
+def test_the_photo_is_edited_by_the_model_of_portrait(demo: Path):
+    with Image.open(demo / "edit_portrait/portrait.jpg") as sheet:
+        assert sheet.width > sheet.height, "two rows: photo and inversion, beside them each direction"
+    page = (demo / "index.html").read_text()
+    assert "The real photo at 32 px" in page and "data:image/jpeg" in page
+    assert (demo / "edit_portrait/edit.json").is_file() and "edit_portrait" in page, "its command is on the page"
+
+
+def test_a_model_of_portrait_that_is_not_there_is_named(
+    models: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("HYPERINVERTER_MODELS", str(models))
+    config = load_config(DemoConfig, "configs/demo/short.yaml", ["domain=tiny", f"output={tmp_path}"])
+    config.portrait = "configs/edit/church.yaml"
+    edit_portrait(Demo(config), tmp_path / "photo.png")
+    assert "not shown" in capsys.readouterr().out and not (tmp_path / "edit_portrait").exists()
 
 
 def test_metrics_follow_the_schema(demo: Path):

@@ -9,13 +9,14 @@ from hyperinverter.config.schema import CommandConfig
 class DemoConfig(CommandConfig):
     """demo: both phases trained for a short while, then evaluation, edits and interpolation with trained weights.
 
-    The first four name the configs of its steps; what the numbers below and the keys above say goes over theirs.
+    The first five name the configs of its steps; what the numbers below and the keys above say goes over theirs.
     """
 
     phase1: str = "configs/demo/phase1.yaml"
     phase2: str = "configs/demo/phase2.yaml"
     evaluate: str = "configs/evaluate/${domain.name}.yaml"
     edit: str = "configs/edit/${domain.name}.yaml"  # edits and interpolation
+    portrait: str | None = "configs/edit/ffhq_mobile.yaml"  # edits the real photo once more; null leaves it out
     phase1_steps: int = 400
     phase2_steps: int = 200
     adversarial_steps: int = 30  # the last ones of Phase II
