@@ -171,9 +171,10 @@ def test_whatever_is_not_a_plain_jpeg_goes_pillows_way():
     assert decode._decode_plain_jpeg(encode(image, "JPEG", exif=Image.Exif())) is not None
 
 
-def test_damaged_jpegs_end_as_with_pillow():
-    """The same pixels or the same refusal, whatever is cut off or changed."""
+def test_damaged_jpegs_end_as_with_pillow(capfd):
+    """The same pixels or the same refusal, whatever is cut off or changed; and no word of libjpeg on the terminal."""
     whole, draw = encode(photo(40, 40), "JPEG", quality=90), np.random.default_rng(0)
+    accepted = 0
     for trial in range(150):
         data = bytearray(whole[: draw.integers(4, len(whole))] if trial % 2 else whole)
         for at in draw.integers(2, len(data), 3):
@@ -185,12 +186,10 @@ def test_damaged_jpegs_end_as_with_pillow():
                 decode.decode_tensor(bytes(data), "x", 16)
             assert str(refusal.value) == str(error)
         else:
+            accepted += 1
             assert_decodes_as_pillow(bytes(data), 16)
-
-
-def test_without_torchvisions_decoder_pillow_decodes(monkeypatch):
-    monkeypatch.setattr(decode, "_torchvision_jpeg", lambda: None)
-    assert_decodes_as_pillow(encode(photo(32, 32), "JPEG"))
+    assert accepted > 10, "damage that Pillow does not mind was tried too"
+    assert capfd.readouterr() == ("", "")
 
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(touched) print\nshowpage\n%%EOF\n"
