@@ -97,9 +97,9 @@ def test_runs_of_an_own_domain_are_named_after_it(name: str, tmp_path: Path):
     assert config.output == f"outputs/{Path(name).parent}_otters"
 
 
-@pytest.mark.parametrize("name", [name for name in RUNS if name.startswith("reproduce/")])
+@pytest.mark.parametrize("name", [name for name in RUNS if name.startswith(("reproduce/", "benchmark/"))])
 def test_nothing_is_published_unless_told(name: str):
-    assert load_config(ReproduceConfig, CONFIGS / name).publish is None
+    assert load_config(schema_of(name), CONFIGS / name).publish is None
 
 
 def test_papers_hyper_parameters():

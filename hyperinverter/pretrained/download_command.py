@@ -4,9 +4,17 @@ import re
 from pathlib import Path
 
 from hyperinverter.config.weights import DownloadConfig
-from hyperinverter.pretrained.catalog import VECTORS, aligned, download_folder, entries_of, listing, released_models
+from hyperinverter.pretrained.catalog import (
+    VECTORS,
+    Entry,
+    aligned,
+    download_folder,
+    entries_of,
+    listing,
+    released_models,
+)
 from hyperinverter.pretrained.download import Mirror, download_entry
-from hyperinverter.pretrained.obtain import make_model, missing_parts
+from hyperinverter.pretrained.obtain import make_model, missing_parts, missing_vectors
 from hyperinverter.pretrained.transfer import Limits
 from hyperinverter.utils.errors import UserError
 
@@ -18,8 +26,7 @@ def download(config: DownloadConfig) -> None:
         return
     root, mirror, limits = _settings(config)
     failed = {}
-    wanted = [name for name in config.names if not (config.convert and _is_complete(name, root))]
-    for entry in entries_of(wanted):
+    for entry in _wanted(config, root):
         if made := entry.find_made(root):
             print(f"{entry.name}: is here: {made}")
             continue
@@ -41,10 +48,16 @@ def download(config: DownloadConfig) -> None:
         print(error)
 
 
-def _is_complete(name: str, root: Path | None) -> bool:
-    """Whether a model of which only the generator is released has it."""
-    model = released_models().get(name)
-    return model is not None and model.is_generator_only and not missing_parts(name, root=root)
+def _wanted(config: DownloadConfig, root: Path | None) -> list[Entry]:
+    """Entries to fetch: of a model that will be converted, none that it has already."""
+    found = {}
+    for name in config.names:
+        model = released_models().get(name) if config.convert else None
+        ready = model is not None and model.is_generator_only and not missing_parts(name, root=root)
+        spared = [*(model.entries() if ready else []), *model.vectors()] if model else []
+        kept = missing_vectors(name, root) if model else []
+        found |= {each.name: each for each in entries_of([name]) if each not in spared or each in kept}
+    return list(found.values())
 
 
 def describe(config: DownloadConfig) -> str:
@@ -53,7 +66,7 @@ def describe(config: DownloadConfig) -> str:
     if not config.names:
         return "nothing is named: it would list what there is"
     rows = [("name", "from", "to", "size", "licence")]
-    for entry in entries_of(config.names):
+    for entry in _wanted(config, root):
         size = f"{entry.size / 1e6:.0f} MB" if entry.size else f"~{entry.about_mb} MB" if entry.about_mb else "?"
         target = (root or download_folder()) / entry.relative
         here = entry.find_made(root) or (target if target.is_file() else entry.find() if root is None else None)

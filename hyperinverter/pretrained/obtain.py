@@ -80,7 +80,7 @@ def make_model(name: str, parts: Sequence[str] = WHOLE, *, download: bool = Fals
 def _add_vectors(model: ReleasedModel, folder: Path, root: Path | None, download: bool) -> None:
     """Put the published directions and PCAs that are here into a model folder, unless its generator is another one."""
     file = folder / GENERATOR
-    missing = [each for each in model.vectors() if not vector_file(folder, each).is_file()]
+    missing = missing_vectors(model.name, root)
     if not missing or not file.is_file():
         return
     source = _head(file).get("source")
@@ -98,6 +98,13 @@ def _add_vectors(model: ReleasedModel, folder: Path, root: Path | None, download
                 convert_files([path], folder, domain=load_domain(model.domain))
         except UserError as error:  # the model works without
             print(f"{each.name}: left out: {error}")
+
+
+def missing_vectors(name: str, root: Path | None = None) -> list[Entry]:
+    """Published directions and PCAs of a model that neither its folder has nor the repository carries."""
+    folders = [model_folder(name, root), *_shipped_folders(name)]
+    vectors = released_models()[name].vectors()
+    return [each for each in vectors if not any(vector_file(folder, each).is_file() for folder in folders)]
 
 
 def vector_file(folder: Path, each: Entry) -> Path:

@@ -29,6 +29,7 @@ from hyperinverter.evaluation.benchmark.sides import SideName, make_side
 from hyperinverter.evaluation.benchmark.training import make_trainer
 from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.utils.checkout import REPOSITORY
+from hyperinverter.utils.errors import UserError
 
 CPU = torch.device("cpu")
 ONCE = Rounds(most=1, least=1, seconds=1)
@@ -310,9 +311,15 @@ def test_several_domains_are_each_measured_in_a_process_of_its_own(tmp_path: Pat
     assert json.loads((tmp_path / "out/benchmark.json").read_text()) == result
 
 
+def test_nothing_to_measure_and_nowhere_to_publish_is_told(tmp_path):
+    with pytest.raises(UserError, match="publish=docs/performance"):
+        benchmark(BenchmarkConfig(sides={}, output=str(tmp_path / "out"), device="cpu"))
+
+
 def test_the_published_page_is_that_of_its_json():
     folder = REPOSITORY / "docs" / "performance"
     results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     assert page(results) == folder.with_suffix(".md").read_text(), (
-        "run: python scripts/benchmark.py --config configs/benchmark/all.yaml 'runs=[]' 'sides={}'"
+        "run: python scripts/benchmark.py --config configs/benchmark/all.yaml 'runs=[]' 'sides={}' "
+        "publish=docs/performance"
     )

@@ -89,6 +89,7 @@ def test_names_of_models_and_files_may_be_mixed_and_a_wrong_one_is_corrected():
     assert names == ["stylegan2_church", "hyperinverter_psp_church_d256", "pca_church", "moco"]
     fetched = [each.name for each in entries_of(["ffhq_e4e_d128"])]
     assert fetched[2:] == ["age_ffhq", "smile_ffhq", "rotation_ffhq", "pca_ffhq"]
+    assert [each.name for each in released_models()["ffhq_mobile"].vectors()] == fetched[2:], "it shares FFHQ's W"
     with pytest.raises(UserError, match="did you mean church"):
         entries_of(["chruch"])
     assert entry_of_file(Path("/somewhere/ffhq.pkl"), "ab").name == "stylegan2_ada_ffhq"

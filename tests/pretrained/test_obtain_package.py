@@ -13,6 +13,7 @@ from script_runner import run_script
 import hyperinverter
 from hyperinverter.checkpoint import read_model, save_model, weights_hash
 from hyperinverter.config.schema import DomainConfig, EncoderConfig, GeneratorConfig
+from hyperinverter.editing import Direction, save_direction
 from hyperinverter.models.build import build_generator, build_w_encoder
 from hyperinverter.models.mobile_stylegan import mean_w
 from hyperinverter.pretrained import obtain
@@ -122,3 +123,17 @@ def test_a_wheel_put_there_by_hand_is_enough_and_a_wrong_one_is_refused(models, 
     assert not (models / "carried" / NAME / "generator.safetensors").exists()
     place.write_bytes(wheel[0].read_bytes())
     assert hyperinverter.load(NAME, method="w_encoder").resolution == 64
+
+
+def test_a_direction_that_the_repository_carries_is_not_fetched(models, capsys, monkeypatch):
+    about = {"kind": "direction", "domain": NAME, "needs": ("micro_wheel",)}
+    for name in ("tilt", "smile"):
+        there = Entry(name, name, f"{name}.pt", "me/mine", "pypi", (f"http://127.0.0.1:9/{name}.pt",), **about)
+        monkeypatch.setitem(catalog(), name, there)
+    tilt = models / "carried" / NAME / "directions" / "tilt.safetensors"
+    save_direction(Direction("tilt", torch.ones(8)), tilt)
+    for words in ([], ["--output", "other"]):
+        run_script("download", [NAME, "attempts=1", *words], models)
+        told = capsys.readouterr().out
+        assert "smile.pt: 127.0.0.1:9 cannot be reached" in told and "tilt" not in told
+    assert (models / "other" / NAME / "directions" / "tilt.safetensors").read_bytes() == tilt.read_bytes()

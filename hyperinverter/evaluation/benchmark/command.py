@@ -31,6 +31,7 @@ from hyperinverter.evaluation.benchmark.training import measure_training
 from hyperinverter.evaluation.telling import tell
 from hyperinverter.metrics.timing import device_name
 from hyperinverter.training.common import set_up
+from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import slug, write_atomically
 
 PASSED_ON = ("device", "threads", "seed", "rounds", "least_rounds", "seconds")  # to each of `runs`, where set
@@ -46,7 +47,8 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     Returns:
         What benchmark.json holds.
     Raises:
-        UserError: the device is not there, trained weights are missing, or `reference` has no such networks.
+        UserError: nothing to do, the device is not there, trained weights are missing, or `reference` has no such
+            networks.
         ConfigError: a config in `runs` has faults.
     """
     device = set_up(config)
@@ -62,7 +64,9 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
                 _publish(Path(config.publish), result)
         _write(Path(config.output) / "table.md", tables(result))
         tqdm.write(tables(result))
-    elif config.publish is not None:
+    elif config.publish is None:
+        raise UserError("nothing to measure (runs and sides are empty); publish=docs/performance makes the page alone")
+    else:
         _publish(Path(config.publish), result)
     return result
 

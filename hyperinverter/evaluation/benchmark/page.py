@@ -42,9 +42,9 @@ as JPEG; `data.cache_mib`, where all of them fit (3 MiB a photo at 1024 px, 0.2 
 of 1024 px is read at 512 for a domain of 256 px, in 0.6 of the time. Other formats above the limit are refused.
 
 ```bash
-python scripts/benchmark.py --config configs/benchmark/all.yaml
-python scripts/benchmark.py --config configs/benchmark/gpu.yaml
-python scripts/benchmark.py --config configs/benchmark/all.yaml 'runs=[]' 'sides={}'
+python scripts/benchmark.py --config configs/benchmark/all.yaml publish=docs/performance
+python scripts/benchmark.py --config configs/benchmark/gpu.yaml publish=docs/performance
+python scripts/benchmark.py --config configs/benchmark/all.yaml 'runs=[]' 'sides={}' publish=docs/performance
 ```
 
 The first measures this page's domains on a CPU, the second on a GPU, and the third makes the page from the measurements
