@@ -2,7 +2,7 @@
 
 import pytest
 
-from hyperinverter.evaluation.benchmark.goals import outcomes
+from benchmarks.goals import outcomes
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from benchmarks.clock import Rounds, Stopwatch, speed_up, summarise, take_turns
+from benchmarks.inference import warmed
+from benchmarks.models import make_images, random_discriminator
+from benchmarks.release import ReleaseTraining
+from benchmarks.sides import SideName, tf32_allowed
 from hyperinverter.config.schema import AdversarialConfig, DomainConfig, OptimizerConfig, Phase1Config
-from hyperinverter.evaluation.benchmark.clock import Rounds, Stopwatch, speed_up, summarise, take_turns
-from hyperinverter.evaluation.benchmark.inference import warmed
-from hyperinverter.evaluation.benchmark.models import make_images, random_discriminator
-from hyperinverter.evaluation.benchmark.release import ReleaseTraining
-from hyperinverter.evaluation.benchmark.sides import SideName, tf32_allowed
 from hyperinverter.extractors.base import Extractor
 from hyperinverter.losses import FeatureLoss, L2Loss, TotalLoss
 from hyperinverter.models.hyperinverter import HyperInverterNetwork

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyperinverter.evaluation.benchmark.ceiling import Ceiling
-from hyperinverter.evaluation.benchmark.clock import Rounds, speed_up, summarise, take_turns
-from hyperinverter.evaluation.benchmark.counting import count_call, count_inference
-from hyperinverter.evaluation.benchmark.models import make_images
-from hyperinverter.evaluation.benchmark.sides import OurSide, ReferenceSide, SideName, copied, make_side
+from benchmarks.ceiling import Ceiling
+from benchmarks.clock import Rounds, speed_up, summarise, take_turns
+from benchmarks.counting import count_call, count_inference
+from benchmarks.models import make_images
+from benchmarks.sides import OurSide, ReferenceSide, SideName, copied, make_side
 from hyperinverter.pretrained.load import LoadedModel
 
 

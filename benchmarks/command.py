@@ -15,19 +15,19 @@ import torch
 from tqdm import tqdm
 
 import hyperinverter
+from benchmarks.budget import phase2_budget
+from benchmarks.ceiling import measure_ceiling
+from benchmarks.clock import Rounds
+from benchmarks.counting import count_generators
+from benchmarks.inference import measure_inference, measure_slider
+from benchmarks.loading import measure_loading
+from benchmarks.memory import MemoryTask, give_back_memory, in_fresh_process, measure_memory
+from benchmarks.models import make_model, with_hidden_size
+from benchmarks.page import page, tables
+from benchmarks.sides import SideName
+from benchmarks.training import measure_training
 from hyperinverter.config import BenchmarkConfig, load_config
 from hyperinverter.config.schema import DomainConfig
-from hyperinverter.evaluation.benchmark.budget import phase2_budget
-from hyperinverter.evaluation.benchmark.ceiling import measure_ceiling
-from hyperinverter.evaluation.benchmark.clock import Rounds
-from hyperinverter.evaluation.benchmark.counting import count_generators
-from hyperinverter.evaluation.benchmark.inference import measure_inference, measure_slider
-from hyperinverter.evaluation.benchmark.loading import measure_loading
-from hyperinverter.evaluation.benchmark.memory import MemoryTask, give_back_memory, in_fresh_process, measure_memory
-from hyperinverter.evaluation.benchmark.models import make_model, with_hidden_size
-from hyperinverter.evaluation.benchmark.page import page, tables
-from hyperinverter.evaluation.benchmark.sides import SideName
-from hyperinverter.evaluation.benchmark.training import measure_training
 from hyperinverter.evaluation.telling import tell
 from hyperinverter.metrics.timing import device_name
 from hyperinverter.training.common import set_up

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks import release_networks as networks
+from benchmarks.clock import Stopwatch
 from hyperinverter.config.schema import DomainConfig
-from hyperinverter.evaluation.benchmark import release_networks as networks
-from hyperinverter.evaluation.benchmark.clock import Stopwatch
 from hyperinverter.losses import TotalLoss
 from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.models.hypernetwork import regressor_name

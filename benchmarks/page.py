@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from hyperinverter.evaluation.benchmark.counting import STAGES
-from hyperinverter.evaluation.benchmark.goals import RELEASED_SECONDS, outcomes
-from hyperinverter.evaluation.benchmark.loading import loading_rows
+from benchmarks.counting import STAGES
+from benchmarks.goals import RELEASED_SECONDS, outcomes
+from benchmarks.loading import loading_rows
 
 HEAD = """# Performance
 

@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hyperinverter.config.schema import EncoderConfig, LayerwiseEncoderConfig
-from hyperinverter.evaluation.benchmark.release_ops import (
+from benchmarks.release_ops import (
     bias_act,
     conv2d_resample,
     fully_connected,
     modulated_conv2d,
     upsample2d,
 )
+from hyperinverter.config.schema import EncoderConfig, LayerwiseEncoderConfig
 from hyperinverter.models.hypernetwork import LEAK
 
 Weights = Mapping[str, Tensor]

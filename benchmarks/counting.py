@@ -15,9 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.clock import REST
+from benchmarks.release import Release
 from hyperinverter.config.schema import DomainConfig
-from hyperinverter.evaluation.benchmark.clock import REST
-from hyperinverter.evaluation.benchmark.release import Release
 from hyperinverter.models.build import build_hyperinverter
 from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.models.plan import shapes_only

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from hyperinverter.evaluation.benchmark.sides import tf32_allowed
+from benchmarks.sides import tf32_allowed
 from hyperinverter.metrics.timing import synchronise
 
 SECONDS = 0.4  # of measuring per number

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hyperinverter.evaluation.benchmark.clock import REST
-from hyperinverter.evaluation.benchmark.counting import Laps, StageHooks
-from hyperinverter.evaluation.benchmark.release import Release
+from benchmarks.clock import REST
+from benchmarks.counting import Laps, StageHooks
+from benchmarks.release import Release
 from hyperinverter.inverters import HyperInverter
 from hyperinverter.pretrained.load import LoadedModel
 
