@@ -1,7 +1,6 @@
 """Draw what Phase II changes: weights per layer, difference maps, blends of real images, and quality against time."""
 
-from hyperinverter.config import AnalyzeConfig
-from hyperinverter.config.cli import run
+from hyperinverter.config.commands import run_command
 
 if __name__ == "__main__":
-    run(AnalyzeConfig, "hyperinverter.evaluation.analysis.command:analyze", "configs/analyze/faces64.yaml", __doc__)
+    run_command("analyze")

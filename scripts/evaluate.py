@@ -1,7 +1,6 @@
 """Measure methods on images: L2, perceptual distances, PSNR, MS-SSIM, identity, FID, KID and time per image."""
 
-from hyperinverter.config import EvaluateConfig
-from hyperinverter.config.cli import run
+from hyperinverter.config.commands import run_command
 
 if __name__ == "__main__":
-    run(EvaluateConfig, "hyperinverter.evaluation.reconstruction:evaluate", "configs/evaluate/faces64.yaml", __doc__)
+    run_command("evaluate")

@@ -1,12 +1,6 @@
 """Find editing directions without labels: principal components of the generator's W (GANSpace), shown and saved."""
 
-from hyperinverter.config import GanspaceConfig
-from hyperinverter.config.cli import run
+from hyperinverter.config.commands import run_command
 
 if __name__ == "__main__":
-    run(
-        GanspaceConfig,
-        "hyperinverter.editing.ganspace_command:find_directions",
-        "configs/ganspace/faces64.yaml",
-        __doc__,
-    )
+    run_command("find-directions")

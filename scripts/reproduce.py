@@ -1,12 +1,6 @@
 """Measure all that docs/results.md says of a model, into docs/results/, and make the page from it."""
 
-from hyperinverter.config import ReproduceConfig
-from hyperinverter.config.cli import run
+from hyperinverter.config.commands import run_command
 
 if __name__ == "__main__":
-    run(
-        ReproduceConfig,
-        "hyperinverter.evaluation.reproduce.command:reproduce",
-        "configs/reproduce/faces64.yaml",
-        __doc__,
-    )
+    run_command("reproduce")

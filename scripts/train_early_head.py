@@ -1,7 +1,6 @@
 """Train the early head of a MobileStyleGAN generator: its images at a quarter of the size, without the last layer."""
 
-from hyperinverter.config import EarlyHeadConfig
-from hyperinverter.config.cli import run
+from hyperinverter.config.commands import run_command
 
 if __name__ == "__main__":
-    run(EarlyHeadConfig, "hyperinverter.training.early_head:train", "configs/early_head/ffhq_mobile.yaml", __doc__)
+    run_command("train early-head")

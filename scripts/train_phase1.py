@@ -1,7 +1,6 @@
 """Phase I: train the encoder E1 (image to w) against the domain's frozen generator."""
 
-from hyperinverter.config import Phase1Config
-from hyperinverter.config.cli import run
+from hyperinverter.config.commands import run_command
 
 if __name__ == "__main__":
-    run(Phase1Config, "hyperinverter.training.phase1:train", "configs/phase1/faces64.yaml", __doc__)
+    run_command("train phase1")

@@ -1,7 +1,6 @@
 """Phase II: train the encoder E2 and the hypernetworks (image to weight residuals), E1 and generator frozen."""
 
-from hyperinverter.config import Phase2Config
-from hyperinverter.config.cli import run
+from hyperinverter.config.commands import run_command
 
 if __name__ == "__main__":
-    run(Phase2Config, "hyperinverter.training.phase2:train", "configs/phase2/faces64.yaml", __doc__)
+    run_command("train phase2")

@@ -1,7 +1,6 @@
 """Train a StyleGAN2 generator and discriminator on your own images: the domain both inversion phases build on."""
 
-from hyperinverter.config import StyleGAN2Config
-from hyperinverter.config.cli import run
+from hyperinverter.config.commands import run_command
 
 if __name__ == "__main__":
-    run(StyleGAN2Config, "hyperinverter.training.stylegan2:train", "configs/stylegan2/faces64.yaml", __doc__)
+    run_command("train stylegan2")

@@ -13,7 +13,7 @@ FLOORS = {
     "losses": 5, "metrics": 5, "inverters": 5,
     "editing": 6,
     "training": 7,
-    "evaluation": 8, "app": 8,
+    "evaluation": 8, "app": 8, "__main__": 8,
 }  # fmt: skip
 BELOW_CONFIG = {"utils"}  # floor 1 itself is ordered: utils < config, ops, checkpoint
 

@@ -93,7 +93,7 @@ COMMANDS: dict[str, Script | None] = {  # None: not ours, see test_make_and_shel
     ),
     "python scripts/ablate.py data.root=my_photos photos=my_held_out_photos": Script("--dry-run"),  # an hour
     "python scripts/align.py my_photos output=outputs/aligned": Script(
-        "data.max_images=1", "outputs/aligned/alignment.json"
+        "data.max_images=1", "outputs/aligned/alignment.json", device=""
     ),
     "python scripts/benchmark.py": Script(
         "'sides={reference: [1], fp32: [1]}' 'training={}' memory=false rounds=1 least_rounds=1",

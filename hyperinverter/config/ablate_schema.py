@@ -16,7 +16,8 @@ class AblateConfig(RunConfig):
     # key=value of Phase II, laid over every row: the budget that all have in common
     settings: list[str] = field(default_factory=list)
     photos: str | list[str] | None = None  # held out: measured, never trained on
+    # that every row is measured by
     metrics: list[str] = field(default_factory=lambda: ["l2", "psnr", "ms_ssim", "squeezenet_features"])
     batch_size: int = 16  # of the measurement
-    sheet_rows: int = 6
+    sheet_rows: int = 6  # of ablations.png
     publish: str | None = None  # folder for <domain>/ablations.json; the page beside it is made anew

@@ -2,23 +2,24 @@
 
 from dataclasses import dataclass, field
 
-from hyperinverter.config.schema import RunConfig
+from hyperinverter.config.schema import CommandConfig, ImagesConfig
 
 # What may be drawn: figures 8 and 11, 12 to 14, 9, and 1 of the paper.
 FIGURES = ("weight_changes", "difference_maps", "interpolation", "quality_time")
 
 
 @dataclass
-class AnalyzeConfig(RunConfig):
+class AnalyzeConfig(CommandConfig):
     """analyze: the paper's analysis figures, each as numbers (JSON, CSV) and as a picture (SVG and PNG).
 
     A figure whose input is not given is left out, and said so.
     """
 
-    figures: list[str] = field(default_factory=lambda: list(FIGURES))
+    data: ImagesConfig = field(default_factory=ImagesConfig)
+    figures: list[str] = field(default_factory=lambda: list(FIGURES))  # some of FIGURES
     model: str | None = None  # model folder or name; None: the domain's
     method: str = "hyperinverter"  # one that changes the generator's weights
-    batch_size: int = 8
+    batch_size: int = 8  # images that are inverted at a time
     rows: int = 6  # images on the sheet of difference maps: a third each least, middle and most changed
     pairs: int = 3  # of images, blended into each other
     steps: int = 7  # of a blend, both ends included

@@ -23,7 +23,7 @@ class BenchmarkConfig(CommandConfig):
     hidden_sizes: list[int] = field(default_factory=list)  # D; []: the domain's own. After the first: smallest batch
     slider: str | None = "fp32"  # side whose re-rendering after an edit is measured; None: not measured
     training: dict[str, list[str]] = field(default_factory=dict)  # phase -> sides
-    training_batch_size: int = 2
+    training_batch_size: int = 2  # images of a training step
     memory: bool = True  # peak memory of every side, each in a process of its own
     budget: list[str] = field(default_factory=list)  # training sides whose Phase II memory is computed, for any machine
     loading: list[int] = field(default_factory=list)  # decoding threads with which reading from disk is measured

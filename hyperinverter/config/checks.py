@@ -44,21 +44,33 @@ def problems(config: Any, prefix: str = "") -> Iterator[Problem]:
 # ------------------------------------------------------------------------------------------- sections of a run
 
 
-def _data(c: s.DataConfig) -> Iterator[Problem]:
-    yield from choice(c, "kind", ("auto", "folder", "zip", "lmdb", "generated"))
+def _photos(c: s.PhotosConfig) -> Iterator[Problem]:
     if "" in ([c.root] if isinstance(c.root, str) else c.root or []):  # it would mean the folder one is in
         yield Problem(("root",), "is an empty name; write a folder or file, or '.' for the current folder")
     yield from choice(c, "on_bad_file", ("skip", "refuse"))
     yield from positive(c, "max_megapixels")
-    yield from at_least(c, 1, "max_images num_generated")
-    yield from at_least(c, 0, "workers cache_mib generated_seed")
+    yield from at_least(c, 1, "max_images")
+
+
+def _files(c: s.FilesConfig) -> Iterator[Problem]:
+    generated = ("generated",) if isinstance(c, s.ImagesConfig) else ()
+    yield from choice(c, "kind", ("auto", "folder", "zip", "lmdb", *generated))
+    yield from at_least(c, 0, "workers")
+
+
+def _images(c: s.ImagesConfig) -> Iterator[Problem]:
+    yield from at_least(c, 1, "num_generated")
+    yield from at_least(c, 0, "cache_mib generated_seed")
     yield from not_negative(c, "truncation_psi")
     yield from between_0_and_1(c, "truncation_psi_from")
-    if not 0 <= c.validation_fraction < 1:
-        yield Problem(("validation_fraction",), f"must be 0 or more and below 1, got {c.validation_fraction}")
     if c.kind == "generated" and c.root is not None:
         message = f"({c.root}) is not read when data.kind is generated; write data.kind=auto to use these images"
         yield Problem(("root", "kind"), message)
+
+
+def _data(c: s.DataConfig) -> Iterator[Problem]:
+    if not 0 <= c.validation_fraction < 1:
+        yield Problem(("validation_fraction",), f"must be 0 or more and below 1, got {c.validation_fraction}")
 
 
 def _optimizer(c: s.OptimizerConfig) -> Iterator[Problem]:
@@ -88,13 +100,16 @@ def _schedule(c: s.ScheduleConfig) -> Iterator[Problem]:
 # ------------------------------------------------------------------------------------------- whole configs
 
 
-def _command(c: s.CommandConfig) -> Iterator[Problem]:
+def _output(c: s.OutputConfig) -> Iterator[Problem]:
     yield from not_empty(c, "output")
     for part in ("generator", "discriminator"):
         for key, (value, words) in names.SERVED.items():
             if (got := getattr(getattr(c.domain, part), key)) != value:
                 message = f"is {got}, but commands serve {words}; only scripts/convert.py takes others"
                 yield Problem((f"domain.{part}.{key}",), message)
+
+
+def _command(c: s.CommandConfig) -> Iterator[Problem]:
     yield from at_least(c, 0, "seed")
     yield from at_least(c, 1, "threads")
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", c.device):
@@ -205,20 +220,26 @@ def _stylegan2(c: s.StyleGAN2Config) -> Iterator[Problem]:
         yield Problem(("data.kind",), "a generator cannot learn from its own samples; write auto and data.root=FOLDER")
 
 
-def _edit(c: s.EditConfig) -> Iterator[Problem]:
-    yield from not_empty(c, "directions strengths")
+def _invert(c: s.InvertConfig) -> Iterator[Problem]:
     yield from choice(c, "method", ("hyperinverter", "w_encoder"))
     if c.resolution is not None:
         yield from power_of_two(c, "resolution", 8)
     yield from choice(c, "precision", s.PRECISIONS)
     yield from at_least(c, 1, "batch_size")
-    yield from at_least(c, 2, "steps")
-    if not all(map(math.isfinite, c.strengths)):
-        yield Problem(("strengths",), f"must be finite, got {c.strengths}")
-    yield from choice(c, "strength_unit", ("w", "std"))
     if c.align and c.domain.alignment == "none":
         message = f"is true, but domain {c.domain.name} has alignment: none; write align=false"
         yield Problem(("align", "domain.alignment"), message)
+
+
+def _edit(c: s.EditConfig) -> Iterator[Problem]:
+    yield from not_empty(c, "directions strengths")
+    if not all(map(math.isfinite, c.strengths)):
+        yield Problem(("strengths",), f"must be finite, got {c.strengths}")
+    yield from choice(c, "strength_unit", ("w", "std"))
+
+
+def _interpolate(c: s.InterpolateConfig) -> Iterator[Problem]:
+    yield from at_least(c, 2, "steps")
 
 
 def _demo(c: DemoConfig) -> Iterator[Problem]:
@@ -235,10 +256,14 @@ def _demo(c: DemoConfig) -> Iterator[Problem]:
 
 CHECKS: dict[type, Callable[[Any], Iterable[Problem]]] = {
     **DOMAIN_CHECKS,
+    s.PhotosConfig: _photos,
+    s.FilesConfig: _files,
+    s.ImagesConfig: _images,
     s.DataConfig: _data,
     s.OptimizerConfig: _optimizer,
     s.AdversarialConfig: _adversarial,
     s.ScheduleConfig: _schedule,
+    s.OutputConfig: _output,
     s.CommandConfig: _command,
     s.TrainConfig: _train,
     s.PhaseConfig: _phase,
@@ -246,7 +271,9 @@ CHECKS: dict[type, Callable[[Any], Iterable[Problem]]] = {
     s.EarlyHeadConfig: _early_head,
     s.Phase2Config: _phase2,
     s.StyleGAN2Config: _stylegan2,
+    s.InvertConfig: _invert,
     s.EditConfig: _edit,
+    s.InterpolateConfig: _interpolate,
     DemoConfig: _demo,
     **REPORT_CHECKS,
 }

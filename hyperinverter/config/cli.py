@@ -1,7 +1,7 @@
-"""The command line every script has: `--config FILE`, `key=value`, `--dry-run`; faults as plain text with exit code 2.
+"""The command line every command has: `--config FILE`, `key=value`, `--dry-run`; faults as text with exit code 2.
 
-A script is one call of `run`. Nothing heavy is imported before it is needed: `--help` and a config's faults come
-without torch, `--dry-run` builds the networks to count their parameters, and only a real run imports the action.
+Nothing heavy is imported before it is needed: `--help`, a config's faults and photos that are not there come without
+torch, `--dry-run` builds the networks to count their parameters, and only a real run imports the action.
 """
 
 import argparse
@@ -10,14 +10,18 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, get_type_hints
+from typing import Any, NoReturn
 
 from hyperinverter.config.faults import ConfigError
-from hyperinverter.config.load import list_domains, load_config, to_yaml
+from hyperinverter.config.help import settings_help
+from hyperinverter.config.load import load_config, to_yaml
+from hyperinverter.config.words import as_settings, overrides
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import check_writable
+from hyperinverter.utils.paths import expand
 from hyperinverter.utils.text import printable
 from hyperinverter.utils.waiting import said_if_slow
 
@@ -25,138 +29,139 @@ PACKAGE = Path(__file__).resolve().parents[1]
 USER_MISTAKE = 2  # exit code, as argparse's own
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # what a full or read-only disk says
 PIPE_CLOSED = 141  # as of a program that SIGPIPE ended
-EXAMPLES = {"data.root": "FOLDER", "output": "FOLDER", "device": "cpu"}  # for --help, where a command has the key
+INPUT_PATHS = ("data.root", "photos")  # keys of paths to images, which are looked at before PyTorch is loaded
 
 
-def run(
-    schema_class: type,
-    action: str,
-    default_config: str | None,
-    description: str,
-    *,
-    positional: str | None = None,
-    positional_help: str = "images, folders, .zip files or globs",
-    positional_name: str = "IMAGE",
-    dashed: Sequence[str] = (),
-    plan: str = "hyperinverter.models.plan:describe",
-    argv: Sequence[str] | None = None,
-) -> None:
-    """Parse the command line, load the config, and call the action with it.
+@dataclass(frozen=True)
+class Command:
+    """One command.
+
+    Attributes:
+        schema: the `*Config` dataclass of its settings.
+        action: "package.module:function", called with the config; imported only when it runs.
+        config: the YAML file used without --config; None takes the schema's defaults.
+        description: the first lines of --help.
+        inputs: the key that collects words without `=`, such as "data.root"; None: every word is key=value.
+        inputs_help: what those words are; `inputs_name` stands for one of them in --help.
+        plan: "package.module:function", called with the config by --dry-run; gives the text to print.
+    """
+
+    schema: type
+    action: str
+    config: str | None
+    description: str
+    inputs: str | None = None
+    inputs_help: str = "photos, folders, .zip files or globs of these"
+    inputs_name: str = "IMAGE"
+    plan: str = "hyperinverter.models.plan:describe"
+
+
+def run(command: Command, argv: Sequence[str], program: str | None = None) -> None:
+    """Parse the command line, load the config, and call the command's action with it.
 
     Args:
-        schema_class: the `*Config` dataclass of this command.
-        action: "package.module:function", called with the config; imported only when it runs.
-        default_config: the YAML file used without --config; None takes the schema's defaults.
-        description: the first lines of --help.
-        positional: a config key that collects words without `=`, such as "data.root"; None: every word is key=value.
-        positional_help: what those words are; positional_name stands for one of them in --help.
-        dashed: keys that may also be written `--key VALUE`; those that are true or false always may, as `--key`.
-        plan: "package.module:function", called with the config by --dry-run; gives the text to print.
-        argv: the words of the command line; None takes sys.argv.
+        command: which.
+        argv: the words after the command's name.
+        program: how --help calls the command; None: by the script's file name.
     Raises:
         SystemExit: 2 after a mistake that the user can mend, 130 after Ctrl-C.
     """
-    hints = get_type_hints(schema_class)
-    parser = _parser(default_config, description, positional, positional_help, positional_name, hints)
     try:
-        words = _as_settings(sys.argv[1:] if argv is None else argv, hints, dashed)
+        words = as_settings(argv, command.schema)
+        parser = _parser(command, program)
         options, unknown = parser.parse_known_intermixed_args(words)
+        if options.help:
+            print(parser.format_help() + settings_help(command.schema, load_config(command.schema, options.config)))
+            sys.stdout.flush()
+            return
         if bad_options := [word for word in unknown if word.startswith("-")]:
-            raise UserError(f"no such option: {' '.join(bad_options)}; settings are written key=value, without dashes")
-        config = load_config(schema_class, options.config, _overrides([*options.words, *unknown], positional))
+            raise UserError(f"no such option: {' '.join(bad_options)}; settings are written key=value or --key value")
+        settings = overrides([*options.words, *unknown], command.schema, command.inputs)
+        config = load_config(command.schema, options.config, settings)
+        _check_inputs(command, config)
         if (options.print_config or options.dry_run) and not _is_spoken_for():
             print(to_yaml(config), end="")
         if options.dry_run and not _is_spoken_for():
             with said_if_slow("loading PyTorch"):
-                describe = _import(plan)
+                describe = _import(command.plan)
             print("\n" + describe(config))
         if not (options.print_config or options.dry_run):
             if getattr(config, "output", None):  # told before hours are put into what could not be written
                 config.output = str(Path(config.output).expanduser())
                 check_writable(config.output)
             with said_if_slow("loading PyTorch", wanted=not _is_spoken_for()):
-                act = _import(action)
+                act = _import(command.action)
             _checked_for_processes(act)(config)
         sys.stdout.flush()
     except ConfigError as error:
         count = f"{len(error.faults)} settings" if len(error.faults) > 1 else "one setting"
-        _stop(f"{count} to mend:\n  " + "\n  ".join(map(str, error.faults)), error)
+        stop(f"{count} to mend:\n  " + "\n  ".join(map(str, error.faults)), error)
     except BrokenPipeError:  # `| head` has seen enough; nothing more can be written, not even at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(PIPE_CLOSED) from None
     except (UserError, ValueError, OSError) as error:
-        if "--traceback" in (sys.argv if argv is None else argv) or not _is_users(error):
+        if "--traceback" in argv or not _is_users(error):
             raise
         told = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             told += "; what was written before is whole: make room, or give another output=FOLDER"
-        _stop(told, error)
+        stop(told, error)
     except KeyboardInterrupt:
         if not _is_spoken_for():
             print("\nstopped; the same command goes on from the last checkpoint, if it saves any", file=sys.stderr)
         raise SystemExit(130) from None
 
 
-def _as_settings(words: Sequence[str], hints: dict[str, Any], dashed: Sequence[str]) -> list[str]:
-    """`--align` becomes align=true; where `dashed` names base_url, `--base-url X` becomes base_url=X."""
-    settings, rest = [], list(words)
-    while rest:
-        word = rest.pop(0)
-        name, equals, value = word.removeprefix("--").partition("=")
-        key = name.replace("-", "_")
-        if not word.startswith("--") or (key not in dashed and (equals or hints.get(key) is not bool)):
-            settings.append(word)
-        elif hints[key] is bool:
-            settings.append(f"{key}=true")
-        elif equals or rest:
-            settings.append(f"{key}={value if equals else rest.pop(0)}")
-        else:
-            raise UserError(f"{word} needs a value: {word} VALUE, or {key}=VALUE")
-    return settings
-
-
-def _parser(
-    default_config: str | None,
-    description: str,
-    positional: str | None,
-    positional_help: str,
-    positional_name: str,
-    hints: dict[str, Any],
-) -> argparse.ArgumentParser:
-    examples = [f"{key}={of}" for key, of in EXAMPLES.items() if key.partition(".")[0] in hints]
-    domains = f"; domains: {', '.join(list_domains())}" if "domain" in hints else ""
+def _parser(command: Command, program: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description=description,
-        epilog=f"Settings: {' '.join(examples)}{domains}. --print-config shows every key of this command with its "
-        "value.",
-        allow_abbrev=False,
+        prog=program, description=command.description, allow_abbrev=False, add_help=False, usage=argparse.SUPPRESS
     )
-    words = f"key=value changes one setting{f'; words without = are {positional_help}' if positional else ''}"
-    metavar = "KEY=VALUE" if positional is None else f"{positional_name}|KEY=VALUE"
-    default = "(default: %(default)s)" if default_config else "(default: none)"
-    parser.add_argument("words", nargs="*", metavar=metavar, help=words)
-    parser.add_argument("--config", metavar="FILE", default=default_config, help=f"YAML file {default}")
+    name = command.inputs_name if command.inputs else ""
+    parser.usage = f"{parser.prog} {f'[{name} ...] ' if name else ''}[KEY=VALUE ...] [options]"
+    words = "KEY=VALUE, --KEY=VALUE or --KEY VALUE changes one setting"
+    if command.inputs:
+        words += f"; words without = are {command.inputs_help} ({command.inputs})"
+    default = "(default: %(default)s)" if command.config else "(default: none)"
+    parser.add_argument("words", nargs="*", metavar=f"{name}|KEY=VALUE" if name else "KEY=VALUE", help=words)
+    parser.add_argument("--config", metavar="FILE", default=command.config, help=f"YAML file {default}")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and the plan, do nothing")
     parser.add_argument("--print-config", action="store_true", help="print the resolved config only, at once")
     parser.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
+    parser.add_argument("-h", "--help", action="store_true", help="show this text")
     return parser
 
 
-def _overrides(words: Sequence[str], positional: str | None) -> list[str]:
-    """The key=value words, and the others as one for the positional key; `./a=b.png` is a path, `a=b.png` a setting."""
-    settings, paths = [], []
-    for word in words:
-        is_setting = word.partition("=")[0].replace(".", "_").isidentifier() and "=" in word
-        (settings if is_setting or positional is None else paths).append(word)
-    if paths:
-        quoted = ["'" + path.replace("'", "''") + "'" for path in paths]
-        settings.append(f"{positional}=[{', '.join(quoted)}]")
-    return settings
+def _check_inputs(command: Command, config: Any) -> None:
+    """Tell that a photo or folder is not there before PyTorch is loaded.
+
+    Raises:
+        MissingDataError: names the first.
+    """
+    if command.inputs in INPUT_PATHS:
+        value = config
+        for name in command.inputs.split("."):
+            value = getattr(value, name)
+        for root in [value] if isinstance(value, str) else value or []:
+            expand(root)
 
 
 def _import(name: str) -> Callable[..., Any]:
+    """A function by "module:function".
+
+    Raises:
+        UserError: it belongs to the repository only, as `benchmarks` does, and the package is installed without that.
+    """
     module, _, function = name.partition(":")
-    return getattr(importlib.import_module(module), function)
+    if not module.startswith(f"{PACKAGE.name}.") and (PACKAGE.parent / module.partition(".")[0]).is_dir():
+        sys.path.insert(0, str(PACKAGE.parent))
+    try:
+        return getattr(importlib.import_module(module), function)
+    except ModuleNotFoundError as error:
+        if error.name != "benchmarks":
+            raise
+        raise UserError(
+            "benchmarks are no part of the installed package; run this in a clone of its repository"
+        ) from None
 
 
 def _is_users(error: Exception) -> bool:
@@ -184,7 +189,8 @@ def _checked_for_processes(action: Callable[..., Any]) -> Callable[..., Any]:
     raise UserError("this command runs in one process: start it with python instead of torchrun")
 
 
-def _stop(message: str, error: Exception) -> None:
+def stop(message: str, error: Exception | None = None) -> NoReturn:
+    """Print a message as an error and end with the exit code of a mistake that the user can mend."""
     if not getattr(error, "told", _is_spoken_for()):
         print(f"error: {printable(message, keep=chr(10))}", file=sys.stderr)
     raise SystemExit(USER_MISTAKE) from None

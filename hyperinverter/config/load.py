@@ -9,23 +9,26 @@ of free names (`loss_weights`, `directions`, `attributes`) written in a file rep
 """
 
 import re
-import types
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, is_dataclass
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hyperinverter.config import checks
 from hyperinverter.config.faults import ConfigError, Fault, did_you_mean, unknown_name
-from hyperinverter.config.schema import DomainConfig
+from hyperinverter.config.hints import all_keys, described, is_list, options
+from hyperinverter.config.schema import SHARED_FILES, DomainConfig
+from hyperinverter.config.words import list_of
 from hyperinverter.config.yaml_text import dump_yaml, parse_value, read_yaml
 from hyperinverter.utils.checkout import REPOSITORY, unless_checkout
 
 COMMAND_LINE = "command line"
 QUOTE = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")  # ${domain.name}
+NEAR = 0.75  # likeness of a wrong key and one of another section, from which on that is suggested
 MOST_QUOTES = 10  # in one value
 T = TypeVar("T")
 WhereIs = Callable[[str], str]  # full dotted key -> FILE:LINE
@@ -134,7 +137,8 @@ class _Builder:
         for name, value in values.items():
             key = f"{prefix}.{name}" if prefix else name
             if name not in hints:
-                self.faults.append(Fault(where_is(key), key, self._unknown_key(name, hints)))
+                if not _is_of_another(name, schema_class):
+                    self.faults.append(Fault(where_is(key), key, self._unknown_key(name, hints)))
             elif not is_dataclass(hints[name]):
                 self._set(key, value, hints[name], where_is)
             elif isinstance(value, dict):
@@ -184,9 +188,11 @@ class _Builder:
             self.faults.append(Fault(COMMAND_LINE, key, str(error)))
             return
         # text stays as typed: output=2024_01 or data.root=a: b are names, not numbers or mappings; null stays null
-        is_null = value is None and raw.strip()
-        if str in options(hint) and not is_null and not raw.lstrip().startswith(("[", "'", '"')):
-            value = raw
+        if value is not None or not raw.strip():
+            if str in options(hint) and not raw.lstrip().startswith(("[", "'", '"')):
+                value = raw
+            elif is_list(hint) and raw.strip() and not raw.lstrip().startswith(("[", "{", "'", '"')):
+                value = list_of(raw, hint)
         self._set(key, value, hint, lambda _: COMMAND_LINE)
 
     def set_domain(self, key: str, name_or_path: str, where: str, folder: Path) -> None:
@@ -219,18 +225,22 @@ class _Builder:
             # OmegaConf is lenient with booleans (3 is true, true is the text "True"); a config is not the place for it
             if (isinstance(value, bool) and bool not in allowed) or (hint is bool and not isinstance(value, bool)):
                 raise TypeError
-            OmegaConf.update(self.tree, key, value, merge=False)
+            OmegaConf.update(self.tree, key, _as_lists(value, hint), merge=False)
             self.origin[key] = where_is(key)
         except (OmegaConfBaseException, TypeError, ValueError):
-            hint_text = " or ".join(map(_describe, allowed))
+            hint_text = " or ".join(map(described, allowed))
             got = f"got {value!r}" + (f"; write {int(value)}" if _is_whole(value) and int in allowed else "")
             where = where_is(key)
             self.faults.append(Fault(where, key, f"expected {hint_text}, {got}"))
 
     def _unknown_key(self, name: str, hints: dict[str, Any]) -> str:
-        if close := did_you_mean(name, hints):
+        """The nearest key: of this section, or of another section of this command."""
+        leaves = [(key.rpartition(".")[2], key) for key in all_keys(self.schema_class)]
+        near = get_close_matches(name, {*hints, *(leaf for leaf, _ in leaves)}, n=1, cutoff=NEAR)
+        elsewhere = [key for leaf, key in leaves if leaf in near]
+        close = near[0] if near and near[0] in hints else did_you_mean(name, hints)
+        if close and (not elsewhere or close in near):
             return f"unknown key, did you mean {close}?"
-        elsewhere = [key for key in _all_keys(self.schema_class) if key.rpartition(".")[2] == name]
         if elsewhere:
             return f"unknown key, did you mean {' or '.join(elsewhere[:3])}?"
         return f"unknown key; known here: {', '.join(hints)}"
@@ -317,29 +327,23 @@ def _wrong_quote(value: Any) -> str | None:
     return None if count <= MOST_QUOTES else f"quotes {count} keys; write the value itself"
 
 
+def _is_of_another(name: str, schema_class: type) -> bool:
+    """Whether another command that reads the same files has this key."""
+    return any(name in get_type_hints(other) for line in SHARED_FILES if schema_class in line for other in line)
+
+
+def _as_lists(value: Any, hint: Any) -> Any:
+    """One value where a list is expected as a list of it, also among the values of a mapping."""
+    if is_list(hint) and value is not None and not isinstance(value, list | dict):
+        return [value]
+    if get_origin(hint) is dict and isinstance(value, dict):
+        return {name: _as_lists(one, get_args(hint)[1]) for name, one in value.items()}
+    return value
+
+
 def _is_path(text: str) -> bool:
     return "/" in text or "\\" in text or text.endswith((".yaml", ".yml"))
 
 
 def _is_whole(value: Any) -> bool:
     return isinstance(value, float) and value.is_integer()
-
-
-def options(hint: Any) -> tuple[Any, ...]:
-    """The members of a union, or the one type."""
-    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-
-
-def _describe(hint: Any) -> str:
-    simple = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
-    if hint in simple:
-        return simple[hint]
-    inner = {int: "whole numbers", float: "numbers", str: "texts"}[get_args(hint)[-1]]
-    return f"a list of {inner}" if get_origin(hint) is list else f"lines `name: value` with {inner} as values"
-
-
-def _all_keys(schema_class: type, prefix: str = "") -> Iterable[str]:
-    for name, hint in get_type_hints(schema_class).items():
-        yield f"{prefix}{name}"
-        if is_dataclass(hint):
-            yield from _all_keys(hint, f"{prefix}{name}.")

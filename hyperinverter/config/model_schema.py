@@ -2,17 +2,18 @@
 
 from dataclasses import dataclass, field
 
-from hyperinverter.config.schema import CommandConfig, RunConfig
+from hyperinverter.config.schema import CommandConfig, FilesConfig
 
 
 @dataclass
-class DirectionConfig(RunConfig):
+class DirectionConfig(CommandConfig):
     """learn_direction: a linear SVM on w."""
 
-    model: str | None = None
+    data: FilesConfig = field(default_factory=FilesConfig)
+    model: str | None = None  # model folder or name; None: the domain's
     labels: str | None = None  # CSV (.gz allowed) with a `file` column and one 0/1 column per attribute
     attributes: dict[str, str] = field(default_factory=dict)  # direction name -> column; a leading "-" flips it
-    held_out_fraction: float = 0.2
+    held_out_fraction: float = 0.2  # of the photos, by which the accuracy is measured
     estimate: str = "normal"  # normal (of the SVM, as InterFaceGAN) | shrunk | pattern, see editing/learn.py
 
 
@@ -20,7 +21,7 @@ class DirectionConfig(RunConfig):
 class ExportConfig(CommandConfig):
     """export_model: a trained model folder in the form in which it is shipped."""
 
-    model: str | None = None
+    model: str | None = None  # the trained model folder
     half: bool = True  # try every part in float16, and keep it so where outputs stay within the bounds below
     tolerance: float = 1e-3  # mean change of a pixel in [-1, 1] that all rounding together may cause
     largest: float = 0.02  # change of any one pixel

@@ -4,7 +4,7 @@ from dataclasses import MISSING, Field, fields
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from hyperinverter.config.checks import problems
-from hyperinverter.config.load import options
+from hyperinverter.config.hints import options
 
 T = TypeVar("T")
 LONGEST_LIST = 64  # stages of a trunk, taps of a filter

@@ -42,15 +42,15 @@ class ReproduceConfig(CommandConfig):
     compare_with: str | None = None  # analysis.json of a domain of faces, which scenes are held against
     edited_photos: int = 200  # at most, one of each person where the labels tell people apart
     bounds_photos: int = 32  # whose codes are optimised, to see what the encoders leave
-    bounds_steps: int = 150
+    bounds_steps: int = 150  # of that optimisation
     bounds_losses: dict[str, float] = field(default_factory=lambda: {"l2": 1.0})  # what the optimised codes minimise
     strengths: list[float] = field(default_factory=lambda: [1.0, 2.0, 3.0])  # of edits, each in both ways
     strength_unit: str = "std"  # std (of w·d over the photos a direction was learned on) | w (the paper's γ)
     # of edits: attributes (classifiers fitted to training_photos and labels) | ssrnet_age | faceres_age | fsanet_yaw |
     # emotion_happy; a network that is absent is told
     judges: list[str] = field(default_factory=lambda: list(JUDGES))
-    metrics: list[str] = field(default_factory=lambda: list(METRICS))
-    batch_size: int = 16
-    time_repeats: int = 30
+    metrics: list[str] = field(default_factory=lambda: list(METRICS))  # some of METRICS
+    batch_size: int = 16  # images that are inverted at a time
+    time_repeats: int = 30  # how often the time of an image is measured
     publish: str | None = None  # folder for the JSON files, and beside it the page <folder>.md made of all in it
     pictures: str | None = None  # folder for samples.png, reconstructions.png, edits.png; None: in output

@@ -32,50 +32,70 @@ from hyperinverter.config.domain_schema import (  # noqa: F401
     LayerwiseEncoderConfig,
     WeightsConfig,
 )
-from hyperinverter.config.names import METRICS
+from hyperinverter.config.names import LOSSES, METHODS, METRICS, PERCEPTUAL  # noqa: F401
 
 
 @dataclass
-class DataConfig:
-    """Images. `root` is a folder (searched recursively), a .zip, an LSUN LMDB folder, a glob of these, or a list."""
+class PhotosConfig:
+    """Photos to invert, edit or align."""
 
+    # a folder (searched recursively), a .zip, an LMDB folder, a file, a quoted glob of these, or a list
     root: str | list[str] | None = None
-    kind: str = "auto"  # auto | folder | zip | lmdb | generated (samples of the domain's generator, nothing on disk)
-    max_images: int | None = None
-    num_generated: int = 10_000  # only kind=generated
-    generated_seed: int = 0
-    truncation_psi: float = 1.0  # only kind=generated
-    truncation_psi_from: float | None = None  # every image its own truncation, from here to truncation_psi
-    store: str | None = None  # only kind=generated: a folder that keeps them, so that each is sampled once
-    flip: bool = True  # training only, probability one half
+    max_images: int | None = None  # at most; None: all
     on_bad_file: str = "skip"  # skip (reported by name) | refuse (stop with the list of names)
-    validation_root: str | list[str] | None = None  # None: split off `validation_fraction` by file name
-    validation_fraction: float = 0.02
     max_megapixels: float = 24.5  # larger JPEGs are reduced while they are decoded, other larger images are bad files
+
+
+@dataclass
+class FilesConfig(PhotosConfig):
+    """Photos that are read in batches."""
+
+    kind: str = "auto"  # auto (by what is there) | folder | zip | lmdb
     workers: int | None = None  # threads that decode; None: one per core that this process may use, at most 16; 0: none
+
+
+@dataclass
+class ImagesConfig(FilesConfig):
+    """Photos, or samples of the domain's generator with nothing on disk."""
+
+    kind: str = "auto"  # auto (by what is there) | folder | zip | lmdb | generated (samples of the domain's generator)
+    num_generated: int = 10_000  # only kind=generated: how many
+    generated_seed: int = 0  # only kind=generated: of these samples
+    truncation_psi: float = 1.0  # only kind=generated: 1 is all of W, less lies nearer to its mean
+    truncation_psi_from: float | None = None  # every image its own truncation, from here to truncation_psi
     cache_mib: int = 1024  # decoded uint8 images are kept in memory when all of them fit in this many MiB
 
 
 @dataclass
+class DataConfig(ImagesConfig):
+    """Images to train on."""
+
+    store: str | None = None  # only kind=generated: a folder that keeps them, so that each is sampled once
+    flip: bool = True  # each image is mirrored with probability one half
+    validation_root: str | list[str] | None = None  # None: split off `validation_fraction` by file name
+    validation_fraction: float = 0.02  # of the images, kept for validation
+
+
+@dataclass
 class OptimizerConfig:
-    # adam | ranger (the paper's RAdam + Lookahead + gradient centralisation) | ranger_adabelief
+    # its kind: adam | ranger (the paper's RAdam + Lookahead + gradient centralisation) | ranger_adabelief
     # | muon (for matrices; betas and eps are for the vectors, which Adam moves)
     name: str = "adam"
-    lr: float = 1e-4
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    eps: float = 1e-8
+    lr: float = 1e-4  # learning rate
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])  # decay of the means of gradient and square
+    eps: float = 1e-8  # added to the root of the square
 
 
 @dataclass
 class AdversarialConfig:
     """Phase II's GAN term: joins at `start_step` with its own batch size (paper: 200,000 and 4; weight 0 is off)."""
 
-    weight: float = 0.0
+    weight: float = 0.0  # of the GAN term; 0: none
     discriminator_loss: str = "released"  # one of DISCRIMINATOR_LOSSES: half of the sum | the sum, the paper's eq. 9
-    start_step: int = 200_000
-    batch_size: int = 4
-    r1_gamma: float = 10.0
-    r1_every: int = 16
+    start_step: int = 200_000  # from which it joins the loss
+    batch_size: int = 4  # from that step on
+    r1_gamma: float = 10.0  # weight of the R1 penalty
+    r1_every: int = 16  # R1 is computed in every so many steps
     cold_steps: int = 20_000  # best-checkpoint tracking restarts at start_step and again this many steps later
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
@@ -84,25 +104,31 @@ class AdversarialConfig:
 class ScheduleConfig:
     """Counted in optimiser steps."""
 
-    max_steps: int = 500_000
+    max_steps: int = 500_000  # after which the run is done
     batch_size: int = 8  # images of all processes together
-    log_every: int = 50
-    images_every: int = 500
-    validate_every: int = 1000
-    validation_images: int | None = None  # None: all of them
-    save_every: int = 1000
-    keep_checkpoints: int = 2
+    log_every: int = 50  # losses
+    images_every: int = 500  # pictures in samples/
+    validate_every: int = 1000  # validation, which chooses the best model
+    validation_images: int | None = None  # at most; None: all of them
+    save_every: int = 1000  # checkpoints, from which a run goes on
+    keep_checkpoints: int = 2  # the newest ones
     lr_decay_steps: int = 0  # the rates fall over this many last steps, at most all; 0: constant, as in the paper
     lr_decay_to: float = 0.1  # part of the rate that is left at the last step
     lr_decay_shape: str = "cosine"  # one of DECAY_SHAPES
 
 
 @dataclass
-class CommandConfig:
-    """What every command has."""
+class OutputConfig:
+    """What every command that writes pictures or networks has."""
 
     domain: DomainConfig = field(default_factory=DomainConfig)
-    output: str = "outputs/run"
+    output: str = "outputs/run"  # folder of everything that is written
+
+
+@dataclass
+class CommandConfig(OutputConfig):
+    """What every command that computes with networks has."""
+
     seed: int = 2107  # the published seed
     device: str = "auto"  # auto | cpu | cuda | cuda:N | mps
     threads: int | None = None  # CPU threads; None leaves torch's choice
@@ -110,7 +136,7 @@ class CommandConfig:
 
 @dataclass
 class RunConfig(CommandConfig):
-    """What every command that reads images has."""
+    """What every command that trains on images has."""
 
     data: DataConfig = field(default_factory=DataConfig)
 
@@ -133,6 +159,7 @@ class PhaseConfig(TrainConfig):
 
     # with several processes: BatchNorm over all of them, as in one process; false: over each one's images
     sync_batchnorm: bool = True
+    # loss -> weight, some of LOSSES
     loss_weights: dict[str, float] = field(default_factory=lambda: {"l2": 1.0, "lpips": 0.8, "identity": 0.1})
     # few photos: training images are changed at random, by some of AUGMENTATIONS; see training/augment.py
     augment: list[str] = field(default_factory=list)
@@ -154,7 +181,8 @@ class Phase1Config(PhaseConfig):
 class EarlyHeadConfig(TrainConfig):
     """Train a generator's early head on its own images."""
 
-    channels: int = 64
+    channels: int = 64  # of its two convolutions
+    # loss -> weight, some of LOSSES
     loss_weights: dict[str, float] = field(default_factory=lambda: {"l2": 1.0, "lpips": 0.2})
 
 
@@ -176,16 +204,17 @@ class Phase2Config(PhaseConfig):
 class StyleGAN2Config(TrainConfig):
     """Train the domain's generator and discriminator (Karras et al., CVPR 2020)."""
 
+    # of D
     discriminator_optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(lr=2e-3, betas=[0.0, 0.99], eps=1e-8)
     )
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=2e-3, betas=[0.0, 0.99], eps=1e-8))
-    r1_gamma: float = 10.0
-    r1_every: int = 16
-    path_length_weight: float = 2.0
+    r1_gamma: float = 10.0  # weight of the R1 penalty
+    r1_every: int = 16  # R1 is computed in every so many steps
+    path_length_weight: float = 2.0  # of path-length regularisation
     path_length_every: int = 8  # 0 switches path-length regularisation off
-    path_length_batch_shrink: int = 2
-    style_mixing_probability: float = 0.9
+    path_length_batch_shrink: int = 2  # it takes the batch divided by this
+    style_mixing_probability: float = 0.9  # how often an image gets two codes
     noise_mode: str = "random"  # random (StyleGAN2) | none: no noise inputs, so that w alone decides the image
     ema_kimg: float = 10.0  # half-life of the averaged generator, in thousands of images
     ema_rampup: float | None = 0.05  # None: no ramp-up
@@ -201,45 +230,75 @@ class ProjectionConfig:
 
     steps: int | None = None  # of the code: sg2 600, sg2_plus 2000, pti 450
     tuning_steps: int | None = None  # of the generator: pti 350
-    # one of names.PERCEPTUAL, or auto: the published one (of the code lpips_vgg, of the tuning lpips) where its weights
-    # are, else the next that is there; the protocol says which
+    # the network behind it: one of PERCEPTUAL, or auto: the published one (of the code lpips_vgg, of the tuning lpips)
+    # where its weights are, else the next that is there; the protocol says which
     perceptual: str = "auto"
-    tuning_perceptual: str = "auto"
+    tuning_perceptual: str = "auto"  # the same, for the tuning
     seed: int = 0  # of the noise that explores W
 
 
 @dataclass
-class EvaluateConfig(RunConfig):
-    methods: list[str] = field(default_factory=lambda: ["w_encoder", "hyperinverter"])
+class EvaluateConfig(CommandConfig):
+    data: ImagesConfig = field(default_factory=ImagesConfig)
+    methods: list[str] = field(default_factory=lambda: ["w_encoder", "hyperinverter"])  # some of METHODS
     projection: ProjectionConfig = field(default_factory=ProjectionConfig)
     model: str | None = None  # model folder or name; None: the domain's
     precision: str = "fp32"  # fp32 | bf16 | fp16: what networks compute in; methods that optimise take only fp32
     resolution: int | None = None  # side in px at which photos are read and images drawn; None: the domain's
     compile: bool = False  # torch.compile: minutes at the first image, then faster on a GPU
-    # a metric whose network is absent is reported as not measured
+    # some of METRICS; one whose network is absent is reported as not measured
     metrics: list[str] = field(default_factory=lambda: list(METRICS))
     # images above the domain's loss_resolution are reduced to it for every distance but discriminator_features:
     # bilinear (published: Pillow's, from and to 8 bits) | box (mean, as the training losses do)
     metric_filter: str = "bilinear"
     kid_subset_size: int = 1000  # published: faces 1000, churches 100; all images where there are fewer
-    batch_size: int = 8
-    time_batch_size: int = 1
-    time_repeats: int = 30
-    sheet_rows: int = 8
+    batch_size: int = 8  # images that are inverted at a time
+    time_batch_size: int = 1  # images at a time where the time is measured
+    time_repeats: int = 30  # how often it is measured
+    sheet_rows: int = 8  # of sheet.png: a third each of the best, median and worst
 
 
 @dataclass
-class EditConfig(RunConfig):
-    """invert, edit and interpolate share this one."""
+class AlignConfig(OutputConfig):
+    """align: crops in the domain's resolution."""
 
-    model: str | None = None
+    data: PhotosConfig = field(default_factory=PhotosConfig)
+
+
+@dataclass
+class InvertConfig(CommandConfig):
+    """invert, and what edit and interpolate have too."""
+
+    data: PhotosConfig = field(default_factory=PhotosConfig)
+    model: str | None = None  # model folder or name; None: the domain's
     method: str = "hyperinverter"  # hyperinverter | w_encoder (Phase I alone)
-    precision: str = "fp32"  # as in EvaluateConfig
-    compile: bool = False
+    precision: str = "fp32"  # fp32 | bf16 | fp16: what networks compute in
+    compile: bool = False  # torch.compile: minutes at the first image, then faster on a GPU
     resolution: int | None = None  # side in px of what is drawn; None: the domain's. Smaller is faster
-    directions: list[str] = field(default_factory=lambda: ["smile"])
+    align: bool = False  # find the face and crop it as FFHQ does; for photos that are not cropped yet
+    batch_size: int = 8  # photos that are inverted at a time
+
+
+@dataclass
+class EditConfig(InvertConfig):
+    """edit: photos along directions."""
+
+    directions: list[str] = field(default_factory=lambda: ["smile"])  # names from the model folder, or files
+    # how far, one picture each; 0 is the reconstruction
     strengths: list[float] = field(default_factory=lambda: [-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0])
     strength_unit: str = "w"  # w (the paper's gamma, a distance in W) | std (of w·d over the photos it was learned on)
-    align: bool = False
-    steps: int = 7  # interpolation frames
-    batch_size: int = 8
+
+
+@dataclass
+class InterpolateConfig(InvertConfig):
+    """interpolate: from one photo to another."""
+
+    steps: int = 7  # frames, both photos included
+
+
+# One file serves all commands of a line: each reads its own keys and passes over those of the others. On the command
+# line a key must be the command's own.
+SHARED_FILES = (
+    (AlignConfig, InvertConfig, EditConfig, InterpolateConfig),
+    (PhotosConfig, FilesConfig, ImagesConfig, DataConfig),
+)

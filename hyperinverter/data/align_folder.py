@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from hyperinverter.config.schema import EditConfig
+from hyperinverter.config.schema import AlignConfig
 from hyperinverter.data.align import NoFaceError, align
 from hyperinverter.data.sources import open_source, spare_inputs
 from hyperinverter.utils.decode import FULL_SIZE, BadImageError
@@ -21,7 +21,7 @@ from hyperinverter.utils.output_names import OutputNames
 SHEET_ROWS = 16  # photos on the contact sheet
 
 
-def align_folder(config: EditConfig) -> dict[str, Path]:
+def align_folder(config: AlignConfig) -> dict[str, Path]:
     """Align the photos of `data.root` into `output`, at the domain's resolution.
 
     Writes `<name>.png` per photo, `alignment.json` (per photo: its file, size, quad and landmarks in pixels of the
@@ -35,7 +35,7 @@ def align_folder(config: EditConfig) -> dict[str, Path]:
     if config.data.root is None:
         raise UserError("no photos given: name photos, folders or zips, e.g. scripts/align.py photos/ output=aligned")
     data = config.data
-    source = open_source(data.root, data.kind, data.max_images, data.max_megapixels)
+    source = open_source(data.root, max_images=data.max_images, max_megapixels=data.max_megapixels)
     output = Path(config.output)
     files: dict[str, Path] = {}
     records: dict[str, dict] = {}

@@ -22,7 +22,7 @@ from hyperinverter.data.fit import FitNotes
 from hyperinverter.data.generated import GeneratedSource
 from hyperinverter.data.image_source import ImageSource
 from hyperinverter.data.sampler import sample_indices, split_by_name
-from hyperinverter.data.sources import open_source
+from hyperinverter.data.sources import check_training_data, open_source
 from hyperinverter.data.transforms import flips_at
 from hyperinverter.data.waiting import Waiting
 from hyperinverter.utils.decode import BadImageError, decode_tensor
@@ -317,11 +317,7 @@ def open_training_data(
             training.fill_store()
             validation.fill_store()
     else:
-        if data.root is None:
-            raise UserError(
-                "data.root is not set: give data.root=FOLDER|ZIP|LMDB folder of images (or a quoted glob, or [a,b]), "
-                "or data.kind=generated to train on samples of the generator"
-            )
+        check_training_data(data)
         training = open_source(data.root, data.kind, data.max_images, data.max_megapixels, domain.resolution)
         if data.validation_root is not None:
             shared = {"max_megapixels": data.max_megapixels, "resolution": domain.resolution}

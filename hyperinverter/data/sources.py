@@ -1,6 +1,5 @@
 """Where images come from: a folder, a zip, an LSUN LMDB folder, a glob of these, or a list of these."""
 
-import glob
 import logging
 import os
 import zipfile
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hyperinverter.config.schema import DataConfig
 from hyperinverter.data.image_source import ImageSource, Subset, sort_out
 from hyperinverter.data.lmdb_source import LmdbSource
 from hyperinverter.data.names import Names, concatenated, repeated
@@ -16,15 +16,12 @@ from hyperinverter.data.other_files import LMDB_FILE, is_lmdb_file, what_else, w
 from hyperinverter.data.zip_source import ZipSource
 from hyperinverter.utils.decode import HEAD_BYTES, IMAGE_SUFFIXES, MAX_MEGAPIXELS, looks_like_image
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.paths import expand
 
 KINDS = ("auto", "folder", "zip", "lmdb")
 NAMED = 5  # files that a warning names before it writes "..."
 
 logger = logging.getLogger(__name__)
-
-
-class MissingDataError(UserError, FileNotFoundError):
-    """A path or pattern of images matches nothing."""
 
 
 class FilesSource(ImageSource):
@@ -101,7 +98,7 @@ def open_source(
     if max_images is not None and max_images < 1:
         raise ValueError(f"max_images must be at least 1 or None, got {max_images}")
     roots = [root] if isinstance(root, str | Path) else list(root)
-    paths = [path for one in roots for path in _expand(str(one))]
+    paths = [path for one in roots for path in expand(str(one))]
     parts, labels = _open_parts(paths, kind, resolution)
     if len(paths) > 1:
         parts, labels = _each_image_once(parts, labels)
@@ -121,6 +118,42 @@ def open_source(
     return source
 
 
+def check_images(root: str | list[str] | None, kind: str = "auto") -> None:
+    """Refuse, before networks are loaded, what `open_source` refuses; a folder with an image is not read to its end.
+
+    Raises:
+        MissingDataError: a path or glob matches nothing.
+        UserError: nothing in it is an image, or it is not of the stated kind.
+    """
+    for one in [root] if isinstance(root, str) else root or []:
+        for path in expand(str(one)):
+            if kind != "auto" or not (_is_image_file(path) if path.is_file() else _holds_image(path)):
+                open_source(str(path), kind)
+
+
+def check_training_data(data: DataConfig) -> None:
+    """Refuse images that are not there before networks are loaded.
+
+    Raises:
+        UserError: data.root is not set or holds no images.
+        FileNotFoundError: data.root or data.validation_root does not exist.
+    """
+    if data.kind == "generated":
+        return
+    if data.root is None:
+        raise UserError(
+            "data.root is not set: give data.root=FOLDER|ZIP|LMDB folder of images (or a quoted glob, or [a,b]), "
+            "or data.kind=generated to train on samples of the generator"
+        )
+    check_images(data.root, data.kind)
+    check_images(data.validation_root)
+
+
+def _holds_image(folder: Path) -> bool:
+    files = (Path(name) for _, _, names in os.walk(folder, followlinks=False) for name in names)
+    return any(file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".") for file in files)
+
+
 def spare_inputs(target: Path, places: set[Path]) -> None:
     """Refuse to write a result over an image that was read.
 
@@ -131,20 +164,6 @@ def spare_inputs(target: Path, places: set[Path]) -> None:
         raise UserError(
             f"{target} is one of the images to work on, and a result would replace it; give another output="
         )
-
-
-def _expand(root: str) -> list[Path]:
-    path = Path(root).expanduser()
-    if path.exists():
-        return [path]
-    matches = sorted(glob.glob(str(path), recursive=True)) if glob.has_magic(root) else []
-    if not matches:
-        what = "no file matches the pattern" if glob.has_magic(root) else "there is no file or folder"
-        raise MissingDataError(
-            f"{what} {root} (looked from {os.getcwd()}): check the name; images are given as a file, a folder, a .zip, "
-            "an LSUN LMDB folder, a quoted glob such as 'train_*.zip', or (data.root) a list [a,b] of these"
-        )
-    return [Path(match) for match in matches]
 
 
 def _open_parts(paths: list[Path], kind: str, resolution: int | None) -> tuple[list[ImageSource], list[str]]:

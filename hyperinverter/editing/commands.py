@@ -11,11 +11,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hyperinverter.checkpoint import write_atomically
-from hyperinverter.config.schema import EditConfig
+from hyperinverter.config.schema import EditConfig, InterpolateConfig, InvertConfig
 from hyperinverter.data.sources import spare_inputs
 from hyperinverter.directions.direction import Direction, edit, in_w
 from hyperinverter.directions.files import load_direction
-from hyperinverter.editing.inputs import Inputs, Photo
+from hyperinverter.editing.inputs import Inputs, Photo, check_inputs
 from hyperinverter.editing.interpolation import interpolate
 from hyperinverter.inverters import Inversion, Inverter, load
 from hyperinverter.pretrained.published.vectors import Space
@@ -81,7 +81,7 @@ def edit_images(config: EditConfig) -> dict:
     return _finish(config, inverter, inputs, begin, "edit", found, [f"sheet_{named[name]}.png" for name in sheets])
 
 
-def invert_images(config: EditConfig) -> dict:
+def invert_images(config: InvertConfig) -> dict:
     """Invert every photo.
 
     Writes `<label>.safetensors`, `<label>.png` (reconstruction), `sheet.png` (input | Phase I | Phase II | difference)
@@ -111,7 +111,7 @@ def invert_images(config: EditConfig) -> dict:
     return _finish(config, inverter, inputs, begin, "invert", {"images": records}, ["sheet.png"])
 
 
-def interpolate_images(config: EditConfig) -> dict:
+def interpolate_images(config: InterpolateConfig) -> dict:
     """Blend the two inputs (photos or saved Inversions), from the first (t = 0) to the second (t = 1).
 
     Writes `strip.png` (upper row codes and weights, lower row codes only), `codes_and_weights.gif`, `codes_only.gif`,
@@ -148,9 +148,10 @@ def interpolate_images(config: EditConfig) -> dict:
     return _finish(config, inverter, inputs, begin, "interpolate", ends, ["strip.png", "beside.gif"])
 
 
-def _open(config: EditConfig) -> tuple[Inverter, Path, float]:
+def _open(config: InvertConfig) -> tuple[Inverter, Path, float]:
     """The method, the output folder, and when the work began (a reading of `time.perf_counter`)."""
     begin = time.perf_counter()
+    check_inputs(config)
     seed_everything(config.seed, config.threads)
     source = config.model or config.domain
     with said_if_slow("loading the model"):
@@ -217,7 +218,7 @@ def _l2(image: Tensor, target: Tensor) -> float:
 
 
 def _finish(
-    config: EditConfig,
+    config: InvertConfig,
     inverter: Inverter,
     inputs: Inputs,
     begin: float,

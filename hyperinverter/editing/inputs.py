@@ -9,12 +9,12 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from hyperinverter.config.schema import EditConfig
+from hyperinverter.config.schema import InvertConfig
 from hyperinverter.data import align
 from hyperinverter.data.fit import FitNotes
 from hyperinverter.data.image_source import ImageSource
 from hyperinverter.data.other_files import NUMBERS
-from hyperinverter.data.sources import open_source
+from hyperinverter.data.sources import check_images, open_source
 from hyperinverter.extractors.framing import Framing
 from hyperinverter.inverters import Inversion, Inverter
 from hyperinverter.pretrained.published.names import foreign, plain_names
@@ -45,6 +45,35 @@ class Photo:
     inversion: Inversion
 
 
+def check_inputs(config: InvertConfig) -> None:
+    """Refuse inputs that cannot be used, before networks are loaded.
+
+    Files of codes and other numbers are left to `Inputs`: what it says of them depends on the generator.
+
+    Raises:
+        UserError: no input was named, or one holds no images or no Inversion.
+        FileNotFoundError: a named file is not there.
+    """
+    roots = _roots(config)
+    if not roots:
+        raise UserError("no images were given; name files, folders or zips, or set data.root=FOLDER")
+    for root in roots:
+        path = Path(root).expanduser()
+        if path.suffix == ".safetensors":
+            Inversion.load(path)
+        elif not _is_numbers(path):
+            check_images(root)
+
+
+def _roots(config: InvertConfig) -> list[str]:
+    root = config.data.root
+    return [root] if isinstance(root, str) else list(root or [])
+
+
+def _is_numbers(path: Path) -> bool:
+    return path.suffix.lower() in NUMBERS and path.suffix != ".safetensors" and path.is_file()
+
+
 class Inputs:
     """The photos of `config.data.root`, inverted batch by batch in the order given.
 
@@ -57,7 +86,7 @@ class Inputs:
         FileNotFoundError: a named file is not there.
     """
 
-    def __init__(self, config: EditConfig, inverter: Inverter) -> None:
+    def __init__(self, config: InvertConfig, inverter: Inverter) -> None:
         self.config, self.inverter = config, inverter
         self.skipped: dict[str, str] = {}
         self.fit = FitNotes(inverter.resolution)
@@ -88,12 +117,10 @@ class Inputs:
 
     def _sources(self) -> list[tuple[str, ImageSource | None]]:
         """Every root with its images; None for a saved Inversion."""
-        root = self.config.data.root
-        roots = [root] if isinstance(root, str) else (root or [])
-        if not roots:
-            raise UserError("no images were given; name files, folders or zips, or set data.root=FOLDER")
+        roots = _roots(self.config)
+        check_inputs(self.config)
         for path in (Path(one).expanduser() for one in roots):
-            if path.suffix.lower() in NUMBERS and path.suffix != ".safetensors" and path.is_file():
+            if _is_numbers(path):
                 raise UserError(f"{path}: {self._told_numbers(path)}; give a photo")
         most, align = self.config.data.max_megapixels, self.config.align
         known = {"max_megapixels": most, "resolution": None if align else self.inverter.resolution}  # of the largest

@@ -18,7 +18,7 @@ import hyperinverter
 from hyperinverter.checkpoint import read_model
 from hyperinverter.config import AblateConfig, EvaluateConfig, Phase2Config, load_config
 from hyperinverter.config.schema import DataConfig
-from hyperinverter.data import Batches, open_source
+from hyperinverter.data import Batches, check_training_data, open_source
 from hyperinverter.evaluation.comparison import compare, verdict
 from hyperinverter.evaluation.reconstructing import reconstruct, rounded
 from hyperinverter.evaluation.reconstruction import evaluate, originals
@@ -50,6 +50,7 @@ def ablate(config: AblateConfig) -> dict[str, Any]:
     if config.photos is None:
         raise UserError("photos is not set: give photos=FOLDER|ZIP of images that no training sees, to be measured")
     held_out = open_source(config.photos)  # told before anything is trained
+    check_training_data(config.data)
     if config.data.root is not None and (both := set(held_out.names) & set(open_source(config.data.root).names)):
         tell(f"warning: {len(both)} names are in data.root and in photos, such as {min(both)}: are they held out?")
     rows = {title: _row_config(config, title, path) for title, path in config.rows.items()}

@@ -15,6 +15,7 @@ from hyperinverter.config import (
     DemoConfig,
     EditConfig,
     EvaluateConfig,
+    InterpolateConfig,
     Phase1Config,
     Phase2Config,
     list_domains,
@@ -235,7 +236,7 @@ def interpolate_inputs(demo: Demo, inputs: list[Path]) -> None:
         report.text("Between two inverted pictures: codes and weights together above, codes only below.")
         for folder, pair in (("samples", inputs[:2]), ("photo", [inputs[-1], inputs[0]])):
             output = f"interpolate/{folder}"
-            interpolate_images(demo.config(EditConfig, "interpolate", file, output, pair))
+            interpolate_images(demo.config(InterpolateConfig, "interpolate", file, output, pair))
             report.picture(demo.output / output / "strip.png", f"From {pair[0].stem} to {pair[1].stem}.")
         report.picture(demo.output / output / "beside.gif", "Moving: codes and weights left, codes only right.")
 

@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 import hyperinverter
 from hyperinverter import metrics as metric_table
-from hyperinverter.config.schema import DataConfig, DomainConfig, EvaluateConfig
-from hyperinverter.data import Batches, open_source
+from hyperinverter.config.schema import DomainConfig, EvaluateConfig, ImagesConfig
+from hyperinverter.data import Batches, check_images, open_source
 from hyperinverter.data.generated import GeneratedSource
 from hyperinverter.data.image_source import Subset
 from hyperinverter.evaluation.comparison import compare_with_each
@@ -57,6 +57,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             "data.root is not set: give data.root=FOLDER|ZIP of images to measure, or data.kind=generated to measure "
             "on samples of the generator"
         )
+    check_images(config.data.root, config.data.kind)
     device = set_up(config)
     source = config.domain if config.model is None else config.model
     fast = {"precision": config.precision, "compile": config.compile, "resolution": config.resolution}
@@ -166,7 +167,7 @@ def _summarise(
 
 
 def open_images(
-    data: DataConfig,
+    data: ImagesConfig,
     generator: Generator,
     device: torch.device,
     chosen: Sequence[int] | None = None,

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hyperinverter.config.schema import Phase1Config
-from hyperinverter.data import Batches, open_training_data, reports
+from hyperinverter.data import Batches, check_training_data, open_training_data, reports
 from hyperinverter.losses import build_losses
 from hyperinverter.models.encoders import WEncoder
 from hyperinverter.models.stylegan2 import Generator
@@ -65,6 +65,7 @@ def train(config: Phase1Config) -> dict[str, float]:
     device = set_up(config)
     domain, schedule = config.domain, config.schedule
     check_divides("schedule.batch_size", schedule.batch_size, config.gradient_accumulation)
+    check_training_data(config.data)
     output = Path(config.output)
     generator = load_generator(weights_file(domain, "generator"), domain).to(device).requires_grad_(False)
     generator.synthesis.recompute_from_px = config.recompute_from_px

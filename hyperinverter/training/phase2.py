@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hyperinverter.config.schema import Phase2Config
-from hyperinverter.data import open_training_data, reports
+from hyperinverter.data import check_training_data, open_training_data, reports
 from hyperinverter.losses import TotalLoss, build_losses
 from hyperinverter.losses.adversarial import (
     discriminator_loss,
@@ -168,6 +168,7 @@ def train(config: Phase2Config) -> dict[str, float]:
         "edits_bands": config.edit_consistency_bands,
     }
     check_divides("schedule.batch_size", schedule.batch_size, config.gradient_accumulation)
+    check_training_data(config.data)
     if gan.weight > 0:
         check_divides("adversarial.batch_size", gan.batch_size, config.gradient_accumulation)
     output = Path(config.output)

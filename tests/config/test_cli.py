@@ -38,7 +38,8 @@ def stop(_: Any) -> None:
 
 def run(*words: str, do: str = "action", schema_class: type = Phase1Config, **options: Any) -> Any:
     CALLS.clear()
-    cli.run(schema_class, f"{__name__}:{do}", options.pop("config", TINY), "What it does.", argv=words, **options)
+    command = cli.Command(schema_class, f"{__name__}:{do}", options.pop("config", TINY), "What it does.", **options)
+    cli.run(command, words)
     return CALLS[0] if CALLS else None
 
 
@@ -53,18 +54,56 @@ def test_settings_anywhere_between_options():
     assert (config.seed, config.output, config.domain.name) == (3, "a=b", "tiny")
 
 
-def test_words_without_equals_are_collected_under_the_positional_key():
-    options = {"schema_class": EditConfig, "config": "configs/edit/tiny.yaml", "positional": "data.root"}
+def test_words_without_equals_are_the_inputs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    options = {"schema_class": EditConfig, "config": "configs/edit/tiny.yaml", "inputs": "data.root"}
+    monkeypatch.chdir(tmp_path)
+    names = ["a b.jpg", "./x=y.png", "it's.png", "c.zip"]
+    for name in names:
+        Path(name).touch()
     config = run("a b.jpg", "seed=3", "./x=y.png", "it's.png", "--traceback", "c.zip", **options)
-    assert config.data.root == ["a b.jpg", "./x=y.png", "it's.png", "c.zip"] and config.seed == 3
+    assert config.data.root == names and config.seed == 3
+    assert run("it's.png", **options).data.root == "it's.png"
     assert run(**options).data.root is None
 
 
-def test_a_true_or_false_setting_may_be_written_as_an_option():
-    options = {"schema_class": EditConfig, "config": "configs/edit/faces64.yaml", "positional": "data.root"}
-    config = run("a.jpg", "--align", "b.jpg", "steps=3", **options)
-    assert (config.align, config.data.root, config.steps) == (True, ["a.jpg", "b.jpg"], 3)
-    assert not run("a.jpg", **options).align
+@pytest.mark.parametrize(
+    ("words", "key", "value"),
+    [
+        (["--seed", "3"], "seed", 3),
+        (["--seed=3"], "seed", 3),
+        (["--data.max-images", "4"], "data.max_images", 4),
+        (["--data.max_images=4"], "data.max_images", 4),
+        (["--strengths", "-3,0,3"], "strengths", [-3, 0, 3]),
+        (["--domain", "churches64"], "domain.name", "churches64"),
+        (["--align"], "align", True),
+        (["--align", "true"], "align", True),
+        (["--align", "false"], "align", False),
+        (["--align=false"], "align", False),
+        (["--no-such-thing=1"], "no_such_thing", None),
+    ],
+)
+def test_settings_may_be_written_as_options(words: list[str], key: str, value: Any, capsys: pytest.CaptureFixture[str]):
+    options = {"schema_class": EditConfig, "config": "configs/edit/faces64.yaml", "inputs": "data.root"}
+    if value is None:
+        assert exit_code(*words, **options) == 2 and f"{key}: unknown key" in capsys.readouterr().err
+        return
+    config = run(*words, str(ROOT), **options)  # the photos after them are still photos
+    assert config.data.root == str(ROOT)
+    for name in key.split("."):
+        config = getattr(config, name)
+    assert config == value
+
+
+def test_entries_of_mappings_and_missing_values(capsys: pytest.CaptureFixture[str]):
+    assert run("--loss_weights.l2", "0.5").loss_weights["l2"] == 0.5
+    assert exit_code("--seed") == 2 and "--seed needs a value" in capsys.readouterr().err
+    assert exit_code("--output", "--dry-run") == 2 and "--output needs a value" in capsys.readouterr().err
+
+
+def test_a_photo_that_is_not_there_is_named_before_anything_is_imported(capsys: pytest.CaptureFixture[str]):
+    options = {"schema_class": EditConfig, "config": "configs/edit/faces64.yaml", "inputs": "data.root"}
+    assert exit_code("nowhere.jpg", do="no_such_function", **options) == 2
+    assert "there is no file or folder nowhere.jpg" in capsys.readouterr().err
 
 
 def test_print_config_is_yaml_that_loads(capsys: pytest.CaptureFixture[str], tmp_path: Path):
@@ -81,8 +120,10 @@ def test_faults_are_plain_text(capsys: pytest.CaptureFixture[str]):
 
 
 def test_unknown_options_say_how_settings_are_written(capsys: pytest.CaptureFixture[str]):
-    assert exit_code("--seed=1") == 2
-    assert "settings are written key=value, without dashes" in capsys.readouterr().err
+    assert exit_code("-s", "1") == 2
+    assert "settings are written key=value or --key value" in capsys.readouterr().err
+    assert exit_code("--max-stpes", "1") == 2  # of another section
+    assert "max_stpes: unknown key, did you mean schedule.max_steps?" in capsys.readouterr().err
 
 
 def test_users_mistakes_are_plain_and_faults_in_the_code_are_not(capsys: pytest.CaptureFixture[str]):

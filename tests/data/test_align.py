@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hyperinverter.config.schema import DataConfig, DomainConfig, EditConfig
+from hyperinverter.config.schema import AlignConfig, DataConfig, DomainConfig
 from hyperinverter.data import align as align_module
 from hyperinverter.data.align import NoFaceError, align, align_face, crop_quad, ffhq_quad, find_landmarks
 from hyperinverter.data.align_folder import align_folder
@@ -104,7 +104,7 @@ def test_folder_of_photos(tmp_path):
     astronaut().save(photos / "eileen.png")
     astronaut().save(photos / "eileen.jpg", quality=95)
     Image.new("RGB", (100, 100)).save(photos / "wall.png")
-    config = EditConfig(
+    config = AlignConfig(
         domain=DomainConfig(resolution=64), data=DataConfig(root=str(photos)), output=str(tmp_path / "aligned")
     )
     files = align_folder(config)
@@ -127,7 +127,7 @@ def test_a_crop_is_never_written_over_its_photo(tmp_path):
     astronaut().save(tmp_path / "eileen.png")
     data = DataConfig(root=str(tmp_path))
     with pytest.raises(UserError, match=r"eileen\.png is one of the images to work on"):
-        align_folder(EditConfig(domain=DomainConfig(resolution=64), data=data, output=str(tmp_path)))
+        align_folder(AlignConfig(domain=DomainConfig(resolution=64), data=data, output=str(tmp_path)))
     assert Image.open(tmp_path / "eileen.png").size == (512, 512)
 
 

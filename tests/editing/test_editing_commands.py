@@ -3,14 +3,14 @@
 import json
 import shutil
 import zipfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from hyperinverter.config.schema import DataConfig, EditConfig
+from hyperinverter.config.schema import DataConfig, EditConfig, InterpolateConfig
 from hyperinverter.editing import Direction, commands, save_direction
 from hyperinverter.editing.commands import edit_images, interpolate_images, invert_images
 from hyperinverter.inverters import Inversion, load
@@ -42,9 +42,14 @@ def config(model, tiny_domain, tmp_path):
     def make(*roots, **changes):
         data = DataConfig(root=[str(root) for root in roots], **changes.pop("data", {}))
         settings = {"strengths": [2.0, 0.0, -2.0], "steps": 3, "batch_size": 2} | changes
-        return EditConfig(domain=tiny_domain, data=data, output=str(tmp_path / "out"), model=str(model), **settings)
+        return Config(domain=tiny_domain, data=data, output=str(tmp_path / "out"), model=str(model), **settings)
 
     return make
+
+
+@dataclass
+class Config(EditConfig, InterpolateConfig):
+    """What invert, edit and interpolate take, together."""
 
 
 def read(path):

@@ -7,8 +7,7 @@ from small_stylegan2 import make_generator
 from torch import Tensor
 
 import hyperinverter.pretrained
-from hyperinverter.config.cli import run
-from hyperinverter.config.weights import ConvertConfig
+from hyperinverter.config.commands import run_command
 from hyperinverter.pretrained import KINDS, Published, from_published
 from hyperinverter.pretrained.catalog import aligned
 from hyperinverter.pretrained.published.nvidia import to_published
@@ -56,8 +55,7 @@ def test_names_out_of_a_file_do_not_reach_the_terminal_as_they_are(tmp_path, cap
     torch.save({name: torch.zeros(1), "w1": torch.zeros(2, 2)}, tmp_path / "odd.pt")
     for words in (["--inspect", f"{tmp_path}/odd.pt"], ["--inspect", f"{tmp_path}/odd.pt", "--kind", "hypernetwork"]):
         with pytest.raises(SystemExit) as stopped:
-            run(ConvertConfig, "hyperinverter.pretrained.convert:convert", None, "", positional="files",
-                dashed=("kind",), argv=words)  # fmt: skip
+            run_command("convert", words)
         told = capsys.readouterr().err
         assert stopped.value.code == 2 and len(told) < 1000 and told.startswith("error: ")
         assert told.removesuffix("\n").isprintable()

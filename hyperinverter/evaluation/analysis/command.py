@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hyperinverter.config import AnalyzeConfig
-from hyperinverter.data import Batches
+from hyperinverter.data import Batches, check_images
 from hyperinverter.evaluation.analysis import difference_maps, interpolation, quality_time, weight_changes
 from hyperinverter.evaluation.reconstruction import open_images
 from hyperinverter.evaluation.telling import tell
@@ -84,6 +84,7 @@ def analyze(config: AnalyzeConfig) -> dict[str, Any]:
         raise UserError("nothing to draw: give data.root=FOLDER of images, or results=[FILE] of evaluations")
     if "quality_time" in config.figures and config.results:
         quality_time.read_points(config.results, config.quality)  # a wrong file is told before the images are inverted
+    check_images(config.data.root, config.data.kind)
     analysis = Analysis(config)
     found: dict[str, Any] = {}
     for figure in config.figures:

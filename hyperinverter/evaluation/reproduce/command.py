@@ -9,6 +9,7 @@ import torch
 import hyperinverter
 from hyperinverter.checkpoint import read_model
 from hyperinverter.config import AnalyzeConfig, ReproduceConfig, load_config
+from hyperinverter.data import check_images
 from hyperinverter.evaluation.analysis.quality_time import read_points
 from hyperinverter.evaluation.reproduce import measures
 from hyperinverter.evaluation.reproduce.edits import ATTRIBUTES
@@ -69,6 +70,10 @@ def reproduce(config: ReproduceConfig) -> dict[str, Any]:
         raise UserError(f"none of the parts can be measured: {told}")
     if not config.parts and config.publish is None:
         raise UserError("parts=[] makes the page alone, which needs its folder: write publish=docs/results")
+    for key in ("photos", "other_photos", "training_photos"):
+        check_images(getattr(config, key))
+    if config.labels is not None and not Path(config.labels).expanduser().is_file():
+        raise UserError(f"labels: {config.labels}: there is no such file; give a CSV of labels, or leave it out")
     if "figures" in config.parts and config.results:
         read_points(config.results, AnalyzeConfig.quality)  # a wrong file is told before an hour of measuring
     if config.parts:

@@ -1,0 +1,224 @@
+"""Every command: `hyperinverter NAME ...`, of which scripts/*.py are the twins. Nothing heavy is imported here.
+
+A script is named as its command with `_` between the words: scripts/train_phase1.py is `hyperinverter train phase1`,
+scripts/learn_direction.py is `hyperinverter learn-direction`.
+"""
+
+import sys
+from collections.abc import Sequence
+
+import hyperinverter
+from hyperinverter import config as c
+from hyperinverter.config.cli import Command, run, stop
+from hyperinverter.config.faults import did_you_mean
+from hyperinverter.config.weights import ConvertConfig, DownloadConfig
+
+EVALUATION = "hyperinverter.evaluation"
+PHOTOS = "photos, folders, .zip files or globs of these"
+PHOTOS_OR_INVERSIONS = "photos, folders, .zip files, or Inversions that `invert` saved (.safetensors)"
+
+COMMANDS: dict[str, Command] = {
+    "invert": Command(
+        c.InvertConfig,
+        "hyperinverter.editing.commands:invert_images",
+        "configs/invert/faces64.yaml",
+        "Invert photos: one .safetensors per photo (code and tokens), its reconstruction, and a contact sheet "
+        "(input | Phase I | Phase II | difference). align=true first crops unaligned photos as FFHQ does.",
+        inputs="data.root",
+        inputs_help=PHOTOS_OR_INVERSIONS,
+    ),
+    "edit": Command(
+        c.EditConfig,
+        "hyperinverter.editing.commands:edit_images",
+        "configs/edit/faces64.yaml",
+        "Invert photos and move them along directions: w + strength * direction on every style, each photo's own "
+        "weight residuals kept (InterFaceGAN). align=true first crops unaligned photos as FFHQ does.",
+        inputs="data.root",
+        inputs_help=PHOTOS_OR_INVERSIONS,
+    ),
+    "interpolate": Command(
+        c.InterpolateConfig,
+        "hyperinverter.editing.commands:interpolate_images",
+        "configs/edit/faces64.yaml",
+        "Blend two inverted photos: codes and weights, and codes only beside it. t = 0 is the first photo named (the "
+        "published script starts at its second).",
+        inputs="data.root",
+        inputs_help="two photos, or two Inversions that `invert` saved (.safetensors)",
+    ),
+    "align": Command(
+        c.AlignConfig,
+        "hyperinverter.data.align_folder:align_folder",
+        "configs/edit/faces64.yaml",
+        "Find the face in each photo and crop it as FFHQ does, at the domain's resolution. Needs the extra `faces`; "
+        "its landmark model was trained on iBUG 300-W, whose terms exclude commercial use.",
+        inputs="data.root",
+    ),
+    "evaluate": Command(
+        c.EvaluateConfig,
+        f"{EVALUATION}.reconstruction:evaluate",
+        "configs/evaluate/faces64.yaml",
+        "Measure methods on images: L2, perceptual distances, PSNR, MS-SSIM, identity, FID, KID and time per image.",
+        inputs="data.root",
+    ),
+    "train stylegan2": Command(
+        c.StyleGAN2Config,
+        "hyperinverter.training.stylegan2:train",
+        "configs/stylegan2/faces64.yaml",
+        "Train a StyleGAN2 generator and discriminator on your own images: the domain both inversion phases build on.",
+        inputs="data.root",
+    ),
+    "train phase1": Command(
+        c.Phase1Config,
+        "hyperinverter.training.phase1:train",
+        "configs/phase1/faces64.yaml",
+        "Train Phase I: the encoder E1 (image to w), against the domain's frozen generator.",
+        inputs="data.root",
+    ),
+    "train phase2": Command(
+        c.Phase2Config,
+        "hyperinverter.training.phase2:train",
+        "configs/phase2/faces64.yaml",
+        "Train Phase II: the encoder E2 and the hypernetworks (image to weight residuals), E1 and generator frozen.",
+        inputs="data.root",
+    ),
+    "train early-head": Command(
+        c.EarlyHeadConfig,
+        "hyperinverter.training.early_head:train",
+        "configs/early_head/ffhq_mobile.yaml",
+        "Train the early head of a MobileStyleGAN generator: its images at a quarter of the size, without the last "
+        "layer.",
+    ),
+    "learn-direction": Command(
+        c.DirectionConfig,
+        "hyperinverter.editing.learn_command:learn_directions",
+        "configs/directions/faces64.yaml",
+        "Learn edit directions from labelled photos: a linear SVM per attribute on their w, whose unit normal is the "
+        "direction; held-out accuracy is reported.",
+        inputs="data.root",
+        inputs_help="the labelled photos: folders, .zip files or globs",
+    ),
+    "find-directions": Command(
+        c.GanspaceConfig,
+        "hyperinverter.editing.ganspace_command:find_directions",
+        "configs/ganspace/faces64.yaml",
+        "Find editing directions without labels: principal components of the generator's W (GANSpace), shown and "
+        "saved.",
+        inputs="model",
+        inputs_help="the model folder or name",
+        inputs_name="MODEL",
+    ),
+    "analyze": Command(
+        c.AnalyzeConfig,
+        f"{EVALUATION}.analysis.command:analyze",
+        "configs/analyze/faces64.yaml",
+        "Draw what Phase II changes: weights per layer, difference maps, blends of real images, and quality against "
+        "time.",
+        inputs="data.root",
+    ),
+    "ablate": Command(
+        c.AblateConfig,
+        f"{EVALUATION}.ablations:ablate",
+        "configs/ablate/faces64.yaml",
+        "Train and measure the rows of the paper's table 3: at one budget, without this, without that, and several D.",
+        inputs="data.root",
+        inputs_help="the photos to train on; those to measure are photos=FOLDER",
+    ),
+    "reproduce": Command(
+        c.ReproduceConfig,
+        f"{EVALUATION}.reproduce.command:reproduce",
+        "configs/reproduce/faces64.yaml",
+        "Measure all that docs/results.md says of a model: into JSON files, and with publish=docs/results the page.",
+        inputs="photos",
+        inputs_help="held-out photos of the collection that the model was trained on",
+    ),
+    "benchmark": Command(
+        c.BenchmarkConfig,
+        "benchmarks.command:benchmark",
+        "configs/benchmark/faces64.yaml",
+        "Measure time and memory: inversion, editing and training, beside the released code's way of working.",
+    ),
+    "demo": Command(
+        c.DemoConfig,
+        f"{EVALUATION}.demo:run_demo",
+        "configs/demo/demo.yaml",
+        "Show everything in ten minutes: train both phases for a short while from the shipped generator, then "
+        "evaluate, edit and interpolate with the shipped weights, on samples of the generator and on one real photo. "
+        "Ends in one page, index.html. The output folder is replaced on every run. --config configs/demo/short.yaml "
+        "is over sooner.",
+    ),
+    "export-model": Command(
+        c.ExportConfig,
+        f"{EVALUATION}.export_model:export_model",
+        "configs/export/faces64.yaml",
+        "Write a trained model folder as it is shipped: in half precision, and measure what that changes in its "
+        "images.",
+        inputs="model",
+        inputs_help="the trained model folder",
+        inputs_name="MODEL",
+    ),
+    "convert": Command(
+        ConvertConfig,
+        "hyperinverter.pretrained.convert:convert",
+        None,
+        "Convert released weights (.pkl, .pt, .pth) to .safetensors: they are read without running code from them. "
+        "Name IN OUT.safetensors, or several files of one model and its folder. --inspect IN says what a file is "
+        "and writes nothing. --domain NAME requires that domain's sizes, --sha256 DIGITS the first file's hash, "
+        "--kind KIND goes before what the content looks like.",
+        inputs="files",
+        inputs_help="released files, and at the end the file or folder to write",
+        inputs_name="FILE",
+        plan="hyperinverter.pretrained.convert:describe",
+    ),
+    "download": Command(
+        DownloadConfig,
+        "hyperinverter.pretrained.download_command:download",
+        None,
+        "Fetch released weights: from their publishers, or from a mirror (--base-url ADDRESS, --hub OWNER/REPO). They "
+        "are checked against the hash of the first time, and released models become model folders. Interrupted "
+        "downloads go on where they stopped. --list shows what there is, what is here, and the licences.",
+        inputs="names",
+        inputs_help="names of models (ffhq, church) or files, as --list shows them",
+        inputs_name="NAME",
+        plan="hyperinverter.pretrained.download_command:describe",
+    ),
+}
+
+
+def run_command(name: str, argv: Sequence[str] | None = None) -> None:
+    """What a script calls: one command of COMMANDS on the words of the command line, None takes sys.argv."""
+    run(COMMANDS[name], sys.argv[1:] if argv is None else argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """`hyperinverter NAME ...` and `python -m hyperinverter NAME ...`.
+
+    Raises:
+        SystemExit: 0 after --help and --version, 2 where no command of that name exists; else as `run`.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview())
+        raise SystemExit(0 if words else 2)
+    if words[0] in ("-V", "--version"):
+        print(f"hyperinverter {hyperinverter.__version__}")
+        raise SystemExit(0)
+    if words[0].startswith("train_"):
+        words[:1] = words[0].split("_", 1)
+    count = 2 if words[0] == "train" else 1
+    name = " ".join(words[:count]).replace("_", "-")
+    if name not in COMMANDS:
+        if words[0] == "train" and words[1:2] in ([], ["-h"], ["--help"]):
+            stop(f"which trainer? Write one of: {', '.join(each for each in COMMANDS if each.startswith('train '))}")
+        close = did_you_mean(name, COMMANDS) or did_you_mean(f"train {words[0]}", COMMANDS)
+        hint = f"did you mean {close}? " if close else ""
+        stop(f"no such command: {name}; {hint}`hyperinverter --help` lists all")
+    run(COMMANDS[name], words[count:], program=f"hyperinverter {name}")
+
+
+def _overview() -> str:
+    """All commands, each with the first sentence of its description."""
+    lines = ["usage: hyperinverter COMMAND [words] [key=value] [--key value]", "", "commands:"]
+    for name, command in COMMANDS.items():
+        first = command.description.partition(". ")[0].partition(": ")[0].rstrip(".")  # up to its first stop
+        lines.append(f"  {name:<18}{first}")
+    return "\n".join([*lines, "", "`hyperinverter COMMAND --help` lists every key of a command."])

@@ -1,0 +1,30 @@
+"""Paths and patterns of images as they are typed, looked up without opening anything."""
+
+import glob
+import os
+from pathlib import Path
+
+from hyperinverter.utils.errors import UserError
+
+
+class MissingDataError(UserError, FileNotFoundError):
+    """A path or pattern of images matches nothing."""
+
+
+def expand(root: str) -> list[Path]:
+    """The path itself, or what a pattern matches, sorted.
+
+    Raises:
+        MissingDataError: nothing is there.
+    """
+    path = Path(root).expanduser()
+    if path.exists():
+        return [path]
+    matches = sorted(glob.glob(str(path), recursive=True)) if glob.has_magic(root) else []
+    if not matches:
+        what = "no file matches the pattern" if glob.has_magic(root) else "there is no file or folder"
+        raise MissingDataError(
+            f"{what} {root} (looked from {os.getcwd()}): check the name; images are given as a file, a folder, a .zip, "
+            "an LSUN LMDB folder, a quoted glob such as 'train_*.zip', or (data.root) a list [a,b] of these"
+        )
+    return [Path(match) for match in matches]
