@@ -24,6 +24,7 @@ import torch
 
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.waiting import another_process_speaks, signs_of_life
 
 MIB = 2**20
 T = TypeVar("T")
@@ -62,12 +63,18 @@ def in_fresh_process(function: Callable[..., T], *arguments: Any) -> T:
     """Call a function of a module where nothing ran before: what a domain left in the allocator changes times, too."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
         try:
-            return pool.submit(function, *arguments).result()
+            with another_process_speaks():
+                return pool.submit(_with_signs, function, *arguments).result()
         except BrokenProcessPool as error:
             raise UserError(
                 "the process that measured was ended by the system, most likely for want of memory; what was measured "
                 "before is kept: go on with fewer or smaller `sides`, or on a larger machine"
             ) from error
+
+
+def _with_signs(function: Callable[..., T], *arguments: Any) -> T:
+    with signs_of_life():
+        return function(*arguments)
 
 
 def give_back_memory() -> None:

@@ -23,7 +23,7 @@ from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import check_writable
 from hyperinverter.utils.paths import expand
 from hyperinverter.utils.text import printable
-from hyperinverter.utils.waiting import said_if_slow
+from hyperinverter.utils.waiting import doing, signs_of_life
 
 PACKAGE = Path(__file__).resolve().parents[1]
 USER_MISTAKE = 2  # exit code, as argparse's own
@@ -67,31 +67,8 @@ def run(command: Command, argv: Sequence[str], program: str | None = None) -> No
         SystemExit: 2 after a mistake that the user can mend, 130 after Ctrl-C.
     """
     try:
-        words = as_settings(argv, command.schema)
-        parser = _parser(command, program)
-        options, unknown = parser.parse_known_intermixed_args(words)
-        if options.help:
-            print(parser.format_help() + settings_help(command.schema, load_config(command.schema, options.config)))
-            sys.stdout.flush()
-            return
-        if bad_options := [word for word in unknown if word.startswith("-")]:
-            raise UserError(f"no such option: {' '.join(bad_options)}; settings are written key=value or --key value")
-        settings = overrides([*options.words, *unknown], command.schema, command.inputs)
-        config = load_config(command.schema, options.config, settings)
-        _check_inputs(command, config)
-        if (options.print_config or options.dry_run) and not _is_spoken_for():
-            print(to_yaml(config), end="")
-        if options.dry_run and not _is_spoken_for():
-            with said_if_slow("loading PyTorch"):
-                describe = _import(command.plan)
-            print("\n" + describe(config))
-        if not (options.print_config or options.dry_run):
-            if getattr(config, "output", None):  # told before hours are put into what could not be written
-                config.output = str(Path(config.output).expanduser())
-                check_writable(config.output)
-            with said_if_slow("loading PyTorch", wanted=not _is_spoken_for()):
-                act = _import(command.action)
-            _checked_for_processes(act)(config)
+        with signs_of_life(wanted=not _is_spoken_for()):
+            _obey(command, argv, program)
         sys.stdout.flush()
     except ConfigError as error:
         count = f"{len(error.faults)} settings" if len(error.faults) > 1 else "one setting"
@@ -110,6 +87,34 @@ def run(command: Command, argv: Sequence[str], program: str | None = None) -> No
         if not _is_spoken_for():
             print("\nstopped; the same command goes on from the last checkpoint, if it saves any", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _obey(command: Command, argv: Sequence[str], program: str | None) -> None:
+    """Read the words and do what they say."""
+    words = as_settings(argv, command.schema)
+    parser = _parser(command, program)
+    options, unknown = parser.parse_known_intermixed_args(words)
+    if options.help:
+        print(parser.format_help() + settings_help(command.schema, load_config(command.schema, options.config)))
+        return
+    if bad_options := [word for word in unknown if word.startswith("-")]:
+        raise UserError(f"no such option: {' '.join(bad_options)}; settings are written key=value or --key value")
+    settings = overrides([*options.words, *unknown], command.schema, command.inputs)
+    config = load_config(command.schema, options.config, settings)
+    _check_inputs(command, config)
+    if (options.print_config or options.dry_run) and not _is_spoken_for():
+        print(to_yaml(config), end="")
+    if options.dry_run and not _is_spoken_for():
+        with doing("loading PyTorch"):
+            describe = _import(command.plan)
+        print("\n" + describe(config))
+    if not (options.print_config or options.dry_run):
+        if getattr(config, "output", None):  # told before hours are put into what could not be written
+            config.output = str(Path(config.output).expanduser())
+            check_writable(config.output)
+        with doing("loading PyTorch"):
+            act = _import(command.action)
+        _checked_for_processes(act)(config)
 
 
 def _parser(command: Command, program: str | None) -> argparse.ArgumentParser:

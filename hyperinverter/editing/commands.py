@@ -23,7 +23,7 @@ from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import contact_sheet, difference_map, save_gif, save_image, to_pil
 from hyperinverter.utils.output_names import OutputNames
 from hyperinverter.utils.seeding import seed_everything
-from hyperinverter.utils.waiting import SLOW_S, said_if_slow
+from hyperinverter.utils.waiting import QUIET_S, doing
 
 SHEET_ROWS = 32  # photos on a contact sheet; all the others still have their own files
 CELL_PX = 256  # of a contact sheet, at most; the files beside it have the full resolution
@@ -55,7 +55,7 @@ def edit_images(config: EditConfig) -> dict:
             captions.append(photo.label)
         prepared = inverter.prepare(photo.inversion)  # so that each of its edits costs one synthesis
         count = len(directions) * len(strengths)
-        bar = tqdm(total=count, desc=f"edits of {photo.label}", unit="edit", leave=False, delay=SLOW_S)
+        bar = tqdm(total=count, desc=f"edits of {photo.label}", unit="edit", leave=False, delay=QUIET_S)
         for direction in directions:
             edited = [edit(prepared, direction, gamma) for gamma in gammas[direction.name]]
             images = []
@@ -134,7 +134,7 @@ def interpolate_images(config: InterpolateConfig) -> dict:
     frames = {}
     for name, weights in (("codes_and_weights", True), ("codes_only", False)):
         blended = Inversion.cat(interpolate(first, last, config.steps, weights))
-        with said_if_slow(f"drawing {config.steps} frames"):
+        with doing(f"drawing {config.steps} frames"):
             frames[name] = inverter.render(blended, batch_size=config.batch_size).cpu()  # [steps, 3, R, R]
         save_gif(list(frames[name]), output / f"{name}.gif", GIF_FRAME_MS)
         for number, frame in enumerate(frames[name]):
@@ -154,7 +154,7 @@ def _open(config: InvertConfig) -> tuple[Inverter, Path, float]:
     check_inputs(config)
     seed_everything(config.seed, config.threads)
     source = config.model or config.domain
-    with said_if_slow("loading the model"):
+    with doing("loading the model"):
         how = {"precision": config.precision, "compile": config.compile, "resolution": config.resolution}
         inverter = load(source, config.method, config.device, **how)
     output = Path(config.output)

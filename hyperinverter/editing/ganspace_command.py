@@ -28,7 +28,7 @@ from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import contact_sheet
 from hyperinverter.utils.seeding import seed_everything
 from hyperinverter.utils.text import whole_number
-from hyperinverter.utils.waiting import said_if_slow
+from hyperinverter.utils.waiting import doing
 
 
 def find_directions(config: GanspaceConfig) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def find_directions(config: GanspaceConfig) -> dict[str, Any]:
     device, domain = resolve_device(config.device), config.domain
     source = find_model_folder(config.model) if config.model else weights_file(domain, "generator")
     check_served(read_model(part_file(source, "generator"), "generator"))
-    with said_if_slow("loading the model"):
+    with doing("loading the model"):
         generator = place(load_generator(source), device).eval()
     ranges = [_range(text, generator.num_ws) for text in config.styles] or _thirds(generator.num_ws)
     try:

@@ -23,7 +23,7 @@ from hyperinverter.utils.decode import BadImageError, to_tensor
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import from_uint8
 from hyperinverter.utils.output_names import OutputNames
-from hyperinverter.utils.waiting import said_if_slow
+from hyperinverter.utils.waiting import doing
 
 ALIGNED_SIZE = 256  # px; crops for smaller domains are made at this size and then reduced by the one resize policy
 
@@ -209,7 +209,7 @@ class Inputs:
 
     def _inverted(self, pending: list[tuple[str, Tensor]]) -> Iterator[Photo]:
         if pending:
-            with said_if_slow("inverting", wanted=self._alone):
+            with doing("inverting"):
                 inversion = self.inverter.invert(torch.stack([image for _, image in pending]), self.config.batch_size)
             for (source, image), one in zip(pending, inversion, strict=True):
                 yield Photo(self._labels.label(source), source, image, one)

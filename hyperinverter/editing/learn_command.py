@@ -27,7 +27,7 @@ from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.output_names import file_name
 from hyperinverter.utils.safetensors_io import write_tensors
 from hyperinverter.utils.seeding import seed_everything
-from hyperinverter.utils.waiting import said_if_slow
+from hyperinverter.utils.waiting import doing
 
 CODES_FORMAT = "hyperinverter-codes-1"
 BATCH_SIZE = 64
@@ -55,7 +55,7 @@ def learn_directions(config: DirectionConfig) -> dict:
     for column in config.attributes.values():
         check_column(labels.values(), column)  # a wrong one is told before all photos are encoded
     _check_labels(config, labels)
-    with said_if_slow("loading the model"):
+    with doing("loading the model"):
         inverter = load(config.model or config.domain, "w_encoder", config.device)
     output = Path(config.output)
     ws, names = photo_codes(config, inverter, output / "codes.safetensors")
@@ -77,7 +77,7 @@ def learn_directions(config: DirectionConfig) -> dict:
     }
     results = {}
     for name, column in config.attributes.items():
-        with said_if_slow(f"fitting {name}"):
+        with doing(f"fitting {name}"):
             direction, figures = learn_direction(
                 ws,
                 attribute_values(rows, column),

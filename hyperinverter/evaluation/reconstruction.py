@@ -37,7 +37,7 @@ from hyperinverter.training.common import set_up
 from hyperinverter.utils.distributed import from_main, gather_numbered, in_all_processes, is_main, world_size
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_atomically
-from hyperinverter.utils.waiting import said_if_slow
+from hyperinverter.utils.waiting import doing
 
 TIME = "time_ms"  # in the record of an image: of a method that optimises for it
 CROP = "crop them first: python scripts/align.py FOLDER output=ALIGNED"
@@ -61,7 +61,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     device = set_up(config)
     source = config.domain if config.model is None else config.model
     fast = {"precision": config.precision, "compile": config.compile, "resolution": config.resolution}
-    with said_if_slow("loading the model", wanted=is_main()):
+    with doing("loading the model"):
         inverters = {method: load(source, method, device, config.projection, **fast) for method in config.methods}
     last_inverter = list(inverters.values())[-1]
     domain = last_inverter.domain
@@ -77,7 +77,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     per_method = {method: [metric.fresh() for metric in measured] for method in inverters}
 
     by_l2 = L2(Reduction(domain.loss_resolution, config.metric_filter))
-    with said_if_slow("looking at some photos", wanted=is_main()):
+    with doing("looking at some photos"):
         framing = list(look_at_some(images.source, domain, CROP)) if is_main() else []
     for line in framing:
         tell(line)

@@ -18,6 +18,7 @@ from hyperinverter.pretrained.request import Refused
 from hyperinverter.pretrained.transfer import Fetched, Limits, WrongContent, hash_file, only_download
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.text import printable
+from hyperinverter.utils.waiting import another_process_speaks, doing
 
 MARKER = "pip:"
 REQUIREMENT = re.compile(r"([A-Za-z0-9][\w.-]*)==([\w.]+)")
@@ -102,10 +103,11 @@ def _run_pip(name: str, version: str, file: str, folder: Path, limits: Limits, s
         paths = [str(stand_in.parent), environment.get("PYTHONPATH", "")]
         environment |= {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "SETUPTOOLS_USE_DISTUTILS": "stdlib"}
     words += ["--requirement", str(folder / "wanted.txt")]
-    done = subprocess.run(
-        words, env=environment, stdin=subprocess.DEVNULL, stdout=None if shows else subprocess.DEVNULL,
-        stderr=subprocess.PIPE, text=True, errors="replace", check=False,
-    )  # fmt: skip
+    with another_process_speaks() if shows else doing(f"fetching {name}"):
+        done = subprocess.run(
+            words, env=environment, stdin=subprocess.DEVNULL, stdout=None if shows else subprocess.DEVNULL,
+            stderr=subprocess.PIPE, text=True, errors="replace", check=False,
+        )  # fmt: skip
     if done.returncode:
         raise _why(f"{MARKER}{name}=={version}", done.stderr)
 

@@ -25,7 +25,7 @@ from hyperinverter.pretrained.reading import read_published
 from hyperinverter.pretrained.ready import load_discriminator, load_model, load_w_encoder, weights_file
 from hyperinverter.utils.distributed import is_main
 from hyperinverter.utils.errors import UserError
-from hyperinverter.utils.waiting import said_if_slow
+from hyperinverter.utils.waiting import doing
 
 TRUNK_PARTS = ("input_layer.", "conv1.", "bn1.", "relu.", "body.", "_conv_stem.", "_bn0.", "_blocks.")
 # torchvision's stem ends in a ReLU (ours is a PReLU, which starts at slope 0.25); old files count no batches.
@@ -67,7 +67,7 @@ def notes_on_photos(data: Batches, domain: DomainConfig, step: int) -> list[str]
     """Whether some of the photos are in the crop that the domain expects; before the first step, in one process."""
     if step > 0 or not is_main():
         return []
-    with said_if_slow("looking at some photos"):
+    with doing("looking at some photos"):
         return list(look_at_some(data.source, domain, "crop them first: python scripts/align.py FOLDER output=ALIGNED"))
 
 

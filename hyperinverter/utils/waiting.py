@@ -1,37 +1,122 @@
-"""A word on the terminal where a step takes long and shows nothing else."""
+"""Signs of life: while a command works, its terminal shows something at least every two seconds."""
 
 import contextlib
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from typing import Any, TextIO
 
-SLOW_S = 1.5  # after which a user wonders whether anything happens
-BEAT_S = 2.0
+QUIET_S = 1.5  # after which a user wonders whether anything happens
+
+_doing: list[str] = []  # what the blocks that are open do, outermost first
 
 
 @contextlib.contextmanager
-def said_if_slow(what: str, after_s: float = SLOW_S, wanted: bool = True) -> Iterator[None]:
-    """Write `what ...` on stderr when the block takes longer, and a dot for every two seconds more.
-
-    For blocks that write nothing themselves; nothing is written when one is over sooner, or not `wanted`.
-    """
-    over = threading.Event()
-
-    def say() -> None:
-        if over.wait(after_s):
-            return
-        with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
-            print(f"{what} ...", end="", file=sys.stderr, flush=True)
-            while not over.wait(BEAT_S):
-                print(".", end="", file=sys.stderr, flush=True)
-            print(file=sys.stderr, flush=True)
-
-    thread = threading.Thread(target=say, daemon=True)
-    if wanted:
-        thread.start()
+def doing(what: str) -> Iterator[None]:
+    """Name what the block does, for the sign that is shown when it takes long and writes nothing."""
+    _doing.append(what)
     try:
         yield
     finally:
-        over.set()
-        if wanted:
-            thread.join()  # its line ends before others begin
+        _doing.pop()
+
+
+def _bars() -> list[Any]:
+    """Progress bars that are shown."""
+    tqdm = sys.modules.get("tqdm")
+    return list(getattr(tqdm.tqdm, "_instances", ())) if tqdm else []
+
+
+class _Heard:
+    """A stream that tells of what is written to it; everything else is the stream's."""
+
+    def __init__(self, stream: TextIO, life: "_Life") -> None:
+        self._stream, self._life = stream, life
+
+    def write(self, text: str) -> int:
+        self._life.hear()
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class _Life:
+    """A thread that shows a sign after every QUIET_S in which nobody else wrote: bars count on, or `loading ...`."""
+
+    def __init__(self) -> None:
+        self.paused = 0
+        self._lock = threading.RLock()  # a signal's handler may write while its thread does
+        self._over = threading.Event()
+        self._last, self._in_line = time.monotonic(), False
+        self._streams = sys.stdout, sys.stderr
+        sys.stdout, sys.stderr = (stream and _Heard(stream, self) for stream in self._streams)
+        self._thread = threading.Thread(target=self._watch, name="signs of life", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        self._over.set()
+        self._thread.join()
+        self.hear()
+        sys.stdout, sys.stderr = self._streams
+
+    def hear(self) -> None:
+        """Something is about to be written, on a line of its own."""
+        with self._lock:
+            self._last = time.monotonic()
+            if self._in_line:
+                self._in_line = False
+                self._show("\n")
+
+    def _watch(self) -> None:
+        while not self._over.wait(max(self._last + QUIET_S - time.monotonic(), 0.01)):
+            if time.monotonic() - self._last < QUIET_S:
+                continue
+            self._last = time.monotonic()
+            bars = [] if self.paused else _bars()
+            for bar in bars:
+                with contextlib.suppress(OSError, ValueError, AttributeError):  # it ends at this moment
+                    bar.refresh()
+            if not bars and not self.paused:
+                with self._lock:
+                    self._show("." if self._in_line else f"{_doing[-1] if _doing else 'working'} ...")
+                    self._in_line = True
+
+    def _show(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # nobody reads it any more
+            self._streams[1].write(text)
+            self._streams[1].flush()
+
+
+_life: _Life | None = None
+
+
+@contextlib.contextmanager
+def signs_of_life(wanted: bool = True) -> Iterator[None]:
+    """Show on stderr that something happens, for as long as the block runs; nothing within another such block."""
+    global _life
+    if _life is not None or not wanted:
+        yield
+        return
+    _life = _Life()
+    try:
+        yield
+    finally:
+        life, _life = _life, None
+        life.end()
+
+
+@contextlib.contextmanager
+def another_process_speaks() -> Iterator[None]:
+    """No signs: a process that was started writes to the same terminal."""
+    life = _life
+    if life is None:
+        yield
+        return
+    life.paused += 1
+    try:
+        yield
+    finally:
+        life.paused -= 1
+        life.hear()

@@ -1,0 +1,61 @@
+"""What shows that something happens."""
+
+import sys
+import time
+
+import pytest
+from tqdm import tqdm
+
+from hyperinverter.utils import waiting
+from hyperinverter.utils.waiting import another_process_speaks, doing, signs_of_life
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(waiting, "QUIET_S", 0.1)
+
+
+def test_a_word_where_nothing_else_is_shown(capsys):
+    with pytest.raises(KeyError), signs_of_life(), doing("the whole"):
+        with doing("loading the model"):
+            time.sleep(0.8)
+        print("loaded")
+        time.sleep(0.3)
+        raise KeyError
+    shown = capsys.readouterr()
+    first, second = shown.err.splitlines()
+    assert first.startswith("loading the model ....") and second.startswith("the whole ...")
+    assert shown.out == "loaded\n" and shown.err.endswith(".\n")
+
+
+def test_nothing_while_others_write_and_after_the_end(capsys):
+    outside = sys.stdout, sys.stderr
+    with signs_of_life(wanted=False):
+        time.sleep(0.3)
+    with signs_of_life():
+        with signs_of_life(), another_process_speaks():
+            time.sleep(0.3)
+        with doing("quick"):
+            pass
+    assert (sys.stdout, sys.stderr) == outside and capsys.readouterr() == ("", "")
+
+
+def test_a_bar_that_stands_still_counts_its_seconds(capsys):
+    with signs_of_life(), tqdm(total=2, desc="photos") as bar:
+        time.sleep(1.6)
+        bar.update()
+    shown = capsys.readouterr().err
+    assert shown.count("| 0/2 [") > 3 and "0/2 [00:01" in shown and "working" not in shown
+
+
+def test_every_command_shows_signs(capsys, monkeypatch):
+    from hyperinverter.config import cli
+    from hyperinverter.config.weights import DownloadConfig
+
+    monkeypatch.setattr(cli, "_import", lambda action: lambda config: time.sleep(0.5))
+    command = cli.Command(DownloadConfig, "some:action", None, "What it does.")
+    cli.run(command, ["names=[x]"])
+    assert capsys.readouterr().err.startswith("working ...")
+    monkeypatch.setenv("LOCAL_RANK", "1")  # the first of torchrun's processes speaks
+    cli.run(command, ["names=[x]"])
+    assert capsys.readouterr().err == ""
