@@ -2,24 +2,36 @@
 
     >>> import hyperinverter
     >>> model = hyperinverter.load("faces64")
-    >>> inversion = model.invert("photo.jpg")
-    >>> image = model.render(inversion)  # [1, 3, R, R] in [-1, 1]
+    >>> inversion = model.invert("photo.jpg", align=True)
+    >>> edited = model.edit(inversion, smile=2)  # two standard deviations; model.directions lists what there is
+    >>> hyperinverter.save_image(edited.images, "smile.png")  # images are [N, 3, R, R] in [-1, 1]
 
-The two names below are fetched on first use, so that `import hyperinverter` costs nothing.
+The names below are fetched on first use, so that `import hyperinverter` costs nothing.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hyperinverter.inverters import Inversion, load
+    from hyperinverter.inverters import HyperInverter, Inversion, Inverter, load
+    from hyperinverter.utils.images import save_image
 
 __version__ = "0.1.0"
-__all__ = ["Inversion", "__version__", "load"]
+__all__ = ["HyperInverter", "Inversion", "Inverter", "__version__", "load", "save_image"]
+_PLACES = {
+    "HyperInverter": "hyperinverter.inverters",
+    "Inversion": "hyperinverter.inverters",
+    "Inverter": "hyperinverter.inverters",
+    "load": "hyperinverter.inverters",
+    "save_image": "hyperinverter.utils.images",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Inversion", "load"):
-        from hyperinverter import inverters
+    if name not in _PLACES:
+        raise AttributeError(f"module 'hyperinverter' has no attribute {name!r}")
+    return getattr(import_module(_PLACES[name]), name)
 
-        return getattr(inverters, name)
-    raise AttributeError(f"module 'hyperinverter' has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,14 +1,22 @@
 """What `import hyperinverter` promises: nothing heavy at import, three lines from photo to picture, honest refusals."""
 
+import copy
+import pickle
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import hyperinverter
+from hyperinverter.data.align import NoFaceError, align_face
+from hyperinverter.directions import Direction, save_direction
+from hyperinverter.utils.errors import UserError
 
 # seconds to import, and used by few: fetched inside the functions that need them
 HEAVY = (
@@ -44,6 +52,13 @@ def test_names_of_the_front_door():
         hyperinverter.invertt  # noqa: B018
 
 
+def test_dir_lists_exactly_what_is_offered():
+    code = "import hyperinverter as h; print(*dir(h)); assert set(dir(h)) == set(h.__all__)"
+    offered = "HyperInverter Inversion Inverter __version__ load save_image"
+    assert python(code).strip() == offered
+    assert python(f"import hyperinverter.utils.text; {code}").strip() == offered
+
+
 def test_photo_to_picture_and_back_from_a_file(tiny_model: Path, tmp_path: Path):
     Image.new("RGB", (40, 40), (200, 120, 90)).save(tmp_path / "photo.png")
     model = hyperinverter.load(tiny_model)
@@ -71,3 +86,92 @@ def test_model_by_name_from_the_environment(tiny_model: Path, monkeypatch: pytes
         hyperinverter.load("no such thing")
     with pytest.raises(ValueError, match="hyperinverter, w_encoder"):
         hyperinverter.load(tiny_model, "w_enc")
+
+
+@pytest.fixture
+def model(tiny_model: Path, tmp_path: Path) -> hyperinverter.HyperInverter:
+    """With directions `smile` (half a unit of W per standard deviation) and `plain`, which does not know its own."""
+    folder = shutil.copytree(tiny_model, tmp_path / "mine")
+    loaded = hyperinverter.load(folder)
+    vectors = torch.eye(loaded.generator.w_dim)
+    save_direction(Direction("smile", vectors[0], {"projection_std": 0.5}), folder / "directions/smile.safetensors")
+    np.save(folder / "directions/plain.npy", vectors[1].numpy())
+    return loaded
+
+
+def test_edits_by_name_in_standard_deviations(model: hyperinverter.HyperInverter):
+    assert model.directions == ["plain", "smile"]
+    image = torch.linspace(-1, 1, 3 * model.resolution**2).reshape(1, 3, model.resolution, model.resolution)
+    inversion = model.invert(torch.cat([image, -image]))
+    edited = model.edit(inversion, smile=2)
+    assert torch.equal(edited.ws[:, :, 1:], inversion.ws[:, :, 1:])
+    torch.testing.assert_close(edited.ws[:, :, 0], inversion.ws[:, :, 0] + 1, atol=1e-5, rtol=0)
+    assert edited.tokens is inversion.tokens, "the weights stay"
+    torch.testing.assert_close(edited.images, model.render(edited))
+    assert edited.images is edited.images and not torch.equal(edited.images, inversion.images)
+
+    both = model.edit(
+        inversion, {model.folder / "directions/plain.npy": -3.0}, smile=torch.tensor([0.0, 1.0]), unit="w"
+    )
+    moved = both.ws - inversion.ws
+    torch.testing.assert_close(moved[:, 0, :2], torch.tensor([[0.0, -3.0], [1.0, -3.0]]), atol=1e-5, rtol=0)
+    prepared = model.prepare(inversion)
+    torch.testing.assert_close(model.edit(prepared, smile=2).images, edited.images, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "message"),
+    [
+        ({}, ValueError, r"write, say, edit\(inversion, smile=2\). There are: plain, smile"),
+        ({"smiel": 1}, FileNotFoundError, "no direction 'smiel'.*there are: plain, smile"),
+        ({"smile": "2"}, ValueError, "smile is '2'; write a number"),
+        ({"smile": 1, "unit": "sd"}, ValueError, "unit is 'sd'; write std or w"),
+        ({"plain": 1}, UserError, "in Python unit='w'"),
+        ({"smile": torch.ones(3)}, ValueError, "3 strengths for 1 images"),
+    ],
+)
+def test_an_edit_that_cannot_be_made_says_what_can(model, words: dict, error: type[Exception], message: str):
+    with pytest.raises(error, match=message):
+        model.edit(model.invert(torch.zeros(3, model.resolution, model.resolution)), **words)
+
+
+def test_what_they_are_is_printed_in_a_line(model: hyperinverter.HyperInverter):
+    assert repr(model) == f"HyperInverter('micro', {model.resolution} px, cpu, fp32, directions: plain, smile)"
+    inversion = model.invert(torch.zeros(3, model.resolution, model.resolution))
+    made = f"micro {model.model_hash}"
+    count, size = len(inversion.tokens), next(iter(inversion.tokens.values())).shape[1]
+    codes = list(inversion.ws.shape)
+    assert repr(inversion) == f"Inversion(1 image by {made}: codes {codes}, {count} tokens of {size} numbers)"
+    assert "2 images by" in repr(hyperinverter.Inversion.cat([inversion] * 2))
+    assert repr(hyperinverter.Inversion(torch.zeros(1, 2, 3))) == (
+        "Inversion(1 image by an unknown model: codes [1, 2, 3], the generator as it is)"
+    )
+
+
+def test_images_of_a_file_need_its_model_and_copies_do_not_carry_it(model: hyperinverter.HyperInverter, tmp_path: Path):
+    inversion = model.invert(torch.zeros(3, model.resolution, model.resolution))
+    inversion.save(tmp_path / "one.safetensors")
+    again = hyperinverter.Inversion.load(tmp_path / "one.safetensors")
+    with pytest.raises(UserError, match=r"without its model \(micro\): load that and write model.render\(inversion\)"):
+        again.images  # noqa: B018
+    torch.testing.assert_close(model.edit(again, smile=0).images, inversion.images, atol=1e-5, rtol=0)
+    assert len(pickle.dumps(inversion)) < 1e5 and copy.deepcopy(inversion).model is None
+    assert inversion[0].model is model and inversion.with_ws(inversion.ws).model is model
+
+
+def test_a_photo_is_aligned_on_request(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("dlib")
+    photo = Image.fromarray(pytest.importorskip("skimage.data").astronaut())
+    photo.save(tmp_path / "photo.png")
+    model = hyperinverter.load(tiny_model)
+    model.domain = replace(model.domain, alignment="ffhq")
+    crop = align_face(photo, 256)
+    for given in (tmp_path / "photo.png", str(tmp_path), photo, [photo]):
+        assert torch.equal(model.invert(given, align=True).ws, model.invert(crop).ws)
+    with pytest.raises(NoFaceError, match="no face found in an image"):
+        model.invert(Image.new("RGB", (300, 200)), align=True)
+    with pytest.raises(ValueError, match="a tensor has to be cropped already"):
+        model.invert(torch.zeros(3, 64, 64), align=True)
+    model.domain = replace(model.domain, alignment="none")
+    with pytest.raises(UserError, match="not of faces in the FFHQ crop"):
+        model.invert(photo, align=True)

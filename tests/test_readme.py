@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from script_runner import ROOT, astronaut, run_script, write_labels, write_photos
 
+import hyperinverter
+
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/performance.md", "docs/results.md", "docs/new-domain.md")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#]+)(?:#[^)]*)?\)")
@@ -224,7 +226,14 @@ def test_python_blocks_run_one_after_the_other(workspace: Path, monkeypatch: pyt
             if language == "python":
                 exec(compile(text, page, "exec"), names)
     assert (workspace / "photo.safetensors").stat().st_size < 32 * 1024
-    assert (workspace / "reconstruction.png").is_file()
+    assert (workspace / "reconstruction.png").is_file() and (workspace / "smile.png").is_file()
+
+
+def test_the_first_examples_use_only_what_the_package_offers():
+    examples = [text for language, text in blocks("README.md") if language == "python"][:3]
+    used = {name for text in examples for name in re.findall(r"\bhyperinverter\.(\w+)", text)}
+    assert used <= set(hyperinverter.__all__) and not any("from hyperinverter" in text for text in examples)
+    assert ".invert(" in examples[0] and ".edit(" in examples[1] and ".save(" in examples[2]
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed; the pages' make commands need it")

@@ -23,6 +23,8 @@ MOST_ENLARGEMENT = 2.0  # of the later sizes; beyond it an image shows nothing n
 SURE_SCORE = 0.5  # dlib's score; below it the next size is searched too and the best of all sizes wins
 SECOND_FACE, SECOND_SCORE = 0.5, 0.25  # a face of this part of the width, and this score, is told beside the one taken
 
+ALIGNED_SIZE = 256  # px; crops for smaller domains are made at this size and then reduced by the one resize policy
+
 LEFT_EYE, RIGHT_EYE = slice(36, 42), slice(42, 48)  # of the 68 points; left as seen in the image
 MOUTH_LEFT, MOUTH_RIGHT = 48, 54  # outer corners
 LANDMARK_MODEL = "shape_predictor_68_face_landmarks.dat"

@@ -112,6 +112,7 @@ def in_w(strengths: Sequence[float], unit: str, direction: Direction) -> list[fl
     if not spread:
         raise UserError(
             f"direction {direction.name!r} does not say how far photos spread along it (projection_std), which "
-            f"strength_unit=std needs; write strength_unit=w, or learn it with scripts/learn_direction.py"
+            f"strength_unit=std needs; write strength_unit=w (in Python unit='w'), or learn it with "
+            f"scripts/learn_direction.py"
         )
     return [strength * spread for strength in strengths]

@@ -14,11 +14,9 @@ from hyperinverter.checkpoint import write_atomically
 from hyperinverter.config.schema import EditConfig, InterpolateConfig, InvertConfig
 from hyperinverter.data.sources import spare_inputs
 from hyperinverter.directions.direction import Direction, edit, in_w
-from hyperinverter.directions.files import load_direction
 from hyperinverter.editing.inputs import Inputs, Photo, check_inputs
 from hyperinverter.editing.interpolation import interpolate
 from hyperinverter.inverters import Inversion, Inverter, load
-from hyperinverter.pretrained.published.vectors import Space
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import contact_sheet, difference_map, save_gif, save_image, to_pil
 from hyperinverter.utils.output_names import OutputNames
@@ -163,12 +161,8 @@ def _open(config: InvertConfig) -> tuple[Inverter, Path, float]:
 
 
 def _directions(config: EditConfig, inverter: Inverter) -> list[Direction]:
-    known = {"files": config.domain.directions, "space": Space.of(inverter.generator)}
     try:
-        found = [
-            load_direction(name, inverter.folder, generator_hash=inverter.generator_hash, **known)
-            for name in config.directions
-        ]
+        found = [inverter.direction(name, config.domain.directions) for name in config.directions]
     except FileNotFoundError as error:
         mine, settings = inverter.domain.name, config.domain.name
         if mine == settings:

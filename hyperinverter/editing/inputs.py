@@ -25,8 +25,6 @@ from hyperinverter.utils.images import from_uint8
 from hyperinverter.utils.output_names import OutputNames
 from hyperinverter.utils.waiting import doing
 
-ALIGNED_SIZE = 256  # px; crops for smaller domains are made at this size and then reduced by the one resize policy
-
 
 @dataclass
 class Photo:
@@ -184,7 +182,7 @@ class Inputs:
             return self._bad(name, item.reason)
         if self.config.align:
             try:
-                face = align.align(item, max(self.inverter.resolution, ALIGNED_SIZE), name)
+                face = align.align(item, max(self.inverter.resolution, align.ALIGNED_SIZE), name)
             except align.NoFaceError as error:
                 return self._bad(name, str(error))
             item = face.image

@@ -5,6 +5,7 @@ from pathlib import Path
 from hyperinverter.config.schema import DomainConfig, ProjectionConfig
 from hyperinverter.inverters.base import Inverter
 from hyperinverter.inverters.e4e import E4eInverter
+from hyperinverter.inverters.hub import is_on_hub
 from hyperinverter.inverters.hyperinverter import HyperInverter
 from hyperinverter.inverters.hyperstyle import HyperStyleInverter
 from hyperinverter.inverters.inversion import Inversion
@@ -16,7 +17,6 @@ from hyperinverter.inverters.w_encoder import WEncoderInverter
 from hyperinverter.pretrained.files import PARTS
 from hyperinverter.pretrained.methods import PUBLISHED_METHODS
 from hyperinverter.pretrained.obtain import make_model, released_name
-from hyperinverter.utils.device import resolve_device
 
 __all__ = [
     "INVERTERS",
@@ -70,7 +70,8 @@ def load(
             (in W+), pti (a code, then the generator).
         device: cpu, cuda, cuda:N, mps, or auto.
         projection: steps, seed and perceptual network of the methods that optimise; None: the published numbers.
-        download: fetch what is missing of a released model. Released files that are here are converted either way.
+        download: fetch what is missing of a released model; and OWNER/REPO, where no such folder is here, from the
+            Hugging Face hub. Released files that are here are converted either way.
         precision: what the networks compute in: fp32, or on hardware that has it bf16 or fp16; results are float32.
             See `Inverter.accelerate` for their error.
         compile: torch.compile; the first image of each batch size takes minutes.
@@ -83,10 +84,11 @@ def load(
     """
     if method not in INVERTERS:
         raise ValueError(f"method is {method!r}; write one of {', '.join(INVERTERS)}")
+    if download and is_on_hub(source):
+        return INVERTERS[method].from_pretrained(
+            source, projection=projection, device=device, precision=precision, compile=compile, resolution=resolution
+        )
     if download and (released := released_name(source)):
         part = method if method in (*PARTS, *PUBLISHED_METHODS) else "generator"
         make_model(released, [part], download=True)
-    inverter = INVERTERS[method].load(source)
-    if projection is not None:
-        inverter.configure(projection)
-    return inverter.to(resolve_device(device)).accelerate(precision, compile).draw_at(resolution)
+    return INVERTERS[method].load(source).set_up(device, precision, compile, resolution, projection)

@@ -5,91 +5,34 @@ Letters: N images, L styles, R resolution.
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Self
 
 import torch
-import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from hyperinverter.config.schema import PRECISIONS, DomainConfig, ProjectionConfig
-from hyperinverter.data.sources import open_source
+from hyperinverter.directions import Direction, available_directions, edit, load_direction
+from hyperinverter.directions.direction import in_w
 from hyperinverter.extractors.framing import Framing
+from hyperinverter.inverters.hub import OnHub
+from hyperinverter.inverters.images import ImagesLike, as_images
 from hyperinverter.inverters.inversion import Inversion
 from hyperinverter.models.residuals import Residuals
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.stylegan2.layers import check_reduced
-from hyperinverter.utils.decode import centre_crop, to_tensor, upright_rgb
-from hyperinverter.utils.device import arithmetic, tell_if_slower
+from hyperinverter.pretrained.published.vectors import Space
+from hyperinverter.utils.device import arithmetic, resolve_device, tell_if_slower
 from hyperinverter.utils.errors import UserError
-from hyperinverter.utils.images import from_uint8
 
 __all__ = ["Inversion", "Inverter", "as_images"]
 
 logger = logging.getLogger(__name__)
 
-ImagesLike = Tensor | Image.Image | str | Path | Sequence[Tensor | Image.Image | str | Path]
 
-
-def as_images(
-    images: ImagesLike,
-    size: int | tuple[int, int],
-    look: Callable[[str, Image.Image], object] = lambda name, photo: None,
-) -> Tensor:
-    """Anything image-like as a batch [N, 3, R, R] in [-1, 1].
-
-    Args:
-        images: a tensor [N, 3, H, W] or [3, H, W] in [-1, 1], a PIL image, a path, or a list of these.
-        size: R, or height and width; other sizes are centre-cropped to its proportions and resized (bilinear with
-            antialiasing), the one policy of the project; PIL images are turned upright and laid over white, as files
-            are.
-        look: called with name and upright RGB photo of each image that is no tensor, before its crop.
-    Raises:
-        ValueError: another shape, type or (of a tensor on the CPU) range; says what was given.
-    """
-    if isinstance(images, Tensor):
-        return _checked_tensor(images, (size, size) if isinstance(size, int) else size)
-    if isinstance(images, Image.Image):
-        return _taken_in("an image", upright_rgb(images), size, look)
-    if isinstance(images, str | Path):
-        source = open_source(images, resolution=size if isinstance(size, int) else max(size))
-        return torch.cat([_taken_in(name, source.read(i), size, look) for i, name in enumerate(source.names)])
-    if isinstance(images, Sequence) and len(images) > 0:
-        return torch.cat([as_images(image, size, look) for image in images])
-    raise ValueError(f"images is {type(images).__name__}; give a tensor [N, 3, H, W] in [-1, 1], PIL images or paths")
-
-
-def _taken_in(
-    name: str, photo: Image.Image, size: int | tuple[int, int], look: Callable[[str, Image.Image], object]
-) -> Tensor:
-    look(name, photo)
-    return from_uint8(to_tensor(photo, size)).unsqueeze(0)
-
-
-def _checked_tensor(images: Tensor, shape: tuple[int, int]) -> Tensor:
-    if images.ndim == 3:
-        images = images.unsqueeze(0)
-    if images.ndim != 4 or images.shape[1] != 3 or len(images) == 0:
-        raise ValueError(f"images have shape {tuple(images.shape)}; expected [N, 3, H, W] with N at least 1")
-    if not images.is_floating_point():
-        raise ValueError(f"images are {images.dtype}; expected floats in [-1, 1]: divide by 127.5 and subtract 1")
-    if images.device.type == "cpu":  # elsewhere reading the range back would stop the device
-        low, high = images.aminmax()
-        if not (low >= -1.01 and high <= 1.01):  # also refuses NaN; 1 % of slack for rounding after a resize
-            raise ValueError(f"images lie in [{low:.3g}, {high:.3g}]; expected [-1, 1], finite")
-    images = images.float()
-    if box := centre_crop((images.shape[3], images.shape[2]), shape):
-        left, top, right, bottom = box
-        images = images[:, :, top:bottom, left:right]
-    if images.shape[-2:] != shape:
-        images = F.interpolate(images, shape, mode="bilinear", antialias=True)
-    return images
-
-
-class Inverter(ABC):
+class Inverter(OnHub, ABC):
     """A method: images in, Inversion out, and back. Subclasses write `load`, `_invert` and, if need be, `_render`.
 
     Attributes:
@@ -117,7 +60,26 @@ class Inverter(ABC):
     def load(cls, source: str | Path | DomainConfig) -> Self:
         """From a model folder (name or path) or a DomainConfig."""
 
-    def configure(self, projection: ProjectionConfig) -> None:  # noqa: B027 (most methods have nothing to set)
+    def __repr__(self) -> str:
+        """Model, size, device and directions."""
+        directions = ", ".join(self.directions) or "none"
+        where = f"{self.resolution} px, {self.device}, {self.precision}"
+        return f"{type(self).__name__}({self.model_name!r}, {where}, directions: {directions})"
+
+    def set_up(
+        self,
+        device: str = "cpu",
+        precision: str = "fp32",
+        compile: bool = False,
+        resolution: int | None = None,
+        projection: ProjectionConfig | None = None,
+    ) -> Self:
+        """Configure, move, accelerate and size it at once; see `hyperinverter.load`."""
+        if projection is not None:
+            self.configure(projection)
+        return self.to(resolve_device(device)).accelerate(precision, compile).draw_at(resolution)
+
+    def configure(self, projection: ProjectionConfig) -> None:
         """Take over what is set there; None keeps the published number. Concerns methods that optimise per image."""
 
     def settings(self) -> dict[str, str | float | None]:
@@ -195,20 +157,75 @@ class Inverter(ABC):
         return next(self.generator.parameters()).device
 
     @torch.no_grad()
-    def invert(self, images: ImagesLike, batch_size: int = 4) -> Inversion:
+    def invert(self, images: ImagesLike, batch_size: int = 4, *, align: bool = False) -> Inversion:
         """Invert images.
 
         Args:
             images: a tensor [N, 3, H, W] in [-1, 1], a PIL image, a path (image, folder, zip), or a list of these.
             batch_size: images at a time; the result does not depend on it.
+            align: True finds the face in each photo and crops it as FFHQ does; needs the extra `faces`.
+        Raises:
+            NoFaceError: `align`, and a photo shows no face.
+            UserError: `align`, and the model is not of faces.
         """
-        framing = Framing(self.domain, "crop them first by hyperinverter.data.align.align_face or scripts/align.py")
-        batches = as_images(images, self.input_shape, framing.look).split(batch_size)
+        if align and (self.domain.alignment != "ffhq" or self.domain.kind == "scenes"):
+            raise UserError(f"model {self.model_name} is not of faces in the FFHQ crop; leave align out")
+        framing = Framing(self.domain, "pass align=True, or crop them first by scripts/align.py")
+        batches = as_images(images, self.input_shape, framing.look, align).split(batch_size)
         for line in framing.report():
             logger.warning(line)
         with arithmetic(self.device, self.precision):
-            found = Inversion.cat([self._invert(batch.to(self.device)) for batch in batches])
-        return found if self.precision == "fp32" else found.float()
+            result = Inversion.cat([self._invert(batch.to(self.device)) for batch in batches])
+        return replace(result if self.precision == "fp32" else result.float(), model=self)
+
+    @property
+    def directions(self) -> list[str]:
+        """Names of the edits that the model brings along, as `edit` takes them."""
+        named = [name for name, file in self.domain.directions.items() if (self.folder / file).is_file()]
+        return sorted({*named, *available_directions(self.folder)})
+
+    def direction(self, name: str | Path, files: Mapping[str, str] | None = None) -> Direction:
+        """A direction of this model's W, by name or from a file; see `directions.load_direction`."""
+        known = {"files": self.domain.directions if files is None else files, "space": Space.of(self.generator)}
+        return load_direction(name, self.folder, generator_hash=self.generator_hash, **known)
+
+    def edit(
+        self,
+        inversion: Inversion,
+        strengths: Mapping[str | Path, float | Tensor] | None = None,
+        /,
+        *,
+        unit: str = "std",
+        **named: float | Tensor,
+    ) -> Inversion:
+        """The same photos edited; Δθ stays.
+
+            model.edit(inversion, smile=2, age=-1).images
+
+        Args:
+            inversion: by this model; for many edits of it give `prepare(inversion)`.
+            strengths: as `named`, for directions whose names are no words of Python: a file, `pca#34:10-11`.
+            unit: `std`, standard deviations over photos; or `w`, distances in W (the paper's ±1 to ±3).
+            named: direction -> strength, one for all photos or a tensor [N]; several add up.
+        Raises:
+            FileNotFoundError: no such direction; lists those there are.
+            UserError: another model made the Inversion, or a direction is another generator's or has no `std`.
+            ValueError: no direction, another unit, or a strength that is no number.
+        """
+        self._check(inversion, allow_other_model=False)
+        wanted = {**(strengths or {}), **named}
+        if not wanted:
+            there = ", ".join(self.directions) or "none"
+            raise ValueError(f"no direction is given; write, say, edit(inversion, smile=2). There are: {there}")
+        if unit not in ("std", "w"):
+            raise ValueError(f"unit is {unit!r}; write std or w")
+        for name, strength in wanted.items():
+            if isinstance(strength, bool) or not isinstance(strength, int | float | Tensor):
+                raise ValueError(f"{name} is {strength!r}; write a number, or a tensor with one per photo")
+            direction = self.direction(name)
+            (gamma,) = in_w([strength], unit, direction)
+            inversion = edit(inversion, direction, gamma)
+        return replace(inversion, model=self)
 
     @torch.no_grad()
     def prepare(self, inversion: Inversion, *, allow_other_model: bool = False) -> Inversion:

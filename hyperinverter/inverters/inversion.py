@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ class Inversion:
         info: what else the result depends on, for people: method, steps, perceptual network; plain JSON values.
         prepared: the weights that tokens or residuals stand for, from `Inverter.prepare`; `with_ws`, slices and `to`
             keep them, joining, interpolation and files leave them out.
+        model: the method that made it, which draws `images`; files and copies leave it out.
     """
 
     ws: Tensor
@@ -48,6 +50,7 @@ class Inversion:
     generator_hash: str = ""
     info: dict[str, Any] = field(default_factory=dict)
     prepared: dict[str, Tensor | Kernel] | None = field(default=None, repr=False, compare=False)
+    model: Any = field(default=None, repr=False, compare=False)  # an Inverter
 
     def __post_init__(self) -> None:
         if self.ws.ndim != 3:
@@ -61,9 +64,32 @@ class Inversion:
 
     def __repr__(self) -> str:
         """Sizes and origin; the numbers of an Inversion fill pages."""
-        how = "tokens" if self.tokens is not None else "residuals" if self.residuals is not None else "no weights"
-        made = f"{self.model_name} {self.model_hash}".strip()
-        return f"Inversion({len(self)} images, ws {tuple(self.ws.shape)}, {how}, model {made or 'unknown'})"
+        how = "the generator as it is"
+        if self.tokens is not None:
+            how = f"{len(self.tokens)} tokens of {next(iter(self.tokens.values()), self.ws[0]).shape[-1]} numbers"
+        elif self.residuals is not None:
+            how = f"{len(self.residuals)} weight residuals"
+        made = f"{self.model_name} {self.model_hash}".strip() or "an unknown model"
+        count = f"{len(self)} image{'' if len(self) == 1 else 's'}"
+        return f"Inversion({count} by {made}: codes {list(self.ws.shape)}, {how})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without model and images, which a copy or a pickle would carry along."""
+        return {name: value for name, value in vars(self).items() if name != "images"} | {"model": None}
+
+    @cached_property
+    def images(self) -> Tensor:
+        """What it shows, [N, 3, R, R], nominally in [-1, 1]; drawn when first asked for, and kept.
+
+        Raises:
+            UserError: it came from a file and belongs to no model yet.
+        """
+        if self.model is None:
+            raise UserError(
+                f"this Inversion came without its model ({self.model_name or 'unknown'}): load that and write "
+                f"model.render(inversion)"
+            )
+        return self.model.render(self)
 
     def __len__(self) -> int:
         return len(self.ws)

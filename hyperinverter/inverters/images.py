@@ -1,0 +1,91 @@
+"""What an inverter takes as images, as one batch of tensors."""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from hyperinverter.data.align import ALIGNED_SIZE
+from hyperinverter.data.align import align as align_photo
+from hyperinverter.data.sources import open_source
+from hyperinverter.utils.decode import centre_crop, to_tensor, upright_rgb
+from hyperinverter.utils.images import from_uint8
+
+logger = logging.getLogger(__name__)
+
+ImagesLike = Tensor | Image.Image | str | Path | Sequence[Tensor | Image.Image | str | Path]
+
+
+def as_images(
+    images: ImagesLike,
+    size: int | tuple[int, int],
+    look: Callable[[str, Image.Image], object] = lambda name, photo: None,
+    align: bool = False,
+) -> Tensor:
+    """Anything image-like as a batch [N, 3, R, R] in [-1, 1].
+
+    Args:
+        images: a tensor [N, 3, H, W] or [3, H, W] in [-1, 1], a PIL image, a path, or a list of these.
+        size: R, or height and width; other sizes are centre-cropped to its proportions and resized (bilinear with
+            antialiasing), the one policy of the project; PIL images are turned upright and laid over white, as files
+            are.
+        look: called with name and upright RGB photo of each image that is no tensor, before its crop.
+        align: True finds the face in each photo and takes the FFHQ crop of it, at which nothing looks any more.
+    Raises:
+        NoFaceError: `align`, and a photo shows no face.
+        ValueError: another shape, type or (of a tensor on the CPU) range; says what was given.
+    """
+    if isinstance(images, Tensor) and align:
+        raise ValueError("align=True takes photos, as paths or PIL images; a tensor has to be cropped already")
+    if isinstance(images, Tensor):
+        return _checked_tensor(images, (size, size) if isinstance(size, int) else size)
+    if isinstance(images, Image.Image):
+        return _taken_in("an image", upright_rgb(images), size, look, align)
+    if isinstance(images, str | Path):
+        needed_px = size if isinstance(size, int) else max(size)
+        source = open_source(images, resolution=None if align else needed_px)  # a face is a part of the photo
+        return torch.cat([_taken_in(name, source.read(i), size, look, align) for i, name in enumerate(source.names)])
+    if isinstance(images, Sequence) and len(images) > 0:
+        return torch.cat([as_images(image, size, look, align) for image in images])
+    raise ValueError(f"images is {type(images).__name__}; give a tensor [N, 3, H, W] in [-1, 1], PIL images or paths")
+
+
+def _taken_in(
+    name: str,
+    photo: Image.Image,
+    size: int | tuple[int, int],
+    look: Callable[[str, Image.Image], object],
+    align: bool,
+) -> Tensor:
+    if align:
+        face = align_photo(photo, max(size if isinstance(size, int) else max(size), ALIGNED_SIZE), name)
+        if face.note:
+            logger.warning(f"{name}: {face.note}")
+        photo = face.image
+    else:
+        look(name, photo)
+    return from_uint8(to_tensor(photo, size)).unsqueeze(0)
+
+
+def _checked_tensor(images: Tensor, shape: tuple[int, int]) -> Tensor:
+    if images.ndim == 3:
+        images = images.unsqueeze(0)
+    if images.ndim != 4 or images.shape[1] != 3 or len(images) == 0:
+        raise ValueError(f"images have shape {tuple(images.shape)}; expected [N, 3, H, W] with N at least 1")
+    if not images.is_floating_point():
+        raise ValueError(f"images are {images.dtype}; expected floats in [-1, 1]: divide by 127.5 and subtract 1")
+    if images.device.type == "cpu":  # elsewhere reading the range back would stop the device
+        low, high = images.aminmax()
+        if not (low >= -1.01 and high <= 1.01):  # also refuses NaN; 1 % of slack for rounding after a resize
+            raise ValueError(f"images lie in [{low:.3g}, {high:.3g}]; expected [-1, 1], finite")
+    images = images.float()
+    if box := centre_crop((images.shape[3], images.shape[2]), shape):
+        left, top, right, bottom = box
+        images = images[:, :, top:bottom, left:right]
+    if images.shape[-2:] != shape:
+        images = F.interpolate(images, shape, mode="bilinear", antialias=True)
+    return images
