@@ -1,54 +1,90 @@
 """Inception-v3 features for FID and KID, through torch-fidelity and from a local file only (nothing is downloaded)."""
 
 import hashlib
-from pathlib import Path
-from typing import Self
+import io
+from typing import Any, Self
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from hyperinverter.extractors.base import Extractor, find_required, read_network, told_of
+from hyperinverter.extractors.base import Extractor, find_required, load_exactly, read_network, told_of
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import to_uint8
+
+ARRAYS = ("weight", "beta", "mean", "var")  # of a convolution, in the order of the package's archive
 
 
 class Inception(Extractor):
     """2048 features per image of the TensorFlow Inception of 2015, as FID is defined on.
 
-    torch-fidelity reads the file with a loader that could run code from it, so `find` first checks the hash in the
-    file's name and that the file loads as plain tensors. There is no `distance`: FID and KID compare sets of images.
+    There is no `distance`: FID and KID compare sets of images.
 
     Args:
-        path: the checked weights file.
+        state: torch-fidelity's state dict; or number -> flat array, four for each of the 94 convolutions, as in the
+            package of `download.py inception_2015`.
     """
 
     filenames = ("weights-inception-2015-12-05-6726825d.pth",)
+    also_as = ("inception_2015_features.safetensors",)
     purpose = "FID and KID (Inception-v3)"
     source = (
         "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
     )
     smallest_px = 2  # any size is enlarged to 299 px
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, state: dict[str, Tensor]) -> None:
         super().__init__()
-        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
-        self.net = FeatureExtractorInceptionV3(
-            "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path)
-        )
+        self.net = _network()
+        what = "Inception-v3 of 2015, for FID"
+        load_exactly(self.net, _of_arrays(self.net, state, what) if "0" in state else state, what)
         self.freeze()
 
     @classmethod
     def find(cls) -> Self:
         path = find_required(cls, cls.filenames[0])
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        expected = path.stem.rpartition("-")[2]  # torch hub's convention: the name ends in the hash's first 8 digits
-        if not digest.startswith(expected):
-            raise UserError(f"{path}: its SHA-256 starts with {digest[:8]}, expected {expected}; fetch it again")
-        read_network(path)
+        if path.name == cls.filenames[0]:
+            with open(path, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            expected = path.stem.rpartition("-")[2]  # torch hub's convention: the name ends in the hash's first digits
+            if not digest.startswith(expected):
+                raise UserError(f"{path}: its SHA-256 starts with {digest[:8]}, expected {expected}; fetch it again")
         with told_of(cls, [path]):
-            return cls(path)
+            return cls(read_network(path))
 
     def features(self, images: Tensor) -> Tensor:
         """Images [N,3,R,R] in [-1,1], rounded to 8 bits -> [N,2048]."""
         return self.net(to_uint8(images))[0]
+
+
+def _network() -> nn.Module:
+    """torch-fidelity's network before it has weights: its own loader could run code from a file."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    class Network(FeatureExtractorInceptionV3):
+        def load_state_dict(self, state_dict: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+            return super().load_state_dict(state_dict, *args, **kwargs) if state_dict else None
+
+    nothing = io.BytesIO()
+    torch.save({}, nothing)
+    nothing.seek(0)
+    return Network("inception-v3-compat", ["2048"], feature_extractor_weights_path=nothing)
+
+
+def _of_arrays(network: nn.Module, arrays: dict[str, Tensor], what: str) -> dict[str, Tensor]:
+    """Its state dict from the convolutions' arrays in order; the classifier, which FID leaves out, is 0.
+
+    Raises:
+        UserError: their number or sizes are others.
+    """
+    state = {name: torch.zeros_like(value) for name, value in network.state_dict().items() if name.startswith("fc.")}
+    convolutions = [name.removesuffix(".conv.weight") for name in network.state_dict() if name.endswith("conv.weight")]
+    own = network.state_dict()
+    if len(arrays) != len(ARRAYS) * len(convolutions):
+        raise UserError(f"these weights are not {what}: {len(arrays)} arrays; fetch the original file")
+    for i, name in enumerate(convolutions):
+        weight, beta, mean, var = (arrays[str(len(ARRAYS) * i + j)] for j in range(len(ARRAYS)))
+        shape = own[f"{name}.conv.weight"].shape
+        state[f"{name}.conv.weight"] = weight.view(shape) if weight.numel() == shape.numel() else weight
+        state[f"{name}.bn.weight"] = torch.ones_like(beta)
+        state |= {f"{name}.bn.bias": beta, f"{name}.bn.running_mean": mean, f"{name}.bn.running_var": var}
+    return state

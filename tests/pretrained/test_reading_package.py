@@ -1,6 +1,7 @@
 """Packages and OpenVINO graphs read as data: hostile ones end in one message, memory bounded."""
 
 import gzip
+import io
 import re
 import struct
 import zipfile
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from packages import Ir, tar, write_wheel
+from safetensors.torch import save
 
 from hyperinverter.pretrained.reading import IrNetwork, openvino_ir, read_published
 from hyperinverter.utils.errors import UserError
@@ -179,5 +181,32 @@ def test_the_limits_leave_room_for_the_published_graph():
 
 def test_a_member_is_read_by_its_content(tmp_path):
     torch.save({"a": torch.ones(2)}, tmp_path / "w.pth")  # a zip within the zip
-    with pytest.raises(UserError, match=r"of a kind that is not read out of packages \(zip\)"):
+    with pytest.raises(UserError, match=r"w\.pth in it is a zip archive, but none of TorchScript"):
         read(tmp_path, {"pack/w.pth": (tmp_path / "w.pth").read_bytes()}, ("pack/w.pth",))
+    with pytest.raises(UserError, match=r"of a kind that is not read out of packages \(safetensors\)"):
+        read(tmp_path, {"pack/w.safetensors": save({"a": torch.ones(2)})}, ("pack/w.safetensors",))
+
+
+def torchscript(arrays: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
+    """As PyTorch writes one, with a pickle and code that must not be looked at."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        for name, content in arrays.items():
+            archive.writestr(f"net/data/{name}", content)
+        archive.writestr("net/data.pkl", b"cos\nsystem\n(S'touch canary'\ntR.")
+        archive.writestr("net/code/__torch__/net.py", "raise SystemExit")
+    return buffer.getvalue()
+
+
+def test_the_numbers_of_a_torchscript_member_are_read_in_order(tmp_path):
+    rows = {str(i): np.arange(i + 1, dtype="<f4").tobytes() for i in (2, 0, 11, 1)}
+    found = read(tmp_path, {"pack/net.pt": torchscript(rows)}, ("pack/net.pt",)).content
+    assert list(found) == ["0", "1", "2", "11"] and found["2"].tolist() == [0, 1, 2]
+    member = {"pack/net.pt": torchscript({"0": b"1234", "1": b"12345"})}
+    with pytest.raises(UserError, match=r"array 1 of pack/net\.pt in it is not of float32"):
+        read(tmp_path, member, ("pack/net.pt",))
+    with pytest.raises(UserError, match=r"is compressed, which torch\.save never does"):
+        read(tmp_path, {"pack/net.pt": torchscript(rows, zipfile.ZIP_DEFLATED)}, ("pack/net.pt",))
+    bomb = {"pack/net.pt": torchscript({str(i): bytes(2**22) for i in range(16)})}
+    with pytest.raises(UserError, match="many times its own size"):
+        read(tmp_path, bomb, ("pack/net.pt",))

@@ -20,7 +20,7 @@ from hyperinverter.pretrained.reading.arrays import npy_content
 from hyperinverter.pretrained.reading.legacy_torch import read_legacy
 from hyperinverter.pretrained.reading.nvidia_pkl import TABLE, read_pickle
 from hyperinverter.pretrained.reading.openvino_ir import read_ir
-from hyperinverter.pretrained.reading.package import read_members
+from hyperinverter.pretrained.reading.package import numbers_of_torchscript, read_members
 from hyperinverter.pretrained.reading.plain import Plain
 from hyperinverter.pretrained.reading.recognise import container_of
 from hyperinverter.pretrained.reading.refusal import FETCH_AGAIN, Refused, cut_short, shown
@@ -143,9 +143,12 @@ def _package(files: dict[str, memoryview], plain: Plain) -> Any:
             content[name] = read_ir(data, numbers, plain.budget)
         elif not name.endswith(".bin"):
             container = container_of(data)
-            if container in ("zip", "safetensors"):
+            if container == "safetensors":
                 raise Refused(f"{shown(name)} in it is of a kind that is not read out of packages ({container})")
-            content[name] = _plain_content(container, data, plain)[1]
+            if container == "zip":
+                content[name] = numbers_of_torchscript(name, data, plain.budget)
+            else:
+                content[name] = _plain_content(container, data, plain)[1]
     return content if len(content) != 1 else next(iter(content.values()))
 
 

@@ -6,10 +6,14 @@ A wheel is a zip and a source archive a tar.gz (PEP 427, PEP 625). What the file
 import gzip
 import io
 import mmap
+import re
 import tarfile
 import zlib
 from collections.abc import Sequence
 from typing import IO
+
+import torch
+from torch import Tensor
 
 from hyperinverter.pretrained.reading.archive import Archive
 from hyperinverter.pretrained.reading.recognise import container_of
@@ -37,6 +41,26 @@ def read_members(mapped: mmap.mmap, members: Sequence[str], budget: Budget) -> d
     if missing := [name for name in members if name not in found]:
         raise Refused(f"it is another package than expected: it holds no {shown(missing[0])}", OTHER_PACKAGE)
     return found
+
+
+def numbers_of_torchscript(name: str, data: memoryview, budget: Budget) -> dict[str, Tensor]:
+    """Number -> float32 [n] of each array in a TorchScript archive, in order; its pickle and its code stay unread.
+
+    Raises:
+        Refused: it is another kind of zip archive, or damaged.
+    """
+    budget.copy(len(data))
+    mapped = mmap.mmap(-1, len(data))
+    mapped.write(data)
+    archive = Archive.open(mapped)
+    places = {int(found[1]): found[0] for found in map(re.compile(r"[^/]+/data/(\d{1,6})").fullmatch, archive.entries)
+              if found}  # fmt: skip
+    if not places or not any("/code/__torch__" in entry for entry in archive.entries):
+        raise Refused(f"{shown(name)} in it is a zip archive, but none of TorchScript", OTHER_PACKAGE)
+    parts = {str(number): archive.stored(places[number]) for number in sorted(places)}
+    if odd := [number for number, part in parts.items() if not part or len(part) % 4]:
+        raise Refused(f"array {odd[0]} of {shown(name)} in it is not of float32", OTHER_PACKAGE)
+    return {number: torch.frombuffer(part, dtype=torch.float32) for number, part in parts.items()}
 
 
 class _Bounded(io.RawIOBase):
