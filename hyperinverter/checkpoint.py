@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.errors import DAMAGED, UserError, reason_of
 from hyperinverter.utils.files import write_atomically
 from hyperinverter.utils.safetensors_io import read_tensors, write_tensors
@@ -129,7 +130,7 @@ def read_model(path: str | Path, kind: str | None = None) -> ModelFile:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such model file")
-    convert = f"python scripts/convert.py {shlex.quote(str(path))}"
+    convert = f"{command_of('convert')} {shlex.quote(str(path))}"
     with open(path, "rb") as file:
         begins = file.read(9)
     is_pickle = re.match(rb"\x80[\x02-\x05]", begins) and begins[8:] != b"{"  # the latter is a .safetensors file's

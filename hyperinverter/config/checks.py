@@ -28,6 +28,7 @@ from hyperinverter.config.rules import (
     power_of_two,
     weights,
 )
+from hyperinverter.utils.checkout import command_of
 
 
 def problems(config: Any, prefix: str = "") -> Iterator[Problem]:
@@ -105,7 +106,7 @@ def _output(c: s.OutputConfig) -> Iterator[Problem]:
     for part in ("generator", "discriminator"):
         for key, (value, words) in names.SERVED.items():
             if (got := getattr(getattr(c.domain, part), key)) != value:
-                message = f"is {got}, but commands serve {words}; only scripts/convert.py takes others"
+                message = f"is {got}, but commands serve {words}; only {command_of('convert')} takes others"
                 yield Problem((f"domain.{part}.{key}",), message)
 
 

@@ -24,7 +24,7 @@ from hyperinverter.config.hints import all_keys, described, is_list, options
 from hyperinverter.config.schema import SHARED_FILES, DomainConfig
 from hyperinverter.config.words import list_of
 from hyperinverter.config.yaml_text import dump_yaml, parse_value, read_yaml
-from hyperinverter.utils.checkout import REPOSITORY, unless_checkout
+from hyperinverter.utils.checkout import REPOSITORY
 
 COMMAND_LINE = "command line"
 QUOTE = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")  # ${domain.name}
@@ -200,7 +200,7 @@ class _Builder:
         file = list_domains().get(name_or_path)
         if file is None and not _is_path(name_or_path):
             message = unknown_name("domain", name_or_path, list_domains())
-            self.faults.append(Fault(where, key, f"{message}; or give the path of a YAML file{unless_checkout()}"))
+            self.faults.append(Fault(where, key, f"{message}; or give the path of a YAML file"))
             return
         file = file or self._find(name_or_path, where, key, folder)
         if file is None:
@@ -259,7 +259,6 @@ class _Builder:
         )
         if present:
             message += f"; there are {', '.join(present)}"
-        message += unless_checkout()
         self.faults.append(Fault(where or str(path), key, f"{path}: {message}" if where else message))
         return None
 

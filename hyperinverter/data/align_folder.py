@@ -12,6 +12,7 @@ from tqdm import tqdm
 from hyperinverter.config.schema import AlignConfig
 from hyperinverter.data.align import NoFaceError, align
 from hyperinverter.data.sources import open_source, spare_inputs
+from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.decode import FULL_SIZE, BadImageError
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_atomically
@@ -33,7 +34,9 @@ def align_folder(config: AlignConfig) -> dict[str, Path]:
         UserError: data.root is not set; no photo has a face; or some have none and data.on_bad_file is "refuse".
     """
     if config.data.root is None:
-        raise UserError("no photos given: name photos, folders or zips, e.g. scripts/align.py photos/ output=aligned")
+        raise UserError(
+            f"no photos given: name photos, folders or zips, e.g. {command_of('align')} photos/ output=aligned"
+        )
     data = config.data
     source = open_source(data.root, max_images=data.max_images, max_megapixels=data.max_megapixels)
     output = Path(config.output)

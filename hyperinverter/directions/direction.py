@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hyperinverter.pretrained.published.vectors import Space, laid_out
+from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.errors import UserError
 
 
@@ -113,6 +114,6 @@ def in_w(strengths: Sequence[float], unit: str, direction: Direction) -> list[fl
         raise UserError(
             f"direction {direction.name!r} does not say how far photos spread along it (projection_std), which "
             f"strength_unit=std needs; write strength_unit=w (in Python unit='w'), or learn it with "
-            f"scripts/learn_direction.py"
+            f"{command_of('learn_direction')}"
         )
     return [strength * spread for strength in strengths]

@@ -11,6 +11,7 @@ from hyperinverter.directions.ganspace import AbsoluteDirection, read_pca
 from hyperinverter.pretrained.catalog import VECTORS, catalog
 from hyperinverter.pretrained.published.vectors import SEFA, Space, as_direction, laid_out
 from hyperinverter.pretrained.reading import read_published
+from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.text import whole_number
 
@@ -61,7 +62,7 @@ def load_direction(
     if generator_hash and made_for and made_for != generator_hash:
         raise UserError(
             f"{path}: this direction was learned for generator {made_for}, this is generator {generator_hash}: "
-            f"learn it again with scripts/learn_direction.py, or load the model it belongs to"
+            f"learn it again with {command_of('learn_direction')}, or load the model it belongs to"
         )
     return direction
 
@@ -94,10 +95,10 @@ def _find(text: str, place: str, is_one_of_many: bool, model_folder: str | Path 
         what = f"no direction {place!r} ({where})"
     stem = path.stem if text in files else place
     published = [each.name for each in catalog().values() if each.kind in VECTORS and stem == Path(each.file).stem]
-    fetch = f"python scripts/download.py {published[0]}; or " if published else ""
+    fetch = f"{command_of('download')} {published[0]}; or " if published else ""
     raise FileNotFoundError(
         f"{what}; there are: {', '.join(names) or 'none'}. Give one of these, or a file ({', '.join(SUFFIXES)}); "
-        f"{fetch}learn one with scripts/learn_direction.py"
+        f"{fetch}learn one with {command_of('learn_direction')}"
     )
 
 

@@ -34,13 +34,14 @@ from hyperinverter.models.stylegan2 import Discriminator, Generator
 from hyperinverter.pretrained.load import find_model_folder
 from hyperinverter.pretrained.ready import load_discriminator, weights_file
 from hyperinverter.training.common import set_up
+from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.distributed import from_main, gather_numbered, in_all_processes, is_main, world_size
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_atomically
 from hyperinverter.utils.waiting import doing
 
 TIME = "time_ms"  # in the record of an image: of a method that optimises for it
-CROP = "crop them first: python scripts/align.py FOLDER output=ALIGNED"
+CROP = f"crop them first: {command_of('align')} FOLDER output=ALIGNED"
 
 
 @in_all_processes

@@ -17,6 +17,7 @@ from hyperinverter.data.face_models import faces_file
 from hyperinverter.pretrained.catalog import catalog
 from hyperinverter.pretrained.load import find_network_file
 from hyperinverter.pretrained.reading import read_published
+from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.checks import check_images
 from hyperinverter.utils.errors import DAMAGED, UserError, reason_of
 
@@ -96,9 +97,7 @@ def missing_message(extractor: type[Extractor], filename: str) -> str:
     names = {filename, *(extractor.also_as if filename == extractor.filenames[0] else ())}
     entries = [each for each in catalog().values() if {each.file, each.makes} & names]
     entries.sort(key=lambda each: each.makes is None)  # packages first: they need neither account nor browser
-    fetch = [
-        f"`python scripts/download.py {' '.join((each.name, *each.needs))}` fetches it; or get" for each in entries
-    ]
+    fetch = [f"`{command_of('download')} {' '.join((each.name, *each.needs))}` fetches it; or get" for each in entries]
     return (
         f"{filename} was not found. It is the network for {extractor.purpose}; {(fetch or ['get'])[0]} it from "
         f"{extractor.source} and put it into pretrained_models/nets/ or into a folder named in the environment "

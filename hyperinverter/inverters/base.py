@@ -24,6 +24,7 @@ from hyperinverter.models.residuals import Residuals
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.stylegan2.layers import check_reduced
 from hyperinverter.pretrained.published.vectors import Space
+from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.device import arithmetic, resolve_device, tell_if_slower
 from hyperinverter.utils.errors import UserError
 
@@ -170,7 +171,7 @@ class Inverter(OnHub, ABC):
         """
         if align and (self.domain.alignment != "ffhq" or self.domain.kind == "scenes"):
             raise UserError(f"model {self.model_name} is not of faces in the FFHQ crop; leave align out")
-        framing = Framing(self.domain, "pass align=True, or crop them first by scripts/align.py")
+        framing = Framing(self.domain, f"pass align=True, or crop them first by {command_of('align')}")
         batches = as_images(images, self.input_shape, framing.look, align).split(batch_size)
         for line in framing.report():
             logger.warning(line)

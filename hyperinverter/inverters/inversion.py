@@ -18,6 +18,7 @@ from torch import Tensor
 
 from hyperinverter.checkpoint import is_finite, read_safetensors, recorded
 from hyperinverter.models.residuals import Kernel
+from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.safetensors_io import write_tensors
 
@@ -243,7 +244,9 @@ class Inversion:
             raise FileNotFoundError(f"{path}: no such Inversion file")
         metadata, tensors = read_safetensors(path, "invert the image again")
         if metadata.get("format") != INVERSION_FORMAT:
-            raise UserError(f"{path}: a .safetensors file, but not an Inversion; give one that scripts/invert.py wrote")
+            raise UserError(
+                f"{path}: a .safetensors file, but not an Inversion; give one that {command_of('invert')} wrote"
+            )
         layers = recorded(path, {"layers": "[]", **metadata}, "layers", list)
         info = recorded(path, {"info": "{}", **metadata}, "info", dict)
         try:

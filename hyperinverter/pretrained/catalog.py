@@ -13,7 +13,7 @@ from typing import Any
 from hyperinverter.config.faults import unknown_name
 from hyperinverter.config.yaml_text import read_yaml
 from hyperinverter.pretrained.files import available_models, find_network_file, search_folders
-from hyperinverter.utils.checkout import REPOSITORY
+from hyperinverter.utils.checkout import download_root
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.text import printable
 
@@ -191,12 +191,11 @@ def entry_of_file(path: Path, sha256: str) -> Entry | None:
 def download_folder() -> Path:
     """Where downloads go: the first folder of HYPERINVERTER_MODELS, else `pretrained_models` of the repository.
 
-    Without a repository (an installed package) it is `pretrained_models` of the current folder.
+    Without a repository (an installed package) it is a folder of the user's own, see `download_root`.
     """
     if os.environ.get("HYPERINVERTER_MODELS", "").strip(os.pathsep):
         return search_folders()[0]
-    at_home = REPOSITORY / "pretrained_models"
-    return at_home if at_home.is_dir() else Path.cwd() / "pretrained_models"
+    return download_root()
 
 
 def listing() -> str:

@@ -20,6 +20,7 @@ from hyperinverter.pretrained.load import check_served
 from hyperinverter.pretrained.reading import PublishedFile, read_published
 from hyperinverter.pretrained.transfer import hash_file
 from hyperinverter.pretrained.writing import Source, Writer
+from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.errors import UserError
 
 PUBLISHED_SUFFIXES = (".pkl", ".pt", ".pth", ".tar")  # of files to read; a folder of such a name would be a slip
@@ -139,7 +140,7 @@ def describe(config: ConvertConfig) -> str:
 
 def _named(config: ConvertConfig) -> list[str]:
     if len(config.files) < (1 if config.inspect else 2):
-        raise UserError("name files and where to write: python scripts/convert.py IN OUT, or --inspect IN")
+        raise UserError(f"name files and where to write: {command_of('convert')} IN OUT, or --inspect IN")
     return config.files
 
 

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from hyperinverter.config.schema import DomainConfig
-from hyperinverter.utils.checkout import REPOSITORY, unless_checkout
+from hyperinverter.utils.checkout import IS_INSTALLED, REPOSITORY, command_of, download_root
 
 PARTS = ("generator", "discriminator", "w_encoder", "hyperinverter")
 EARLY_HEAD = "early_head.safetensors"  # beside a generator that can have one; absent: it draws only full images
@@ -23,11 +23,17 @@ def search_folders() -> list[Path]:
     """Folders in which models and small networks are looked for, first match wins.
 
     The environment variable HYPERINVERTER_MODELS (several folders separated as in PATH), then `pretrained_models` of
-    the repository, then that of the current folder.
+    the repository, then that of the current folder. An installed package has a user's downloads before its own models:
+    a model of which a part was downloaded is whole there.
     """
     entries = os.environ.get("HYPERINVERTER_MODELS", "").split(os.pathsep)
     named = [Path(entry).expanduser() for entry in entries if entry]
-    folders = [*named, REPOSITORY / "pretrained_models", Path.cwd() / "pretrained_models"]
+    folders = [
+        *named,
+        *([download_root()] if IS_INSTALLED else []),
+        REPOSITORY / "pretrained_models",
+        Path.cwd() / "pretrained_models",
+    ]
     return list(dict.fromkeys(folders))
 
 
@@ -68,7 +74,7 @@ def find_model_folder(name_or_path: str | Path) -> Path:
     raise FileNotFoundError(
         f"no model {text!r}; {hint}looked for the folder at: {', '.join(dict.fromkeys(looked))}. "
         f"Models found: {names}. Give one of these or a path, or name the folder that holds your models in "
-        f"HYPERINVERTER_MODELS{unless_checkout()}"
+        f"HYPERINVERTER_MODELS"
     )
 
 
@@ -81,7 +87,7 @@ def _not_a_folder(path: Path) -> str:
     folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     return (
         f"is a file of weights as they were published; convert it once with\n"
-        f"  python scripts/convert.py {shlex.quote(str(path))} {shlex.quote(str(folder))}\n"
+        f"  {command_of('convert')} {shlex.quote(str(path))} {shlex.quote(str(folder))}\n"
         f"and give {folder} here in its place"
     )
 
@@ -116,7 +122,7 @@ def command_for(part: str, domain_name: str, folder: Path | None = None) -> str:
     given = f"--config {config}" if (REPOSITORY / config).is_file() else "domain=DOMAIN.yaml"
     is_start = folder is not None and MADE_BY[part] != "stylegan2"
     start = f" {shlex.quote(f'domain.weights.folder={folder}')}" if is_start else ""
-    return f"python scripts/train_{MADE_BY[part]}.py {given}{start}"
+    return f"{command_of('train_' + MADE_BY[part])} {given}{start}"
 
 
 def _where_weights_may_be(domain_name: str, part: str) -> str:

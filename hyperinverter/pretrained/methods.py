@@ -25,6 +25,7 @@ from hyperinverter.pretrained.load import (
     load_model,
     model_hash,
 )
+from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.errors import DAMAGED, UserError, reason_of
 from hyperinverter.utils.skip_init import skip_init
 
@@ -96,7 +97,7 @@ def load_method(source: str | Path | DomainConfig, method: str) -> LoadedMethod:
     path = folder / f"{method}.safetensors"
     if not path.is_file():
         raise FileNotFoundError(
-            f"{folder}: has no {path.name}; make it from the released checkpoint: python scripts/convert.py FILE {path}"
+            f"{folder}: has no {path.name}; make it from the released checkpoint: {command_of('convert')} FILE {path}"
         )
     model = load_model(source, with_hyperinverter=False, with_w_encoder=False)
     file = read_model(path, method)

@@ -12,7 +12,7 @@ from hyperinverter.config.schema import DomainConfig
 from hyperinverter.pretrained.catalog import Entry, ReleasedModel, catalog, download_folder, entry, released_models
 from hyperinverter.pretrained.files import MADE_BY, command_for, search_folders
 from hyperinverter.pretrained.package_index import MARKER, command_for_package
-from hyperinverter.utils.checkout import unless_checkout
+from hyperinverter.utils.checkout import PACKAGE, command_of
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.safetensors_io import read_head
 
@@ -127,8 +127,13 @@ def model_folder(name: str, root: Path | None = None) -> Path:
     roots = [root] if root is not None else search_folders()
     there = [folder / name for folder in roots if (folder / name / GENERATOR).is_file()]
     if not there and root is None:
-        there = [folder for folder in _shipped_folders(name) if os.access(folder, os.W_OK)]
+        there = [folder for folder in _shipped_folders(name) if _takes_files(folder)]
     return there[0] if there else (root or download_folder()) / name
+
+
+def _takes_files(folder: Path) -> bool:
+    """Whether downloads may be put into a folder; not into an installed package."""
+    return os.access(folder, os.W_OK) and not folder.resolve().is_relative_to(PACKAGE)
 
 
 def _shipped_folders(name: str) -> list[Path]:
@@ -193,7 +198,7 @@ def _instructions(model: ReleasedModel, absent: list[Entry], missing: list[str],
     lines = [
         f"model {model.name!r} is made from released files, of which {len(absent)} "
         f"{'is' if len(absent) == 1 else 'are'} missing. Fetch {'it' if len(absent) == 1 else 'them'} with",
-        f"  python scripts/download.py {names}",
+        f"  {command_of('download')} {names}",
         f"or hyperinverter.load({model.name!r}, download=True), or put by hand",
     ]
     for each in absent:
@@ -205,7 +210,7 @@ def _instructions(model: ReleasedModel, absent: list[Entry], missing: list[str],
         lines.append(f"Phase I alone (method w_encoder) takes {entry(model.w_encoder).file} in place of the last.")
     if missing[0] in MADE_BY and not model.is_generator_only:
         lines.append(f"To train it instead: {command_for(missing[0], model.domain)}")
-    return "\n".join(lines) + unless_checkout()
+    return "\n".join(lines)
 
 
 def _link(copy: str, folder: Path) -> str:

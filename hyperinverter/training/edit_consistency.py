@@ -21,6 +21,7 @@ from hyperinverter.models.hyperinverter import HyperInverterNetwork, HyperInvert
 from hyperinverter.pretrained.published.vectors import Space
 from hyperinverter.pretrained.ready import weights_file
 from hyperinverter.training.optim import in_parts
+from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.distributed import own_rows, randn_rows, world_size
 from hyperinverter.utils.errors import UserError
 
@@ -106,7 +107,7 @@ def load_steps(
         except (FileNotFoundError, UserError) as error:
             raise UserError(
                 f"edit_consistency_directions: {name!r} ({domain.directions[name]}) does not serve: {error}. Learn it "
-                "with scripts/learn_direction.py before, or leave it out"
+                f"with {command_of('learn_direction')} before, or leave it out"
             ) from error
         steps.append(found.vector * found.info["projection_std"])
         hashes[f"step along {name}"] = weights_hash({"direction": steps[-1]})

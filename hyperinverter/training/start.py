@@ -23,6 +23,7 @@ from hyperinverter.pretrained.files import part_file
 from hyperinverter.pretrained.load import check_domain, fill, find_network_file, hash_of
 from hyperinverter.pretrained.reading import read_published
 from hyperinverter.pretrained.ready import load_discriminator, load_model, load_w_encoder, weights_file
+from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.distributed import is_main
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.waiting import doing
@@ -68,7 +69,7 @@ def notes_on_photos(data: Batches, domain: DomainConfig, step: int) -> list[str]
     if step > 0 or not is_main():
         return []
     with doing("looking at some photos"):
-        return list(look_at_some(data.source, domain, "crop them first: python scripts/align.py FOLDER output=ALIGNED"))
+        return list(look_at_some(data.source, domain, f"crop them first: {command_of('align')} FOLDER output=ALIGNED"))
 
 
 def load_discriminator_of_losses(

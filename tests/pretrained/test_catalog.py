@@ -7,7 +7,6 @@ import pytest
 from script_runner import ROOT
 
 from hyperinverter.config import list_domains
-from hyperinverter.pretrained import catalog as catalog_module
 from hyperinverter.pretrained.catalog import (
     FOLDERS,
     catalog,
@@ -109,15 +108,3 @@ def test_files_are_found_in_their_folder_and_directly_and_shown_in_the_list(tmp_
     assert generator.find() == generator.path == tmp_path / generator.file
     line = next(line for line in listing().splitlines() if line.strip().startswith("stylegan2_church "))
     assert " yes " in line and "2 MB" in line and "NVIDIA" in line
-
-
-def test_without_a_repository_downloads_go_below_the_current_folder(tmp_path, monkeypatch):
-    monkeypatch.delenv("HYPERINVERTER_MODELS", raising=False)
-    monkeypatch.setattr(catalog_module, "REPOSITORY", tmp_path / "site-packages")
-    monkeypatch.chdir(tmp_path)
-    assert download_folder() == tmp_path / "pretrained_models"
-
-
-def test_the_catalog_travels_with_the_package():
-    assert catalog_module.CATALOG.parent == Path(catalog_module.__file__).parent
-    assert catalog_module.CATALOG.name in (ROOT / "pyproject.toml").read_text()

@@ -18,7 +18,7 @@ from hyperinverter.models.build import build_generator, build_w_encoder
 from hyperinverter.models.mobile_stylegan import mean_w
 from hyperinverter.pretrained import obtain
 from hyperinverter.pretrained.catalog import Entry, ReleasedModel, catalog, released_models
-from hyperinverter.pretrained.shipped import _hashes
+from hyperinverter.pretrained.shipped import ShippedModel, _hashes
 from hyperinverter.utils.errors import UserError
 
 NAME, KIND = "micro_mobile", "mobile_stylegan_generator"
@@ -98,7 +98,9 @@ def test_download_in_one_call_puts_the_generator_beside_the_carried_parts(models
     run_script("download", [NAME], models)
     with pytest.raises(FileNotFoundError, match=r"has no hyperinverter\.safetensors; make it with"):
         hyperinverter.load(NAME, download=True)
-    assert list(_hashes(NAME, models / "carried" / NAME)) == ["w_encoder.safetensors"], "the fetched one is not carried"
+    assert list(_hashes(ShippedModel(NAME, "", "", {}), models / "carried" / NAME)) == ["w_encoder.safetensors"], (
+        "the fetched one is not carried"
+    )
 
 
 def test_a_folder_that_may_not_be_written_is_copied(models, monkeypatch):

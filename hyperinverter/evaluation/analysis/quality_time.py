@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperinverter.evaluation.drawing import new_figure, save_figure
+from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_atomically
 
@@ -70,9 +71,9 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"results: cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
-        raise UserError(f"results: {path} is not JSON; give metrics.json of scripts/evaluate.py") from error
+        raise UserError(f"results: {path} is not JSON; give metrics.json of {command_of('evaluate')}") from error
     if not isinstance(result, dict) or not {"metrics", "methods", "protocol", "intervals_95"} <= result.keys():
-        raise UserError(f"results: {path} is no metrics.json of scripts/evaluate.py")
+        raise UserError(f"results: {path} is no metrics.json of {command_of('evaluate')}")
     return result
 
 

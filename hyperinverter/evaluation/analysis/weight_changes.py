@@ -21,7 +21,7 @@ from hyperinverter.inverters import Inverter
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.metrics.base import bootstrap_interval, bootstrap_means, middle_95
 from hyperinverter.models.target_layers import target_layer
-from hyperinverter.utils.checkout import REPOSITORY
+from hyperinverter.utils.checkout import REPOSITORY, command_of
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_atomically
 
@@ -176,7 +176,9 @@ def read_other(path: str) -> dict[str, Any]:
         raise UserError(f"compare_with: cannot read {path}: {error}") from error
     found = found.get("weight_changes", found) if isinstance(found, dict) else {}
     if "interval_95" not in found.get("evenness", {}):
-        raise UserError(f"compare_with: {path} is no weight_changes.json of scripts/analyze.py (nor analysis.json)")
+        raise UserError(
+            f"compare_with: {path} is no weight_changes.json of {command_of('analyze')} (nor analysis.json)"
+        )
     return found
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.pretrained.published.keys import shortened
+from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.safetensors_io import write_tensors
 
 PCA = ("mean", "comp", "std")  # of the published ffhq_pca.pt
@@ -138,7 +139,7 @@ def pca_of(content: Any, space: Space) -> tuple[Tensor, Tensor, Tensor]:
             raise ValueError(
                 f"a PCA of another generator's W: its mean is {distance.sqrt():.2f} standard deviations away from "
                 f"this generator's w_avg (its own: 0.02); give the PCA of this generator, or make one with "
-                f"scripts/find_directions.py"
+                f"{command_of('find_directions')}"
             )
     return mean, components.reshape(count, w_dim), stds
 

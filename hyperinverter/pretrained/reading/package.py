@@ -19,10 +19,11 @@ from hyperinverter.pretrained.reading.archive import Archive
 from hyperinverter.pretrained.reading.recognise import container_of
 from hyperinverter.pretrained.reading.refusal import Refused, cut_short, shown
 from hyperinverter.pretrained.reading.values import SPARE_BYTES, Budget
+from hyperinverter.utils.checkout import command_of
 
 GZIP = b"\x1f\x8b"
 MOST_TIMES_LARGER = 4  # weights hardly compress
-OTHER_PACKAGE = "take the version that the catalog names (python scripts/download.py --list)"
+OTHER_PACKAGE = f"take the version that the catalog names ({command_of('download')} --list)"
 
 
 def read_members(mapped: mmap.mmap, members: Sequence[str], budget: Budget) -> dict[str, memoryview]:

@@ -8,6 +8,7 @@ import re
 from hyperinverter.pretrained.reading.arrays import NPY_MAGIC
 from hyperinverter.pretrained.reading.legacy_torch import HEAD
 from hyperinverter.pretrained.reading.refusal import FETCH_AGAIN, Refused, shown
+from hyperinverter.utils.checkout import command_of
 
 PAGE_BYTES = 2**18  # as much of a web page as is looked through
 LARGEST_SAFETENSORS_HEADER = 100_000_000  # the limit of the safetensors library
@@ -102,7 +103,7 @@ def _refuse_page(lower: bytes, plain: bytes) -> None:
     if drive and (b"virus" in lower or b"download anyway" in lower):
         raise Refused(
             "it is Google Drive's page that asks to download without a virus scan, saved as if it were the file",
-            "open the link in a browser and press 'Download anyway', or use scripts/download.py",
+            f"open the link in a browser and press 'Download anyway', or use {command_of('download')}",
         )
     if drive:
         raise Refused(f"it is a page of Google Drive ({name or 'no title'}), saved as if it were the file",
