@@ -71,6 +71,11 @@ def _projection(c: schema.ProjectionConfig) -> Iterator[Problem]:
         yield from choice(c, key, ("auto", *names.PERCEPTUAL))
 
 
+def _refine(c: schema.RefineConfig) -> Iterator[Problem]:
+    yield from at_least(c, 0, "steps w_learning_rate l2 perceptual identity")
+    yield from positive(c, "learning_rate")
+
+
 def _reproduce(c: reproduce_schema.ReproduceConfig) -> Iterator[Problem]:
     yield from known("parts", "part", c.parts, reproduce_schema.REPRODUCED)
     yield from known("metrics", "metric", c.metrics, names.METRICS)
@@ -127,6 +132,7 @@ def _ganspace(c: ganspace_schema.GanspaceConfig) -> Iterator[Problem]:
 REPORT_CHECKS: dict[type, Callable[[Any], Iterable[Problem]]] = {
     schema.EvaluateConfig: _evaluate,
     schema.ProjectionConfig: _projection,
+    schema.RefineConfig: _refine,
     ablate_schema.AblateConfig: _ablate,
     analyze_schema.AnalyzeConfig: _analyze,
     benchmark_schema.BenchmarkConfig: _benchmark,

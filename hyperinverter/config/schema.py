@@ -238,10 +238,23 @@ class ProjectionConfig:
 
 
 @dataclass
+class RefineConfig:
+    """Steps on the tokens after they were predicted, for method hyperinverter; beyond the paper."""
+
+    steps: int = 0  # per photo; 0 leaves the prediction as it is
+    learning_rate: float = 0.1  # of Adam on the tokens
+    w_learning_rate: float = 0.0  # above 0, w moves too, which weakens edits; 0.01 is a start
+    l2: float = 1.0  # weights of the losses
+    perceptual: float = 0.8  # LPIPS, or at few pixels squeezenet_features
+    identity: float = 0.1  # mobilefacenet, for faces
+
+
+@dataclass
 class EvaluateConfig(CommandConfig):
     data: ImagesConfig = field(default_factory=ImagesConfig)
     methods: list[str] = field(default_factory=lambda: ["w_encoder", "hyperinverter"])  # some of METHODS
     projection: ProjectionConfig = field(default_factory=ProjectionConfig)
+    refine: RefineConfig = field(default_factory=RefineConfig)
     model: str | None = None  # model folder or name; None: the domain's
     precision: str = "fp32"  # fp32 | bf16 | fp16: what networks compute in; methods that optimise take only fp32
     resolution: int | None = None  # side in px at which photos are read and images drawn; None: the domain's
@@ -275,6 +288,7 @@ class InvertConfig(CommandConfig):
     precision: str = "fp32"  # fp32 | bf16 | fp16: what networks compute in
     compile: bool = False  # torch.compile: minutes at the first image, then faster on a GPU
     resolution: int | None = None  # side in px of what is drawn; None: the domain's. Smaller is faster
+    refine: RefineConfig = field(default_factory=RefineConfig)
     align: bool = False  # find the face and crop it as FFHQ does; for photos that are not cropped yet
     batch_size: int = 8  # photos that are inverted at a time
 

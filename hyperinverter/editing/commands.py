@@ -154,7 +154,7 @@ def _open(config: InvertConfig) -> tuple[Inverter, Path, float]:
     source = config.model or config.domain
     with doing("loading the model"):
         how = {"precision": config.precision, "compile": config.compile, "resolution": config.resolution}
-        inverter = load(source, config.method, config.device, **how)
+        inverter = load(source, config.method, config.device, refine=config.refine, **how)
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     return inverter, output, begin

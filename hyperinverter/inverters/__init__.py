@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from hyperinverter.config.schema import DomainConfig, ProjectionConfig
+from hyperinverter.config.schema import DomainConfig, ProjectionConfig, RefineConfig
 from hyperinverter.inverters.base import Inverter
 from hyperinverter.inverters.e4e import E4eInverter
 from hyperinverter.inverters.hub import is_on_hub
@@ -59,6 +59,7 @@ def load(
     precision: str = "fp32",
     compile: bool = False,
     resolution: int | None = None,
+    refine: int | RefineConfig = 0,
 ) -> Inverter:
     """A ready method: `load("faces64").invert(images)`.
 
@@ -76,8 +77,9 @@ def load(
             See `Inverter.accelerate` for their error.
         compile: torch.compile; the first image of each batch size takes minutes.
         resolution: side of the images that are taken and drawn, in px; None: the generator's. See `Inverter.draw_at`.
+        refine: steps on the predicted tokens of each photo, or all settings of that; method hyperinverter only.
     Raises:
-        ValueError: unknown method or precision.
+        ValueError: unknown method or precision, or a method without tokens is to refine them.
         FileNotFoundError: unknown model, or one of its files is missing; lists where it looked and what to run, of a
             released model which file to put where.
         UserError: the files do not belong together, are damaged, or the device is not there; a download failed.
@@ -91,4 +93,4 @@ def load(
     if download and (released := released_name(source)):
         part = method if method in (*PARTS, *PUBLISHED_METHODS) else "generator"
         make_model(released, [part], download=True)
-    return INVERTERS[method].load(source).set_up(device, precision, compile, resolution, projection)
+    return INVERTERS[method].load(source).set_up(device, precision, compile, resolution, projection, refine)

@@ -13,7 +13,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from hyperinverter.config.schema import PRECISIONS, DomainConfig, ProjectionConfig
+from hyperinverter.config.schema import PRECISIONS, DomainConfig, ProjectionConfig, RefineConfig
 from hyperinverter.directions import Direction, available_directions, edit, load_direction
 from hyperinverter.directions.direction import in_w
 from hyperinverter.extractors.framing import Framing
@@ -74,14 +74,28 @@ class Inverter(OnHub, ABC):
         compile: bool = False,
         resolution: int | None = None,
         projection: ProjectionConfig | None = None,
+        refine: int | RefineConfig = 0,
     ) -> Self:
         """Configure, move, accelerate and size it at once; see `hyperinverter.load`."""
         if projection is not None:
             self.configure(projection)
-        return self.to(resolve_device(device)).accelerate(precision, compile).draw_at(resolution)
+        self.to(resolve_device(device)).draw_at(resolution)
+        refine = RefineConfig(steps=refine) if isinstance(refine, int) else refine
+        if refine.steps > 0:
+            self.refine_by(refine)
+        return self.accelerate(precision, compile)
 
     def configure(self, projection: ProjectionConfig) -> None:
         """Take over what is set there; None keeps the published number. Concerns methods that optimise per image."""
+
+    def refine_by(self, settings: RefineConfig) -> Self:
+        """From now on `invert` ends with steps on the tokens; see `hyperinverter.inverters.refine`.
+
+        Raises:
+            ValueError: the method has no tokens.
+            UserError: the perceptual network is not there.
+        """
+        raise ValueError(f"refine moves the tokens of method hyperinverter, {self.name} has none: leave refine at 0")
 
     def settings(self) -> dict[str, str | float | None]:
         """What results depend on beside the weights, for the protocol; {} for methods that optimise nothing."""

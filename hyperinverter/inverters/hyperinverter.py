@@ -9,9 +9,10 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from hyperinverter.config.schema import DomainConfig
+from hyperinverter.config.schema import DomainConfig, RefineConfig
 from hyperinverter.inverters.base import Inverter
 from hyperinverter.inverters.inversion import Inversion
+from hyperinverter.inverters.refine import Refiner
 from hyperinverter.models.residuals import Residuals
 from hyperinverter.pretrained.load import LoadedModel
 from hyperinverter.pretrained.ready import load_model
@@ -22,6 +23,7 @@ class HyperInverter(Inverter):
     """Both phases; an Inversion is (ws, tokens)."""
 
     name = "hyperinverter"
+    refiner: Refiner | None = None  # see `refine_by`
 
     def __init__(self, model: LoadedModel) -> None:
         if model.network is None:
@@ -48,6 +50,17 @@ class HyperInverter(Inverter):
                 store_in(part, HALF_TYPES[precision])
         return self
 
+    def refine_by(self, settings: RefineConfig) -> Self:
+        self.refiner = Refiner.build(settings, self.domain, self.resolution, self.device)
+        return self
+
+    @property
+    def optimises(self) -> bool:
+        return self.refiner is not None
+
+    def settings(self) -> dict[str, str | float | None]:
+        return {} if self.refiner is None else self.refiner.described()
+
     def _compile(self) -> None:
         super()._compile()
         network = self.network
@@ -58,9 +71,12 @@ class HyperInverter(Inverter):
 
     def _invert(self, images: Tensor) -> Inversion:
         output = self.network.invert(images)
+        ws, tokens = output.ws, output.tokens
+        if self.refiner is not None:
+            ws, tokens = self.refiner(self.network, images, ws, tokens)
         return Inversion(
-            ws=output.ws,
-            tokens=output.tokens,
+            ws=ws,
+            tokens=tokens,
             model_name=self.model_name,
             model_hash=self.model_hash,
             generator_hash=self.generator_hash,

@@ -1,0 +1,118 @@
+"""Refinement: a few steps of Adam on the tokens that E2 predicted, and if asked on w, towards the photo.
+
+Beyond the paper. The tokens can hold more than E2's single prediction finds; the result is the same small file. The
+losses are Phase II's: L2, a perceptual distance and, for faces, identity. Letters: N images, L styles, R pixels.
+"""
+
+from dataclasses import dataclass, field
+from typing import Self
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from hyperinverter.config.schema import DomainConfig, RefineConfig
+from hyperinverter.extractors.mobilefacenet import MobileFaceNet
+from hyperinverter.extractors.resize import at_most
+from hyperinverter.inverters.perceptual import Perceptual, find_perceptual
+from hyperinverter.models.hyperinverter import HyperInverterNetwork
+from hyperinverter.utils.errors import UserError
+
+ADAM_BETAS = (0.9, 0.99)  # a short run: the second moment has to settle in some ten steps
+PERCEPTUAL = ("lpips", "squeezenet_features")  # best first
+PROGRESS_STEPS = 10  # shorter runs show no bar
+
+
+@dataclass(frozen=True)
+class Refiner:
+    """Refines codes and tokens of a batch; each image's result does not depend on the others.
+
+    Attributes:
+        settings: steps, rates and weights.
+        perceptual: measures images; None leaves that term out.
+        identity: compares faces; None leaves that term out.
+        resolution: at which images are drawn and compared, px.
+        history: of the last call, the loss [N] before each step.
+    """
+
+    settings: RefineConfig
+    perceptual: Perceptual | None
+    identity: MobileFaceNet | None
+    resolution: int
+    history: list[Tensor] = field(default_factory=list)
+
+    @classmethod
+    def build(cls, settings: RefineConfig, domain: DomainConfig, resolution: int, device: torch.device) -> Self:
+        """With the networks that serve the domain.
+
+        Args:
+            resolution: of the photos, px; larger ones are compared at the domain's `loss_resolution`.
+        Raises:
+            UserError: the perceptual network is not there; says how to do without.
+        """
+        px, perceptual, identity = min(resolution, domain.loss_resolution), None, None
+        if settings.perceptual > 0:
+            try:
+                perceptual = find_perceptual("auto", px, lambda: None, PERCEPTUAL)
+            except UserError as error:
+                raise UserError(f"refine.perceptual is {settings.perceptual:g}; {error}; or set it to 0") from error
+            perceptual.extractor.to(device)
+        if settings.identity > 0 and domain.kind == "faces" and MobileFaceNet.why_missing() is None:
+            identity = MobileFaceNet.find().to(device)
+        return cls(settings, perceptual, identity, px)
+
+    def described(self) -> dict[str, str | float | None]:
+        """What results depend on, for the protocol."""
+        names = {"refine_perceptual_network": self.perceptual and self.perceptual.name}
+        names["refine_identity_network"] = "mobilefacenet" if self.identity else None
+        return {f"refine_{key}": value for key, value in vars(self.settings).items()} | names
+
+    def __call__(
+        self, network: HyperInverterNetwork, images: Tensor, ws: Tensor, tokens: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Codes and tokens after `settings.steps` steps.
+
+        Args:
+            network: frozen and in eval mode.
+            images: the photos, [N, 3, R, R] in [-1, 1].
+            ws: their codes in W, once per style, [N, L, w_dim].
+            tokens: layer name -> [N, D].
+        """
+        settings, images = self.settings, at_most(images.float(), self.resolution)
+        codes = {name: token.detach().clone().requires_grad_() for name, token in tokens.items()}
+        offset = torch.zeros_like(ws[:, :1]).requires_grad_(settings.w_learning_rate > 0)  # [N, 1, w_dim]
+        groups = [{"params": list(codes.values()), "lr": settings.learning_rate}]
+        if settings.w_learning_rate > 0:
+            groups.append({"params": [offset], "lr": settings.w_learning_rate})
+        optimizer = torch.optim.Adam(groups, betas=ADAM_BETAS)
+        rates = [group["lr"] for group in optimizer.param_groups]
+        self.history.clear()
+        with torch.enable_grad(), self._bar() as bar:
+            wanted = self._features(images)
+            for step in range(settings.steps):
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate * (1 - 0.9 * step / settings.steps)  # so that the last steps settle
+                output = network.synthesise(ws + offset, network.hypernetwork.decode(codes), resolution=self.resolution)
+                loss = self._loss(output.float(), images, wanted)  # [N]
+                optimizer.zero_grad(set_to_none=True)
+                loss.sum().backward()  # a sum, so that no image feels how many others there are
+                optimizer.step()
+                self.history.append(loss.detach())
+                bar.update()
+        return (ws + offset).detach(), {name: token.detach() for name, token in codes.items()}
+
+    @torch.no_grad()
+    def _features(self, images: Tensor) -> tuple:
+        return tuple(ruler and ruler.features(images) for ruler in (self.perceptual, self.identity))
+
+    def _loss(self, output: Tensor, images: Tensor, wanted: tuple) -> Tensor:
+        total = self.settings.l2 * (output - images).square().mean(dim=(1, 2, 3))
+        weights = (self.settings.perceptual, self.settings.identity)
+        for ruler, weight, features in zip((self.perceptual, self.identity), weights, wanted, strict=True):
+            if ruler is not None and weight > 0:
+                total = total + weight * ruler.distance(ruler.features(output), features)
+        return total
+
+    def _bar(self) -> tqdm:
+        steps = self.settings.steps
+        return tqdm(total=steps, desc="refine", unit="step", leave=False, disable=steps < PROGRESS_STEPS, mininterval=1)

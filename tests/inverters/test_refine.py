@@ -1,0 +1,102 @@
+"""Refinement: steps on the tokens come closer to the photo, one image does not feel another, and little else moves."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from hyperinverter.config.schema import DataConfig, EvaluateConfig, RefineConfig, WeightsConfig
+from hyperinverter.evaluation.reconstruction import evaluate
+from hyperinverter.inverters import load
+from hyperinverter.utils.errors import UserError
+
+# at 16 px no network looks at images, and residuals of random hypernetworks are large
+PLAIN = {"perceptual": 0.0, "identity": 0.0, "learning_rate": 0.02}
+
+
+@pytest.fixture
+def images():
+    return torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(3)) * 2 - 1
+
+
+def error(model, inversion, images):
+    return (model.render(inversion) - images).square().mean(dim=(1, 2, 3))
+
+
+def test_steps_lower_the_loss_and_move_tokens_alone(tiny_model, images):
+    model = load(tiny_model)
+    before = {name: value.clone() for name, value in model.network.state_dict().items()}
+    predicted = model.invert(images)
+    few, many = (model.refine_by(RefineConfig(steps=steps, **PLAIN)).invert(images) for steps in (3, 30))
+    errors = [error(model, one, images) for one in (predicted, few, many)]
+    assert bool((errors[0] > errors[1]).all()) and bool((errors[1] > errors[2]).all())
+    assert torch.equal(many.ws, predicted.ws), "w stays, so that edits do"
+    after = model.network.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert all(parameter.grad is None for parameter in model.network.parameters())
+    assert len(model.refiner.history) == 30 and model.refiner.history[-1].shape == (3,)
+
+
+def test_planted_tokens_are_found_again(tiny_model, images):
+    model = load(tiny_model)
+    predicted = model.invert(images)
+    random = torch.Generator().manual_seed(1)
+    moved = {name: token + 0.2 * torch.randn(token.shape, generator=random) for name, token in predicted.tokens.items()}
+    target = model.render(replace(predicted, tokens=moved))
+    refiner = model.refine_by(RefineConfig(steps=100, **PLAIN)).refiner
+    ws, tokens = refiner(model.network, target, predicted.ws, predicted.tokens)
+    refined = replace(predicted, ws=ws, tokens=tokens)
+    assert bool((error(model, refined, target) < 0.2 * error(model, predicted, target)).all())
+
+
+def test_an_image_does_not_feel_the_others(tiny_model, images):
+    model = load(tiny_model, refine=RefineConfig(steps=5, w_learning_rate=0.01, **PLAIN))
+    together = model.invert(images, batch_size=3)
+    for number in range(3):
+        alone = model.invert(images[number : number + 1])
+        torch.testing.assert_close(together[number : number + 1].ws, alone.ws, rtol=0, atol=1e-5)
+        for name, token in alone.tokens.items():
+            torch.testing.assert_close(together.tokens[name][number : number + 1], token, rtol=0, atol=1e-5)
+
+
+def test_w_moves_when_asked_by_one_step_for_every_style(tiny_model, images):
+    predicted = load(tiny_model).invert(images)
+    moved = load(tiny_model, refine=RefineConfig(steps=5, w_learning_rate=0.01, **PLAIN)).invert(images)
+    step = moved.ws - predicted.ws
+    assert float(step.abs().max()) > 1e-3 and torch.allclose(step, step[:, :1].expand_as(step), atol=1e-6)
+
+
+def test_a_refined_file_is_read_and_drawn_as_any_other(tiny_model, images, tmp_path):
+    model = load(tiny_model, refine=RefineConfig(steps=4, **PLAIN))
+    refined = model.invert(images)
+    refined.save(tmp_path / "refined.safetensors")
+    again = type(refined).load(tmp_path / "refined.safetensors")
+    assert torch.equal(load(tiny_model).render(again), model.render(refined))
+
+
+def test_what_cannot_be_refined_is_refused(tiny_model):
+    with pytest.raises(ValueError, match="w_encoder has none"):
+        load(tiny_model, "w_encoder", refine=5)
+    with pytest.raises(UserError, match="leave precision at fp32"):
+        load(tiny_model, refine=RefineConfig(steps=2, **PLAIN), precision="bf16")
+    with pytest.raises(UserError, match=r"refine\.perceptual is 0\.8.*or set it to 0"):
+        load(tiny_model, refine=2)
+    assert load(tiny_model, refine=0).refiner is None
+
+
+def test_evaluation_keeps_refined_images_and_names_the_settings(tiny_domain, tiny_model, tmp_path):
+    config = EvaluateConfig(
+        domain=replace(tiny_domain, weights=WeightsConfig(folder=str(tiny_model))),
+        output=str(tmp_path),
+        data=DataConfig(kind="generated", num_generated=3),
+        refine=RefineConfig(steps=6, **PLAIN),
+        metrics=["l2"],
+        time_repeats=2,
+    )
+    refined = evaluate(config)
+    assert refined["protocol"]["settings"]["hyperinverter"]["refine_steps"] == 6
+    assert len(list((tmp_path / "reconstructions").rglob("*.png"))) == 3
+    plain = evaluate(replace(config, output=str(tmp_path / "plain"), refine=RefineConfig()))
+    methods, before = refined["methods"], plain["methods"]
+    assert methods["hyperinverter"]["l2"] < before["hyperinverter"]["l2"]
+    assert methods["w_encoder"]["l2"] == before["w_encoder"]["l2"]
