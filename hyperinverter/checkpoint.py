@@ -29,6 +29,7 @@ from hyperinverter.utils.safetensors_io import read_tensors, write_tensors
 T = TypeVar("T")
 
 MODEL_FORMAT = "hyperinverter-model-1"
+MAKES_ZEROS = re.compile(rb"c(?:__builtin__|builtins)\nbytearray\n")  # of any length: torch admits this one
 DEEPEST = 40  # levels of what metadata holds as JSON
 KINDS = ("generator", "early_head", "discriminator", "w_encoder", "hyperinverter", "direction", "psp", "e4e", "restyle",
          "hyperstyle", "layerwise_encoder", "hypernetwork", "arcface", "curricularface", "moco", "lpips",
@@ -290,6 +291,8 @@ def _read_state(path: Path) -> dict:
             if record.header_offset < end:
                 raise ValueError(f"{record.filename[:40]} in it lies on another part")
             end = record.header_offset + record.file_size
+            if record.filename.endswith("data.pkl") and MAKES_ZEROS.search(archive.read(record)):
+                raise ValueError("it asks for empty memory, as no training state does")
         if wrong := archive.testzip():
             raise ValueError(f"the checksum of {wrong} is another than was written: the file was damaged")
     state = torch.load(path, map_location="cpu", weights_only=True)

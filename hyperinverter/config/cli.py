@@ -22,7 +22,7 @@ from hyperinverter.config.words import as_settings, overrides
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import check_writable
 from hyperinverter.utils.paths import expand
-from hyperinverter.utils.text import printable
+from hyperinverter.utils.text import expanded, printable
 from hyperinverter.utils.waiting import doing, signs_of_life
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -110,7 +110,7 @@ def _obey(command: Command, argv: Sequence[str], program: str | None) -> None:
         print("\n" + describe(config))
     if not (options.print_config or options.dry_run):
         if getattr(config, "output", None):  # told before hours are put into what could not be written
-            config.output = str(Path(config.output).expanduser())
+            config.output = str(expanded(config.output))
             check_writable(config.output)
         with doing("loading PyTorch"):
             act = _import(command.action)

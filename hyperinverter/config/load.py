@@ -8,6 +8,7 @@ of free names (`loss_weights`, `directions`, `attributes`) written in a file rep
 `output: outputs/${domain.name}`.
 """
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, is_dataclass
@@ -25,6 +26,7 @@ from hyperinverter.config.schema import SHARED_FILES, DomainConfig
 from hyperinverter.config.words import list_of
 from hyperinverter.config.yaml_text import dump_yaml, parse_value, read_yaml
 from hyperinverter.utils.checkout import REPOSITORY
+from hyperinverter.utils.text import expanded
 
 COMMAND_LINE = "command line"
 QUOTE = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")  # ${domain.name}
@@ -247,19 +249,19 @@ class _Builder:
 
     def _find(self, path: str | Path, where: str, key: str, folder: Path | None = None) -> Path | None:
         """An existing file: absolute, or below `folder`, the current folder or the repository; otherwise a fault."""
-        wanted = Path(path).expanduser()
+        wanted = expanded(path)
         roots = [*([folder] if folder else []), *_roots()]
         for root in roots:
-            if (root / wanted).is_file():
+            if os.path.isfile(root / wanted):  # False too for a name that no file system takes
                 return (root / wanted).resolve()
         parents = {(root / wanted).parent for root in roots}
-        present = sorted({file.name for parent in parents if parent.is_dir() for file in parent.glob("*.yaml")})
+        present = sorted({file.name for parent in parents if os.path.isdir(parent) for file in parent.glob("*.yaml")})
         message = "no such file" + (
             f" (looked in {', '.join(map(str, dict.fromkeys(roots)))})" if not wanted.is_absolute() else ""
         )
         if present:
             message += f"; there are {', '.join(present)}"
-        self.faults.append(Fault(where or str(path), key, f"{path}: {message}" if where else message))
+        self.faults.append(Fault(where or str(path), key, f"{str(path)[:200]}: {message}" if where else message))
         return None
 
     # ---------------------------------------------------------------------------------------------------- result
@@ -270,10 +272,7 @@ class _Builder:
             whole = OmegaConf.to_container(self.tree)
             self._check_quoted(whole, "", whole)
             config = OmegaConf.to_object(self.tree)
-        except (
-            OmegaConfBaseException,
-            RecursionError,
-        ) as error:  # a ${key} that names nothing, or something of another type
+        except (OmegaConfBaseException, RecursionError) as error:  # a ${key} of nothing, or of another type
             key = getattr(error, "full_key", None) or ""
             where = self.origin.get(key, "")
             raise ConfigError([*self.faults, Fault(where, key, str(error).splitlines()[0])]) from error

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import yaml
 
 from hyperinverter.config.faults import Fault
+from hyperinverter.utils.errors import DAMAGED, reason_of
 
 FLOAT = re.compile(
     r"""(?:[-+]?(?:\d[\d_]*\.[\d_]*(?:[eE][-+]?\d+)?  # 1.  1.5  1.5e-4
@@ -83,10 +84,10 @@ def read_yaml(path: Path, shown_as: str) -> YamlFile:
             return result
         _check_size(root)
         result.values = _plain(loader, root, (), shown_as, result)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # the last two: `!!int x`, an alias inside itself
+    except (yaml.YAMLError, *DAMAGED) as error:  # the last ones: `!!timestamp x`, an alias inside itself
         mark = getattr(error, "problem_mark", None)
         where = f"{shown_as}:{mark.line + 1}" if mark else shown_as
-        problem = getattr(error, "problem", None) or str(error)
+        problem = getattr(error, "problem", None) or reason_of(error)
         hint = "; indent with spaces, not tabs" if "\\t" in problem else ""
         result.faults.append(Fault(where, "", f"is not valid YAML: {problem}{hint}"))
     return result
@@ -148,6 +149,10 @@ def parse_value(text: str) -> Any:
         if text.lstrip().startswith(("[", "{")):
             raise ValueError(f"cannot be read: {getattr(error, 'problem', None) or error}") from error
         return text
+    except ValueError:
+        raise
+    except DAMAGED as error:  # `!!timestamp x`
+        raise ValueError(f"cannot be read: {reason_of(error)}") from error
 
 
 def dump_yaml(values: dict[str, Any]) -> str:

@@ -1,6 +1,5 @@
 """Files around images that are no images themselves: each is named for what it is, with the path to give instead."""
 
-import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,6 +8,7 @@ LMDB_MAGIC = bytes.fromhex("dec0efbe")  # little-endian, at byte 16 of an LMDB f
 TFRECORDS = (".tfrecords", ".tfrecord")
 TARS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 PACKED = (".7z", ".rar")
+PACKINGS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, Zstandard
 NUMBERS = (".pt", ".pth", ".pkl", ".npy", ".npz", ".ckpt", ".safetensors")
 SHOWN = 3
 UNPACK_RECORDS = (
@@ -30,8 +30,12 @@ def what_else(path: Path) -> str | None:
         return f"is the file of an LMDB database: give its folder, {path.absolute().parent}"
     if name.endswith(TFRECORDS) or ".tfrecord" in name:
         return f"holds TensorFlow's records of images: {UNPACK_RECORDS}"
-    if name.endswith(TARS) or tarfile.is_tarfile(path):
+    with open(path, "rb") as file:  # tarfile.is_tarfile would unpack what may be a bomb
+        head = file.read(512)
+    if name.endswith(TARS) or head[257:262] == b"ustar":
         return f"is a tar archive: unpack it (tar -xf {path.name} -C FOLDER) and give that folder"
+    if head.startswith(PACKINGS):
+        return f"is packed, as tar archives are: unpack it (tar -xf {path.name} -C FOLDER) and give that folder"
     if name.endswith(PACKED):
         return "is a packed archive: unpack it and give the folder"
     if name.endswith(NUMBERS):

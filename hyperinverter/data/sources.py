@@ -2,7 +2,6 @@
 
 import logging
 import os
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,9 +12,10 @@ from hyperinverter.data.image_source import ImageSource, Subset, sort_out
 from hyperinverter.data.lmdb_source import LmdbSource
 from hyperinverter.data.names import Names, concatenated, repeated
 from hyperinverter.data.other_files import LMDB_FILE, is_lmdb_file, what_else, what_is_inside
-from hyperinverter.data.zip_source import ZipSource
+from hyperinverter.data.zip_source import ZipSource, is_zip
 from hyperinverter.utils.decode import HEAD_BYTES, IMAGE_SUFFIXES, MAX_MEGAPIXELS, looks_like_image
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.files import ordinary_bytes
 from hyperinverter.utils.paths import expand
 
 KINDS = ("auto", "folder", "zip", "lmdb")
@@ -32,7 +32,7 @@ class FilesSource(ImageSource):
         self.root = root
 
     def read_bytes(self, index: int) -> bytes:
-        return (self.root / self.names[index]).read_bytes()
+        return ordinary_bytes(self.root / self.names[index])
 
     def places(self) -> list[Path]:
         return [(self.root / name).resolve() for name in self.names]
@@ -228,7 +228,9 @@ def _open_one(path: Path, kind: str, resolution: int | None) -> ImageSource:
     found = "folder"
     if path.is_dir():
         found = "lmdb" if (path / LMDB_FILE).is_file() else "folder"
-    elif zipfile.is_zipfile(path) or path.suffix.lower() == ".zip":
+    elif not path.is_file():
+        raise UserError(f"{path} is no ordinary file; give images as files, a folder or a .zip")
+    elif path.suffix.lower() == ".zip" or is_zip(path):
         found = "zip"
     elif is_lmdb_file(path) and path.name != LMDB_FILE:
         found = "lmdb"

@@ -150,6 +150,16 @@ def _check_apart(table: np.ndarray) -> None:
         raise zipfile.BadZipFile("its members overlap")
 
 
+def is_zip(path: Path) -> bool:
+    """Whether a file ends as an archive does, whatever it is called. (`zipfile.is_zipfile` raises for some.)"""
+    try:
+        with open(path, "rb") as file:
+            _find_directory(file)
+        return True
+    except (OSError, zipfile.BadZipFile, struct.error):
+        return False
+
+
 def entries(file: BinaryIO) -> Iterator[Entry]:
     """The members in the order of the table of contents, folders left out.
 

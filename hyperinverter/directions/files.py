@@ -13,7 +13,7 @@ from hyperinverter.pretrained.published.vectors import SEFA, Space, as_direction
 from hyperinverter.pretrained.reading import read_published
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.errors import UserError
-from hyperinverter.utils.text import whole_number
+from hyperinverter.utils.text import expanded, whole_number
 
 SUFFIXES = (".safetensors", ".npy", ".pt")  # of files that have a name in a model folder; a path may have any
 PCA_FILE = "{name}.safetensors"  # directly in a model folder
@@ -70,12 +70,12 @@ def load_direction(
 def _split(place: str) -> tuple[str, str | None]:
     """A file, and what stands behind # for one that holds many directions."""
     file, mark, inside = place.partition("#")
-    return (file, inside) if mark and not Path(place).expanduser().is_file() else (place, None)
+    return (file, inside) if mark and not expanded(place).is_file() else (place, None)
 
 
 def _find(text: str, place: str, is_one_of_many: bool, model_folder: str | Path | None, files: dict[str, str]) -> Path:
     """The file that is meant by `place`, which `files` may have put in place of `text`."""
-    path = Path(place).expanduser()
+    path = expanded(place)
     beside = [] if model_folder is None else [Path(model_folder)]
     if text in files:
         candidates = [path] if path.is_absolute() else [*(folder / path for folder in beside), path][:1]

@@ -23,6 +23,7 @@ from hyperinverter.utils.decode import BadImageError, to_tensor
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import from_uint8
 from hyperinverter.utils.output_names import OutputNames
+from hyperinverter.utils.text import expanded
 from hyperinverter.utils.waiting import doing
 
 
@@ -56,7 +57,7 @@ def check_inputs(config: InvertConfig) -> None:
     if not roots:
         raise UserError("no images were given; name files, folders or zips, or set data.root=FOLDER")
     for root in roots:
-        path = Path(root).expanduser()
+        path = expanded(root)
         if path.suffix == ".safetensors":
             Inversion.load(path)
         elif not _is_numbers(path):
@@ -117,7 +118,7 @@ class Inputs:
         """Every root with its images; None for a saved Inversion."""
         roots = _roots(self.config)
         check_inputs(self.config)
-        for path in (Path(one).expanduser() for one in roots):
+        for path in (expanded(one) for one in roots):
             if _is_numbers(path):
                 raise UserError(f"{path}: {self._told_numbers(path)}; give a photo")
         most, align = self.config.data.max_megapixels, self.config.align
@@ -165,7 +166,7 @@ class Inputs:
         left = self._most
         for root, source in sources:
             if source is None:
-                yield root, Inversion.load(Path(root).expanduser())
+                yield root, Inversion.load(expanded(root))
                 continue
             for index in range(len(source)):
                 if left <= 0:

@@ -22,7 +22,7 @@ from torch import Tensor
 from hyperinverter.directions.direction import Direction
 from hyperinverter.utils.bounded_text import Row, bounded_lines, rows_within
 from hyperinverter.utils.errors import UserError
-from hyperinverter.utils.text import printable
+from hyperinverter.utils.text import expanded, printable
 
 FILE_COLUMNS = ("file", "image_id", "filename", "file_name", "image", "name")  # of a CSV, the first that is there
 ESTIMATES = ("normal", "shrunk", "pattern")
@@ -114,7 +114,7 @@ def read_labels(path: str | Path) -> dict[str, Row]:
         FileNotFoundError: no such file.
         UserError: no `file` column, no rows, or a file twice.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if not path.is_file():
         raise FileNotFoundError(f"labels: {path}: no such file; give a CSV (.gz allowed) with a `file` column")
     try:

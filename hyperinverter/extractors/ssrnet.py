@@ -24,6 +24,7 @@ POOLED = (4, 3, 3)  # side of the maps that stages 1 to 3 see: the last ones, an
 POOL = {1: 4, 2: 8}  # stage (from 0) -> side over which it pools the maps of an earlier layer
 MAPS = 10  # channels of each stage's own 1x1 convolution
 INPUT_PX = 64
+MOST_GROUPS = 8  # in one another in the file; Keras has two or three
 
 NO_H5PY = "h5py is not installed, which reads Keras' files; pip install 'hyperinverter[faces]'"
 
@@ -169,6 +170,8 @@ def _read_h5(path: Path) -> dict[str, np.ndarray]:
 
     def take(name: str, item: Any) -> None:
         nonlocal left
+        if name.count("/") > MOST_GROUPS:
+            raise ValueError("its groups lie in one another without end")
         if isinstance(item, h5py.Dataset):
             left -= item.nbytes
             filters = item.id.get_create_plist().get_nfilters()

@@ -22,6 +22,7 @@ from hyperinverter.pretrained.transfer import hash_file
 from hyperinverter.pretrained.writing import Source, Writer
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.text import expanded
 
 PUBLISHED_SUFFIXES = (".pkl", ".pt", ".pth", ".tar")  # of files to read; a folder of such a name would be a slip
 
@@ -55,7 +56,7 @@ def convert_files(
         UserError: a file is not what it should be (page, cut short, other hash, other resolution), or files do not
             belong together.
     """
-    out = Path(out).expanduser()
+    out = expanded(out)
     single = out if out.suffix == ".safetensors" else None
     if single is None and (out.is_file() or out.suffix in PUBLISHED_SUFFIXES):
         raise UserError(f"{out}: is no place to write to; the last word names a .safetensors file or a model folder")
@@ -146,7 +147,7 @@ def _named(config: ConvertConfig) -> list[str]:
 
 def _read(path: str | Path, sha256: str | None = None) -> PublishedFile:
     """A file with the hash that was asked for and, where downloads lie, with the hash of its first time."""
-    members, place = members_of(Path(path)), Path(path).expanduser()
+    members, place = members_of(Path(path)), expanded(path)
     if members and place.parent.name in FOLDERS and place.is_file():  # a package is checked before it is opened
         sha, size = hash_file(place)
         if (found := entry_of_file(place, sha)) is not None:

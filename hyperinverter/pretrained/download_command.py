@@ -17,6 +17,7 @@ from hyperinverter.pretrained.download import Mirror, download_entry
 from hyperinverter.pretrained.obtain import make_model, missing_parts, missing_vectors
 from hyperinverter.pretrained.transfer import Limits
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.text import expanded
 
 
 def download(config: DownloadConfig) -> None:
@@ -85,6 +86,6 @@ def _settings(config: DownloadConfig) -> tuple[Path | None, Mirror, Limits]:
         raise UserError(f"hub is {config.hub!r}; write OWNER/REPO or OWNER/REPO@REVISION")
     if config.attempts < 1 or not config.max_gib > 0:
         raise UserError(f"attempts ({config.attempts}) must be 1 or more, and max_gib ({config.max_gib}) above 0")
-    root = Path(config.output).expanduser() if config.output else None
+    root = expanded(config.output) if config.output else None
     limits = Limits(attempts=config.attempts, max_bytes=int(config.max_gib * 2**30))
     return root, Mirror(config.base_url, config.hub), limits

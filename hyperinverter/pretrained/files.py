@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.utils.checkout import IS_INSTALLED, REPOSITORY, command_of, download_root
+from hyperinverter.utils.text import expanded
 
 PARTS = ("generator", "discriminator", "w_encoder", "hyperinverter")
 EARLY_HEAD = "early_head.safetensors"  # beside a generator that can have one; absent: it draws only full images
@@ -27,7 +28,7 @@ def search_folders() -> list[Path]:
     a model of which a part was downloaded is whole there.
     """
     entries = os.environ.get("HYPERINVERTER_MODELS", "").split(os.pathsep)
-    named = [Path(entry).expanduser() for entry in entries if entry]
+    named = [expanded(entry) for entry in entries if entry]
     folders = [
         *named,
         *([download_root()] if IS_INSTALLED else []),
@@ -53,7 +54,7 @@ def find_model_folder(name_or_path: str | Path) -> Path:
         FileNotFoundError: neither; lists the folders searched and the models found there.
     """
     text = str(name_or_path)
-    path = Path(name_or_path).expanduser()
+    path = expanded(name_or_path)
     is_plain_name = len(path.parts) == 1 and text not in (".", "..")
     # A plain name beats a folder of that name in the current one (of photos, say) unless that is a model folder.
     if path.is_dir() and (not is_plain_name or (path / "generator.safetensors").is_file()):
@@ -103,7 +104,7 @@ def find_network_file(filename: str) -> Path | None:
 
 def part_file(source: str | Path, part: str, domain_name: str | None = None) -> Path:
     """`source` is the .safetensors file itself, or a model folder (name or path) that holds `part`.safetensors."""
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.suffix == ".safetensors":
         if path.is_file():
             return path
@@ -155,7 +156,7 @@ def weights_file(domain: DomainConfig, part: str) -> Path:
             if domain.weights.folder is not None:
                 raise
             raise FileNotFoundError(f"{error}. {_where_weights_may_be(domain.name, part)}") from None
-    path = Path(named).expanduser()
+    path = expanded(named)
     if path.is_file():
         return path
     inside = find_model_folder(folder) / path if not path.is_absolute() and domain.weights.folder else path

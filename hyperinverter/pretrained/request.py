@@ -77,8 +77,11 @@ def pieces(response: Any) -> Iterator[bytes]:
     if packing not in ("identity", "", "gzip", "x-gzip"):
         raise Refused(f"{response.url}: the server packs the file ({packing[:20]}), unasked; give another copy")
     unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS) if "gzip" in packing else None
+    goes_on = f"{response.url}: the server packs the file, unasked, and goes on behind its end; give another copy"
     try:
         for piece in response.raw.stream(CHUNK, decode_content=False):
+            if unpacker is not None and unpacker.eof:  # the rest would pile up in memory, unseen
+                raise Refused(goes_on)
             while unpacker is not None and piece:
                 yield unpacker.decompress(piece, CHUNK)
                 piece = unpacker.unconsumed_tail
@@ -88,6 +91,8 @@ def pieces(response: Any) -> Iterator[bytes]:
         raise Interrupted(f"the connection broke off ({_short(error)})") from error
     except (OSError, zlib.error) as error:
         raise Interrupted(f"the body arrived damaged ({_short(error)})") from error
+    if unpacker is not None and unpacker.unused_data:
+        raise Refused(goes_on)
     if unpacker is not None and not unpacker.eof:
         raise Interrupted("the packed body ended too early", from_start=True)
 

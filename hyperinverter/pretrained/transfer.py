@@ -287,8 +287,11 @@ def _state_file(part: Path) -> Path:
 
 
 def _read_state(part: Path) -> _State | None:
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        return _State(**json.loads(_state_file(part).read_text()))
+    with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
+        known = _State(**json.loads(_state_file(part).read_text()))
+        texts = (known.etag, known.last_modified)
+        if all(isinstance(text, str | None) for text in texts) and isinstance(known.total, int | None):
+            return known
     return None
 
 

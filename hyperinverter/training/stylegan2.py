@@ -55,6 +55,7 @@ from hyperinverter.utils.distributed import (
     randn_rows_like,
     world_size,
 )
+from hyperinverter.utils.text import expanded
 
 
 @in_all_processes
@@ -220,7 +221,7 @@ def start_networks(config: StyleGAN2Config) -> tuple[Generator, Discriminator, b
     if not config.init_from:
         return build_generator(config.domain), build_discriminator(config.domain), False
     G = load_generator(config.init_from, config.domain)
-    path = Path(config.init_from).expanduser()
+    path = expanded(config.init_from)
     try:
         return G, load_discriminator(path.parent if path.is_file() else config.init_from, config.domain), False
     except FileNotFoundError:

@@ -22,6 +22,7 @@ from PIL import Image, ImageOps, features
 from torch import Tensor
 
 from hyperinverter.utils.errors import DAMAGED, UserError, reason_of
+from hyperinverter.utils.files import ordinary_bytes
 
 # Pillow's name -> suffixes; the one list of what counts as an image
 FORMATS = {
@@ -322,4 +323,4 @@ def read_image(path: str | Path) -> Image.Image:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no image file at {path}: give the path of a JPEG, PNG or WebP file")
-    return decode_image(path.read_bytes(), str(path))
+    return decode_image(ordinary_bytes(path), str(path))

@@ -5,6 +5,7 @@ import errno
 import os
 import re
 import socket
+import stat
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from hyperinverter.utils.errors import UserError
 
 LOCK_NAME = ".lock"
+MOST_BYTES = 2_000_000_000  # of an image file: 250 megapixels of 16 bits with transparency
 BEGAN = time.time() - 1  # of this process, or the one that it was forked from
 HOST = re.sub(r"[^A-Za-z0-9-]", "", socket.gethostname())[:20] or "host"
 # what a killed process leaves; earlier versions named no host, and had temporary files of the safetensors library
@@ -31,6 +33,17 @@ def check_writable(output: str | Path) -> None:
         raise UserError(f"output is {output}, but {there} is not a folder; give another output=FOLDER")
     if not os.access(there, os.W_OK | os.X_OK):
         raise UserError(f"output is {output}, but you may not write into {there}; give another output=FOLDER")
+
+
+def ordinary_bytes(path: Path) -> bytes:
+    """A file's bytes; a pipe or device, which may never end, and more than MOST_BYTES are an OSError."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+        there = os.fstat(file.fileno())
+        if not stat.S_ISREG(there.st_mode):
+            raise OSError("it is no ordinary file")
+        if there.st_size > MOST_BYTES:
+            raise OSError(f"it has {there.st_size} bytes, more than any image")
+        return file.read()
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.text import expanded
 
 
 class MissingDataError(UserError, FileNotFoundError):
@@ -17,7 +18,7 @@ def expand(root: str) -> list[Path]:
     Raises:
         MissingDataError: nothing is there.
     """
-    path = Path(root).expanduser()
+    path = expanded(root)
     if path.exists():
         return [path]
     matches = sorted(glob.glob(str(path), recursive=True)) if glob.has_magic(root) else []

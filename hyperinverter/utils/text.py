@@ -1,6 +1,8 @@
-"""Text from files of any origin, made fit for a terminal, or read as the number it may be."""
+"""Text from files of any origin, made fit for a terminal, or read as the number or path it may be."""
 
+import os
 import re
+from pathlib import Path
 
 
 def printable(text: str, keep: str = "", longest: int | None = None) -> str:
@@ -26,3 +28,8 @@ def printable(text: str, keep: str = "", longest: int | None = None) -> str:
 def whole_number(text: str) -> int | None:
     """The number that up to 15 plain digits are, else None: `int` fails on `²`, a digit, and on 5,000 of them."""
     return int(text) if re.fullmatch(r"[0-9]{1,15}", text) else None
+
+
+def expanded(path: str | Path) -> Path:
+    """A path with `~` or `~user` at its front replaced by that user's folder, as a shell does; else as it is."""
+    return Path(os.path.expanduser(path))  # pathlib's own raises for a user that is not there

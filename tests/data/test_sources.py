@@ -240,7 +240,7 @@ def test_what_holds_images_in_another_way_names_the_path_to_give(tmp_path):
         (tmp_path / "records", "it holds TensorFlow's records of images: unpack them to images with"),
         (tmp_path / "records" / "ffhq-r10.tfrecords", "holds TensorFlow's records of images: unpack them"),
         (tmp_path / "faces.tar.gz", "is a tar archive: unpack it (tar -xf faces.tar.gz -C FOLDER)"),
-        (tmp_path / "faces", "is a tar archive: unpack it (tar -xf faces -C FOLDER)"),
+        (tmp_path / "faces", "is packed, as tar archives are: unpack it (tar -xf faces -C FOLDER)"),
         (tmp_path / "zips", f"it holds zip archives: give '{tmp_path}/zips/deep/*.zip'"),
     ):
         with pytest.raises(UserError) as error:

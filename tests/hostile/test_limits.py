@@ -8,7 +8,9 @@ import bz2
 import gzip
 import io
 import json
+import os
 import struct
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -204,6 +206,15 @@ def checkpoint_of_names_for_one_entry(folder: Path) -> Path:
     return many_names(folder / "step_00000001.pt", names, bytes(4_000_000))
 
 
+@hostile(readings.checkpoint)
+def checkpoint_that_asks_for_zeros(folder: Path) -> Path:  # 1.2 GB from 40 bytes
+    with zipfile.ZipFile(folder / "step_00000001.pt", "w") as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02cbuiltins\nbytearray\nJ\0\x94\x35\x47\x85R.")
+        archive.writestr("a/byteorder", "little")
+        archive.writestr("a/version", "3\n")
+    return folder / "step_00000001.pt"
+
+
 # -------------------------------------------------------------------------------------------------------------- HDF5
 
 
@@ -222,6 +233,15 @@ def h5_of_packed_zeros(folder: Path) -> Path:  # 4.6 GB
         dataset = file.create_dataset("a/a/kernel:0", **options)
         for chunk in range(10):
             dataset.id.write_direct_chunk((chunk * 40_000_000,), zlib.compress(bytes(40_000_000)))
+
+    return h5(folder / "x.h5", fill)
+
+
+@hostile(readings.keras)
+def h5_of_groups_in_groups(folder: Path) -> Path:  # minutes
+    def fill(h5py, file) -> None:
+        for _ in range(3000):
+            file = file.create_group("a")
 
     return h5(folder / "x.h5", fill)
 
@@ -277,6 +297,21 @@ def yaml_nested_without_end(folder: Path) -> Path:
 @hostile(readings.config)
 def yaml_that_is_long(folder: Path) -> Path:
     return written(folder / "x.yaml", b"directions: [" + b"x, " * 3_000_000 + b"x]")
+
+
+@hostile(readings.config)
+def yaml_of_values_that_are_none(folder: Path) -> Path:  # AttributeError, IndexError
+    return written(folder / "x.yaml", b"output: !!timestamp x\nbatch_size: !!int ''\n")
+
+
+@hostile(readings.config)
+def yaml_of_a_base_that_no_file_system_takes(folder: Path) -> Path:
+    return written(folder / "x.yaml", b"base: " + b"a" * 5000 + b".yaml\n")
+
+
+@hostile(readings.config)
+def yaml_of_a_base_of_nobody(folder: Path) -> Path:
+    return written(folder / "x.yaml", b"base: ~nobody_is_called_so/a.yaml\n")
 
 
 @hostile(readings.labels)
@@ -387,6 +422,60 @@ def zip_of_a_member_that_declares_much(folder: Path) -> Path:
 @hostile(readings.archive)
 def zip_of_names_for_one_image(folder: Path) -> Path:
     return many_names(folder / "x.zip", [f"{number}.png" for number in range(60_000)], bytes(1_000_000))
+
+
+def tar_of_a_long_name(size: int) -> bytes:
+    """The first block of a tar archive whose first name has so many characters."""
+    record = tarfile.TarInfo("././@LongLink")
+    record.type, record.size = tarfile.GNUTYPE_LONGNAME, size
+    return record.tobuf(tarfile.USTAR_FORMAT)
+
+
+@hostile(readings.archive)
+def photo_that_is_a_packed_tar_of_a_long_name(folder: Path) -> Path:  # 2 GB from 2 MB
+    packer = zlib.compressobj(9, wbits=31)
+    parts = [packer.compress(tar_of_a_long_name(2_000_000_000))]
+    parts += [packer.compress(bytes(10_000_000)) for _ in range(200)]
+    return written(folder / "photo", b"".join([*parts, packer.flush()]))
+
+
+@hostile(readings.archive)
+def photo_that_is_a_cut_gzip_file(folder: Path) -> Path:  # EOFError
+    return written(folder / "photo", gzip.compress(bytes(5000))[:20])
+
+
+@hostile(readings.archive)
+def photo_that_is_a_zip_of_two_disks(folder: Path) -> Path:  # BadZipFile
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0, 0, 0, 0, 0)
+    return written(folder / "photo", bytes(60) + struct.pack("<4sLQL", b"PK\6\7", 5, 0, 7) + end)
+
+
+@hostile(readings.archive, refused=False)
+def folder_with_a_photo_without_end(folder: Path) -> Path:
+    written(folder / "a.png", picture("PNG", side=8))
+    (folder / "b.png").symlink_to("/dev/zero")
+    return folder
+
+
+@hostile(readings.archive, refused=False)
+def folder_with_a_photo_that_waits(folder: Path) -> Path:
+    written(folder / "a.png", picture("PNG", side=8))
+    os.mkfifo(folder / "b.png")
+    return folder
+
+
+@hostile(readings.archive)
+def photo_that_waits(folder: Path) -> Path:
+    os.mkfifo(folder / "b.png")
+    return folder / "b.png"
+
+
+@hostile(readings.archive, refused=False)
+def folder_with_a_photo_of_holes(folder: Path) -> Path:
+    written(folder / "a.png", picture("PNG", side=8))
+    with open(folder / "b.png", "wb") as file:
+        file.truncate(2**40)
+    return folder
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -137,6 +137,20 @@ def test_a_body_that_was_packed_unasked_is_unpacked_to_its_end(server, target):
     server.answers["/y.pkl"] = Answer(CONTENT, 200, {"Content-Encoding": "br"})
     with pytest.raises(Refused, match=r"packs the file \(br\)"):
         get(server, target.with_name("y.pkl"), "/y.pkl")
+    for more in (b"x", bytes(300_000), gzip.compress(CONTENT)):  # a second stream behind the first one's end
+        server.answers["/z.pkl"] = Answer(packed + more, 200, headers, ranges=False, unsized=True)
+        with pytest.raises(Refused, match="goes on behind its end"):
+            get(server, target.with_name("z.pkl"), "/z.pkl")
+
+
+@pytest.mark.parametrize("state", ['{"url": 1}', '{"url": "%s", "etag": 5, "total": "x"}', "[" * 50_000, "[]"])
+def test_notes_of_an_earlier_call_that_are_none_start_over(server, target, state):
+    server.answers["/x.pkl"] = Answer(CONTENT)
+    target.parent.mkdir()
+    target.with_name("x.pkl.part").write_bytes(CONTENT[:100_000])
+    target.with_name("x.pkl.part.json").write_text(state.replace("%s", server.url("/x.pkl")))
+    get(server, target)
+    assert target.read_bytes() == CONTENT and server.ranges() == [None]
 
 
 def test_the_part_of_another_address_is_not_gone_on_with(server, target):

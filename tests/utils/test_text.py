@@ -1,4 +1,4 @@
-from hyperinverter.utils.text import printable
+from hyperinverter.utils.text import expanded, printable
 
 
 def test_what_steers_a_terminal_is_written_out():
@@ -7,3 +7,9 @@ def test_what_steers_a_terminal_is_written_out():
     assert printable("a\nb\tc") == r"a\nb\tc" and printable("a\nb\tc", keep="\n") == "a\nb\\tc"
     assert printable("\u202egpj.exe\udcff") == r"\u202egpj.exe\udcff"
     assert printable("k" * 50, longest=10) == "k" * 10 + "..."
+
+
+def test_a_home_folder_of_nobody_is_a_name_as_any_other(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert expanded("~/a").as_posix() == "/home/me/a"
+    assert expanded("~nobody_is_called_so/a").as_posix() == "~nobody_is_called_so/a"

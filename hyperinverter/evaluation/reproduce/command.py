@@ -22,6 +22,7 @@ from hyperinverter.pretrained.load import check_served
 from hyperinverter.training.common import set_up
 from hyperinverter.utils.checkout import REPOSITORY
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.text import expanded
 
 # part -> its measurement, and the settings without which there is nothing to measure
 MEASURES = {
@@ -72,7 +73,7 @@ def reproduce(config: ReproduceConfig) -> dict[str, Any]:
         raise UserError("parts=[] makes the page alone, which needs its folder: write publish=docs/results")
     for key in ("photos", "other_photos", "training_photos"):
         check_images(getattr(config, key))
-    if config.labels is not None and not Path(config.labels).expanduser().is_file():
+    if config.labels is not None and not expanded(config.labels).is_file():
         raise UserError(f"labels: {config.labels}: there is no such file; give a CSV of labels, or leave it out")
     if "figures" in config.parts and config.results:
         read_points(config.results, AnalyzeConfig.quality)  # a wrong file is told before an hour of measuring

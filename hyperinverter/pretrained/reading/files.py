@@ -27,6 +27,7 @@ from hyperinverter.pretrained.reading.refusal import FETCH_AGAIN, Refused, cut_s
 from hyperinverter.pretrained.reading.values import Budget
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.safetensors_io import parse_head, tensor_of
+from hyperinverter.utils.text import expanded
 
 # What NumPy, torch, zipfile and Python raise on damaged content; the checks of this folder come first, so that these
 # are the last net: whatever a file holds, its reader gets one message.
@@ -71,7 +72,7 @@ def read_published(path: str | Path, members: Sequence[str] = ()) -> PublishedFi
         FileNotFoundError: there is no such file.
         UserError: it cannot be read or holds something else; one paragraph says what was found and what to do.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if path.is_dir():
         raise UserError(f"{path}: {_folder(path)}")
     if not path.exists():
