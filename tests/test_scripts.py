@@ -1,6 +1,7 @@
 """Every script: help without torch, a dry run, and the whole way from photos to edits on the tiny domain."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -121,3 +122,35 @@ def test_the_whole_way_on_the_tiny_domain(tmp_path: Path):
     direct = inverter.render(inverter.invert(load_image(photos[3], load_domain("tiny").resolution)))
     saved = inverter.render(hyperinverter.Inversion.load(out("inversions") / "photo_03.safetensors"))
     torch.testing.assert_close(saved, direct, atol=1e-4, rtol=0)  # inverted in a batch there, alone here
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("invert", ""),
+        ("edit", ""),
+        ("interpolate", ""),
+        ("evaluate", "data.kind=auto"),
+        ("analyze", "data.kind=auto"),
+        ("train_stylegan2", ""),
+        ("train_phase1", "data.kind=auto"),
+        ("train_phase2", "data.kind=auto"),
+        ("learn_direction", "labels=labels.csv 'attributes={smile: Smiling}'"),
+        ("reproduce", "parts=photos"),
+        ("reproduce", "parts=photos other_photos=nowhere"),
+    ],
+)
+def test_inputs_are_looked_at_before_networks_load(
+    name: str, more: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """The tiny domain has no weights: whoever loaded them first would miss those."""
+    photos = write_photos(tmp_path / "photos", 4, 32)
+    write_labels(tmp_path / "labels.csv", photos)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").touch()
+    root = "photos" if "nowhere" in more else "empty"
+    config = ["--config", f"configs/{CONFIGS[name]}/tiny.yaml"] if CONFIGS[name] else []
+    with pytest.raises(AssertionError, match="stopped with code 2"):
+        run_script(name, [*config, root, "domain=tiny", *shlex.split(more), "--device", "cpu"], tmp_path)
+    told = capsys.readouterr().err
+    assert ("there is no file or folder nowhere" if root == "photos" else "no images in empty") in told, told
