@@ -71,6 +71,8 @@ def what_is_inside(path: Path, files: Iterable[str]) -> str | None:
     zips = sorted({Path(name).parent for name in files if name.lower().endswith(".zip")})
     if zips and path.is_dir():
         return f"holds zip archives: give {_some(repr(str(path / name / '*.zip')) for name in zips)}"
+    if zips:
+        return f"holds zip archives: unpack it (unzip {path.name} -d FOLDER) and give 'FOLDER/*.zip'"
     return None
 
 

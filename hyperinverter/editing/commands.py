@@ -13,7 +13,7 @@ from tqdm import tqdm
 from hyperinverter.checkpoint import write_atomically
 from hyperinverter.config.schema import EditConfig, InterpolateConfig, InvertConfig
 from hyperinverter.data.sources import spare_inputs
-from hyperinverter.directions.direction import Direction, edit, in_w
+from hyperinverter.directions.direction import Direction, edit
 from hyperinverter.editing.inputs import Inputs, Photo, check_inputs
 from hyperinverter.editing.interpolation import interpolate
 from hyperinverter.inverters import Inversion, Inverter, load
@@ -39,7 +39,7 @@ def edit_images(config: EditConfig) -> dict:
     inverter, output, begin = _open(config)
     directions = _directions(config, inverter)
     strengths = list(config.strengths)
-    gammas = {direction.name: in_w(strengths, config.strength_unit, direction) for direction in directions}
+    gammas = {direction.name: inverter.in_w(strengths, config.strength_unit, direction) for direction in directions}
     sheets: dict[str, list[list[Image.Image | None]]] = {direction.name: [] for direction in directions}
     names = OutputNames()
     named = {direction.name: names.file(direction.name) for direction in directions}

@@ -173,13 +173,15 @@ def check_column(rows: Iterable[Mapping[str, str | None]], column: str) -> str:
 
 
 def attribute_values(rows: Sequence[Mapping[str, str | None]], column: str) -> np.ndarray:
-    """A column of 0/1 (or -1/1) as bool [n]; a leading "-" in `column` flips it.
+    """A column of 0/1 (or -1/1, or False/True as pandas writes them) as bool [n]; a leading "-" in `column` flips it.
 
     Raises:
         UserError: no such column (lists them), or another value in it.
     """
     flip, name = column.startswith("-"), check_column(rows, column)
+    words = {"true": "1", "false": "0"}
     values = [(row[name] or "").strip() for row in rows]
+    values = [words.get(value.lower(), value) for value in values]
     unknown = sorted(set(values) - {"0", "1", "-1"})
     if unknown:
         shown = ", ".join(map(repr, unknown[:5]))

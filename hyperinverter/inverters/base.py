@@ -5,7 +5,7 @@ Letters: N images, L styles, R resolution.
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Self
@@ -24,6 +24,7 @@ from hyperinverter.models.residuals import Residuals
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.stylegan2.layers import check_reduced
 from hyperinverter.pretrained.published.vectors import Space
+from hyperinverter.pretrained.writing import spread_along
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.device import arithmetic, resolve_device, tell_if_slower
 from hyperinverter.utils.errors import UserError
@@ -204,6 +205,12 @@ class Inverter(OnHub, ABC):
         known = {"files": self.domain.directions if files is None else files, "space": Space.of(self.generator)}
         return load_direction(name, self.folder, generator_hash=self.generator_hash, **known)
 
+    def in_w(self, strengths: Sequence[float], unit: str, direction: Direction) -> list[float]:
+        """Strengths as distances in W; see `directions.in_w`. A spread that the file does not hold is measured here."""
+        if unit == "std" and not direction.info.get("projection_std"):  # of others' files
+            direction.info |= spread_along(self.generator, direction.vector)
+        return in_w(strengths, unit, direction)
+
     def edit(
         self,
         inversion: Inversion,
@@ -238,7 +245,7 @@ class Inverter(OnHub, ABC):
             if isinstance(strength, bool) or not isinstance(strength, int | float | Tensor):
                 raise ValueError(f"{name} is {strength!r}; write a number, or a tensor with one per photo")
             direction = self.direction(name)
-            (gamma,) = in_w([strength], unit, direction)
+            (gamma,) = self.in_w([strength], unit, direction)
             inversion = edit(inversion, direction, gamma)
         return replace(inversion, model=self)
 

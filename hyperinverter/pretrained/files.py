@@ -112,6 +112,10 @@ def part_file(source: str | Path, part: str, domain_name: str | None = None) -> 
     folder = find_model_folder(source)
     file = folder / f"{part}.safetensors"
     if not file.is_file():
+        from hyperinverter.pretrained.reading.files import unpacked  # brings torch along
+
+        if told := unpacked(folder):
+            raise FileNotFoundError(f"{folder}: {told}")
         command = command_for(part, domain_name or folder.name, folder)
         raise FileNotFoundError(f"{folder}: has no {file.name}; make it with: {command}")
     return file

@@ -31,16 +31,22 @@ SAME_WEIGHTS = 1e-3  # largest relative difference between two copies of one gen
 
 @torch.no_grad()
 def spread_along(generator: nn.Module, direction: Tensor, count: int = 4000) -> dict[str, float]:
-    """How far the generator's own codes spread along a direction [w_dim]: their standard deviation, a distance in W.
+    """How far the generator's own codes spread along a direction: their standard deviation, a distance in W.
 
     A published direction does not say it, and without it no strength in standard deviations is possible. {} for a
-    direction of W+ and for a conditional generator.
+    conditional generator.
+
+    Args:
+        direction: [w_dim], or one vector per style [1, L, w_dim], whose spreads are then taken together (root mean
+            square over the styles, as its length is).
     """
-    if direction.ndim != 1 or generator.c_dim:
+    if generator.c_dim:
         return {}
     z = torch.randn(count, generator.z_dim, generator=torch.Generator().manual_seed(0))
     w = generator.mapping(z.to(next(generator.parameters()).device))[:, 0].cpu()
-    return {"projection_std": float((w @ (direction / direction.norm())).std())}
+    vectors = direction.reshape(-1, direction.shape[-1]).cpu()  # [1 or L, w_dim]
+    vectors = vectors / vectors.square().sum(1).mean().sqrt()
+    return {"projection_std": float((w @ vectors.T).var(0).mean().sqrt())}
 
 
 @dataclass

@@ -232,11 +232,13 @@ def test_what_holds_images_in_another_way_names_the_path_to_give(tmp_path):
     (tmp_path / "records" / "ffhq-r10.tfrecords").write_bytes(b"x")
     (tmp_path / "zips" / "deep").mkdir(parents=True)
     make_zip(tmp_path / "zips" / "deep" / "a.zip", {"a.png": image_bytes(1)})
+    nested = make_zip(tmp_path / "nested.zip", {"inner.zip": (tmp_path / "zips" / "deep" / "a.zip").read_bytes()})
     packed = make_zip(tmp_path / "lsun.zip", {"church_lmdb/data.mdb": b"x", "church_lmdb/lock.mdb": b"x"})
     for root, told in (
         (path / "data.mdb", f"is the file of an LMDB database: give its folder, {path}"),
         (tmp_path / "lsun", f"it holds LMDB databases: give {path}"),
         (packed, "it is a packed LMDB database: unpack it (unzip lsun.zip -d FOLDER) and give FOLDER/church_lmdb"),
+        (nested, "it holds zip archives: unpack it (unzip nested.zip -d FOLDER) and give 'FOLDER/*.zip'"),
         (tmp_path / "records", "it holds TensorFlow's records of images: unpack them to images with"),
         (tmp_path / "records" / "ffhq-r10.tfrecords", "holds TensorFlow's records of images: unpack them"),
         (tmp_path / "faces.tar.gz", "is a tar archive: unpack it (tar -xf faces.tar.gz -C FOLDER)"),

@@ -214,6 +214,20 @@ def test_edits_of_phase_1_alone_and_of_a_smaller_size(config, photos, tmp_path):
     assert Image.open(tmp_path / "out" / "a" / "smile_+2.png").size == (8, 8)
 
 
+@pytest.mark.parametrize("layout", ["one vector", "one vector per style"])
+def test_a_direction_of_others_is_given_strengths_by_the_generators_own_codes(layout, config, photos, model, tmp_path):
+    """In standard deviations; files of other projects do not hold any."""
+    generator = load(model).generator
+    vector = torch.randn(16, generator=torch.Generator().manual_seed(0))
+    np.save(tmp_path / "d.npy", vector if layout == "one vector" else vector.repeat(generator.num_ws, 1))
+    found = edit_images(config(photos / "a.png", directions=[str(tmp_path / "d.npy")], strength_unit="std"))
+    z = torch.randn(20_000, generator.z_dim, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        spread = float((generator.mapping(z)[:, 0] @ vector).std() / vector.norm())
+    assert found["directions"]["d"]["strengths_in_std"] == [2.0, 0.0, -2.0]
+    assert found["directions"]["d"]["strengths_in_w"] == pytest.approx([2 * spread, 0, -2 * spread], rel=0.05)
+
+
 def test_many_photos_show_a_bar_and_a_sheet_says_what_it_leaves_out(config, photos, monkeypatch, capsys):
     monkeypatch.setattr(commands, "SHEET_ROWS", 2)
     for command in (invert_images, edit_images):

@@ -107,6 +107,7 @@ def test_labels_are_matched_by_name_and_flipped_on_request(tmp_path):
     assert learn.attribute_values(rows[:2], "-Young").tolist() == [False, True]
     with pytest.raises(UserError, match="no column 'Smiling'; columns: Young"):
         learn.attribute_values(rows[:2], "Smiling")
+    assert learn.attribute_values([{"x": "True"}, {"x": "false"}], "x").tolist() == [True, False], "as pandas writes"
     with pytest.raises(UserError, match="values 'yes'; expected 0 or 1"):
         learn.attribute_values([{"x": "yes"}, {"x": "1"}], "x")
     with pytest.raises(FileNotFoundError, match="give a CSV"):

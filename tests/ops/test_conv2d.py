@@ -95,6 +95,19 @@ def test_weights_of_a_fixed_filter_get_no_gradient() -> None:
     assert x.grad is not None and weight.grad is None
 
 
+@pytest.mark.parametrize(("channels", "outputs", "groups"), [(1, 3, 1), (2, 4, 2)])
+def test_several_filters_of_one_channel(channels: int, outputs: int, groups: int) -> None:
+    """Their adjoint adds up the filters of a channel, which one rotated filter per channel would not."""
+    torch.manual_seed(0)
+    x, weight = double(2, channels, 4, 4), double(outputs, 1, 3, 3)
+
+    def ours(x: Tensor, weight: Tensor) -> Tensor:
+        return grouped_conv2d(x, weight, Geometry(1, 1, groups=groups))
+
+    torch.testing.assert_close(ours(x, weight), F.conv2d(x, weight, padding=1, groups=groups))
+    assert torch.autograd.gradcheck(ours, (x, weight), fast_mode=True)
+
+
 def test_autocast_chooses_the_precision() -> None:
     x, weight = torch.randn(1, 2, 4, 4), torch.randn(2, 2, 3, 3, requires_grad=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -103,6 +116,8 @@ def test_autocast_chooses_the_precision() -> None:
     assert y.dtype == torch.bfloat16 and kept.dtype == torch.float32
     y.float().sum().backward()
     assert weight.grad is not None and weight.grad.dtype == torch.float32
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert conv2d(x.double(), weight.double(), padding=1).dtype == torch.float64, "as torch's own"
 
 
 def test_half_precision_follows_float32_where_a_cpu_has_no_kernel_of_its_own() -> None:

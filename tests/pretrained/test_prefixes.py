@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from hyperinverter.checkpoint import read_model
 from hyperinverter.pretrained.convert import convert_files
+from hyperinverter.pretrained.files import part_file
 from hyperinverter.pretrained.identify import kind_of, recognise
 from hyperinverter.pretrained.load import load_generator
 from hyperinverter.pretrained.published import from_published
@@ -25,7 +26,8 @@ from hyperinverter.pretrained.published.rosinality import to_rosinality
 from hyperinverter.pretrained.reading import NetworkStub, PublishedFile, read_published
 from hyperinverter.utils.errors import UserError
 
-PREFIXES = ("module.", "_orig_mod.", "_orig_mod.module.", "generator.", "module.generator.", "my_model.net_g.")
+PREFIXES = ("module.", "_orig_mod.", "_orig_mod.module.", "generator.", "module.generator.", "my_model.net_g.",
+            "net.G.")  # fmt: skip
 
 
 def renamed(content: Any, change: Callable[[str], str]) -> Any:
@@ -187,6 +189,9 @@ def test_an_unpacked_torch_file_says_how_to_pack_it(tmp_path):
         ) as error:
             read_published(given)
     assert f"give {folder.name}.pt" in str(error.value)
+    for given in (folder, tmp_path / "downloads"):  # where a model folder belongs
+        with pytest.raises(FileNotFoundError, match=r"an unpacked .pt file; pack it again"):
+            part_file(given, "generator")
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:  # as that command does
         for file in sorted(folder.rglob("*")):

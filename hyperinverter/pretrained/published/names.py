@@ -22,6 +22,7 @@ OWN = re.compile(
 # names under which a checkpoint of several networks keeps its generator, the best one first
 GENERATORS = ("g_ema", "G_ema", "generator_ema", "generator_smooth", "netG_ema", "net_g_ema", "ema",
               "generator", "netG", "net_g", "G", "g")  # fmt: skip
+NETWORKS = {*GENERATORS, "synthesis", "mapping", "encoder", "decoder", "discriminator"}
 DEEPEST = 3  # of mappings of names in one another: checkpoint, state_dict, networks
 
 # a name that only these files have -> what it is, and what to give
@@ -66,7 +67,9 @@ def _freed(state: dict[str, Any]) -> dict[str, Any]:
         return state
     while True:
         owners = {name.partition(".")[0] for name in free if "." in name}
-        if not owners or any(OWN.fullmatch(owner) for owner in owners - {"discriminator"}):
+        below = {name.split(".")[1] for name in free if name.startswith("net.")}  # "net" begins LPIPS's names too
+        known = {"discriminator", "net"} if below & NETWORKS else {"discriminator"}
+        if not owners or any(OWN.fullmatch(owner) for owner in owners - known):
             return free
         generators = [name for name in GENERATORS if name in owners]
         if len(owners) > 1 and not generators:

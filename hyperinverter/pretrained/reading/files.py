@@ -74,7 +74,7 @@ def read_published(path: str | Path, members: Sequence[str] = ()) -> PublishedFi
     """
     path = expanded(path)
     if path.is_dir():
-        raise UserError(f"{path}: {_folder(path)}")
+        raise UserError(f"{path}: {unpacked(path) or 'it is a folder; give the weights file inside'}")
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file; give the weights file as its authors published it")
     if not path.is_file():
@@ -90,12 +90,12 @@ def read_published(path: str | Path, members: Sequence[str] = ()) -> PublishedFi
         raise UserError(f"{path}: it is damaged and cannot be read ({told}); {FETCH_AGAIN}") from error
 
 
-def _folder(path: Path) -> str:
-    """For a refusal: what a folder holds; browsers unpack downloaded .pt files, which are zip archives."""
-    unpacked = next((file.parent for file in (path / "data.pkl", *path.glob("*/data.pkl")) if file.is_file()), None)
-    if unpacked is None:
-        return "it is a folder; give the weights file inside"
-    where, name = unpacked.absolute().parent, unpacked.name
+def unpacked(path: Path) -> str | None:
+    """For a refusal: what to do with a folder that was a .pt file, which browsers unpack; None of another folder."""
+    folder = next((file.parent for file in (path / "data.pkl", *path.glob("*/data.pkl")) if file.is_file()), None)
+    if folder is None:
+        return None
+    where, name = folder.absolute().parent, folder.name
     return f"it is an unpacked .pt file; pack it again (cd {where} && zip -0 -r {name}.pt {name}) and give {name}.pt"
 
 
