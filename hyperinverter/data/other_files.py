@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from hyperinverter.utils.decode import CONVERT, OTHER_PICTURES
+
 LMDB_FILE = "data.mdb"
 LMDB_MAGIC = bytes.fromhex("dec0efbe")  # little-endian, at byte 16 of an LMDB file's first page
 TFRECORDS = (".tfrecords", ".tfrecord")
@@ -40,7 +42,7 @@ def what_else(path: Path) -> str | None:
         return "is a packed archive: unpack it and give the folder"
     if name.endswith(NUMBERS):
         return "holds weights, codes or other numbers, not images: give photos"
-    return None
+    return CONVERT if name.endswith(OTHER_PICTURES) else None
 
 
 def what_is_inside(path: Path, files: Iterable[str]) -> str | None:

@@ -46,6 +46,10 @@ ABSENT = {  # what to do where a format's decoder is not installed
     "AVIF": "an AVIF image, which this Pillow cannot read: update Pillow, or convert it to JPEG",
     "HEIF": "a HEIC photo, which needs pillow-heif: pip install 'hyperinverter[heic]', or convert it to JPEG",
 }
+OTHER_PICTURES = (  # what cameras, editors and browsers write besides; nothing here reads it
+    ".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".raf", ".rw2", ".jp2", ".jxl", ".psd", ".svg", ".ico", ".tga",
+)  # fmt: skip
+CONVERT = "is a picture of a format that is not read here: convert it to JPEG or PNG"
 IMAGE_SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 
 MAX_MEGAPIXELS = 24.5  # data.max_megapixels: what is decoded unless the user asks for more; 8 bytes a pixel are 200 MB
@@ -107,6 +111,8 @@ def decode_image(data: bytes, name: str, max_megapixels: float = MAX_MEGAPIXELS)
             upright = _to_rgb(image, name)
     except Image.UnidentifiedImageError:
         absent, known = ABSENT.get(_kind_by_brand(data) or ""), ", ".join(FORMATS)
+        if name.lower().endswith(OTHER_PICTURES):
+            absent = CONVERT
         raise BadImageError(name, absent or f"not an image ({len(data)} bytes that are none of {known})") from None
     except Image.DecompressionBombError as error:  # of Pillow, before the size is known here
         found = re.search(r"\d+", str(error))

@@ -232,6 +232,7 @@ def test_what_holds_images_in_another_way_names_the_path_to_give(tmp_path):
     (tmp_path / "records" / "ffhq-r10.tfrecords").write_bytes(b"x")
     (tmp_path / "zips" / "deep").mkdir(parents=True)
     make_zip(tmp_path / "zips" / "deep" / "a.zip", {"a.png": image_bytes(1)})
+    (tmp_path / "IMG_1.CR3").write_bytes(b"\0\0\0\x18ftypcrx ")
     nested = make_zip(tmp_path / "nested.zip", {"inner.zip": (tmp_path / "zips" / "deep" / "a.zip").read_bytes()})
     packed = make_zip(tmp_path / "lsun.zip", {"church_lmdb/data.mdb": b"x", "church_lmdb/lock.mdb": b"x"})
     for root, told in (

@@ -87,6 +87,8 @@ def test_the_condition_is_a_projection() -> None:
     cmap = discriminator.mapping(None, c=c)
     doubled = discriminator.b4(features, None, 2 * cmap)
     torch.testing.assert_close(doubled, 2 * discriminator.b4(features, None, cmap))
+    first = torch.eye(cmap.shape[1])[:1].expand(4, -1) * cmap.shape[1] ** 0.5  # of unit mean square, as conditions are
+    torch.testing.assert_close(discriminator.b4(features, None, first), discriminator.b4(features)[:, :1])
     with pytest.raises(ValueError, match=r"conditional: expected c \[N, 3\], got None"):
         discriminator(images)
     with pytest.raises(ValueError, match="one condition per image, got 3 for 4 images"):

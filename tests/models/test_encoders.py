@@ -7,7 +7,7 @@ import recorded
 import torch
 
 from hyperinverter.config.schema import EncoderConfig, LayerwiseEncoderConfig
-from hyperinverter.models.encoders import LayerwiseEncoder, WEncoder
+from hyperinverter.models.encoders import LayerwiseEncoder, WEncoder, _upsampled
 from hyperinverter.models.plan import count_parameters, shapes_only
 from hyperinverter.pretrained.published import from_published
 
@@ -168,3 +168,9 @@ def test_heads_that_nobody_reads_are_left_out_and_a_narrower_pyramid_gets_its_la
     features = encoder(torch.randn(2, 3, 32, 32))
     assert features.shape == (2, 9, 12, 8, 8)
     assert [bool(features[:, i].any()) for i in range(9)] == [i in (0, 4, 8) for i in range(9)]
+
+
+def test_maps_of_the_pyramid_are_enlarged_with_their_corners_kept():
+    """As published; recorded outputs, which tell it too, are not everywhere."""
+    enlarged = _upsampled(torch.tensor([[[[0.0, 1.0]]]]), torch.zeros(1, 1, 1, 4))
+    torch.testing.assert_close(enlarged[0, 0, 0], torch.tensor([0, 1 / 3, 2 / 3, 1]))

@@ -1,6 +1,7 @@
 """The whole method: what is frozen, where gradients go, batch against singles, ablations, recorded outputs."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import recorded
@@ -149,3 +150,10 @@ def test_hyperinverter_gives_the_recorded_output(name):
     case.compare("pred_std", torch.stack([x.std(1, unbiased=False) for x in flat], dim=1))
     for layer in order:
         case.compare(f"pred.{layer}", residuals[layer])
+
+
+@pytest.mark.parametrize(("input_size", "drawn"), [(128, 256), (256, 256), (257, 1024), (2048, 1024)])
+def test_e2_is_given_the_smallest_phase_one_image_that_need_not_be_enlarged(input_size: int, drawn: int):
+    generator = SimpleNamespace(resolution=1024, synthesis=SimpleNamespace(resolutions=(256, 1024)))
+    model = SimpleNamespace(generator=generator, layerwise_encoder=SimpleNamespace(input_size=input_size))
+    assert HyperInverterNetwork._enough_for_e2(model) == drawn

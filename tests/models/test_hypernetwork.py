@@ -4,7 +4,7 @@ import pytest
 import recorded
 import torch
 
-from hyperinverter.models.hypernetwork import Hypernetwork, WeightRegressor
+from hyperinverter.models.hypernetwork import START_RMS, Hypernetwork, WeightRegressor
 from hyperinverter.models.plan import count_parameters, shapes_only
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.target_layers import TargetLayer, target_layers
@@ -216,3 +216,11 @@ def test_the_signal_preserving_init_lets_images_differ_and_starts_near_zero():
     assert start < 0.05 and 0.004 < new_start < 0.03 and 0.004 < signed_start < 0.03
     with pytest.raises(ValueError, match="init: got 'other'"):
         Hypernetwork([], 4, init="other")
+
+
+@torch.no_grad()
+def test_a_token_of_rms_1_starts_as_a_residual_of_the_stated_size():
+    torch.manual_seed(0)
+    regressor = WeightRegressor((32, 48, 3, 3), hidden_size=32, init="signal_preserving")
+    residual = regressor.decode(torch.randn(16, 32))
+    assert float(residual.square().mean().sqrt()) == pytest.approx(START_RMS, rel=0.1)

@@ -183,3 +183,8 @@ def test_no_filter_hides_warnings_of_others():
         warnings.warn("mine", UserWarning)
     assert [str(one.message) for one in caught] == ["mine"]
     assert logging.getLogger("hyperinverter").level == logging.NOTSET
+
+
+def test_a_camera_s_raw_photo_is_to_be_converted():
+    with pytest.raises(BadImageError, match=r"IMG_1\.CR2: is a picture of a format .*: convert it to JPEG"):
+        decode_image(b"II*\0\x10\0\0\0CR\x02\0" + bytes(200), "IMG_1.CR2")  # begins as a TIFF does
