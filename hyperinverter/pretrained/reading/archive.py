@@ -1,6 +1,6 @@
 """Zip archives (torch.save since PyTorch 1.6, .npz) as views of the file: nothing is extracted, sizes are checked.
 
-Formats: PKWARE's APPNOTE for zip; `torch/serialization.py`, `_save`, for NAME/data.pkl, NAME/data/KEY, NAME/byteorder.
+Format: PKWARE's APPNOTE.
 """
 
 import mmap
@@ -8,16 +8,10 @@ import stat
 import struct
 import zipfile
 import zlib
-from dataclasses import dataclass
 from typing import Any
 
 from hyperinverter.pretrained.reading.arrays import npy_content
-from hyperinverter.pretrained.reading.legacy_torch import checked_identity
-from hyperinverter.pretrained.reading.machine import Machine
-from hyperinverter.pretrained.reading.nvidia_pkl import TABLE
-from hyperinverter.pretrained.reading.refusal import Refused, cut_short, shown
-from hyperinverter.pretrained.reading.tensors import Storage
-from hyperinverter.pretrained.reading.values import SPARE_BYTES, Budget
+from hyperinverter.pretrained.reading.refusal import SPARE_BYTES, Budget, Refused, cut_short, shown
 
 MOST_ENTRIES = 100_000
 MOST_TIMES_LARGER = 2  # an .npz when unpacked, beside the file itself; weights hardly compress
@@ -25,25 +19,14 @@ LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 ENCRYPTED = 0x1
 
 
-@dataclass
 class Archive:
-    """A zip file whose entries were checked.
+    """A zip file whose entries were checked: `entries` is name -> zip record.
 
-    Attributes:
-        data: the file.
-        entries: name -> zip record.
+    Raises:
+        Refused: cut short, damaged, encrypted, or an entry whose name leads elsewhere, is a link or stands twice.
     """
 
-    data: memoryview
-    entries: dict[str, zipfile.ZipInfo]
-
-    @classmethod
-    def open(cls, mapped: mmap.mmap) -> "Archive":
-        """Read the list of entries.
-
-        Raises:
-            Refused: cut short, damaged, encrypted, or an entry whose name leads elsewhere, is a link or stands twice.
-        """
+    def __init__(self, mapped: mmap.mmap) -> None:
         try:
             with zipfile.ZipFile(mapped) as archive:  # type: ignore[arg-type]  # a map reads and seeks as a file does
                 records = archive.infolist()
@@ -51,20 +34,22 @@ class Archive:
             raise cut_short(f"the list at the end of the zip archive is missing: {shown(str(error))}") from error
         if len(records) > MOST_ENTRIES:
             raise Refused(f"it is a zip archive of {len(records)} entries, more than any checkpoint has")
-        entries: dict[str, zipfile.ZipInfo] = {}
-        for record in records:
+        self.data, end = memoryview(mapped), 0
+        self.entries: dict[str, zipfile.ZipInfo] = {}
+        for record in sorted(records, key=lambda record: record.header_offset):
             name = record.orig_filename
             if "\\" in name or "\0" in name or name.startswith("/") or ":" in name or ".." in name.split("/"):
                 raise Refused(f"it is a zip archive with an entry that leads out of its folder ({shown(name)})")
             if stat.S_ISLNK(record.external_attr >> 16):
                 raise Refused(f"it is a zip archive with a link in it ({shown(name)})")
-            if name in entries:
+            if name in self.entries:
                 raise Refused(f"it is a zip archive that holds {shown(name)} twice")
             if record.flag_bits & ENCRYPTED:
                 raise Refused("it is an encrypted zip archive", "give the file without a password")
-            entries[name] = record
-        _check_apart(records)
-        return cls(memoryview(mapped), entries)
+            if record.header_offset < end:  # each would be read for every name it has
+                raise Refused(f"it is a zip archive whose entries overlap ({shown(name)})")
+            end = record.header_offset + LOCAL_HEADER.size + record.compress_size
+            self.entries[name] = record
 
     def stored(self, name: str) -> memoryview:
         """The bytes of an uncompressed entry, as a view of the file."""
@@ -104,67 +89,10 @@ class Archive:
         return self.data[start : start + record.compress_size]
 
 
-def _check_apart(records: list[zipfile.ZipInfo]) -> None:
-    """Refuse entries that lie on one another: each would be read for every name it has."""
-    end = 0
-    for record in sorted(records, key=lambda record: record.header_offset):
-        if record.header_offset < end:
-            raise Refused(f"it is a zip archive whose entries overlap ({shown(record.orig_filename)})")
-        end = record.header_offset + LOCAL_HEADER.size + record.compress_size
-
-
-def read_torch_zip(archive: Archive, pickled: str, budget: Budget) -> Any:
-    """The object of a torch.save file whose pickle is the entry `pickled`; tensors described only.
-
-    A whole network of NVIDIA's may be in it, as PTI saves its tuned generators.
-    """
-    folder = pickled.removesuffix("data.pkl")
-    order = f"{folder}byteorder"
-    if order in archive.entries and bytes(archive.stored(order)[:16]) != b"little":
-        raise Refused("it was saved on a big-endian machine", "save it again on an ordinary computer")
-    storages: dict[tuple[str, Any], Storage] = {}
-
-    def persistent(identity: Any) -> Storage:
-        kind, name, numel = checked_identity(identity, 5)
-        entry = f"{folder}data/{name}"
-        if entry not in archive.entries:
-            raise Refused(f"a tensor's numbers ({shown(entry)}) are not in it")
-        if (name, kind.dtype) not in storages:
-            storage = storages[name, kind.dtype] = Storage(kind.dtype, numel)
-            storage.give(archive.stored(entry))
-        if storages[name, kind.dtype].numel != numel:
-            raise Refused(f"storage {shown(name)} is declared in two ways")
-        return storages[name, kind.dtype]
-
-    return Machine(archive.stored(pickled), TABLE, budget, persistent=persistent).run()
-
-
 def read_npz(archive: Archive, file_bytes: int, budget: Budget) -> dict[str, Any]:
     """Name -> array of an .npz file."""
     declared = sum(record.file_size for record in archive.entries.values())
-    largest = MOST_TIMES_LARGER * file_bytes + SPARE_BYTES
-    if declared > largest:
+    if declared > MOST_TIMES_LARGER * file_bytes + SPARE_BYTES:
         raise Refused(f"it declares {declared} bytes when unpacked, from {file_bytes}; no weights compress like that")
     budget.copied_bytes += 2 * declared  # unpacked once, then into tensors
     return {name.removesuffix(".npy"): npy_content(archive.unpacked(name, budget), budget) for name in archive.entries}
-
-
-def zip_content(archive: Archive, file_bytes: int, budget: Budget) -> tuple[str, Any]:
-    """Container and content of a zip archive: torch or npz.
-
-    Raises:
-        Refused: it is another kind of archive; says which.
-    """
-    files = [name for name in archive.entries if not name.endswith("/")]
-    if any(name.endswith("/constants.pkl") for name in files):
-        raise Refused(
-            "it is a TorchScript program, which is code and not weights alone",
-            "fetch the file that holds the state_dict, or save one from the script where you trust it",
-        )
-    pickled = [name for name in files if name.count("/") == 1 and name.endswith("/data.pkl")]
-    if len(pickled) == 1:
-        return "torch", read_torch_zip(archive, pickled[0], budget)
-    if files and all(name.endswith(".npy") for name in files):
-        return "npz", read_npz(archive, file_bytes, budget)
-    some = ", ".join(map(shown, files[:3])) or "nothing"
-    raise Refused(f"it is a zip archive of {len(files)} files ({some})", "unpack it and give the weights file inside")

@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from hyperinverter.pretrained.reading.refusal import Refused, cut_short, shown
-from hyperinverter.pretrained.reading.tensors import MOST_DIMENSIONS, tensor_from_bytes, whole
-from hyperinverter.pretrained.reading.values import Budget, Buildable
+from hyperinverter.pretrained.reading.refusal import Budget, Refused, cut_short, shown
+from hyperinverter.pretrained.reading.tensors import MOST_DIMENSIONS, raw_tensor, whole
+from hyperinverter.pretrained.reading.unpickler import Buildable
 
 NPY_MAGIC = b"\x93NUMPY"
 LONGEST_HEADER_BYTES = 65536
-KNOWN_TYPES = re.compile(r"(b1|\?|[iu][1248]|f[248]|c8|c16|[SU]\d{0,4})")
+KNOWN_TYPES = re.compile(r"(b1|\?|[iu][1248]|f[248]|c8|c16|[SU][1-9]\d{0,3})")
 
 
 class NumpyType(Buildable):
     """A dtype: kind and size as "f4", order as "<", ">" or "|"."""
 
-    def __init__(self, code: Any) -> None:
+    def __init__(self, code: Any, align: Any = False, copy: Any = False) -> None:
         if not isinstance(code, str) or not KNOWN_TYPES.fullmatch(code):
             objects = isinstance(code, str) and code.startswith("O")
             what = "Python objects, which can carry code" if objects else f"numbers of type {shown(code)!r}"
@@ -36,7 +36,7 @@ class NumpyType(Buildable):
         parsed.order = ">" if text.startswith(">") else "<"
         return parsed
 
-    def build(self, budget: Budget, state: Any) -> None:
+    def build(self, state: Any) -> None:
         if not isinstance(state, tuple) or len(state) < 5 or any(part is not None for part in state[2:5]):
             raise Refused("a NumPy type in it has fields", "save the numbers as a plain float32 array")
         if state[1] not in ("<", ">", "|", "="):
@@ -71,7 +71,7 @@ def array_content(data: memoryview | bytes, kind: NumpyType, shape: Any, fortran
     if native != dtype:
         budget.copy(len(data))
         data = np.frombuffer(data, dtype).astype(native).tobytes()
-    numbers = tensor_from_bytes(data, torch.from_numpy(np.empty(0, native)).dtype, budget)
+    numbers = raw_tensor(data, budget).view(torch.from_numpy(np.empty(0, native)).dtype)
     if fortran and len(shape) > 1:
         return numbers.reshape(shape[::-1]).permute(*range(len(shape) - 1, -1, -1))
     return numbers.reshape(shape)
@@ -97,19 +97,19 @@ def npy_content(data: memoryview, budget: Budget) -> Any:
     return array_content(data[start + length :], found, sizes, order[1] == "True", budget)
 
 
-# ------------------------------------------------- what pickles call to rebuild arrays: (budget, *arguments) -> value
+# ------------------------------------------------------------- what pickles call to rebuild arrays: arguments -> value
 
 
 class NumpyArray(Buildable):
     """An array whose content arrives in a second step; None until then."""
 
-    content: Any = None
+    parts: tuple[Any, ...] | None = None
 
-    def build(self, budget: Budget, state: Any) -> None:
+    def build(self, state: Any) -> None:
         if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[2], NumpyType):
             raise Refused("a NumPy array in it is not stored as NumPy stores arrays")
         _, shape, kind, fortran, data = state
-        self.content = array_content(raw_bytes(data), kind, shape, fortran is True, budget)
+        self.parts = raw_bytes(data), kind, shape, fortran is True
 
 
 def raw_bytes(data: Any) -> memoryview | bytes:
@@ -120,27 +120,23 @@ def raw_bytes(data: Any) -> memoryview | bytes:
     return data
 
 
-def make_type(budget: Budget, code: Any, align: Any = False, copy: Any = False) -> NumpyType:
-    return NumpyType(code)
-
-
-def make_scalar(budget: Budget, kind: Any, data: Any = b"") -> Any:
+def make_scalar(kind: Any, data: Any = b"") -> Any:
     """A NumPy number as a Python number."""
     if not isinstance(kind, NumpyType):
         raise Refused("a NumPy number in it has no type")
-    value = array_content(raw_bytes(data), kind, (1,), False, budget)[0]
+    value = array_content(raw_bytes(data), kind, (1,), False, Budget())[0]
     return value.item() if isinstance(value, torch.Tensor) else value
 
 
-def make_array(budget: Budget, *arguments: Any) -> NumpyArray:
+def make_array(*arguments: Any) -> NumpyArray:
     """Arguments are class, an empty shape and a type letter; what counts is the state that follows."""
     return NumpyArray()
 
 
-def array_from_buffer(budget: Budget, data: Any, kind: Any, shape: Any, order: Any) -> NumpyArray:
+def array_from_buffer(data: Any, kind: Any, shape: Any, order: Any) -> NumpyArray:
     """Pickle protocol 5's form of an array."""
     if not isinstance(kind, NumpyType):
         raise Refused("a NumPy array in it has no type")
     array = NumpyArray()
-    array.content = array_content(raw_bytes(data), kind, shape, order == "F", budget)
+    array.parts = raw_bytes(data), kind, shape, order == "F"
     return array

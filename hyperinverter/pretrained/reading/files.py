@@ -1,12 +1,12 @@
 """One reader for every container that published weights come in: recognised by content, bounded, running nothing.
 
-A pickle is the instruction list of a program. It is never given to Python's unpickler here, but to a machine of this
-folder (`machine`) that knows the constructors of tensors and plain types and nothing else; so a hostile file can be
-refused but cannot act.
+A pickle is the instruction list of a program. Here its reader (`unpickler`) finds no names but those of constructors of
+this folder, for tensors and plain types; so a hostile file can be refused but cannot act.
 """
 
 import hashlib
 import mmap
+import pickle
 import struct
 import zipfile
 import zlib
@@ -15,16 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hyperinverter.pretrained.reading.archive import Archive, zip_content
+from hyperinverter.pretrained.reading.archive import Archive, read_npz
 from hyperinverter.pretrained.reading.arrays import npy_content
-from hyperinverter.pretrained.reading.legacy_torch import read_legacy
-from hyperinverter.pretrained.reading.nvidia_pkl import TABLE, read_pickle
+from hyperinverter.pretrained.reading.nvidia_pkl import names_of, read_pickle
 from hyperinverter.pretrained.reading.openvino_ir import read_ir
 from hyperinverter.pretrained.reading.package import numbers_of_torchscript, read_members
 from hyperinverter.pretrained.reading.plain import Plain
 from hyperinverter.pretrained.reading.recognise import container_of
-from hyperinverter.pretrained.reading.refusal import FETCH_AGAIN, Refused, cut_short, shown
-from hyperinverter.pretrained.reading.values import Budget
+from hyperinverter.pretrained.reading.refusal import FETCH_AGAIN, Budget, Refused, cut_short, shown
+from hyperinverter.pretrained.reading.torch_files import read_legacy, read_torch_zip
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.safetensors_io import parse_head, tensor_of
 from hyperinverter.utils.text import expanded
@@ -32,7 +31,8 @@ from hyperinverter.utils.text import expanded
 # What NumPy, torch, zipfile and Python raise on damaged content; the checks of this folder come first, so that these
 # are the last net: whatever a file holds, its reader gets one message.
 DAMAGED = (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, NotImplementedError, EOFError,
-           AttributeError, MemoryError, struct.error, zlib.error, zipfile.BadZipFile, zipfile.LargeZipFile)  # fmt: skip
+           AttributeError, MemoryError, pickle.UnpicklingError, struct.error, zlib.error, zipfile.BadZipFile,
+           zipfile.LargeZipFile)  # fmt: skip
 
 
 @dataclass
@@ -118,11 +118,32 @@ def _read(path: Path, members: Sequence[str]) -> PublishedFile:
     elif container == "safetensors":
         content, metadata = _read_safetensors(data)
     elif container == "zip":
-        container, described = zip_content(Archive.open(mapped), len(data), budget)
-        content = plain.convert(described)
+        container, found = _zip_content(Archive(mapped), len(data), budget)
+        content = plain.convert(found)
     else:
         container, content = _plain_content(container, data, plain)
     return PublishedFile(path, container, content, hashlib.sha256(data).hexdigest(), metadata)
+
+
+def _zip_content(archive: Archive, file_bytes: int, budget: Budget) -> tuple[str, Any]:
+    """Container and content of a zip archive: torch or npz.
+
+    Raises:
+        Refused: it is another kind of archive; says which.
+    """
+    files = [name for name in archive.entries if not name.endswith("/")]
+    if any(name.endswith("/constants.pkl") for name in files):
+        raise Refused(
+            "it is a TorchScript program, which is code and not weights alone",
+            "fetch the file that holds the state_dict, or save one from the script where you trust it",
+        )
+    pickled = [name for name in files if name.count("/") == 1 and name.endswith("/data.pkl")]
+    if len(pickled) == 1:  # a whole network of NVIDIA's may be in it, as PTI saves its tuned generators
+        return "torch", read_torch_zip(archive, pickled[0], budget, names_of(budget))
+    if files and all(name.endswith(".npy") for name in files):
+        return "npz", read_npz(archive, file_bytes, budget)
+    some = ", ".join(map(shown, files[:3])) or "nothing"
+    raise Refused(f"it is a zip archive of {len(files)} files ({some})", "unpack it and give the weights file inside")
 
 
 def _plain_content(container: str, data: memoryview, plain: Plain) -> tuple[str, Any]:
@@ -130,7 +151,7 @@ def _plain_content(container: str, data: memoryview, plain: Plain) -> tuple[str,
     if container == "npy":
         return container, plain.convert(npy_content(data, plain.budget))
     if container == "torch_legacy":
-        return "torch", plain.convert(read_legacy(data, plain.budget, TABLE))
+        return "torch", plain.convert(read_legacy(data, plain.budget, names_of(plain.budget)))
     content = plain.convert(read_pickle(data, plain.budget))
     return "nvidia_pkl" if plain.networks else "pickle", content
 

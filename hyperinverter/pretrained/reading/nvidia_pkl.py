@@ -6,16 +6,15 @@ Format: `torch_utils/persistence.py` and `legacy.py` of NVlabs/stylegan2-ada-pyt
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from hyperinverter.pretrained.reading.allowed import ALLOWED
-from hyperinverter.pretrained.reading.legacy_torch import read_storage
-from hyperinverter.pretrained.reading.machine import Machine, not_allowed
-from hyperinverter.pretrained.reading.refusal import Refused, shown
-from hyperinverter.pretrained.reading.tensors import Storage
-from hyperinverter.pretrained.reading.values import Budget, Global
+from hyperinverter.pretrained.reading.refusal import Budget, Refused, shown
+from hyperinverter.pretrained.reading.torch_files import read_storage
+from hyperinverter.pretrained.reading.unpickler import Global, Stream, Unpickler, not_allowed
 
 VERSION = 6  # of the persistence format; every released file has this one
 DEEPEST_MODULE = 50
@@ -39,7 +38,7 @@ class NetworkStub:
 
 
 class Network:
-    """A persistent object as the machine makes it; its tensors are still described only."""
+    """A persistent object as its pickle describes it."""
 
     def __init__(self, meta: Any) -> None:
         if not isinstance(meta, dict):
@@ -60,7 +59,7 @@ class Network:
             raise Refused(f"the arguments that {shown(self.class_name)} was built with are not stored as such")
 
     def tensors(self, budget: Budget) -> dict[str, Any]:
-        """Key -> described tensor in the order of `state_dict()`: own parameters, own buffers, then the parts'."""
+        """Key -> tensor in the order of `state_dict()`: own parameters, own buffers, then the parts'."""
         state: dict[str, Any] = {}
         self._collect("", state, budget, 0)
         return state
@@ -95,24 +94,15 @@ class Network:
         return list(section.items())
 
 
-def _reconstruct(budget: Budget, meta: Any) -> Network:
-    return Network(meta)
-
-
-def _load_storage(budget: Budget, data: Any) -> Storage:
-    """A storage that pickle, not torch.save, stored: a small torch file within the file."""
-    if not isinstance(data, bytes | memoryview):
-        raise Refused(f"a nested storage is a {type(data).__name__} in place of bytes")
-    return read_storage(memoryview(data), budget)
-
-
-TABLE = ALLOWED | {
-    name: Global(name, make)
-    for name, make in {
-        "torch_utils.persistence _reconstruct_persistent_obj": _reconstruct,
-        "torch.storage _load_from_bytes": _load_storage,
-    }.items()
-}
+def names_of(budget: Budget) -> dict[str, Any]:
+    """The names that a file may use, where it may hold such networks."""
+    return ALLOWED | {
+        name: Global(name, make)
+        for name, make in {
+            "torch_utils.persistence _reconstruct_persistent_obj": Network,
+            "torch.storage _load_from_bytes": partial(read_storage, budget),
+        }.items()
+    }
 
 
 def _unknown(module: str, name: str) -> Refused:
@@ -126,5 +116,5 @@ def _unknown(module: str, name: str) -> Refused:
 
 
 def read_pickle(data: memoryview, budget: Budget) -> Any:
-    """What the pickle holds; networks as `Network`, tensors described only."""
-    return Machine(data, TABLE, budget, unknown=_unknown).run()
+    """What the pickle holds; networks as `Network`."""
+    return Unpickler(Stream(data), names_of(budget), budget, unknown=_unknown).load()

@@ -13,9 +13,8 @@ from xml.parsers import expat
 import torch
 from torch import Tensor
 
-from hyperinverter.pretrained.reading.refusal import Refused, shown
-from hyperinverter.pretrained.reading.tensors import tensor_from_bytes
-from hyperinverter.pretrained.reading.values import Budget
+from hyperinverter.pretrained.reading.refusal import Budget, Refused, shown
+from hyperinverter.pretrained.reading.tensors import raw_tensor
 
 MOST_XML_BYTES = 2**22  # a generator of 940 layers takes 0.4 MB
 MOST_ELEMENTS = 200_000  # that one has 11,000
@@ -156,7 +155,7 @@ def _constant(
         raise Refused(f"{told} lies at bytes {offset} to {offset + size} of a .bin of {len(numbers)} bytes")
     place = (offset, dtype, shape)
     if place not in shared:
-        shared[place] = tensor_from_bytes(numbers[offset : offset + size], dtype, budget).reshape(shape)
+        shared[place] = raw_tensor(numbers[offset : offset + size], budget).view(dtype).reshape(shape)
     return shared[place]
 
 

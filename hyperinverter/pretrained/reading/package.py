@@ -17,8 +17,7 @@ from torch import Tensor
 
 from hyperinverter.pretrained.reading.archive import Archive
 from hyperinverter.pretrained.reading.recognise import container_of
-from hyperinverter.pretrained.reading.refusal import Refused, cut_short, shown
-from hyperinverter.pretrained.reading.values import SPARE_BYTES, Budget
+from hyperinverter.pretrained.reading.refusal import SPARE_BYTES, Budget, Refused, cut_short, shown
 from hyperinverter.utils.checkout import command_of
 
 GZIP = b"\x1f\x8b"
@@ -37,7 +36,7 @@ def read_members(mapped: mmap.mmap, members: Sequence[str], budget: Budget) -> d
     else:
         if (container := container_of(memoryview(mapped))) != "zip":  # refuses pages and the like by name
             raise Refused(f"it is no Python package, but a file of kind {container}", OTHER_PACKAGE)
-        archive = Archive.open(mapped)
+        archive = Archive(mapped)
         found = {name: archive.unpacked(name, budget) for name in members if name in archive.entries}
     if missing := [name for name in members if name not in found]:
         raise Refused(f"it is another package than expected: it holds no {shown(missing[0])}", OTHER_PACKAGE)

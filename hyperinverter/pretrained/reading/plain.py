@@ -1,4 +1,4 @@
-"""From what the pickle machine made to plain types and tensors, with a bound on how large that is when written out.
+"""From what the pickle reader made to plain types and tensors, with a bound on how large that is when written out.
 
 A few bytes can describe a structure that holds itself, or one that doubles at every level. So the content is walked
 once, each shared part is converted once, and its size counts wherever it appears. Tensors that share a storage share
@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hyperinverter.pretrained.reading.arrays import NumpyArray
+from hyperinverter.pretrained.reading.arrays import NumpyArray, array_content
 from hyperinverter.pretrained.reading.nvidia_pkl import Network, NetworkStub
-from hyperinverter.pretrained.reading.refusal import Refused
-from hyperinverter.pretrained.reading.tensors import LazyTensor
-from hyperinverter.pretrained.reading.values import SPARE_BYTES, Budget, Global
+from hyperinverter.pretrained.reading.refusal import SPARE_BYTES, Budget, Refused
+from hyperinverter.pretrained.reading.unpickler import Global
 
 DEEPEST = 100  # levels; a published network has about 20
 MOST_VALUES = 2_000_000
@@ -38,7 +37,7 @@ class Plain:
         self.budget = budget
         self.most_bytes = LARGER_THAN_FILE * file_bytes + SPARE_BYTES
         self.networks = 0
-        self._taken: dict[Any, int] = {}  # storage -> bytes of its largest tensor
+        self._taken: dict[int, int] = {}  # storage -> bytes of its largest tensor
         self._taken_bytes = 0  # sum of these
         self._done: dict[int, _Made] = {}
         self._open: set[int] = set()
@@ -75,11 +74,8 @@ class Plain:
         if isinstance(value, bytes | memoryview):
             self.budget.copy(len(value))
             return _Made(bytes(value), text=len(value))
-        if isinstance(value, LazyTensor):
-            self._take(id(value.storage), value.nbytes)  # its tensors keep a storage alive
-            return _Made(value.make(self.budget), numbers=value.nbytes)
         if isinstance(value, Tensor):
-            self._take(("tensor", id(value)), value.nbytes)
+            self._take(value)
             return _Made(value, numbers=value.nbytes)
         if isinstance(value, dict):
             made = self._all(value.values(), depth)
@@ -91,20 +87,23 @@ class Plain:
         if isinstance(value, set | frozenset):
             text = sum(len(item) for item in value if isinstance(item, str | bytes))
             return _Made(set(value), 1 + len(value), text)
-        if isinstance(value, NumpyArray) and value.content is not None:
-            return self._convert(value.content, depth + 1)
+        if isinstance(value, NumpyArray) and value.parts is not None:
+            return self._convert(array_content(*value.parts, self.budget), depth + 1)
         if isinstance(value, Network):
             return self._network(value, depth)
         name = value.name if isinstance(value, Global) else type(value).__name__
         raise Refused(f"it holds {name} as a value, which is neither a tensor nor a plain type")
 
-    def _take(self, storage: Any, nbytes: int) -> None:
+    def _take(self, tensor: Tensor) -> None:
         """Count a tensor's memory; of those that share a storage the largest counts for all."""
-        more = max(nbytes - self._taken.get(storage, 0), 0)
+        storage = tensor.untyped_storage().data_ptr()
+        more = max(tensor.nbytes - self._taken.get(storage, 0), 0)
         self._taken[storage] = self._taken.get(storage, 0) + more
         self._taken_bytes += more
         if self._taken_bytes > self.most_bytes:
             raise Refused("its tensors take many times as much memory as the file")
+        if tensor.dtype == torch.bool and bool((tensor.view(torch.uint8) > 1).any()):
+            raise Refused("a tensor of truth values holds other bytes than 0 and 1")
 
     def _all(self, values: Any, depth: int) -> _Made:
         """Of all of them; the value is the list of theirs."""

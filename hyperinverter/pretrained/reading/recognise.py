@@ -6,10 +6,11 @@ Signatures: the formats' own specifications; Google Drive's pages as they are se
 import re
 
 from hyperinverter.pretrained.reading.arrays import NPY_MAGIC
-from hyperinverter.pretrained.reading.legacy_torch import HEAD
 from hyperinverter.pretrained.reading.refusal import FETCH_AGAIN, Refused, shown
 from hyperinverter.utils.checkout import command_of
 
+TORCH_MAGIC = 0x1950A86A20F9469CFC6C
+TORCH_HEAD = b"\x8a\x0a" + TORCH_MAGIC.to_bytes(10, "little") + b"."  # how its first pickle ends
 PAGE_BYTES = 2**18  # as much of a web page as is looked through
 LARGEST_SAFETENSORS_HEADER = 100_000_000  # the limit of the safetensors library
 
@@ -50,7 +51,7 @@ def container_of(data: memoryview) -> str:
         return "zip"
     if head.startswith(NPY_MAGIC):
         return "npy"
-    if head[0] == 0x80 and HEAD in head[:32]:
+    if head[0] == 0x80 and TORCH_HEAD in head[:32]:
         return "torch_legacy"
     if head[0] == 0x80 and len(head) > 1 and 2 <= head[1] <= 5:
         return "pickle"

@@ -1,9 +1,13 @@
-"""Why a file is not read: one exception inside this folder, which `read_published` turns into one plain message."""
+"""Why a file is not read, and how much it may ask for: one exception inside this folder, which `read_published` turns
+into one plain message."""
 
 import re
+from dataclasses import dataclass
 
 FETCH_AGAIN = "fetch it again from where its authors published it"
 SHOWN_CHARACTERS = 80  # of any text that comes out of the file
+STEPS = 2_000_000  # the largest published checkpoint with optimizer states needs about 100 000
+SPARE_BYTES = 2**24
 
 
 class Refused(Exception):
@@ -29,3 +33,27 @@ def shown(text: object) -> str:
         text = f"<{type(text).__name__}>"
     plain = re.sub(r"[^\x20-\x7e]+", "?", str(text)[: 2 * SHOWN_CHARACTERS])
     return plain if len(plain) <= SHOWN_CHARACTERS else plain[:SHOWN_CHARACTERS] + "..."
+
+
+@dataclass
+class Budget:
+    """How much work one file may still ask for, shared by everything nested in it."""
+
+    steps: int = STEPS
+    copied_bytes: int = SPARE_BYTES
+
+    @classmethod
+    def of(cls, file_bytes: int) -> "Budget":
+        """For a file of that size: its bytes may be copied twice (unaligned numbers, the other byte order)."""
+        return cls(copied_bytes=2 * file_bytes + SPARE_BYTES)
+
+    def spend(self, steps: int) -> None:
+        self.steps -= steps
+        if self.steps < 0:
+            raise Refused(f"it asks for more than {STEPS} steps to be read, far more than any checkpoint needs")
+
+    def copy(self, count: int) -> None:
+        """About to copy that many bytes out of the file."""
+        self.copied_bytes -= count
+        if self.copied_bytes < 0:
+            raise Refused("it asks for many times its own size in memory")
