@@ -20,7 +20,7 @@ from benchmarks.release import Release
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.models.build import build_hyperinverter
 from hyperinverter.models.hyperinverter import HyperInverterNetwork
-from hyperinverter.models.plan import shapes_only
+from hyperinverter.utils.skip_init import shapes_only
 
 STAGES = ("w_encoder", "first_synthesis", "layerwise_encoder", "hypernetworks", "second_synthesis")
 

@@ -25,6 +25,7 @@ from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.errors import DAMAGED, UserError, reason_of
 from hyperinverter.utils.files import write_atomically
 from hyperinverter.utils.safetensors_io import read_tensors, write_tensors
+from hyperinverter.utils.state_dicts import is_finite
 
 T = TypeVar("T")
 
@@ -163,12 +164,6 @@ def read_model(path: str | Path, kind: str | None = None) -> ModelFile:
     if not all(isinstance(digest, str) for digest in requires.values()):
         raise UserError(f"{path}: its metadata 'requires' names no hashes; get or write the file again")
     return ModelFile(path, metadata["kind"], state, config, digest, requires, info)
-
-
-def is_finite(tensor: Tensor) -> bool:
-    """Whether it holds neither NaN nor infinity; True of whole numbers."""
-    inexact = tensor.is_floating_point() or tensor.is_complex()
-    return not inexact or bool(torch.isfinite(tensor.float() if tensor.itemsize == 1 else tensor).all())
 
 
 def recorded(path: Path, metadata: Mapping[str, str], key: str, kind: type[T]) -> T:

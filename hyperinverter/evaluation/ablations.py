@@ -27,11 +27,11 @@ from hyperinverter.evaluation.sheet import choose_rows
 from hyperinverter.evaluation.telling import tell
 from hyperinverter.inverters import load
 from hyperinverter.models.build import build_hyperinverter
-from hyperinverter.models.plan import shapes_only
 from hyperinverter.training import phase2
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import slug
 from hyperinverter.utils.images import contact_sheet
+from hyperinverter.utils.skip_init import shapes_only
 
 WITHOUT = "without Phase II"
 OF_TABLE_3 = {"hidden_size", "use_w_image_features", "shared_code"}  # what its rows change

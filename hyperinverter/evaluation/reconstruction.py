@@ -31,7 +31,7 @@ from hyperinverter.metrics import FILTERS, Metric, NotMeasured, Reduction
 from hyperinverter.metrics.pixel import L2
 from hyperinverter.metrics.timing import WARM_UP_CALLS, Timing, time_per_image, timing_of
 from hyperinverter.models.stylegan2 import Discriminator, Generator
-from hyperinverter.pretrained.load import find_model_folder
+from hyperinverter.pretrained.files import find_model_folder
 from hyperinverter.pretrained.ready import load_discriminator, weights_file
 from hyperinverter.training.common import set_up
 from hyperinverter.utils.checkout import command_of

@@ -12,14 +12,14 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from hyperinverter.checkpoint import is_finite
 from hyperinverter.data.face_models import faces_file
 from hyperinverter.pretrained.catalog import catalog
-from hyperinverter.pretrained.load import find_network_file
+from hyperinverter.pretrained.files import find_network_file
 from hyperinverter.pretrained.reading import read_published
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.checks import check_images
 from hyperinverter.utils.errors import DAMAGED, UserError, reason_of
+from hyperinverter.utils.state_dicts import misfits
 
 CARRIED = "this project's repository, which carries it in pretrained_models/nets"
 Features = Any  # what `features` gives and `distance` takes: one embedding [N,D] or a list of maps [N,C,h,w]
@@ -149,17 +149,9 @@ def load_exactly(network: nn.Module, state: dict[str, Tensor], what: str) -> Non
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"these weights are not {what}: they are no tensors by name; fetch the original file")
     own = network.state_dict()
-    counters = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")}
-    state = {**counters, **state}
-    wrong = [f"missing {key}" for key in own if key not in state]
-    wrong += [f"unexpected {key}" for key in state if key not in own]
-    wrong += [f"{key} is {tuple(state[key].shape)}, expected {tuple(own[key].shape)}"
-              for key in own if key in state and state[key].shape != own[key].shape]  # fmt: skip
-    wrong += [f"{key} holds NaN or infinite numbers" for key in own if key in state and not is_finite(state[key])]
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise UserError(f"these weights are not {what}: {'; '.join(wrong[:3])}{more}; fetch the original file")
-    network.load_state_dict(state)
+    if fault := misfits(own, state):
+        raise UserError(f"these weights are not {what}: {fault}; fetch the original file")
+    network.load_state_dict({**own, **state})
 
 
 def check_size(images: Tensor, extractor: type[Extractor]) -> None:

@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyperinverter.checkpoint import is_finite, read_safetensors, recorded
+from hyperinverter.checkpoint import read_safetensors, recorded
 from hyperinverter.models.residuals import Kernel
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.safetensors_io import write_tensors
+from hyperinverter.utils.state_dicts import is_finite
 
 INVERSION_FORMAT = "hyperinverter-inversion-1"
 

@@ -3,13 +3,7 @@
 Networks are built on torch's meta device, which holds shapes and no numbers, so 1024 px takes no memory and no time.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
-
-import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import nn
 
 from hyperinverter.config.schema import CommandConfig, DomainConfig
 from hyperinverter.models.build import (
@@ -20,6 +14,7 @@ from hyperinverter.models.build import (
     build_w_encoder,
 )
 from hyperinverter.models.hypernetwork import Hypernetwork
+from hyperinverter.utils.skip_init import shapes_only
 
 
 def describe(config: CommandConfig | DomainConfig) -> str:
@@ -50,32 +45,9 @@ def describe(config: CommandConfig | DomainConfig) -> str:
     )
 
 
-@contextmanager
-def shapes_only() -> Iterator[None]:
-    """Build modules inside without memory and without drawing initial weights."""
-    with torch.device("meta"), _WithoutNumbers():
-        yield
-
-
 def count_parameters(network: nn.Module) -> int:
     """Trainable and frozen parameters; buffers (running statistics, noise, w_avg) are not counted."""
     return sum(parameter.numel() for parameter in network.parameters())
-
-
-class _WithoutNumbers(TorchFunctionMode):
-    """Skip draws and scalings of initial weights: any arithmetic on meta first imports torch's compiler (seconds)."""
-
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        kwargs = kwargs or {}
-        if func is torch.tensor:  # constants such as filter taps are few: compute with them for real
-            return func(*args, **{"device": "cpu", **kwargs})
-        if func is torch.randn:
-            return torch.empty(*args, **{**kwargs, "device": "meta"})
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return args[0] if args else kwargs["tensor"]
-        if func in (Tensor.normal_, Tensor.uniform_, Tensor.div) and args[0].is_meta:
-            return args[0]
-        return func(*args, **kwargs)
 
 
 def _purposes(domain: DomainConfig, num_ws: int) -> list[str]:

@@ -28,27 +28,11 @@ from hyperinverter.models.build import build_discriminator, build_generator, bui
 from hyperinverter.models.encoders import WEncoder
 from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.models.mobile_stylegan import MobileGenerator
-from hyperinverter.models.plan import shapes_only
 from hyperinverter.models.stylegan2 import Discriminator, Generator
-from hyperinverter.pretrained.files import EARLY_HEAD, find_model_folder, find_network_file, part_file, weights_file
+from hyperinverter.pretrained.files import EARLY_HEAD, part_file, weights_file
 from hyperinverter.utils.errors import DAMAGED, UserError, reason_of
-
-__all__ = [
-    "LoadedModel",
-    "check_domain",
-    "check_requires",
-    "check_served",
-    "fill",
-    "find_model_folder",
-    "find_network_file",
-    "hash_of",
-    "load_discriminator",
-    "load_generator",
-    "load_model",
-    "load_w_encoder",
-    "model_hash",
-    "weights_file",
-]
+from hyperinverter.utils.skip_init import shapes_only
+from hyperinverter.utils.state_dicts import misfits
 
 # no weight's shape, so taken from the file: what the trunk started from, how a batch is grouped, where values are cut
 NO_SIZE = ("init", "mbstd_group_size", "conv_clamp")
@@ -127,20 +111,9 @@ def fill(network: nn.Module, state: dict, path: Path) -> None:
 
 def check_fits(expected: dict, state: dict, path: Path) -> None:
     """Refuse weights that are not all of what a network has; the network's may be shapes without memory."""
-    shared = [key for key in expected if key in state]
-    differ = [key for key in shared if state[key].shape != expected[key].shape]
-    retyped = [key for key in shared if state[key].is_floating_point() != expected[key].is_floating_point()]
-    faults = {
-        "missing": sorted(set(expected) - set(state)),
-        "not known": sorted(set(state) - set(expected)),
-        "of another shape": [f"{k} {tuple(state[k].shape)} for {tuple(expected[k].shape)}" for k in differ],
-        "of another type": [f"{k} {state[k].dtype} for {expected[k].dtype}" for k in retyped],
-    }
-    told = [f"{len(v)} {what}: {', '.join(v[:3])}{', ...' if len(v) > 3 else ''}" for what, v in faults.items() if v]
-    if told:
+    if fault := misfits(expected, state, optional="", finite=False):  # NaN was looked for when the file was read
         raise UserError(
-            f"{path}: its weights do not fit the network that its config describes ({'; '.join(told)}); "
-            f"get or train it again"
+            f"{path}: its weights do not fit the network that its config describes ({fault}); get or train it again"
         )
 
 
@@ -233,7 +206,8 @@ def _generator(file: ModelFile, domain: DomainConfig) -> Generator | MobileGener
 
 def load_discriminator(source: str | Path, domain: DomainConfig | None = None) -> Discriminator:
     """A discriminator in eval mode; arguments as `load_generator`."""
-    file = read_model(part_file(source, "discriminator", domain and domain.name), "discriminator")
+    path = part_file(source, "discriminator", domain and domain.name)
+    file = read_model(path, "discriminator")
     check_domain(file, domain)
     described = _domain_of(file)
     return _network(file, lambda: build_discriminator(described))
@@ -308,27 +282,27 @@ def load_model(
     except FileNotFoundError:
         check_served(read_model(find("generator"), "generator"))  # one that is not gets no other part either
         raise
-    files: dict[str, ModelFile] = {}
+    read: dict[str, ModelFile] = {}
     for part, path in paths.items():  # the generator first
-        files[part] = read_model(path, part)
-        check_served(files[part])
-    hashes = {part: file.hash for part, file in files.items()}
-    for file in files.values():
+        read[part] = read_model(path, part)
+        check_served(read[part])
+    hashes = {part: file.hash for part, file in read.items()}
+    for file in read.values():
         check_domain(file, base)
     if with_w_encoder:
-        check_requires(files["w_encoder"], generator=hashes["generator"])
+        check_requires(read["w_encoder"], generator=hashes["generator"])
     if with_hyperinverter:
-        check_requires(files["hyperinverter"], generator=hashes["generator"], w_encoder=hashes["w_encoder"])
-    domain = _domain_of(*files.values(), base=base)
-    generator = _generator(files["generator"], domain)
-    w_encoder = _network(files["w_encoder"], lambda: build_w_encoder(domain)) if with_w_encoder else None
+        check_requires(read["hyperinverter"], generator=hashes["generator"], w_encoder=hashes["w_encoder"])
+    domain = _domain_of(*read.values(), base=base)
+    generator = _generator(read["generator"], domain)
+    w_encoder = _network(read["w_encoder"], lambda: build_w_encoder(domain)) if with_w_encoder else None
     network = None
     if with_hyperinverter:
-        file = files["hyperinverter"]
+        file = read["hyperinverter"]
         network = _built(file, lambda: build_hyperinverter(domain, generator, w_encoder), _trained)
         fill(_trained(network), file.state, file.path)
         network.weights_hash = hashes["hyperinverter"]
         network.eval()
     folder = paths[wanted[-1]].parent  # directions lie beside the part that was trained last
-    name = files["generator"].config["domain"]
+    name = read["generator"].config["domain"]
     return LoadedModel(network, generator, w_encoder, domain, name, model_hash(**hashes), hashes, folder)

@@ -12,7 +12,6 @@ from typing import Any
 from hyperinverter.checkpoint import read_model, save_model
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.models.hyperstyle import HyperStyle, HyperStyleConfig
-from hyperinverter.models.plan import shapes_only
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.wplus import WPlusConfig, WPlusModel, build_model
 from hyperinverter.pretrained.files import find_model_folder
@@ -27,7 +26,7 @@ from hyperinverter.pretrained.load import (
 )
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.errors import DAMAGED, UserError, reason_of
-from hyperinverter.utils.skip_init import skip_init
+from hyperinverter.utils.skip_init import shapes_only, skip_init
 
 PUBLISHED_METHODS = ("psp", "e4e", "restyle", "hyperstyle")
 MOST_STYLES, MOST_ITERATIONS = 99, 50

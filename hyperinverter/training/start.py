@@ -19,18 +19,19 @@ from hyperinverter.models.build import build_hyperinverter, build_w_encoder
 from hyperinverter.models.encoders import WEncoder
 from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.models.stylegan2 import Discriminator, Generator
-from hyperinverter.pretrained.files import part_file
-from hyperinverter.pretrained.load import check_domain, fill, find_network_file, hash_of
+from hyperinverter.pretrained.files import find_network_file, part_file
+from hyperinverter.pretrained.load import check_domain, fill, hash_of
 from hyperinverter.pretrained.reading import read_published
 from hyperinverter.pretrained.ready import load_discriminator, load_model, load_w_encoder, weights_file
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.distributed import is_main
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.state_dicts import misfits
 from hyperinverter.utils.waiting import doing
 
 TRUNK_PARTS = ("input_layer.", "conv1.", "bn1.", "relu.", "body.", "_conv_stem.", "_bn0.", "_blocks.")
 # torchvision's stem ends in a ReLU (ours is a PReLU, which starts at slope 0.25); old files count no batches.
-MAY_BE_MISSING = ("relu.weight", ".num_batches_tracked")
+MAY_BE_MISSING = r".*(relu\.weight|\.num_batches_tracked)"
 
 
 def start_w_encoder(domain: DomainConfig, generator: Generator, init_from: str | None = None) -> tuple[WEncoder, str]:
@@ -142,16 +143,13 @@ def load_trunk(trunk: Trunk, init: str, section: str) -> Path:
             raise UserError(f"domain.{section}.init: {path} holds no tensors by name; give the weights of a trunk")
     source = _flat_resnet(source) if any(key.startswith("layer1.") for key in source) else source
     wanted = {key: value for key, value in trunk.state_dict().items() if key.startswith(TRUNK_PARTS)}
-    missing = [key for key in wanted if key not in source and not key.endswith(MAY_BE_MISSING)]
-    misshapen = [key for key, value in wanted.items() if key in source and source[key].shape != value.shape]
-    foreign = [key for key in source if key.startswith(("body.", "_blocks.")) and key not in wanted]
-    if missing or misshapen or foreign:
+    own = {key: value for key, value in source.items() if key in wanted or key.startswith(("body.", "_blocks."))}
+    if fault := misfits(wanted, own, MAY_BE_MISSING):
         raise UserError(
-            f"domain.{section}.init: {path} holds another trunk than {section} is ({len(missing)} tensors missing, "
-            f"{len(misshapen)} of another shape, {len(foreign)} not known, as {(missing + misshapen + foreign)[0]}); "
-            f"give a file for this trunk, or write domain.{section}.init=null"
+            f"domain.{section}.init: {path} holds another trunk than {section} is ({fault}); give a file for this "
+            f"trunk, or write domain.{section}.init=null"
         )
-    trunk.load_state_dict({**trunk.state_dict(), **{key: source[key] for key in wanted if key in source}})
+    trunk.load_state_dict({**trunk.state_dict(), **own})
     return path
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyperinverter.checkpoint import is_finite
 from hyperinverter.utils.errors import DAMAGED, UserError, reason_of
+from hyperinverter.utils.state_dicts import is_finite
 
 DEEPEST = 10  # levels of a config
 LARGEST = 2**53

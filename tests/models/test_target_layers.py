@@ -6,9 +6,9 @@ import pytest
 import recorded
 import torch
 
-from hyperinverter.models.plan import shapes_only
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.target_layers import target_layers
+from hyperinverter.utils.skip_init import shapes_only
 
 
 def make_generator(resolution: int = 32, **sizes) -> Generator:

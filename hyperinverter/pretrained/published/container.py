@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from hyperinverter.pretrained.published.keys import shortened
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.state_dicts import shortened
 
 # entry of a checkpoint -> why it is not used
 UNUSED = {

@@ -4,17 +4,13 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
-import torch
 from torch import Tensor, nn
 
-from hyperinverter.models.plan import shapes_only
 from hyperinverter.utils.errors import DAMAGED, UserError, reason_of
-from hyperinverter.utils.skip_init import skip_init
-from hyperinverter.utils.text import printable
+from hyperinverter.utils.skip_init import shapes_only, skip_init
+from hyperinverter.utils.state_dicts import COUNTERS, misfits, shortened
 
-SHOWN = 4  # keys named in an error message; the rest is counted
 FEW_NUMBERS = 10_000_000  # that a network may have beside the file's: heads from a package, parts left out
-LONGEST = 120  # characters shown of a key; published ones have half as many
 Built = TypeVar("Built", bound=nn.Module)
 
 
@@ -111,35 +107,10 @@ class Keys:
             assign: take the tensors themselves, for a network that was built without memory (on the device meta).
         """
         own = network.state_dict()
-        kept = {key: value for key, value in own.items() if key not in state and keep and re.fullmatch(keep, key)}
-        # BatchNorm's step counter is bookkeeping that some releases leave out
-        kept |= {k: v for k, v in own.items() if k not in state and k.endswith(".num_batches_tracked")}
-        missing = [key for key in own if key not in state and key not in kept]
-        unknown = [key for key in state if key not in own]
-        differ = [
-            f"{key} {tuple(state[key].shape)} for {tuple(own[key].shape)}"
-            for key in state
-            if key in own and state[key].shape != own[key].shape
-        ]
-        told = [
-            f"{len(keys)} {fault}: {shortened(keys)}"
-            for fault, keys in (("missing", missing), ("not known", unknown), ("of another shape", differ))
-            if keys
-        ]
-        if told:
-            raise self.fault("; ".join(told))
-        not_finite = [k for k, v in state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
-        if not_finite:
-            raise self.fault(f"{len(not_finite)} tensors hold NaN or infinity: {shortened(not_finite)}; get it again")
-        counters = tuple(key for key in own if key.endswith(".num_batches_tracked"))  # of any type in releases
-        odd = [
-            key
-            for key, value in state.items()
-            if value.is_complex() or (value.is_floating_point() != own[key].is_floating_point() and key not in counters)
-        ]
-        if odd:
-            types = [f"{key} {str(state[key].dtype).removeprefix('torch.')}" for key in odd]
-            raise self.fault(f"{len(odd)} tensors have a wrong type: {shortened(types)}")
+        optional = rf"{keep}|{COUNTERS}" if keep else COUNTERS
+        if fault := misfits(own, state, optional):
+            raise self.fault(fault)
+        kept = {key: value for key, value in own.items() if key not in state}
         network.load_state_dict({**kept, **state}, assign=assign)
 
     def finish(self) -> dict[str, str]:
@@ -151,12 +122,6 @@ class Keys:
         if self._left:
             raise self.fault(f"{len(self._left)} keys are not known: {shortened(list(self._left))}")
         return self.ignored
-
-
-def shortened(keys: list) -> str:
-    """The first few of them, which need not be published ones."""
-    shown = (printable(str(key), longest=LONGEST) for key in keys[:SHOWN])
-    return ", ".join(shown) + (", ..." if len(keys) > SHOWN else "")
 
 
 def options(given: dict, known: Mapping[str, object], what: str) -> dict:

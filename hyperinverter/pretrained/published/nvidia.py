@@ -12,7 +12,6 @@ from torch import Tensor
 
 from hyperinverter.config.checks import problems
 from hyperinverter.config.schema import DiscriminatorConfig, GeneratorConfig
-from hyperinverter.models.plan import shapes_only
 from hyperinverter.models.stylegan2 import Discriminator, Generator
 from hyperinverter.models.stylegan2.layers import channel_rule
 from hyperinverter.pretrained.published import nvidia_arguments as arguments
@@ -30,6 +29,7 @@ from hyperinverter.pretrained.published.nvidia_tensors import (
 )
 from hyperinverter.pretrained.reading import NetworkStub
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.skip_init import shapes_only
 
 Network = TypeVar("Network", Generator, Discriminator)
 

@@ -16,7 +16,8 @@ from hyperinverter.models.encoders import LayerwiseEncoder, WEncoder, pyramid_le
 from hyperinverter.models.hypernetwork import Hypernetwork, WeightRegressor, regressor_name
 from hyperinverter.models.stylegan2.layers import block_resolutions
 from hyperinverter.models.target_layers import TargetLayer, target_layer, target_names
-from hyperinverter.pretrained.published.keys import Keys, agree, shortened
+from hyperinverter.pretrained.published.keys import Keys, agree
+from hyperinverter.utils.state_dicts import shortened
 
 
 def w_encoder(

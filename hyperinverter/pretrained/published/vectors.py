@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from hyperinverter.models.stylegan2 import Generator
-from hyperinverter.pretrained.published.keys import shortened
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.safetensors_io import write_tensors
+from hyperinverter.utils.state_dicts import shortened
 
 PCA = ("mean", "comp", "std")  # of the published ffhq_pca.pt
 CACHE = ("lat_mean", "lat_comp", "lat_stdev")  # of the .npz that GANSpace itself writes

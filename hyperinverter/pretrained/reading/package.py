@@ -52,7 +52,7 @@ def numbers_of_torchscript(name: str, data: memoryview, budget: Budget) -> dict[
     budget.copy(len(data))
     mapped = mmap.mmap(-1, len(data))
     mapped.write(data)
-    archive = Archive.open(mapped)
+    archive = Archive(mapped)
     places = {int(found[1]): found[0] for found in map(re.compile(r"[^/]+/data/(\d{1,6})").fullmatch, archive.entries)
               if found}  # fmt: skip
     if not places or not any("/code/__torch__" in entry for entry in archive.entries):

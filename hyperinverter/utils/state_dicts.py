@@ -1,0 +1,59 @@
+"""Whether tensors from a file are those of a network: one check, told alike everywhere."""
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from hyperinverter.utils.text import printable
+
+COUNTERS = r".*\.num_batches_tracked"  # BatchNorm's bookkeeping, which some releases leave out, and of any type there
+SHOWN, LONGEST = 3, 100
+
+
+def misfits(
+    own: Mapping[str, Tensor], state: Mapping[str, Tensor], optional: str = COUNTERS, finite: bool = True
+) -> str:
+    """What keeps `state` from being the state of a network, in words; "" where it fits.
+
+    Args:
+        own: the network's; shapes without memory do.
+        state: what it would be filled with.
+        optional: regular expression of names that may be missing.
+        finite: look for NaN and infinity too.
+    """
+    both = [name for name in own if name in state]
+    faults = {
+        "missing": [name for name in own if name not in state and not re.fullmatch(optional, name)],
+        "not known": [name for name in state if name not in own],
+        "of another shape": [
+            f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
+            for name in both
+            if state[name].shape != own[name].shape
+        ],
+        "of another type": [
+            f"{name} {_type(state[name])} for {_type(own[name])}"
+            for name in both
+            if state[name].is_complex()
+            or (state[name].is_floating_point() != own[name].is_floating_point() and not re.fullmatch(COUNTERS, name))
+        ],
+        "with NaN or infinite numbers": [name for name in both if finite and not is_finite(state[name])],
+    }
+    return "; ".join(f"{len(names)} {fault}: {shortened(names)}" for fault, names in faults.items() if names)
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether it holds neither NaN nor infinity; True of whole numbers."""
+    inexact = tensor.is_floating_point() or tensor.is_complex()
+    return not inexact or bool(torch.isfinite(tensor.float() if tensor.itemsize == 1 else tensor).all())
+
+
+def shortened(names: list) -> str:
+    """The first few of them, which may come out of a file."""
+    shown = (printable(str(name), longest=LONGEST) for name in names[:SHOWN])
+    return ", ".join(shown) + (", ..." if len(names) > SHOWN else "")
+
+
+def _type(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
