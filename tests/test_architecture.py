@@ -97,6 +97,21 @@ def test_no_file_imports_itself_in_a_circle():
         follow(name, [])
 
 
+def test_a_model_is_loaded_by_few_of_our_files():
+    """What is imported before the first call; each further method, reader or command is fetched when it is used."""
+    known, needed, waiting = modules(), set(), ["hyperinverter.inverters"]
+    while waiting:
+        name = waiting.pop()
+        if name in needed or name not in known:
+            continue
+        needed.add(name)
+        waiting.append(name.rpartition(".")[0])
+        for node in ast.parse(known[name].read_text()).body:  # imports in functions wait for their call
+            if isinstance(node, ast.ImportFrom) and node.module:
+                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    assert len(needed) < 60, sorted(needed)
+
+
 def test_no_file_grows_past_350_lines_without_a_reason():
     for folder in (PACKAGE, ROOT / "benchmarks", ROOT / "scripts", ROOT / "tests"):
         for path in folder.rglob("*.py"):

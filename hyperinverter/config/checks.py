@@ -6,8 +6,7 @@ classes. Each gives problems with keys relative to its section; `problems` walks
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import fields, is_dataclass
+from collections.abc import Iterator
 from typing import Any
 
 from hyperinverter.config import names
@@ -16,6 +15,7 @@ from hyperinverter.config.demo_schema import DemoConfig
 from hyperinverter.config.domain_checks import DOMAIN_CHECKS
 from hyperinverter.config.report_checks import REPORT_CHECKS
 from hyperinverter.config.rules import (
+    Checks,
     Problem,
     at_least,
     between_0_and_1,
@@ -26,20 +26,15 @@ from hyperinverter.config.rules import (
     not_negative,
     positive,
     power_of_two,
+    problems_by,
     weights,
 )
 from hyperinverter.utils.checkout import command_of
 
 
-def problems(config: Any, prefix: str = "") -> Iterator[Problem]:
+def problems(config: Any) -> Iterator[Problem]:
     """Every problem of a config dataclass and of the sections inside it, with full dotted keys."""
-    for cls in reversed(type(config).__mro__):
-        for problem in CHECKS.get(cls, lambda _: ())(config):
-            yield Problem(tuple(prefix + key for key in problem.keys), problem.message)
-    for item in fields(config):
-        section = getattr(config, item.name)
-        if is_dataclass(section):
-            yield from problems(section, f"{prefix}{item.name}.")
+    return problems_by(CHECKS, config)
 
 
 # ------------------------------------------------------------------------------------------- sections of a run
@@ -255,7 +250,7 @@ def _demo(c: DemoConfig) -> Iterator[Problem]:
         yield Problem(("validation_images", "training_images"), message)
 
 
-CHECKS: dict[type, Callable[[Any], Iterable[Problem]]] = {
+CHECKS: Checks = {
     **DOMAIN_CHECKS,
     s.PhotosConfig: _photos,
     s.FilesConfig: _files,

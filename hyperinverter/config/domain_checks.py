@@ -1,12 +1,12 @@
 """What the settings of a domain must fulfil beyond their type; `checks.py` walks them."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import fields
-from typing import Any
 
 from hyperinverter.config import schema as s
 from hyperinverter.config.rules import (
+    Checks,
     Problem,
     at_least,
     between_0_and_1,
@@ -115,7 +115,7 @@ def _domain(c: s.DomainConfig) -> Iterator[Problem]:
                 yield Problem(("layerwise_encoder.init", f"layerwise_encoder.{key}"), message)
 
 
-DOMAIN_CHECKS: dict[type, Callable[[Any], Iterable[Problem]]] = {
+DOMAIN_CHECKS: Checks = {
     s.GeneratorConfig: _generator,
     s.DiscriminatorConfig: _discriminator,
     s.EncoderConfig: _encoder,

@@ -3,8 +3,9 @@
 from dataclasses import MISSING, Field, fields
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from hyperinverter.config.checks import problems
+from hyperinverter.config.domain_checks import DOMAIN_CHECKS
 from hyperinverter.config.hints import options
+from hyperinverter.config.rules import problems_by
 
 T = TypeVar("T")
 LONGEST_LIST = 64  # stages of a trunk, taps of a filter
@@ -29,7 +30,7 @@ def recorded_section(section_class: type[T], values: object, name: str) -> T:
     if wrong := [key for key, value in values.items() if not _is(value, hints[key])]:
         raise ValueError(f"{name}.{wrong[0]} is of the wrong type")
     section = section_class(**values)
-    if found := next(problems(section), None):
+    if found := next(problems_by(DOMAIN_CHECKS, section), None):
         raise ValueError(f"{name}.{found.keys[0]} {found.message}"[:300])
     return section
 

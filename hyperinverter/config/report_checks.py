@@ -1,8 +1,7 @@
 """What the configs of commands that measure, draw or work on a finished model must fulfil; see `checks.py`."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 from hyperinverter.config import (
     ablate_schema,
@@ -15,6 +14,7 @@ from hyperinverter.config import (
     schema,
 )
 from hyperinverter.config.rules import (
+    Checks,
     Problem,
     at_least,
     choice,
@@ -129,7 +129,7 @@ def _ganspace(c: ganspace_schema.GanspaceConfig) -> Iterator[Problem]:
     yield from file_names("directions", c.directions, each_has_a_key=True)
 
 
-REPORT_CHECKS: dict[type, Callable[[Any], Iterable[Problem]]] = {
+REPORT_CHECKS: Checks = {
     schema.EvaluateConfig: _evaluate,
     schema.ProjectionConfig: _projection,
     schema.RefineConfig: _refine,

@@ -4,12 +4,11 @@ Each takes the section and the names of keys, and gives a problem for every valu
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from hyperinverter.config.faults import unknown_name
-from hyperinverter.utils.output_names import file_name
 
 
 @dataclass(frozen=True)
@@ -18,6 +17,20 @@ class Problem:
 
     keys: tuple[str, ...]
     message: str
+
+
+Checks = Mapping[type, Callable[[Any], Iterable[Problem]]]
+
+
+def problems_by(checks: Checks, config: Any, prefix: str = "") -> Iterator[Problem]:
+    """Every problem of a config dataclass and of the sections inside it, with full dotted keys."""
+    for cls in reversed(type(config).__mro__):
+        for problem in checks.get(cls, lambda _: ())(config):
+            yield Problem(tuple(prefix + key for key in problem.keys), problem.message)
+    for item in fields(config):
+        section = getattr(config, item.name)
+        if is_dataclass(section):
+            yield from problems_by(checks, section, f"{prefix}{item.name}.")
 
 
 def at_least(section: Any, bound: int, keys: str) -> Iterator[Problem]:
@@ -87,6 +100,8 @@ def not_empty(section: Any, keys: str) -> Iterator[Problem]:
 
 def file_names(key: str, values: Iterable[str], each_has_a_key: bool = False) -> Iterator[Problem]:
     """Names that results are called by: none may lead into another folder."""
+    from hyperinverter.utils.output_names import file_name
+
     for value in values:
         if file_name(value) != value:
             message = f"{value!r} is no name for a file; write for instance {file_name(value)!r}"

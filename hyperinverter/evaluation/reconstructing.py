@@ -18,7 +18,7 @@ import hyperinverter
 from hyperinverter.data import Batches
 from hyperinverter.data.image_source import ImageSource
 from hyperinverter.inverters import Inverter
-from hyperinverter.inverters.base import as_images
+from hyperinverter.inverters.images import as_images
 from hyperinverter.metrics.timing import synchronise
 from hyperinverter.utils.images import from_uint8, to_pil, to_uint8, write_picture
 from hyperinverter.utils.output_names import file_name

@@ -1,53 +1,47 @@
 """Methods that turn images into Inversions. To add one, write `inverters/x.py` and add its class to INVERTERS."""
 
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
+from typing import ClassVar
 
 from hyperinverter.config.schema import DomainConfig, ProjectionConfig, RefineConfig
 from hyperinverter.inverters.base import Inverter
-from hyperinverter.inverters.e4e import E4eInverter
 from hyperinverter.inverters.hub import is_on_hub
 from hyperinverter.inverters.hyperinverter import HyperInverter
-from hyperinverter.inverters.hyperstyle import HyperStyleInverter
 from hyperinverter.inverters.inversion import Inversion
-from hyperinverter.inverters.psp import PspInverter
-from hyperinverter.inverters.pti import PtiInverter
-from hyperinverter.inverters.restyle import ReStyleInverter
-from hyperinverter.inverters.sg2 import ProjectorInverter, WPlusProjectorInverter
-from hyperinverter.inverters.w_encoder import WEncoderInverter
-from hyperinverter.pretrained.files import PARTS
-from hyperinverter.pretrained.methods import PUBLISHED_METHODS
-from hyperinverter.pretrained.obtain import make_model, released_name
+from hyperinverter.pretrained.files import PARTS, PUBLISHED_METHODS
 
-__all__ = [
-    "INVERTERS",
-    "E4eInverter",
-    "HyperInverter",
-    "HyperStyleInverter",
-    "Inversion",
-    "Inverter",
-    "ProjectorInverter",
-    "PspInverter",
-    "PtiInverter",
-    "ReStyleInverter",
-    "WEncoderInverter",
-    "WPlusProjectorInverter",
-    "load",
-]
+__all__ = ["INVERTERS", "HyperInverter", "Inversion", "Inverter", "load"]
 
-INVERTERS: dict[str, type[Inverter]] = {
-    cls.name: cls
-    for cls in (
-        HyperInverter,
-        WEncoderInverter,
-        PspInverter,
-        E4eInverter,
-        ReStyleInverter,
-        HyperStyleInverter,
-        ProjectorInverter,
-        WPlusProjectorInverter,
-        PtiInverter,
-    )
-}
+
+class _Inverters(Mapping[str, type[Inverter]]):
+    """Name of a method -> its class, imported when it is asked for."""
+
+    places: ClassVar = {
+        "hyperinverter": "hyperinverter:HyperInverter",
+        "w_encoder": "w_encoder:WEncoderInverter",
+        "psp": "psp:PspInverter",
+        "e4e": "e4e:E4eInverter",
+        "restyle": "restyle:ReStyleInverter",
+        "hyperstyle": "hyperstyle:HyperStyleInverter",
+        "sg2": "sg2:ProjectorInverter",
+        "sg2_plus": "sg2:WPlusProjectorInverter",
+        "pti": "pti:PtiInverter",
+    }
+
+    def __getitem__(self, name: str) -> type[Inverter]:
+        module, _, kind = self.places[name].partition(":")
+        return getattr(import_module(f"{__name__}.{module}"), kind)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+
+INVERTERS = _Inverters()
 
 
 def load(
@@ -86,6 +80,8 @@ def load(
     """
     if method not in INVERTERS:
         raise ValueError(f"method is {method!r}; write one of {', '.join(INVERTERS)}")
+    from hyperinverter.pretrained.obtain import make_model, released_name
+
     if download and is_on_hub(source):
         return INVERTERS[method].from_pretrained(
             source, projection=projection, device=device, precision=precision, compile=compile, resolution=resolution

@@ -8,28 +8,26 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from hyperinverter.config.schema import PRECISIONS, DomainConfig, ProjectionConfig, RefineConfig
-from hyperinverter.directions import Direction, available_directions, edit, load_direction
-from hyperinverter.directions.direction import in_w
-from hyperinverter.extractors.framing import Framing
 from hyperinverter.inverters.hub import OnHub
-from hyperinverter.inverters.images import ImagesLike, as_images
 from hyperinverter.inverters.inversion import Inversion
 from hyperinverter.models.residuals import Residuals
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.stylegan2.layers import check_reduced
-from hyperinverter.pretrained.published.vectors import Space
-from hyperinverter.pretrained.writing import spread_along
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.device import arithmetic, resolve_device, tell_if_slower
 from hyperinverter.utils.errors import UserError
 
-__all__ = ["Inversion", "Inverter", "as_images"]
+if TYPE_CHECKING:  # loaded where photos are read and directions looked for
+    from hyperinverter.directions import Direction
+    from hyperinverter.inverters.images import ImagesLike
+
+__all__ = ["Inversion", "Inverter"]
 
 logger = logging.getLogger(__name__)
 
@@ -173,7 +171,7 @@ class Inverter(OnHub, ABC):
         return next(self.generator.parameters()).device
 
     @torch.no_grad()
-    def invert(self, images: ImagesLike, batch_size: int = 4, *, align: bool = False) -> Inversion:
+    def invert(self, images: "ImagesLike", batch_size: int = 4, *, align: bool = False) -> Inversion:
         """Invert images.
 
         Args:
@@ -186,6 +184,9 @@ class Inverter(OnHub, ABC):
         """
         if align and (self.domain.alignment != "ffhq" or self.domain.kind == "scenes"):
             raise UserError(f"model {self.model_name} is not of faces in the FFHQ crop; leave align out")
+        from hyperinverter.extractors.framing import Framing
+        from hyperinverter.inverters.images import as_images
+
         framing = Framing(self.domain, f"pass align=True, or crop them first by {command_of('align')}")
         batches = as_images(images, self.input_shape, framing.look, align).split(batch_size)
         for line in framing.report():
@@ -197,16 +198,24 @@ class Inverter(OnHub, ABC):
     @property
     def directions(self) -> list[str]:
         """Names of the edits that the model brings along, as `edit` takes them."""
+        from hyperinverter.directions import available_directions
+
         named = [name for name, file in self.domain.directions.items() if (self.folder / file).is_file()]
         return sorted({*named, *available_directions(self.folder)})
 
-    def direction(self, name: str | Path, files: Mapping[str, str] | None = None) -> Direction:
+    def direction(self, name: str | Path, files: Mapping[str, str] | None = None) -> "Direction":
         """A direction of this model's W, by name or from a file; see `directions.load_direction`."""
+        from hyperinverter.directions import load_direction
+        from hyperinverter.pretrained.published.vectors import Space
+
         known = {"files": self.domain.directions if files is None else files, "space": Space.of(self.generator)}
         return load_direction(name, self.folder, generator_hash=self.generator_hash, **known)
 
-    def in_w(self, strengths: Sequence[float], unit: str, direction: Direction) -> list[float]:
+    def in_w(self, strengths: Sequence[float], unit: str, direction: "Direction") -> list[float]:
         """Strengths as distances in W; see `directions.in_w`. A spread that the file does not hold is measured here."""
+        from hyperinverter.directions.direction import in_w
+        from hyperinverter.pretrained.writing import spread_along
+
         if unit == "std" and not direction.info.get("projection_std"):  # of others' files
             direction.info |= spread_along(self.generator, direction.vector)
         return in_w(strengths, unit, direction)
@@ -234,6 +243,8 @@ class Inverter(OnHub, ABC):
             UserError: another model made the Inversion, or a direction is another generator's or has no `std`.
             ValueError: no direction, another unit, or a strength that is no number.
         """
+        from hyperinverter.directions import edit
+
         self._check(inversion, allow_other_model=False)
         wanted = {**(strengths or {}), **named}
         if not wanted:

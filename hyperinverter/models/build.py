@@ -1,6 +1,7 @@
 """From a `DomainConfig` to its networks with random weights: no files, no devices (use `torch.device` as a context)."""
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -8,12 +9,14 @@ from hyperinverter.config.schema import MOBILE, DomainConfig
 from hyperinverter.models.encoders import LayerwiseEncoder, WEncoder
 from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.models.hypernetwork import Hypernetwork
-from hyperinverter.models.mobile_stylegan import MobileGenerator
 from hyperinverter.models.stylegan2 import Discriminator, Generator
 from hyperinverter.models.target_layers import target_layers
 
+if TYPE_CHECKING:
+    from hyperinverter.models.mobile_stylegan import MobileGenerator
 
-def build_generator(domain: DomainConfig, early_channels: int = 0) -> Generator | MobileGenerator:
+
+def build_generator(domain: DomainConfig, early_channels: int = 0) -> "Generator | MobileGenerator":
     """Generator G of the domain's architecture and resolution; this is the one place that asks which it is.
 
     Args:
@@ -22,6 +25,8 @@ def build_generator(domain: DomainConfig, early_channels: int = 0) -> Generator 
     config = asdict(domain.generator)
     if config["architecture"] == MOBILE:
         sizes = {key: config[key] for key in ("z_dim", "w_dim", "mapping_layers", "channel_base", "channel_max")}
+        from hyperinverter.models.mobile_stylegan import MobileGenerator
+
         return MobileGenerator(resolution=domain.resolution, early_channels=early_channels, **sizes)
     if config["architecture"] == "stylegan2":
         config["architecture"] = "skip"

@@ -10,6 +10,7 @@ from hyperinverter.utils.checkout import IS_INSTALLED, REPOSITORY, command_of, d
 from hyperinverter.utils.text import expanded
 
 PARTS = ("generator", "discriminator", "w_encoder", "hyperinverter")
+PUBLISHED_METHODS = ("psp", "e4e", "restyle", "hyperstyle")  # of others; each has a file of its name
 EARLY_HEAD = "early_head.safetensors"  # beside a generator that can have one; absent: it draws only full images
 # the trainer that writes each part, for error messages
 MADE_BY = {

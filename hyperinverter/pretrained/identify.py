@@ -13,11 +13,11 @@ from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.pretrained.catalog import VECTORS
 from hyperinverter.pretrained.published import KINDS, from_published
 from hyperinverter.pretrained.published.container import MADE
-from hyperinverter.pretrained.published.keys import LONGEST
 from hyperinverter.pretrained.published.names import foreign, plain_names
 from hyperinverter.pretrained.published.vectors import Space, as_direction, is_pca, pca_of
 from hyperinverter.pretrained.reading import IrNetwork, NetworkStub, PublishedFile
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.state_dicts import LONGEST
 from hyperinverter.utils.text import printable
 
 INNER = ("state_dict", "g_ema", "g", "G_ema", "G", "D")  # entries that hold the weights

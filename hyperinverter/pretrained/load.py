@@ -27,7 +27,6 @@ from hyperinverter.config.schema import (
 from hyperinverter.models.build import build_discriminator, build_generator, build_hyperinverter, build_w_encoder
 from hyperinverter.models.encoders import WEncoder
 from hyperinverter.models.hyperinverter import HyperInverterNetwork
-from hyperinverter.models.mobile_stylegan import MobileGenerator
 from hyperinverter.models.stylegan2 import Discriminator, Generator
 from hyperinverter.pretrained.files import EARLY_HEAD, part_file, weights_file
 from hyperinverter.utils.errors import DAMAGED, UserError, reason_of
@@ -191,7 +190,7 @@ def load_generator(source: str | Path, domain: DomainConfig | None = None) -> Ge
     return _generator(file, _domain_of(file))
 
 
-def _generator(file: ModelFile, domain: DomainConfig) -> Generator | MobileGenerator:
+def _generator(file: ModelFile, domain: DomainConfig) -> nn.Module:
     """The generator of a file, with the early head that lies beside it."""
     path = file.path.with_name(EARLY_HEAD)
     if not path.is_file():

@@ -14,7 +14,7 @@ from hyperinverter.config.schema import DomainConfig
 from hyperinverter.models.hyperstyle import HyperStyle, HyperStyleConfig
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.wplus import WPlusConfig, WPlusModel, build_model
-from hyperinverter.pretrained.files import find_model_folder
+from hyperinverter.pretrained.files import PUBLISHED_METHODS, find_model_folder
 from hyperinverter.pretrained.load import (
     LoadedModel,
     check_counts,
@@ -28,7 +28,6 @@ from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.errors import DAMAGED, UserError, reason_of
 from hyperinverter.utils.skip_init import shapes_only, skip_init
 
-PUBLISHED_METHODS = ("psp", "e4e", "restyle", "hyperstyle")
 MOST_STYLES, MOST_ITERATIONS = 99, 50
 
 

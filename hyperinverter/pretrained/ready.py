@@ -5,12 +5,16 @@ Each function does what the one of its name in `files`, `load` or `methods` does
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.models.encoders import WEncoder
 from hyperinverter.models.stylegan2 import Discriminator, Generator
-from hyperinverter.pretrained import files, load, methods
+from hyperinverter.pretrained import files, load
 from hyperinverter.pretrained.obtain import make_model, released_name
+
+if TYPE_CHECKING:
+    from hyperinverter.pretrained import methods
 
 __all__ = ["load_discriminator", "load_generator", "load_method", "load_model", "load_w_encoder", "weights_file"]
 
@@ -53,6 +57,8 @@ def load_model(
     return load.load_model(_make(source, parts), with_hyperinverter, with_w_encoder)
 
 
-def load_method(source: str | Path | DomainConfig, method: str) -> methods.LoadedMethod:
+def load_method(source: str | Path | DomainConfig, method: str) -> "methods.LoadedMethod":
     """See `methods.load_method`."""
+    from hyperinverter.pretrained import methods
+
     return methods.load_method(_make(source, [method]), method)

@@ -1,6 +1,5 @@
 """Residual trunks of the image encoders: IR, IR-SE (`irse`) and ResNet (`resnet`), one class sized by numbers."""
 
-from hyperinverter.models.backbones.from_state import trunk_of
 from hyperinverter.models.backbones.trunk import Trunk
 
-__all__ = ["Trunk", "trunk_of"]
+__all__ = ["Trunk"]

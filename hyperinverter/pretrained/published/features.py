@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hyperinverter.models.backbones import trunk_of
+from hyperinverter.models.backbones.from_state import trunk_of
 from hyperinverter.models.face_network import FaceNetwork
 from hyperinverter.models.lpips_network import MEAN, STD, TAPS, LpipsNetwork
 from hyperinverter.pretrained.published.container import prefix_of, unwrap

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperinverter.config.schema import EncoderConfig
-from hyperinverter.models.backbones import trunk_of
+from hyperinverter.models.backbones.from_state import trunk_of
 from hyperinverter.models.hyperstyle import INPUT_CHANNELS, ITERATIONS, HyperStyle, HyperStyleConfig
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.target_layers import target_layers, target_names

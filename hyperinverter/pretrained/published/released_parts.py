@@ -11,7 +11,7 @@ from itertools import accumulate
 from typing import Any
 
 from hyperinverter.config.schema import EncoderConfig, HypernetworkConfig, LayerwiseEncoderConfig
-from hyperinverter.models.backbones import trunk_of
+from hyperinverter.models.backbones.from_state import trunk_of
 from hyperinverter.models.encoders import LayerwiseEncoder, WEncoder, pyramid_level
 from hyperinverter.models.hypernetwork import Hypernetwork, WeightRegressor, regressor_name
 from hyperinverter.models.stylegan2.layers import block_resolutions

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hyperinverter.config.schema import EncoderConfig
-from hyperinverter.models.backbones import trunk_of
+from hyperinverter.models.backbones.from_state import trunk_of
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.wplus import ENCODERS, ReStyleModel, WPlusConfig, WPlusModel, build_model
 from hyperinverter.models.wplus.encoders import RESNET_PREFIX
