@@ -1,4 +1,4 @@
-"""How fast the method runs and what it needs: one measurement of ours beside the released code's way of working.
+"""What this repository publishes of itself: speed (docs/performance.md) and, in `reproduce`, quality (docs/results.md).
 
-For `python scripts/benchmark.py` and docs/performance.md; the package neither holds nor imports it.
+For `hyperinverter benchmark`, `reproduce` and `ablate` in a clone; the package neither holds nor imports it.
 """

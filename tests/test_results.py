@@ -6,13 +6,13 @@ import pytest
 import torch
 
 import hyperinverter
+from benchmarks.reproduce.page import page
+from benchmarks.reproduce.publish import read_published
 from hyperinverter import metrics
 from hyperinverter.checkpoint import read_model
 from hyperinverter.data import Batches
 from hyperinverter.data.generated import GeneratedSource
 from hyperinverter.evaluation.reconstructing import reconstruct, rounded
-from hyperinverter.evaluation.reproduce.page import page
-from hyperinverter.evaluation.reproduce.publish import read_published
 from hyperinverter.pretrained.ready import load_discriminator
 from hyperinverter.utils.checkout import REPOSITORY
 

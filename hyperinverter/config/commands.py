@@ -117,7 +117,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "ablate": Command(
         c.AblateConfig,
-        f"{EVALUATION}.ablations:ablate",
+        "benchmarks.reproduce.ablations:ablate",
         "configs/ablate/faces64.yaml",
         "Train and measure the rows of the paper's table 3: at one budget, without this, without that, and several D.",
         inputs="data.root",
@@ -125,7 +125,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "reproduce": Command(
         c.ReproduceConfig,
-        f"{EVALUATION}.reproduce.command:reproduce",
+        "benchmarks.reproduce.command:reproduce",
         "configs/reproduce/faces64.yaml",
         "Measure all that docs/results.md says of a model: into JSON files, and with publish=docs/results the page.",
         inputs="photos",

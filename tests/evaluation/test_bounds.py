@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hyperinverter.evaluation.bounds import measure_bounds, optimise
+from benchmarks.reproduce.bounds import measure_bounds, optimise
 from hyperinverter.inverters import load
 from hyperinverter.losses import build_losses
 from hyperinverter.metrics import Reduction

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.reproduce import generator_distance
+from benchmarks.reproduce.generator_distance import halves, measure_generator
 from hyperinverter.data import Batches, open_source
-from hyperinverter.evaluation import generator_distance
-from hyperinverter.evaluation.generator_distance import halves, measure_generator
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.pretrained import load_generator
 from hyperinverter.training.augment import Augmentation

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.reproduce import edits as edits_module
+from benchmarks.reproduce import generator_distance
+from benchmarks.reproduce.command import reproduce
+from benchmarks.reproduce.goals import outcomes
+from benchmarks.reproduce.page import page
 from hyperinverter.config import ConfigError, Phase2Config, ReproduceConfig, load_config, to_yaml
 from hyperinverter.config.schema import AdversarialConfig
 from hyperinverter.directions.direction import Direction
 from hyperinverter.directions.files import save_direction
-from hyperinverter.evaluation import generator_distance
 from hyperinverter.evaluation.judges import FACE_JUDGES
-from hyperinverter.evaluation.reproduce import edits as edits_module
-from hyperinverter.evaluation.reproduce.command import reproduce
-from hyperinverter.evaluation.reproduce.goals import outcomes
-from hyperinverter.evaluation.reproduce.page import page
 from hyperinverter.extractors import base as extractor_base
 from hyperinverter.extractors.base import Extractor
 from hyperinverter.pretrained import load_generator

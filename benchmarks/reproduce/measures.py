@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.reproduce.bounds import measure_bounds
+from benchmarks.reproduce.edits import SHEET_FACES, directions_of, measure_edits, photos_of
+from benchmarks.reproduce.generator_distance import measure_generator
 from hyperinverter.config import (
     AnalyzeConfig,
     Phase1Config,
@@ -24,12 +27,9 @@ from hyperinverter.data.generated import GeneratedSource
 from hyperinverter.data.image_source import Subset
 from hyperinverter.editing.learn import read_labels, rows_of
 from hyperinverter.evaluation.analysis.command import analyze
-from hyperinverter.evaluation.bounds import measure_bounds
 from hyperinverter.evaluation.editability import choose_photos, edit_rows
-from hyperinverter.evaluation.generator_distance import measure_generator
 from hyperinverter.evaluation.reconstruction import evaluate
 from hyperinverter.evaluation.report import curves, read_stats
-from hyperinverter.evaluation.reproduce.edits import SHEET_FACES, directions_of, measure_edits, photos_of
 from hyperinverter.inverters import Inverter, load
 from hyperinverter.losses import build_losses
 from hyperinverter.metrics import NotMeasured

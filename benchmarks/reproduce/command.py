@@ -7,14 +7,14 @@ from typing import Any
 import torch
 
 import hyperinverter
+from benchmarks.reproduce import measures
+from benchmarks.reproduce.edits import ATTRIBUTES
+from benchmarks.reproduce.page import TITLES, section
+from benchmarks.reproduce.publish import publish, write_json, write_page, write_text
 from hyperinverter.checkpoint import read_model
 from hyperinverter.config import AnalyzeConfig, ReproduceConfig, load_config
 from hyperinverter.data import check_images
 from hyperinverter.evaluation.analysis.quality_time import read_points
-from hyperinverter.evaluation.reproduce import measures
-from hyperinverter.evaluation.reproduce.edits import ATTRIBUTES
-from hyperinverter.evaluation.reproduce.page import TITLES, section
-from hyperinverter.evaluation.reproduce.publish import publish, write_json, write_page, write_text
 from hyperinverter.evaluation.telling import tell
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.pretrained.files import PARTS, find_model_folder, part_file

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hyperinverter.evaluation.reproduce.edits_page import edits_section
-from hyperinverter.evaluation.reproduce.goals import outcomes
+from benchmarks.reproduce.edits_page import edits_section
+from benchmarks.reproduce.goals import outcomes
 from hyperinverter.evaluation.tables import ARROWS, TIMES, mean, metrics_table, table
 
 HEAD = """# Results

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 import hyperinverter
+from benchmarks.reproduce.publish import publish, write_json, write_page
 from hyperinverter.checkpoint import read_model
 from hyperinverter.config import AblateConfig, EvaluateConfig, Phase2Config, load_config
 from hyperinverter.config.schema import DataConfig
@@ -22,7 +23,6 @@ from hyperinverter.data import Batches, check_training_data, open_source
 from hyperinverter.evaluation.comparison import compare, verdict
 from hyperinverter.evaluation.reconstructing import reconstruct, rounded
 from hyperinverter.evaluation.reconstruction import evaluate, originals
-from hyperinverter.evaluation.reproduce.publish import publish, write_json, write_page
 from hyperinverter.evaluation.sheet import choose_rows
 from hyperinverter.evaluation.telling import tell
 from hyperinverter.inverters import load
