@@ -70,18 +70,8 @@ def align(image: Image.Image, size: int, name: str = "the image") -> AlignedFace
     return AlignedFace(crop_quad(image, quad, size), quad, landmarks, note)
 
 
-def find_landmarks(image: Image.Image, name: str = "the image") -> np.ndarray:
-    """The 68 landmarks of the face with the highest detection score, float [68, 2] as x, y in pixels.
-
-    Raises:
-        NoFaceError: no face was found; names the photo.
-        UserError: the extra `faces` is not installed.
-    """
-    return _find(image, name)[0]
-
-
 def _find(image: Image.Image, name: str) -> tuple[np.ndarray, str | None]:
-    """`find_landmarks`, and `AlignedFace.note`."""
+    """The 68 landmarks of the face with the highest detection score, float [68, 2] as x, y in pixels, and the note."""
     dlib, detector, predictor = dlib_models()
     if image.mode != "RGB":
         raise ValueError(f"expected an RGB image, got mode {image.mode}; decode files with read_image")

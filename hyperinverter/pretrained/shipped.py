@@ -6,7 +6,6 @@ from pathlib import Path
 
 from hyperinverter.config.yaml_text import read_yaml
 from hyperinverter.pretrained.catalog import released_models
-from hyperinverter.pretrained.files import find_model_folder
 from hyperinverter.pretrained.obtain import GENERATOR
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_atomically
@@ -31,23 +30,6 @@ def shipped_models(path: Path = LIST) -> dict[str, ShippedModel]:
     if content.faults:
         raise ValueError(str(content.faults[0]))
     return {name: ShippedModel(name=name, **fields) for name, fields in content.values.items()}
-
-
-def differing_files(name: str) -> list[str]:
-    """What is wrong with the files of a shipped model, one line each; [] when all are the ones that the list names.
-
-    Raises:
-        UserError: no such model is shipped.
-    """
-    model, folder = _known(name, shipped_models()), find_model_folder(name)
-    found = _hashes(model, folder)
-    lines = [f"{file}: missing" for file in model.files if file not in found]
-    lines += [f"{file}: not in the list" for file in found if file not in model.files]
-    return lines + [
-        f"{file}: SHA-256 {found[file][:16]}..., the list says {digest[:16]}..."
-        for file, digest in model.files.items()
-        if file in found and found[file] != digest
-    ]
 
 
 def record_shipped(name: str, folder: Path, path: Path = LIST) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from hyperinverter.config.schema import AlignConfig, DataConfig, DomainConfig
 from hyperinverter.data import align as align_module
-from hyperinverter.data.align import NoFaceError, align, align_face, crop_quad, ffhq_quad, find_landmarks
+from hyperinverter.data.align import NoFaceError, align, align_face, crop_quad, ffhq_quad
 from hyperinverter.data.align_folder import align_folder
 from hyperinverter.utils.decode import read_image
 from hyperinverter.utils.errors import UserError
@@ -84,7 +84,7 @@ def test_astronaut_is_aligned_to_the_ffhq_frame():
     face = align(astronaut(), 256)
     assert face.image.size == (256, 256) and face.quad.shape == (4, 2)
     assert face.quad.mean(axis=0) == pytest.approx([224, 107], abs=8)  # her face in the 512 px photo
-    found = find_landmarks(face.image) / 256
+    found = align(face.image, 256).landmarks / 256
     eyes = [found[36:42].mean(axis=0), found[42:48].mean(axis=0)]
     # FFHQ's mean eye positions in the unit square, measured on FFHQ: (0.37, 0.47) and (0.63, 0.47)
     assert eyes[0] == pytest.approx([0.37, 0.47], abs=0.03) and eyes[1] == pytest.approx([0.63, 0.47], abs=0.03)

@@ -4,6 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from as_published import published_arguments, to_published
 from nvidia_file import Stored, nested, save_nvidia
 from torch import Tensor
 
@@ -19,7 +20,6 @@ from hyperinverter.config.yaml_text import dump_yaml
 from hyperinverter.models.build import build_discriminator, build_hyperinverter
 from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.models.stylegan2 import Discriminator
-from hyperinverter.pretrained.published.nvidia import published_arguments, to_published
 
 NAME = "micro_church"
 TRUNK = {

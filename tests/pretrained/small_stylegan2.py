@@ -3,10 +3,10 @@
 from typing import Any
 
 import torch
+from as_published import published_arguments, to_published
 from torch import Tensor
 
 from hyperinverter.models.stylegan2 import Discriminator, Generator
-from hyperinverter.pretrained.published.nvidia import published_arguments, to_published
 from hyperinverter.pretrained.reading import NetworkStub
 
 SMALL = {"resolution": 16, "z_dim": 6, "w_dim": 8, "channel_base": 128, "channel_max": 16, "mapping_layers": 3}

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import test_published_hyperstyle as hyperstyle
 import torch
+from as_published import to_rosinality
 from file_server import QUOTA_PAGE
 from released_files import E1, NAME, PKL, WHOLE, below, church_domain, church_model, write_domain, write_releases
 from script_runner import run_script
@@ -20,7 +21,6 @@ from hyperinverter.models.wplus import WPlusConfig, build_model
 from hyperinverter.pretrained import load_discriminator, load_generator, load_model
 from hyperinverter.pretrained.convert import convert_files, inspect_file
 from hyperinverter.pretrained.published import from_published
-from hyperinverter.pretrained.published.rosinality import to_rosinality
 from hyperinverter.utils.errors import UserError
 
 WRITTEN = ["discriminator", "generator", "hyperinverter", "w_encoder"]

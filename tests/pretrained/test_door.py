@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from as_published import to_published
 from small_stylegan2 import make_generator
 from torch import Tensor
 
@@ -10,7 +11,6 @@ import hyperinverter.pretrained
 from hyperinverter.config.commands import run_command
 from hyperinverter.pretrained import KINDS, Published, from_published
 from hyperinverter.pretrained.catalog import aligned
-from hyperinverter.pretrained.published.nvidia import to_published
 from hyperinverter.utils.errors import UserError
 
 NVIDIA_G = "stylegan2_ada_generator"

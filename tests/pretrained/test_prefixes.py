@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from as_published import published_arguments, to_published, to_rosinality
 from nvidia_file import Stored, nested, nvidia_modules, save_nvidia
 from small_stylegan2 import make_discriminator, make_generator
 from test_identify import CONTENTS
@@ -21,8 +22,6 @@ from hyperinverter.pretrained.identify import kind_of, recognise
 from hyperinverter.pretrained.load import load_generator
 from hyperinverter.pretrained.published import from_published
 from hyperinverter.pretrained.published.names import plain_names
-from hyperinverter.pretrained.published.nvidia import published_arguments, to_published
-from hyperinverter.pretrained.published.rosinality import to_rosinality
 from hyperinverter.pretrained.reading import NetworkStub, PublishedFile, read_published
 from hyperinverter.utils.errors import UserError
 

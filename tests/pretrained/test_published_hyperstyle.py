@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from as_published import to_rosinality
 from torch import Tensor
 
 from hyperinverter.config.schema import EncoderConfig
@@ -15,7 +16,7 @@ from hyperinverter.models.target_layers import target_layers, target_names
 from hyperinverter.models.wplus import WPlusConfig, WPlusModel
 from hyperinverter.models.wplus.model import pooled
 from hyperinverter.pretrained.published import from_published
-from hyperinverter.pretrained.published.rosinality import read_generator, to_rosinality
+from hyperinverter.pretrained.published.rosinality import read_generator
 from hyperinverter.pretrained.reading import plain
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.skip_init import skip_init

@@ -5,12 +5,11 @@ from typing import Any
 import pytest
 import recorded
 import torch
+from as_published import to_published, to_rosinality
 from small_stylegan2 import broken, make_generator
 
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.pretrained.published import from_published
-from hyperinverter.pretrained.published.nvidia import to_published
-from hyperinverter.pretrained.published.rosinality import to_rosinality
 from hyperinverter.utils.errors import UserError
 
 ROSINALITY = "rosinality_generator"

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 import recorded
 import torch
+from as_published import to_published
 from small_stylegan2 import broken, make_discriminator, make_generator, stub_of
 from torch import Tensor
 
 from hyperinverter.pretrained.published import from_published
-from hyperinverter.pretrained.published.nvidia import to_published
 from hyperinverter.pretrained.reading import NetworkStub
 from hyperinverter.utils.errors import UserError
 

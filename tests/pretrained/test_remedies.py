@@ -5,6 +5,7 @@ import shlex
 
 import pytest
 import torch
+from as_published import to_rosinality
 from script_runner import run_script
 from small_stylegan2 import make_generator
 
@@ -12,7 +13,6 @@ from hyperinverter.checkpoint import read_model
 from hyperinverter.config.schema import StyleGAN2Config
 from hyperinverter.pretrained import load_generator, load_model, weights_file
 from hyperinverter.pretrained.files import find_model_folder
-from hyperinverter.pretrained.published.rosinality import to_rosinality
 from hyperinverter.training.stylegan2 import start_networks
 from hyperinverter.utils.errors import UserError
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from as_published import published_arguments, to_published, to_rosinality
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -10,8 +11,6 @@ from torch import nn
 from hyperinverter.models.stylegan2 import Discriminator, Generator
 from hyperinverter.ops.bias_act import ACTIVATION_GAINS
 from hyperinverter.pretrained.published import from_published
-from hyperinverter.pretrained.published.nvidia import published_arguments, to_published
-from hyperinverter.pretrained.published.rosinality import to_rosinality
 from hyperinverter.pretrained.reading import NetworkStub
 
 drawn = settings(deadline=None, max_examples=15, derandomize=True)

@@ -16,9 +16,23 @@ from hyperinverter.extractors.squeezenet import SqueezeNetFeatures
 from hyperinverter.extractors.ssrnet import SsrNetAge
 from hyperinverter.pretrained import shipped
 from hyperinverter.pretrained.catalog import released_models
-from hyperinverter.pretrained.shipped import differing_files, record_shipped, shipped_models
+from hyperinverter.pretrained.files import find_model_folder
+from hyperinverter.pretrained.shipped import record_shipped, shipped_models
 from hyperinverter.utils.checkout import REPOSITORY
 from hyperinverter.utils.errors import UserError
+
+
+def differing_files(name: str) -> list[str]:
+    """What is wrong with the files of a shipped model, one line each; [] when all are the ones that the list names."""
+    model, folder = shipped._known(name, shipped_models()), find_model_folder(name)
+    found = shipped._hashes(model, folder)
+    lines = [f"{file}: missing" for file in model.files if file not in found]
+    lines += [f"{file}: not in the list" for file in found if file not in model.files]
+    return lines + [
+        f"{file}: SHA-256 {found[file][:16]}..., the list says {digest[:16]}..."
+        for file, digest in model.files.items()
+        if file in found and found[file] != digest
+    ]
 
 
 @pytest.mark.parametrize("name", shipped_models())

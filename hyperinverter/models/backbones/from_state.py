@@ -18,7 +18,6 @@ RESNET_DEPTHS = {8: [2, 2, 2, 2], 16: [3, 4, 6, 3]}
 IR_STRIDES = [2, 2, 2, 2]
 RESNET_STRIDES = [1, 2, 2, 2]
 # keys that belong to a trunk; a BatchNorm's step counter is among them
-TRUNK_KEYS = r"(input_layer|conv1|bn1|relu|body)\..+"
 
 
 def trunk_of(state: Mapping[str, Tensor], input_size: int = 256) -> tuple[EncoderConfig, int]:

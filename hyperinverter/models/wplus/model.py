@@ -18,7 +18,6 @@ from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.wplus.encoders import ENCODERS, LastLayerWPlusEncoder
 from hyperinverter.utils.errors import UserError
 
-RESIZE_POLICY = "bilinear_antialias"  # published: PIL's Resize of the 8-bit photo, bilinear with antialiasing
 RESTYLE_ITERATIONS = 5  # published
 
 
@@ -80,7 +79,7 @@ class WPlusModel(nn.Module):
         self.register_buffer("latent_avg", average)
 
     def prepare(self, images: Tensor) -> Tensor:
-        """Images [N, C, H, W] -> what the encoder takes, by RESIZE_POLICY."""
+        """Images [N, C, H, W] -> what the encoder takes, as PIL resizes 8-bit photos, bilinear with antialiasing (published)."""
         return prepared(images, self.encoder.input_shape)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -173,7 +172,7 @@ def build_model(config: WPlusConfig, decoder: Generator | None = None) -> WPlusM
 
 
 def prepared(images: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Images [N, C, H, W] -> [N, C, *shape] by RESIZE_POLICY."""
+    """Images [N, C, H, W] -> [N, C, *shape] as PIL resizes 8-bit photos, bilinear with antialiasing (published)."""
     images = _of_aspect(images, shape)
     if images.shape[2:] == shape:
         return images

@@ -25,7 +25,6 @@ from hyperinverter.pretrained.published.nvidia_tensors import (
     drawn_noise,
     full_filter,
     generator_facts,
-    published_filter,
 )
 from hyperinverter.pretrained.reading import NetworkStub
 from hyperinverter.utils.errors import UserError
@@ -104,24 +103,6 @@ def read_discriminator(content: Any, source: str, given: dict[str, Any]) -> tupl
     network = build(keys, Discriminator, _config(keys, facts, told, table), _state(keys))
     ignored = {**found.ignored, **ignored, **keys.finish()}
     return network, Published("stylegan2_ada_discriminator", network.config, ignored)
-
-
-def to_published(network: Generator | Discriminator) -> dict[str, Tensor]:
-    """The state dict of a network under the names and in the layout of NVIDIA's class; tensors are copies.
-
-    With `published_arguments` it makes the published network again.
-    """
-    taps = network.config["resample_filter"]
-    return {
-        name: (published_filter(value, taps) if name.endswith("resample_filter") else value).detach().clone()
-        for name, value in network.state_dict().items()
-    }
-
-
-def published_arguments(network: Generator | Discriminator) -> dict[str, Any]:
-    """The keyword arguments of NVIDIA's class for the same network, nested as published."""
-    table = arguments.GENERATOR if isinstance(network, Generator) else arguments.DISCRIMINATOR
-    return arguments.nest(network.config, table)
 
 
 def build(keys: Keys, network_class: type[Network], config: dict[str, Any], state: Mapping[str, Tensor]) -> Network:

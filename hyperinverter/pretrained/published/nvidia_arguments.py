@@ -106,15 +106,6 @@ def translate(arguments: Mapping[str, Any], table: Mapping[str, str]) -> tuple[d
     return told, ignored
 
 
-def nest(config: Mapping[str, Any], table: Mapping[str, str]) -> dict[str, Any]:
-    """The reverse of `translate`: this project's config as the published classes take it."""
-    arguments: dict[str, Any] = {}
-    for name, ours in table.items():
-        group, _, inner = name.rpartition(".")
-        (arguments.setdefault(group, {}) if group else arguments)[inner] = config[ours]
-    return arguments
-
-
 def taps(value: Any) -> list[float]:
     """A published resample_filter as a list of taps; None stands for no filter, the single tap 1.
 

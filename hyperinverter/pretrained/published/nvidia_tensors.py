@@ -112,13 +112,6 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=1e-6)
 
 
-def published_filter(f: Tensor, taps: list[float]) -> Tensor:
-    """The reverse of `full_filter`, for a filter made of `taps`; others are returned as they are."""
-    if f.shape[0] < SEPARABLE_TAPS or not torch.equal(f.cpu(), setup_filter(taps)):
-        return f
-    return (torch.tensor(taps) / sum(taps)).to(f)
-
-
 def _resolutions(keys: Keys, pattern: str, smallest: int) -> list[int]:
     """The resolutions of the blocks, each twice the one before."""
     found = sorted({int(match[1]) for key in keys.state if (match := re.fullmatch(pattern, key))})

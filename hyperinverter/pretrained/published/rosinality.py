@@ -1,4 +1,4 @@
-"""The StyleGAN2 of rosinality/stylegan2-pytorch as this project's generator, and back.
+"""The StyleGAN2 of rosinality/stylegan2-pytorch as this project's generator.
 
 It is NVIDIA's network in the skip architecture under other names and shapes; pSp, e4e, ReStyle and HyperStyle carry it
 as `decoder.*`. Up-sampling convolutions are true convolutions (transposed, the kernel unflipped) on both sides, so that
@@ -101,38 +101,6 @@ def read_generator(content: Any, source: str, given: dict[str, Any]) -> tuple[Ge
     return network, Published("rosinality_generator", network.config, ignored)
 
 
-def to_rosinality(generator: Generator) -> dict[str, Any]:
-    """A rosinality checkpoint, `{"g_ema": state dict, "latent_avg": [w_dim]}`, of this project's generator.
-
-    Raises:
-        ValueError: the published network has no such variant; says what is different.
-    """
-    config = generator.config
-    fixed = {
-        "architecture": "skip",
-        "c_dim": 0,
-        "img_channels": 3,
-        "use_noise": True,
-        "activation": "lrelu",
-        "conv_clamp": None,
-        "mapping_activation": "lrelu",
-        "z_dim": config["w_dim"],
-    }
-    differ = [f"{name} is {config[name]!r}, not {value!r}" for name, value in fixed.items() if config[name] != value]
-    if config["mapping_layer_features"] not in (None, config["w_dim"]):
-        differ.append(f"mapping_layer_features is {config['mapping_layer_features']}, not {config['w_dim']}")
-    if generator.mapping.w_avg is None:
-        differ.append("it has no w_avg")
-    if differ:
-        raise ValueError(f"rosinality's StyleGAN2 has no such variant: {'; '.join(differ)}")
-    state = {name: value.detach() for name, value in generator.state_dict().items()}
-    blocks = len(generator.synthesis.block_resolutions)
-    published = {theirs: _given(state[ours], ours) for ours, theirs in _names(blocks, config["mapping_layers"])}
-    for ours, theirs in _filter_names(blocks):
-        published[theirs] = state[ours] * FILTER_GAIN
-    return {"g_ema": published, "latent_avg": state["mapping.w_avg"].clone()}
-
-
 def _names(blocks: int, n_mlp: int) -> Iterator[tuple[str, str]]:
     """This project's name and the published one of every weight and noise."""
     for i in range(n_mlp):
@@ -218,11 +186,15 @@ def _taken(keys: Keys, ours: str, theirs: str) -> Tensor:
     return value.reshape([size for size, expected in zip(value.shape, shape, strict=True) if expected is None])
 
 
-def _given(value: Tensor, ours: str) -> Tensor:
-    """The reverse of `_taken`, a copy."""
-    shape = _shape(ours)
-    sizes = iter(value.shape)
-    return value.clone() if shape is None else value.clone().reshape([size or next(sizes) for size in shape])
+@torch.no_grad()
+def _estimate_mean(generator: Generator) -> None:
+    """Set w_avg to the mean w of seeded latents."""
+    random = torch.Generator().manual_seed(0)
+    total = torch.zeros(generator.w_dim)
+    for _ in range(10):
+        z = torch.randn(MEAN_LATENTS // 10, generator.z_dim, generator=random)
+        total += generator.mapping(z)[:, 0].sum(dim=0)
+    generator.mapping.w_avg.copy_(total / MEAN_LATENTS)
 
 
 def _shape(ours: str) -> tuple[int | None, ...] | None:
@@ -238,14 +210,3 @@ def _single(latent_avg: Any, style_dim: int, keys: Keys) -> Tensor:
     if not torch.allclose(rows, rows[:1].expand_as(rows), equal_nan=True):
         raise keys.fault("the rows of latent_avg differ, and a generator has one w_avg; give latent_avg=[w] to choose")
     return rows[0]
-
-
-@torch.no_grad()
-def _estimate_mean(generator: Generator) -> None:
-    """Set w_avg to the mean w of seeded latents."""
-    random = torch.Generator().manual_seed(0)
-    total = torch.zeros(generator.w_dim)
-    for _ in range(10):
-        z = torch.randn(MEAN_LATENTS // 10, generator.z_dim, generator=random)
-        total += generator.mapping(z)[:, 0].sum(dim=0)
-    generator.mapping.w_avg.copy_(total / MEAN_LATENTS)
