@@ -79,7 +79,7 @@ class WPlusModel(nn.Module):
         self.register_buffer("latent_avg", average)
 
     def prepare(self, images: Tensor) -> Tensor:
-        """Images [N, C, H, W] -> what the encoder takes, as PIL resizes 8-bit photos, bilinear with antialiasing (published)."""
+        """Images [N, C, H, W] -> what the encoder takes: bilinear with antialiasing, as published (PIL's Resize)."""
         return prepared(images, self.encoder.input_shape)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -90,7 +90,7 @@ class Unpickler(pickle._Unpickler):
         unknown: Callable[[str, str], Refused] | None = None,
     ) -> None:
         super().__init__(stream)
-        self.table, self.budget, self.persistent, self.unknown = table, budget, persistent, unknown
+        self.stream, self.table, self.budget, self.persistent, self.unknown = stream, table, budget, persistent, unknown
 
     def find_class(self, module: str, name: str) -> Any:
         module = PYTHON_2_MODULES.get(module, module)
@@ -107,8 +107,8 @@ class Unpickler(pickle._Unpickler):
         return str(value, "latin-1")  # Python 2 wrote text and raw bytes alike; so NumPy's raw bytes can be had back
 
     def _frame(self) -> None:
-        if struct.unpack("<Q", self.read(8))[0] > len(self._file_read.__self__.data):
-            raise cut_short("a frame is longer than the file")
+        if struct.unpack("<Q", self.read(8))[0] > len(self.stream.data) - self.stream.position:
+            raise cut_short("a frame is longer than the rest of the file")
 
     def _call(self) -> None:
         arguments, target = self.stack.pop(), self.stack.pop()
