@@ -38,7 +38,7 @@ def misfits(
             if state[name].is_complex()
             or (state[name].is_floating_point() != own[name].is_floating_point() and not re.fullmatch(COUNTERS, name))
         ],
-        "with NaN or infinite numbers": [name for name in both if finite and not is_finite(state[name])],
+        "with NaN or infinity": [name for name in both if finite and not is_finite(state[name])],
     }
     return "; ".join(f"{len(names)} {fault}: {shortened(names)}" for fault, names in faults.items() if names)
 

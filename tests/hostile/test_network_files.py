@@ -47,7 +47,7 @@ def test_weights_that_are_not_finite(tmp_path, monkeypatch):
     state[name] = np.full_like(state[name], np.nan)
     with open(tmp_path / MobileFaceNet.filenames[0], "wb") as file:
         np.savez(file, **state)
-    with pytest.raises(UserError, match=f"with NaN or infinite numbers: {name}"):
+    with pytest.raises(UserError, match=f"with NaN or infinity: {name}"):
         MobileFaceNet.find()
 
 

@@ -127,7 +127,7 @@ HOSTILE = {
     "no bias in the mapping": (spoilt(MappingNetwork=('type="Add"', 'type="Other"')), "nothing is added to"),
     "endless": (endless, "leads back into itself"),
     "wide layer": (with_wide_layer, "of another shape"),
-    "NaN": (with_nan, "with NaN or infinite numbers"),
+    "NaN": (with_nan, "with NaN or infinity"),
     "other graphs": (unnamed, "it has no graph MappingNetwork"),
 }  # fmt: skip
 

@@ -203,7 +203,7 @@ def test_damaged_and_foreign_generators_are_refused_by_name() -> None:
         (broken(state, synthesis__b8__conv0__bias=None), r"1 missing: synthesis\.b8\.conv0\.bias"),
         (broken(state, extra__weight=torch.zeros(1)), r"1 not known: extra\.weight"),
         (broken(state, synthesis__b8__conv0__bias=torch.zeros(3)), r"b8\.conv0\.bias \(3,\) for \(16,\)"),
-        (broken(state, synthesis__b4__const=torch.full((16, 4, 4), torch.nan)), "with NaN or infinite numbers"),
+        (broken(state, synthesis__b4__const=torch.full((16, 4, 4), torch.nan)), "with NaN or infinity"),
         (broken(state, synthesis__b8__conv1__weight=None), r"resolutions \[4, 16\], expected 4, 8"),
         (
             broken(state, synthesis__b8__conv1__weight=torch.zeros(5, 16, 3, 3)),
