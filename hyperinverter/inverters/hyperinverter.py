@@ -4,7 +4,7 @@ Source: HyperInverter, Dinh et al., CVPR 2022 (arXiv:2112.00719), section 3.
 """
 
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
@@ -12,18 +12,20 @@ from torch import Tensor
 from hyperinverter.config.schema import DomainConfig, RefineConfig
 from hyperinverter.inverters.base import Inverter
 from hyperinverter.inverters.inversion import Inversion
-from hyperinverter.inverters.refine import Refiner
 from hyperinverter.models.residuals import Residuals
 from hyperinverter.pretrained.load import LoadedModel
 from hyperinverter.pretrained.ready import load_model
 from hyperinverter.utils.device import HALF_TYPES, place, store_in
+
+if TYPE_CHECKING:
+    from hyperinverter.inverters.refine import Refiner
 
 
 class HyperInverter(Inverter):
     """Both phases; an Inversion is (ws, tokens)."""
 
     name = "hyperinverter"
-    refiner: Refiner | None = None  # see `refine_by`
+    refiner: "Refiner | None" = None  # see `refine_by`
 
     def __init__(self, model: LoadedModel) -> None:
         if model.network is None:
@@ -51,6 +53,8 @@ class HyperInverter(Inverter):
         return self
 
     def refine_by(self, settings: RefineConfig) -> Self:
+        from hyperinverter.inverters.refine import Refiner
+
         self.refiner = Refiner.build(settings, self.domain, self.resolution, self.device)
         return self
 
