@@ -90,7 +90,7 @@ def test_model_by_name_from_the_environment(tiny_model: Path, monkeypatch: pytes
 
 @pytest.fixture
 def model(tiny_model: Path, tmp_path: Path) -> hyperinverter.HyperInverter:
-    """With directions `smile` (half a unit of W per standard deviation) and `plain`, which does not know its own."""
+    """With directions `smile` (half a unit of W per standard deviation) and `plain`, whose file does not say."""
     folder = shutil.copytree(tiny_model, tmp_path / "mine")
     loaded = hyperinverter.load(folder)
     vectors = torch.eye(loaded.generator.w_dim)
@@ -115,6 +115,8 @@ def test_edits_by_name_in_standard_deviations(model: hyperinverter.HyperInverter
     )
     moved = both.ws - inversion.ws
     torch.testing.assert_close(moved[:, 0, :2], torch.tensor([[0.0, -3.0], [1.0, -3.0]]), atol=1e-5, rtol=0)
+    spread = (model.edit(inversion, plain=2).ws - inversion.ws)[:, :, 1] / 2  # measured on the generator's own codes
+    assert spread.min() > 0 and torch.allclose(spread, spread[0, 0].expand_as(spread), atol=1e-5)
     prepared = model.prepare(inversion)
     torch.testing.assert_close(model.edit(prepared, smile=2).images, edited.images, atol=1e-5, rtol=0)
 
@@ -126,7 +128,6 @@ def test_edits_by_name_in_standard_deviations(model: hyperinverter.HyperInverter
         ({"smiel": 1}, FileNotFoundError, "no direction 'smiel'.*there are: plain, smile"),
         ({"smile": "2"}, ValueError, "smile is '2'; write a number"),
         ({"smile": 1, "unit": "sd"}, ValueError, "unit is 'sd'; write std or w"),
-        ({"plain": 1}, UserError, "in Python unit='w'"),
         ({"smile": torch.ones(3)}, ValueError, "3 strengths for 1 images"),
     ],
 )

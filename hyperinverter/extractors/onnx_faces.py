@@ -189,7 +189,7 @@ class FrFeature(OnnxFaces, Embedding):
 
     filenames = ("fr_feature.onnx",)
     purpose = "the face identity fr_feature"
-    source = "the npm package faceplugin-face-recognition-js 0.0.1, where it is package/model/fr_feature.onnx"
+    source = "the npm package faceplugin-face-recognition-js 0.0.1, in which it is package/model/fr_feature.onnx"
     square, shape, outputs = (FACE_LEFT, FACE_TOP, FACE_SIDE), (3, 112, 112), 512
 
     def shown(self, faces: Tensor) -> Tensor:

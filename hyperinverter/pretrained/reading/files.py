@@ -163,6 +163,8 @@ def _package(files: dict[str, memoryview], plain: Plain) -> Any:
         numbers = files.get(name.removesuffix(".xml") + ".bin")
         if name.endswith(".xml") and numbers is not None:
             content[name] = read_ir(data, numbers, plain.budget)
+        elif name.endswith(".onnx"):  # onnxruntime reads it
+            content[name] = bytes(data)
         elif not name.endswith(".bin"):
             container = container_of(data)
             if container == "safetensors":
