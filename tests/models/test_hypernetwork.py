@@ -225,3 +225,14 @@ def test_a_token_of_rms_1_starts_as_a_residual_of_the_stated_size():
     regressor = WeightRegressor((32, 48, 3, 3), hidden_size=32, init="signal_preserving")
     residual = regressor.decode(torch.randn(16, 32))
     assert float(residual.square().mean().sqrt()) == pytest.approx(START_RMS, rel=0.1)
+
+
+@pytest.mark.parametrize(("token_range", "gain"), [("non_negative", 2.0), ("signed", 2.0 / 1.04)])
+def test_the_signal_preserving_init_allows_for_the_slope_below_zero(token_range: str, gain: float):
+    torch.manual_seed(0)
+    regressor = WeightRegressor(
+        (4, 4, 1, 1), transformer_channels=128, hidden_size=128, init="signal_preserving", token_range=token_range
+    )
+    weights = [layer.weight.detach() for layer in regressor.feature_extractor if isinstance(layer, torch.nn.Conv2d)]
+    for weight in weights:  # He et al.: variance gain / fan_in
+        assert float(weight.square().mean() * weight[0].numel()) == pytest.approx(gain, rel=0.015)
