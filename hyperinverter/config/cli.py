@@ -101,7 +101,6 @@ def _obey(command: Command, argv: Sequence[str], program: str | None) -> None:
         raise UserError(f"no such option: {' '.join(bad_options)}; settings are written key=value or --key value")
     settings = overrides([*options.words, *unknown], command.schema, command.inputs)
     config = load_config(command.schema, options.config, settings)
-    _check_inputs(command, config)
     if (options.print_config or options.dry_run) and not _is_spoken_for():
         print(to_yaml(config), end="")
     if options.dry_run and not _is_spoken_for():
@@ -109,6 +108,7 @@ def _obey(command: Command, argv: Sequence[str], program: str | None) -> None:
             describe = _import(command.plan)
         print("\n" + describe(config))
     if not (options.print_config or options.dry_run):
+        _check_inputs(command, config)
         if getattr(config, "output", None):  # told before hours are put into what could not be written
             config.output = str(expanded(config.output))
             check_writable(config.output)

@@ -104,6 +104,8 @@ def test_a_photo_that_is_not_there_is_named_before_anything_is_imported(capsys: 
     options = {"schema_class": EditConfig, "config": "configs/edit/faces64.yaml", "inputs": "data.root"}
     assert exit_code("nowhere.jpg", do="no_such_function", **options) == 2
     assert "there is no file or folder nowhere.jpg" in capsys.readouterr().err
+    run("nowhere.jpg", "--print-config", **options)  # which reads nothing
+    assert "root: nowhere.jpg" in capsys.readouterr().out
 
 
 def test_print_config_is_yaml_that_loads(capsys: pytest.CaptureFixture[str], tmp_path: Path):
