@@ -152,6 +152,14 @@ def test_hyperinverter_gives_the_recorded_output(name):
         case.compare(f"pred.{layer}", residuals[layer])
 
 
+@torch.no_grad()
+def test_w_is_e1s_offset_from_the_mean_of_the_generators_w(tiny_domain):
+    model = make(tiny_domain)
+    images = images_for(model)
+    model.generator.mapping.w_avg.fill_(3.0)
+    torch.testing.assert_close(model.encode(images), model.w_encoder(images) + 3.0)
+
+
 @pytest.mark.parametrize(("input_size", "drawn"), [(128, 256), (256, 256), (257, 1024), (2048, 1024)])
 def test_e2_is_given_the_smallest_phase_one_image_that_need_not_be_enlarged(input_size: int, drawn: int):
     generator = SimpleNamespace(resolution=1024, synthesis=SimpleNamespace(resolutions=(256, 1024)))

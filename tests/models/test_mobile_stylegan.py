@@ -184,6 +184,7 @@ def test_noise_is_stored_drawn_or_left_out():
         if name.endswith("noise_const"):
             buffer.zero_()
     assert torch.allclose(generator.synthesis(ws), none)
+    assert torch.allclose(generator.synthesis(ws, noise_mode="random"), none), "drawn noise is as strong as the stored"
     with pytest.raises(ValueError, match="noise_mode"):
         generator.synthesis(ws, noise_mode="some")
 

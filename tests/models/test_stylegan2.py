@@ -302,3 +302,11 @@ def test_refuses_what_does_not_fit() -> None:
         generator.synthesis(ws, {"b32.conv0.weight": torch.zeros(2, 8, 8, 3, 3)})
     with pytest.raises(ValueError, match=r"'b8\.conv1\.weight' must be \(2, 8, 8, 3, 3\).*got \(2, 8, 8, 1, 1\)"):
         generator.synthesis(ws, {"b8.conv1.weight": torch.zeros(2, 8, 8, 1, 1)})
+
+
+def test_a_gain_multiplies_the_limit_of_a_convolution_too():
+    torch.manual_seed(0)
+    layer, x = Conv2d(4, 4, 3, "lrelu", clamp=0.3), torch.randn(2, 4, 8, 8)
+    whole = layer(x).detach()
+    assert float(whole.abs().max()) == pytest.approx(0.3)
+    torch.testing.assert_close(layer(x, gain=0.5).detach(), 0.5 * whole)

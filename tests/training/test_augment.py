@@ -54,6 +54,12 @@ def test_translation_moves_whole_pixels():
     assert found == 32
 
 
+def test_what_moves_in_from_outside_is_the_image_mirrored():
+    """Of an image of one colour everything stays: nothing black comes in, which D would see."""
+    images = torch.full([16, 3, 16, 16], 0.7)
+    torch.testing.assert_close(augmentation(["translate", "scale", "rotate"], 1.0)(images), images)
+
+
 def test_colours_move_and_places_stay():
     image = smooth_images(1)
     grey = image.mean(1, keepdim=True).expand(-1, 3, -1, -1).repeat(16, 1, 1, 1)
