@@ -100,15 +100,23 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def server(monkeypatch, tmp_path):
+@pytest.fixture(scope="module")
+def one_server():
+    """One address for all tests: huggingface_hub takes parts of it over when it is imported."""
     with Hub() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        monkeypatch.setenv("HF_TOKEN", "hf_of_the_test")
-        monkeypatch.chdir(tmp_path)
         yield server
         server.shutdown()
+
+
+@pytest.fixture
+def server(one_server, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_ENDPOINT", one_server.url)
+    monkeypatch.setenv("HF_TOKEN", "hf_of_the_test")
+    monkeypatch.chdir(tmp_path)
+    one_server.repositories.clear()
+    one_server.asked.clear()
+    return one_server
 
 
 @pytest.fixture
