@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 
 from hyperinverter.data import Batches
+from hyperinverter.extractors.base import too_small
 from hyperinverter.extractors.inception import Inception
 from hyperinverter.extractors.squeezenet import SqueezeNetFeatures
 from hyperinverter.metrics.distribution import FEWEST_IMAGES, Fid
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.utils.distributed import from_main, gather_numbered, is_main, own_rows
+
+BY_SQUEEZENET = "frechet_squeezenet"
 
 
 class SampleDistance:
@@ -39,6 +42,8 @@ class SampleDistance:
             self.reason = "there are no validation photos (data.validation_fraction, data.validation_root)"
             return
         found = sample_features(device)
+        if found[0] == BY_SQUEEZENET and photos.resolution < SqueezeNetFeatures.smallest_px:
+            found = too_small(photos.resolution, SqueezeNetFeatures)
         if isinstance(found, str):
             self.reason = found
             return
@@ -70,4 +75,4 @@ def sample_features(device: torch.device) -> tuple[str, Callable[[Tensor], Tenso
     if reason is not None:
         return reason
     squeezenet = SqueezeNetFeatures.find().to(device)
-    return "frechet_squeezenet", lambda images: squeezenet.features(images)[-1].mean((2, 3)).cpu()
+    return BY_SQUEEZENET, lambda images: squeezenet.features(images)[-1].mean((2, 3)).cpu()
