@@ -92,6 +92,9 @@ def _hypernetwork(c: s.HypernetworkConfig) -> Iterator[Problem]:
     yield from choice(c, "style_index", s.STYLE_INDICES)
     yield from choice(c, "init", s.HYPERNETWORK_INITS)
     yield from choice(c, "token_range", s.TOKEN_RANGES)
+    if c.init == "gradients" and c.token_range != "signed":
+        message = "starts tokens at 0, where the ReLU of non_negative ones has no gradient; write token_range: signed"
+        yield Problem(("init", "token_range"), message)
 
 
 def _domain(c: s.DomainConfig) -> Iterator[Problem]:

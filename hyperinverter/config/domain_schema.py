@@ -17,7 +17,7 @@ EFFICIENTNET_LITE0 = {
 TARGET_SETS = ("conv_without_bias", "conv_without_bias_without_torgb", "all_without_bias")
 WEIGHT_LAYOUTS = ("released", "paper")
 STYLE_INDICES = ("released", "true")
-HYPERNETWORK_INITS = ("released", "signal_preserving")
+HYPERNETWORK_INITS = ("released", "signal_preserving", "gradients")
 FROM_E1 = "w_encoder"  # of `layerwise_encoder.init`: E2's trunk starts from the domain's own E1
 TOKEN_RANGES = ("non_negative", "signed")
 DISCRIMINATOR_LOSSES = ("released", "paper")
@@ -119,7 +119,9 @@ class HypernetworkConfig:
     transformer_channels: int = 64  # of the convolutions that make a token
     weight_layout: str = "released"  # released (raw view of [I, O*k*k]) | paper (rows are input channels)
     style_index: str = "released"  # released (true index + 1 for conv0/conv1 above 4 px) | true
-    init: str = "released"  # released | signal_preserving (a short run needs it, see models/hypernetwork.py)
+    # released | signal_preserving (a short run needs it, see models/hypernetwork.py) | gradients (starts from those of
+    # the losses for some photos: the shortest start, see training/gradient_basis.py)
+    init: str = "released"
     # non_negative (released: ReLU after every convolution) | signed (leaky ones, none at the end: no number of it dies)
     token_range: str = "non_negative"
     use_w_image_features: bool = True  # False: ablation "without features of the Phase I image"

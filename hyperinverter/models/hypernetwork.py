@@ -39,7 +39,8 @@ class WeightRegressor(nn.Module):
             sixth of the variance through (torch's default) while its bias does not shrink, so that tokens start
             ten or more times larger than they differ between images, and a short run learns one residual for all
             images. `signal_preserving` draws them as He et al., ICCV 2015, with biases 0, and scales the mapper so
-            that residuals start near zero (START_RMS).
+            that residuals start near zero (START_RMS). `gradients` leaves the mapper to
+            `training/gradient_basis.py`, and multiplies residuals by a number of the layer's size, `scale`.
         token_range: `non_negative`, as released: a ReLU follows every convolution of the transformer, the last one
             too. Of the numbers of a token so trained a fifth to three fifths were 0 for every face (faces64, D = 64).
             `signed` has leaky ones and none at the end, so that every number keeps its gradient.
@@ -85,8 +86,9 @@ class WeightRegressor(nn.Module):
             layers += [nn.Conv2d(transformer_channels, transformer_channels, 4, 2, 1), inside()]
         layers += [nn.Conv2d(transformer_channels, hidden_size, 4, 2, 1)]  # 1 px
         self.feature_extractor = nn.Sequential(*layers, *([] if is_signed else [nn.ReLU()]))
-        if init == "signal_preserving":
+        if init != "released":
             self._preserve_signal()
+        self.register_buffer("scale", torch.ones(()) if init == "gradients" else None)
 
     @torch.no_grad()
     def _preserve_signal(self) -> None:
@@ -108,10 +110,17 @@ class WeightRegressor(nn.Module):
         hidden_size = self.w1.shape[0]
         rows = torch.addmm(self.b1, token, self.w1).reshape(-1, hidden_size)  # [N*I, D]
         mapped = torch.addmm(self.b2, rows, self.w2)  # [N*I, O*k*k]
+        if self.scale is not None:
+            mapped = mapped * self.scale
         if self.weight_layout == "released":
             return mapped.reshape(-1, *self.shape)
         by_input = mapped.reshape(-1, self.in_channels, self.out_channels, *self.shape[2:])
         return by_input.transpose(1, 2)
+
+    def as_rows(self, residual: Tensor) -> Tensor:
+        """Residual [N, *shape] -> [N, I, O*k*k], as the mapper writes it before `scale`."""
+        rows = residual if self.weight_layout == "released" else residual.transpose(1, 2)
+        return rows.reshape(len(residual), self.in_channels, -1)
 
     def forward(self, h_w: Tensor | None, h: Tensor) -> Tensor:
         """Features of the Phase I image (None where it is left out) and of the input [N, C, size, size] -> residual."""

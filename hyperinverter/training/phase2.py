@@ -33,6 +33,7 @@ from hyperinverter.training.augment import RandomChanges
 from hyperinverter.training.common import Run, set_up
 from hyperinverter.training.edit_consistency import Edits, edit_consistency, load_steps
 from hyperinverter.training.export import copy_file, copy_parts, save_part
+from hyperinverter.training.gradient_basis import is_fresh, start_from_gradients
 from hyperinverter.training.guard import guarded
 from hyperinverter.training.optim import (
     build_optimizer,
@@ -209,6 +210,8 @@ def train(config: Phase2Config) -> dict[str, float]:
     # -- resume
     data = (train_data, validation_data)
     progress = restore(resumed, parts, rates, data=data, may_be_missing=["discriminator", "optimizer_D"])
+    if progress.step == 0 and is_fresh(config):
+        origin += "; " + start_from_gradients(model, losses, train_data)
     origin = f"resumed at step {progress.step}" if progress.step else origin
 
     def measure(images: Tensor) -> dict[str, Tensor]:
