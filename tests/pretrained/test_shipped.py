@@ -24,7 +24,7 @@ from hyperinverter.utils.errors import UserError
 
 def differing_files(name: str) -> list[str]:
     """What is wrong with the files of a shipped model, one line each; [] when all are the ones that the list names."""
-    model, folder = shipped._known(name, shipped_models()), find_model_folder(name)
+    model, folder = shipped._known(name, shipped.shipped_models()), find_model_folder(name)
     found = shipped._hashes(model, folder)
     lines = [f"{file}: missing" for file in model.files if file not in found]
     lines += [f"{file}: not in the list" for file in found if file not in model.files]
