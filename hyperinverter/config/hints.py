@@ -6,19 +6,15 @@ import io
 import re
 import sys
 import tokenize
-import types
 from collections.abc import Iterator
 from dataclasses import is_dataclass
 from functools import cache
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
+
+from hyperinverter.config.rules import options
 
 SCALARS = {int: "whole number", float: "number", bool: "true|false", str: "text", type(None): "null"}
 PLURALS = {int: "whole numbers", float: "numbers", str: "texts"}
-
-
-def options(hint: Any) -> tuple[Any, ...]:
-    """The members of a union, or the one type."""
-    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
 def is_list(hint: Any) -> bool:

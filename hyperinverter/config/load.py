@@ -21,7 +21,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hyperinverter.config import checks
 from hyperinverter.config.faults import ConfigError, Fault, did_you_mean, unknown_name
-from hyperinverter.config.hints import all_keys, described, is_list, options
+from hyperinverter.config.hints import all_keys, described, is_list
+from hyperinverter.config.rules import options
 from hyperinverter.config.schema import SHARED_FILES, DomainConfig
 from hyperinverter.config.words import list_of
 from hyperinverter.config.yaml_text import dump_yaml, parse_value, read_yaml

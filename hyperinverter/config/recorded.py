@@ -4,8 +4,7 @@ from dataclasses import MISSING, Field, fields
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from hyperinverter.config.domain_checks import DOMAIN_CHECKS
-from hyperinverter.config.hints import options
-from hyperinverter.config.rules import problems_by
+from hyperinverter.config.rules import options, problems_by
 
 T = TypeVar("T")
 LONGEST_LIST = 64  # stages of a trunk, taps of a filter

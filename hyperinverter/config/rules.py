@@ -4,9 +4,10 @@ Each takes the section and the names of keys, and gives a problem for every valu
 """
 
 import math
+import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
+from typing import Any, Union, get_args, get_origin
 
 from hyperinverter.config.faults import unknown_name
 
@@ -17,6 +18,11 @@ class Problem:
 
     keys: tuple[str, ...]
     message: str
+
+
+def options(hint: Any) -> tuple[Any, ...]:
+    """The members of a union, or the one type."""
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
 Checks = Mapping[type, Callable[[Any], Iterable[Problem]]]

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, get_args, get_origin
 
-from hyperinverter.config.hints import hint_of, options
+from hyperinverter.config.hints import hint_of
+from hyperinverter.config.rules import options
 from hyperinverter.config.yaml_text import parse_value
 from hyperinverter.utils.errors import UserError
 

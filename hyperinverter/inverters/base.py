@@ -5,7 +5,6 @@ Letters: N images, L styles, R resolution.
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hyperinverter.config.schema import PRECISIONS, DomainConfig, ProjectionConfig, RefineConfig
+from hyperinverter.inverters.edits import Edits
 from hyperinverter.inverters.hub import OnHub
 from hyperinverter.inverters.inversion import Inversion
 from hyperinverter.models.residuals import Residuals
@@ -23,8 +23,7 @@ from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.device import arithmetic, resolve_device, tell_if_slower
 from hyperinverter.utils.errors import UserError
 
-if TYPE_CHECKING:  # loaded where photos are read and directions looked for
-    from hyperinverter.directions import Direction
+if TYPE_CHECKING:  # loaded where photos are read
     from hyperinverter.inverters.images import ImagesLike
 
 __all__ = ["Inversion", "Inverter"]
@@ -32,7 +31,7 @@ __all__ = ["Inversion", "Inverter"]
 logger = logging.getLogger(__name__)
 
 
-class Inverter(OnHub, ABC):
+class Inverter(Edits, OnHub, ABC):
     """A method: images in, Inversion out, and back. Subclasses write `load`, `_invert` and, if need be, `_render`.
 
     Attributes:
@@ -194,71 +193,6 @@ class Inverter(OnHub, ABC):
         with arithmetic(self.device, self.precision):
             result = Inversion.cat([self._invert(batch.to(self.device)) for batch in batches])
         return replace(result if self.precision == "fp32" else result.float(), model=self)
-
-    @property
-    def directions(self) -> list[str]:
-        """Names of the edits that the model brings along, as `edit` takes them."""
-        from hyperinverter.directions import available_directions
-
-        named = [name for name, file in self.domain.directions.items() if (self.folder / file).is_file()]
-        return sorted({*named, *available_directions(self.folder)})
-
-    def direction(self, name: str | Path, files: Mapping[str, str] | None = None) -> "Direction":
-        """A direction of this model's W, by name or from a file; see `directions.load_direction`."""
-        from hyperinverter.directions import load_direction
-        from hyperinverter.pretrained.published.vectors import Space
-
-        known = {"files": self.domain.directions if files is None else files, "space": Space.of(self.generator)}
-        return load_direction(name, self.folder, generator_hash=self.generator_hash, **known)
-
-    def in_w(self, strengths: Sequence[float], unit: str, direction: "Direction") -> list[float]:
-        """Strengths as distances in W; see `directions.in_w`. A spread that the file does not hold is measured here."""
-        from hyperinverter.directions.direction import in_w
-        from hyperinverter.pretrained.writing import spread_along
-
-        if unit == "std" and not direction.info.get("projection_std"):  # of others' files
-            direction.info |= spread_along(self.generator, direction.vector)
-        return in_w(strengths, unit, direction)
-
-    def edit(
-        self,
-        inversion: Inversion,
-        strengths: Mapping[str | Path, float | Tensor] | None = None,
-        /,
-        *,
-        unit: str = "std",
-        **named: float | Tensor,
-    ) -> Inversion:
-        """The same photos edited; Δθ stays.
-
-            model.edit(inversion, smile=2, age=-1).images
-
-        Args:
-            inversion: by this model; for many edits of it give `prepare(inversion)`.
-            strengths: as `named`, for directions whose names are no words of Python: a file, `pca#34:10-11`.
-            unit: `std`, standard deviations over photos; or `w`, distances in W (the paper's ±1 to ±3).
-            named: direction -> strength, one for all photos or a tensor [N]; several add up.
-        Raises:
-            FileNotFoundError: no such direction; lists those there are.
-            UserError: another model made the Inversion, or a direction is another generator's or has no `std`.
-            ValueError: no direction, another unit, or a strength that is no number.
-        """
-        from hyperinverter.directions import edit
-
-        self._check(inversion, allow_other_model=False)
-        wanted = {**(strengths or {}), **named}
-        if not wanted:
-            there = ", ".join(self.directions) or "none"
-            raise ValueError(f"no direction is given; write, say, edit(inversion, smile=2). There are: {there}")
-        if unit not in ("std", "w"):
-            raise ValueError(f"unit is {unit!r}; write std or w")
-        for name, strength in wanted.items():
-            if isinstance(strength, bool) or not isinstance(strength, int | float | Tensor):
-                raise ValueError(f"{name} is {strength!r}; write a number, or a tensor with one per photo")
-            direction = self.direction(name)
-            (gamma,) = self.in_w([strength], unit, direction)
-            inversion = edit(inversion, direction, gamma)
-        return replace(inversion, model=self)
 
     @torch.no_grad()
     def prepare(self, inversion: Inversion, *, allow_other_model: bool = False) -> Inversion:
