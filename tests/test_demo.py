@@ -17,11 +17,11 @@ from tiny_model import save_tiny_model
 from hyperinverter.config import DemoConfig, load_config, load_domain
 from hyperinverter.config.names import METRICS
 from hyperinverter.editing import Direction, save_direction
-from hyperinverter.evaluation.demo import start_folder
-from hyperinverter.evaluation.demo_stages import Demo, edit_portrait, name_domain
-from hyperinverter.evaluation.report import Report, curves, metrics_rows
 from hyperinverter.pretrained import load_generator
 from hyperinverter.pretrained.catalog import entries_of
+from hyperinverter.reports.demo import start_folder
+from hyperinverter.reports.demo_stages import Demo, edit_portrait, name_domain
+from hyperinverter.reports.html_page import Report, curves, metrics_rows
 
 SHORT = ["--config", "configs/demo/short.yaml", "domain=tiny", "portrait=configs/edit/tiny.yaml"]
 pytestmark = pytest.mark.timeout(900)  # a quarter of a minute of computing, on machines that are busy with other things

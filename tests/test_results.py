@@ -6,14 +6,14 @@ import pytest
 import torch
 
 import hyperinverter
-from benchmarks.reproduce.page import page
-from benchmarks.reproduce.publish import read_published
 from hyperinverter import metrics
 from hyperinverter.checkpoint import read_model
 from hyperinverter.data import Batches
 from hyperinverter.data.generated import GeneratedSource
 from hyperinverter.evaluation.reconstructing import reconstruct, rounded
 from hyperinverter.pretrained.ready import load_discriminator
+from hyperinverter.reports.reproduce.page import page
+from hyperinverter.reports.reproduce.publish import read_published
 from hyperinverter.utils.checkout import REPOSITORY
 
 FOLDER = REPOSITORY / "docs" / "results"

@@ -151,22 +151,9 @@ def _check_inputs(command: Command, config: Any) -> None:
 
 
 def _import(name: str) -> Callable[..., Any]:
-    """A function by "module:function".
-
-    Raises:
-        UserError: it belongs to the repository only, as `benchmarks` does, and the package is installed without that.
-    """
+    """A function by "module:function"."""
     module, _, function = name.partition(":")
-    if not module.startswith(f"{PACKAGE.name}.") and (PACKAGE.parent / module.partition(".")[0]).is_dir():
-        sys.path.insert(0, str(PACKAGE.parent))
-    try:
-        return getattr(importlib.import_module(module), function)
-    except ModuleNotFoundError as error:
-        if error.name != "benchmarks":
-            raise
-        raise UserError(
-            "benchmarks are no part of the installed package; run this in a clone of its repository"
-        ) from None
+    return getattr(importlib.import_module(module), function)
 
 
 def _is_users(error: Exception) -> bool:

@@ -117,7 +117,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "ablate": Command(
         c.AblateConfig,
-        "benchmarks.reproduce.ablations:ablate",
+        "hyperinverter.reports.reproduce.ablations:ablate",
         "configs/ablate/faces64.yaml",
         "Train and measure the rows of the paper's table 3: at one budget, without this, without that, and several D.",
         inputs="data.root",
@@ -125,7 +125,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "reproduce": Command(
         c.ReproduceConfig,
-        "benchmarks.reproduce.command:reproduce",
+        "hyperinverter.reports.reproduce.command:reproduce",
         "configs/reproduce/faces64.yaml",
         "Measure all that docs/results.md says of a model: into JSON files, and with publish=docs/results the page.",
         inputs="photos",
@@ -133,7 +133,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "benchmark": Command(
         c.BenchmarkConfig,
-        "benchmarks.command:benchmark",
+        "hyperinverter.reports.benchmark.command:benchmark",
         "configs/benchmark/faces64.yaml",
         "Measure time and memory: inversion, editing and training, beside the released code's way of working.",
     ),

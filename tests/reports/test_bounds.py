@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from benchmarks.reproduce.bounds import measure_bounds, optimise
 from hyperinverter.inverters import load
 from hyperinverter.losses import build_losses
 from hyperinverter.metrics import Reduction
 from hyperinverter.metrics.pixel import L2, Psnr
+from hyperinverter.reports.reproduce.bounds import measure_bounds, optimise
 
 
 @pytest.fixture

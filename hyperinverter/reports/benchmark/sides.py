@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmarks.clock import REST
-from benchmarks.counting import Laps, StageHooks
-from benchmarks.release import Release
 from hyperinverter.inverters import HyperInverter
 from hyperinverter.pretrained.load import LoadedModel
+from hyperinverter.reports.benchmark.clock import REST
+from hyperinverter.reports.benchmark.counting import Laps, StageHooks
+from hyperinverter.reports.benchmark.release import Release
 
 Forward = Callable[[Tensor, Laps | None], Tensor]
 

@@ -7,10 +7,6 @@ from typing import Any
 import torch
 
 import hyperinverter
-from benchmarks.reproduce import measures
-from benchmarks.reproduce.edits import ATTRIBUTES
-from benchmarks.reproduce.page import TITLES, section
-from benchmarks.reproduce.publish import publish, write_json, write_page, write_text
 from hyperinverter.checkpoint import read_model
 from hyperinverter.config import AnalyzeConfig, ReproduceConfig, load_config
 from hyperinverter.data import check_images
@@ -19,6 +15,10 @@ from hyperinverter.evaluation.telling import tell
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.pretrained.files import PARTS, find_model_folder, part_file
 from hyperinverter.pretrained.load import check_served
+from hyperinverter.reports.reproduce import measures
+from hyperinverter.reports.reproduce.edits import ATTRIBUTES
+from hyperinverter.reports.reproduce.page import TITLES, section
+from hyperinverter.reports.reproduce.publish import publish, write_json, write_page, write_text
 from hyperinverter.training.common import set_up
 from hyperinverter.utils.checkout import REPOSITORY
 from hyperinverter.utils.errors import UserError

@@ -15,11 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.clock import REST
-from benchmarks.release import Release
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.models.build import build_hyperinverter
 from hyperinverter.models.hyperinverter import HyperInverterNetwork
+from hyperinverter.reports.benchmark.clock import REST
+from hyperinverter.reports.benchmark.release import Release
 from hyperinverter.utils.skip_init import shapes_only
 
 STAGES = ("w_encoder", "first_synthesis", "layerwise_encoder", "hypernetworks", "second_synthesis")

@@ -12,15 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.release_ops import (
+from hyperinverter.config.schema import EncoderConfig, LayerwiseEncoderConfig
+from hyperinverter.models.hypernetwork import LEAK
+from hyperinverter.reports.benchmark.release_ops import (
     bias_act,
     conv2d_resample,
     fully_connected,
     modulated_conv2d,
     upsample2d,
 )
-from hyperinverter.config.schema import EncoderConfig, LayerwiseEncoderConfig
-from hyperinverter.models.hypernetwork import LEAK
 
 Weights = Mapping[str, Tensor]
 COARSE, MIDDLE = 3, 7  # published: styles 0-2 read the coarsest map, 3-6 the middle one

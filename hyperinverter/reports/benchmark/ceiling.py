@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks.sides import tf32_allowed
 from hyperinverter.metrics.timing import synchronise
+from hyperinverter.reports.benchmark.sides import tf32_allowed
 
 SECONDS = 0.4  # of measuring per number
 LARGEST = 8192  # side of the matrices; a product is enlarged until it takes a measurable time

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks.live import LiveMemory, kept_for_backward
-from benchmarks.models import random_discriminator, random_network
-from benchmarks.sides import SideName
-from benchmarks.training import OurPhase2, make_losses, recompute_from
 from hyperinverter.config.schema import DomainConfig
+from hyperinverter.reports.benchmark.live import LiveMemory, kept_for_backward
+from hyperinverter.reports.benchmark.models import random_discriminator, random_network
+from hyperinverter.reports.benchmark.sides import SideName
+from hyperinverter.reports.benchmark.training import OurPhase2, make_losses, recompute_from
 from hyperinverter.training.phase2 import encoder_losses
 
 MIB = 2**20

@@ -11,23 +11,23 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks.budget import phase2_budget
-from benchmarks.ceiling import Ceiling, measure_ceiling
-from benchmarks.clock import Rounds, Stopwatch, speed_up, summarise, take_turns
-from benchmarks.command import _publish, benchmark
-from benchmarks.counting import STAGES, count_call, count_inference
-from benchmarks.goals import outcomes
-from benchmarks.inference import measure_inference, with_shares
-from benchmarks.live import LiveMemory, kept_for_backward
-from benchmarks.memory import MemoryTask, measure_memory, run_task
-from benchmarks.models import make_images, make_model, random_network, with_hidden_size
-from benchmarks.page import page, tables
-from benchmarks.sides import SideName, make_side
-from benchmarks.training import make_trainer
 from hyperinverter.config import BenchmarkConfig, load_config, load_domain
 from hyperinverter.config.benchmark_schema import INFERENCE_SIDES, TRAINING_SIDES
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.models.hyperinverter import HyperInverterNetwork
+from hyperinverter.reports.benchmark.budget import phase2_budget
+from hyperinverter.reports.benchmark.ceiling import Ceiling, measure_ceiling
+from hyperinverter.reports.benchmark.clock import Rounds, Stopwatch, speed_up, summarise, take_turns
+from hyperinverter.reports.benchmark.command import _publish, benchmark
+from hyperinverter.reports.benchmark.counting import STAGES, count_call, count_inference
+from hyperinverter.reports.benchmark.goals import outcomes
+from hyperinverter.reports.benchmark.inference import measure_inference, with_shares
+from hyperinverter.reports.benchmark.live import LiveMemory, kept_for_backward
+from hyperinverter.reports.benchmark.memory import MemoryTask, measure_memory, run_task
+from hyperinverter.reports.benchmark.models import make_images, make_model, random_network, with_hidden_size
+from hyperinverter.reports.benchmark.page import page, tables
+from hyperinverter.reports.benchmark.sides import SideName, make_side
+from hyperinverter.reports.benchmark.training import make_trainer
 from hyperinverter.utils.checkout import REPOSITORY
 from hyperinverter.utils.errors import UserError
 
@@ -202,7 +202,7 @@ def test_memory_is_measured_in_a_fresh_process(tiny_domain: DomainConfig, side: 
 
 PARENT = """
 import multiprocessing, time
-from benchmarks.memory import end_with_parent
+from hyperinverter.reports.benchmark.memory import end_with_parent
 
 def child():
     end_with_parent()
@@ -305,7 +305,7 @@ def test_several_domains_are_each_measured_in_a_process_of_its_own(tmp_path: Pat
     words = ["base: " + str(Path("configs/benchmark/tiny.yaml").resolve()), "sides: {fp32: [1]}", "memory: false"]
     small.write_text("\n".join([*words, "hidden_sizes: [8]", "budget: []", "loading: []", "rounds: 1", ""]))
     config = load_config(BenchmarkConfig, None, [f"runs=[{small}]", f"output={tmp_path}/out", "device=cpu"])
-    monkeypatch.setattr("benchmarks.command.measure_domain", lambda *_: pytest.fail("here"))
+    monkeypatch.setattr("hyperinverter.reports.benchmark.command.measure_domain", lambda *_: pytest.fail("here"))
     result = benchmark(config)
     assert [run["domain"] for run in result["runs"]] == ["tiny"]
     assert json.loads((tmp_path / "out/benchmark.json").read_text()) == result

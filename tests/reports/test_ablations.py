@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.reproduce import ablations
-from benchmarks.reproduce.page import page
 from hyperinverter.config import AblateConfig, ConfigError, load_config, to_yaml
 from hyperinverter.config.schema import DataConfig, WeightsConfig
+from hyperinverter.reports.reproduce import ablations
+from hyperinverter.reports.reproduce.page import page
 from hyperinverter.training import phase2
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import load_image, save_image

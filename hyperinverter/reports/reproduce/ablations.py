@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 import hyperinverter
-from benchmarks.reproduce.publish import publish, write_json, write_page
 from hyperinverter.checkpoint import read_model
 from hyperinverter.config import AblateConfig, EvaluateConfig, Phase2Config, load_config
 from hyperinverter.config.schema import DataConfig
@@ -27,6 +26,7 @@ from hyperinverter.evaluation.sheet import choose_rows
 from hyperinverter.evaluation.telling import tell
 from hyperinverter.inverters import load
 from hyperinverter.models.build import build_hyperinverter
+from hyperinverter.reports.reproduce.publish import publish, write_json, write_page
 from hyperinverter.training import phase2
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import slug

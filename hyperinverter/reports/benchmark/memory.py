@@ -103,9 +103,9 @@ def end_with_parent() -> None:
 
 def run_task(task: MemoryTask) -> dict[str, Any]:
     """What the fresh process does."""
-    from benchmarks.models import make_images, make_model
-    from benchmarks.sides import make_side
-    from benchmarks.training import make_trainer
+    from hyperinverter.reports.benchmark.models import make_images, make_model
+    from hyperinverter.reports.benchmark.sides import make_side
+    from hyperinverter.reports.benchmark.training import make_trainer
 
     if task.threads:
         torch.set_num_threads(task.threads)

@@ -19,7 +19,8 @@ from hyperinverter.config import (
     load_config,
 )
 from hyperinverter.config.schema import DomainConfig
-from hyperinverter.evaluation.demo_stages import (
+from hyperinverter.pretrained import PARTS, find_model_folder, load_model, weights_file
+from hyperinverter.reports.demo_stages import (
     Demo,
     edit_inputs,
     edit_portrait,
@@ -29,7 +30,6 @@ from hyperinverter.evaluation.demo_stages import (
     train_phase1,
     train_phase2,
 )
-from hyperinverter.pretrained import PARTS, find_model_folder, load_model, weights_file
 from hyperinverter.utils.device import resolve_device
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_atomically

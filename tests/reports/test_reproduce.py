@@ -9,11 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.reproduce import edits as edits_module
-from benchmarks.reproduce import generator_distance
-from benchmarks.reproduce.command import reproduce
-from benchmarks.reproduce.goals import outcomes
-from benchmarks.reproduce.page import page
 from hyperinverter.config import ConfigError, Phase2Config, ReproduceConfig, load_config, to_yaml
 from hyperinverter.config.schema import AdversarialConfig
 from hyperinverter.directions.direction import Direction
@@ -22,6 +17,11 @@ from hyperinverter.evaluation.judges import FACE_JUDGES
 from hyperinverter.extractors import base as extractor_base
 from hyperinverter.extractors.base import Extractor
 from hyperinverter.pretrained import load_generator
+from hyperinverter.reports.reproduce import edits as edits_module
+from hyperinverter.reports.reproduce import generator_distance
+from hyperinverter.reports.reproduce.command import reproduce
+from hyperinverter.reports.reproduce.goals import outcomes
+from hyperinverter.reports.reproduce.page import page
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import load_image, save_image
 

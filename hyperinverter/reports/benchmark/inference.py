@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.ceiling import Ceiling
-from benchmarks.clock import Rounds, speed_up, summarise, take_turns
-from benchmarks.counting import count_call, count_inference
-from benchmarks.models import make_images
-from benchmarks.sides import OurSide, ReferenceSide, SideName, copied, make_side
 from hyperinverter.pretrained.load import LoadedModel
+from hyperinverter.reports.benchmark.ceiling import Ceiling
+from hyperinverter.reports.benchmark.clock import Rounds, speed_up, summarise, take_turns
+from hyperinverter.reports.benchmark.counting import count_call, count_inference
+from hyperinverter.reports.benchmark.models import make_images
+from hyperinverter.reports.benchmark.sides import OurSide, ReferenceSide, SideName, copied, make_side
 
 
 @dataclass(frozen=True)

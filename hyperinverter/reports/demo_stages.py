@@ -28,8 +28,8 @@ from hyperinverter.data.align import align_face, crop_quad
 from hyperinverter.data.generated import GeneratedSource
 from hyperinverter.editing.commands import edit_images, interpolate_images
 from hyperinverter.evaluation.reconstruction import evaluate
-from hyperinverter.evaluation.report import Report, curves, metrics_rows, read_stats
 from hyperinverter.pretrained import load_generator, weights_file
+from hyperinverter.reports.html_page import Report, curves, metrics_rows, read_stats
 from hyperinverter.training import phase1, phase2
 from hyperinverter.utils.decode import read_image
 from hyperinverter.utils.errors import UserError

@@ -11,11 +11,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from benchmarks.clock import Rounds, Stopwatch, speed_up, summarise, take_turns
-from benchmarks.inference import warmed
-from benchmarks.models import make_images, random_discriminator
-from benchmarks.release import ReleaseTraining
-from benchmarks.sides import SideName, tf32_allowed
 from hyperinverter.config.schema import AdversarialConfig, DomainConfig, OptimizerConfig, Phase1Config
 from hyperinverter.extractors.base import Extractor
 from hyperinverter.losses import FeatureLoss, L2Loss, TotalLoss
@@ -23,6 +18,11 @@ from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.models.lpips_network import LpipsNetwork
 from hyperinverter.models.stylegan2 import Discriminator
 from hyperinverter.pretrained.load import LoadedModel
+from hyperinverter.reports.benchmark.clock import Rounds, Stopwatch, speed_up, summarise, take_turns
+from hyperinverter.reports.benchmark.inference import warmed
+from hyperinverter.reports.benchmark.models import make_images, random_discriminator
+from hyperinverter.reports.benchmark.release import ReleaseTraining
+from hyperinverter.reports.benchmark.sides import SideName, tf32_allowed
 from hyperinverter.training.optim import backward_and_step, build_optimizer
 from hyperinverter.training.phase1 import reconstruct
 from hyperinverter.training.phase2 import discriminator_step, encoder_losses

@@ -15,21 +15,21 @@ import torch
 from tqdm import tqdm
 
 import hyperinverter
-from benchmarks.budget import phase2_budget
-from benchmarks.ceiling import measure_ceiling
-from benchmarks.clock import Rounds
-from benchmarks.counting import count_generators
-from benchmarks.inference import measure_inference, measure_slider
-from benchmarks.loading import measure_loading
-from benchmarks.memory import MemoryTask, give_back_memory, in_fresh_process, measure_memory
-from benchmarks.models import make_model, with_hidden_size
-from benchmarks.page import page, tables
-from benchmarks.sides import SideName
-from benchmarks.training import measure_training
 from hyperinverter.config import BenchmarkConfig, load_config
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.evaluation.telling import tell
 from hyperinverter.metrics.timing import device_name
+from hyperinverter.reports.benchmark.budget import phase2_budget
+from hyperinverter.reports.benchmark.ceiling import measure_ceiling
+from hyperinverter.reports.benchmark.clock import Rounds
+from hyperinverter.reports.benchmark.counting import count_generators
+from hyperinverter.reports.benchmark.inference import measure_inference, measure_slider
+from hyperinverter.reports.benchmark.loading import measure_loading
+from hyperinverter.reports.benchmark.memory import MemoryTask, give_back_memory, in_fresh_process, measure_memory
+from hyperinverter.reports.benchmark.models import make_model, with_hidden_size
+from hyperinverter.reports.benchmark.page import page, tables
+from hyperinverter.reports.benchmark.sides import SideName
+from hyperinverter.reports.benchmark.training import measure_training
 from hyperinverter.training.common import set_up
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import slug, write_atomically

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from benchmarks.counting import STAGES
-from benchmarks.goals import RELEASED_SECONDS, outcomes
-from benchmarks.loading import loading_rows
+from hyperinverter.reports.benchmark.counting import STAGES
+from hyperinverter.reports.benchmark.goals import RELEASED_SECONDS, outcomes
+from hyperinverter.reports.benchmark.loading import loading_rows
 
 HEAD = """# Performance
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reproduce.edits_page import edits_section
-from benchmarks.reproduce.goals import outcomes
 from hyperinverter.evaluation.tables import ARROWS, TIMES, mean, metrics_table, table
+from hyperinverter.reports.reproduce.edits_page import edits_section
+from hyperinverter.reports.reproduce.goals import outcomes
 
 HEAD = """# Results
 

@@ -9,9 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.reproduce.bounds import measure_bounds
-from benchmarks.reproduce.edits import SHEET_FACES, directions_of, measure_edits, photos_of
-from benchmarks.reproduce.generator_distance import measure_generator
 from hyperinverter.config import (
     AnalyzeConfig,
     Phase1Config,
@@ -29,13 +26,16 @@ from hyperinverter.editing.learn import read_labels, rows_of
 from hyperinverter.evaluation.analysis.command import analyze
 from hyperinverter.evaluation.editability import choose_photos, edit_rows
 from hyperinverter.evaluation.reconstruction import evaluate
-from hyperinverter.evaluation.report import curves, read_stats
 from hyperinverter.inverters import Inverter, load
 from hyperinverter.losses import build_losses
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.metrics import build as build_metrics
 from hyperinverter.pretrained.files import find_model_folder
 from hyperinverter.pretrained.ready import load_discriminator, load_generator
+from hyperinverter.reports.html_page import curves, read_stats
+from hyperinverter.reports.reproduce.bounds import measure_bounds
+from hyperinverter.reports.reproduce.edits import SHEET_FACES, directions_of, measure_edits, photos_of
+from hyperinverter.reports.reproduce.generator_distance import measure_generator
 from hyperinverter.utils.files import write_atomically
 from hyperinverter.utils.images import contact_sheet, image_grid, save_image
 

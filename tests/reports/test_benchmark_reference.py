@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import release_networks
-from benchmarks.clock import Rounds
-from benchmarks.counting import count_generators
-from benchmarks.models import make_model, random_network, with_hidden_size
-from benchmarks.release import Release, ReleaseTraining
-from benchmarks.training import make_losses, measure_training
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.models.build import build_discriminator
 from hyperinverter.models.hyperinverter import HyperInverterNetwork
+from hyperinverter.reports.benchmark import release_networks
+from hyperinverter.reports.benchmark.clock import Rounds
+from hyperinverter.reports.benchmark.counting import count_generators
+from hyperinverter.reports.benchmark.models import make_model, random_network, with_hidden_size
+from hyperinverter.reports.benchmark.release import Release, ReleaseTraining
+from hyperinverter.reports.benchmark.training import make_losses, measure_training
 from hyperinverter.utils.errors import UserError
 
 CPU = torch.device("cpu")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reproduce.page import TITLES, page
+from hyperinverter.reports.reproduce.page import TITLES, page
 from hyperinverter.utils.files import write_atomically
 from hyperinverter.utils.output_names import file_name
 

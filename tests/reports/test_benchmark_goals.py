@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.goals import outcomes
+from hyperinverter.reports.benchmark.goals import outcomes
 
 
 @pytest.fixture

@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks import release_networks as networks
-from benchmarks.clock import Stopwatch
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.losses import TotalLoss
 from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.models.hypernetwork import regressor_name
 from hyperinverter.models.stylegan2 import Discriminator
+from hyperinverter.reports.benchmark import release_networks as networks
+from hyperinverter.reports.benchmark.clock import Stopwatch
 from hyperinverter.utils.errors import UserError
 
 Weights = dict[str, Tensor]

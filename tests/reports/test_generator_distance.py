@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.reproduce import generator_distance
-from benchmarks.reproduce.generator_distance import halves, measure_generator
 from hyperinverter.data import Batches, open_source
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.pretrained import load_generator
+from hyperinverter.reports.reproduce import generator_distance
+from hyperinverter.reports.reproduce.generator_distance import halves, measure_generator
 from hyperinverter.training.augment import Augmentation
 from hyperinverter.utils.images import save_image
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from benchmarks import page
-from benchmarks.loading import CASES, loading_rows, measure_loading
+from hyperinverter.reports.benchmark import page
+from hyperinverter.reports.benchmark.loading import CASES, loading_rows, measure_loading
 
 
 def test_every_kind_of_source_is_measured():
