@@ -63,11 +63,11 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     source = config.domain if config.model is None else config.model
     fast = {"precision": config.precision, "compile": config.compile, "resolution": config.resolution}
     with doing("loading the model"):
-        inverters = {
-            method: load(source, method, device, config.projection, refine=refine, **fast)
-            for method in config.methods
-            for refine in [config.refine if method == "hyperinverter" else 0]
-        }
+        inverters = {}
+        for method in config.methods:
+            moves = method == "hyperinverter" or (method == "w_encoder" and config.refine.w_learning_rate > 0)
+            refine = config.refine if moves else 0
+            inverters[method] = load(source, method, device, config.projection, refine=refine, **fast)
     last_inverter = list(inverters.values())[-1]
     domain = last_inverter.domain
     images = open_images(config.data, last_inverter.generator, device, resolution=config.resolution)

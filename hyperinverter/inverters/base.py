@@ -25,6 +25,7 @@ from hyperinverter.utils.errors import UserError
 
 if TYPE_CHECKING:  # loaded where photos are read
     from hyperinverter.inverters.images import ImagesLike
+    from hyperinverter.inverters.refine import Refiner
 
 __all__ = ["Inversion", "Inverter"]
 
@@ -42,6 +43,8 @@ class Inverter(Edits, OnHub, ABC):
         model_name, model_hash, generator_hash: written into every Inversion.
         precision: what the networks compute in, fp32, bf16 or fp16; results are float32.
         draws_px: side of the images that are taken and drawn; None: the generator's. See `draw_at`.
+        refines: whether `refine_by` is for it.
+        refiner: see `refine_by`.
     """
 
     name: ClassVar[str]
@@ -53,6 +56,8 @@ class Inverter(Edits, OnHub, ABC):
     generator_hash: str
     precision: str = "fp32"
     draws_px: int | None = None
+    refines: ClassVar[bool] = False
+    refiner: "Refiner | None" = None
 
     @classmethod
     @abstractmethod
@@ -87,17 +92,23 @@ class Inverter(Edits, OnHub, ABC):
         """Take over what is set there; None keeps the published number. Concerns methods that optimise per image."""
 
     def refine_by(self, settings: RefineConfig) -> Self:
-        """From now on `invert` ends with steps on the tokens; see `hyperinverter.inverters.refine`.
+        """From now on `invert` ends with steps on tokens and w; see `hyperinverter.inverters.refine`.
 
         Raises:
-            ValueError: the method has no tokens.
-            UserError: the perceptual network is not there.
+            ValueError: the method has neither.
+            UserError: the perceptual network is not there, or nothing is to move.
         """
-        raise ValueError(f"refine moves the tokens of method hyperinverter, {self.name} has none: leave refine at 0")
+        if not self.refines:
+            raise ValueError(f"refine is for methods hyperinverter and w_encoder, not {self.name}: leave refine at 0")
+        from hyperinverter.inverters.refine import Refiner
+
+        has_tokens = self.name == "hyperinverter"
+        self.refiner = Refiner.build(settings, self.domain, self.resolution, self.device, has_tokens)
+        return self
 
     def settings(self) -> dict[str, str | float | None]:
         """What results depend on beside the weights, for the protocol; {} for methods that optimise nothing."""
-        return {}
+        return {} if self.refiner is None else self.refiner.described()
 
     def accelerate(self, precision: str = "fp32", compile: bool = False) -> Self:
         """Compute in another precision, or by compiled networks; before the first image, after `to`.
@@ -143,7 +154,7 @@ class Inverter(Edits, OnHub, ABC):
     @property
     def optimises(self) -> bool:
         """Whether the method optimises for every image, and so has something to `configure`."""
-        return type(self).configure is not Inverter.configure
+        return self.refiner is not None or type(self).configure is not Inverter.configure
 
     def _compile(self) -> None:
         self.generator.synthesis.compile()

@@ -4,12 +4,12 @@ Source: HyperInverter, Dinh et al., CVPR 2022 (arXiv:2112.00719), section 3.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from hyperinverter.config.schema import DomainConfig, RefineConfig
+from hyperinverter.config.schema import DomainConfig
 from hyperinverter.inverters.base import Inverter
 from hyperinverter.inverters.inversion import Inversion
 from hyperinverter.models.residuals import Residuals
@@ -17,15 +17,12 @@ from hyperinverter.pretrained.load import LoadedModel
 from hyperinverter.pretrained.ready import load_model
 from hyperinverter.utils.device import HALF_TYPES, place, store_in
 
-if TYPE_CHECKING:
-    from hyperinverter.inverters.refine import Refiner
-
 
 class HyperInverter(Inverter):
     """Both phases; an Inversion is (ws, tokens)."""
 
     name = "hyperinverter"
-    refiner: "Refiner | None" = None  # see `refine_by`
+    refines = True
 
     def __init__(self, model: LoadedModel) -> None:
         if model.network is None:
@@ -52,19 +49,6 @@ class HyperInverter(Inverter):
                 store_in(part, HALF_TYPES[precision])
         return self
 
-    def refine_by(self, settings: RefineConfig) -> Self:
-        from hyperinverter.inverters.refine import Refiner
-
-        self.refiner = Refiner.build(settings, self.domain, self.resolution, self.device)
-        return self
-
-    @property
-    def optimises(self) -> bool:
-        return self.refiner is not None
-
-    def settings(self) -> dict[str, str | float | None]:
-        return {} if self.refiner is None else self.refiner.described()
-
     def _compile(self) -> None:
         super()._compile()
         network = self.network
@@ -77,7 +61,7 @@ class HyperInverter(Inverter):
         output = self.network.invert(images)
         ws, tokens = output.ws, output.tokens
         if self.refiner is not None:
-            ws, tokens = self.refiner(self.network, images, ws, tokens)
+            ws, tokens = self.refiner(self._draw, images, ws, tokens)
         return Inversion(
             ws=ws,
             tokens=tokens,
@@ -85,6 +69,9 @@ class HyperInverter(Inverter):
             model_hash=self.model_hash,
             generator_hash=self.generator_hash,
         )
+
+    def _draw(self, ws: Tensor, tokens: dict[str, Tensor], resolution: int) -> Tensor:
+        return self.network.synthesise(ws, self.network.hypernetwork.decode(tokens), resolution=resolution)
 
     def _residuals(self, inversion: Inversion) -> Residuals | None:
         if inversion.tokens is None:

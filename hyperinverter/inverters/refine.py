@@ -4,6 +4,7 @@ Beyond the paper. The tokens can hold more than E2's single prediction finds; th
 losses are Phase II's: L2, a perceptual distance and, for faces, identity. Letters: N images, L styles, R pixels.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -15,9 +16,9 @@ from hyperinverter.config.schema import DomainConfig, RefineConfig
 from hyperinverter.extractors.mobilefacenet import MobileFaceNet
 from hyperinverter.extractors.resize import at_most
 from hyperinverter.inverters.perceptual import Perceptual, find_perceptual
-from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.utils.errors import UserError
 
+Draw = Callable[[Tensor, dict[str, Tensor], int], Tensor]
 ADAM_BETAS = (0.9, 0.99)  # a short run: the second moment has to settle in some ten steps
 PERCEPTUAL = ("lpips", "squeezenet_features")  # best first
 PROGRESS_STEPS = 10  # shorter runs show no bar
@@ -42,14 +43,19 @@ class Refiner:
     history: list[Tensor] = field(default_factory=list)
 
     @classmethod
-    def build(cls, settings: RefineConfig, domain: DomainConfig, resolution: int, device: torch.device) -> Self:
+    def build(
+        cls, settings: RefineConfig, domain: DomainConfig, resolution: int, device: torch.device, has_tokens: bool
+    ) -> Self:
         """With the networks that serve the domain.
 
         Args:
             resolution: of the photos, px; larger ones are compared at the domain's `loss_resolution`.
+            has_tokens: whether the method has tokens to move, and not w alone.
         Raises:
-            UserError: the perceptual network is not there; says how to do without.
+            UserError: the perceptual network is not there, or nothing is to move; says what to write.
         """
+        if not has_tokens and settings.w_learning_rate == 0:
+            raise UserError("this method has no tokens to refine; write refine.w_learning_rate=0.03, so that w moves")
         px, perceptual, identity = min(resolution, domain.loss_resolution), None, None
         if settings.perceptual > 0:
             try:
@@ -68,20 +74,20 @@ class Refiner:
         return {f"refine_{key}": value for key, value in vars(self.settings).items()} | names
 
     def __call__(
-        self, network: HyperInverterNetwork, images: Tensor, ws: Tensor, tokens: dict[str, Tensor]
+        self, draw: Draw, images: Tensor, ws: Tensor, tokens: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Codes and tokens after `settings.steps` steps.
 
         Args:
-            network: frozen and in eval mode.
+            draw: images [N, 3, r, r] of ws, tokens and r, by networks that are frozen and in eval mode.
             images: the photos, [N, 3, R, R] in [-1, 1].
             ws: their codes in W, once per style, [N, L, w_dim].
-            tokens: layer name -> [N, D].
+            tokens: layer name -> [N, D]; {} where there are none.
         """
         settings, images = self.settings, at_most(images.float(), self.resolution)
         codes = {name: token.detach().clone().requires_grad_() for name, token in tokens.items()}
         offset = torch.zeros_like(ws[:, :1]).requires_grad_(settings.w_learning_rate > 0)  # [N, 1, w_dim]
-        groups = [{"params": list(codes.values()), "lr": settings.learning_rate}]
+        groups = [{"params": list(codes.values()), "lr": settings.learning_rate}] if codes else []
         if settings.w_learning_rate > 0:
             groups.append({"params": [offset], "lr": settings.w_learning_rate})
         optimizer = torch.optim.Adam(groups, betas=ADAM_BETAS)
@@ -92,7 +98,7 @@ class Refiner:
             for step in range(settings.steps):
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * (1 - 0.9 * step / settings.steps)  # so that the last steps settle
-                output = network.synthesise(ws + offset, network.hypernetwork.decode(codes), resolution=self.resolution)
+                output = draw(ws + offset, codes, self.resolution)
                 loss = self._loss(output.float(), images, wanted)  # [N]
                 optimizer.zero_grad(set_to_none=True)
                 loss.sum().backward()  # a sum, so that no image feels how many others there are

@@ -18,6 +18,7 @@ class WEncoderInverter(Inverter):
     """w = E1(image) + w_avg, repeated to every style."""
 
     name = "w_encoder"
+    refines = True
 
     def __init__(self, model: LoadedModel) -> None:
         self.generator = model.generator.eval().requires_grad_(False)
@@ -41,9 +42,15 @@ class WEncoderInverter(Inverter):
 
     def _invert(self, images: Tensor) -> Inversion:
         w = self.w_encoder(images) + self.generator.mapping.w_avg  # [N, w_dim]
+        ws = w.unsqueeze(1).repeat(1, self.generator.num_ws, 1)
+        if self.refiner is not None:
+            ws, _ = self.refiner(self._draw, images, ws, {})
         return Inversion(
-            ws=w.unsqueeze(1).repeat(1, self.generator.num_ws, 1),
+            ws=ws,
             model_name=self.model_name,
             model_hash=self.model_hash,
             generator_hash=self.generator_hash,
         )
+
+    def _draw(self, ws: Tensor, tokens: dict[str, Tensor], resolution: int) -> Tensor:
+        return self.generator.synthesis(ws, noise_mode="const", resolution=resolution)

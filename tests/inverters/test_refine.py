@@ -44,7 +44,7 @@ def test_planted_tokens_are_found_again(tiny_model, images):
     moved = {name: token + 0.2 * torch.randn(token.shape, generator=random) for name, token in predicted.tokens.items()}
     target = model.render(replace(predicted, tokens=moved))
     refiner = model.refine_by(RefineConfig(steps=100, **PLAIN)).refiner
-    ws, tokens = refiner(model.network, target, predicted.ws, predicted.tokens)
+    ws, tokens = refiner(model._draw, target, predicted.ws, predicted.tokens)
     refined = replace(predicted, ws=ws, tokens=tokens)
     assert bool((error(model, refined, target) < 0.2 * error(model, predicted, target)).all())
 
@@ -66,6 +66,15 @@ def test_w_moves_when_asked_by_one_step_for_every_style(tiny_model, images):
     assert float(step.abs().max()) > 1e-3 and torch.allclose(step, step[:, :1].expand_as(step), atol=1e-6)
 
 
+def test_phase_1_alone_moves_w(tiny_model, images):
+    model = load(tiny_model, "w_encoder")
+    predicted = model.invert(images)
+    model.refine_by(RefineConfig(steps=20, w_learning_rate=0.02, perceptual=0.0, identity=0.0))
+    refined = model.invert(images)
+    assert bool((error(model, refined, images) < error(model, predicted, images)).all())
+    assert refined.tokens is None and torch.allclose(refined.ws, refined.ws[:, :1].expand_as(refined.ws), atol=1e-6)
+
+
 def test_a_refined_file_is_read_and_drawn_as_any_other(tiny_model, images, tmp_path):
     model = load(tiny_model, refine=RefineConfig(steps=4, **PLAIN))
     refined = model.invert(images)
@@ -75,7 +84,9 @@ def test_a_refined_file_is_read_and_drawn_as_any_other(tiny_model, images, tmp_p
 
 
 def test_what_cannot_be_refined_is_refused(tiny_model):
-    with pytest.raises(ValueError, match="w_encoder has none"):
+    with pytest.raises(ValueError, match="refine is for methods hyperinverter and w_encoder, not sg2"):
+        load(tiny_model, "sg2", refine=5)
+    with pytest.raises(UserError, match=r"no tokens to refine; write refine\.w_learning_rate=0\.03"):
         load(tiny_model, "w_encoder", refine=5)
     with pytest.raises(UserError, match="leave precision at fp32"):
         load(tiny_model, refine=RefineConfig(steps=2, **PLAIN), precision="bf16")
