@@ -239,11 +239,11 @@ class ProjectionConfig:
 
 @dataclass
 class RefineConfig:
-    """Steps on the tokens after they were predicted, for method hyperinverter; beyond the paper."""
+    """Steps on what was predicted, for methods hyperinverter (its tokens) and w_encoder (its w); beyond the paper."""
 
     steps: int = 0  # per photo; 0 leaves the prediction as it is
     learning_rate: float = 0.1  # of Adam on the tokens
-    w_learning_rate: float = 0.0  # above 0, w moves too, which weakens edits; 0.01 is a start
+    w_learning_rate: float | None = None  # of Adam on w; None: 0.03 for w_encoder, and 0, w stays, for hyperinverter
     l2: float = 1.0  # weights of the losses
     perceptual: float = 0.8  # LPIPS, or at few pixels squeezenet_features
     identity: float = 0.1  # mobilefacenet, for faces

@@ -26,7 +26,7 @@ from hyperinverter.evaluation.sheet import SHEET_RULE, choose_rows, draw_sheet
 from hyperinverter.evaluation.tables import TIMES, to_markdown
 from hyperinverter.evaluation.telling import tell
 from hyperinverter.extractors.framing import look_at_some
-from hyperinverter.inverters import Inverter, load
+from hyperinverter.inverters import INVERTERS, Inverter, load
 from hyperinverter.metrics import FILTERS, Metric, NotMeasured, Reduction
 from hyperinverter.metrics.pixel import L2
 from hyperinverter.metrics.timing import WARM_UP_CALLS, Timing, time_per_image, timing_of
@@ -65,8 +65,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     with doing("loading the model"):
         inverters = {}
         for method in config.methods:
-            moves = method == "hyperinverter" or (method == "w_encoder" and config.refine.w_learning_rate > 0)
-            refine = config.refine if moves else 0
+            refine = config.refine if INVERTERS[method].refines else 0
             inverters[method] = load(source, method, device, config.projection, refine=refine, **fast)
     last_inverter = list(inverters.values())[-1]
     domain = last_inverter.domain

@@ -5,7 +5,7 @@ losses are Phase II's: L2, a perceptual distance and, for faces, identity. Lette
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import torch
@@ -20,6 +20,7 @@ from hyperinverter.utils.errors import UserError
 
 Draw = Callable[[Tensor, dict[str, Tensor], int], Tensor]
 ADAM_BETAS = (0.9, 0.99)  # a short run: the second moment has to settle in some ten steps
+W_LEARNING_RATE = 0.03  # where w alone moves
 PERCEPTUAL = ("lpips", "squeezenet_features")  # best first
 PROGRESS_STEPS = 10  # shorter runs show no bar
 
@@ -54,8 +55,10 @@ class Refiner:
         Raises:
             UserError: the perceptual network is not there, or nothing is to move; says what to write.
         """
+        if settings.w_learning_rate is None:
+            settings = replace(settings, w_learning_rate=0.0 if has_tokens else W_LEARNING_RATE)
         if not has_tokens and settings.w_learning_rate == 0:
-            raise UserError("this method has no tokens to refine; write refine.w_learning_rate=0.03, so that w moves")
+            raise UserError("this method has no tokens to refine, and refine.w_learning_rate is 0: leave that out")
         px, perceptual, identity = min(resolution, domain.loss_resolution), None, None
         if settings.perceptual > 0:
             try:

@@ -69,7 +69,7 @@ def test_w_moves_when_asked_by_one_step_for_every_style(tiny_model, images):
 def test_phase_1_alone_moves_w(tiny_model, images):
     model = load(tiny_model, "w_encoder")
     predicted = model.invert(images)
-    model.refine_by(RefineConfig(steps=20, w_learning_rate=0.02, perceptual=0.0, identity=0.0))
+    model.refine_by(RefineConfig(steps=20, perceptual=0.0, identity=0.0))
     refined = model.invert(images)
     assert bool((error(model, refined, images) < error(model, predicted, images)).all())
     assert refined.tokens is None and torch.allclose(refined.ws, refined.ws[:, :1].expand_as(refined.ws), atol=1e-6)
@@ -86,8 +86,8 @@ def test_a_refined_file_is_read_and_drawn_as_any_other(tiny_model, images, tmp_p
 def test_what_cannot_be_refined_is_refused(tiny_model):
     with pytest.raises(ValueError, match="refine is for methods hyperinverter and w_encoder, not sg2"):
         load(tiny_model, "sg2", refine=5)
-    with pytest.raises(UserError, match=r"no tokens to refine; write refine\.w_learning_rate=0\.03"):
-        load(tiny_model, "w_encoder", refine=5)
+    with pytest.raises(UserError, match=r"no tokens to refine, and refine\.w_learning_rate is 0"):
+        load(tiny_model, "w_encoder", refine=RefineConfig(steps=5, w_learning_rate=0))
     with pytest.raises(UserError, match="leave precision at fp32"):
         load(tiny_model, refine=RefineConfig(steps=2, **PLAIN), precision="bf16")
     with pytest.raises(UserError, match=r"refine\.perceptual is 0\.8.*or set it to 0"):
@@ -106,8 +106,8 @@ def test_evaluation_keeps_refined_images_and_names_the_settings(tiny_domain, tin
     )
     refined = evaluate(config)
     assert refined["protocol"]["settings"]["hyperinverter"]["refine_steps"] == 6
-    assert len(list((tmp_path / "reconstructions").rglob("*.png"))) == 3
+    assert len(list((tmp_path / "reconstructions").rglob("*.png"))) == 6
     plain = evaluate(replace(config, output=str(tmp_path / "plain"), refine=RefineConfig()))
     methods, before = refined["methods"], plain["methods"]
     assert methods["hyperinverter"]["l2"] < before["hyperinverter"]["l2"]
-    assert methods["w_encoder"]["l2"] == before["w_encoder"]["l2"]
+    assert methods["w_encoder"]["l2"] < before["w_encoder"]["l2"], "by its w"
