@@ -23,7 +23,7 @@ from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.pretrained.files import find_model_folder, part_file
 from hyperinverter.pretrained.load import check_served
 from hyperinverter.pretrained.ready import load_generator, weights_file
-from hyperinverter.utils.device import place, resolve_device
+from hyperinverter.utils.device import resolve_device, to_device
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import contact_sheet
 from hyperinverter.utils.seeding import seed_everything
@@ -47,7 +47,7 @@ def find_directions(config: GanspaceConfig) -> dict[str, Any]:
     source = find_model_folder(config.model) if config.model else weights_file(domain, "generator")
     check_served(read_model(part_file(source, "generator"), "generator"))
     with doing("loading the model"):
-        generator = place(load_generator(source), device).eval()
+        generator = to_device(load_generator(source), device).eval()
     ranges = [_range(text, generator.num_ws) for text in config.styles] or _thirds(generator.num_ws)
     try:
         pca = fit_pca(generator, config.components, samples=config.samples, seed=config.seed)

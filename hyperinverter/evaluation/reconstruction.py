@@ -21,10 +21,10 @@ from hyperinverter.data import Batches, check_images, open_source
 from hyperinverter.data.generated import GeneratedSource
 from hyperinverter.data.image_source import Subset
 from hyperinverter.evaluation.comparison import compare_with_each
+from hyperinverter.evaluation.messages import log_message
 from hyperinverter.evaluation.reconstructing import Reconstructor, reconstruct, rounded
 from hyperinverter.evaluation.sheet import SHEET_RULE, choose_rows, draw_sheet
 from hyperinverter.evaluation.tables import TIMES, to_markdown
-from hyperinverter.evaluation.telling import tell
 from hyperinverter.extractors.framing import look_at_some
 from hyperinverter.inverters import INVERTERS, Inverter, load
 from hyperinverter.metrics import FILTERS, Metric, NotMeasured, Reduction
@@ -84,11 +84,11 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     with doing("looking at some photos"):
         framing = list(look_at_some(images.source, domain, CROP)) if is_main() else []
     for line in framing:
-        tell(line)
+        log_message(line)
     kept = Path(config.output) / "reconstructions"
     methods = {method: Reconstructor(inverter, kept / method, images) for method, inverter in inverters.items()}
     if slow := [method for method, one in methods.items() if one.keeps and is_main()]:
-        tell(f"{', '.join(slow)}: optimised image by image; finished ones are kept in {kept} and not made again")
+        log_message(f"{', '.join(slow)}: optimised image by image; finished ones are kept in {kept} and not made again")
 
     records, ranking = _measure(config, methods, per_method, images, by_l2, device)
     images.share_report()
@@ -327,7 +327,9 @@ def _tell_replaced(path: Path, protocol: dict[str, Any]) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         return
     if other:
-        tell(f"{path}: replaces an evaluation of other {' and '.join(other)}; another output=FOLDER would keep both")
+        log_message(
+            f"{path}: replaces an evaluation of other {' and '.join(other)}; another output=FOLDER would keep both"
+        )
 
 
 def _write(path: Path, text: str) -> None:

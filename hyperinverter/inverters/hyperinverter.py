@@ -15,7 +15,7 @@ from hyperinverter.inverters.inversion import Inversion
 from hyperinverter.models.residuals import Residuals
 from hyperinverter.pretrained.load import LoadedModel
 from hyperinverter.pretrained.ready import load_model
-from hyperinverter.utils.device import HALF_TYPES, place, store_in
+from hyperinverter.utils.device import HALF_TYPES, store_in, to_device
 
 
 class HyperInverter(Inverter):
@@ -38,7 +38,7 @@ class HyperInverter(Inverter):
         return cls(load_model(source))
 
     def to(self, device: torch.device | str) -> Self:
-        place(self.network, torch.device(device))
+        to_device(self.network, torch.device(device))
         self.network.prepare()
         return self
 

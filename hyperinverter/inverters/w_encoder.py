@@ -11,7 +11,7 @@ from hyperinverter.inverters.base import Inverter
 from hyperinverter.inverters.inversion import Inversion
 from hyperinverter.pretrained.load import LoadedModel
 from hyperinverter.pretrained.ready import load_model
-from hyperinverter.utils.device import place
+from hyperinverter.utils.device import to_device
 
 
 class WEncoderInverter(Inverter):
@@ -32,8 +32,8 @@ class WEncoderInverter(Inverter):
         return cls(load_model(source, with_hyperinverter=False))
 
     def to(self, device: torch.device | str) -> Self:
-        place(self.generator, torch.device(device))
-        place(self.w_encoder, torch.device(device))
+        to_device(self.generator, torch.device(device))
+        to_device(self.w_encoder, torch.device(device))
         return self
 
     def _compile(self) -> None:

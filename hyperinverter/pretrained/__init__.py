@@ -1,5 +1,5 @@
 """From a name or a path to ready networks: where model folders are looked for, how their files become modules, and
-`from_published`, the one door for checkpoints as their authors released them.
+`from_published`, the one entry for checkpoints as their authors released them.
 """
 
 from typing import Any

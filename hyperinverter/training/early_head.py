@@ -76,7 +76,7 @@ def train(config: EarlyHeadConfig) -> dict[str, float]:
         total, parts = losses(draw(train_source, part[1]), part[0])
         return {"loss": total, **parts}
 
-    def judge(images: Tensor, names: list[str]) -> dict[str, Tensor]:
+    def validation_losses(images: Tensor, names: list[str]) -> dict[str, Tensor]:
         drawn = draw(validation_source, names)
         total, parts = losses(drawn, images)
         errors = ((drawn - images) / 2).square().mean(dim=(1, 2, 3))  # of images in [0, 1]
@@ -111,7 +111,7 @@ def train(config: EarlyHeadConfig) -> dict[str, float]:
                 with torch.no_grad():
                     run.images(progress.step, "reduced_early", side_by_side(images, draw(validation_source, names)))
             if due.validation:
-                found = validate(judge, data[1], schedule, device)
+                found = validate(validation_losses, data[1], schedule, device)
                 if progress.log_validation(run, found) and is_main():
                     copy_parts(output / "model", domain, ["generator"])
                     info = {"trainer": "train_early_head", "step": progress.step, "validation": found}
@@ -123,7 +123,7 @@ def train(config: EarlyHeadConfig) -> dict[str, float]:
                 save_state(run, config, trainer="early_head", frozen=frozen, progress=progress, parts=state)
             if due.stop:
                 run.stop(progress.step)
-        whole = validate(judge, data[1], replace(schedule, validation_images=None), device)
+        whole = validate(validation_losses, data[1], replace(schedule, validation_images=None), device)
         told = ", ".join(f"{name} {value:.4f}" for name, value in whole.items())
         run.log(f"on all {len(validation_source)} validation images: {told}", progress.conclusion(output))
     return progress.summary()

@@ -20,7 +20,7 @@ from hyperinverter.extractors.resize import at_most
 from hyperinverter.models.hyperinverter import HyperInverterNetwork, HyperInverterOutput
 from hyperinverter.pretrained.published.vectors import Space
 from hyperinverter.pretrained.ready import weights_file
-from hyperinverter.training.optim import in_parts
+from hyperinverter.training.optim import split_microbatches
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.distributed import own_rows, randn_rows, world_size
 from hyperinverter.utils.errors import UserError
@@ -75,9 +75,9 @@ class Edits:
             share = torch.where(follows, 0.0, share)
         return cls(towards, share, along)
 
-    def in_parts(self, count: int) -> list["Edits"]:
-        """Dealt out as `optim.in_parts` deals the images."""
-        steps = (in_parts(part, count) for part in (self.towards, self.share, self.along))
+    def split_microbatches(self, count: int) -> list["Edits"]:
+        """Dealt out as `optim.split_microbatches` deals the images."""
+        steps = (split_microbatches(part, count) for part in (self.towards, self.share, self.along))
         return [Edits(*some) for some in zip(*steps, strict=True)]
 
     def __call__(self, w: Tensor) -> Tensor:

@@ -152,7 +152,7 @@ def set_rates(step: int, schedule: ScheduleConfig, rates: Mapping[torch.optim.Op
             group["lr"] = config.lr * factor
 
 
-def in_parts(batch: Tensor, count: int) -> list[Tensor]:
+def split_microbatches(batch: Tensor, count: int) -> list[Tensor]:
     """A batch [N, ...] in `count` equal parts [N / count, ...], dealt out as cards are.
 
     Images 0, count, 2 count, ... come together, because the minibatch standard deviation compares images that far
@@ -167,7 +167,7 @@ def in_parts(batch: Tensor, count: int) -> list[Tensor]:
 
 
 def whole(parts: Sequence[Tensor]) -> Tensor:
-    """The batch that `in_parts` took apart, in its order."""
+    """The batch that `split_microbatches` took apart, in its order."""
     return parts[0] if len(parts) == 1 else torch.stack(list(parts), dim=1).flatten(0, 1)
 
 

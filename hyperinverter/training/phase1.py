@@ -25,7 +25,7 @@ from hyperinverter.training.augment import RandomChanges
 from hyperinverter.training.common import Run, set_up
 from hyperinverter.training.export import copy_parts, save_part
 from hyperinverter.training.guard import guarded
-from hyperinverter.training.optim import build_optimizer, in_parts, set_rates, step_over_parts
+from hyperinverter.training.optim import build_optimizer, set_rates, split_microbatches, step_over_parts
 from hyperinverter.training.progress import due_at, or_stop
 from hyperinverter.training.resume import find_state, restore, save_state
 from hyperinverter.training.start import (
@@ -35,7 +35,7 @@ from hyperinverter.training.start import (
     training_resolution,
 )
 from hyperinverter.training.validation import sample_images, side_by_side, validate
-from hyperinverter.utils.device import place
+from hyperinverter.utils.device import to_device
 from hyperinverter.utils.distributed import check_divides, in_all_processes, is_main, place_of
 
 
@@ -73,7 +73,7 @@ def train(config: Phase1Config) -> dict[str, float]:
     discriminator, used = load_discriminator_of_losses(config, frozen)
     resumed = find_state(config, trainer="phase1", networks=["generator", "w_encoder"], frozen=used)
     w_encoder, origin = start_w_encoder(domain, generator, config.init_from)
-    w_encoder = place(w_encoder, device).requires_grad_(True).train()
+    w_encoder = to_device(w_encoder, device).requires_grad_(True).train()
     w_encoder = synchronised(w_encoder, config.sync_batchnorm)
     losses = None  # with the distance of codes alone, no image is drawn in a step
     if any(config.loss_weights.values()) or not config.w_loss_weight:
@@ -124,8 +124,10 @@ def train(config: Phase1Config) -> dict[str, float]:
             due = due_at(progress.step + 1, schedule)
             images, names = train_data.get(progress.position, schedule.batch_size)
             count, codes = config.gradient_accumulation, true_w(train_data, names)
-            image_parts = in_parts(changes.photos(images.to(device)), count)
-            parts = list(zip(image_parts, [None] * count if codes is None else in_parts(codes, count), strict=True))
+            image_parts = split_microbatches(changes.photos(images.to(device)), count)
+            parts = list(
+                zip(image_parts, [None] * count if codes is None else split_microbatches(codes, count), strict=True)
+            )
             set_rates(progress.step, schedule, {optimizer: config.optimizer})
             values = step_over_parts(
                 optimizer, lambda part: measure(*part), parts, clip=config.gradient_clip, measure=due.look

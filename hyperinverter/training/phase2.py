@@ -37,8 +37,8 @@ from hyperinverter.training.gradient_basis import is_fresh, start_from_gradients
 from hyperinverter.training.guard import guarded
 from hyperinverter.training.optim import (
     build_optimizer,
-    in_parts,
     set_rates,
+    split_microbatches,
     step_over_parts,
     whole,
 )
@@ -51,7 +51,7 @@ from hyperinverter.training.start import (
     training_resolution,
 )
 from hyperinverter.training.validation import sample_images, side_by_side, validate
-from hyperinverter.utils.device import place
+from hyperinverter.utils.device import to_device
 from hyperinverter.utils.distributed import check_divides, in_all_processes, is_main, place_of
 
 
@@ -120,7 +120,7 @@ def discriminator_step(
         Scalars for the log; D's parameters need no gradient afterwards.
     """
 
-    def judge(part: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+    def d_loss(part: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         with autocast:
             real, fake = (logits.float() for logits in real_and_fake_logits(discriminator, *part))
         return {
@@ -129,19 +129,19 @@ def discriminator_step(
             "D_fake": fake.mean(),
         }
 
-    def penalise(part: Tensor) -> dict[str, Tensor]:  # float32: a gradient of a gradient
+    def r1_loss(part: Tensor) -> dict[str, Tensor]:  # float32: a gradient of a gradient
         images = part.detach().requires_grad_(True)
         r1 = r1_penalty(images, discriminator(images))
         return {"loss": r1 * r1_weight, "r1": r1}
 
     discriminator.requires_grad_(True)
-    real_parts = in_parts(reals, parts)
-    pairs = list(zip(real_parts, in_parts(fakes.detach(), parts), strict=True))
-    found = step_over_parts(optimizer, judge, pairs, clip=clip, measure=measure)
+    real_parts = split_microbatches(reals, parts)
+    pairs = list(zip(real_parts, split_microbatches(fakes.detach(), parts), strict=True))
+    found = step_over_parts(optimizer, d_loss, pairs, clip=clip, measure=measure)
     values = {"loss_D": found["loss"], "D_real": found["D_real"], "D_fake": found["D_fake"]}
     values["gradient_norm_D"] = found["gradient_norm"]
     if r1_weight > 0:
-        values["r1"] = step_over_parts(optimizer, penalise, real_parts, clip=clip)["r1"]
+        values["r1"] = step_over_parts(optimizer, r1_loss, real_parts, clip=clip)["r1"]
     discriminator.requires_grad_(False)
     return values
 
@@ -180,7 +180,7 @@ def train(config: Phase2Config) -> dict[str, float]:
     directions, hashes = load_steps(domain, known, frozen["generator"], device)
     used = {**used, **hashes}
     resumed = find_state(config, trainer="phase2", networks=sizes, frozen=used)
-    model = place(model, device).train()
+    model = to_device(model, device).train()
     model.generator.synthesis.recompute_from_px = config.recompute_from_px
     model.layerwise_encoder = synchronised(model.layerwise_encoder, config.sync_batchnorm)
     # every loss but the adversarial one may need less than full images
@@ -195,7 +195,7 @@ def train(config: Phase2Config) -> dict[str, float]:
     rates = {optimizer: config.optimizer}
     parts = {"layerwise_encoder": model.layerwise_encoder, "hypernetwork": model.hypernetwork, "optimizer": optimizer}
     if gan.weight > 0:
-        discriminator = place(discriminator, device).train()
+        discriminator = to_device(discriminator, device).train()
         discriminator.recompute_from_px = config.recompute_from_px
         optimizer_D = build_optimizer(discriminator.requires_grad_(True).parameters(), gan.optimizer)
         discriminator.requires_grad_(False)
@@ -263,8 +263,8 @@ def train(config: Phase2Config) -> dict[str, float]:
             if edits_weight > 0 and progress.step % config.edit_consistency_every == 0:
                 reach, directed = config.edit_consistency_reach, config.edit_consistency_directed
                 drawn = Edits.draw(model, len(images), reach, device, directions, directed)
-                edits = drawn.in_parts(count)
-            image_parts = list(zip(in_parts(images, count), edits, strict=True))
+                edits = drawn.split_microbatches(count)
+            image_parts = list(zip(split_microbatches(images, count), edits, strict=True))
             values = step_over_parts(optimizer, reconstruct, image_parts, clip=config.gradient_clip, measure=due.look)
 
             # -- one step of D, on the fakes made before that update

@@ -35,8 +35,8 @@ from hyperinverter.training.gan_validation import SampleDistance
 from hyperinverter.training.guard import guarded
 from hyperinverter.training.optim import (
     build_optimizer,
-    in_parts,
     set_rates,
+    split_microbatches,
     step_over_parts,
 )
 from hyperinverter.training.progress import Progress, due_at, or_stop
@@ -44,7 +44,7 @@ from hyperinverter.training.resume import find_state, restore, save_state
 from hyperinverter.training.start import notes_on_photos
 from hyperinverter.training.state_checks import read_from
 from hyperinverter.utils import distributed
-from hyperinverter.utils.device import place
+from hyperinverter.utils.device import to_device
 from hyperinverter.utils.distributed import (
     check_divides,
     in_all_processes,
@@ -83,7 +83,7 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
     resumed = find_state(config, trainer="stylegan2", networks=networks, frozen={})
     data, photos = open_training_data(config.data, domain, config.seed, device=device)
     *networks_at_start, is_fresh = start_networks(config)
-    G, D = (place(network, device).train() for network in networks_at_start)
+    G, D = (to_device(network, device).train() for network in networks_at_start)
     average = deepcopy(G).eval().requires_grad_(False)
     G.synthesis.recompute_from_px = D.recompute_from_px = config.recompute_from_px
     rates = {
@@ -111,19 +111,19 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
     count, fakes, signs = config.gradient_accumulation, [], []  # of this step: images for D, and signs of its logits
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
 
-    def please(drawn: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    def g_loss(drawn: tuple[Tensor, ...]) -> dict[str, Tensor]:
         with autocast:
             images = render(G, drawn, config.noise_mode)
             logits = D(augment(images)).float()
         fakes.append(images.detach())
         return {"loss": generator_loss(logits)}
 
-    def smooth(size: int) -> dict[str, Tensor]:
+    def path_length_loss(size: int) -> dict[str, Tensor]:
         penalty, mean = path_length_penalty(G, size, config.noise_mode, mean_path_length, decay=1 - 0.99 ** (1 / count))
         mean_path_length.copy_(mean)
         return {"loss": penalty * (config.path_length_weight * config.path_length_every), "penalty": penalty}
 
-    def judge(pair: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+    def d_loss(pair: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         with autocast:
             real, fake = (logits.float() for logits in real_and_fake_logits(D, *map(augment, pair)))
         signs.append(real.detach().sign().mean())
@@ -131,7 +131,7 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
         loss = discriminator_loss(real, fake)
         return {"loss": loss, "D_real": real.mean(), "D_fake": fake.mean(), "D_real_positive": positive}
 
-    def penalise(images: Tensor) -> dict[str, Tensor]:
+    def r1_loss(images: Tensor) -> dict[str, Tensor]:
         images = augment(images).detach().requires_grad_(True)
         r1 = r1_penalty(images, D(images))
         return {"loss": r1 * lazy_r1_weight(config.r1_gamma, config.r1_every, progress.step), "r1": r1}
@@ -153,28 +153,30 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
             reals, _ = data.get(progress.position, batch)
             reals = reals.to(device)
 
-            reals, own = in_parts(reals, count), batch // world_size()
+            reals, own = split_microbatches(reals, count), batch // world_size()
             set_rates(progress.step, schedule, {parts[name]: rate for name, rate in rates.items()})
 
             # generator: its images should look real to D
             D.requires_grad_(False)
             fakes.clear()
-            drawn = zip(*(in_parts(x, count) for x in draw(G, own, config.style_mixing_probability)), strict=True)
-            found = step_over_parts(optimizer_G, please, list(drawn), clip=config.gradient_clip, measure=due.look)
+            drawn = zip(
+                *(split_microbatches(x, count) for x in draw(G, own, config.style_mixing_probability)), strict=True
+            )
+            found = step_over_parts(optimizer_G, g_loss, list(drawn), clip=config.gradient_clip, measure=due.look)
             values = {"loss_G": found["loss"], "gradient_norm_G": found["gradient_norm"]}
             if config.path_length_every and progress.step % config.path_length_every == 0 and config.path_length_weight:
                 size = own // count // config.path_length_batch_shrink
-                found = step_over_parts(optimizer_G, smooth, [size] * count, clip=config.gradient_clip)
+                found = step_over_parts(optimizer_G, path_length_loss, [size] * count, clip=config.gradient_clip)
                 values |= {"path_length": mean_path_length.clone(), "path_length_penalty": found["penalty"]}
 
             # discriminator: real against these generated images (new ones would cost a seventh more)
             D.requires_grad_(True)
             signs.clear()
             pairs = list(zip(reals, fakes, strict=True))
-            found = step_over_parts(optimizer_D, judge, pairs, clip=config.gradient_clip, measure=due.look)
+            found = step_over_parts(optimizer_D, d_loss, pairs, clip=config.gradient_clip, measure=due.look)
             values |= {"loss_D": found.pop("loss"), "gradient_norm_D": found.pop("gradient_norm"), **found}
             if lazy_r1_weight(config.r1_gamma, config.r1_every, progress.step) > 0:
-                values["r1"] = step_over_parts(optimizer_D, penalise, reals, clip=config.gradient_clip)["r1"]
+                values["r1"] = step_over_parts(optimizer_D, r1_loss, reals, clip=config.gradient_clip)["r1"]
             if augment.kinds:
                 augment.adjust(torch.stack(signs).mean(), batch)
                 values |= {f"augment_{name}": value.clone() for name, value in augment.state.items()}

@@ -43,7 +43,7 @@ def resolve_device(name: str | torch.device) -> torch.device:
     return device
 
 
-def place(module: nn.Module, device: torch.device) -> nn.Module:
+def to_device(module: nn.Module, device: torch.device) -> nn.Module:
     """Move a network to a device, in the memory order its convolutions are fast in: on a CPU, channels innermost."""
     module = module.to(device)
     return module.to(memory_format=torch.channels_last) if device.type == "cpu" else module

@@ -18,7 +18,7 @@ from hyperinverter.losses import build_losses
 from hyperinverter.pretrained.ready import load_model
 from hyperinverter.training import edit_consistency, phase2
 from hyperinverter.training.edit_consistency import SMALLEST_CHANGE, SMALLEST_OF_BAND, Edits, load_steps, octaves
-from hyperinverter.training.optim import backward_and_step, build_optimizer, in_parts
+from hyperinverter.training.optim import backward_and_step, build_optimizer, split_microbatches
 from hyperinverter.utils import distributed
 from hyperinverter.utils.errors import UserError
 
@@ -255,7 +255,7 @@ def test_a_batch_in_two_parts_has_the_gradients_of_the_whole_one(model, images):
 
     def gradients(parts):
         model.zero_grad()
-        for part, some in zip(in_parts(images, parts), edits.in_parts(parts), strict=True):
+        for part, some in zip(split_microbatches(images, parts), edits.split_microbatches(parts), strict=True):
             values, _ = phase2.encoder_losses(model, losses, part, edits=some, edits_weight=2.0)
             (values["loss"] / parts).backward()
         return [p.grad.clone() for p in model.trainable_parameters() if p.grad is not None]
@@ -267,7 +267,7 @@ def test_a_batch_in_two_parts_has_the_gradients_of_the_whole_one(model, images):
 def test_edits_are_dealt_out_as_the_images_are(model):
     edits = Edits.draw(model, 4, 0.5, torch.device("cpu"))
     assert edits.towards.shape == (4, 16) and (edits.share >= 0).all() and (edits.share <= 0.5).all()
-    first, second = edits.in_parts(2)
+    first, second = edits.split_microbatches(2)
     assert torch.equal(first.towards, edits.towards[[0, 2]]) and torch.equal(second.share, edits.share[[1, 3]])
 
 

@@ -21,7 +21,7 @@ from hyperinverter.models.stylegan2 import Discriminator
 from hyperinverter.models.stylegan2.discriminator import minibatch_std
 from hyperinverter.pretrained.load import load_discriminator, load_model
 from hyperinverter.training import phase2, stylegan2
-from hyperinverter.training.optim import build_optimizer, in_parts, rate_factor, step_over_parts, whole
+from hyperinverter.training.optim import build_optimizer, rate_factor, split_microbatches, step_over_parts, whole
 from hyperinverter.training.watch import LossHistory
 from hyperinverter.utils.errors import UserError
 
@@ -40,17 +40,17 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def test_parts_are_dealt_out_and_put_together_again():
     batch = torch.arange(12).view(6, 2)
-    parts = in_parts(batch, 3)
+    parts = split_microbatches(batch, 3)
     assert [part[:, 0].tolist() for part in parts] == [[0, 6], [2, 8], [4, 10]]
-    assert torch.equal(whole(parts), batch) and in_parts(batch, 1)[0] is batch
+    assert torch.equal(whole(parts), batch) and split_microbatches(batch, 1)[0] is batch
     with pytest.raises(UserError, match="gradient_accumulation is 4, but a batch here has 6 images"):
-        in_parts(batch, 4)
+        split_microbatches(batch, 4)
 
 
 def test_parts_keep_the_groups_of_the_minibatch_standard_deviation():
     x = noise(8, 4, 3, 3)
     in_one = minibatch_std(x, group_size=2)
-    assert torch.equal(whole([minibatch_std(part, group_size=2) for part in in_parts(x, 2)]), in_one)
+    assert torch.equal(whole([minibatch_std(part, group_size=2) for part in split_microbatches(x, 2)]), in_one)
 
 
 @pytest.mark.parametrize("clip", [None, 0.01])
@@ -65,7 +65,7 @@ def test_a_step_over_parts_is_that_of_the_whole_batch(clip):
             loss = network(part.double()).square().mean()
             return {"loss": loss, "half": loss / 2}
 
-        values = step_over_parts(optimizer, compute, in_parts(batch, count), clip=clip, measure=True)
+        values = step_over_parts(optimizer, compute, split_microbatches(batch, count), clip=clip, measure=True)
         networks.append((network.weight, values["loss"], values["half"] * 2, values["gradient_norm"]))
     for found in networks[1:]:
         for a, b in zip(networks[0], found, strict=True):
@@ -75,7 +75,7 @@ def test_a_step_over_parts_is_that_of_the_whole_batch(clip):
 def test_gradients_are_measured_only_when_asked():
     network = nn.Linear(5, 3)
     optimizer = build_optimizer(network.parameters(), OptimizerConfig())
-    parts = in_parts(noise(4, 5), 2)
+    parts = split_microbatches(noise(4, 5), 2)
     compute = lambda part: {"loss": network(part).sum()}  # noqa: E731
     assert step_over_parts(optimizer, compute, parts)["gradient_norm"] is None
     assert step_over_parts(optimizer, compute, parts, measure=True)["gradient_norm"] > 0

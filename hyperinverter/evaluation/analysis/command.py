@@ -12,8 +12,8 @@ from tqdm import tqdm
 from hyperinverter.config import AnalyzeConfig
 from hyperinverter.data import Batches, check_images
 from hyperinverter.evaluation.analysis import difference_maps, interpolation, quality_time, weight_changes
+from hyperinverter.evaluation.messages import log_message
 from hyperinverter.evaluation.reconstruction import open_images
-from hyperinverter.evaluation.telling import tell
 from hyperinverter.inverters import Inverter, load
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.training.common import set_up
@@ -58,7 +58,7 @@ class Analysis:
         if self.batches.bad_files and len(self.batches.bad_files) == len(self.batches):
             raise UserError(f"none of the {len(self.batches)} images is readable: {'; '.join(report[:3])}")
         for line in report:
-            tell(f"{what}: {line}")
+            log_message(f"{what}: {line}")
 
     def some(self, count: int) -> tuple[Tensor, list[str]]:
         """`count` images at equal distances in name order."""
@@ -89,12 +89,12 @@ def analyze(config: AnalyzeConfig) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for figure in config.figures:
         if missing[figure]:
-            tell(f"{figure}: left out, because {missing[figure]} is not given")
+            log_message(f"{figure}: left out, because {missing[figure]} is not given")
             continue
         try:
             result = FIGURES[figure](analysis)
         except NotMeasured as reason:
-            tell(f"{figure}: left out: {reason}")
+            log_message(f"{figure}: left out: {reason}")
             continue
         if figure != "quality_time":
             inverter = analysis.inverter
@@ -105,8 +105,8 @@ def analyze(config: AnalyzeConfig) -> dict[str, Any]:
             temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         for statement in result.get("statements", ()):
             ratio = f", ratio {statement['ratio']:.2f}" if "ratio" in statement else ""
-            tell(f"{figure}: {statement['statement']}: {statement['verdict']}{ratio}")
-        tell(f"{figure}: written to {config.output}: {', '.join(result['pictures'])}")
+            log_message(f"{figure}: {statement['statement']}: {statement['verdict']}{ratio}")
+        log_message(f"{figure}: written to {config.output}: {', '.join(result['pictures'])}")
     return found
 
 
@@ -148,7 +148,7 @@ def _quality_time(analysis: Analysis) -> dict[str, Any]:
     config = analysis.config
     points, about, notes = quality_time.read_points(config.results, config.quality)
     for note in notes:
-        tell(f"quality_time: {note}")
+        log_message(f"quality_time: {note}")
     pictures = quality_time.draw_quality_time(points, about, config.quality, analysis.folder)
     return {"quality": config.quality, **about, "points": points, "notes": notes, "pictures": pictures}
 

@@ -13,7 +13,7 @@ from hyperinverter.models.backbones.from_state import trunk_of
 from hyperinverter.models.face_network import FaceNetwork
 from hyperinverter.models.lpips_network import MEAN, STD, TAPS, LpipsNetwork
 from hyperinverter.pretrained.published.container import prefix_of, unwrap
-from hyperinverter.pretrained.published.door import Published
+from hyperinverter.pretrained.published.from_published import Published
 from hyperinverter.pretrained.published.keys import Keys, agree, options
 from hyperinverter.pretrained.reading import read_published
 from hyperinverter.utils.errors import UserError

@@ -22,7 +22,7 @@ from hyperinverter.models.hyperstyle import INPUT_CHANNELS, ITERATIONS, HyperSty
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.target_layers import target_layers, target_names
 from hyperinverter.models.wplus import WPlusConfig
-from hyperinverter.pretrained.published.door import Published, from_published
+from hyperinverter.pretrained.published.from_published import Published, from_published
 from hyperinverter.pretrained.published.keys import Keys, agree, options
 from hyperinverter.pretrained.published.wplus import (
     TRAINING_STATE,

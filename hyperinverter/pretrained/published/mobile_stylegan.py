@@ -16,7 +16,7 @@ from torch import Tensor
 from hyperinverter.models.mobile_stylegan import MobileGenerator, band_order, mean_w
 from hyperinverter.models.stylegan2.layers import channel_rule
 from hyperinverter.models.stylegan2.mapping import LR_MULTIPLIER
-from hyperinverter.pretrained.published.door import Published
+from hyperinverter.pretrained.published.from_published import Published
 from hyperinverter.pretrained.published.keys import Keys, options
 from hyperinverter.pretrained.reading import IrLayer, IrNetwork
 from hyperinverter.utils.errors import UserError

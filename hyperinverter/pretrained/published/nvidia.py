@@ -16,7 +16,7 @@ from hyperinverter.models.stylegan2 import Discriminator, Generator
 from hyperinverter.models.stylegan2.layers import channel_rule
 from hyperinverter.pretrained.published import nvidia_arguments as arguments
 from hyperinverter.pretrained.published.container import beside
-from hyperinverter.pretrained.published.door import Published
+from hyperinverter.pretrained.published.from_published import Published
 from hyperinverter.pretrained.published.keys import Keys, agree, options
 from hyperinverter.pretrained.published.nvidia_tensors import (
     DRAWN,

@@ -16,7 +16,7 @@ from hyperinverter.models.hypernetwork import Hypernetwork, WeightRegressor
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.pretrained.published import released_parts
 from hyperinverter.pretrained.published.container import UNUSED, prefix_of, unwrap
-from hyperinverter.pretrained.published.door import Published, from_published
+from hyperinverter.pretrained.published.from_published import Published, from_published
 from hyperinverter.pretrained.published.keys import Keys, options
 
 STEMS = ("input_layer.0.weight", "conv1.weight")  # of an IR or IR-SE trunk, of a ResNet trunk

@@ -18,7 +18,7 @@ from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.stylegan2.layers import channel_rule
 from hyperinverter.ops.upfirdn2d import setup_filter
 from hyperinverter.pretrained.published.container import MADE, beside
-from hyperinverter.pretrained.published.door import Published
+from hyperinverter.pretrained.published.from_published import Published
 from hyperinverter.pretrained.published.keys import Keys, agree, options
 from hyperinverter.pretrained.published.nvidia import build
 from hyperinverter.pretrained.published.nvidia_arguments import taps

@@ -21,7 +21,7 @@ from hyperinverter.models.wplus import ENCODERS, ReStyleModel, WPlusConfig, WPlu
 from hyperinverter.models.wplus.encoders import RESNET_PREFIX
 from hyperinverter.models.wplus.model import RESTYLE_ITERATIONS
 from hyperinverter.pretrained.published.container import UNUSED, prefix_of, unwrap
-from hyperinverter.pretrained.published.door import Published
+from hyperinverter.pretrained.published.from_published import Published
 from hyperinverter.pretrained.published.keys import Keys, agree, options
 from hyperinverter.pretrained.published.rosinality import read_generator
 

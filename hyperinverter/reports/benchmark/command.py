@@ -17,7 +17,7 @@ from tqdm import tqdm
 import hyperinverter
 from hyperinverter.config import BenchmarkConfig, load_config
 from hyperinverter.config.schema import DomainConfig
-from hyperinverter.evaluation.telling import tell
+from hyperinverter.evaluation.messages import log_message
 from hyperinverter.metrics.timing import device_name
 from hyperinverter.reports.benchmark.budget import phase2_budget
 from hyperinverter.reports.benchmark.ceiling import measure_ceiling
@@ -113,7 +113,7 @@ def measure_domain(config: BenchmarkConfig, device: torch.device) -> dict[str, A
             names = [name for name, sizes in config.sides.items() if batch_size in sizes]
             if number and batch_size > min(min(sizes) for sizes in config.sides.values()):
                 continue  # another D changes the hypernetworks alone
-            tell(f"{domain.name}, D = {domain.hypernetwork.hidden_size}, batch {batch_size}: {', '.join(names)}")
+            log_message(f"{domain.name}, D = {domain.hypernetwork.hidden_size}, batch {batch_size}: {', '.join(names)}")
             case = measure_inference(model, batch_size, names, rounds, device, ceiling)
             result["inference"].append({"hidden_size": domain.hypernetwork.hidden_size, **case})
         if number == 0:
@@ -125,11 +125,11 @@ def measure_domain(config: BenchmarkConfig, device: torch.device) -> dict[str, A
     result["budget"] = []
     for side in config.budget:
         for adversarial in (False, True):
-            tell(f"{config.domain.name}: memory of a Phase II step, {side}{', adversarial' * adversarial}")
+            log_message(f"{config.domain.name}: memory of a Phase II step, {side}{', adversarial' * adversarial}")
             entry = phase2_budget(domains[0], config.training_batch_size, side, adversarial=adversarial)
             result["budget"].append({"hidden_size": domains[0].hypernetwork.hidden_size, **entry})
     if config.loading:
-        tell(f"{config.domain.name}: reading from disk")
+        log_message(f"{config.domain.name}: reading from disk")
         result["loading"] = measure_loading(config.domain.resolution, config.loading, device=device)
     return {**result, "seconds": time.perf_counter() - begin}
 
@@ -138,10 +138,10 @@ def _at_first_size(config: BenchmarkConfig, model: Any, rounds: Rounds, device: 
     result: dict[str, Any] = {"slider": None, "training": []}
     hidden_size = model.domain.hypernetwork.hidden_size
     if config.slider is not None:
-        tell(f"{model.domain.name}: slider, {config.slider}")
+        log_message(f"{model.domain.name}: slider, {config.slider}")
         result["slider"] = {"hidden_size": hidden_size, **measure_slider(model, config.slider, rounds, device)}
     for phase, names in config.training.items():
-        tell(f"{model.domain.name}: a step of {phase}: {', '.join(names)}")
+        log_message(f"{model.domain.name}: a step of {phase}: {', '.join(names)}")
         case = measure_training(phase, model, config.training_batch_size, names, rounds, device)
         result["training"].append({"hidden_size": hidden_size, **case})
     return result

@@ -26,7 +26,7 @@ from hyperinverter.reports.benchmark.sides import SideName, tf32_allowed
 from hyperinverter.training.optim import backward_and_step, build_optimizer
 from hyperinverter.training.phase1 import reconstruct
 from hyperinverter.training.phase2 import discriminator_step, encoder_losses
-from hyperinverter.utils.device import place
+from hyperinverter.utils.device import to_device
 
 PHASES = ("phase1", "phase2", "phase2_adversarial")
 WEIGHTS = {"l2": 1.0, "lpips": 0.8}  # the paper's
@@ -163,10 +163,10 @@ def make_trainer(
     model.network.to(device)
     if parts.is_reference:
         return None if phase == "phase1" else ReferencePhase2(model, losses, parts, batch_size, discriminator)
-    network = place(deepcopy(model.network), device)
+    network = to_device(deepcopy(model.network), device)
     if phase == "phase1":
         return OurPhase1(network, losses, parts, device)
-    d = None if discriminator is None else place(discriminator, device)
+    d = None if discriminator is None else to_device(discriminator, device)
     return OurPhase2(network, losses, parts, device, d, recompute_from(model.domain, parts))
 
 

@@ -20,10 +20,10 @@ from hyperinverter.config import AblateConfig, EvaluateConfig, Phase2Config, loa
 from hyperinverter.config.schema import DataConfig
 from hyperinverter.data import Batches, check_training_data, open_source
 from hyperinverter.evaluation.comparison import compare, verdict
+from hyperinverter.evaluation.messages import log_message
 from hyperinverter.evaluation.reconstructing import reconstruct, rounded
 from hyperinverter.evaluation.reconstruction import evaluate, originals
 from hyperinverter.evaluation.sheet import choose_rows
-from hyperinverter.evaluation.telling import tell
 from hyperinverter.inverters import load
 from hyperinverter.models.build import build_hyperinverter
 from hyperinverter.reports.reproduce.publish import publish, write_json, write_page
@@ -52,27 +52,29 @@ def ablate(config: AblateConfig) -> dict[str, Any]:
     held_out = open_source(config.photos)  # told before anything is trained
     check_training_data(config.data)
     if config.data.root is not None and (both := set(held_out.names) & set(open_source(config.data.root).names)):
-        tell(f"warning: {len(both)} names are in data.root and in photos, such as {min(both)}: are they held out?")
+        log_message(
+            f"warning: {len(both)} names are in data.root and in photos, such as {min(both)}: are they held out?"
+        )
     rows = {title: _row_config(config, title, path) for title, path in config.rows.items()}
     base_title, base = next(iter(rows.items()))
     for title, row in rows.items():
         _check_same_budget(base_title, base, title, row)
     measured: dict[str, dict[str, Any]] = {}
     for number, (title, row) in enumerate(rows.items(), 1):
-        tell(f"row {number} of {len(rows)}: {title}")
+        log_message(f"row {number} of {len(rows)}: {title}")
         measured[title] = _measure(config, row)
     result = _summary(config, rows, measured)
     output = Path(config.output)
     write_json(output / "ablations.json", result)
     _draw(config, rows, measured, output / "ablations.png")
     for row in result["rows"]:
-        tell(f"{row['title']}: " + ", ".join(f"{name} {value:.4g}" for name, value in row["values"].items()))
+        log_message(f"{row['title']}: " + ", ".join(f"{name} {value:.4g}" for name, value in row["values"].items()))
     for one in result["statements"]:
-        tell(f"{one['statement']}: {one['verdict']} in this one training, ratio of L2 {one['ratio']:.3f}")
-    tell(f"written: {output / 'ablations.json'}, ablations.png")
+        log_message(f"{one['statement']}: {one['verdict']} in this one training, ratio of L2 {one['ratio']:.3f}")
+    log_message(f"written: {output / 'ablations.json'}, ablations.png")
     if config.publish is not None:
         publish(Path(config.publish), config.domain.name, "ablations", result)
-        tell(f"written: {write_page(Path(config.publish))}")
+        log_message(f"written: {write_page(Path(config.publish))}")
     return result
 
 

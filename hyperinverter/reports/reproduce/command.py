@@ -11,7 +11,7 @@ from hyperinverter.checkpoint import read_model
 from hyperinverter.config import AnalyzeConfig, ReproduceConfig, load_config
 from hyperinverter.data import check_images
 from hyperinverter.evaluation.analysis.quality_time import read_points
-from hyperinverter.evaluation.telling import tell
+from hyperinverter.evaluation.messages import log_message
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.pretrained.files import PARTS, find_model_folder, part_file
 from hyperinverter.pretrained.load import check_served
@@ -84,19 +84,19 @@ def reproduce(config: ReproduceConfig) -> dict[str, Any]:
     for part in config.parts:
         measure, needs = MEASURES[part][0], _needs(config, part)
         if absent[part]:
-            tell(f"{part}: left out, because {', '.join(absent[part])} is not given")
+            log_message(f"{part}: left out, because {', '.join(absent[part])} is not given")
             continue
-        tell(f"{part} ...")
+        log_message(f"{part} ...")
         try:
             result = measure(config, device)
         except NotMeasured as reason:
-            tell(f"{part}: not measured: {reason}")
+            log_message(f"{part}: not measured: {reason}")
             continue
         if result is None:
             continue
         found[part] = {**result, "about": _about(config, part, needs)}
         write_json(Path(config.output) / f"{part}.json", found[part])
-        tell(f"{part}: written to {Path(config.output) / part}.json")
+        log_message(f"{part}: written to {Path(config.output) / part}.json")
         _show(part, found[part], Path(config.output))
         if config.publish is not None:
             shown = [Path(config.output) / name for name in SHOWN.get(part, ())]
@@ -104,9 +104,9 @@ def reproduce(config: ReproduceConfig) -> dict[str, Any]:
                 shown.append(Path(config.output) / "figures" / "quality_time.svg")
             publish(Path(config.publish), config.domain.name, part, found[part], shown)
     if config.publish is not None:
-        tell(f"written: {write_page(Path(config.publish))}")
+        log_message(f"written: {write_page(Path(config.publish))}")
     else:
-        tell("no page is made; publish=FOLDER puts the JSON files there and makes the page FOLDER.md")
+        log_message("no page is made; publish=FOLDER puts the JSON files there and makes the page FOLDER.md")
     return found
 
 

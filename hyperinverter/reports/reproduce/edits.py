@@ -23,7 +23,7 @@ from hyperinverter.evaluation.editability import (
     records_of,
 )
 from hyperinverter.evaluation.judges import FACE_JUDGES, AttributeJudges, Judges, fit_judges, judges_of
-from hyperinverter.evaluation.telling import tell
+from hyperinverter.evaluation.messages import log_message
 from hyperinverter.extractors.dlib_face import DlibFace
 from hyperinverter.extractors.mobilefacenet import MobileFaceNet
 from hyperinverter.extractors.onnx_faces import FrFeature
@@ -58,7 +58,7 @@ def measure_edits(config: ReproduceConfig, inverter: Inverter, device: torch.dev
         raise NotMeasured(f"no judge of {', '.join(direction.name for direction in directions)}: {reasons}")
     left_out = [d.name for d in directions if d.name not in {case.direction.name for case in cases}]
     if left_out:
-        tell(f"editability: no judge of {', '.join(left_out)}: left out")
+        log_message(f"editability: no judge of {', '.join(left_out)}: left out")
 
     source = open_source(config.photos, resolution=inverter.resolution)
     people = [row and row.get("identity") for row in rows_of(list(source.names), labels)]

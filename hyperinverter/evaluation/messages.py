@@ -6,6 +6,6 @@ import time
 from tqdm import tqdm
 
 
-def tell(message: str) -> None:
+def log_message(message: str) -> None:
     """A line with the time, on stderr, beside any progress bar."""
     tqdm.write(f"{time.strftime('%H:%M:%S')} {message}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The door itself: where it stands and what may be handed to it; each kind has tests of its own."""
+"""`from_published`: where it stands and what may be handed to it; each kind has tests of its own."""
 
 import numpy as np
 import pytest
