@@ -213,9 +213,14 @@ def save_training_state(folder: str | Path, step: int, state: dict, keep: int = 
             if sink.error is not None:
                 raise sink.error from error
             raise
+    remove_older_states(folder, step, keep)
+    return path
+
+
+def remove_older_states(folder: str | Path, step: int, keep: int) -> None:
+    """Delete all but the newest `keep` states up to this step."""
     for old in [old for old in training_states(folder) if _step_of(old) <= step][max(keep, 1) :]:
         old.unlink(missing_ok=True)
-    return path
 
 
 class _Sink:

@@ -18,7 +18,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from hyperinverter.checkpoint import write_atomically
+from hyperinverter.checkpoint import remove_older_states, write_atomically
 from hyperinverter.config import to_yaml
 from hyperinverter.config.schema import CommandConfig, RunConfig
 from hyperinverter.training.guard import STOP_SIGNALS, Stopped
@@ -71,6 +71,8 @@ class Run:
         with write_atomically(self.folder / "environment.txt") as path:
             path.write_text(_environment())
         forget_later(self.folder, step)
+        if schedule := getattr(config, "schedule", None):  # a run killed before it removed one
+            remove_older_states(self.checkpoints, step, schedule.keep_checkpoints)
         self._curves = Curves(self.folder, step + 1, self._cannot_write)
         self._log = AppendedFile(self.folder / "log.txt", self._cannot_write)
         self._stats = AppendedFile(self.folder / "stats.jsonl", self._cannot_write)

@@ -51,6 +51,16 @@ def test_killed_and_resumed_is_the_run_that_never_stopped(phase, dies_at, make_c
     assert shown_steps(Path(config.output)) == shown_steps(whole_run(phase)[0])  # points were shown twice
 
 
+def test_a_state_that_a_killed_run_did_not_come_to_remove_goes(make_config):
+    config = make_config("phase1")
+    phase1.train(config)
+    states = Path(config.output) / "checkpoints"
+    names = sorted(path.name for path in states.iterdir())
+    shutil.copy(states / names[0], states / "step_00000001.pt")
+    phase1.train(config)
+    assert sorted(path.name for path in states.iterdir()) == names
+
+
 def test_more_steps_later_continue_the_same_run(make_config, whole_run):
     config = make_config("phase1", schedule={"max_steps": 3})
     assert phase1.train(config)["step"] == 3
