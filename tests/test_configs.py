@@ -1,6 +1,7 @@
 """Every YAML in configs loads, validates, survives a round trip, and opens with its command and expected result."""
 
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,12 @@ def schema_of(name: str) -> type:
     return SCHEMAS.get(path.stem) or SCHEMAS[path.parts[0]]
 
 
+@cache
+def loaded(name: str):
+    """A config that no test changes."""
+    return load_config(schema_of(name), CONFIGS / name)
+
+
 FILES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml"))
 RUNS = [name for name in FILES if not name.startswith("domains/")]
 
@@ -60,7 +67,7 @@ RUNS = [name for name in FILES if not name.startswith("domains/")]
 @pytest.mark.parametrize("name", RUNS)
 def test_config_loads_and_survives_a_round_trip(name: str, tmp_path: Path):
     schema_class = schema_of(name)
-    config = load_config(schema_class, CONFIGS / name)
+    config = loaded(name)
     named = [part for part in Path(name).with_suffix("").parts if part in list_domains()]
     assert config.domain.name == (named[0] if named else "faces64")  # the demo builds on the embedded domain
     (tmp_path / "config.yaml").write_text(to_yaml(config))
@@ -84,7 +91,7 @@ def test_domain_has_all_its_configs(name: str):
 
 
 def test_outputs_differ():
-    outputs = [load_config(schema_of(name), CONFIGS / name).output for name in RUNS]
+    outputs = [loaded(name).output for name in RUNS]
     assert len(set(outputs)) == len(outputs)
 
 
@@ -92,7 +99,7 @@ def test_outputs_differ():
     "name", [name for name in RUNS if name.count("/") == 1 and not name.startswith(("demo/", "benchmark/"))]
 )
 def test_runs_of_an_own_domain_are_named_after_it(name: str, tmp_path: Path):
-    text = load_config(schema_of(name), CONFIGS / name).domain
+    text = loaded(name).domain
     (tmp_path / "otters.yaml").write_text(to_yaml(text).replace(f"name: {text.name}", "name: otters"))
     config = load_config(schema_of(name), CONFIGS / name, [f"domain={tmp_path / 'otters.yaml'}"])
     assert config.output == f"outputs/{Path(name).parent}_otters"
@@ -100,7 +107,7 @@ def test_runs_of_an_own_domain_are_named_after_it(name: str, tmp_path: Path):
 
 @pytest.mark.parametrize("name", [name for name in RUNS if name.startswith(("reproduce/", "benchmark/"))])
 def test_nothing_is_published_unless_told(name: str):
-    assert load_config(schema_of(name), CONFIGS / name).publish is None
+    assert loaded(name).publish is None
 
 
 def test_papers_hyper_parameters():

@@ -139,7 +139,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "demo": Command(
         c.DemoConfig,
-        f"{EVALUATION}.demo:run_demo",
+        "hyperinverter.reports.demo:run_demo",
         "configs/demo/demo.yaml",
         "Show everything in ten minutes: train both phases for a short while from the shipped generator, then "
         "evaluate, edit and interpolate with the shipped weights, on samples of the generator and on one real photo. "

@@ -9,11 +9,17 @@ from typing import Any
 import pytest
 
 from hyperinverter.config import EditConfig, Phase1Config, cli
+from hyperinverter.config.commands import COMMANDS
 from hyperinverter.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 TINY = "configs/phase1/tiny.yaml"
 CALLS: list[Any] = []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_function_of_a_command_is_there(name: str):
+    assert callable(cli._import(COMMANDS[name].action))
 
 
 def action(config: Any) -> None:
