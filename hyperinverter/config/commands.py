@@ -14,7 +14,6 @@ from hyperinverter.config.faults import did_you_mean
 from hyperinverter.config.weights import ConvertConfig, DownloadConfig
 
 EVALUATION = "hyperinverter.evaluation"
-PHOTOS = "photos, folders, .zip files or globs of these"
 PHOTOS_OR_INVERSIONS = "photos, folders, .zip files, or Inversions that `invert` saved (.safetensors)"
 
 COMMANDS: dict[str, Command] = {

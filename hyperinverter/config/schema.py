@@ -245,7 +245,7 @@ class RefineConfig:
     learning_rate: float = 0.1  # of Adam on the tokens
     w_learning_rate: float | None = None  # of Adam on w; None: 0.03 for w_encoder, and 0, w stays, for hyperinverter
     l2: float = 1.0  # weights of the losses
-    perceptual: float = 0.8  # LPIPS, or at few pixels squeezenet_features
+    perceptual: float = 0.8  # LPIPS, or squeezenet_features where LPIPS's network is absent
     identity: float = 0.1  # mobilefacenet, for faces
 
 

@@ -71,9 +71,9 @@ def load(
             See `Inverter.accelerate` for their error.
         compile: torch.compile; the first image of each batch size takes minutes.
         resolution: side of the images that are taken and drawn, in px; None: the generator's. See `Inverter.draw_at`.
-        refine: steps on the predicted tokens of each photo, or all settings of that; method hyperinverter only.
+        refine: steps on each photo's tokens (hyperinverter) or w (w_encoder), or all settings of that.
     Raises:
-        ValueError: unknown method or precision, or a method without tokens is to refine them.
+        ValueError: unknown method or precision, or refine with another method.
         FileNotFoundError: unknown model, or one of its files is missing; lists where it looked and what to run, of a
             released model which file to put where.
         UserError: the files do not belong together, are damaged, or the device is not there; a download failed.
@@ -84,7 +84,13 @@ def load(
 
     if download and is_on_hub(source):
         return INVERTERS[method].from_pretrained(
-            source, projection=projection, device=device, precision=precision, compile=compile, resolution=resolution
+            source,
+            projection=projection,
+            device=device,
+            precision=precision,
+            compile=compile,
+            resolution=resolution,
+            refine=refine,
         )
     if download and (released := released_name(source)):
         part = method if method in (*PARTS, *PUBLISHED_METHODS) else "generator"

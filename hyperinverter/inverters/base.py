@@ -43,7 +43,7 @@ class Inverter(Edits, OnHub, ABC):
         model_name, model_hash, generator_hash: written into every Inversion.
         precision: what the networks compute in, fp32, bf16 or fp16; results are float32.
         draws_px: side of the images that are taken and drawn; None: the generator's. See `draw_at`.
-        refines: whether `refine_by` is for it.
+        refines: what `refine_by` can move: tokens, w.
         refiner: see `refine_by`.
     """
 
@@ -55,8 +55,9 @@ class Inverter(Edits, OnHub, ABC):
     model_hash: str
     generator_hash: str
     precision: str = "fp32"
+    compiled: bool = False
     draws_px: int | None = None
-    refines: ClassVar[bool] = False
+    refines: ClassVar[tuple[str, ...]] = ()
     refiner: "Refiner | None" = None
 
     @classmethod
@@ -102,8 +103,8 @@ class Inverter(Edits, OnHub, ABC):
             raise ValueError(f"refine is for methods hyperinverter and w_encoder, not {self.name}: leave refine at 0")
         from hyperinverter.inverters.refine import Refiner
 
-        has_tokens = self.name == "hyperinverter"
-        self.refiner = Refiner.build(settings, self.domain, self.resolution, self.device, has_tokens)
+        self._check_plain(self.precision, self.compiled)
+        self.refiner = Refiner.build(settings, self.domain, self.resolution, "tokens" in self.refines)
         return self
 
     def settings(self) -> dict[str, str | float | None]:
@@ -125,16 +126,20 @@ class Inverter(Edits, OnHub, ABC):
         """
         if precision not in PRECISIONS:
             raise ValueError(f"precision is {precision!r}; write one of {', '.join(PRECISIONS)}")
-        if (precision != "fp32" or compile) and self.optimises:
-            raise UserError(
-                f"method {self.name} optimises for every image, which takes fp32 and networks that are not compiled: "
-                f"leave precision at fp32 and compile at false for it"
-            )
-        self.precision = precision
+        if self.optimises:
+            self._check_plain(precision, compile)
+        self.precision, self.compiled = precision, compile
         tell_if_slower(self.device.type, precision)
         if compile:
             self._compile()
         return self
+
+    def _check_plain(self, precision: str, compile: bool) -> None:
+        if precision != "fp32" or compile:
+            raise UserError(
+                f"method {self.name} optimises for every image, which takes fp32 and networks that are not compiled: "
+                f"leave precision at fp32 and compile at false for it"
+            )
 
     def draw_at(self, resolution: int | None) -> Self:
         """Take and draw images of this side in px; None is the generator's.
@@ -146,7 +151,7 @@ class Inverter(Edits, OnHub, ABC):
             UserError: the method optimises at the generator's own size.
             ValueError: the generator's images cannot be reduced to it.
         """
-        if resolution is not None and check_reduced(resolution, self.generator.resolution) and self.optimises:
+        if resolution is not None and check_reduced(resolution, self.generator.resolution) and self._projects:
             raise UserError(f"method {self.name} optimises at {self.generator.resolution} px: leave resolution out")
         self.draws_px = resolution
         return self
@@ -154,7 +159,11 @@ class Inverter(Edits, OnHub, ABC):
     @property
     def optimises(self) -> bool:
         """Whether the method optimises for every image, and so has something to `configure`."""
-        return self.refiner is not None or type(self).configure is not Inverter.configure
+        return self._projects or self.refiner is not None
+
+    @property
+    def _projects(self) -> bool:
+        return type(self).configure is not Inverter.configure
 
     def _compile(self) -> None:
         self.generator.synthesis.compile()

@@ -57,7 +57,7 @@ class OnHub:
             token: of the hub; None: the one that is logged in here, if any.
             cache_dir: where to keep what is fetched; None: huggingface_hub's own cache.
             local_files_only: True fetches nothing and takes what was fetched before.
-            settings: device, precision, compile, resolution, projection, as for `hyperinverter.load`.
+            settings: device, precision, compile, resolution, projection, refine, as for `hyperinverter.load`.
         Raises:
             FileNotFoundError, UserError: as `hyperinverter.load`; or the hub does not have it.
         """

@@ -22,7 +22,7 @@ class HyperInverter(Inverter):
     """Both phases; an Inversion is (ws, tokens)."""
 
     name = "hyperinverter"
-    refines = True
+    refines = ("tokens", "w")
 
     def __init__(self, model: LoadedModel) -> None:
         if model.network is None:

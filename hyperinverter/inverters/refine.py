@@ -33,20 +33,18 @@ class Refiner:
         settings: steps, rates and weights.
         perceptual: measures images; None leaves that term out.
         identity: compares faces; None leaves that term out.
-        resolution: at which images are drawn and compared, px.
+        loss_resolution: larger images are drawn and compared at this, px.
         history: of the last call, the loss [N] before each step.
     """
 
     settings: RefineConfig
     perceptual: Perceptual | None
     identity: MobileFaceNet | None
-    resolution: int
+    loss_resolution: int
     history: list[Tensor] = field(default_factory=list)
 
     @classmethod
-    def build(
-        cls, settings: RefineConfig, domain: DomainConfig, resolution: int, device: torch.device, has_tokens: bool
-    ) -> Self:
+    def build(cls, settings: RefineConfig, domain: DomainConfig, resolution: int, has_tokens: bool) -> Self:
         """With the networks that serve the domain.
 
         Args:
@@ -65,10 +63,9 @@ class Refiner:
                 perceptual = find_perceptual("auto", px, lambda: None, PERCEPTUAL)
             except UserError as error:
                 raise UserError(f"refine.perceptual is {settings.perceptual:g}; {error}; or set it to 0") from error
-            perceptual.extractor.to(device)
         if settings.identity > 0 and domain.kind == "faces" and MobileFaceNet.why_missing() is None:
-            identity = MobileFaceNet.find().to(device)
-        return cls(settings, perceptual, identity, px)
+            identity = MobileFaceNet.find()
+        return cls(settings, perceptual, identity, domain.loss_resolution)
 
     def described(self) -> dict[str, str | float | None]:
         """What results depend on, for the protocol."""
@@ -87,7 +84,9 @@ class Refiner:
             ws: their codes in W, once per style, [N, L, w_dim].
             tokens: layer name -> [N, D]; {} where there are none.
         """
-        settings, images = self.settings, at_most(images.float(), self.resolution)
+        for network in filter(None, (self.perceptual and self.perceptual.extractor, self.identity)):
+            network.to(images.device)
+        settings, images = self.settings, at_most(images.float(), self.loss_resolution)
         codes = {name: token.detach().clone().requires_grad_() for name, token in tokens.items()}
         offset = torch.zeros_like(ws[:, :1]).requires_grad_(settings.w_learning_rate > 0)  # [N, 1, w_dim]
         groups = [{"params": list(codes.values()), "lr": settings.learning_rate}] if codes else []
@@ -101,7 +100,7 @@ class Refiner:
             for step in range(settings.steps):
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * (1 - 0.9 * step / settings.steps)  # so that the last steps settle
-                output = draw(ws + offset, codes, self.resolution)
+                output = draw(ws + offset, codes, images.shape[-1])
                 loss = self._loss(output.float(), images, wanted)  # [N]
                 optimizer.zero_grad(set_to_none=True)
                 loss.sum().backward()  # a sum, so that no image feels how many others there are

@@ -18,7 +18,7 @@ class WEncoderInverter(Inverter):
     """w = E1(image) + w_avg, repeated to every style."""
 
     name = "w_encoder"
-    refines = True
+    refines = ("w",)
 
     def __init__(self, model: LoadedModel) -> None:
         self.generator = model.generator.eval().requires_grad_(False)

@@ -118,7 +118,9 @@ def part_file(source: str | Path, part: str, domain_name: str | None = None) -> 
         if told := unpacked(folder):
             raise FileNotFoundError(f"{folder}: {told}")
         command = command_for(part, domain_name or folder.name, folder)
-        raise FileNotFoundError(f"{folder}: has no {file.name}; make it with: {command}")
+        alone = part == "hyperinverter" and (folder / "w_encoder.safetensors").is_file()
+        or_phase1 = ' (Phase I alone is there: method=w_encoder, in Python load(NAME, "w_encoder"))' if alone else ""
+        raise FileNotFoundError(f"{folder}: has no {file.name}{or_phase1}; make it with: {command}")
     return file
 
 

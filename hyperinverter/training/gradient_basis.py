@@ -42,7 +42,7 @@ def start_from_gradients(model: HyperInverterNetwork, losses: TotalLoss, data: B
     weights = dict(model.generator.synthesis.named_parameters())
     count = min(len(data), max(PHOTOS, 2 * hypernetwork.hidden_size))
     gradients, images, ws = _gradients(model, losses, data, count)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), torch.random.fork_rng(devices=[images.device] if images.device.type == "cuda" else []):
         torch.manual_seed(0)
         tokens = {}
         for name in hypernetwork.targets:

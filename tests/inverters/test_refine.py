@@ -8,6 +8,7 @@ import torch
 from hyperinverter.config.schema import DataConfig, EvaluateConfig, RefineConfig, WeightsConfig
 from hyperinverter.evaluation.reconstruction import evaluate
 from hyperinverter.inverters import load
+from hyperinverter.inverters.perceptual import Perceptual
 from hyperinverter.utils.errors import UserError
 
 # at 16 px no network looks at images, and residuals of random hypernetworks are large
@@ -66,6 +67,35 @@ def test_w_moves_when_asked_by_one_step_for_every_style(tiny_model, images):
     assert float(step.abs().max()) > 1e-3 and torch.allclose(step, step[:, :1].expand_as(step), atol=1e-6)
 
 
+class Brightness(torch.nn.Module):
+    """Looks at the mean of an image alone."""
+
+    def features(self, images):
+        return images.mean(dim=(1, 2, 3))
+
+    def distance(self, a, b):
+        return (a - b).square()
+
+
+def test_every_distance_counts_with_its_weight(tiny_model, images):
+    model = load(tiny_model).refine_by(RefineConfig(steps=15, **PLAIN))
+    ruler = Brightness()
+    settings = RefineConfig(steps=15, l2=0.0, perceptual=2.0, identity=0.5, learning_rate=0.02, w_learning_rate=0.0)
+    model.refiner = replace(
+        model.refiner, settings=settings, perceptual=Perceptual("brightness", ruler, None), identity=ruler
+    )
+    predicted = load(tiny_model).render(load(tiny_model).invert(images))
+    model.invert(images)
+    distance = ruler.distance(ruler.features(predicted), ruler.features(images))
+    torch.testing.assert_close(model.refiner.history[0], 2.5 * distance, rtol=1e-3, atol=1e-5)
+    assert bool((model.refiner.history[-1] < model.refiner.history[0]).all())
+
+
+def test_a_refined_model_may_draw_smaller_images(tiny_model, images):
+    model = load(tiny_model, refine=RefineConfig(steps=2, **PLAIN)).draw_at(8)
+    assert model.invert(images).images.shape[-1] == 8 and len(model.refiner.history) == 2
+
+
 def test_phase_1_alone_moves_w(tiny_model, images):
     model = load(tiny_model, "w_encoder")
     predicted = model.invert(images)
@@ -90,6 +120,8 @@ def test_what_cannot_be_refined_is_refused(tiny_model):
         load(tiny_model, "w_encoder", refine=RefineConfig(steps=5, w_learning_rate=0))
     with pytest.raises(UserError, match="leave precision at fp32"):
         load(tiny_model, refine=RefineConfig(steps=2, **PLAIN), precision="bf16")
+    with pytest.raises(UserError, match="leave precision at fp32"):
+        load(tiny_model, precision="bf16").refine_by(RefineConfig(steps=2, **PLAIN))
     with pytest.raises(UserError, match=r"refine\.perceptual is 0\.8.*or set it to 0"):
         load(tiny_model, refine=2)
     assert load(tiny_model, refine=0).refiner is None

@@ -17,7 +17,6 @@ RESNET_DEPTHS = {8: [2, 2, 2, 2], 16: [3, 4, 6, 3]}
 # what the tensors do not tell, as published
 IR_STRIDES = [2, 2, 2, 2]
 RESNET_STRIDES = [1, 2, 2, 2]
-# keys that belong to a trunk; a BatchNorm's step counter is among them
 
 
 def trunk_of(state: Mapping[str, Tensor], input_size: int = 256) -> tuple[EncoderConfig, int]:
