@@ -1,5 +1,6 @@
 """The wheel: built out of the sdist, installed outside the checkout, and README's first block run with it."""
 
+import ast
 import os
 import re
 import subprocess
@@ -14,6 +15,8 @@ import yaml
 from script_runner import ROOT, astronaut
 
 import hyperinverter
+from hyperinverter.config.commands import COMMANDS
+from hyperinverter.utils import checkout
 
 MOST_BYTES = 95e6  # of the wheel; PyPI takes 100 MB
 
@@ -80,6 +83,33 @@ def test_an_installed_wheel_inverts_and_edits_outside_the_checkout(installed: Pa
     assert str(tmp_path / "cache" / "hyperinverter") in plan
     shown = run(installed / "python", "-m", "hyperinverter", "--version", folder=tmp_path)
     assert shown == f"hyperinverter {hyperinverter.__version__}\n"
+
+
+def texts(path: Path) -> list[ast.Constant]:
+    """The strings of a file, without its docstrings."""
+    tree = ast.parse(path.read_text())
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docstrings = {id(node.body[0].value) for node in ast.walk(tree)
+                  if isinstance(node, documented) and isinstance(node.body[0], ast.Expr)}  # fmt: skip
+    strings = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return [node for node in strings if id(node) not in docstrings]
+
+
+def test_messages_name_commands_that_a_wheel_has():
+    """A wheel has no scripts/: what a user may read names commands by `command_of`."""
+    package = ROOT / "hyperinverter"
+    in_a_clone = {package / "utils/checkout.py", *package.glob("reports/*/page.py")}  # docs/*.md are a clone's
+    faults = [f"{path.relative_to(ROOT)}:{text.lineno}: {text.value}"
+              for path in set(package.rglob("*.py")) - in_a_clone
+              for text in texts(path) if "scripts/" in text.value]  # fmt: skip
+    assert not faults, "\n".join(faults)
+
+
+def test_commands_are_named_as_they_can_be_typed(monkeypatch: pytest.MonkeyPatch):
+    scripts = [path.stem for path in (ROOT / "scripts").glob("*.py")]
+    assert all((ROOT / checkout.command_of(script).removeprefix("python ")).is_file() for script in scripts)
+    monkeypatch.setattr(checkout, "IS_INSTALLED", True)
+    assert {checkout.command_of(script).removeprefix("hyperinverter ") for script in scripts} == set(COMMANDS)
 
 
 def test_the_licence_the_citation_and_the_package_agree():

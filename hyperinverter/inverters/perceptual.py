@@ -16,6 +16,7 @@ from hyperinverter.extractors.discriminator import DiscriminatorFeatures
 from hyperinverter.extractors.lpips import Lpips, LpipsVgg
 from hyperinverter.extractors.squeezenet import SqueezeNetFeatures
 from hyperinverter.models.stylegan2 import Discriminator
+from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.errors import UserError
 
 FEATURE_PX = 256  # the published projectors look at images of at most this size
@@ -79,6 +80,8 @@ def find_perceptual(
             discriminator = find_discriminator()
             if discriminator is not None:
                 return Perceptual(name, DiscriminatorFeatures(discriminator), None)
-            reason = "the model folder has no discriminator.safetensors; train one with scripts/train_stylegan2.py"
+            reason = (
+                f"the model folder has no discriminator.safetensors; train one with {command_of('train_stylegan2')}"
+            )
         reasons.append(f"{name}: {reason}")
     raise UserError(f"no perceptual network to optimise with; {'; '.join(reasons)}")

@@ -15,6 +15,7 @@ from hyperinverter.extractors.resize import at_most
 from hyperinverter.extractors.squeezenet import SqueezeNetFeatures
 from hyperinverter.losses.reconstruction import FeatureLoss, L2Loss, Loss
 from hyperinverter.models.stylegan2 import Discriminator
+from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.checks import check_pairs
 from hyperinverter.utils.errors import UserError
 
@@ -23,7 +24,7 @@ def _discriminator_features(discriminator: Discriminator | None) -> Loss:
     if discriminator is None:
         raise UserError(
             "needs the domain's discriminator; train one "
-            "(scripts/train_stylegan2.py), name it in domain.weights.discriminator, or set this weight to 0"
+            f"({command_of('train_stylegan2')}), name it in domain.weights.discriminator, or set this weight to 0"
         )
     return FeatureLoss(DiscriminatorFeatures(discriminator), needs_full_resolution=True)
 

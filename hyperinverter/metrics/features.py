@@ -13,6 +13,7 @@ from hyperinverter.extractors.mobilefacenet import MobileFaceNet
 from hyperinverter.extractors.onnx_faces import EmotionHappy, FaceResAge, FrFeature, FsaNetYaw
 from hyperinverter.extractors.squeezenet import SqueezeNetFeatures
 from hyperinverter.metrics.base import NotMeasured, Parts, PerImageMetric, RecentFeatures
+from hyperinverter.utils.checkout import command_of
 
 
 class FeatureDistance(PerImageMetric):
@@ -64,8 +65,8 @@ class DiscriminatorDistance(FeatureDistance):
     def build(cls, parts: Parts) -> Self:
         if parts.discriminator is None:
             raise NotMeasured(
-                "the model folder has no discriminator.safetensors; train one with scripts/train_stylegan2.py or name "
-                "it in domain.weights.discriminator"
+                "the model folder has no discriminator.safetensors; train one with "
+                f"{command_of('train_stylegan2')} or name it in domain.weights.discriminator"
             )
         return cls(RecentFeatures(DiscriminatorFeatures(parts.discriminator).to(parts.device), None))
 

@@ -30,6 +30,7 @@ from hyperinverter.reports.demo_stages import (
     train_phase1,
     train_phase2,
 )
+from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.device import resolve_device
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_atomically
@@ -107,7 +108,7 @@ def check_weights(domain: DomainConfig) -> None:
     if not missing:
         folder = find_model_folder(domain.weights.folder or domain.name)
         files = [folder / file.partition("#")[0] for file in domain.directions.values()]
-        missing = [f"{file}: learn it with scripts/learn_direction.py" for file in files if not file.is_file()]
+        missing = [f"{file}: learn it with {command_of('learn_direction')}" for file in files if not file.is_file()]
     if missing:
         listed = "\n  ".join(dict.fromkeys(missing))  # without its folder every part is missing for one reason
         raise UserError(

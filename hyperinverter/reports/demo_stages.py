@@ -31,6 +31,7 @@ from hyperinverter.evaluation.reconstruction import evaluate
 from hyperinverter.pretrained import load_generator, weights_file
 from hyperinverter.reports.html_page import Report, curves, metrics_rows, read_stats
 from hyperinverter.training import phase1, phase2
+from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.decode import read_image
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import contact_sheet, from_uint8, save_image
@@ -76,7 +77,7 @@ class Demo:
             common["threads"] = ours.threads
         overrides = [f"{key.replace('__', '.')}={value}" for key, value in (common | settings).items()]
         words = shlex.join([*map(str, images), *overrides])
-        self.report.command(f"python scripts/{script}.py --config {file} {words}")
+        self.report.command(f"{command_of(script)} --config {file} {words}")
         config = load_config(schema_class, file, overrides)
         config.data.root = [str(image) for image in images] or config.data.root
         return config

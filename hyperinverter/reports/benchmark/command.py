@@ -31,6 +31,7 @@ from hyperinverter.reports.benchmark.page import page, tables
 from hyperinverter.reports.benchmark.sides import SideName
 from hyperinverter.reports.benchmark.training import measure_training
 from hyperinverter.training.common import set_up
+from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import slug, write_atomically
 
@@ -187,10 +188,16 @@ def _machine(device: torch.device) -> dict[str, Any]:
     return {"device": _processor(), "threads": torch.get_num_threads(), "capability": capability}
 
 
+def _program() -> list[str]:
+    """What was typed before the settings: the script, or `hyperinverter`, whose first setting is the command's name."""
+    is_script = Path(sys.argv[0]).name == "benchmark.py"
+    return command_of("benchmark").split() if is_script else ["hyperinverter"]
+
+
 def _about() -> dict[str, Any]:
     """What else the numbers depend on."""
     return {
-        "command": shlex.join(["python", f"scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": shlex.join([*_program(), *sys.argv[1:]]),
         "versions": {
             "hyperinverter": hyperinverter.__version__,
             "torch": torch.__version__,

@@ -28,6 +28,7 @@ from hyperinverter.inverters import load
 from hyperinverter.models.build import build_hyperinverter
 from hyperinverter.reports.reproduce.publish import publish, write_json, write_page
 from hyperinverter.training import phase2
+from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import slug
 from hyperinverter.utils.images import contact_sheet
@@ -196,7 +197,7 @@ def _summary(
 
 def _command(config: AblateConfig) -> list[str]:
     path = f"configs/ablate/{config.domain.name}.yaml"
-    words = ["python", "scripts/ablate.py", "--config", path, "data.root=TRAINING", "photos=HELD_OUT"]
+    words = [*command_of("ablate").split(), "--config", path, "data.root=TRAINING", "photos=HELD_OUT"]
     usual = load_config(AblateConfig, path) if Path(path).is_file() else AblateConfig()
     changed = [key for key in ("rows", "settings", "metrics", "seed") if getattr(config, key) != getattr(usual, key)]
     named = {"rows": {title: path if not Path(path).is_absolute() else f"FOLDER/{Path(path).name}"

@@ -20,7 +20,7 @@ from hyperinverter.reports.reproduce.edits import ATTRIBUTES
 from hyperinverter.reports.reproduce.page import TITLES, section
 from hyperinverter.reports.reproduce.publish import publish, write_json, write_page, write_text
 from hyperinverter.training.common import set_up
-from hyperinverter.utils.checkout import REPOSITORY
+from hyperinverter.utils.checkout import REPOSITORY, command_of
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.text import expanded
 
@@ -127,7 +127,7 @@ def _needs(config: ReproduceConfig, part: str) -> list[str]:
 
 def _about(config: ReproduceConfig, part: str, needs: list[str]) -> dict[str, Any]:
     """What the numbers belong to: command, weights and versions, without the folders of this machine."""
-    words = ["python", "scripts/reproduce.py", *_config_of(config), f"parts=[{part}]"]
+    words = [*command_of("reproduce").split(), *_config_of(config), f"parts=[{part}]"]
     used = [*needs, *ALSO_USED.get(part, ())]
     named = [key for key in NAMED_IN_COMMAND if key in used and getattr(config, key)]
     words += [f"{key}={_placeholder(getattr(config, key))}" for key in named]

@@ -30,6 +30,7 @@ from hyperinverter.extractors.onnx_faces import FrFeature
 from hyperinverter.inverters import Inverter
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.pretrained.published.vectors import Space
+from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.files import write_atomically
 from hyperinverter.utils.images import contact_sheet
 
@@ -45,7 +46,7 @@ def measure_edits(config: ReproduceConfig, inverter: Inverter, device: torch.dev
     """
     directions = directions_of(inverter)
     if not directions:
-        raise NotMeasured(f"{inverter.folder} has no directions; scripts/learn_direction.py makes them")
+        raise NotMeasured(f"{inverter.folder} has no directions; {command_of('learn_direction')} makes them")
     labels = read_labels(config.labels) if config.labels else {}
     pixels = min(inverter.resolution, inverter.domain.loss_resolution)
     missing = _missing(config.judges, inverter.domain.kind)
