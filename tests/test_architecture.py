@@ -8,13 +8,15 @@ PACKAGE = ROOT / "hyperinverter"
 FLOORS = {
     "config": 1, "ops": 1, "utils": 1, "checkpoint": 1,
     "data": 2, "models": 2,
-    "pretrained": 3,
-    "directions": 4, "extractors": 4,
-    "losses": 5, "metrics": 5, "inverters": 5,
-    "editing": 6,
-    "training": 7,
-    "evaluation": 8,
-    "reports": 9, "__main__": 9,
+    "published": 3,
+    "pretrained": 4,
+    "releases": 5,
+    "directions": 6, "extractors": 6,
+    "losses": 7, "metrics": 7, "inverters": 7,
+    "editing": 8,
+    "training": 9,
+    "evaluation": 10,
+    "reports": 11, "__main__": 11,
 }  # fmt: skip
 BELOW_CONFIG = {"utils"}  # floor 1 itself is ordered: utils < config, ops, checkpoint
 

@@ -17,8 +17,8 @@ from tiny_model import save_tiny_model
 from hyperinverter.config import DemoConfig, load_config, load_domain
 from hyperinverter.config.names import METRICS
 from hyperinverter.editing import Direction, save_direction
-from hyperinverter.pretrained import load_generator
-from hyperinverter.pretrained.catalog import entries_of
+from hyperinverter.pretrained.load import load_generator
+from hyperinverter.releases.catalog import entries_of
 from hyperinverter.reports.demo import start_folder
 from hyperinverter.reports.demo_stages import Demo, edit_portrait, name_domain
 from hyperinverter.reports.html_page import Report, curves, metrics_rows

@@ -11,7 +11,7 @@ from hyperinverter.checkpoint import read_model
 from hyperinverter.data import Batches
 from hyperinverter.data.generated import GeneratedSource
 from hyperinverter.evaluation.reconstructing import reconstruct, rounded
-from hyperinverter.pretrained.ready import load_discriminator
+from hyperinverter.pretrained.load import load_discriminator
 from hyperinverter.reports.reproduce.page import page
 from hyperinverter.reports.reproduce.publish import read_published
 from hyperinverter.utils.checkout import REPOSITORY

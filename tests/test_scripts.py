@@ -12,7 +12,7 @@ from script_runner import ROOT, SCRIPTS, run_script, write_labels, write_photos
 
 import hyperinverter
 from hyperinverter.config import load_domain
-from hyperinverter.pretrained import PARTS
+from hyperinverter.pretrained.files import PARTS
 from hyperinverter.utils.images import load_image
 
 # script -> the folder of its config for the tiny domain; None: it has none, its default one takes domain=tiny

@@ -157,7 +157,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "convert": Command(
         ConvertConfig,
-        "hyperinverter.pretrained.convert:convert",
+        "hyperinverter.releases.convert:convert",
         None,
         "Convert released weights (.pkl, .pt, .pth) to .safetensors: they are read without running code from them. "
         "Name IN OUT.safetensors, or several files of one model and its folder. --inspect IN says what a file is "
@@ -166,11 +166,11 @@ COMMANDS: dict[str, Command] = {
         inputs="files",
         inputs_help="released files, and at the end the file or folder to write",
         inputs_name="FILE",
-        plan="hyperinverter.pretrained.convert:describe",
+        plan="hyperinverter.releases.convert:describe",
     ),
     "download": Command(
         DownloadConfig,
-        "hyperinverter.pretrained.download_command:download",
+        "hyperinverter.releases.download_command:download",
         None,
         "Fetch released weights: from their publishers, or from a mirror (--base-url ADDRESS, --hub OWNER/REPO). They "
         "are checked against the hash of the first time, and released models become model folders. Interrupted "
@@ -178,7 +178,7 @@ COMMANDS: dict[str, Command] = {
         inputs="names",
         inputs_help="names of models (ffhq, church) or files, as --list shows them",
         inputs_name="NAME",
-        plan="hyperinverter.pretrained.download_command:describe",
+        plan="hyperinverter.releases.download_command:describe",
     ),
 }
 

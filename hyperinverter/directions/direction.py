@@ -12,7 +12,7 @@ from typing import Protocol, Self, TypeVar
 import torch
 from torch import Tensor
 
-from hyperinverter.pretrained.published.vectors import Space, laid_out
+from hyperinverter.published.vectors import Space, laid_out
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.errors import UserError
 

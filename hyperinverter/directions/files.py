@@ -8,9 +8,9 @@ from torch import Tensor
 from hyperinverter.checkpoint import MODEL_FORMAT, read_model, save_model
 from hyperinverter.directions.direction import Direction
 from hyperinverter.directions.ganspace import AbsoluteDirection, read_pca
-from hyperinverter.pretrained.catalog import VECTORS, catalog
-from hyperinverter.pretrained.published.vectors import SEFA, Space, as_direction, laid_out
-from hyperinverter.pretrained.reading import read_published
+from hyperinverter.published.reading import read_published
+from hyperinverter.published.vectors import SEFA, Space, as_direction, laid_out
+from hyperinverter.releases.catalog import VECTORS, catalog
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.text import expanded, whole_number

@@ -15,8 +15,8 @@ from tqdm import tqdm
 from hyperinverter.directions.direction import Direction
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.pretrained.load import hash_of
-from hyperinverter.pretrained.published.vectors import Space, pca_of, write_pca
-from hyperinverter.pretrained.reading import read_published
+from hyperinverter.published.reading import read_published
+from hyperinverter.published.vectors import Space, pca_of, write_pca
 from hyperinverter.utils.errors import UserError
 
 CHUNK = 5000  # samples mapped at a time

@@ -21,8 +21,8 @@ from hyperinverter.directions.ganspace import Pca, fit_pca, save_pca
 from hyperinverter.inverters.inversion import Inversion
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.pretrained.files import find_model_folder, part_file
-from hyperinverter.pretrained.load import check_served
-from hyperinverter.pretrained.ready import load_generator, weights_file
+from hyperinverter.pretrained.load import check_served, load_generator
+from hyperinverter.releases.obtain import obtain_weights
 from hyperinverter.utils.device import resolve_device, to_device
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import contact_sheet
@@ -44,7 +44,7 @@ def find_directions(config: GanspaceConfig) -> dict[str, Any]:
     seed_everything(config.seed, config.threads)
     output = Path(config.output)
     device, domain = resolve_device(config.device), config.domain
-    source = find_model_folder(config.model) if config.model else weights_file(domain, "generator")
+    source = find_model_folder(config.model) if config.model else obtain_weights(domain, "generator")
     check_served(read_model(part_file(source, "generator"), "generator"))
     with doing("loading the model"):
         generator = to_device(load_generator(source), device).eval()

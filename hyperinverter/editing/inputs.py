@@ -17,8 +17,8 @@ from hyperinverter.data.other_files import NUMBERS
 from hyperinverter.data.sources import check_images, open_source
 from hyperinverter.extractors.framing import Framing
 from hyperinverter.inverters import Inversion, Inverter
-from hyperinverter.pretrained.published.names import foreign, plain_names
-from hyperinverter.pretrained.reading import read_published
+from hyperinverter.published.names import foreign, plain_names
+from hyperinverter.published.reading import read_published
 from hyperinverter.utils.decode import BadImageError, to_tensor
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import from_uint8

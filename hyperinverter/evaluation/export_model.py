@@ -11,8 +11,8 @@ from hyperinverter.checkpoint import ModelFile, read_model, save_model
 from hyperinverter.config.model_schema import ExportConfig
 from hyperinverter.inverters import load
 from hyperinverter.pretrained.files import PARTS, find_model_folder
-from hyperinverter.pretrained.ready import load_discriminator
-from hyperinverter.pretrained.shipped import record_shipped
+from hyperinverter.pretrained.load import load_discriminator
+from hyperinverter.releases.shipped import record_shipped
 from hyperinverter.utils.device import resolve_device
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.seeding import seed_everything

@@ -32,7 +32,8 @@ from hyperinverter.metrics.pixel import L2
 from hyperinverter.metrics.timing import WARM_UP_CALLS, Timing, time_per_image, timing_of
 from hyperinverter.models.stylegan2 import Discriminator, Generator
 from hyperinverter.pretrained.files import find_model_folder
-from hyperinverter.pretrained.ready import load_discriminator, weights_file
+from hyperinverter.pretrained.load import load_discriminator
+from hyperinverter.releases.obtain import obtain_weights
 from hyperinverter.training.common import set_up
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.distributed import from_main, gather_numbered, in_all_processes, is_main, world_size
@@ -208,7 +209,7 @@ def _discriminator(config: EvaluateConfig) -> Discriminator | None:
     try:
         if config.model is not None:
             return load_discriminator(find_model_folder(config.model))
-        return load_discriminator(weights_file(config.domain, "discriminator"), config.domain)
+        return load_discriminator(obtain_weights(config.domain, "discriminator"), config.domain)
     except FileNotFoundError:
         if config.model is None and config.domain.weights.discriminator is not None:
             raise

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hyperinverter.extractors.base import Embedding, check_size
 from hyperinverter.extractors.resize import at_most
-from hyperinverter.pretrained.published import from_published
+from hyperinverter.published import from_published
 
 FRAME_PX = 256  # the crop below is in pixels of an FFHQ-framed image of this size
 ROWS, COLUMNS = slice(35, 223), slice(32, 220)

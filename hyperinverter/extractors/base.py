@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from hyperinverter.data.face_models import faces_file
-from hyperinverter.pretrained.catalog import catalog
 from hyperinverter.pretrained.files import find_network_file
-from hyperinverter.pretrained.reading import read_published
+from hyperinverter.published.reading import read_published
+from hyperinverter.releases.catalog import catalog
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.checks import check_images
 from hyperinverter.utils.errors import DAMAGED, UserError, reason_of

@@ -11,7 +11,7 @@ from torch import Tensor
 from hyperinverter.extractors.base import Embedding, check_size
 from hyperinverter.extractors.mobilefacenet import FACE_LEFT, FACE_PX, FACE_SIDE, FACE_TOP
 from hyperinverter.extractors.resize import crop_resize
-from hyperinverter.pretrained.published import from_published
+from hyperinverter.published import from_published
 
 
 class CurricularFace(Embedding):

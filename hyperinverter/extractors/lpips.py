@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from hyperinverter.extractors.base import CARRIED, Extractor, check_size
-from hyperinverter.pretrained.published import from_published
+from hyperinverter.published import from_published
 
 
 class Lpips(Extractor):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hyperinverter.extractors.base import Embedding, check_size
-from hyperinverter.pretrained.published import from_published
+from hyperinverter.published import from_published
 
 
 class Moco(Embedding):

@@ -80,7 +80,7 @@ def load(
     """
     if method not in INVERTERS:
         raise ValueError(f"method is {method!r}; write one of {', '.join(INVERTERS)}")
-    from hyperinverter.pretrained.obtain import make_model, released_name
+    from hyperinverter.releases.obtain import make_model, released_name
 
     if download and is_on_hub(source):
         return INVERTERS[method].from_pretrained(

@@ -34,7 +34,7 @@ class Edits:
     def direction(self, name: str | Path, files: Mapping[str, str] | None = None) -> "Direction":
         """A direction of this model's W, by name or from a file; see `directions.load_direction`."""
         from hyperinverter.directions import load_direction
-        from hyperinverter.pretrained.published.vectors import Space
+        from hyperinverter.published.vectors import Space
 
         known = {"files": self.domain.directions if files is None else files, "space": Space.of(self.generator)}
         return load_direction(name, self.folder, generator_hash=self.generator_hash, **known)
@@ -42,7 +42,7 @@ class Edits:
     def in_w(self, strengths: Sequence[float], unit: str, direction: "Direction") -> list[float]:
         """Strengths as distances in W; see `directions.in_w`. A spread that the file does not hold is measured here."""
         from hyperinverter.directions.direction import in_w
-        from hyperinverter.pretrained.writing import spread_along
+        from hyperinverter.releases.writing import spread_along
 
         if unit == "std" and not direction.info.get("projection_std"):  # of others' files
             direction.info |= spread_along(self.generator, direction.vector)

@@ -13,8 +13,8 @@ from hyperinverter.config.schema import DomainConfig
 from hyperinverter.inverters.base import Inverter
 from hyperinverter.inverters.inversion import Inversion
 from hyperinverter.models.residuals import Residuals
-from hyperinverter.pretrained.load import LoadedModel
-from hyperinverter.pretrained.ready import load_model
+from hyperinverter.pretrained.load import LoadedModel, load_model
+from hyperinverter.releases.obtain import obtain
 from hyperinverter.utils.device import HALF_TYPES, store_in, to_device
 
 
@@ -35,7 +35,7 @@ class HyperInverter(Inverter):
 
     @classmethod
     def load(cls, source: str | Path | DomainConfig) -> Self:
-        return cls(load_model(source))
+        return cls(load_model(obtain(source, "hyperinverter")))
 
     def to(self, device: torch.device | str) -> Self:
         to_device(self.network, torch.device(device))

@@ -12,8 +12,8 @@ from torch import Tensor
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.inverters.base import Inverter
 from hyperinverter.inverters.inversion import Inversion
-from hyperinverter.pretrained.methods import LoadedMethod
-from hyperinverter.pretrained.ready import load_method
+from hyperinverter.pretrained.methods import LoadedMethod, load_method
+from hyperinverter.releases.obtain import obtain
 
 
 class PspInverter(Inverter):
@@ -30,7 +30,7 @@ class PspInverter(Inverter):
 
     @classmethod
     def load(cls, source: str | Path | DomainConfig) -> Self:
-        return cls(load_method(source, cls.name))
+        return cls(load_method(obtain(source, cls.name), cls.name))
 
     def to(self, device: torch.device | str) -> Self:
         self.network.to(device)  # the generator is its decoder

@@ -17,8 +17,8 @@ from hyperinverter.inverters.inversion import Inversion
 from hyperinverter.inverters.perceptual import Perceptual, find_perceptual
 from hyperinverter.inverters.projector import Projection, WStatistics, project, w_statistics
 from hyperinverter.models.stylegan2 import Discriminator
-from hyperinverter.pretrained.load import LoadedModel
-from hyperinverter.pretrained.ready import load_discriminator, load_model, weights_file
+from hyperinverter.pretrained.load import LoadedModel, load_discriminator, load_model
+from hyperinverter.releases.obtain import obtain, obtain_weights
 
 
 class ProjectorInverter(Inverter):
@@ -64,12 +64,12 @@ class ProjectorInverter(Inverter):
         def find_discriminator() -> Discriminator | None:
             try:
                 if isinstance(source, DomainConfig):
-                    return load_discriminator(weights_file(source, "discriminator"), source)
-                return load_discriminator(source)
+                    return load_discriminator(obtain_weights(source, "discriminator"), source)
+                return load_discriminator(obtain(source, "discriminator"))
             except FileNotFoundError:
                 return None
 
-        model = load_model(source, with_hyperinverter=False, with_w_encoder=False)
+        model = load_model(obtain(source, "generator"), with_hyperinverter=False, with_w_encoder=False)
         return cls(model, find_discriminator=find_discriminator)
 
     def configure(self, projection: ProjectionConfig) -> None:

@@ -9,8 +9,8 @@ from torch import Tensor
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.inverters.base import Inverter
 from hyperinverter.inverters.inversion import Inversion
-from hyperinverter.pretrained.load import LoadedModel
-from hyperinverter.pretrained.ready import load_model
+from hyperinverter.pretrained.load import LoadedModel, load_model
+from hyperinverter.releases.obtain import obtain
 from hyperinverter.utils.device import to_device
 
 
@@ -29,7 +29,7 @@ class WEncoderInverter(Inverter):
 
     @classmethod
     def load(cls, source: str | Path | DomainConfig) -> Self:
-        return cls(load_model(source, with_hyperinverter=False))
+        return cls(load_model(obtain(source, "w_encoder"), with_hyperinverter=False))
 
     def to(self, device: torch.device | str) -> Self:
         to_device(self.generator, torch.device(device))

@@ -113,7 +113,7 @@ def part_file(source: str | Path, part: str, domain_name: str | None = None) -> 
     folder = find_model_folder(source)
     file = folder / f"{part}.safetensors"
     if not file.is_file():
-        from hyperinverter.pretrained.reading.files import unpacked  # brings torch along
+        from hyperinverter.published.reading.files import unpacked  # brings torch along
 
         if told := unpacked(folder):
             raise FileNotFoundError(f"{folder}: {told}")

@@ -19,7 +19,9 @@ from hyperinverter.config import (
     load_config,
 )
 from hyperinverter.config.schema import DomainConfig
-from hyperinverter.pretrained import PARTS, find_model_folder, load_model, weights_file
+from hyperinverter.pretrained.files import PARTS, find_model_folder
+from hyperinverter.pretrained.load import load_model
+from hyperinverter.releases.obtain import obtain_weights
 from hyperinverter.reports.demo_stages import (
     Demo,
     edit_inputs,
@@ -102,7 +104,7 @@ def check_weights(domain: DomainConfig) -> None:
     missing = []
     for part in PARTS:
         try:
-            weights_file(domain, part)
+            obtain_weights(domain, part)
         except FileNotFoundError as error:
             missing.append(str(error))
     if not missing:

@@ -28,7 +28,8 @@ from hyperinverter.data.align import align_face, crop_quad
 from hyperinverter.data.generated import GeneratedSource
 from hyperinverter.editing.commands import edit_images, interpolate_images
 from hyperinverter.evaluation.reconstruction import evaluate
-from hyperinverter.pretrained import load_generator, weights_file
+from hyperinverter.pretrained.load import load_generator
+from hyperinverter.releases.obtain import obtain_weights
 from hyperinverter.reports.html_page import Report, curves, metrics_rows, read_stats
 from hyperinverter.training import phase1, phase2
 from hyperinverter.utils.checkout import command_of
@@ -98,7 +99,7 @@ def prepare_inputs(demo: Demo) -> tuple[list[Path], Path]:
     with demo.stage("pictures to work on"):
         import skimage
 
-        generator = load_generator(weights_file(domain, "generator"), domain)
+        generator = load_generator(obtain_weights(domain, "generator"), domain)
         source = GeneratedSource(generator, count, stream="demo", truncation_psi=0.7)
         files = []
         for index, pixels in source.pixels(0, whole_chunk=True):
@@ -251,7 +252,7 @@ def edit_portrait(demo: Demo, photo: Path) -> None:
     with demo.stage(f"the photo at {domain.resolution} px"):
         report.section(f"The real photo at {domain.resolution} px")
         try:
-            weights_file(domain, "generator")
+            obtain_weights(domain, "generator")
         except FileNotFoundError as error:
             report.text(f"Not shown, because the generator of {domain.name} is not there: {error}")
             print(f"      not shown: {error}")

@@ -16,8 +16,8 @@ from hyperinverter.config.schema import EarlyHeadConfig
 from hyperinverter.data import Batches
 from hyperinverter.data.generated import GeneratedSource
 from hyperinverter.losses import build_losses
-from hyperinverter.pretrained.load import hash_of
-from hyperinverter.pretrained.ready import load_generator, weights_file
+from hyperinverter.pretrained.load import hash_of, load_generator
+from hyperinverter.releases.obtain import obtain_weights
 from hyperinverter.training.common import Run, set_up
 from hyperinverter.training.export import copy_parts, save_early_head
 from hyperinverter.training.guard import guarded
@@ -45,7 +45,7 @@ def train(config: EarlyHeadConfig) -> dict[str, float]:
     # -- set up
     device = set_up(config)
     domain, schedule, output = config.domain, config.schedule, Path(config.output)
-    generator = load_generator(weights_file(domain, "generator"), domain).to(device).requires_grad_(False)
+    generator = load_generator(obtain_weights(domain, "generator"), domain).to(device).requires_grad_(False)
     if not hasattr(generator, "start_early_head"):
         raise UserError(f"domain.generator: {domain.name}'s has no early head; mobile_stylegan has one")
     frozen = {"generator": hash_of(generator)}

@@ -18,8 +18,8 @@ from hyperinverter.config.schema import DomainConfig
 from hyperinverter.directions.files import load_direction
 from hyperinverter.extractors.resize import at_most
 from hyperinverter.models.hyperinverter import HyperInverterNetwork, HyperInverterOutput
-from hyperinverter.pretrained.published.vectors import Space
-from hyperinverter.pretrained.ready import weights_file
+from hyperinverter.published.vectors import Space
+from hyperinverter.releases.obtain import obtain_weights
 from hyperinverter.training.optim import split_microbatches
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.distributed import own_rows, randn_rows, world_size
@@ -95,7 +95,7 @@ def load_steps(
         UserError: a file is missing, belongs to another generator, or is no direction of W with a known spread.
     """
     steps, hashes = [], {}
-    folder = weights_file(domain, "generator").parent if names else None
+    folder = obtain_weights(domain, "generator").parent if names else None
     sizes = {"space": Space(w_dim=domain.generator.w_dim), "generator_hash": generator_hash}
     for name in names:
         try:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hyperinverter.checkpoint import save_model, write_atomically
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.pretrained.files import EARLY_HEAD
-from hyperinverter.pretrained.ready import weights_file
+from hyperinverter.releases.obtain import obtain_weights
 
 CONFIG_SECTIONS = {"w_encoder": ("w_encoder",), "hyperinverter": ("layerwise_encoder", "hypernetwork")}
 
@@ -20,7 +20,7 @@ def copy_parts(folder: Path, domain: DomainConfig, parts: Sequence[str]) -> None
     """Copy the domain's files of these parts and its directions into a model folder; a discriminator may be absent."""
     for part in parts:
         try:
-            source = weights_file(domain, part)
+            source = obtain_weights(domain, part)
         except FileNotFoundError:
             if part == "discriminator" and domain.weights.discriminator is None:
                 continue

@@ -19,8 +19,8 @@ from hyperinverter.models.encoders import WEncoder
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.ops.batch_norm import average_running_statistics, synchronised
 from hyperinverter.pretrained.files import command_for
-from hyperinverter.pretrained.load import hash_of
-from hyperinverter.pretrained.ready import load_generator, weights_file
+from hyperinverter.pretrained.load import hash_of, load_generator
+from hyperinverter.releases.obtain import obtain_weights
 from hyperinverter.training.augment import RandomChanges
 from hyperinverter.training.common import Run, set_up
 from hyperinverter.training.export import copy_parts, save_part
@@ -67,7 +67,7 @@ def train(config: Phase1Config) -> dict[str, float]:
     check_divides("schedule.batch_size", schedule.batch_size, config.gradient_accumulation)
     check_training_data(config.data)
     output = Path(config.output)
-    generator = load_generator(weights_file(domain, "generator"), domain).to(device).requires_grad_(False)
+    generator = load_generator(obtain_weights(domain, "generator"), domain).to(device).requires_grad_(False)
     generator.synthesis.recompute_from_px = config.recompute_from_px
     frozen = {"generator": hash_of(generator)}
     discriminator, used = load_discriminator_of_losses(config, frozen)

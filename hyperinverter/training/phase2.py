@@ -28,7 +28,8 @@ from hyperinverter.losses.adversarial import (
 from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.models.stylegan2 import Discriminator
 from hyperinverter.ops.batch_norm import average_running_statistics, synchronised
-from hyperinverter.pretrained.ready import load_discriminator, weights_file
+from hyperinverter.pretrained.load import load_discriminator
+from hyperinverter.releases.obtain import obtain_weights
 from hyperinverter.training.augment import RandomChanges
 from hyperinverter.training.common import Run, set_up
 from hyperinverter.training.edit_consistency import Edits, edit_consistency, load_steps
@@ -190,7 +191,7 @@ def train(config: Phase2Config) -> dict[str, float]:
     model.draws_px = size
     train_data, validation_data = open_training_data(config.data, domain, config.seed, model.generator, device, size)
     if gan.weight > 0 and discriminator is None:
-        discriminator = load_discriminator(weights_file(domain, "discriminator"), domain).requires_grad_(False)
+        discriminator = load_discriminator(obtain_weights(domain, "discriminator"), domain).requires_grad_(False)
     optimizer = build_optimizer(model.trainable_parameters(), config.optimizer)
     rates = {optimizer: config.optimizer}
     parts = {"layerwise_encoder": model.layerwise_encoder, "hypernetwork": model.hypernetwork, "optimizer": optimizer}

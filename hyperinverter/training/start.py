@@ -20,9 +20,16 @@ from hyperinverter.models.encoders import WEncoder
 from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.models.stylegan2 import Discriminator, Generator
 from hyperinverter.pretrained.files import find_network_file, part_file
-from hyperinverter.pretrained.load import check_domain, fill, hash_of
-from hyperinverter.pretrained.reading import read_published
-from hyperinverter.pretrained.ready import load_discriminator, load_model, load_w_encoder, weights_file
+from hyperinverter.pretrained.load import (
+    check_domain,
+    fill,
+    hash_of,
+    load_discriminator,
+    load_model,
+    load_w_encoder,
+)
+from hyperinverter.published.reading import read_published
+from hyperinverter.releases.obtain import obtain, obtain_weights
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.distributed import is_main
 from hyperinverter.utils.errors import UserError
@@ -46,7 +53,7 @@ def start_w_encoder(domain: DomainConfig, generator: Generator, init_from: str |
         fill(w_encoder, file.state, file.path)
         return w_encoder, f"E1 goes on from the weights of {file.path}, with a fresh optimiser"
     if domain.weights.w_encoder is not None:
-        path = weights_file(domain, "w_encoder")
+        path = obtain_weights(domain, "w_encoder")
         return load_w_encoder(path, generator, domain), f"E1 goes on from the weights of {path}, with a fresh optimiser"
     w_encoder = build_w_encoder(domain)
     if domain.w_encoder.init is None:
@@ -79,7 +86,7 @@ def load_discriminator_of_losses(
     """The discriminator whose features a loss compares, None where none does; and `frozen` with its hash beside."""
     if not config.loss_weights.get("discriminator_features"):
         return None, frozen
-    path = weights_file(config.domain, "discriminator")
+    path = obtain_weights(config.domain, "discriminator")
     discriminator = load_discriminator(path, config.domain).requires_grad_(False)
     return discriminator, {**frozen, "discriminator": hash_of(discriminator)}
 
@@ -95,10 +102,10 @@ def start_hyperinverter(
     (FROM_E1: it is E1's); else random.
     """
     named = domain.weights.hyperinverter is not None and init_from is None
-    loaded = load_model(domain, with_hyperinverter=named)
+    loaded = load_model(obtain(domain, "hyperinverter" if named else "w_encoder"), with_hyperinverter=named)
     frozen = {part: loaded.hashes[part] for part in ("generator", "w_encoder")}
     if loaded.network is not None:
-        path = weights_file(domain, "hyperinverter")
+        path = obtain_weights(domain, "hyperinverter")
         return loaded.network, frozen, f"E2 and hypernetworks go on from the weights of {path}, with a fresh optimiser"
     model = build_hyperinverter(domain, loaded.generator, loaded.w_encoder)
     if init_from is not None:
@@ -109,7 +116,7 @@ def start_hyperinverter(
     if domain.layerwise_encoder.init is None:
         return model, frozen, "E2 and hypernetworks start from random weights"
     init = domain.layerwise_encoder.init
-    source = str(weights_file(domain, "w_encoder")) if init == FROM_E1 else init
+    source = str(obtain_weights(domain, "w_encoder")) if init == FROM_E1 else init
     path = load_trunk(model.layerwise_encoder, source, "layerwise_encoder")
     return model, frozen, f"E2's trunk starts from {path}, its heads and the hypernetworks from random weights"
 

@@ -28,7 +28,8 @@ from hyperinverter.losses.adversarial import (
 from hyperinverter.models.build import build_discriminator, build_generator
 from hyperinverter.models.stylegan2 import Discriminator, Generator
 from hyperinverter.pretrained.files import command_for
-from hyperinverter.pretrained.ready import load_discriminator, load_generator
+from hyperinverter.pretrained.load import load_discriminator, load_generator
+from hyperinverter.releases.obtain import obtain
 from hyperinverter.training.augment import Augmentation
 from hyperinverter.training.common import Run, set_up
 from hyperinverter.training.gan_validation import SampleDistance
@@ -222,10 +223,11 @@ def start_networks(config: StyleGAN2Config) -> tuple[Generator, Discriminator, b
     """
     if not config.init_from:
         return build_generator(config.domain), build_discriminator(config.domain), False
-    G = load_generator(config.init_from, config.domain)
+    G = load_generator(obtain(config.init_from, "generator"), config.domain)
     path = expanded(config.init_from)
     try:
-        return G, load_discriminator(path.parent if path.is_file() else config.init_from, config.domain), False
+        source = obtain(path.parent if path.is_file() else config.init_from, "discriminator")
+        return G, load_discriminator(source, config.domain), False
     except FileNotFoundError:
         return G, build_discriminator(config.domain), True
 

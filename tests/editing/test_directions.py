@@ -7,7 +7,7 @@ import torch
 from hyperinverter.directions.direction import in_w
 from hyperinverter.editing import Direction, edit, interpolate, load_direction, save_direction
 from hyperinverter.inverters import Inversion, load
-from hyperinverter.pretrained.published.vectors import Space
+from hyperinverter.published.vectors import Space
 from hyperinverter.utils.errors import UserError
 
 

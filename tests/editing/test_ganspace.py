@@ -13,8 +13,8 @@ from hyperinverter.directions.ganspace import PUBLISHED, Edit
 from hyperinverter.editing import Direction, Pca, edit, fit_pca, load_direction, read_pca, save_direction, save_pca
 from hyperinverter.editing.commands import edit_images
 from hyperinverter.inverters import Inversion
-from hyperinverter.pretrained.published.vectors import Space
-from hyperinverter.pretrained.ready import load_generator
+from hyperinverter.pretrained.load import load_generator
+from hyperinverter.published.vectors import Space
 from hyperinverter.utils.errors import UserError
 
 

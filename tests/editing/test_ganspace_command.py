@@ -10,8 +10,8 @@ from hyperinverter.config import ConfigError, GanspaceConfig, load_config
 from hyperinverter.directions.files import load_direction
 from hyperinverter.directions.ganspace import AbsoluteDirection, read_pca
 from hyperinverter.editing.ganspace_command import find_directions
-from hyperinverter.pretrained import load_generator
-from hyperinverter.pretrained.published.vectors import Space
+from hyperinverter.pretrained.load import load_generator
+from hyperinverter.published.vectors import Space
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import load_image
 

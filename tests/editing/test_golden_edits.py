@@ -13,7 +13,7 @@ from hyperinverter.directions.direction import in_w
 from hyperinverter.directions.ganspace import CHURCH, FACES, Edit
 from hyperinverter.editing import Direction, Pca, edit, load_direction
 from hyperinverter.inverters import Inversion
-from hyperinverter.pretrained.published.vectors import Space
+from hyperinverter.published.vectors import Space
 
 # ganspace_pca/*.pt and interfacegan_directions/*.pt of the published repository's folder `editings`
 FILES = Path(os.environ.get("HYPERINVERTER_EDITINGS") or GOLDEN / "editings")

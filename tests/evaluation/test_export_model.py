@@ -10,7 +10,7 @@ from hyperinverter.checkpoint import read_model, save_model
 from hyperinverter.config.model_schema import ExportConfig
 from hyperinverter.evaluation import export_model as module
 from hyperinverter.evaluation.export_model import PIECES, export_model
-from hyperinverter.pretrained.ready import load_discriminator
+from hyperinverter.pretrained.load import load_discriminator
 from hyperinverter.utils.errors import UserError
 
 

@@ -24,7 +24,7 @@ from hyperinverter.extractors.ssrnet import SsrNetAge
 from hyperinverter.models.face_network import FaceNetwork
 from hyperinverter.models.stylegan2 import Discriminator
 from hyperinverter.ops.perceptual import perceptual_distance, unit_normalise
-from hyperinverter.pretrained.catalog import catalog
+from hyperinverter.releases.catalog import catalog
 from hyperinverter.utils.errors import UserError
 
 PX = 32

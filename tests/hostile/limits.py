@@ -16,7 +16,7 @@ SAFETY_BYTES = 1_500_000_000  # beyond which nothing is given, so that a failing
 PRELOADED = [
     "hyperinverter.config", "hyperinverter.directions.files", "hyperinverter.editing.learn",
     "hyperinverter.extractors.ssrnet", "hyperinverter.inverters", "hyperinverter.pretrained.load",
-    "hyperinverter.pretrained.published.released", "h5py", "torchvision.io",
+    "hyperinverter.published.released", "h5py", "torchvision.io",
 ]  # fmt: skip
 
 

@@ -14,8 +14,8 @@ from hyperinverter.editing.learn import read_labels
 from hyperinverter.extractors.ssrnet import _read_h5
 from hyperinverter.inverters import Inversion
 from hyperinverter.pretrained.load import load_generator, load_model
-from hyperinverter.pretrained.published import from_published
-from hyperinverter.pretrained.reading import read_published
+from hyperinverter.published import from_published
+from hyperinverter.published.reading import read_published
 from hyperinverter.utils.decode import BadImageError, decode_image, decode_tensor
 
 

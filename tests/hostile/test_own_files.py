@@ -16,7 +16,7 @@ from hyperinverter.inverters import Inversion
 from hyperinverter.models.wplus import WPlusConfig, build_model
 from hyperinverter.pretrained.load import load_model
 from hyperinverter.pretrained.methods import load_method, save_method
-from hyperinverter.pretrained.published.vectors import Space
+from hyperinverter.published.vectors import Space
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.safetensors_io import write_tensors
 

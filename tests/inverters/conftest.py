@@ -11,8 +11,8 @@ from hyperinverter.models.hyperstyle import HyperStyle, HyperStyleConfig
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.target_layers import target_layers
 from hyperinverter.models.wplus import WPlusConfig, build_model
+from hyperinverter.pretrained.load import load_generator
 from hyperinverter.pretrained.methods import save_method
-from hyperinverter.pretrained.ready import load_generator
 
 TRUNK = EncoderConfig(input_size=16, stem_width=8, widths=[8, 8, 16, 16], depths=[1] * 4, strides=[2, 1, 1, 1])
 

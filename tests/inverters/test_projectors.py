@@ -16,7 +16,7 @@ from hyperinverter.inverters.projector import (
     w_statistics,
 )
 from hyperinverter.models.stylegan2 import Generator
-from hyperinverter.pretrained.published import from_published
+from hyperinverter.published import from_published
 
 # What each published variant sets otherwise than `project` does by default.
 VARIANTS = {"w_projector.project": {"space": "w"}, "w_plus_projector.project": {"space": "w_plus"}}

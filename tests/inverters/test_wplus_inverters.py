@@ -13,8 +13,8 @@ from hyperinverter.data import Batches, open_source
 from hyperinverter.evaluation.reconstructing import as_taken
 from hyperinverter.evaluation.reconstruction import evaluate
 from hyperinverter.inverters import load
-from hyperinverter.pretrained.methods import PUBLISHED_METHODS, save_method
-from hyperinverter.pretrained.ready import load_generator, load_method
+from hyperinverter.pretrained.load import load_generator
+from hyperinverter.pretrained.methods import PUBLISHED_METHODS, load_method, save_method
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import save_image
 

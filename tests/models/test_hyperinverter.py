@@ -10,7 +10,7 @@ import torch
 from hyperinverter.config.schema import TARGET_SETS, DomainConfig
 from hyperinverter.models.build import build_hyperinverter
 from hyperinverter.models.hyperinverter import HyperInverterNetwork
-from hyperinverter.pretrained.published import from_published
+from hyperinverter.published import from_published
 
 
 def make(domain: DomainConfig, **hypernetwork) -> HyperInverterNetwork:

@@ -8,7 +8,7 @@ from hyperinverter.models.hypernetwork import START_RMS, Hypernetwork, WeightReg
 from hyperinverter.models.plan import count_parameters
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.target_layers import TargetLayer, target_layers
-from hyperinverter.pretrained.published import from_published
+from hyperinverter.published import from_published
 from hyperinverter.utils.skip_init import shapes_only
 
 SETS = ("conv_without_bias", "conv_without_bias_without_torgb", "all_without_bias")

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from hyperinverter.models.stylegan2 import Discriminator, Generator
 from hyperinverter.ops.upfirdn2d import setup_filter
-from hyperinverter.pretrained.published import nvidia_arguments as arguments
-from hyperinverter.pretrained.published.nvidia_tensors import SEPARABLE_TAPS
-from hyperinverter.pretrained.published.rosinality import FILTER_GAIN, _filter_names, _names, _shape
+from hyperinverter.published import nvidia_arguments as arguments
+from hyperinverter.published.nvidia_tensors import SEPARABLE_TAPS
+from hyperinverter.published.rosinality import FILTER_GAIN, _filter_names, _names, _shape
 
 
 def to_published(network: Generator | Discriminator) -> dict[str, Tensor]:

@@ -305,7 +305,7 @@ def write_corpus(folder: Path) -> list[Path]:
 
 def read_all(folder: Path) -> dict[str, list]:
     """File -> [how it ended, message, peak memory so far in KiB]."""
-    from hyperinverter.pretrained.reading import read_published
+    from hyperinverter.published.reading import read_published
     from hyperinverter.utils.errors import UserError
 
     if sys.platform == "linux":

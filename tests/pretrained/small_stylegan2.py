@@ -7,7 +7,7 @@ from as_published import published_arguments, to_published
 from torch import Tensor
 
 from hyperinverter.models.stylegan2 import Discriminator, Generator
-from hyperinverter.pretrained.reading import NetworkStub
+from hyperinverter.published.reading import NetworkStub
 
 SMALL = {"resolution": 16, "z_dim": 6, "w_dim": 8, "channel_base": 128, "channel_max": 16, "mapping_layers": 3}
 SMALL_D = {"resolution": 16, "channel_base": 128, "channel_max": 16}

@@ -7,7 +7,7 @@ import pytest
 from script_runner import ROOT
 
 from hyperinverter.config import list_domains
-from hyperinverter.pretrained.catalog import (
+from hyperinverter.releases.catalog import (
     FOLDERS,
     catalog,
     download_folder,
@@ -18,8 +18,8 @@ from hyperinverter.pretrained.catalog import (
     listing,
     released_models,
 )
-from hyperinverter.pretrained.identify import KNOWN
-from hyperinverter.pretrained.package_index import MARKERS, REQUIREMENTS
+from hyperinverter.releases.identify import KNOWN
+from hyperinverter.releases.package_index import MARKERS, REQUIREMENTS
 from hyperinverter.utils.errors import UserError
 
 LINKS = ROOT.parent / "shared/reference/model-links.tsv"

@@ -18,9 +18,9 @@ from hyperinverter.config.schema import GeneratorConfig
 from hyperinverter.models.face_network import FaceNetwork
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.wplus import WPlusConfig, build_model
-from hyperinverter.pretrained import load_discriminator, load_generator, load_model
-from hyperinverter.pretrained.convert import convert_files, inspect_file
-from hyperinverter.pretrained.published import from_published
+from hyperinverter.pretrained.load import load_discriminator, load_generator, load_model
+from hyperinverter.published import from_published
+from hyperinverter.releases.convert import convert_files, inspect_file
 from hyperinverter.utils.errors import UserError
 
 WRITTEN = ["discriminator", "generator", "hyperinverter", "w_encoder"]

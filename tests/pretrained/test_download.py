@@ -12,11 +12,11 @@ import pytest
 from file_server import QUOTA_PAGE, Answer, file_server
 from script_runner import run_script
 
-from hyperinverter.pretrained import download
-from hyperinverter.pretrained.catalog import Entry, catalog, entry
-from hyperinverter.pretrained.download import Mirror, download_entry
-from hyperinverter.pretrained.lock import LOCK_NAME, read_lock
-from hyperinverter.pretrained.transfer import WrongContent
+from hyperinverter.releases import download
+from hyperinverter.releases.catalog import Entry, catalog, entry
+from hyperinverter.releases.download import Mirror, download_entry
+from hyperinverter.releases.lock import LOCK_NAME, read_lock
+from hyperinverter.releases.transfer import WrongContent
 from hyperinverter.utils.errors import UserError
 
 

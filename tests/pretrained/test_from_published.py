@@ -7,17 +7,17 @@ from as_published import to_published
 from small_stylegan2 import make_generator
 from torch import Tensor
 
-import hyperinverter.pretrained
+import hyperinverter.published
 from hyperinverter.config.commands import run_command
-from hyperinverter.pretrained import KINDS, Published, from_published
-from hyperinverter.pretrained.catalog import aligned
+from hyperinverter.published import KINDS, Published, from_published
+from hyperinverter.releases.catalog import aligned
 from hyperinverter.utils.errors import UserError
 
 NVIDIA_G = "stylegan2_ada_generator"
 
 
-def test_the_door_stands_where_it_is_looked_for() -> None:
-    assert {"KINDS", "Published", "from_published"} <= set(hyperinverter.pretrained.__all__)
+def test_what_the_package_offers() -> None:
+    assert {"KINDS", "Published", "from_published"} <= set(hyperinverter.published.__all__)
     assert len(KINDS) == len(set(KINDS)) == 16
     with pytest.raises(ValueError, match=f"kind is 'stylegan'; write one of {KINDS[0]}"):
         from_published({}, "stylegan")

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hyperinverter.pretrained.identify import KNOWN, kind_of, recognise
-from hyperinverter.pretrained.reading import IrNetwork, NetworkStub, PublishedFile
+from hyperinverter.published.reading import IrNetwork, NetworkStub, PublishedFile
+from hyperinverter.releases.identify import KNOWN, kind_of, recognise
 from hyperinverter.utils.errors import UserError
 
 

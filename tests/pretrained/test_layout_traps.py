@@ -10,7 +10,7 @@ import math
 import pytest
 import torch
 
-from hyperinverter.pretrained.published import from_published
+from hyperinverter.published import from_published
 
 D, C, FUSED, INNER, PX = 2, 2, 3, 2, 8  # hidden size, feature, fusion and transformer channels, side of features
 W_DIM = 3

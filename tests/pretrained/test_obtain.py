@@ -18,11 +18,11 @@ from hyperinverter.checkpoint import read_model
 from hyperinverter.config import load_domain
 from hyperinverter.editing import fit_pca, load_direction
 from hyperinverter.models.wplus import WPlusConfig, build_model
-from hyperinverter.pretrained import load_discriminator, load_generator, load_model, weights_file
-from hyperinverter.pretrained.catalog import Entry, ReleasedModel, catalog, released_models
-from hyperinverter.pretrained.lock import LOCK_NAME
-from hyperinverter.pretrained.obtain import make_model
-from hyperinverter.pretrained.published.vectors import Space
+from hyperinverter.pretrained.load import load_discriminator, load_generator, load_model
+from hyperinverter.published.vectors import Space
+from hyperinverter.releases.catalog import Entry, ReleasedModel, catalog, released_models
+from hyperinverter.releases.lock import LOCK_NAME
+from hyperinverter.releases.obtain import make_model, obtain, obtain_weights
 from hyperinverter.utils.errors import UserError
 
 KINDS = {PKL: "stylegan2_ada_generator", E1: "w_encoder", WHOLE: "hyperinverter"}
@@ -94,8 +94,8 @@ def test_download_and_conversion_in_one_call(models, server, church):
     server.answers.clear()  # from now on all is here
     hyperinverter.load(NAME, download=True)
     hyperinverter.load(load_domain(NAME))
-    assert load_model(NAME).domain.alignment == "none"
-    load_discriminator(weights_file(load_domain(NAME), "discriminator"), load_domain(NAME))
+    assert load_model(obtain(NAME, "hyperinverter")).domain.alignment == "none"
+    load_discriminator(obtain_weights(load_domain(NAME), "discriminator"), load_domain(NAME))
 
 
 def test_phase_one_alone_downloads_its_small_file_and_phase_two_joins_later(models, server):
@@ -108,7 +108,7 @@ def test_phase_one_alone_downloads_its_small_file_and_phase_two_joins_later(mode
 
 def test_files_put_there_by_hand_are_converted_without_asking(models, files, server):
     put(files, models, PKL)
-    assert load_generator(weights_file(load_domain(NAME), "generator")).resolution == 32
+    assert load_generator(obtain_weights(load_domain(NAME), "generator")).resolution == 32
     with pytest.raises(FileNotFoundError, match="of which 1 is missing"):
         hyperinverter.load(NAME)
     put(files, models, WHOLE)

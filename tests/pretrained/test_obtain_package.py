@@ -16,9 +16,9 @@ from hyperinverter.config.schema import DomainConfig, EncoderConfig, GeneratorCo
 from hyperinverter.editing import Direction, save_direction
 from hyperinverter.models.build import build_generator, build_w_encoder
 from hyperinverter.models.mobile_stylegan import mean_w
-from hyperinverter.pretrained import obtain
-from hyperinverter.pretrained.catalog import Entry, ReleasedModel, catalog, released_models
-from hyperinverter.pretrained.shipped import ShippedModel, _hashes
+from hyperinverter.releases import obtain
+from hyperinverter.releases.catalog import Entry, ReleasedModel, catalog, released_models
+from hyperinverter.releases.shipped import ShippedModel, _hashes
 from hyperinverter.utils.errors import UserError
 
 NAME, KIND = "micro_mobile", "mobile_stylegan_generator"

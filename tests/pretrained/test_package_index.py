@@ -17,12 +17,12 @@ from script_runner import run_script
 from hyperinverter.checkpoint import read_model
 from hyperinverter.extractors.lpips import Lpips, LpipsVgg
 from hyperinverter.models.lpips_network import TAPS
-from hyperinverter.pretrained import package_index
-from hyperinverter.pretrained.catalog import Entry, catalog
-from hyperinverter.pretrained.download import download_entry
-from hyperinverter.pretrained.lock import read_lock
-from hyperinverter.pretrained.networks import make_network
-from hyperinverter.pretrained.transfer import Limits, WrongContent
+from hyperinverter.releases import package_index
+from hyperinverter.releases.catalog import Entry, catalog
+from hyperinverter.releases.download import download_entry
+from hyperinverter.releases.lock import read_lock
+from hyperinverter.releases.networks import make_network
+from hyperinverter.releases.transfer import Limits, WrongContent
 from hyperinverter.utils.errors import UserError
 
 MEMBER = "few_weights/weights.pth"

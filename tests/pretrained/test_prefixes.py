@@ -16,13 +16,13 @@ from test_identify import CONTENTS
 from torch import Tensor, nn
 
 from hyperinverter.checkpoint import read_model
-from hyperinverter.pretrained.convert import convert_files
 from hyperinverter.pretrained.files import part_file
-from hyperinverter.pretrained.identify import kind_of, recognise
 from hyperinverter.pretrained.load import load_generator
-from hyperinverter.pretrained.published import from_published
-from hyperinverter.pretrained.published.names import plain_names
-from hyperinverter.pretrained.reading import NetworkStub, PublishedFile, read_published
+from hyperinverter.published import from_published
+from hyperinverter.published.names import plain_names
+from hyperinverter.published.reading import NetworkStub, PublishedFile, read_published
+from hyperinverter.releases.convert import convert_files
+from hyperinverter.releases.identify import kind_of, recognise
 from hyperinverter.utils.errors import UserError
 
 PREFIXES = ("module.", "_orig_mod.", "_orig_mod.module.", "generator.", "module.generator.", "my_model.net_g.",

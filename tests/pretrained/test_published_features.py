@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hyperinverter.models.face_network import FaceNetwork
 from hyperinverter.models.lpips_network import TAPS
-from hyperinverter.pretrained.published import from_published
+from hyperinverter.published import from_published
 from hyperinverter.utils.errors import UserError
 
 SMALL = {"stem_width": 4, "widths": (4, 6, 8, 10), "depths": (2, 1, 2, 1), "embedding_size": 7}

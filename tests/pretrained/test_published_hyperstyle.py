@@ -15,9 +15,9 @@ from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.target_layers import target_layers, target_names
 from hyperinverter.models.wplus import WPlusConfig, WPlusModel
 from hyperinverter.models.wplus.model import pooled
-from hyperinverter.pretrained.published import from_published
-from hyperinverter.pretrained.published.rosinality import read_generator
-from hyperinverter.pretrained.reading import plain
+from hyperinverter.published import from_published
+from hyperinverter.published.reading import plain
+from hyperinverter.published.rosinality import read_generator
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.skip_init import skip_init
 

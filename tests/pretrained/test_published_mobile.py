@@ -10,10 +10,10 @@ from packages import WHEEL_MEMBERS, Ir, generator_members, published, write_whee
 from script_runner import ROOT
 
 from hyperinverter.models.mobile_stylegan import MobileGenerator, mean_w
-from hyperinverter.pretrained import from_published
-from hyperinverter.pretrained.catalog import download_folder, entry
-from hyperinverter.pretrained.convert import inspect_file
-from hyperinverter.pretrained.reading import read_published
+from hyperinverter.published import from_published
+from hyperinverter.published.reading import read_published
+from hyperinverter.releases.catalog import download_folder, entry
+from hyperinverter.releases.convert import inspect_file
 from hyperinverter.utils.errors import UserError
 
 KIND = "mobile_stylegan_generator"

@@ -24,7 +24,7 @@ from hyperinverter.models.encoders import LayerwiseEncoder, WEncoder
 from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.models.hypernetwork import Hypernetwork, WeightRegressor
 from hyperinverter.models.target_layers import target_layer
-from hyperinverter.pretrained.published import from_published
+from hyperinverter.published import from_published
 from hyperinverter.utils.errors import UserError
 
 TRUNK = {"stem_width": 4, "widths": [4, 6, 8, 10], "depths": [2, 1, 2, 1]}

@@ -9,7 +9,7 @@ from as_published import to_published, to_rosinality
 from small_stylegan2 import broken, make_generator
 
 from hyperinverter.models.stylegan2 import Generator
-from hyperinverter.pretrained.published import from_published
+from hyperinverter.published import from_published
 from hyperinverter.utils.errors import UserError
 
 ROSINALITY = "rosinality_generator"

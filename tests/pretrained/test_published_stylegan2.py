@@ -9,8 +9,8 @@ from as_published import to_published
 from small_stylegan2 import broken, make_discriminator, make_generator, stub_of
 from torch import Tensor
 
-from hyperinverter.pretrained.published import from_published
-from hyperinverter.pretrained.reading import NetworkStub
+from hyperinverter.published import from_published
+from hyperinverter.published.reading import NetworkStub
 from hyperinverter.utils.errors import UserError
 
 NVIDIA_G, NVIDIA_D = "stylegan2_ada_generator", "stylegan2_ada_discriminator"

@@ -12,7 +12,7 @@ from torch import Tensor
 from hyperinverter.config.schema import EncoderConfig
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.wplus import WPlusConfig, WPlusModel, build_model
-from hyperinverter.pretrained.published import from_published
+from hyperinverter.published import from_published
 from hyperinverter.utils.errors import UserError
 
 # A recorded encoder has 50 to 270 million weights; two are enough for every run.

@@ -18,7 +18,7 @@ from torch import nn
 from hyperinverter.checkpoint import read_model
 from hyperinverter.editing import load_direction
 from hyperinverter.models.stylegan2 import Discriminator, Generator
-from hyperinverter.pretrained.reading import NetworkStub, read_published
+from hyperinverter.published.reading import NetworkStub, read_published
 from hyperinverter.utils.errors import UserError
 
 

@@ -15,10 +15,10 @@ from nvidia_file import Stored, nested, nvidia_bytes, save_nvidia
 from safetensors.torch import save
 
 from hyperinverter.models.stylegan2 import Generator
-from hyperinverter.pretrained.published import from_published
-from hyperinverter.pretrained.reading import read_published
-from hyperinverter.pretrained.reading.allowed import ALLOWED
-from hyperinverter.pretrained.reading.unpickler import Global
+from hyperinverter.published import from_published
+from hyperinverter.published.reading import read_published
+from hyperinverter.published.reading.allowed import ALLOWED
+from hyperinverter.published.reading.unpickler import Global
 from hyperinverter.utils.errors import UserError
 
 MOST_KIB = 200 * 1024  # the largest file of the corpus has 64 MiB; on top of the imported packages
@@ -84,7 +84,7 @@ def test_everything_a_file_may_name_is_of_this_project():
         if isinstance(entry, Global):
             assert entry.name == name
             make = getattr(entry.make, "func", entry.make)
-            assert make is None or make.__module__.startswith("hyperinverter.pretrained.reading."), name
+            assert make is None or make.__module__.startswith("hyperinverter.published.reading."), name
         else:
             assert isinstance(entry, torch.dtype) or type(entry).__name__ == "StorageType", name
 
@@ -164,7 +164,7 @@ def generator_file(path: Path, **changes) -> Path:
     ],
 )
 def test_weights_that_are_no_generator_are_refused_by_key(key, value, message, tmp_path):
-    pytest.importorskip("hyperinverter.pretrained.published.nvidia")
+    pytest.importorskip("hyperinverter.published.nvidia")
     from_published(generator_file(tmp_path / "whole.pkl"), "stylegan2_ada_generator")
     with pytest.raises(UserError, match=message):
         from_published(generator_file(tmp_path / "damaged.pkl", **{key: value}), "stylegan2_ada_generator")

@@ -13,7 +13,7 @@ import torch
 from packages import Ir, tar, write_wheel
 from safetensors.torch import save
 
-from hyperinverter.pretrained.reading import IrNetwork, openvino_ir, read_published
+from hyperinverter.published.reading import IrNetwork, openvino_ir, read_published
 from hyperinverter.utils.errors import UserError
 
 STEM = "pack/net"

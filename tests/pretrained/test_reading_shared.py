@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hyperinverter.pretrained.reading import plain, read_published
+from hyperinverter.published.reading import plain, read_published
 from hyperinverter.utils.errors import UserError
 
 

@@ -11,8 +11,9 @@ from small_stylegan2 import make_generator
 
 from hyperinverter.checkpoint import read_model
 from hyperinverter.config.schema import StyleGAN2Config
-from hyperinverter.pretrained import load_generator, load_model, weights_file
 from hyperinverter.pretrained.files import find_model_folder
+from hyperinverter.pretrained.load import load_generator, load_model
+from hyperinverter.releases.obtain import obtain_weights
 from hyperinverter.training.stylegan2 import start_networks
 from hyperinverter.utils.errors import UserError
 
@@ -48,7 +49,7 @@ def test_the_command_that_a_refusal_names_makes_what_is_then_taken(given, publis
             start_networks(StyleGAN2Config(domain=tiny_domain, init_from=str(published)))
         elif given == "weights":
             tiny_domain.weights.generator = str(published)
-            read_model(weights_file(tiny_domain, "generator"), "generator")
+            read_model(obtain_weights(tiny_domain, "generator"), "generator")
         else:
             find_model_folder(published)
     words = command_in(str(error.value))

@@ -10,8 +10,8 @@ from torch import nn
 
 from hyperinverter.models.stylegan2 import Discriminator, Generator
 from hyperinverter.ops.bias_act import ACTIVATION_GAINS
-from hyperinverter.pretrained.published import from_published
-from hyperinverter.pretrained.reading import NetworkStub
+from hyperinverter.published import from_published
+from hyperinverter.published.reading import NetworkStub
 
 drawn = settings(deadline=None, max_examples=15, derandomize=True)
 TAPS = st.sampled_from([[1.0, 3.0, 3.0, 1.0], [1.0, 1.0], [1.0, 2.0, 1.0], [1.0, 2.0, 4.0, 1.0], [1.0] * 8])

@@ -14,10 +14,10 @@ from hyperinverter.extractors.mobilefacenet import MobileFaceNet
 from hyperinverter.extractors.onnx_faces import EmotionHappy, FsaNetYaw
 from hyperinverter.extractors.squeezenet import SqueezeNetFeatures
 from hyperinverter.extractors.ssrnet import SsrNetAge
-from hyperinverter.pretrained import shipped
-from hyperinverter.pretrained.catalog import released_models
 from hyperinverter.pretrained.files import find_model_folder
-from hyperinverter.pretrained.shipped import record_shipped, shipped_models
+from hyperinverter.releases import shipped
+from hyperinverter.releases.catalog import released_models
+from hyperinverter.releases.shipped import record_shipped, shipped_models
 from hyperinverter.utils.checkout import REPOSITORY
 from hyperinverter.utils.errors import UserError
 

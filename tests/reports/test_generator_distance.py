@@ -6,7 +6,7 @@ import torch
 
 from hyperinverter.data import Batches, open_source
 from hyperinverter.metrics import NotMeasured
-from hyperinverter.pretrained import load_generator
+from hyperinverter.pretrained.load import load_generator
 from hyperinverter.reports.reproduce import generator_distance
 from hyperinverter.reports.reproduce.generator_distance import halves, measure_generator
 from hyperinverter.training.augment import Augmentation

@@ -16,7 +16,7 @@ from hyperinverter.directions.files import save_direction
 from hyperinverter.evaluation.judges import FACE_JUDGES
 from hyperinverter.extractors import base as extractor_base
 from hyperinverter.extractors.base import Extractor
-from hyperinverter.pretrained import load_generator
+from hyperinverter.pretrained.load import load_generator
 from hyperinverter.reports.reproduce import edits as edits_module
 from hyperinverter.reports.reproduce import generator_distance
 from hyperinverter.reports.reproduce.command import reproduce

@@ -15,7 +15,7 @@ from hyperinverter.directions.direction import Direction
 from hyperinverter.directions.files import save_direction
 from hyperinverter.directions.ganspace import AbsoluteDirection
 from hyperinverter.losses import build_losses
-from hyperinverter.pretrained.ready import load_model
+from hyperinverter.pretrained.load import load_model
 from hyperinverter.training import edit_consistency, phase2
 from hyperinverter.training.edit_consistency import SMALLEST_CHANGE, SMALLEST_OF_BAND, Edits, load_steps, octaves
 from hyperinverter.training.optim import backward_and_step, build_optimizer, split_microbatches

@@ -10,7 +10,7 @@ from hyperinverter.config.schema import OptimizerConfig
 from hyperinverter.extractors.lpips import Lpips
 from hyperinverter.extractors.moco import Moco
 from hyperinverter.losses import FeatureLoss, L2Loss, TotalLoss
-from hyperinverter.pretrained.published import from_published
+from hyperinverter.published import from_published
 from hyperinverter.training import phase2
 from hyperinverter.training.optim import backward_and_step, build_optimizer
 

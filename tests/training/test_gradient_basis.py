@@ -10,7 +10,7 @@ from hyperinverter.config.schema import Phase2Config
 from hyperinverter.data import Batches
 from hyperinverter.losses import build_losses
 from hyperinverter.models.build import build_hyperinverter
-from hyperinverter.pretrained import load_model
+from hyperinverter.pretrained.load import load_model
 from hyperinverter.training import phase2
 from hyperinverter.training.gradient_basis import regressor, set_mapper, start_from_gradients
 

@@ -13,7 +13,7 @@ from hyperinverter.checkpoint import load_training_state, read_model
 from hyperinverter.config.schema import AdversarialConfig, DataConfig, OptimizerConfig
 from hyperinverter.data import Batches
 from hyperinverter.losses import build_losses
-from hyperinverter.pretrained.ready import load_discriminator, load_model
+from hyperinverter.pretrained.load import load_discriminator, load_model
 from hyperinverter.training import phase1, phase2
 from hyperinverter.training.optim import backward_and_step, build_optimizer
 from hyperinverter.training.progress import due_at

@@ -11,7 +11,7 @@ from hyperinverter.checkpoint import load_training_state, read_model, save_train
 from hyperinverter.config.schema import DataConfig, OptimizerConfig, ScheduleConfig, StyleGAN2Config
 from hyperinverter.data import open_training_data
 from hyperinverter.models.build import build_generator
-from hyperinverter.pretrained.ready import load_discriminator, load_generator
+from hyperinverter.pretrained.load import load_discriminator, load_generator
 from hyperinverter.training import gan_validation, stylegan2
 from hyperinverter.utils.errors import UserError
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from hyperinverter.pretrained import obtain
-from hyperinverter.pretrained.catalog import download_folder
 from hyperinverter.pretrained.files import search_folders
+from hyperinverter.releases import obtain
+from hyperinverter.releases.catalog import download_folder
 from hyperinverter.utils import checkout
 
 

@@ -14,7 +14,7 @@ import torch
 from hyperinverter.checkpoint import read_safetensors
 from hyperinverter.directions.ganspace import Pca, save_pca
 from hyperinverter.inverters import Inversion
-from hyperinverter.pretrained.reading import read_published
+from hyperinverter.published.reading import read_published
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.safetensors_io import read_tensors, write_tensors
 

@@ -14,8 +14,8 @@ from hyperinverter.config.schema import DomainConfig
 from hyperinverter.models.build import build_discriminator, build_hyperinverter
 from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.models.stylegan2 import Discriminator
-from hyperinverter.pretrained.load import LoadedModel
-from hyperinverter.pretrained.ready import load_model
+from hyperinverter.pretrained.load import LoadedModel, load_model
+from hyperinverter.releases.obtain import obtain
 
 RESIDUAL_GAIN = 2  # on residuals of rms 0.01 to 0.02 (init `signal_preserving`), added to weights of about 1
 NOISE_STRENGTH = 0.1  # of every layer; 0 at the start of a training, and then its noise would not be measured
@@ -41,7 +41,7 @@ def make_model(domain: DomainConfig, *, trained: bool = False, seed: int = 0) ->
         FileNotFoundError, UserError: the trained weights are not there or do not fit.
     """
     if trained:
-        return load_model(domain)
+        return load_model(obtain(domain, "hyperinverter"))
     torch.manual_seed(seed)
     network = random_network(domain).eval()
     hashes = dict.fromkeys(("generator", "w_encoder", "hyperinverter"), "random")

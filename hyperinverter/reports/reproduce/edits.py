@@ -29,7 +29,7 @@ from hyperinverter.extractors.mobilefacenet import MobileFaceNet
 from hyperinverter.extractors.onnx_faces import FrFeature
 from hyperinverter.inverters import Inverter
 from hyperinverter.metrics import NotMeasured
-from hyperinverter.pretrained.published.vectors import Space
+from hyperinverter.published.vectors import Space
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.files import write_atomically
 from hyperinverter.utils.images import contact_sheet

@@ -31,7 +31,7 @@ from hyperinverter.losses import build_losses
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.metrics import build as build_metrics
 from hyperinverter.pretrained.files import find_model_folder
-from hyperinverter.pretrained.ready import load_discriminator, load_generator
+from hyperinverter.pretrained.load import load_discriminator, load_generator
 from hyperinverter.reports.html_page import curves, read_stats
 from hyperinverter.reports.reproduce.bounds import measure_bounds
 from hyperinverter.reports.reproduce.edits import SHEET_FACES, directions_of, measure_edits, photos_of

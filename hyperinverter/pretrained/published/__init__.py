@@ -1,5 +1,0 @@
-"""Checkpoints as their authors released them: one entry, `from_published`, and one file of readers per family."""
-
-from hyperinverter.pretrained.published.from_published import KINDS, Published, from_published
-
-__all__ = ["KINDS", "Published", "from_published"]

@@ -1,7 +1,0 @@
-"""Files of any origin read without running code from them: `read_published` says what is inside, or why not."""
-
-from hyperinverter.pretrained.reading.files import PublishedFile, read_published
-from hyperinverter.pretrained.reading.nvidia_pkl import NetworkStub
-from hyperinverter.pretrained.reading.openvino_ir import IrLayer, IrNetwork
-
-__all__ = ["IrLayer", "IrNetwork", "NetworkStub", "PublishedFile", "read_published"]

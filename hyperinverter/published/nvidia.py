@@ -1,0 +1,215 @@
+"""NVIDIA's StyleGAN2-ADA generator and discriminator as this project's, and back.
+
+The names of the weights are the same on both sides. What has to be found out is what was built: from the tensors as far
+as they tell, from the arguments that the file carries, and from options. Sources: see `nvidia_arguments`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from hyperinverter.config.checks import problems
+from hyperinverter.config.schema import DiscriminatorConfig, GeneratorConfig
+from hyperinverter.models.stylegan2 import Discriminator, Generator
+from hyperinverter.models.stylegan2.layers import channel_rule
+from hyperinverter.published import nvidia_arguments as arguments
+from hyperinverter.published.container import beside
+from hyperinverter.published.from_published import Published
+from hyperinverter.published.keys import Keys, agree, options
+from hyperinverter.published.nvidia_tensors import (
+    DRAWN,
+    Facts,
+    discriminator_facts,
+    drawn_noise,
+    full_filter,
+    generator_facts,
+)
+from hyperinverter.published.reading import NetworkStub
+from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.skip_init import shapes_only
+
+Network = TypeVar("Network", Generator, Discriminator)
+
+
+def read_generator(content: Any, source: str, given: dict[str, Any]) -> tuple[Generator, Published]:
+    """A StyleGAN2-ADA generator.
+
+    Resolution, sizes, channels, architecture, noise, filter and condition are read off the tensors. What they cannot
+    tell comes from the file's `init_kwargs`, else from options.
+
+    Args:
+        content: `{"G_ema": ..., ...}` (or "G"), one NetworkStub, or a state dict.
+        source: for messages.
+        given: the published arguments, nested as published (`synthesis_kwargs={...}`) or flat. Needed where they are
+            not the published defaults: conv_clamp (None), activation ("lrelu"), lr_multiplier (0.01), w_avg_beta
+            (0.995; None says that there is no w_avg), mapping_kwargs={"activation": ...} ("lrelu"), and
+            resample_filter ([1, 3, 3, 1]) for a state dict without its filters. num_fp16_res has no effect.
+    Raises:
+        ValueError: an unknown option.
+        UserError: the tensors are not those of such a network, or contradict what was given.
+    """
+    what, table = "a StyleGAN2-ADA generator", arguments.GENERATOR
+    given, num_ws = _options(given, table, "stylegan2_ada_generator", "num_ws")
+    found = _find(content, ("G_ema", "G"), arguments.GENERATOR_ORDER, what, source)
+    keys = Keys(found.state, what, source)
+    if keys.left("synthesis.L") or keys.left("synthesis.input."):
+        raise keys.fault("it is a StyleGAN3 generator, another architecture; give a StyleGAN2 network")
+    facts = generator_facts(keys)
+    agree(source, "num_ws", num_ws, 2 * len(facts.widths))
+    told, ignored = _told(found, given, table, source)
+    told = {**(arguments.NEWER_GENERATOR if found.is_newer else {}), **told}
+    has_mean = "mapping.w_avg" in keys
+    if has_mean != (told.get("w_avg_beta", 0.995) is not None):
+        raise keys.fault(
+            "it has mapping.w_avg, but w_avg_beta is None; leave that out"
+            if has_mean
+            else "it has no mapping.w_avg; if it was trained without one, give w_avg_beta=None"
+        )
+    state = _state(keys)
+    strengths = [name for name in state if name.endswith(".noise_strength")]
+    noises = drawn_noise(n for name in strengths if (n := name.replace("_strength", "_const")) not in state)
+    ignored |= {"noise_const": DRAWN} if noises else {}
+    network = build(keys, Generator, _config(keys, facts, told, table), noises | state)
+    return network, Published("stylegan2_ada_generator", network.config, {**found.ignored, **ignored, **keys.finish()})
+
+
+def read_discriminator(content: Any, source: str, given: dict[str, Any]) -> tuple[Discriminator, Published]:
+    """A StyleGAN2-ADA discriminator.
+
+    Resolution, channels, architecture, filter, condition and mbstd_num_channels are read off the tensors. What they
+    cannot tell comes from the file's `init_kwargs`, else from options.
+
+    Args:
+        content: `{"D": ..., ...}`, one NetworkStub, or a state dict.
+        source: for messages.
+        given: the published arguments, nested as published (`epilogue_kwargs={...}`) or flat. Needed where they are not
+            the published defaults: mbstd_group_size (4; converted TensorFlow networks have None, the whole batch),
+            conv_clamp (None), lr_multiplier (0.01), block_kwargs, epilogue_kwargs or mapping_kwargs with their
+            activation ("lrelu"), and resample_filter ([1, 3, 3, 1]) for a state dict without its filters.
+            num_fp16_res has no effect.
+    Raises:
+        ValueError: an unknown option.
+        UserError: the tensors are not those of such a network, or contradict what was given.
+    """
+    what, table = "a StyleGAN2-ADA discriminator", arguments.DISCRIMINATOR
+    given, _ = _options(given, table, "stylegan2_ada_discriminator")
+    found = _find(content, ("D",), arguments.DISCRIMINATOR_ORDER, what, source)
+    keys = Keys(found.state, what, source)
+    facts = discriminator_facts(keys)
+    told, ignored = _told(found, given, table, source)
+    told = {**(arguments.NEWER_DISCRIMINATOR if found.is_newer else {}), **told}
+    network = build(keys, Discriminator, _config(keys, facts, told, table), _state(keys))
+    ignored = {**found.ignored, **ignored, **keys.finish()}
+    return network, Published("stylegan2_ada_discriminator", network.config, ignored)
+
+
+def build(keys: Keys, network_class: type[Network], config: dict[str, Any], state: Mapping[str, Tensor]) -> Network:
+    """A network of these arguments with these weights, in which every weight comes from `state`.
+
+    Args:
+        keys: where the weights come from, for messages.
+        network_class: Generator or Discriminator.
+        config: its arguments.
+        state: its weights under this project's names; filters may be left out.
+    Raises:
+        UserError: the arguments make no network, or the weights are not all of its weights.
+    """
+    section = GeneratorConfig if network_class is Generator else DiscriminatorConfig
+    try:
+        values = section(**{item.name: config[item.name] for item in fields(section) if item.name in config})
+        faults = [f"{problem.keys[0]} {problem.message}" for problem in problems(values)]
+        if faults:
+            raise keys.fault("; ".join(faults))
+        with shapes_only():
+            plan = network_class(**config)
+    except (TypeError, ValueError) as error:
+        raise keys.fault(str(error)) from error
+    wanted, held = (sum(value.numel() for value in s.values()) for s in (plan.state_dict(), state))
+    if wanted > 2 * held:  # refused before memory is taken for it
+        raise keys.fault(f"a network of its sizes has {wanted:,} numbers and it holds {held:,}; it is incomplete")
+    network = network_class(**config)
+    keys.fill(network, state, keep=r".*\.resample_filter")
+    return network
+
+
+@dataclass
+class _Found:
+    """One network of a file."""
+
+    state: dict[str, Tensor]
+    arguments: dict[str, Any]
+    ignored: dict[str, str]
+    is_newer: bool  # written by NVlabs/stylegan3
+
+
+def _find(content: Any, entries: tuple[str, ...], order: tuple[str, ...], what: str, source: str) -> _Found:
+    """The network that `entries` name, the first of them that is there; else `content` is the network itself."""
+    around = content if isinstance(content, Mapping) else {}
+    names = [name for name in (*entries, "state_dict") if name in around]
+    chosen = around[names[0]] if names else content
+    ignored = beside(name for name in around if name != names[0]) if names else {}
+    stubs = [value for value in (content, *around.values()) if isinstance(value, NetworkStub)]
+    is_newer = any(_takes_flat_arguments(stub) for stub in stubs)
+    if isinstance(chosen, NetworkStub):
+        positional = dict(zip(order, chosen.init_args, strict=False))
+        return _Found(dict(chosen.state), {**positional, **chosen.init_kwargs}, ignored, is_newer)
+    if isinstance(chosen, Mapping) and all(isinstance(name, str) for name in chosen) and (names or not stubs):
+        return _Found(dict(chosen), {}, ignored, is_newer)
+    holds = ", ".join(map(str, around)) or f"a {type(content).__name__}"
+    raise UserError(f"{source}: not {what}: expected {' or '.join(entries)}, or a state dict; it holds {holds}")
+
+
+def _takes_flat_arguments(stub: NetworkStub) -> bool:
+    """Whether a generator was built by NVlabs/stylegan3, whose StyleGAN2 takes the synthesis arguments flat."""
+    inner = {name.partition(".")[2] for name in arguments.GENERATOR if name.startswith("synthesis_kwargs.")}
+    flat = (inner | {"num_fp16_res", "fused_modconv_default"}) & set(stub.init_kwargs)
+    return "z_dim" in stub.init_kwargs and bool(flat)
+
+
+def _options(given: dict[str, Any], table: Mapping[str, str], kind: str, also: str = "") -> tuple[dict[str, Any], Any]:
+    """The options by this project's names, and the value of one more that is no argument."""
+    known = [*arguments.known(table), *([also] if also else [])]
+    options(given, dict.fromkeys(known), kind)
+    return {name: value for name, value in given.items() if name != also}, given.get(also)
+
+
+def _told(
+    found: _Found, given: dict[str, Any], table: Mapping[str, str], source: str
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """What file and options say, by this project's names; an option may not contradict the file."""
+    try:
+        told, ignored = arguments.translate(found.arguments, table)
+    except ValueError as error:
+        raise UserError(f"{source}: the arguments it was built with: {error}") from error
+    wished, ignored_options = arguments.translate(given, table)
+    for name, value in wished.items():
+        if name in told and told[name] != value:
+            raise UserError(f"{source}: {name}={value!r} was given, but the file says {told[name]!r}; leave it out")
+    return {**told, **wished}, {**ignored, **ignored_options}
+
+
+def _config(keys: Keys, facts: Facts, told: dict[str, Any], table: Mapping[str, str]) -> dict[str, Any]:
+    """The arguments of this project's network: the tensors' and, where these say nothing, those that were told."""
+    published = {ours: name.rpartition(".")[2] for name, ours in table.items()}
+    for name, value in facts.config.items():
+        agree(keys.source, published[name], told.get(name), value)
+    try:
+        channel_base, channel_max = channel_rule(facts.widths)
+        channel_base, channel_max = told.get("channel_base") or channel_base, told.get("channel_max") or channel_max
+        ruled = {res: min(channel_base // res, channel_max) for res in facts.widths}
+    except (TypeError, ValueError) as error:
+        raise keys.fault(str(error)) from error
+    if ruled != facts.widths:
+        rule = f"channel_base={channel_base} and channel_max={channel_max}"
+        raise keys.fault(f"{rule} give the channels {ruled} (resolution: channels), its tensors have {facts.widths}")
+    # What None stands for is written as None, as the published arguments do.
+    found = {k: None if facts.implied.get(k) == value else value for k, value in facts.config.items()}
+    return {**told, **found, "channel_base": channel_base, "channel_max": channel_max}
+
+
+def _state(keys: Keys) -> dict[str, Tensor]:
+    """All tensors; the names are this project's too."""
+    state = {name: keys.take(name) for name in keys.state}
+    return {name: full_filter(value) if name.endswith("resample_filter") else value for name, value in state.items()}

@@ -1,0 +1,330 @@
+"""pSp, e4e and ReStyle: `{"state_dict": {"encoder.…", "decoder.…"}, "latent_avg": …, "opts": …}`, or the encoder alone.
+
+Source: the checkpoints that eladrich/pixel2style2pixel, omertov/encoder4editing and yuval-alaluf/restyle-encoder save.
+pSp's GradualStyleEncoder and e4e's Encoder4Editing have equal tensors, and so have ReStyle's two kinds of encoders; the
+kind, the run's `opts` or the option `encoder_type` tell them apart. Letters: L styles, w_dim numbers of a style vector.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hyperinverter.config.schema import EncoderConfig
+from hyperinverter.models.backbones.from_state import trunk_of
+from hyperinverter.models.stylegan2 import Generator
+from hyperinverter.models.wplus import ENCODERS, ReStyleModel, WPlusConfig, WPlusModel, build_model
+from hyperinverter.models.wplus.encoders import RESNET_PREFIX
+from hyperinverter.models.wplus.model import RESTYLE_ITERATIONS
+from hyperinverter.published.container import UNUSED, prefix_of, unwrap
+from hyperinverter.published.from_published import Published
+from hyperinverter.published.keys import Keys, agree, options
+from hyperinverter.published.rosinality import read_generator
+
+STEMS = ("input_layer.0.weight", "conv1.weight")  # of an IR or IR-SE trunk, of a ResNet trunk
+# names that other published repositories give to the same class
+OTHER_NAMES = {
+    "EncoderUsingLastLayerIntoW": "BackboneEncoderUsingLastLayerIntoW",  # HyperInverter, on ResNet34
+    "WEncoder": "BackboneEncoderUsingLastLayerIntoW",  # HyperStyle
+    "SingleStyleCodeEncoder": "BackboneEncoderUsingLastLayerIntoW",  # e4e
+    "WPlusEncoder": "BackboneEncoderUsingLastLayerIntoWPlus",  # e4e's followers
+}
+# read one after the other (plain) or as w and differences from it (progressive): equal tensors
+PLAIN_OR_PROGRESSIVE = {
+    "pyramid": ("GradualStyleEncoder", "Encoder4Editing"),
+    "backbone": ("BackboneEncoder", "ProgressiveBackboneEncoder"),
+}
+TRAINING_STATE = {
+    "discriminator_state_dict": "the discriminator of codes, which only training needs",
+    "discriminator_optimizer_state_dict": "an optimiser's state",
+    "best_val_loss": "a note of the training run",
+}
+# what is read from a run's options, and of which type it must be to count
+READ_OPTS = {
+    "encoder_type": str,
+    "dataset_type": str,
+    "start_from_latent_avg": bool,
+    "n_iters_per_batch": int,
+    "output_size": int,
+    "stylegan_size": int,
+}
+OPTS = "the training run's options; what the tensors cannot tell was read from them"
+INFERRED = ("n_styles", "input_nc", "output_size", "stylegan_size", "learn_in_w")
+ASKED = ("encoder_type", "input_size", "strides", "latent_avg", "start_from_latent_avg", "dataset_type")
+OPTIONS = dict.fromkeys((*INFERRED, *ASKED))
+
+
+def read_psp(content: Any, source: str, given: dict[str, Any]) -> tuple[WPlusModel, Published]:
+    """pSp: images [N, C, H, W] -> ws [N, L, w_dim]; the attribute `encoder` gives the codes without the average.
+
+    Architecture, trunk, L, w_dim, input channels and image size are inferred. From options, else from the checkpoint's
+    `opts`: `encoder_type` (published class, where two have equal tensors; else GradualStyleEncoder, BackboneEncoder),
+    `start_from_latent_avg` (True where there is an average code), `dataset_type` (one with "cars" in its name takes
+    4:3 images).
+
+    Options: `latent_avg`, [w_dim] or [L, w_dim], where the file has none; `strides` of the trunk's stages (as
+    published); `input_size`, which an encoder without heads does not tell (256); `n_styles`, `input_nc`, `learn_in_w`
+    and `output_size` or `stylegan_size` of the generator in px, as the tensors say (an encoder into W without decoder
+    has no number of styles: 1024 px then).
+    """
+    return _read(content, source, given, "pSp")
+
+
+def read_e4e(content: Any, source: str, given: dict[str, Any]) -> tuple[WPlusModel, Published]:
+    """e4e: as `read_psp`, but the first head gives w and the others differences from it, unless `encoder_type` differs.
+
+    The released checkpoints keep the discriminator of codes and optimisers; they are ignored by name.
+    """
+    return _read(content, source, given, "e4e")
+
+
+def read_restyle(content: Any, source: str, given: dict[str, Any]) -> tuple[ReStyleModel, Published]:
+    """ReStyle on pSp or e4e: images [N, 3, H, W] -> ws [N, L, w_dim] after `n_iters_per_batch` iterations.
+
+    As `read_psp`; of an encoder alone `encoder_type` must be given, since the tensors of ReStyle-pSp (BackboneEncoder)
+    and ReStyle-e4e (ProgressiveBackboneEncoder) are alike. More options: `n_iters_per_batch` (from `opts`, else 5).
+    """
+    return _read(content, source, given, "ReStyle")
+
+
+def _read(content: Any, source: str, given: dict[str, Any], family: str) -> tuple[Any, Published]:
+    what = f"an encoder of {family}"
+    is_restyle = family == "ReStyle"
+    chosen = options(given, OPTIONS | ({"n_iters_per_batch": None} if is_restyle else {}), what)
+    found = open_checkpoint(content, what, source, "encoder.", STEMS)
+    keys = found.keys
+    encoder = found.part("encoder.")
+    average = average_code(keys, chosen["latent_avg"] if chosen["latent_avg"] is not None else found.latent_avg)
+    decoder = found.decoder(average)
+    config = _sizes(keys, encoder, family, chosen, found.opts, decoder, average)
+    average = fitting_average(keys, average, config.num_styles, config.w_dim)
+    is_added = bool(found.choose(chosen, "start_from_latent_avg", average is not None)) or is_restyle
+    if is_added and average is None and not is_restyle:
+        raise keys.fault(
+            "start_from_latent_avg is set, but it has no latent_avg; give latent_avg=[w_dim] or [L, w_dim], or "
+            "start_from_latent_avg=False"
+        )
+    config.average_rows = 0 if average is None else len(average)
+    config.start_from_latent_avg = is_added
+    config.wide = "cars" in found.choose(chosen, "dataset_type", "")
+    if is_restyle:
+        config.n_iters = iterations(keys, found.choose(chosen, "n_iters_per_batch", RESTYLE_ITERATIONS))
+    try:
+        network = keys.build(lambda: build_model(config))
+    except ValueError as error:
+        raise keys.fault(str(error)) from error
+    own = {f"encoder.{name}": value for name, value in encoder.items()}
+    keys.fill(network, own if average is None else own | {"latent_avg": average})
+    network.decoder = decoder
+    sizes = {family.lower(): config.to_json(), "generator": None if decoder is None else dict(decoder.config)}
+    return network, Published("", sizes, found.finish())
+
+
+# ------------------------------------------------------------------------------------------- what it consists of
+
+
+@dataclass
+class Checkpoint:
+    """A checkpoint taken apart: its tensors, the run's options, the average code, what was ignored.
+
+    Attributes:
+        prefix: before the names of the networks, "" or "module." and the like; None for a network without any prefix.
+    """
+
+    keys: Keys
+    opts: dict[str, Any]
+    latent_avg: Any
+    ignored: dict[str, str]
+    prefix: str | None
+
+    def choose(self, given: Mapping[str, Any], name: str, default: Any) -> Any:
+        """An option that was given, else the training run's, else the default."""
+        return next((value for value in (given[name], self.opts.get(name)) if value is not None), default)
+
+    def part(self, name: str) -> dict[str, Tensor]:
+        """The tensors of one network, without its prefix; all of them where there is only one."""
+        return self.keys.take_prefix("" if self.prefix is None else self.prefix + name)
+
+    def decoder(self, average: Tensor | None) -> Generator | None:
+        """The generator, where the checkpoint holds it; its w_avg is the average code."""
+        state = {} if self.prefix is None else self.keys.take_prefix(self.prefix + "decoder.")
+        if not state:
+            return None
+        given = {} if average is None else {"latent_avg": average.mean(0) if len(average) > 1 else average[0]}
+        decoder, report = read_generator(state, f"{self.keys.source} (decoder)", given)
+        self.ignored |= {f"decoder.{key}": why for key, why in report.ignored.items()}
+        return decoder.eval()
+
+    def finish(self) -> dict[str, str]:
+        """Everything that was ignored, with reasons; refuses what is left over."""
+        return self.ignored | self.keys.finish()
+
+
+def open_checkpoint(content: Any, what: str, source: str, network: str, marks: tuple[str, ...]) -> Checkpoint:
+    """Take a checkpoint of this family apart.
+
+    Args:
+        content: the checkpoint, a flat state dict of it, or the state dict of one network.
+        what, source: for messages.
+        network: prefix of the network that it must hold, "encoder.".
+        marks: keys of which that network has at least one.
+    """
+    entries = dict(content) if isinstance(content, Mapping) else content
+    opts, latent_avg, ignored = {}, None, {}
+    if isinstance(entries, dict):
+        latent_avg = entries.pop("latent_avg", None)
+        opts = entries.pop("opts", None)
+        ignored = {name: why for name, why in TRAINING_STATE.items() if entries.pop(name, None) is not None}
+        if opts is not None:
+            ignored["opts"] = OPTS
+        opts = opts if isinstance(opts, Mapping) else {}
+        opts = {name: opts[name] for name, kind in READ_OPTS.items() if isinstance(opts.get(name), kind)}
+        if "state_dict" not in entries:  # flat: notes of the run may lie beside the tensors
+            ignored |= {name: UNUSED[name] for name in UNUSED if entries.pop(name, None) is not None}
+    state, unused = unwrap(entries, what, source)
+    keys = Keys(state, what, source)
+    prefix = prefix_of(state, (network, f"module.{network}", ""), marks)
+    if prefix is None:
+        raise keys.fault(f"it has none of {', '.join(marks)}, bare or below {network}")
+    return Checkpoint(keys, opts, latent_avg, ignored | unused, prefix.removesuffix(network) if prefix else None)
+
+
+def average_code(keys: Keys, value: Any) -> Tensor | None:
+    """The average code as [1 or L, w_dim] from whatever shape it was saved in."""
+    if value is None:
+        return None
+    if not isinstance(value, Tensor) or value.ndim not in (1, 2, 3) or not value.is_floating_point():
+        shape = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise keys.fault(f"latent_avg is {shape}; expected floats [w_dim] or [L, w_dim]")
+    return value.detach().float().cpu().reshape(-1, value.shape[-1])
+
+
+def iterations(keys: Keys, value: Any) -> int:
+    """How often a method refines its result."""
+    if not isinstance(value, int) or value < 1:
+        raise keys.fault(f"n_iters_per_batch is {value!r}, expected at least 1")
+    return value
+
+
+def matrix(keys: Keys, shapes: Mapping[str, tuple[int, ...]], key: str) -> tuple[int, ...]:
+    """The two sizes of a matrix that must be there and not be empty."""
+    if key not in shapes or len(shapes[key]) != 2 or 0 in shapes[key]:
+        raise keys.fault(f"{key} has shape {shapes[key]}, expected a matrix" if key in shapes else f"it has no {key}")
+    return shapes[key]
+
+
+def fitting_average(keys: Keys, average: Tensor | None, num_styles: int, w_dim: int) -> Tensor | None:
+    """The average code checked against the codes it is added to; one code repeated too often or too seldom is one."""
+    if average is None:
+        return None
+    if average.shape[1] != w_dim:
+        raise keys.fault(f"latent_avg has {average.shape[1]} numbers, the codes have {w_dim}")
+    if len(average) in (1, num_styles):
+        return average
+    if not torch.equal(average, average[:1].expand_as(average)):
+        raise keys.fault(f"latent_avg has {len(average)} different codes, expected 1 or {num_styles}")
+    return average[:1].clone()
+
+
+def _sizes(
+    keys: Keys,
+    state: dict[str, Tensor],
+    family: str,
+    chosen: dict[str, Any],
+    opts: dict[str, Any],
+    decoder: Generator | None,
+    average: Tensor | None,
+) -> WPlusConfig:
+    """Read the encoder's sizes off its tensors and hold the given options against them."""
+    try:
+        trunk, channels = trunk_of(state)
+    except ValueError as error:
+        raise keys.fault(str(error)) from error
+    shapes = {key: tuple(value.shape) for key, value in state.items()}
+    hidden = None
+    architecture = _architecture(keys, shapes)
+    if architecture in PLAIN_OR_PROGRESSIVE:
+        w_dim = matrix(keys, shapes, "styles.0.linear.weight")[0]
+        num_styles = len({key.split(".")[1] for key in shapes if key.startswith("styles.")})
+        halvings = sum(re.fullmatch(r"styles\.0\.convs\.\d+\.weight", key) is not None for key in shapes)
+        trunk = strided(trunk, chosen["strides"], halvings)
+    else:
+        trunk = replace(strided(trunk, chosen["strides"]), input_size=chosen["input_size"] or trunk.input_size)
+        numbers, inputs = matrix(keys, shapes, "linear.weight")
+        into_w = architecture.endswith("IntoW")
+        w_dim = numbers if into_w else average.shape[1] if average is not None else inputs
+        num_styles, rest = divmod(numbers, w_dim)
+        if rest:
+            raise keys.fault(f"linear.weight gives {numbers} numbers, which are no codes of {w_dim}")
+        hidden = None if into_w else inputs
+        if into_w:
+            num_styles = _styles_of_generator(chosen, opts, decoder)
+    agree(keys.source, "n_styles", chosen["n_styles"], num_styles)
+    for name in ("output_size", "stylegan_size"):
+        agree(keys.source, name, chosen[name], 2 ** (num_styles // 2 + 1))
+    agree(keys.source, "input_size", chosen["input_size"], trunk.input_size)
+    agree(keys.source, "input_nc", chosen["input_nc"], channels)
+    agree(keys.source, "learn_in_w", chosen["learn_in_w"], architecture.endswith("IntoW"))
+    if decoder is not None and (decoder.w_dim != w_dim or decoder.num_ws > num_styles):
+        raise keys.fault(
+            f"its encoder gives {num_styles} codes of {w_dim}, its decoder takes {decoder.num_ws} of {decoder.w_dim}"
+        )
+    encoder_type = _encoder_type(keys, architecture, family, chosen["encoder_type"], opts, trunk.trunk == "resnet")
+    return WPlusConfig(encoder_type, num_styles, w_dim, channels, trunk, hidden)
+
+
+def strided(trunk: EncoderConfig, strides: list[int] | None, halvings: int | None = None) -> EncoderConfig:
+    """The trunk with given strides (None: as published), for images whose last map is halved so often to one pixel."""
+    trunk = trunk if strides is None else replace(trunk, strides=list(strides))
+    if halvings is None:
+        return trunk
+    return replace(trunk, input_size=trunk.stem_stride * math.prod(trunk.strides) << halvings)
+
+
+def _architecture(keys: Keys, shapes: dict[str, tuple[int, ...]]) -> str:
+    """pyramid, backbone, or the published class where the tensors name it."""
+    if "styles.0.linear.weight" in shapes:
+        return "pyramid" if "latlayer1.weight" in shapes else "backbone"
+    if "linear.weight" not in shapes:
+        raise keys.fault("it has neither heads (styles.0.linear.weight) nor a last layer (linear.weight)")
+    return "BackboneEncoderUsingLastLayerInto" + ("WPlus" if "output_layer_2.3.weight" in shapes else "W")
+
+
+def _styles_of_generator(chosen: dict[str, Any], opts: dict[str, Any], decoder: Generator | None) -> int:
+    """How often an encoder into W repeats its code: by the decoder, else by the size that options or run name."""
+    if decoder is not None:
+        return decoder.num_ws
+    sizes = [values.get(name) for values in (chosen, opts) for name in ("output_size", "stylegan_size")]
+    size = next((size for size in sizes if size), 1024)
+    return chosen["n_styles"] or 2 * int(size).bit_length() - 4
+
+
+def _encoder_type(
+    keys: Keys, architecture: str, family: str, given: str | None, opts: dict[str, Any], is_resnet: bool
+) -> str:
+    """Our name of the published class: given, named by the run, or the family's own where tensors do not tell."""
+    candidates = PLAIN_OR_PROGRESSIVE.get(architecture, (architecture,))
+    named = given if given is not None else opts.get("encoder_type")
+    if named is None:
+        if len(candidates) == 1 or family == "pSp":
+            return candidates[0]
+        if family == "e4e" or architecture == "pyramid":
+            return candidates[family == "e4e"]
+        raise keys.fault(
+            f"its tensors do not tell ReStyle-pSp from ReStyle-e4e; give encoder_type={candidates[0]!r} or "
+            f"{candidates[1]!r}, as the training run was told"
+        )
+    bare = named.removeprefix(RESNET_PREFIX)
+    ours = OTHER_NAMES.get(bare, bare)
+    if ours not in candidates or (named.startswith(RESNET_PREFIX) and not is_resnet):
+        prefix = RESNET_PREFIX if is_resnet else ""
+        told = "was given" if given is not None else "stands in its opts"
+        fitting = " or ".join(prefix + name for name in candidates)
+        known = "" if ours in ENCODERS else f" (known: {', '.join(ENCODERS)})"
+        remedy = "" if given is not None else f"; if that is what it is under another name, give encoder_type={fitting}"
+        raise keys.fault(f"encoder_type {named!r} {told}{known}, but its tensors are those of {fitting}{remedy}")
+    return ours

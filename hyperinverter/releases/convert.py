@@ -1,0 +1,199 @@
+"""Released files become .safetensors of this project: one file, or a model folder whose parts belong together.
+
+Written are the weights under this project's names, the config that rebuilds the network, the hashes of the parts it was
+trained with, and where the weights came from: name and SHA-256 of the released file, its licence.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hyperinverter.checkpoint import MODEL_FORMAT, read_model
+from hyperinverter.config.load import list_domains, load_domain
+from hyperinverter.config.schema import DomainConfig
+from hyperinverter.config.weights import ConvertConfig
+from hyperinverter.config.yaml_text import parse_value
+from hyperinverter.pretrained.load import check_served
+from hyperinverter.published.reading import PublishedFile, read_published
+from hyperinverter.releases import lock
+from hyperinverter.releases.catalog import FOLDERS, aligned, entry_of_file, members_of, released_models
+from hyperinverter.releases.identify import Facts, facts, kind_of
+from hyperinverter.releases.transfer import hash_file
+from hyperinverter.releases.writing import Source, Writer
+from hyperinverter.utils.checkout import command_of
+from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.text import expanded
+
+PUBLISHED_SUFFIXES = (".pkl", ".pt", ".pth", ".tar")  # of files to read; a folder of such a name would be a slip
+
+
+def convert_files(
+    paths: Sequence[str | Path],
+    out: str | Path,
+    *,
+    kind: str | None = None,
+    domain: DomainConfig | None = None,
+    sha256: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    half: bool = False,
+) -> list[Path]:
+    """Convert released files; what is written fits together.
+
+    Args:
+        paths: released files in any order: a generator's .pkl, a W encoder's .pt, a HyperInverter's .pt, ...
+        out: a .safetensors file (for one file), else a model folder. A generator that is there already is used.
+        kind: of the first file, as `from_published` takes it; None: recognised by content.
+        domain: which domain these weights are of: its resolution and generator sizes are required, and it tells what
+            the tensors do not (input size and strides of the encoders, weight layout). None: that of a released model
+            or domain of the folder's name, else nothing is required.
+        sha256: of the first file, all digits or the first ones.
+        options: for the reader of the first file.
+        half: store E2, hypernetworks and methods of others as float16.
+    Returns:
+        The files written.
+    Raises:
+        FileNotFoundError: a file is not there.
+        UserError: a file is not what it should be (page, cut short, other hash, other resolution), or files do not
+            belong together.
+    """
+    out = expanded(out)
+    single = out if out.suffix == ".safetensors" else None
+    if single is None and (out.is_file() or out.suffix in PUBLISHED_SUFFIXES):
+        raise UserError(f"{out}: is no place to write to; the last word names a .safetensors file or a model folder")
+    if single and len(paths) != 1:
+        raise UserError(f"{out}: is one file, but {len(paths)} were given to convert; give a folder")
+    folder = out.parent if single else out
+    name = folder.resolve().name
+    domain = domain or _domain_by_name(name)
+    sources = []
+    for number, path in enumerate(paths):
+        first = number == 0
+        file = _read(path, sha256 if first else None)
+        entry = entry_of_file(file.path, file.sha256)
+        found = kind_of(file, kind if first else None, entry and entry.kind)
+        told = _options_of(domain, found) | dict((options or {}) if first else {})
+        sources.append(Source(file, found, entry, told))
+    return Writer(folder, domain.name if domain else name, domain, single, half).write(sources)
+
+
+def inspect_file(
+    path: str | Path,
+    *,
+    kind: str | None = None,
+    domain: DomainConfig | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Facts:
+    """What a released file is: label and text of each fact. Nothing is written.
+
+    Args:
+        path: the file.
+        kind: as `from_published` takes it; None: recognised by content.
+        domain: tells what the tensors do not, as in `convert_files`; nothing is required of it.
+        options: for its reader.
+    Raises:
+        FileNotFoundError: it is not there.
+        UserError: it cannot be read, or is not what it seems; names the fault.
+    """
+    file = _read(path)
+    size = file.path.stat().st_size
+    told = [("file", str(file.path)), ("size", f"{size:,} bytes"), ("SHA-256", file.sha256)]
+    told.append(("container", file.container))
+    if file.metadata.get("format") == MODEL_FORMAT and kind is None:
+        return told + _facts_of_ours(file.path)
+    entry = entry_of_file(file.path, file.sha256)
+    if entry is not None:
+        told.append(("by its name", f"{entry.what}; from {entry.source}, licence: {entry.licence_text}"))
+        told += [("images", entry.images)] if entry.images else []
+    found = kind_of(file, kind, entry and entry.kind)
+    return told + facts(file, found, _options_of(domain, found) | dict(options or {}))
+
+
+def convert(config: ConvertConfig) -> None:
+    """The command."""
+    domain = load_domain(config.domain) if config.domain else None
+    options = {name: parse_value(value) for name, value in config.options.items()}
+    given = {"kind": config.kind, "domain": domain, "options": options}
+    if config.inspect:
+        for path in _named(config):
+            print("\n".join(aligned(inspect_file(path, **given))) + "\n")
+        return
+    *paths, out = _named(config)
+    for path in convert_files(paths, out, **given, sha256=config.sha256, half=config.half):
+        print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+        if path.stem in ("generator", "discriminator"):
+            try:
+                check_served(read_model(path))
+            except UserError as error:
+                print(f"note: {error}")
+
+
+def describe(config: ConvertConfig) -> str:
+    """What the command would do, for --dry-run: the kind of each file."""
+    files = _named(config)
+    rows = []
+    for path in files if config.inspect else files[:-1]:
+        file = _read(path, None if rows else config.sha256)
+        entry = entry_of_file(file.path, file.sha256)
+        rows.append((str(path), kind_of(file, None if rows else config.kind, entry and entry.kind), file.sha256))
+    end = "nothing would be written" if config.inspect else f"would be written to {files[-1]}"
+    return "\n".join([*aligned(rows), end])
+
+
+def _named(config: ConvertConfig) -> list[str]:
+    if len(config.files) < (1 if config.inspect else 2):
+        raise UserError(f"name files and where to write: {command_of('convert')} IN OUT, or --inspect IN")
+    return config.files
+
+
+def _read(path: str | Path, sha256: str | None = None) -> PublishedFile:
+    """A file with the hash that was asked for and, where downloads lie, with the hash of its first time."""
+    members, place = members_of(Path(path)), expanded(path)
+    if members and place.parent.name in FOLDERS and place.is_file():  # a package is checked before it is opened
+        sha, size = hash_file(place)
+        if (found := entry_of_file(place, sha)) is not None:
+            lock.check(place.parent.parent, found, sha, size, str(place))
+    file = read_published(path, members)
+    wanted = (sha256 or "").strip().lower()
+    if not file.sha256.startswith(wanted):
+        raise UserError(
+            f"{path}: SHA-256 is {file.sha256}, expected {wanted}: it is damaged or another file; fetch it again"
+        )
+    entry, folder = entry_of_file(file.path, file.sha256), file.path.parent
+    if entry is not None and folder.name in FOLDERS:
+        size = file.path.stat().st_size
+        lock.check(folder.parent, entry, file.sha256, size, str(file.path))
+        lock.record(folder.parent, entry, file.sha256, size)
+    return file
+
+
+def _options_of(domain: DomainConfig | None, kind: str) -> dict[str, Any]:
+    """What the tensors do not tell and the domain does."""
+    if domain is None:
+        return {}
+    if kind == "w_encoder":
+        return {"input_size": domain.w_encoder.input_size, "strides": domain.w_encoder.strides}
+    if kind == "hyperinverter":
+        e2, h = domain.layerwise_encoder, domain.hypernetwork
+        return {
+            "w_encoder": _options_of(domain, "w_encoder"),
+            "layerwise_encoder": {name: getattr(e2, name) for name in ("input_size", "strides", "feature_size")},
+            "hypernetwork": {name: getattr(h, name) for name in ("weight_layout", "style_index")},
+        }
+    return {}
+
+
+def _domain_by_name(name: str) -> DomainConfig | None:
+    model = released_models().get(name)
+    name = model.domain if model else name
+    return load_domain(name) if name in list_domains() else None
+
+
+def _facts_of_ours(path: Path) -> Facts:
+    """Of a file that is converted already."""
+    file = read_model(path)
+    told = [("kind", f"{file.kind} of this project"), ("weights hash", file.hash)]
+    told += [(f"belongs to {part}", digest) for part, digest in file.requires.items()]
+    told.append(("numbers", f"{sum(tensor.numel() for tensor in file.state.values()):,}"))
+    for title, values in (("config", file.config), ("info", file.info)):
+        told += [(f"{title}: {name}", str(value)) for name, value in values.items()]
+    return told

