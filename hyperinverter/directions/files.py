@@ -16,6 +16,10 @@ from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.text import expanded, whole_number
 
 SUFFIXES = (".safetensors", ".npy", ".pt")  # of files that have a name in a model folder; a path may have any
+WANTED = (  # in the place of a picture or a text
+    "give a direction as .npy, .pt or .safetensors; numbers in a text become one by "
+    "numpy.save('smile.npy', numpy.loadtxt('smile.txt'))"
+)
 PCA_FILE = "{name}.safetensors"  # directly in a model folder
 
 
@@ -108,7 +112,7 @@ def _read(path: Path, space: Space) -> Direction:
     Raises:
         ValueError: it holds something else; says what.
     """
-    published = read_published(path)
+    published = read_published(path, wanted=WANTED)
     if published.metadata.get("format") != MODEL_FORMAT:
         return Direction(path.stem, as_direction(published.content, space))
     file = read_model(path, "direction")

@@ -158,7 +158,7 @@ def _get(session: Any, url: str, headers: dict[str, str]) -> Any:
     try:
         response = session.get(url, headers=sent, stream=True, timeout=TIMEOUT_S)
     except requests.exceptions.SSLError as error:
-        raise UserError(
+        raise Refused(
             f"{url}: the server's certificate was not accepted ({_short(error)}); behind a proxy that opens TLS, name "
             f"its certificates in REQUESTS_CA_BUNDLE"
         ) from error
@@ -167,7 +167,7 @@ def _get(session: Any, url: str, headers: dict[str, str]) -> Any:
     except requests.TooManyRedirects as error:
         raise Refused(f"{url}: the server redirects in a circle; give another copy") from error
     except (requests.RequestException, ValueError) as error:
-        raise UserError(
+        raise Refused(
             f"{url}: cannot be fetched ({_short(error)}); give an address http://... or https://..."
         ) from error
     addresses = [*(step.url for step in response.history), response.url]

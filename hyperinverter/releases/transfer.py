@@ -110,9 +110,9 @@ def fetch(
         headers: more request headers.
         log: gets one line per interruption.
     Raises:
-        Refused: a web page came, the file is not there, or the server forbids it; says what to do.
-        UserError: it broke off too often, is too large or of another size, the disk is full, or another process
-            downloads the same file.
+        Refused: a web page came, the file is not there, the server forbids it, cannot be reached, or broke off too
+            often; says what to do.
+        UserError: it is too large, the disk is full, or another process downloads the same file.
     """
     part = target.with_name(target.name + ".part")
     with only_download(target):
@@ -175,7 +175,7 @@ def _until_complete(
                     restarts += 1
                 idle = 0 if _size(part) > before else idle + 1
                 if idle >= limits.attempts or restarts > MOST_RESTARTS:
-                    raise UserError(
+                    raise Refused(
                         f"{url}: {stopped}; gave up after {max(idle, restarts)} tries.{_kept(part)} Run the same "
                         f"command again later, or give another copy (base_url=, hub=)"
                     ) from stopped

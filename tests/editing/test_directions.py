@@ -78,6 +78,18 @@ def test_wrong_directions_are_refused_with_a_remedy(tmp_path, tiny_model):
             load_direction(tmp_path / name)
 
 
+def test_a_text_or_a_picture_is_no_direction_and_nothing_to_fetch_again(tmp_path):
+    """Both were to be "fetched again from where their authors published them"."""
+    np.savetxt(tmp_path / "smile.txt", np.arange(16.0))
+    (tmp_path / "smile.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(9))
+    for name, what in (("smile.txt", r"a text of \d+ bytes"), ("smile.png", "a PNG image")):
+        with pytest.raises(UserError, match=rf"{what}.*; give a direction as \.npy.*numpy\.loadtxt") as error:
+            load_direction(tmp_path / name)
+        assert "fetch" not in str(error.value)
+    np.save(tmp_path / "smile.npy", np.loadtxt(tmp_path / "smile.txt"))  # what it says to do
+    assert load_direction(tmp_path / "smile.npy").vector[15] > 0
+
+
 W, L = 16, 6
 VECTOR, STYLES = torch.arange(1.0, W + 1), torch.randn(L, W, generator=torch.Generator().manual_seed(3))
 

@@ -16,7 +16,7 @@ from hyperinverter.releases import download
 from hyperinverter.releases.catalog import Entry, catalog, entry
 from hyperinverter.releases.download import Mirror, download_entry
 from hyperinverter.releases.lock import LOCK_NAME, read_lock
-from hyperinverter.releases.transfer import WrongContent
+from hyperinverter.releases.transfer import Limits, WrongContent
 from hyperinverter.utils.errors import UserError
 
 
@@ -99,6 +99,24 @@ def test_the_next_copy_is_tried_and_in_the_end_all_are_named(one, root, server):
     )
     assert all(text in str(error.value) for text in told), error.value
     assert download_entry(replace(one, copies=(*copies, *one.copies))).is_file()
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:{port}/x.pkl", "https://127.0.0.1:{open}/x.pkl", "{cut}"])
+def test_a_copy_that_cannot_be_reached_or_breaks_off_does_not_end_the_download(one, root, server, address):
+    """Nobody listens there; the certificate fails; the connection breaks each time: the second copy was not tried."""
+    with file_server() as gone:
+        pass
+    server.answers["/cut.pkl"] = Answer(CONTENT, ranges=False, break_after=[100_000] * 9)
+    ports = {"port": gone.address.rpartition(":")[2], "open": server.address.rpartition(":")[2]}
+    first = address.format(**ports, cut=server.url("/cut.pkl"))
+    quick = Limits(attempts=2, first_wait_s=0.01)
+    path = download_entry(replace(one, copies=(first, *one.copies)), limits=quick)
+    assert path.read_bytes() == CONTENT and read_lock(root)["one"].copy == one.copies[0]
+    assert [file.name for file in path.parent.iterdir() if not file.name.startswith(".")] == ["x.pkl"]
+    path.unlink()
+    with pytest.raises(UserError, match=r"(?s)could not be fetched:.*(cannot be reached|certificate|gave up)") as error:
+        download_entry(replace(one, copies=(first, server.url("/gone"))), limits=quick)
+    assert first in str(error.value) and "no such file (404)" in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Adaptive augmentation: what it changes and leaves alone, how p follows D, and that runs resume with it."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,37 @@ def test_colours_move_and_places_stay():
     # hue and saturation turn about the grey axis: grey stays grey, however bright
     assert (changed - changed.mean(1, keepdim=True)).abs().max() < 1e-4
     assert not torch.allclose(changed, grey, atol=1e-2)
+
+
+def test_changes_are_as_strong_as_published():
+    """Karras et al. 2020, appendix B: scale 2^N(0, 0.2), turns and hues all round, shifts up to an eighth, brightness
+    N(0, 0.2), contrast 2^N(0, 0.5), saturation 2^N(0, 1); read off the drawn matrices."""
+    torch.manual_seed(0)
+    scale = augmentation(["scale"], 1.0)._geometry(20_000, 64, CPU)
+    assert torch.equal(scale[:, 0, 0], scale[:, 1, 1]) and scale[:, 0, 0].log2().std() == pytest.approx(0.2, rel=0.03)
+    turn = augmentation(["rotate"], 1.0)._geometry(20_000, 64, CPU)
+    angle = torch.atan2(turn[:, 1, 0], turn[:, 0, 0])
+    assert angle.std() == pytest.approx(math.pi / math.sqrt(3), rel=0.03)  # even from -pi to pi
+    shift = augmentation(["translate"], 1.0)._geometry(20_000, 64, CPU)[:, :2, 2] * 32  # pixels
+    torch.testing.assert_close(shift, shift.round())
+    assert shift.abs().amax(0).tolist() == [8, 8]
+
+    colours = augmentation(["color"], 1.0)._colours(20_000, CPU)
+    matrix, offset = colours[:, :3, :3], colours[:, :3, 3]
+    contrast = matrix.sum(2).mean(1)  # of grey
+    assert contrast.log2().std() == pytest.approx(0.5, rel=0.03)
+    assert (offset.mean(1) / contrast).std() == pytest.approx(0.2, rel=0.03)  # brightness goes first
+    saturation = (torch.linalg.det(matrix) / contrast**3).sqrt()  # two directions are stretched, grey is not
+    assert saturation.log2().std() == pytest.approx(1.0, rel=0.03)
+    cosine = (matrix.diagonal(dim1=1, dim2=2).sum(1) / contrast - 1) / (2 * saturation)
+    assert cosine.mean() == pytest.approx(0, abs=0.02) and cosine.square().mean() == pytest.approx(0.5, rel=0.03)
+
+
+def test_the_sign_follows_by_a_tenth():
+    made = Augmentation(ALL, 0.6, 1.0, CPU)
+    for expected in (0.64, 0.676, 0.7084):
+        made.adjust(torch.tensor(1.0), 16)
+        assert made.state["sign"] == pytest.approx(expected)
 
 
 def test_gradients_pass_through():

