@@ -154,6 +154,9 @@ def _phase1(c: s.Phase1Config) -> Iterator[Problem]:
 def _early_head(c: s.EarlyHeadConfig) -> Iterator[Problem]:
     yield from at_least(c, 1, "channels")
     yield from weights("loss_weights", c.loss_weights, names.LOSSES)
+    sizes = [2**i for i in range(3, c.domain.resolution.bit_length() - 2)]
+    if c.px is not None and c.px not in sizes:
+        yield Problem(("px",), f"must be the size of an inner layer, one of {', '.join(map(str, sizes))}; got {c.px}")
     if c.data.kind != "generated":
         yield Problem(("data.kind",), f"must be generated, the head learns from its generator; got {c.data.kind!r}")
 

@@ -181,6 +181,7 @@ class Phase1Config(PhaseConfig):
 class EarlyHeadConfig(TrainConfig):
     """Train a generator's early head on its own images."""
 
+    px: int | None = None  # side of the images that it draws, that of one of the generator's layers; null: R/4
     channels: int = 64  # of its two convolutions
     # loss -> weight, some of LOSSES
     loss_weights: dict[str, float] = field(default_factory=lambda: {"l2": 1.0, "lpips": 0.2})

@@ -62,12 +62,13 @@ class TotalLoss(nn.Module):
 
         Args:
             output: [N,3,R,R], may require gradients.
-            target: [N,3,R,R]; gradients never reach it.
+            target: [N,3,R,R], or larger, then reduced by box mean; gradients never reach it.
         Returns:
             The weighted sum, a scalar, and every unweighted loss as a detached scalar under its name.
         Raises:
-            ValueError: the shapes differ or are not [N,3,R,R].
+            ValueError: the target is smaller, or shapes are not [N,3,R,R].
         """
+        target = at_most(target, output.shape[-1])
         check_pairs(output, target, "output and target")
         # Float32 even under a trainer's autocast: small differences of large features are what is measured here.
         with torch.autocast(output.device.type, enabled=False):

@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from hyperinverter.models.mobile_stylegan import MobileGenerator
 
 
-def build_generator(domain: DomainConfig, early_channels: int = 0) -> "Generator | MobileGenerator":
+def build_generator(domain: DomainConfig, early_heads: dict[int, int] | None = None) -> "Generator | MobileGenerator":
     """Generator G of the domain's architecture and resolution; this is the one place that asks which it is.
 
     Args:
-        early_channels: of its early head; 0: none. Only `mobile_stylegan` can have one.
+        early_heads: see `MobileGenerator`. Only `mobile_stylegan` can have one.
     """
     config = asdict(domain.generator)
     if config["architecture"] == MOBILE:
         sizes = {key: config[key] for key in ("z_dim", "w_dim", "mapping_layers", "channel_base", "channel_max")}
         from hyperinverter.models.mobile_stylegan import MobileGenerator
 
-        return MobileGenerator(resolution=domain.resolution, early_channels=early_channels, **sizes)
+        return MobileGenerator(resolution=domain.resolution, early_heads=early_heads, **sizes)
     if config["architecture"] == "stylegan2":
         config["architecture"] = "skip"
     return Generator(resolution=domain.resolution, **config)

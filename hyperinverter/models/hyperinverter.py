@@ -88,7 +88,7 @@ class HyperInverterNetwork(nn.Module):
         w = self.encode(images)
         ws = w[:, None].repeat(1, self.generator.num_ws, 1)  # [N, L, w_dim]
         with torch.no_grad():
-            w_image = self.synthesise(ws, self.own_kernels, resolution=self.draws_px or self._enough_for_e2())
+            w_image = self.synthesise(ws, self.own_kernels, resolution=self._enough_for_e2())
         if self.hypernetwork.use_w_image_features:
             h, h_w = self.layerwise_encoder.pair(images, w_image)
         else:

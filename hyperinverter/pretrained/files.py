@@ -11,7 +11,6 @@ from hyperinverter.utils.text import expanded
 
 PARTS = ("generator", "discriminator", "w_encoder", "hyperinverter")
 PUBLISHED_METHODS = ("psp", "e4e", "restyle", "hyperstyle")  # of others; each has a file of its name
-EARLY_HEAD = "early_head.safetensors"  # beside a generator that can have one; absent: it draws only full images
 # the trainer that writes each part, for error messages
 MADE_BY = {
     "generator": "stylegan2",
@@ -37,6 +36,18 @@ def search_folders() -> list[Path]:
         Path.cwd() / "pretrained_models",
     ]
     return list(dict.fromkeys(folders))
+
+
+def early_head_file(px: int, resolution: int) -> str:
+    """Name of the file, beside a generator of that resolution, of its early head of px pixels."""
+    return "early_head.safetensors" if px == resolution // 4 else f"early_head_{px}.safetensors"
+
+
+def early_heads_beside(generator: Path, resolution: int) -> dict[int, Path]:
+    """Side in px -> file of every early head in the folder of a generator's file."""
+    sizes = (2**i for i in range(2, resolution.bit_length() - 1))
+    files = {px: generator.with_name(early_head_file(px, resolution)) for px in sizes}
+    return {px: path for px, path in files.items() if path.is_file()}
 
 
 def available_models() -> dict[str, Path]:

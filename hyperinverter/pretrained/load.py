@@ -28,7 +28,7 @@ from hyperinverter.models.build import build_discriminator, build_generator, bui
 from hyperinverter.models.encoders import WEncoder
 from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.models.stylegan2 import Discriminator, Generator
-from hyperinverter.pretrained.files import EARLY_HEAD, part_file, weights_file
+from hyperinverter.pretrained.files import early_heads_beside, part_file, weights_file
 from hyperinverter.utils.errors import DAMAGED, UserError, reason_of
 from hyperinverter.utils.skip_init import shapes_only
 from hyperinverter.utils.state_dicts import misfits
@@ -191,16 +191,15 @@ def load_generator(source: str | Path, domain: DomainConfig | None = None) -> Ge
 
 
 def _generator(file: ModelFile, domain: DomainConfig) -> nn.Module:
-    """The generator of a file, with the early head that lies beside it."""
-    path = file.path.with_name(EARLY_HEAD)
-    if not path.is_file():
-        return _network(file, lambda: build_generator(domain))
-    head = read_model(path, "early_head")
-    check_requires(head, generator=file.hash)
-    channels = len(head.state.get("conv1.bias", ()))  # what it does not say is derived from its weights
-    early = {f"synthesis.early.{name}": value for name, value in head.state.items()}
-    whole = replace(file, path=path, state={**file.state, **early})
-    return _network(whole, lambda: build_generator(domain, early_channels=channels))
+    """The generator of a file, with the early heads that lie beside it."""
+    channels: dict[int, int] = {}
+    for px, path in early_heads_beside(file.path, domain.resolution).items():
+        head = read_model(path, "early_head")
+        check_requires(head, generator=file.hash)
+        channels[px] = len(head.state.get("conv1.bias", ()))  # what it does not say is derived from its weights
+        early = {f"synthesis.early.{px}.{name}": value for name, value in head.state.items()}
+        file = replace(file, path=path, state={**file.state, **early})
+    return _network(file, lambda: build_generator(domain, early_heads=channels))
 
 
 def load_discriminator(source: str | Path, domain: DomainConfig | None = None) -> Discriminator:

@@ -1,8 +1,8 @@
-"""Train a generator's early head, which draws its images reduced to a quarter without the last layer.
+"""Train a generator's early head, which draws its images reduced from the layer of their size, without those behind it.
 
 Data are the generator's own images, sampled once at full size (`data.kind=generated`, `data.store`); the head learns
-to draw their box means from the last but one layer's features. Nothing else of the generator changes.
-Letters: N images, R/4 pixels of the early image.
+to draw their box means from that layer's features. Nothing else of the generator changes.
+Letters: N images.
 """
 
 from dataclasses import replace
@@ -15,6 +15,7 @@ from tqdm import tqdm
 from hyperinverter.config.schema import EarlyHeadConfig
 from hyperinverter.data import Batches
 from hyperinverter.data.generated import GeneratedSource
+from hyperinverter.extractors.resize import at_most
 from hyperinverter.losses import build_losses
 from hyperinverter.pretrained.load import hash_of, load_generator
 from hyperinverter.releases.obtain import obtain_weights
@@ -48,17 +49,18 @@ def train(config: EarlyHeadConfig) -> dict[str, float]:
     generator = load_generator(obtain_weights(domain, "generator"), domain).to(device).requires_grad_(False)
     if not hasattr(generator, "start_early_head"):
         raise UserError(f"domain.generator: {domain.name}'s has no early head; mobile_stylegan has one")
+    size = config.px or generator.resolution // 4
     frozen = {"generator": hash_of(generator)}
     resumed = find_state(config, trainer="early_head", networks=["generator"], frozen=frozen)
-    head = generator.start_early_head(config.channels).to(device)
-    size = generator.resolution // 4
+    head = generator.start_early_head(config.channels, size).to(device)
+    stored = max(size, generator.resolution // 4)  # one store serves smaller heads too
     train_source, validation_source = (
-        GeneratedSource.of(config.data, generator, stream, size) for stream in ("train", "validation")
+        GeneratedSource.of(config.data, generator, stream, stored) for stream in ("train", "validation")
     )
     for source in (train_source, validation_source):
         source.fill_store()
     data = [
-        Batches(source, size, seed=config.seed, cache_mib=config.data.cache_mib, device=device)
+        Batches(source, stored, seed=config.seed, cache_mib=config.data.cache_mib, device=device)
         for source in (train_source, validation_source)
     ]
     losses = build_losses(config.loss_weights, loss_resolution=domain.loss_resolution).to(device).eval()
@@ -69,7 +71,7 @@ def train(config: EarlyHeadConfig) -> dict[str, float]:
     def draw(source: GeneratedSource, names: list[str]) -> Tensor:
         w = source.w(names)
         with torch.no_grad():
-            x = generator.synthesis.early_features(w[:, None].expand(-1, generator.num_ws, -1))
+            x = generator.synthesis.early_features(w[:, None].expand(-1, generator.num_ws, -1), size)
         return head(x, w, {})
 
     def measure(part: tuple[Tensor, list[str]]) -> dict[str, Tensor]:
@@ -79,7 +81,7 @@ def train(config: EarlyHeadConfig) -> dict[str, float]:
     def validation_losses(images: Tensor, names: list[str]) -> dict[str, Tensor]:
         drawn = draw(validation_source, names)
         total, parts = losses(drawn, images)
-        errors = ((drawn - images) / 2).square().mean(dim=(1, 2, 3))  # of images in [0, 1]
+        errors = ((drawn - at_most(images, size)) / 2).square().mean(dim=(1, 2, 3))  # of images in [0, 1]
         return {"loss": total, **parts, "psnr": (-10 * errors.log10()).mean()}
 
     with (
@@ -116,7 +118,7 @@ def train(config: EarlyHeadConfig) -> dict[str, float]:
                     copy_parts(output / "model", domain, ["generator"])
                     info = {"trainer": "train_early_head", "step": progress.step, "validation": found}
                     info["images_seen"] = progress.position
-                    save_early_head(output / "model", head, config.channels, domain, frozen=frozen, info=info)
+                    save_early_head(output / "model", head, config.channels, size, domain, frozen=frozen, info=info)
 
             # -- save
             if due.save:

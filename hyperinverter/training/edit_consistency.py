@@ -136,7 +136,7 @@ def edit_consistency(
     """
     ws = edits(found.w)[:, None].expand(-1, model.generator.num_ws, -1)
     with torch.no_grad():
-        before = at_most((model.render(ws) - found.w_image).float(), loss_resolution)
+        before = at_most(model.render(ws).float(), loss_resolution) - at_most(found.w_image.float(), loss_resolution)
     after = at_most(model.synthesise(ws, found.residuals).float() - found.reconstruction.float(), loss_resolution)
     if not relative:
         return (after - before).square().mean()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hyperinverter.checkpoint import save_model, write_atomically
 from hyperinverter.config.schema import DomainConfig
-from hyperinverter.pretrained.files import EARLY_HEAD
+from hyperinverter.pretrained.files import early_head_file
 from hyperinverter.releases.obtain import obtain_weights
 
 CONFIG_SECTIONS = {"w_encoder": ("w_encoder",), "hyperinverter": ("layerwise_encoder", "hypernetwork")}
@@ -27,7 +27,7 @@ def copy_parts(folder: Path, domain: DomainConfig, parts: Sequence[str]) -> None
             raise
         copy_file(source, folder / f"{part}.safetensors")
         if part == "generator":  # directions are vectors in this generator's w space
-            patterns = (EARLY_HEAD, "directions/*.safetensors", "pca.safetensors")
+            patterns = ("early_head*.safetensors", "directions/*.safetensors", "pca.safetensors")
             for file in sorted(path for pattern in patterns for path in source.parent.glob(pattern)):
                 copy_file(file, folder / file.relative_to(source.parent))
 
@@ -79,8 +79,9 @@ def save_part(
 
 
 def save_early_head(
-    folder: Path, head: nn.Module, channels: int, domain: DomainConfig, *, frozen: dict[str, str], info: dict
+    folder: Path, head: nn.Module, channels: int, px: int, domain: DomainConfig, *, frozen: dict[str, str], info: dict
 ) -> None:
-    """Write an early head beside the generator that it was trained for, in float16."""
-    config = {"domain": domain.name, "resolution": domain.resolution, "channels": channels}
-    save_model(folder / EARLY_HEAD, head, kind="early_head", config=config, requires=frozen, info=info, half=True)
+    """Write an early head of px pixels beside the generator that it was trained for, in float16."""
+    config = {"domain": domain.name, "resolution": domain.resolution, "channels": channels, "px": px}
+    path = folder / early_head_file(px, domain.resolution)
+    save_model(path, head, kind="early_head", config=config, requires=frozen, info=info, half=True)

@@ -31,6 +31,7 @@ from hyperinverter.training.resume import find_state, restore, save_state
 from hyperinverter.training.start import (
     load_discriminator_of_losses,
     notes_on_photos,
+    photo_resolution,
     start_w_encoder,
     training_resolution,
 )
@@ -80,7 +81,8 @@ def train(config: Phase1Config) -> dict[str, float]:
         losses = build_losses(config.loss_weights, discriminator=discriminator, loss_resolution=domain.loss_resolution)
         losses = losses.to(device).eval()
     size = training_resolution(generator, domain, losses)
-    train_data, validation_data = open_training_data(config.data, domain, config.seed, generator, device, size)
+    photo_px = photo_resolution(size, domain)
+    train_data, validation_data = open_training_data(config.data, domain, config.seed, generator, device, photo_px)
     optimizer = build_optimizer(w_encoder.parameters(), config.optimizer)
     changes = RandomChanges(config.augment, config.augment_p, device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")

@@ -48,6 +48,7 @@ from hyperinverter.training.resume import find_state, restore, save_state
 from hyperinverter.training.start import (
     load_discriminator_of_losses,
     notes_on_photos,
+    photo_resolution,
     start_hyperinverter,
     training_resolution,
 )
@@ -188,8 +189,8 @@ def train(config: Phase2Config) -> dict[str, float]:
     build = {"discriminator": discriminator, "loss_resolution": domain.loss_resolution}
     losses = build_losses(config.loss_weights, **build).to(device).eval()
     size = domain.resolution if gan.weight > 0 else training_resolution(model.generator, domain, losses)
-    model.draws_px = size
-    train_data, validation_data = open_training_data(config.data, domain, config.seed, model.generator, device, size)
+    model.draws_px, seen_px = size, photo_resolution(size, domain)
+    train_data, validation_data = open_training_data(config.data, domain, config.seed, model.generator, device, seen_px)
     if gan.weight > 0 and discriminator is None:
         discriminator = load_discriminator(obtain_weights(domain, "discriminator"), domain).requires_grad_(False)
     optimizer = build_optimizer(model.trainable_parameters(), config.optimizer)

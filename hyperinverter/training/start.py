@@ -72,6 +72,11 @@ def training_resolution(generator: nn.Module, domain: DomainConfig, losses: Tota
     return min(enough, default=domain.resolution)
 
 
+def photo_resolution(drawn_px: int, domain: DomainConfig) -> int:
+    """Side in px at which photos are read: what losses compare with images of drawn_px, and what encoders look at."""
+    return min(domain.resolution, max(drawn_px, domain.w_encoder.input_size, domain.layerwise_encoder.input_size))
+
+
 def notes_on_photos(data: Batches, domain: DomainConfig, step: int) -> list[str]:
     """Whether some of the photos are in the crop that the domain expects; before the first step, in one process."""
     if step > 0 or not is_main():

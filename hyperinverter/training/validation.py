@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hyperinverter.config.schema import ScheduleConfig
 from hyperinverter.data import Batches, validation_batches
+from hyperinverter.extractors.resize import at_most
 from hyperinverter.utils.distributed import gather_numbered, world_size
 
 
@@ -67,5 +68,6 @@ def sample_images(data: Batches, fallback: Batches, count: int, device: torch.de
 
 
 def side_by_side(*columns: Tensor) -> Tensor:
-    """[N,3,R,R] each -> [N*columns,3,R,R], the columns of one image next to each other."""
-    return torch.stack([column.float() for column in columns], dim=1).flatten(0, 1)
+    """[N,3,R,R] each -> [N*columns,3,R,R], the columns of one image next to each other; larger ones are reduced."""
+    size = min(column.shape[-1] for column in columns)
+    return torch.stack([at_most(column.float(), size) for column in columns], dim=1).flatten(0, 1)

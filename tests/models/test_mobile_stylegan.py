@@ -20,11 +20,11 @@ GOLDEN = SHARED / "golden" / "mobile_generator.npz"
 WEIGHTS = find_network_file("ffhq_mobile/generator.safetensors")
 
 
-def make(seed: int = 0, early_channels: int = 0, **sizes: int) -> MobileGenerator:
+def make(seed: int = 0, early_heads: dict[int, int] | None = None, **sizes: int) -> MobileGenerator:
     """A small generator with random weights and noise."""
     torch.manual_seed(seed)
     sizes = {"resolution": 32, "z_dim": 8, "w_dim": 8, "channel_base": 128, "channel_max": 16, **sizes}
-    generator = MobileGenerator(mapping_layers=2, early_channels=early_channels, **sizes).eval()
+    generator = MobileGenerator(mapping_layers=2, early_heads=early_heads, **sizes).eval()
     for name, buffer in generator.synthesis.named_buffers():
         if name.endswith("noise_const"):
             buffer.normal_(std=0.3)
@@ -96,7 +96,7 @@ def residuals_of(generator: MobileGenerator, n: int) -> dict[str, torch.Tensor]:
 
 def test_a_residual_is_the_same_change_made_in_place_values_and_gradients():
     """Of every parameter, for every image of a batch; also in the batched way that a GPU takes."""
-    generator = make(early_channels=8)
+    generator = make(early_heads={8: 8})
     n = 3
     ws, residuals = styles(generator, n), residuals_of(generator, n)
     for resolution in (32, 8):
@@ -107,7 +107,7 @@ def test_a_residual_is_the_same_change_made_in_place_values_and_gradients():
         weights = torch.randn(images.shape)
         (images * weights).sum().backward()
         for i in range(n):
-            changed = make(early_channels=8)
+            changed = make(early_heads={8: 8})
             for name, parameter in changed.synthesis.named_parameters():
                 parameter.data += residuals[name][i]
             image = changed.synthesis(ws[i : i + 1], resolution=resolution)
@@ -158,18 +158,18 @@ def test_layers_computed_again_in_the_backward_pass_give_the_same_gradients():
 
 @torch.no_grad()
 def test_a_reduced_image_is_the_early_heads_or_the_box_mean():
-    generator = make(early_channels=8)
+    generator = make(early_heads={8: 8})
     ws = styles(generator, 2)
     synthesis = generator.synthesis
     assert synthesis.resolutions == (8, 32)
-    drawn = synthesis.early(synthesis.early_features(ws), ws[:, 3], {})
+    drawn = synthesis.early["8"](synthesis.early_features(ws, 8), ws[:, 3], {})
     assert (synthesis(ws, resolution=8) - drawn).abs().max() < 1e-5
     assert torch.allclose(synthesis(ws, resolution=4), F.avg_pool2d(synthesis(ws, resolution=8), 2), atol=1e-6)
     assert torch.allclose(synthesis(ws, resolution=16), F.avg_pool2d(synthesis(ws), 2), atol=1e-6)
     for wrong in (64, 0, 12):
         with pytest.raises(ValueError, match="resolution"):
             synthesis(ws, resolution=wrong)
-    synthesis.early = None
+    synthesis.resolutions = (32,)
     assert torch.allclose(synthesis(ws, resolution=8), F.avg_pool2d(synthesis(ws), 4), atol=1e-5)
 
 

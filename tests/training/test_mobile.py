@@ -1,12 +1,15 @@
 """A domain of the MobileStyleGAN architecture through its trainers, and images that are sampled once into a store."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from hyperinverter import load
 from hyperinverter.checkpoint import read_model, save_model
@@ -24,7 +27,9 @@ from hyperinverter.config.schema import (
     WeightsConfig,
 )
 from hyperinverter.data.generated import CHUNK, GeneratedSource
+from hyperinverter.losses.total import TotalLoss
 from hyperinverter.models.build import build_generator
+from hyperinverter.models.encoders import LayerwiseEncoder
 from hyperinverter.models.mobile_stylegan import mean_w
 from hyperinverter.pretrained.load import load_generator, load_model
 from hyperinverter.training import early_head, phase1, phase2
@@ -145,6 +150,36 @@ def test_both_phases_train_through_the_head_and_render_full_images(domain, with_
     assert not any(name.startswith(("layers.2", "to_img")) for name in network.hypernetwork.targets)
 
 
+def test_losses_below_the_photos_size_train_through_a_smaller_head(domain, with_head, photos, tmp_path, monkeypatch):
+    """A head of 8 px beside that of 16 px: losses are at 8 px, encoders still see 16 px."""
+    domain = replace(domain, weights=WeightsConfig(folder=str(with_head)))
+    early_head.train(replace(head_config(domain, tmp_path / "head"), px=8))
+    folder = tmp_path / "head" / "model"
+    domain = replace(domain, weights=WeightsConfig(folder=str(folder)), loss_resolution=8)
+    assert load_generator(folder).synthesis.resolutions == (8, 16, 64)
+    seen, compared = [], []
+    monkeypatch.setattr(LayerwiseEncoder, "pair", watched(LayerwiseEncoder.pair, seen))
+    monkeypatch.setattr(TotalLoss, "forward", watched(TotalLoss.forward, compared))
+    settings = {"schedule": {"max_steps": 2, "validate_every": 2, "images_every": 2}}
+    phase1.train(tiny_config("phase1", folder, photos, tmp_path / "one", domain, **settings))
+    config = tiny_config("phase2", tmp_path / "one" / "model", photos, tmp_path / "two", domain, **settings)
+    config.adversarial.weight, config.edit_consistency_weight = 0.0, 0.1
+    phase2.train(config)
+    assert set(seen) == {(16, 16)} and set(compared) == {(8, 16)}
+    with Image.open(next((tmp_path / "two" / "samples").glob("input_phase1_phase2_*"))) as sheet:
+        assert sheet.height % 8 == 0
+
+
+def watched(method: Callable, sizes: list[tuple[int, ...]]) -> Callable:
+    """The method, with the sides of the images that it is given noted."""
+
+    def call(self: torch.nn.Module, *images: torch.Tensor) -> Any:
+        sizes.append(tuple(each.shape[-1] for each in images))
+        return method(self, *images)
+
+    return call
+
+
 def test_codes_are_learned_from_samples_without_drawing(domain, photos, tmp_path):
     """Phase I with the distance of codes alone: the loss is that distance, and it falls."""
     data = DataConfig(kind="generated", num_generated=16, validation_fraction=0.5, flip=False)
@@ -227,5 +262,7 @@ def test_settings_that_cannot_be_are_refused(domain):
     assert any("needs images whose w is known" in message for message in found)
     found = [problem.message for problem in problems(EarlyHeadConfig(domain=domain))]
     assert any("must be generated" in message for message in found)
+    found = [problem.message for problem in problems(EarlyHeadConfig(domain=domain, px=32))]
+    assert any("one of 8, 16; got 32" in message for message in found)
     odd = replace(domain, generator=replace(domain.generator, use_noise=False))
     assert any("is a key of StyleGAN2" in problem.message for problem in problems(EarlyHeadConfig(domain=odd)))

@@ -3,6 +3,7 @@
 Source: MobileStyleGAN (Belousov, 2021, arXiv:2104.04767), as the package `random-face` publishes it.
 """
 
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -25,7 +26,7 @@ class MobileGenerator(nn.Module):
         channel_base: a layer at S pixels has min(channel_base / S, channel_max) channels.
         channel_max: see channel_base.
         mapping_layers: fully connected layers from z to w.
-        early_channels: of the early head; 0 leaves it out.
+        early_heads: sides in px that an early head draws, with the channels of its convolutions.
     Raises:
         ValueError: values that make no network.
     """
@@ -39,7 +40,7 @@ class MobileGenerator(nn.Module):
         channel_base: int = 32768,
         channel_max: int = 512,
         mapping_layers: int = 8,
-        early_channels: int = 0,
+        early_heads: Mapping[int, int] | None = None,
     ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {
@@ -50,7 +51,7 @@ class MobileGenerator(nn.Module):
             "channel_base": channel_base,
             "channel_max": channel_max,
             "mapping_layers": mapping_layers,
-            "early_channels": early_channels,
+            "early_heads": dict(early_heads or {}),
         }
         self.resolution, self.z_dim, self.w_dim, self.c_dim = resolution, z_dim, w_dim, 0
         self.synthesis = MobileSynthesis(
@@ -58,7 +59,7 @@ class MobileGenerator(nn.Module):
             w_dim=w_dim,
             channel_base=channel_base,
             channel_max=channel_max,
-            early_channels=early_channels,
+            early_heads=early_heads,
         )
         self.num_ws = self.synthesis.num_ws
         self.mapping = MappingNetwork(z_dim=z_dim, w_dim=w_dim, num_ws=self.num_ws, num_layers=mapping_layers)
@@ -74,9 +75,12 @@ class MobileGenerator(nn.Module):
         """z [N, z_dim] -> images [N, 3, R, R]; arguments as in `MappingNetwork` and `MobileSynthesis`."""
         return self.synthesis(self.mapping(z, truncation_psi, truncation_cutoff), weight_residuals, noise_mode)
 
-    def start_early_head(self, channels: int) -> EarlyHead:
-        """A head to be trained, whose styles start as those of the layer and of the image head that it replaces."""
-        last, before = self.synthesis.layers[-1], self.synthesis.layers[-2]
+    def start_early_head(self, channels: int, px: int) -> EarlyHead:
+        """A head of px pixels to be trained, whose styles start as those of the next layer and of the image head."""
+        if px not in [layer.size for layer in self.synthesis.layers[:-1]]:
+            raise ValueError(f"no early head of {px} px: it draws the size of a layer before the last one")
+        count = self.synthesis.layers_up_to(px)
+        before, last = self.synthesis.layers[count - 1 : count + 1]
         head = EarlyHead(before.conv2.bias.shape[0], channels, self.w_dim)
         pairs = ((head.conv1, last.up), (head.conv2, last.conv2), (head.to_img, self.synthesis.to_img))
         with torch.no_grad():

@@ -1,10 +1,11 @@
-"""MobileStyleGAN's synthesis network: styles to image, with optional weight residuals per image and an early head.
+"""MobileStyleGAN's synthesis network: styles to image, with optional weight residuals per image and early heads.
 
 Source: MobileStyleGAN (Belousov, 2021, arXiv:2104.04767); weight residuals: HyperInverter (arXiv:2112.00719), section
 3.2. Letters: N images, L styles, R px of the image.
 """
 
 import math
+from collections.abc import Mapping
 from itertools import pairwise
 
 import torch
@@ -32,7 +33,13 @@ class MobileSynthesis(nn.Module):
     """
 
     def __init__(
-        self, *, resolution: int, w_dim: int, channel_base: int, channel_max: int, early_channels: int = 0
+        self,
+        *,
+        resolution: int,
+        w_dim: int,
+        channel_base: int,
+        channel_max: int,
+        early_heads: Mapping[int, int] | None = None,
     ) -> None:
         super().__init__()
         if resolution < 32 or resolution & (resolution - 1):
@@ -49,8 +56,12 @@ class MobileSynthesis(nn.Module):
         pairs = zip(pairwise(widths), sizes, strict=True)
         self.layers = nn.ModuleList(MobileLayer(*channels, w_dim, size=size) for channels, size in pairs)
         self.to_img = ToImage(widths[-1], 12, w_dim)
-        self.early = EarlyHead(widths[-2], early_channels, w_dim) if early_channels else None
-        self.resolutions = (sizes[-2], resolution) if early_channels else (resolution,)
+        heads = dict(sorted((early_heads or {}).items()))
+        if any(px not in sizes for px in heads):
+            raise ValueError(f"an early head draws the size of a layer, one of {sizes} px; got {list(heads)}")
+        width = dict(zip(sizes, widths[1:], strict=True))
+        self.early = nn.ModuleDict({str(px): EarlyHead(width[px], heads[px], w_dim) for px in heads})
+        self.resolutions = (*heads, resolution)
 
     def forward(
         self,
@@ -67,8 +78,8 @@ class MobileSynthesis(nn.Module):
                 -> [N, *shape of the parameter], added to the stored parameter of each image; N may be 1 for one
                 residual shared by the batch. None or {} means none.
             noise_mode: "const" uses the stored noise, "random" draws new noise, "none" adds none.
-            resolution: r, side of the images in px; None is R. The early head draws R/4; from others R is reduced by
-                box mean.
+            resolution: r, side of the images in px; None is R. An image of the next larger size that can be drawn is
+                reduced to it by box mean.
         Returns:
             images [N, 3, r, r], nominally in [-1, 1], not clamped.
         Raises:
@@ -83,17 +94,23 @@ class MobileSynthesis(nn.Module):
             return torch.cat(rows)
         return self._draw(ws, residuals, noise_mode, resolution)
 
-    def early_features(self, ws: Tensor, weight_residuals: Residuals | None = None) -> Tensor:
-        """What the early head draws from: ws [N, L, w_dim] -> [N, C, R/4, R/4]."""
-        rows = [self._features(ws[i : i + 1], of_image(weight_residuals or {}, i), "const", len(self.layers) - 1)[0]
+    def early_features(self, ws: Tensor, px: int, weight_residuals: Residuals | None = None) -> Tensor:
+        """What an early head of px pixels draws from: ws [N, L, w_dim] -> [N, C, px, px]."""
+        count = self.layers_up_to(px)
+        rows = [self._features(ws[i : i + 1], of_image(weight_residuals or {}, i), "const", count)[0]
                 for i in range(len(ws))]  # fmt: skip
         return torch.cat(rows)
 
+    def layers_up_to(self, px: int) -> int:
+        """How many layers there are up to the one of px pixels; the next style, 3 times this, is an early head's."""
+        return sum(layer.size <= px for layer in self.layers)
+
     def _draw(self, ws: Tensor, residuals: Residuals, noise_mode: str, resolution: int) -> Tensor:
-        early = self.early is not None and resolution <= self.resolutions[0]
-        x, image = self._features(ws, residuals, noise_mode, len(self.layers) - early)
-        if early:
-            image = self.early(x, ws[:, 3 * len(self.layers) - 3], part_of(residuals, "early"))
+        px = min(size for size in self.resolutions if size >= resolution)
+        count = self.layers_up_to(px)
+        x, image = self._features(ws, residuals, noise_mode, count)
+        if px < self.resolution:
+            image = self.early[str(px)](x, ws[:, 3 * count], part_of(residuals, f"early.{px}"))
         if image.shape[-1] != resolution:
             image = F.avg_pool2d(image, image.shape[-1] // resolution)
         return image.contiguous()
