@@ -34,6 +34,7 @@ test-slow: .venv/.ok
 
 lint: .venv/.ok
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # the lock: versions of everything, for any system, without download addresses
 requirements.lock: pyproject.toml

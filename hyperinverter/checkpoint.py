@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -208,7 +208,7 @@ def save_training_state(folder: str | Path, step: int, state: dict, keep: int = 
     with write_atomically(path) as temporary, open(temporary, "wb") as file:
         sink = _Sink(file)
         try:
-            torch.save({"step": step, **state}, sink)
+            torch.save({"step": step, **state}, cast(IO[bytes], sink))
         except RuntimeError as error:  # torch loses the reason when it tidies up after a failed write
             if sink.error is not None:
                 raise sink.error from error
@@ -219,7 +219,7 @@ def save_training_state(folder: str | Path, step: int, state: dict, keep: int = 
 
 def remove_older_states(folder: str | Path, step: int, keep: int) -> None:
     """Delete all but the newest `keep` states up to this step."""
-    for old in [old for old in training_states(folder) if _step_of(old) <= step][max(keep, 1) :]:
+    for old in [old for old in training_states(Path(folder)) if _step_of(old) <= step][max(keep, 1) :]:
         old.unlink(missing_ok=True)
 
 
@@ -314,7 +314,7 @@ def _step_of(path: Path) -> int:
 def rng_state() -> dict:
     """State of Python's, NumPy's and torch's global generators in this process, as plain types and tensors."""
     version, numbers, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()
+    name, keys, position, has_gauss, cached = cast(tuple[Any, ...], np.random.get_state())
     return {
         "python": [version, list(numbers), gauss],
         "numpy": [name, keys.tolist(), int(position), int(has_gauss), float(cached)],

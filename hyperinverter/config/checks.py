@@ -174,7 +174,8 @@ def _phase2(c: s.Phase2Config) -> Iterator[Problem]:
         message = f"must be 1, or up to {most} with edit_consistency_relative=true; got {c.edit_consistency_bands}"
         yield Problem(("edit_consistency_bands",), message)
     yield from every(c, "edit_consistency_every", "edit_consistency_weight: 0")
-    yield from known("edit_consistency_directions", "direction", c.edit_consistency_directions, c.domain.directions)
+    named = list(c.domain.directions)
+    yield from known("edit_consistency_directions", "direction", c.edit_consistency_directions, named)
     gan = c.adversarial
     if gan.weight > 0:
         if gan.start_step >= c.schedule.max_steps:

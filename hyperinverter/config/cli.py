@@ -100,7 +100,7 @@ def _obey(command: Command, argv: Sequence[str], program: str | None) -> None:
     if bad_options := [word for word in unknown if word.startswith("-")]:
         raise UserError(f"no such option: {' '.join(bad_options)}; settings are written key=value or --key value")
     settings = overrides([*options.words, *unknown], command.schema, command.inputs)
-    config = load_config(command.schema, options.config, settings)
+    config: Any = load_config(command.schema, options.config, settings)
     if (options.print_config or options.dry_run) and not _is_spoken_for():
         print(to_yaml(config), end="")
     if options.dry_run and not _is_spoken_for():

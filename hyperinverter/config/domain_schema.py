@@ -4,10 +4,11 @@
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 TRUNKS = ("ir_se", "ir", "resnet", "efficientnet_lite0")
 # the only sizes of that trunk, for its ImageNet weights
-EFFICIENTNET_LITE0 = {
+EFFICIENTNET_LITE0: dict[str, Any] = {
     "stem_width": 32,
     "stem_stride": 2,
     "widths": [24, 40, 112, 320],

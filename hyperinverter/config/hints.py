@@ -45,7 +45,7 @@ def short_type(hint: Any) -> str:
     return "|".join(word for word in words if word != "null").replace("text|texts", "texts")
 
 
-def all_keys(schema_class: type, prefix: str = "") -> Iterator[str]:
+def all_keys(schema_class: Any, prefix: str = "") -> Iterator[str]:
     """Every dotted key, sections included."""
     for name, hint in get_type_hints(schema_class).items():
         yield f"{prefix}{name}"
@@ -84,10 +84,12 @@ def _comments(cls: type) -> dict[str, str]:
         if token.type == tokenize.COMMENT
     }  # line -> text, and whether it stands alone
     found = {}
-    for node in ast.parse(source).body[0].body:
-        if not isinstance(node, ast.AnnAssign):
+    (statement,) = ast.parse(source).body
+    for node in statement.body if isinstance(statement, ast.ClassDef) else ():
+        if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
             continue
-        above, line = [], node.lineno - 1
+        above: list[str] = []
+        line = node.lineno - 1
         while comments.get(line, ("", False))[1]:
             above.insert(0, comments[line][0])
             line -= 1

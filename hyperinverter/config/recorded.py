@@ -1,12 +1,15 @@
 """Sections of the schema from plain values that a file carries, as strictly as from YAML: keys, types and ranges."""
 
 from dataclasses import MISSING, Field, fields
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from hyperinverter.config.domain_checks import DOMAIN_CHECKS
 from hyperinverter.config.rules import options, problems_by
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 LONGEST_LIST = 64  # stages of a trunk, taps of a filter
 
 
@@ -51,7 +54,7 @@ def _is_one(value: object, kind: Any) -> bool:
         key, inside = get_args(kind)
         return isinstance(value, dict) and all(_is(k, key) and _is(v, inside) for k, v in value.items())
     if kind is float:
-        return type(value) in (int, float) and abs(value) < 1e30  # NaN is not
+        return type(value) in (int, float) and abs(cast(float, value)) < 1e30  # NaN is not
     if kind is int:
         return type(value) is int and abs(value) < 2**31
     return type(value) is kind

@@ -45,7 +45,8 @@ def as_settings(words: Sequence[str], schema_class: type) -> list[str]:
 
 def overrides(words: Sequence[str], schema_class: type, inputs: str | None) -> list[str]:
     """The key=value words, and the others as one for the key `inputs`; `./a=b.png` is a path, `a=b.png` a setting."""
-    settings, paths = [], []
+    settings: list[str] = []
+    paths: list[str] = []
     for word in words:
         is_setting = word.partition("=")[0].replace(".", "_").isidentifier() and "=" in word
         (settings if is_setting or inputs is None else paths).append(word)

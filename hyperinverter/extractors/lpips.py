@@ -1,10 +1,11 @@
 """LPIPS v0.1 (Zhang et al., CVPR 2018, arXiv:1801.03924): the published perceptual loss and metric."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from torch import Tensor
 
 from hyperinverter.extractors.base import CARRIED, Extractor, check_size
+from hyperinverter.models.lpips_network import LpipsNetwork
 from hyperinverter.published import from_published
 
 
@@ -20,14 +21,17 @@ class Lpips(Extractor):
     own_net: ClassVar[str] = "alex"
 
     filenames = ("alexnet-owt-7be5be79.pth",)
-    also_as = ("alexnet_features_torchvision.safetensors", "alexnet_features_torchvision.npz")
+    also_as: ClassVar[tuple[str, ...]] = (
+        "alexnet_features_torchvision.safetensors",
+        "alexnet_features_torchvision.npz",
+    )
     purpose = "LPIPS (AlexNet, ImageNet)"
     source = CARRIED
     smallest_px = 32
 
     def __init__(self, backbone: dict[str, Any], net: str | None = None) -> None:
         super().__init__()
-        self.net = from_published(backbone, "lpips", net=net or self.own_net)
+        self.net = cast(LpipsNetwork, from_published(backbone, "lpips", net=net or self.own_net))
         self.freeze()
 
     def features(self, images: Tensor) -> list[Tensor]:

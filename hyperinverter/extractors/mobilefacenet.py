@@ -99,6 +99,8 @@ class MobileFaceNet(Embedding):
     purpose = "the face identity mobilefacenet"
     source = CARRIED
     smallest_px = 16
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, state: dict[str, Tensor], is_mirrored: bool = False) -> None:
         super().__init__()

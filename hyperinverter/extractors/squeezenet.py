@@ -56,6 +56,7 @@ class SqueezeNetFeatures(Extractor):
     purpose = "the perceptual distance squeezenet_features"
     source = CARRIED
     smallest_px = 32
+    mean: Tensor
 
     def __init__(self, state: dict[str, Tensor], heads: dict[str, Tensor]) -> None:
         super().__init__()

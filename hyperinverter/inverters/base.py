@@ -7,7 +7,7 @@ import logging
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self, cast
 
 import torch
 from torch import Tensor
@@ -246,7 +246,8 @@ class Inverter(Edits, OnHub, ABC):
             return {}
         with arithmetic(self.device, self.precision):
             residuals = self._residuals(replace(inversion, prepared=None).to(self.device))
-        return {name: residual.float() for name, residual in residuals.items()}
+        assert residuals is not None
+        return {name: cast(Tensor, residual).float() for name, residual in residuals.items()}
 
     @torch.no_grad()
     def render(

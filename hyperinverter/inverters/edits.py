@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from torch import Tensor
 
@@ -22,6 +22,9 @@ class Edits:
     domain: DomainConfig
     folder: Path
     generator_hash: str
+    if TYPE_CHECKING:
+
+        def _check(self, inversion: Inversion, allow_other_model: bool) -> None: ...
 
     @property
     def directions(self) -> list[str]:
@@ -36,8 +39,13 @@ class Edits:
         from hyperinverter.directions import load_direction
         from hyperinverter.published.vectors import Space
 
-        known = {"files": self.domain.directions if files is None else files, "space": Space.of(self.generator)}
-        return load_direction(name, self.folder, generator_hash=self.generator_hash, **known)
+        return load_direction(
+            name,
+            self.folder,
+            files=self.domain.directions if files is None else files,
+            space=Space.of(self.generator),
+            generator_hash=self.generator_hash,
+        )
 
     def in_w(self, strengths: Sequence[float], unit: str, direction: "Direction") -> list[float]:
         """Strengths as distances in W; see `directions.in_w`. A spread that the file does not hold is measured here."""
@@ -74,7 +82,7 @@ class Edits:
         from hyperinverter.directions import edit
 
         self._check(inversion, allow_other_model=False)
-        wanted = {**(strengths or {}), **named}
+        wanted: dict[str | Path, float | Tensor] = dict([*(strengths or {}).items(), *named.items()])
         if not wanted:
             there = ", ".join(self.directions) or "none"
             raise ValueError(f"no direction is given; write, say, edit(inversion, smile=2). There are: {there}")
@@ -84,6 +92,6 @@ class Edits:
             if isinstance(strength, bool) or not isinstance(strength, int | float | Tensor):
                 raise ValueError(f"{name} is {strength!r}; write a number, or a tensor with one per photo")
             direction = self.direction(name)
-            (gamma,) = self.in_w([strength], unit, direction)
+            (gamma,) = self.in_w([cast(float, strength)], unit, direction)  # a tensor is scaled as a number is
             inversion = edit(inversion, direction, gamma)
         return replace(inversion, model=self)

@@ -9,9 +9,11 @@ from fnmatch import fnmatch
 from importlib.util import find_spec
 from inspect import isabstract
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeGuard
 
 from hyperinverter.checkpoint import read_model
+from hyperinverter.config.schema import DomainConfig
+from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.pretrained.files import search_folders
 from hyperinverter.utils.errors import UserError, reason_of
 
@@ -37,6 +39,18 @@ inversion = model.invert("photo.jpg")
 
 class OnHub:
     """What lets a method's models travel over the hub. The class beside it gives `load`, `set_up` and the fields."""
+
+    domain: DomainConfig
+    generator: Generator
+    folder: Path
+    model_name: str
+    generator_hash: str
+    if TYPE_CHECKING:
+
+        @classmethod
+        def load(cls, source: str | Path | DomainConfig) -> Self: ...
+
+        def set_up(self, *args: Any, **settings: Any) -> Self: ...
 
     @classmethod
     def from_pretrained(
@@ -85,7 +99,7 @@ class OnHub:
         return push_model(self.folder, repository, self.generator_hash, card, **settings)
 
 
-def is_on_hub(source: object) -> bool:
+def is_on_hub(source: object) -> TypeGuard[str]:
     """Whether this is OWNER/REPO rather than a file or folder here."""
     if not isinstance(source, str) or not REPOSITORY.fullmatch(source):
         return False

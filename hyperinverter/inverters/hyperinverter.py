@@ -4,7 +4,7 @@ Source: HyperInverter, Dinh et al., CVPR 2022 (arXiv:2112.00719), section 3.
 """
 
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -54,8 +54,9 @@ class HyperInverter(Inverter):
         network = self.network
         network.w_encoder.compile()
         network.layerwise_encoder.compile()
-        network.hypernetwork.tokens = torch.compile(network.hypernetwork.tokens)
-        network.hypernetwork.decode = torch.compile(network.hypernetwork.decode)
+        hypernetwork: Any = network.hypernetwork  # whose methods are replaced
+        hypernetwork.tokens = torch.compile(hypernetwork.tokens)
+        hypernetwork.decode = torch.compile(hypernetwork.decode)
 
     def _invert(self, images: Tensor) -> Inversion:
         output = self.network.invert(images)

@@ -7,12 +7,14 @@ from torch import Tensor
 
 from hyperinverter.inverters.inversion import Inversion
 from hyperinverter.inverters.psp import PspInverter
+from hyperinverter.models.hyperstyle import HyperStyle
 
 
 class HyperStyleInverter(PspInverter):
     """An Inversion is the code, repeated to every style, and weight * delta by parameter name."""
 
     name = "hyperstyle"
+    network: HyperStyle
 
     def settings(self) -> dict[str, str | float | None]:
         return {"n_iters": self.network.config.n_iters}

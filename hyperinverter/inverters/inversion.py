@@ -5,9 +5,10 @@ exactly affine in a token, so 26 tokens of 256 numbers stand for 90 MiB of Δθ)
 Letters: N images, L styles, D token size; O, I, k output channels, input channels, kernel size of a convolution.
 """
 
+import builtins
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -111,13 +112,13 @@ class Inversion:
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "Inversion":
         def one(value: Tensor | Kernel) -> Tensor | Kernel:
-            return Kernel(*(change(part) for part in value)) if isinstance(value, Kernel) else change(value)
+            return Kernel(*map(change, value)) if isinstance(value, Kernel) else change(value)
 
-        def each(values: dict | None) -> dict | None:
+        def each(values: Mapping[str, Any] | None) -> dict[str, Any] | None:
             return None if values is None else {name: one(value) for name, value in values.items()}
 
-        parts = {name: each(getattr(self, name)) for name in ("tokens", "residuals", "prepared")}
-        return replace(self, ws=change(self.ws), **parts)
+        tokens, residuals, prepared = each(self.tokens), each(self.residuals), each(self.prepared)
+        return replace(self, ws=change(self.ws), tokens=tokens, residuals=residuals, prepared=prepared)
 
     @property
     def has_weights(self) -> bool:
@@ -162,7 +163,7 @@ class Inversion:
             prepared=None,
         )
 
-    def interpolate(self, other: "Inversion", t: float, weights: bool = True) -> "Inversion":
+    def interpolate(self, other: "Inversion", t: builtins.float, weights: bool = True) -> "Inversion":
         """The point (1 - t)·self + t·other: t = 0 is this one, t = 1 the other.
 
         (The published script starts at its second image; here 0 is the first.)
@@ -183,7 +184,7 @@ class Inversion:
             return (1 - t) * a + t * b.to(a.device)
 
         def each(a: dict[str, Tensor] | None, b: dict[str, Tensor] | None) -> dict[str, Tensor] | None:
-            return None if a is None else {name: blend(a[name], b[name]) for name in a}
+            return None if a is None or b is None else {name: blend(a[name], b[name]) for name in a}
 
         return replace(
             first,

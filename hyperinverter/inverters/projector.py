@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ SMALLEST_NOISE = 8  # pixels; noise inputs are halved down to this when their au
 CHUNK = 1000  # codes that the mapping network computes at a time
 PROGRESS_STEPS = 100  # shorter runs show no bar
 
+Network = Callable[[Tensor], Tensor]
 OnStep = Callable[[int, float, Tensor, Tensor], None]  # step, learning rate, loss before it, latent after it
 
 
@@ -49,7 +50,7 @@ class SquaredDistance:
         network: images [1, 3, R, R] in [-1, 1] -> [1, F].
     """
 
-    network: Callable[[Tensor], Tensor]
+    network: Network
 
     def features(self, images: Tensor) -> Tensor:
         return self.network(images)
@@ -157,7 +158,8 @@ def project(
     _check(generator, target, space, steps, num_ws)
     latent, spread = _start(generator, space, initial_w, statistics or w_statistics(generator, w_avg_samples))
     draw = draw or _seeded(seed)
-    ruler = features if hasattr(features, "distance") else SquaredDistance(features)
+    measures = hasattr(features, "distance")
+    ruler = cast(FeatureNetwork, features) if measures else SquaredDistance(cast(Network, features))
     # Detached: a generator whose parameters require gradients is neither slowed down nor changed.
     frozen = {name: parameter.detach() for name, parameter in generator.synthesis.named_parameters()}
     buffers = {name: b for name, b in generator.synthesis.named_buffers() if name.endswith("noise_const")}

@@ -4,7 +4,7 @@ Source: Encoding in Style (Richardson et al., CVPR 2021, arXiv:2008.00951).
 """
 
 from pathlib import Path
-from typing import Self
+from typing import Self, cast
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from torch import Tensor
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.inverters.base import Inverter
 from hyperinverter.inverters.inversion import Inversion
+from hyperinverter.models.hyperstyle import HyperStyle
+from hyperinverter.models.wplus.model import WPlusModel
 from hyperinverter.pretrained.methods import LoadedMethod, load_method
 from hyperinverter.releases.obtain import obtain
 
@@ -20,8 +22,10 @@ class PspInverter(Inverter):
     """Codes of a released encoder, from <name>.safetensors of a model folder; other published methods build on it."""
 
     name = "psp"
+    network: WPlusModel | HyperStyle
 
     def __init__(self, model: LoadedMethod) -> None:
+        assert model.method is not None
         self.network = model.method.eval().requires_grad_(False)
         self.generator = model.generator
         self.domain, self.folder = model.domain, model.folder
@@ -39,7 +43,7 @@ class PspInverter(Inverter):
     @property
     def input_shape(self) -> tuple[int, int]:
         """The encoder's: the published methods resize a photo to it, not to the generator's resolution first."""
-        return self.network.encoder.input_shape
+        return cast(WPlusModel, self.network).encoder.input_shape
 
     def _invert(self, images: Tensor) -> Inversion:
         return self._inversion(self.network(images))

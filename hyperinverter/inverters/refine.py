@@ -84,14 +84,16 @@ class Refiner:
             ws: their codes in W, once per style, [N, L, w_dim].
             tokens: layer name -> [N, D]; {} where there are none.
         """
-        for network in filter(None, (self.perceptual and self.perceptual.extractor, self.identity)):
-            network.to(images.device)
+        for network in (self.perceptual.extractor if self.perceptual else None, self.identity):
+            if network is not None:
+                network.to(images.device)
         settings, images = self.settings, at_most(images.float(), self.loss_resolution)
         codes = {name: token.detach().clone().requires_grad_() for name, token in tokens.items()}
-        offset = torch.zeros_like(ws[:, :1]).requires_grad_(settings.w_learning_rate > 0)  # [N, 1, w_dim]
+        w_rate = settings.w_learning_rate or 0.0  # `build` has set it
+        offset = torch.zeros_like(ws[:, :1]).requires_grad_(w_rate > 0)  # [N, 1, w_dim]
         groups = [{"params": list(codes.values()), "lr": settings.learning_rate}] if codes else []
-        if settings.w_learning_rate > 0:
-            groups.append({"params": [offset], "lr": settings.w_learning_rate})
+        if w_rate > 0:
+            groups.append({"params": [offset], "lr": w_rate})
         optimizer = torch.optim.Adam(groups, betas=ADAM_BETAS)
         rates = [group["lr"] for group in optimizer.param_groups]
         self.history.clear()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hyperinverter.inverters.inversion import Inversion
 from hyperinverter.inverters.psp import PspInverter
+from hyperinverter.models.wplus.model import ReStyleModel
 from hyperinverter.pretrained.methods import LoadedMethod
 
 
@@ -17,6 +18,7 @@ class ReStyleInverter(PspInverter):
     """The number of iterations is the checkpoint's own; the image of the average code is drawn once."""
 
     name = "restyle"
+    network: ReStyleModel
 
     def __init__(self, model: LoadedMethod) -> None:
         super().__init__(model)

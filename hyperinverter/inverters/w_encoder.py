@@ -22,6 +22,7 @@ class WEncoderInverter(Inverter):
 
     def __init__(self, model: LoadedModel) -> None:
         self.generator = model.generator.eval().requires_grad_(False)
+        assert model.w_encoder is not None
         self.w_encoder = model.w_encoder.eval().requires_grad_(False)
         self.domain, self.folder = model.domain, model.folder
         self.model_name, self.model_hash = model.name, model.hash

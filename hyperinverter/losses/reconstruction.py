@@ -3,8 +3,6 @@
 One class serves every network (LPIPS, identity, MoCo, ...): `extractors.base.Extractor` is the whole difference.
 """
 
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,7 +14,7 @@ class Loss(nn.Module):
     """forward(output, target) -> scalar, 0 for equal images."""
 
     # True: takes images as they are; False: reduced to the loss resolution first
-    needs_full_resolution: ClassVar[bool] = False
+    needs_full_resolution: bool = False
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
         raise TypeError(f"{type(self).__name__} must define forward(output, target)")

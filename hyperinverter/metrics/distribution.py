@@ -4,12 +4,13 @@ FID: Heusel et al., NeurIPS 2017 (arXiv:1706.08500). KID: Binkowski et al., ICLR
 """
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from hyperinverter.metrics.base import KID_SUBSET_SIZE, Metric, NotMeasured, Parts, RecentFeatures
+from hyperinverter.metrics.base import KID_SUBSET_SIZE, Metric, NotMeasured, Parts
 from hyperinverter.utils.checks import check_pairs
 
 KID_SUBSETS, KID_SEED = 100, 2020  # as the paper's scripts call torch-fidelity
@@ -22,7 +23,7 @@ class SetMetric(Metric):
     better = "lower"
     taken: list[tuple[Tensor, Tensor]]  # features of real and of fake [N,F]
 
-    def __init__(self, features: RecentFeatures) -> None:
+    def __init__(self, features: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.features = features
 
@@ -72,7 +73,7 @@ class Kid(SetMetric):
 
     name, unit = "kid_x1e3", "x 1000"
 
-    def __init__(self, features: RecentFeatures, wanted_size: int = KID_SUBSET_SIZE) -> None:
+    def __init__(self, features: Callable[[Tensor], Tensor], wanted_size: int = KID_SUBSET_SIZE) -> None:
         super().__init__(features)
         self.wanted_size = wanted_size
 

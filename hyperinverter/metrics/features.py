@@ -1,6 +1,6 @@
 """Metrics on the features of a frozen network: perceptual distances and identity of faces."""
 
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 from torch import Tensor
 
@@ -177,7 +177,7 @@ class DlibIdentity(DlibDistance):
     name, unit, better = "dlib_identity", "cosine", "higher"
 
     def per_image(self, real: Tensor, fake: Tensor) -> Tensor:
-        return self.features.extractor.similarity(self.features(fake), self.features(real))
+        return cast(DlibFace, self.features.extractor).similarity(self.features(fake), self.features(real))
 
     def protocol(self) -> dict[str, Any]:
         return {**super().protocol(), "dlib_identity": "cosine after subtracting the mean embedding of FFHQ faces"}

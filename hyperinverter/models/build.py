@@ -3,8 +3,6 @@
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from torch import nn
-
 from hyperinverter.config.schema import MOBILE, DomainConfig
 from hyperinverter.models.encoders import LayerwiseEncoder, WEncoder
 from hyperinverter.models.hyperinverter import HyperInverterNetwork
@@ -50,7 +48,7 @@ def build_layerwise_encoder(domain: DomainConfig, hypernetwork: Hypernetwork) ->
     return LayerwiseEncoder(config, num_styles=hypernetwork.num_ws, read=read)
 
 
-def build_hypernetwork(domain: DomainConfig, generator: nn.Module) -> Hypernetwork:
+def build_hypernetwork(domain: DomainConfig, generator: "Generator | MobileGenerator") -> Hypernetwork:
     """Hypernetworks for the weights of this generator."""
     config = domain.hypernetwork
     return Hypernetwork(
@@ -71,7 +69,7 @@ def build_hypernetwork(domain: DomainConfig, generator: nn.Module) -> Hypernetwo
 
 
 def build_hyperinverter(
-    domain: DomainConfig, generator: Generator | None = None, w_encoder: WEncoder | None = None
+    domain: DomainConfig, generator: "Generator | MobileGenerator | None" = None, w_encoder: WEncoder | None = None
 ) -> HyperInverterNetwork:
     """The whole method around a given (trained) generator and E1, or around random ones."""
     generator = build_generator(domain) if generator is None else generator

@@ -26,6 +26,9 @@ class FaceNetwork(nn.Module):
         embedding_size: E.
     """
 
+    input_layer: nn.Module
+    body: nn.Module
+
     def __init__(
         self,
         depths: Sequence[int],

@@ -5,6 +5,7 @@ Letters: N images, R pixels, L styles (num_ws), D hidden size, O/I/k as in `hype
 """
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,10 @@ from torch import Tensor, nn
 from hyperinverter.models.encoders import LayerwiseEncoder, WEncoder
 from hyperinverter.models.hypernetwork import Hypernetwork
 from hyperinverter.models.residuals import Residuals
+
+if TYPE_CHECKING:
+    from hyperinverter.models.mobile_stylegan import MobileGenerator
+    from hyperinverter.models.stylegan2 import Generator
 
 
 @dataclass
@@ -48,7 +53,7 @@ class HyperInverterNetwork(nn.Module):
 
     def __init__(
         self,
-        generator: nn.Module,
+        generator: "Generator | MobileGenerator",
         w_encoder: WEncoder,
         layerwise_encoder: LayerwiseEncoder,
         hypernetwork: Hypernetwork,
@@ -119,7 +124,9 @@ class HyperInverterNetwork(nn.Module):
         return replace(inverted, reconstruction=self.synthesise(inverted.ws, residuals), residuals=residuals)
 
 
-def _check(generator: nn.Module, e1: WEncoder, e2: LayerwiseEncoder, hypernetwork: Hypernetwork) -> None:
+def _check(
+    generator: "Generator | MobileGenerator", e1: WEncoder, e2: LayerwiseEncoder, hypernetwork: Hypernetwork
+) -> None:
     pairs = (
         ("w_dim of w_encoder and generator", e1.w_dim, generator.w_dim),
         ("styles of layerwise_encoder and generator", e2.num_styles, generator.num_ws),

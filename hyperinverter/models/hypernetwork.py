@@ -8,6 +8,7 @@ hidden size. A *token* [N, D] is the output of the feature transformer; a residu
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,8 @@ class WeightRegressor(nn.Module):
             too. Of the numbers of a token so trained a fifth to three fifths were 0 for every face (faces64, D = 64).
             `signed` has leaky ones and none at the end, so that every number keeps its gradient.
     """
+
+    scale: Tensor | None
 
     def __init__(
         self,
@@ -96,7 +99,7 @@ class WeightRegressor(nn.Module):
         for layer in self.feature_extractor:
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, a=slope)
-                nn.init.zeros_(layer.bias)
+                nn.init.zeros_(cast(Tensor, layer.bias))
         # token of rms 1 -> rows of rms sqrt(D) std(w1) -> residual of rms D std(w1) std(w2)
         hidden_size, columns = self.w1.shape
         nn.init.normal_(self.w2, std=START_RMS / (hidden_size * math.sqrt(2 / columns)))
@@ -213,10 +216,7 @@ class Hypernetwork(nn.Module):
         features = self._fusion_input(h, h_w)  # [N, L, 2C, size, size]
         if features.device.type != "cpu" and not torch.is_grad_enabled():
             return dict(zip(self.targets, self._token_stack()(features).unbind(), strict=True))
-        return {
-            name: self.weight_regressors[regressor_name(name)].token(features[:, index])
-            for name, index in self.style_indices.items()
-        }
+        return {name: self.regressor(name).token(features[:, index]) for name, index in self.style_indices.items()}
 
     def decode(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map tokens [N, D] to residuals [N, O, I, k, k], in units of the stored (unequalised) weight.
@@ -237,18 +237,22 @@ class Hypernetwork(nn.Module):
         for name, token in tokens.items():
             if token.ndim != 2 or token.shape[1] != self.hidden_size:
                 raise ValueError(f"tokens[{name}]: got shape {list(token.shape)}, expected [N, {self.hidden_size}]")
-        return {name: self.weight_regressors[regressor_name(name)].decode(token) for name, token in tokens.items()}
+        return {name: self.regressor(name).decode(token) for name, token in tokens.items()}
 
     def forward(self, h: Tensor, h_w: Tensor | None) -> dict[str, Tensor]:
         """Features, as in `tokens` -> layer name -> residual [N, O, I, k, k]."""
         return self.decode(self.tokens(h, h_w))
+
+    def regressor(self, name: str) -> WeightRegressor:
+        """Of a target layer."""
+        return cast(WeightRegressor, self.weight_regressors[regressor_name(name)])
 
     def _token_stack(self) -> TokenStack:
         """All transformers as one; made anew when one of their weights has changed.
 
         Not for a CPU, which starts them at no cost: there it is as fast for one image and slower for several.
         """
-        regressors = self.weight_regressors.values()
+        regressors = [self.regressor(name) for name in self.targets]
         transformers = [(regressor.fusion, regressor.feature_extractor) for regressor in regressors]
         weights = [weight for pair in transformers for module in pair for weight in module.parameters()]
         state = [(id(weight), weight._version, weight.device, weight.dtype) for weight in weights]

@@ -92,6 +92,11 @@ class HyperStyleConfig:
 class SharedHypernet(nn.Module):
     """The two matrices that turn a code into a weight's factors; one for all layers of equal shape."""
 
+    w1: nn.Parameter
+    b1: nn.Parameter
+    w2: nn.Parameter
+    b2: nn.Parameter
+
     def __init__(self, token_size: int, rows: int, columns: int):
         super().__init__()
         self.token_size, self.rows, self.columns = token_size, rows, columns

@@ -27,7 +27,7 @@ def describe(config: CommandConfig | DomainConfig) -> str:
     with shapes_only():
         generator = build_generator(domain)
         hypernetwork = build_hypernetwork(domain, generator)
-        networks = {
+        networks: dict[str, nn.Module] = {
             "generator (G)": generator,
             "discriminator (D)": build_discriminator(domain),
             "w_encoder (E1)": build_w_encoder(domain),

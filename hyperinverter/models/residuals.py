@@ -29,7 +29,15 @@ Residuals = Mapping[str, Tensor | Kernel]
 
 def with_residual(parameter: Tensor, residuals: Residuals, name: str) -> Tensor:
     """Stored parameter plus its residual, [M, *shape of the parameter]."""
-    return parameter + residuals[name] if name in residuals else parameter.unsqueeze(0)
+    residual = residual_of(residuals, name)
+    return parameter.unsqueeze(0) if residual is None else parameter + residual
+
+
+def residual_of(residuals: Residuals, name: str) -> Tensor | None:
+    """The residual of a parameter of which no `Kernel` is ever prepared, [M, *shape]; None where it has none."""
+    residual = residuals.get(name)
+    assert not isinstance(residual, Kernel), f"{name}: a prepared kernel"
+    return residual
 
 
 def part_of(residuals: Residuals, part: str) -> Residuals:
@@ -43,12 +51,11 @@ def part_of(residuals: Residuals, part: str) -> Residuals:
 def of_image(residuals: Residuals, i: int) -> Residuals:
     """The residuals of one image of a batch; what the batch shares stays."""
 
-    def row(value: Tensor | Kernel) -> Tensor | Kernel:
-        if isinstance(value, Kernel):
-            return Kernel(*(row(part) for part in value))
+    def row(value: Tensor) -> Tensor:
         return value if len(value) == 1 else value[i : i + 1]
 
-    return {name: row(value) for name, value in residuals.items()}
+    return {name: Kernel(*map(row, value)) if isinstance(value, Kernel) else row(value)
+            for name, value in residuals.items()}  # fmt: skip
 
 
 def check_drawing(synthesis: nn.Module, ws: Tensor, residuals: Residuals, noise_mode: str) -> None:

@@ -101,8 +101,9 @@ def target_layers(
     """
     if target_set not in TARGET_SETS:
         raise ValueError(f"target_set: got {target_set!r}, expected one of {', '.join(TARGET_SETS)}")
-    own = getattr(generator.synthesis, "target_layers", None)
-    found = stylegan2_target_layers(generator.synthesis, target_set) if own is None else own(target_set)
+    synthesis = generator.get_submodule("synthesis")
+    own = getattr(synthesis, "target_layers", None)
+    found = stylegan2_target_layers(synthesis, target_set) if own is None else own(target_set)
     for pattern in left_out:
         if not any(fnmatchcase(layer.name, pattern) for layer in found):
             raise ValueError(f"hypernetwork.left_out: {pattern!r} fits none of {', '.join(t.name for t in found)}")

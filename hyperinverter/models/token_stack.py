@@ -6,6 +6,7 @@ arXiv:2112.00719, section 3.2). Letters: T target layers, N images, L styles, C 
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -21,17 +22,18 @@ class TokenStack:
     """
 
     def __init__(self, transformers: Sequence[tuple[nn.Sequential, nn.Sequential]], style_indices: Sequence[int]):
-        fusions = [fusion[0] for fusion, _ in transformers]
+        fusions = [cast(nn.Conv2d, fusion[0]) for fusion, _ in transformers]
         # [T, 2C, fusion channels]; instance norm takes the bias away
         self.fusion = torch.stack([fusion.weight[:, :, 0, 0].t() for fusion in fusions])
-        self.eps = transformers[0][0][1].eps
+        self.eps = cast(nn.InstanceNorm2d, transformers[0][0][1]).eps
         self.layers: list[tuple[Tensor, Tensor, int, int] | nn.Module] = []  # convolutions and what follows them
         for equal in zip(*(extractor for _, extractor in transformers), strict=True):
-            if isinstance(equal[0], nn.Conv2d):
+            convolutions = [each for each in equal if isinstance(each, nn.Conv2d)]
+            if convolutions:
                 # [T, k k in, out], kernel positions first, as `_patches` orders them
-                weight = torch.stack([convolution.weight.permute(2, 3, 1, 0).flatten(0, 2) for convolution in equal])
-                bias = torch.stack([convolution.bias for convolution in equal])[:, None]
-                self.layers.append((weight, bias, equal[0].stride[0], equal[0].kernel_size[0]))
+                weight = torch.stack([each.weight.permute(2, 3, 1, 0).flatten(0, 2) for each in convolutions])
+                bias = torch.stack([cast(Tensor, each.bias) for each in convolutions])[:, None]
+                self.layers.append((weight, bias, convolutions[0].stride[0], convolutions[0].kernel_size[0]))
             else:
                 self.layers.append(equal[0])
         self.style_indices = torch.tensor(style_indices, device=self.fusion.device)

@@ -5,13 +5,16 @@ several processes are tested, and on a GPU makes the host wait in every layer (p
 batches of different sizes, here they are equal).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from hyperinverter.utils.distributed import all_rows, average, world_size
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class SyncBatchNorm(nn.BatchNorm2d):
@@ -36,13 +39,14 @@ class SyncBatchNorm(nn.BatchNorm2d):
 
     def _track(self, mean: Tensor, variance: Tensor, count: int) -> None:
         """Move the running statistics towards those of `count` numbers per channel; the variance unbiased, as torch."""
+        assert self.num_batches_tracked is not None and self.running_mean is not None and self.running_var is not None
         self.num_batches_tracked.add_(1)
         momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, momentum)
         self.running_var.lerp_(variance * (count / (count - 1)), momentum)
 
 
-def synchronised(network: nn.Module, wanted: bool = True) -> nn.Module:
+def synchronised(network: M, wanted: bool = True) -> M:
     """Let every BatchNorm2d inside span all processes; call it before the optimiser is built.
 
     In one process, or where it is not `wanted`, nothing changes.
@@ -63,8 +67,11 @@ def normalised_apart(network: nn.Module, parts: int) -> Iterator[None]:
     """
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms if parts > 1 else ():
-        alone = norm.forward  # of whichever class it is by now
-        norm.forward = lambda x, alone=alone: torch.cat([alone(part) for part in x.chunk(parts)])
+
+        def apart(input: Tensor, alone: Callable[[Tensor], Tensor] = norm.forward) -> Tensor:  # of whichever class
+            return torch.cat([alone(part) for part in input.chunk(parts)])
+
+        norm.forward = apart  # type: ignore[method-assign]
     try:
         yield
     finally:
@@ -80,7 +87,8 @@ def average_running_statistics(network: nn.Module) -> None:
     if world_size() == 1:
         return
     norms = [module for module in network.modules() if type(module) is nn.BatchNorm2d and module.track_running_stats]
-    values = [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var)]
+    buffers = (buffer for norm in norms for buffer in (norm.running_mean, norm.running_var))
+    values = [buffer for buffer in buffers if buffer is not None]
     if values:
         means = average(torch.cat(values)).split([len(value) for value in values])
         torch._foreach_copy_(values, list(means))

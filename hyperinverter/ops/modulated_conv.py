@@ -73,8 +73,8 @@ def modulated_conv2d(
         weight = weight + (weight_residual[0] if weight_residual.shape[0] == 1 else weight_residual)
     offsets = () if offset is None else (offset,) if isinstance(offset, Tensor) else tuple(offset)
     if weight.shape[-1] == 1 and up == 1 and padding == 0:
-        scale = demodulation(weight, styles, energy) * gain if demodulate else gain
-        return _plus(_pointwise(x, weight, styles, scale), offsets)
+        factor = demodulation(weight, styles, energy) * gain if demodulate else gain
+        return _plus(_pointwise(x, weight, styles, factor), offsets)
     scale = (demodulation(weight, styles, energy) * gain)[:, :, None, None] if demodulate else None
     if scales_weight(x, weight):
         kernel = weight * styles[:, None, :, None, None]  # [N, O, I, k, k]
@@ -210,6 +210,7 @@ def _convolve(x: Tensor, weight: Tensor, up: int, flip_weight: bool, padding: in
         return conv2d(x, weight if flip_weight else weight.flip(-1, -2), padding=padding)
     # A transposed convolution is a true one: the flip is the other way round.
     y = conv_transpose2d(x, (weight.flip(-1, -2) if flip_weight else weight).transpose(-4, -3), stride=2)
+    assert f is not None  # `modulated_conv2d` has looked
     # It gives 2 H + k - 2 pixels and the filter takes T - 1 away; this padding leaves 2 H.
     return filter2d(y, f, padding=(f.shape[0] + 1 - weight.shape[-1]) // 2, gain=4.0)
 

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -55,7 +55,7 @@ def _domain_of(*files: ModelFile, base: DomainConfig | None = None) -> DomainCon
                 if key in file.config}  # fmt: skip
         try:
             recorded_section(DomainConfig, {"name": file.config["domain"], **head}, "config")
-            found = {name: recorded_section(SECTIONS[name], file.config[name], f"config.{name}")
+            found: dict[str, Any] = {name: recorded_section(SECTIONS[name], file.config[name], f"config.{name}")
                      for name in SECTIONS if name in file.config}  # fmt: skip
         except ValueError as error:
             raise UserError(
@@ -185,12 +185,12 @@ def load_generator(source: str | Path, domain: DomainConfig | None = None) -> Ge
         source: a generator file, or a model folder by name or path.
         domain: when given, the file must have this domain's sizes; None takes the sizes from the file.
     """
-    file = read_model(part_file(source, "generator", domain and domain.name), "generator")
+    file = read_model(part_file(source, "generator", domain.name if domain else None), "generator")
     check_domain(file, domain)
     return _generator(file, _domain_of(file))
 
 
-def _generator(file: ModelFile, domain: DomainConfig) -> nn.Module:
+def _generator(file: ModelFile, domain: DomainConfig) -> Generator:
     """The generator of a file, with the early heads that lie beside it."""
     channels: dict[int, int] = {}
     for px, path in early_heads_beside(file.path, domain.resolution).items():
@@ -199,12 +199,12 @@ def _generator(file: ModelFile, domain: DomainConfig) -> nn.Module:
         channels[px] = len(head.state.get("conv1.bias", ()))  # what it does not say is derived from its weights
         early = {f"synthesis.early.{px}.{name}": value for name, value in head.state.items()}
         file = replace(file, path=path, state={**file.state, **early})
-    return _network(file, lambda: build_generator(domain, early_heads=channels))
+    return cast(Generator, _network(file, lambda: build_generator(domain, early_heads=channels)))
 
 
 def load_discriminator(source: str | Path, domain: DomainConfig | None = None) -> Discriminator:
     """A discriminator in eval mode; arguments as `load_generator`."""
-    path = part_file(source, "discriminator", domain and domain.name)
+    path = part_file(source, "discriminator", domain.name if domain else None)
     file = read_model(path, "discriminator")
     check_domain(file, domain)
     described = _domain_of(file)
@@ -221,7 +221,7 @@ def load_w_encoder(source: str | Path, generator: Generator, domain: DomainConfi
     Raises:
         UserError: it was trained for another generator; names both hashes.
     """
-    file = read_model(part_file(source, "w_encoder", domain and domain.name), "w_encoder")
+    file = read_model(part_file(source, "w_encoder", domain.name if domain else None), "w_encoder")
     check_domain(file, domain)
     check_requires(file, generator=hash_of(generator))
     described = _domain_of(file)
@@ -273,7 +273,7 @@ def load_model(
     wanted = ["generator"] + ["w_encoder"] * with_w_encoder + ["hyperinverter"] * with_hyperinverter
 
     def find(part: str) -> Path:
-        return weights_file(base, part) if base else part_file(source, part)
+        return weights_file(source, part) if isinstance(source, DomainConfig) else part_file(source, part)
 
     try:  # all paths first: a missing part is told before gigabytes are read
         paths = {part: find(part) for part in wanted}

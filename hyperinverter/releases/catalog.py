@@ -188,6 +188,11 @@ def entry_of_file(path: Path, sha256: str) -> Entry | None:
     return None if is_other and path.parent.name not in FOLDERS else found
 
 
+def address_of(copy: str, drive: str) -> str:
+    """A copy's address; of Google Drive's, which are `drive:ID`, as `drive` with its {id} filled in."""
+    return drive.format(id=copy.removeprefix("drive:")) if copy.startswith("drive:") else copy
+
+
 def download_folder() -> Path:
     """Where downloads go: the first folder of HYPERINVERTER_MODELS, else `pretrained_models` of the repository.
 

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 
 from hyperinverter.published.reading import read_published
 from hyperinverter.releases import lock
-from hyperinverter.releases.catalog import Entry, download_folder
+from hyperinverter.releases.catalog import Entry, address_of, download_folder
 from hyperinverter.releases.package_index import MARKERS, command_for_package, fetch_package
 from hyperinverter.releases.request import Refused
 from hyperinverter.releases.transfer import Fetched, Limits, NotWhole, WrongContent, fetch, hash_file
@@ -46,8 +46,7 @@ class Mirror:
             repository, _, revision = self.hub.partition("@")
             endpoint = os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
             return [f"{endpoint}/{quote(repository)}/resolve/{quote(revision or 'main', safe='')}/{quote(entry.file)}"]
-        drive, marker = DRIVE, "drive:"
-        return [drive.format(id=c.removeprefix(marker)) if c.startswith(marker) else c for c in entry.copies]
+        return [address_of(copy, DRIVE) for copy in entry.copies]
 
     def headers(self) -> dict[str, str]:
         token = os.environ.get("HF_TOKEN")

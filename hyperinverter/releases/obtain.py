@@ -5,11 +5,19 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.pretrained.files import MADE_BY, command_for, search_folders, weights_file
-from hyperinverter.releases.catalog import Entry, ReleasedModel, catalog, download_folder, entry, released_models
+from hyperinverter.releases.catalog import (
+    Entry,
+    ReleasedModel,
+    address_of,
+    catalog,
+    download_folder,
+    entry,
+    released_models,
+)
 from hyperinverter.utils.checkout import PACKAGE, command_of
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.safetensors_io import read_head
@@ -23,6 +31,14 @@ NEEDS = {
 }
 GENERATOR = "generator.safetensors"
 WHOLE = NEEDS["hyperinverter"]
+
+
+@overload
+def obtain(source: str | Path, *parts: str) -> str | Path: ...
+
+
+@overload
+def obtain(source: str | Path | DomainConfig, *parts: str) -> str | Path | DomainConfig: ...
 
 
 def obtain(source: str | Path | DomainConfig, *parts: str) -> str | Path | DomainConfig:
@@ -83,9 +99,7 @@ def make_model(name: str, parts: Sequence[str] = WHOLE, *, download: bool = Fals
         return folder
     sources = _sources(model, missing, root)
     if download:
-        from hyperinverter.releases.download import download_entry  # brings requests along
-
-        paths = [path or download_entry(each, root) for each, path in sources.items()]
+        paths = [path or _download(each, root) for each, path in sources.items()]
     elif absent := [each for each, path in sources.items() if path is None]:
         raise FileNotFoundError(_instructions(model, absent, missing, root))
     else:
@@ -100,26 +114,31 @@ def make_model(name: str, parts: Sequence[str] = WHOLE, *, download: bool = Fals
     return folder
 
 
+def _download(each: Entry, root: Path | None) -> Path:
+    from hyperinverter.releases.download import download_entry  # brings requests along
+
+    return download_entry(each, root)
+
+
 def _add_vectors(model: ReleasedModel, folder: Path, root: Path | None, download: bool) -> None:
     """Put the published directions and PCAs that are here into a model folder, unless its generator is another one."""
     file = folder / GENERATOR
     missing = missing_vectors(model.name, root)
     if not missing or not file.is_file():
         return
+    from hyperinverter.config.load import load_domain
+    from hyperinverter.releases.convert import convert_files
+
+    domain = load_domain(model.domain)
     source = _head(file).get("source")
     made_from = source.get("catalog") if isinstance(source, dict) else None
     paths = {each: _place(each, root) for each in missing if made_from in each.needs}
     for each, path in paths.items():
         try:
             if path is None and download:
-                from hyperinverter.releases.download import download_entry
-
-                path = download_entry(each, root)
+                path = _download(each, root)
             if path is not None:
-                from hyperinverter.config.load import load_domain
-                from hyperinverter.releases.convert import convert_files
-
-                convert_files([path], folder, domain=load_domain(model.domain))
+                convert_files([path], folder, domain=domain)
         except UserError as error:  # the model works without
             print(f"{each.name}: left out: {error}")
 
@@ -240,7 +259,6 @@ def _instructions(model: ReleasedModel, absent: list[Entry], missing: list[str],
 def _link(copy: str, folder: Path) -> str:
     from hyperinverter.releases.package_index import MARKERS, command_for_package
 
-    marker = "drive:"
     if copy.startswith(MARKERS):
         return f"a package registry: {command_for_package(copy, folder)}"
-    return f"https://drive.google.com/file/d/{copy.removeprefix(marker)}" if copy.startswith(marker) else copy
+    return address_of(copy, "https://drive.google.com/file/d/{id}")

@@ -124,12 +124,12 @@ def _run_pip(name: str, version: str, file: str, folder: Path, limits: Limits, s
 
 
 def _run_npm(package: str, folder: Path, limits: Limits) -> None:
-    words = ["npm", "pack", package, "--pack-destination", str(folder / "got"), "--ignore-scripts"]
+    program = shutil.which("npm") or "npm"  # on Windows npm.cmd, which is found by its whole path only
+    words = [program, "pack", package, "--pack-destination", str(folder / "got"), "--ignore-scripts"]
     words += ["--fetch-retries", str(max(limits.attempts - 1, 0)), "--loglevel", "error"]
     done = subprocess.run(
-        [shutil.which("npm") or "npm", *words[1:]], cwd=folder, stdin=subprocess.DEVNULL, capture_output=True,
-        text=True, errors="replace", check=False,
-    )  # fmt: skip
+        words, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
+    )
     if done.returncode:
         told = [line for line in done.stderr.splitlines() if line.startswith("npm error")]
         code = next((line.rpartition(" ")[2] for line in told if line.startswith("npm error code")), "")

@@ -7,6 +7,7 @@ Letters: N images.
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from hyperinverter.data import Batches
 from hyperinverter.data.generated import GeneratedSource
 from hyperinverter.extractors.resize import at_most
 from hyperinverter.losses import build_losses
+from hyperinverter.models.mobile_stylegan import EarlyHead
 from hyperinverter.pretrained.load import hash_of, load_generator
 from hyperinverter.releases.obtain import obtain_weights
 from hyperinverter.training.common import Run, set_up
@@ -24,7 +26,7 @@ from hyperinverter.training.export import copy_parts, save_early_head
 from hyperinverter.training.guard import guarded
 from hyperinverter.training.optim import build_optimizer, set_rates, step_over_parts
 from hyperinverter.training.progress import due_at, or_stop
-from hyperinverter.training.resume import find_state, restore, save_state
+from hyperinverter.training.resume import Parts, find_state, restore, save_state
 from hyperinverter.training.validation import side_by_side, validate
 from hyperinverter.utils.distributed import in_all_processes, is_main, place_of
 from hyperinverter.utils.errors import UserError
@@ -47,12 +49,13 @@ def train(config: EarlyHeadConfig) -> dict[str, float]:
     device = set_up(config)
     domain, schedule, output = config.domain, config.schedule, Path(config.output)
     generator = load_generator(obtain_weights(domain, "generator"), domain).to(device).requires_grad_(False)
+    mobile: Any = generator  # the kind that has one
     if not hasattr(generator, "start_early_head"):
         raise UserError(f"domain.generator: {domain.name}'s has no early head; mobile_stylegan has one")
     size = config.px or generator.resolution // 4
     frozen = {"generator": hash_of(generator)}
     resumed = find_state(config, trainer="early_head", networks=["generator"], frozen=frozen)
-    head = generator.start_early_head(config.channels, size).to(device)
+    head: EarlyHead = mobile.start_early_head(config.channels, size).to(device)
     stored = max(size, generator.resolution // 4)  # one store serves smaller heads too
     train_source, validation_source = (
         GeneratedSource.of(config.data, generator, stream, stored) for stream in ("train", "validation")
@@ -65,13 +68,13 @@ def train(config: EarlyHeadConfig) -> dict[str, float]:
     ]
     losses = build_losses(config.loss_weights, loss_resolution=domain.loss_resolution).to(device).eval()
     optimizer = build_optimizer(head.parameters(), config.optimizer)
-    state = {"early_head": head, "optimizer": optimizer}
-    progress = restore(resumed, state, {optimizer: config.optimizer}, data=tuple(data))
+    state: Parts = {"early_head": head, "optimizer": optimizer}
+    progress = restore(resumed, state, {optimizer: config.optimizer}, data=(data[0], data[1]))
 
     def draw(source: GeneratedSource, names: list[str]) -> Tensor:
         w = source.w(names)
         with torch.no_grad():
-            x = generator.synthesis.early_features(w[:, None].expand(-1, generator.num_ws, -1), size)
+            x = mobile.synthesis.early_features(w[:, None].expand(-1, generator.num_ws, -1), size)
         return head(x, w, {})
 
     def measure(part: tuple[Tensor, list[str]]) -> dict[str, Tensor]:

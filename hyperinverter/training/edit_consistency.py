@@ -96,10 +96,10 @@ def load_steps(
     """
     steps, hashes = [], {}
     folder = obtain_weights(domain, "generator").parent if names else None
-    sizes = {"space": Space(w_dim=domain.generator.w_dim), "generator_hash": generator_hash}
+    space = Space(w_dim=domain.generator.w_dim)
     for name in names:
         try:
-            found = load_direction(name, folder, files=domain.directions, **sizes)
+            found = load_direction(name, folder, files=domain.directions, space=space, generator_hash=generator_hash)
             if not found.is_step_in_w:
                 raise UserError("it is of GANSpace or of W+, and a step along it is not the same on every style")
             if not found.info.get("projection_std"):
@@ -137,6 +137,7 @@ def edit_consistency(
     ws = edits(found.w)[:, None].expand(-1, model.generator.num_ws, -1)
     with torch.no_grad():
         before = at_most(model.render(ws).float(), loss_resolution) - at_most(found.w_image.float(), loss_resolution)
+    assert found.reconstruction is not None
     after = at_most(model.synthesise(ws, found.residuals).float() - found.reconstruction.float(), loss_resolution)
     if not relative:
         return (after - before).square().mean()

@@ -42,10 +42,11 @@ class SampleDistance:
             self.reason = "there are no validation photos (data.validation_fraction, data.validation_root)"
             return
         found = sample_features(device)
-        if found[0] == BY_SQUEEZENET and photos.resolution < SqueezeNetFeatures.smallest_px:
-            found = too_small(photos.resolution, SqueezeNetFeatures)
         if isinstance(found, str):
             self.reason = found
+            return
+        if found[0] == BY_SQUEEZENET and photos.resolution < SqueezeNetFeatures.smallest_px:
+            self.reason = too_small(photos.resolution, SqueezeNetFeatures)
             return
         self.name, self._features = found
         with torch.no_grad():

@@ -9,6 +9,8 @@ lowers the loss most. Tokens start at 0, and so Phase II starts exactly at Phase
 Letters: P photos, N images, D hidden size, O/I/k as in `hypernetwork`.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -17,7 +19,7 @@ from hyperinverter.config.schema import Phase2Config
 from hyperinverter.data import Batches
 from hyperinverter.losses import TotalLoss
 from hyperinverter.models.hyperinverter import HyperInverterNetwork
-from hyperinverter.models.hypernetwork import WeightRegressor, regressor_name
+from hyperinverter.models.hypernetwork import WeightRegressor
 
 # At least, or all there are; for a long token twice its numbers. Their gradients are kept, 2 bytes a number.
 PHOTOS = 128
@@ -46,11 +48,11 @@ def start_from_gradients(model: HyperInverterNetwork, losses: TotalLoss, data: B
         torch.manual_seed(0)
         tokens = {}
         for name in hypernetwork.targets:
-            tokens[name] = set_mapper(regressor(model, name), gradients.pop(name), weights[name])[: len(images)]
+            tokens[name] = set_mapper(hypernetwork.regressor(name), gradients.pop(name), weights[name])[: len(images)]
         tried = {size: _loss(model, losses, images, ws, tokens, size) for size in (0.0, *SIZES)}
         best = min(SIZES, key=tried.__getitem__)
-        for each in hypernetwork.weight_regressors.values():
-            _start_at_zero(each, best)
+        for name in hypernetwork.targets:
+            _start_at_zero(hypernetwork.regressor(name), best)
     model.train(training)
     return (
         f"mappers start from the gradients of {count} photos: a step of {best:g} of each layer takes the loss of "
@@ -63,10 +65,6 @@ def is_fresh(config: Phase2Config) -> bool:
     domain = config.domain
     starts = config.init_from is None and domain.weights.hyperinverter is None
     return starts and domain.hypernetwork.init == "gradients"
-
-
-def regressor(model: HyperInverterNetwork, name: str) -> WeightRegressor:
-    return model.hypernetwork.weight_regressors[regressor_name(name)]
 
 
 def _gradients(
@@ -87,11 +85,13 @@ def _gradients(
             }
             loss, _ = losses(model.synthesise(ws, residuals).float(), images)
             gradients = torch.autograd.grad(loss, list(residuals.values()))
-            norm = sum(gradient.flatten(1).square().sum(dim=1) for gradient in gradients).sqrt()  # [N]
+            squares = (gradient.flatten(1).square().sum(dim=1) for gradient in gradients)
+            norm = cast(Tensor, sum(squares)).sqrt()  # [N]
             for name, gradient in zip(residuals, gradients, strict=True):
-                rows = regressor(model, name).as_rows(gradient) / norm.clamp(min=1e-30)[:, None, None]
+                rows = model.hypernetwork.regressor(name).as_rows(gradient) / norm.clamp(min=1e-30)[:, None, None]
                 found[name].append((rows * HALF_RANGE).half().cpu())
             bar.update(len(images))
+    assert first is not None, "no photo"
     images, ws = first
     return {name: torch.cat(parts) for name, parts in found.items()}, images, ws
 
@@ -111,6 +111,7 @@ def set_mapper(target: WeightRegressor, gradients: Tensor, weight: Tensor) -> Te
     left, spread, right = left[:, :hidden_size], spread[:hidden_size], right[:hidden_size]
     size = (spread.square().sum() / len(rows)).sqrt().clamp(min=1e-30)  # rms over the photos of the part that is held
     basis = right * (spread / len(rows) ** 0.5 / size * weight.numel() ** 0.5)[:, None]
+    assert target.scale is not None, "hypernetwork.init is another one"
     target.scale.copy_(weight.square().mean().sqrt())
     target.w1.mul_(basis.std() / target.w1.std())
     target.w1[: len(basis)] = 0
@@ -142,4 +143,4 @@ def _start_at_zero(target: WeightRegressor, size: float) -> None:
     target.w2.mul_(balance)
     last = [layer for layer in target.feature_extractor if isinstance(layer, nn.Conv2d)][-1]
     last.weight.zero_()
-    last.bias.zero_()
+    cast(Tensor, last.bias).zero_()

@@ -8,6 +8,7 @@ step on a CPU without such instructions, and knows no convolutions.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ class Muon(torch.optim.Adam):
     Args: those of Adam; `lr` is for both, `betas` and `eps` are for Adam's part.
     """
 
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of every parameter that has a gradient."""
         with torch.enable_grad():
             loss = None if closure is None else closure()
@@ -41,12 +42,13 @@ class Muon(torch.optim.Adam):
 
     @torch.no_grad()
     def _move(self, parameter: Tensor, rate: float) -> None:
-        state = self.state[parameter]
+        state, gradient = self.state[parameter], parameter.grad
+        assert gradient is not None
         if not state:
             state["step"] = torch.zeros([])  # Adam looks for it when a state is loaded
             state["momentum_buffer"] = torch.zeros_like(parameter)
-        momentum = state["momentum_buffer"].lerp_(parameter.grad, 1 - MOMENTUM)
-        update = orthogonal(parameter.grad.lerp(momentum, MOMENTUM).flatten(1))  # Nesterov's
+        momentum = state["momentum_buffer"].lerp_(gradient, 1 - MOMENTUM)
+        update = orthogonal(gradient.lerp(momentum, MOMENTUM).flatten(1))  # Nesterov's
         parameter.add_(update.reshape(parameter.shape), alpha=-rate * RMS * math.sqrt(max(update.shape)))
 
 

@@ -11,7 +11,7 @@ import io
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from ranger_adabelief import RangerAdaBelief
@@ -84,11 +84,18 @@ def ranger(
             then.
         adabelief: True is the package's own default, another optimiser.
     """
-    options = {"lr": lr, "betas": tuple(betas), "eps": eps, "k": k, "alpha": alpha, "weight_decay": weight_decay}
+    options: dict[str, Any] = {
+        "lr": lr,
+        "betas": tuple(betas),
+        "eps": eps,
+        "k": k,
+        "alpha": alpha,
+        "weight_decay": weight_decay,
+    }
     return QuietRanger(params, N_sma_threshhold=N_sma_threshhold, adabelief=adabelief, **options)
 
 
-def _adam(params: list[nn.Parameter], **options: object) -> torch.optim.Optimizer:
+def _adam(params: list[nn.Parameter], **options: Any) -> torch.optim.Optimizer:
     # One fused pass over memory: three times as fast as the loop on a CPU; other devices keep torch's own choice.
     fused = all(p.device.type in ("cpu", "cuda") for p in params)
     return torch.optim.Adam(params, fused=fused or None, **options)

@@ -7,6 +7,7 @@ Letters: N images, R pixels, L styles.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from tqdm import tqdm
 
 from hyperinverter.config.schema import Phase1Config
 from hyperinverter.data import Batches, check_training_data, open_training_data, reports
+from hyperinverter.data.generated import GeneratedSource
 from hyperinverter.losses import build_losses
 from hyperinverter.models.encoders import WEncoder
 from hyperinverter.models.stylegan2 import Generator
@@ -27,7 +29,7 @@ from hyperinverter.training.export import copy_parts, save_part
 from hyperinverter.training.guard import guarded
 from hyperinverter.training.optim import build_optimizer, set_rates, split_microbatches, step_over_parts
 from hyperinverter.training.progress import due_at, or_stop
-from hyperinverter.training.resume import find_state, restore, save_state
+from hyperinverter.training.resume import Parts, find_state, restore, save_state
 from hyperinverter.training.start import (
     load_discriminator_of_losses,
     notes_on_photos,
@@ -88,7 +90,7 @@ def train(config: Phase1Config) -> dict[str, float]:
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
 
     # -- resume
-    state = {"w_encoder": w_encoder, "optimizer": optimizer}
+    state: Parts = {"w_encoder": w_encoder, "optimizer": optimizer}
     data = (train_data, validation_data)
     progress = restore(resumed, state, {optimizer: config.optimizer}, data=data)
     origin = f"resumed at step {progress.step}" if progress.step else origin
@@ -110,7 +112,7 @@ def train(config: Phase1Config) -> dict[str, float]:
         return {"loss": total, **parts}
 
     def true_w(data: Batches, names: Sequence[str]) -> Tensor | None:
-        return data.source.w(names).to(device) if config.w_loss_weight else None
+        return cast(GeneratedSource, data.source).w(names).to(device) if config.w_loss_weight else None
 
     with (
         Run(output, config, progress.step) as run,

@@ -9,10 +9,12 @@ not they validate. Beyond the paper, and off unless set: `edit_consistency`.
 Letters: N images, R pixels.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from hyperinverter.config.schema import Phase2Config
@@ -44,7 +46,7 @@ from hyperinverter.training.optim import (
     whole,
 )
 from hyperinverter.training.progress import due_at, or_stop
-from hyperinverter.training.resume import find_state, restore, save_state
+from hyperinverter.training.resume import Parts, find_state, restore, save_state
 from hyperinverter.training.start import (
     load_discriminator_of_losses,
     notes_on_photos,
@@ -86,8 +88,9 @@ def encoder_losses(
     reconstruction = found.reconstruction.float()
     total, parts = losses(reconstruction, images)
     if edits is not None:
-        how = {"relative": edits_relative, "bands": edits_bands}
-        inconsistency = edit_consistency(model, found, edits, losses.loss_resolution, **how)
+        inconsistency = edit_consistency(
+            model, found, edits, losses.loss_resolution, relative=edits_relative, bands=edits_bands
+        )
         total = total + edits_weight * inconsistency
         parts = {**parts, "edit_consistency": inconsistency}
     if discriminator is not None:
@@ -165,7 +168,7 @@ def train(config: Phase2Config) -> dict[str, float]:
     device = set_up(config)
     domain, schedule, gan = config.domain, config.schedule, config.adversarial
     edits_weight = config.edit_consistency_weight * config.edit_consistency_every
-    edit_settings = {
+    edit_settings: dict[str, Any] = {
         "edits_weight": edits_weight,
         "edits_relative": config.edit_consistency_relative,
         "edits_bands": config.edit_consistency_bands,
@@ -186,8 +189,8 @@ def train(config: Phase2Config) -> dict[str, float]:
     model.generator.synthesis.recompute_from_px = config.recompute_from_px
     model.layerwise_encoder = synchronised(model.layerwise_encoder, config.sync_batchnorm)
     # every loss but the adversarial one may need less than full images
-    build = {"discriminator": discriminator, "loss_resolution": domain.loss_resolution}
-    losses = build_losses(config.loss_weights, **build).to(device).eval()
+    losses = build_losses(config.loss_weights, discriminator=discriminator, loss_resolution=domain.loss_resolution)
+    losses = losses.to(device).eval()
     size = domain.resolution if gan.weight > 0 else training_resolution(model.generator, domain, losses)
     model.draws_px, seen_px = size, photo_resolution(size, domain)
     train_data, validation_data = open_training_data(config.data, domain, config.seed, model.generator, device, seen_px)
@@ -195,15 +198,17 @@ def train(config: Phase2Config) -> dict[str, float]:
         discriminator = load_discriminator(obtain_weights(domain, "discriminator"), domain).requires_grad_(False)
     optimizer = build_optimizer(model.trainable_parameters(), config.optimizer)
     rates = {optimizer: config.optimizer}
-    parts = {"layerwise_encoder": model.layerwise_encoder, "hypernetwork": model.hypernetwork, "optimizer": optimizer}
+    trained: dict[str, nn.Module] = {"layerwise_encoder": model.layerwise_encoder, "hypernetwork": model.hypernetwork}
+    parts: Parts = {**trained, "optimizer": optimizer}
     if gan.weight > 0:
+        assert discriminator is not None
         discriminator = to_device(discriminator, device).train()
         discriminator.recompute_from_px = config.recompute_from_px
         optimizer_D = build_optimizer(discriminator.requires_grad_(True).parameters(), gan.optimizer)
         discriminator.requires_grad_(False)
         parts |= {"discriminator": discriminator, "optimizer_D": optimizer_D}
         rates[optimizer_D] = gan.optimizer
-    trained = [model, discriminator] if gan.weight > 0 else [model]
+    switched: list[nn.Module] = [model] if discriminator is None or not gan.weight else [model, discriminator]
     group = domain.discriminator.mbstd_group_size or gan.batch_size
     changes = RandomChanges(config.augment, config.augment_p, device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
@@ -235,8 +240,8 @@ def train(config: Phase2Config) -> dict[str, float]:
             return
         copy_parts(folder, domain, ["generator", "discriminator", "w_encoder"])
         info = {"trainer": "train_phase2", "step": progress.step, "images_seen": progress.position, "validation": found}
-        state = {f"{name}.{key}": value for name in ("layerwise_encoder", "hypernetwork")
-                 for key, value in parts[name].state_dict().items()}  # fmt: skip
+        state = {f"{name}.{key}": value for name, network in trained.items()
+                 for key, value in network.state_dict().items()}  # fmt: skip
         save_part(folder, "hyperinverter.safetensors", state, domain, frozen=frozen, info=info, what=what)
 
     with (
@@ -261,7 +266,7 @@ def train(config: Phase2Config) -> dict[str, float]:
             images, count = changes.photos(images.to(device)), config.gradient_accumulation
             set_rates(progress.step, schedule, rates)
             fakes.clear()
-            edits = [None] * count
+            edits: Sequence[Edits | None] = [None] * count
             if edits_weight > 0 and progress.step % config.edit_consistency_every == 0:
                 reach, directed = config.edit_consistency_reach, config.edit_consistency_directed
                 drawn = Edits.draw(model, len(images), reach, device, directions, directed)
@@ -270,7 +275,7 @@ def train(config: Phase2Config) -> dict[str, float]:
             values = step_over_parts(optimizer, reconstruct, image_parts, clip=config.gradient_clip, measure=due.look)
 
             # -- one step of D, on the fakes made before that update
-            if adversarial:
+            if adversarial and discriminator is not None:
                 values |= discriminator_step(
                     discriminator,
                     optimizer_D,
@@ -298,7 +303,7 @@ def train(config: Phase2Config) -> dict[str, float]:
                 bar.set_postfix(loss=f"{progress.log_losses(run):.4f}")
 
             # -- pictures, validation, best model
-            for network in trained:
+            for network in switched:
                 network.eval()
             if due.images and is_main():
                 with torch.no_grad(), autocast:
@@ -312,7 +317,7 @@ def train(config: Phase2Config) -> dict[str, float]:
                     if gan.weight > 0 and not adversarial and is_main():
                         best = output / "model" / "hyperinverter.safetensors"
                         copy_file(best, best.with_name("hyperinverter_before_adversarial.safetensors"))
-            for network in trained:
+            for network in switched:
                 network.train()
 
             # -- save

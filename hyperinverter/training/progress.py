@@ -117,8 +117,9 @@ class Progress:
 
     def summary(self) -> dict[str, float]:
         """What a trainer returns."""
-        best = {} if self.best.loss is None else {"best/loss": self.best.loss, "best/step": self.best.step}
-        return {"step": self.step, **self.scalars, **best}
+        best, step = self.best.loss, self.best.step
+        kept = {} if best is None or step is None else {"best/loss": best, "best/step": step}
+        return {"step": self.step, **self.scalars, **kept}
 
 
 def _own_rng(state: dict) -> dict:

@@ -23,6 +23,10 @@ from hyperinverter.training.state_checks import check_optimizer, check_values, c
 from hyperinverter.utils.distributed import check_agreement, from_main, is_main, world_size
 from hyperinverter.utils.errors import UserError
 
+Parts = dict[
+    str, nn.Module | torch.optim.Optimizer
+]  # what a state holds, by name: networks that are trained, optimisers
+
 # Settings that change neither a step nor a score: where, how often and how fast. Everything else is compared.
 NEUTRAL = (
     *("output", "device", "threads", "resume", "data.workers", "data.cache_mib", "recompute_from_px"),
@@ -159,7 +163,7 @@ def check_origin(state: dict[str, Any], source: Path, trainer: str) -> None:
 
 def restore(
     resumed: Resumed,
-    parts: dict[str, nn.Module | torch.optim.Optimizer],
+    parts: Parts,
     rates: dict[torch.optim.Optimizer, OptimizerConfig],
     *,
     data: tuple[Sized, Sized],
@@ -213,7 +217,7 @@ def save_state(
     trainer: str,
     frozen: dict[str, str],
     progress: Progress,
-    parts: dict[str, nn.Module | torch.optim.Optimizer],
+    parts: Parts,
     more: dict[str, Any] | None = None,
 ) -> None:
     """Write a training state that `find_state` accepts again. Every process calls this, the first one writes.

@@ -5,6 +5,7 @@ from torchvision's ImageNet ResNet34 (`resnet34-333f7ec4.pth`); pixel2style2pixe
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -36,6 +37,9 @@ from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.state_dicts import misfits
 from hyperinverter.utils.waiting import doing
 
+if TYPE_CHECKING:
+    from hyperinverter.models.mobile_stylegan import MobileGenerator
+
 TRUNK_PARTS = ("input_layer.", "conv1.", "bn1.", "relu.", "body.", "_conv_stem.", "_bn0.", "_blocks.")
 # torchvision's stem ends in a ReLU (ours is a PReLU, which starts at slope 0.25); old files count no batches.
 MAY_BE_MISSING = r".*(relu\.weight|\.num_batches_tracked)"
@@ -61,7 +65,9 @@ def start_w_encoder(domain: DomainConfig, generator: Generator, init_from: str |
     return w_encoder, f"E1's trunk starts from {load_trunk(w_encoder, domain.w_encoder.init, 'w_encoder')}"
 
 
-def training_resolution(generator: nn.Module, domain: DomainConfig, losses: TotalLoss | None) -> int:
+def training_resolution(
+    generator: "Generator | MobileGenerator", domain: DomainConfig, losses: TotalLoss | None
+) -> int:
     """Side in px at which reconstructions are drawn in training: the smallest that the generator draws and losses take.
 
     A generator with an early head then leaves its last layer out; another draws its full images.

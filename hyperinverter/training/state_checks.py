@@ -31,7 +31,7 @@ def _numbers_by_name(value: object) -> bool:
 
 
 def _config(value: object) -> bool:
-    level = [value]
+    level: list[Any] = [value]
     for _ in range(DEEPEST):
         if not all(isinstance(tree, dict) and all(isinstance(key, str) for key in tree) for tree in level):
             return False
@@ -126,7 +126,7 @@ def check_weights(state: object) -> None:
         raise ValueError(f"{bad[0]} holds NaN or infinite numbers")
 
 
-def check_optimizer(optimizer: torch.optim.Optimizer, state: object) -> None:
+def check_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:
     """Refuse the state of another optimiser, or one whose values are of another type or size than the optimiser's.
 
     Raises:

@@ -10,6 +10,7 @@ import math
 from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ from hyperinverter.training.optim import (
     step_over_parts,
 )
 from hyperinverter.training.progress import Progress, due_at, or_stop
-from hyperinverter.training.resume import find_state, restore, save_state
+from hyperinverter.training.resume import Parts, find_state, restore, save_state
 from hyperinverter.training.start import notes_on_photos
 from hyperinverter.training.state_checks import read_from
 from hyperinverter.utils import distributed
@@ -83,17 +84,15 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
     networks = ["generator", "discriminator"]
     resumed = find_state(config, trainer="stylegan2", networks=networks, frozen={})
     data, photos = open_training_data(config.data, domain, config.seed, device=device)
-    *networks_at_start, is_fresh = start_networks(config)
-    G, D = (to_device(network, device).train() for network in networks_at_start)
+    G, D, is_fresh = start_networks(config)
+    G, D = to_device(G, device).train(), to_device(D, device).train()
     average = deepcopy(G).eval().requires_grad_(False)
     G.synthesis.recompute_from_px = D.recompute_from_px = config.recompute_from_px
-    rates = {
-        "optimizer_G": lazy(config.optimizer, config.path_length_every),
-        "optimizer_D": lazy(config.discriminator_optimizer, config.r1_every),
-    }
-    optimizer_G = build_optimizer(G.parameters(), rates["optimizer_G"])
-    optimizer_D = build_optimizer(D.parameters(), rates["optimizer_D"])
-    parts = {"G": G, "D": D, "average": average, "optimizer_G": optimizer_G, "optimizer_D": optimizer_D}
+    rate_G = lazy(config.optimizer, config.path_length_every)
+    rate_D = lazy(config.discriminator_optimizer, config.r1_every)
+    optimizer_G, optimizer_D = build_optimizer(G.parameters(), rate_G), build_optimizer(D.parameters(), rate_D)
+    rates = {optimizer_G: rate_G, optimizer_D: rate_D}
+    parts: Parts = {"G": G, "D": D, "average": average, "optimizer_G": optimizer_G, "optimizer_D": optimizer_D}
     mean_path_length = torch.zeros([], device=device)
     augment = Augmentation(config.augment, config.augment_target, config.augment_kimg, device)
     grid_z = torch.randn([64, G.z_dim], generator=torch.Generator().manual_seed(config.seed)).to(device)
@@ -101,7 +100,7 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
     distance = SampleDistance(photos, schedule.validation_images, batch, config.seed, device)
 
     # -- resume
-    progress = restore(resumed, parts, {parts[name]: rate for name, rate in rates.items()}, data=(data, photos))
+    progress = restore(resumed, parts, rates, data=(data, photos))
     if resumed.state is not None:
         with read_from(f"{resumed.source}: the checkpoint of step {progress.step}"):
             mean_path_length.copy_(resumed.state["mean_path_length"].reshape([]))
@@ -151,11 +150,9 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
             run.log(f"{config.init_from} holds no discriminator: a new one starts from random weights")
         while progress.step < schedule.max_steps:
             due = due_at(progress.step + 1, schedule)
-            reals, _ = data.get(progress.position, batch)
-            reals = reals.to(device)
-
-            reals, own = split_microbatches(reals, count), batch // world_size()
-            set_rates(progress.step, schedule, {parts[name]: rate for name, rate in rates.items()})
+            images, _ = data.get(progress.position, batch)
+            reals, own = split_microbatches(images.to(device), count), batch // world_size()
+            set_rates(progress.step, schedule, rates)
 
             # generator: its images should look real to D
             D.requires_grad_(False)
@@ -186,7 +183,8 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
             progress.step += 1
             progress.position += batch
             blend(average, G, kept_share(progress.position, batch, config.ema_kimg, config.ema_rampup))
-            progress.history.add(progress.step, {"loss": values["loss_G"] + values["loss_D"], **values})
+            both = cast(Tensor, values["loss_G"]) + cast(Tensor, values["loss_D"])
+            progress.history.add(progress.step, {"loss": both, **values})
             bar.update()
             due = or_stop(due, progress.step, schedule)
             if not due.look:
@@ -201,10 +199,11 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
                 with torch.no_grad():
                     run.images(progress.step, "fakes", average(grid_z, truncation_psi=0.7))
             if due.validation:
-                value = distance(average) if distance.name else None
-                found = {} if value is None else {"loss": value, distance.name: value}
-                if progress.log_validation(run, found):
-                    export(output / "model", average, D, domain, progress, found)
+                measured: dict[str, float] = {}
+                if distance.name is not None:
+                    measured["loss"] = measured[distance.name] = distance(average)
+                if progress.log_validation(run, measured):
+                    export(output / "model", average, D, domain, progress, measured)
             if due.save:  # the state last: once it is there, everything before it is
                 export(output / "model_last", average, D, domain, progress, progress.last_validation())
                 more = {"mean_path_length": mean_path_length, "augment": augment.state}
@@ -222,7 +221,7 @@ def start_networks(config: StyleGAN2Config) -> tuple[Generator, Discriminator, b
     A new one takes its place: of many published generators there is none.
     """
     if not config.init_from:
-        return build_generator(config.domain), build_discriminator(config.domain), False
+        return cast(Generator, build_generator(config.domain)), build_discriminator(config.domain), False
     G = load_generator(obtain(config.init_from, "generator"), config.domain)
     path = expanded(config.init_from)
     try:
@@ -245,7 +244,7 @@ def draw(G: Generator, count: int, mixing_probability: float) -> tuple[Tensor, .
 
     Without style mixing the first alone. With several processes, `count` images of a batch that all of them make.
     """
-    device = G.mapping.w_avg.device
+    device = next(G.parameters()).device
     z = randn_rows(count, G.z_dim, shared=True, device=device)
     if mixing_probability == 0:
         return (z,)
@@ -279,7 +278,7 @@ def path_length_penalty(
         Penalty [] and the updated running mean [] (detached).
     Source: Karras et al., CVPR 2020, section 3.2, equation 4.
     """
-    device = G.mapping.w_avg.device
+    device = next(G.parameters()).device
     ws = G.mapping(randn_rows(max(count, 1), G.z_dim, shared=True, device=device))
     images = G.synthesis(ws, noise_mode=noise_mode)
     noise = randn_rows_like(images, shared=True) / math.sqrt(images.shape[2] * images.shape[3])

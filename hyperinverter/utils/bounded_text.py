@@ -63,7 +63,8 @@ def rows_within(columns: Sequence[str], fields: Iterable[Sequence[str]], file_by
     if len(columns) > MOST_COLUMNS:
         raise ValueError(f"it has {len(columns)} columns")
     places = {column: place for place, column in enumerate(columns)}
-    left, once, rows = 2 * file_bytes + SPARE_BYTES, {}, []
+    once: dict[str, str] = {}
+    left, rows = 2 * file_bytes + SPARE_BYTES, []
     for values in fields:
         kept = tuple(once.setdefault(text, text) if len(text) <= SHORT else text for text in values[: len(columns)])
         left -= 250 + sum(8 if len(text) <= SHORT else 64 + len(text) for text in kept)  # as Python holds them

@@ -152,7 +152,7 @@ def _decoders(data: bytes) -> list[str]:
 @functools.cache
 def _can_read(kind: str) -> bool:
     if kind == "AVIF":
-        return features.check("avif")
+        return bool(features.check("avif"))
     try:
         import pillow_heif
     except ImportError:

@@ -5,7 +5,7 @@ import logging
 import os
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -19,6 +19,7 @@ HALF_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 FAST_BY = {"bf16": {"amx_bf16"}, "fp16": {"amx_fp16", "avx512_fp16"}}
 CPUINFO = Path("/proc/cpuinfo")
 
+M = TypeVar("M", bound=nn.Module)
 logger = logging.getLogger(__name__)
 
 
@@ -43,7 +44,7 @@ def resolve_device(name: str | torch.device) -> torch.device:
     return device
 
 
-def to_device(module: nn.Module, device: torch.device) -> nn.Module:
+def to_device(module: M, device: torch.device) -> M:
     """Move a network to a device, in the memory order its convolutions are fast in: on a CPU, channels innermost."""
     module = module.to(device)
     return module.to(memory_format=torch.channels_last) if device.type == "cpu" else module

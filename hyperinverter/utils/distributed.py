@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from itertools import chain, count
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -114,7 +114,7 @@ def in_all_processes(function: Callable[..., T]) -> Callable[..., T]:
             result = function(config)
             dist.barrier()
         except (UserError, ValueError, OSError) as error:
-            error.told = not _is_first_to_say(str(error))
+            vars(error)["told"] = not _is_first_to_say(str(error))
             raise
         except RuntimeError as error:
             if any(words in str(error) for words in LOST_PEER):
@@ -129,7 +129,7 @@ def in_all_processes(function: Callable[..., T]) -> Callable[..., T]:
             dist.destroy_process_group()
         return result
 
-    wrapped.runs_in_all_processes = True
+    vars(wrapped)["runs_in_all_processes"] = True
     return wrapped
 
 
@@ -187,7 +187,7 @@ def place_of(device: torch.device) -> str:
 
 def own_rows(batch: T) -> T:
     """This process's part of a whole batch, [N * world, ...] -> [N, ...]; tensors, arrays and lists alike."""
-    return batch[rank() :: world_size()]
+    return cast(Any, batch)[rank() :: world_size()]
 
 
 def randn_rows(count: int, *shape: int, shared: bool, **options: Any) -> Tensor:
@@ -274,7 +274,7 @@ def gather_numbered(own: list[T], everywhere: bool = True) -> list[T]:
         everywhere: False gives them to rank 0 only, and [] to the others.
     """
     found = gather_to_all(own) if everywhere else gather_to_main(own)
-    return sorted(chain.from_iterable(found), key=lambda item: item[0])
+    return sorted(chain.from_iterable(found), key=lambda item: cast(Any, item)[0])
 
 
 def from_main(value: T) -> T:

@@ -6,10 +6,12 @@ mostly not. No DistributedDataParallel: its wrapper changes names and forwards, 
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from hyperinverter.utils.distributed import world_size
 
@@ -40,10 +42,10 @@ def averaged_gradients(parameters: Iterable[nn.Parameter]) -> Iterator[Callable[
         nonlocal next_one
         whole.add(parameter)
         while next_one < len(order) and order[next_one] in whole:
-            sent.append(_send(order[next_one].grad))
+            sent.append(_send(cast(Tensor, order[next_one].grad)))
             next_one += 1
 
-    hooks = []
+    hooks: list[RemovableHandle] = []
 
     def last() -> None:
         hooks.extend(parameter.register_post_accumulate_grad_hook(send_in_turn) for parameter in order)

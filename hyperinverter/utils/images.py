@@ -17,6 +17,7 @@ from torch import Tensor
 from hyperinverter.utils.decode import read_image, to_tensor
 from hyperinverter.utils.files import write_atomically
 
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont  # the second where Pillow lacks FreeType
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".gif": "GIF", ".bmp": "BMP"}
 
 
@@ -217,12 +218,12 @@ def _fit(picture: Image.Image, cell: int) -> Image.Image:
     largest = max(picture.size)
     if largest == cell:
         return picture
-    size = tuple(max(1, round(side * cell / largest)) for side in picture.size)
+    width, height = (max(1, round(side * cell / largest)) for side in picture.size)
     whole = cell % largest == 0
-    return picture.resize(size, Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS)
+    return picture.resize((width, height), Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS)
 
 
-def _wrap(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
+def _wrap(text: str, font: Font, width: float) -> list[str]:
     """Break text at its line breaks and between words so that lines fit `width` pixels; a longer word is cut."""
     lines: list[str] = []
     for paragraph in text.split("\n"):
@@ -243,9 +244,7 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
     return shortened
 
 
-def _write(
-    draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont, corner: tuple[int, int], width: int, line: int
-) -> None:
+def _write(draw: ImageDraw.ImageDraw, text: str, font: Font, corner: tuple[int, int], width: int, line: int) -> None:
     for number, words in enumerate(_wrap(text, font, width)):
         draw.text((corner[0], corner[1] + number * line), words, fill="black", font=font)
 

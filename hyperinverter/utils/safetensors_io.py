@@ -145,7 +145,8 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
         file.write(len(text).to_bytes(8, "little") + text)
         for name in order:
             flat = tensors[name].detach().cpu().contiguous().reshape(-1)
-            file.write(flat.view(torch.uint8).numpy() if flat.numel() else b"")
+            if flat.numel():
+                file.write(flat.view(torch.uint8).numpy().data)
 
 
 def _place(name: str, entry: object, start: int) -> Place:

@@ -12,7 +12,7 @@ from hyperinverter.losses import build_losses
 from hyperinverter.models.build import build_hyperinverter
 from hyperinverter.pretrained.load import load_model
 from hyperinverter.training import phase2
-from hyperinverter.training.gradient_basis import regressor, set_mapper, start_from_gradients
+from hyperinverter.training.gradient_basis import set_mapper, start_from_gradients
 
 from .conftest import stats
 
@@ -57,7 +57,7 @@ def test_a_token_of_a_photo_is_a_step_against_its_gradient(model):
         losses(model.synthesise(ws, {**zeros, name: residual}), image)[0].backward()
         gradients.append(residual.grad)
     gradients = torch.cat(gradients)
-    mapper = regressor(model, name)
+    mapper = model.hypernetwork.regressor(name)
     with torch.no_grad():
         tokens = set_mapper(mapper, mapper.as_rows(gradients), weight)
         residuals = mapper.decode(tokens)

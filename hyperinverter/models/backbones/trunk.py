@@ -82,7 +82,7 @@ class Trunk(nn.Module):
         """Images of any size -> the maps after the four stages, high to low resolution."""
         x = self.stem(self.resize(images))
         maps = []
-        for number, unit in enumerate(self.get_submodule(self._body_name), start=1):
+        for number, unit in enumerate(self.get_submodule(self._body_name).children(), start=1):
             x = unit(x)
             if number in self._stage_ends:
                 maps.append(x)

@@ -5,12 +5,12 @@ Source: MobileStyleGAN (Belousov, 2021, arXiv:2104.04767), as the package `rando
 
 from collections.abc import Mapping
 from copy import deepcopy
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from hyperinverter.models.mobile_stylegan.layers import EarlyHead
+from hyperinverter.models.mobile_stylegan.layers import EarlyHead, MobileLayer, StyledConv, ToImage, Up
 from hyperinverter.models.mobile_stylegan.synthesis import MobileSynthesis
 from hyperinverter.models.residuals import Residuals
 from hyperinverter.models.stylegan2.mapping import MappingNetwork
@@ -77,12 +77,17 @@ class MobileGenerator(nn.Module):
 
     def start_early_head(self, channels: int, px: int) -> EarlyHead:
         """A head of px pixels to be trained, whose styles start as those of the next layer and of the image head."""
-        if px not in [layer.size for layer in self.synthesis.layers[:-1]]:
+        layers = [cast(MobileLayer, layer) for layer in self.synthesis.layers]
+        if px not in [layer.size for layer in layers[:-1]]:
             raise ValueError(f"no early head of {px} px: it draws the size of a layer before the last one")
         count = self.synthesis.layers_up_to(px)
-        before, last = self.synthesis.layers[count - 1 : count + 1]
+        before, last = layers[count - 1 : count + 1]
         head = EarlyHead(before.conv2.bias.shape[0], channels, self.w_dim)
-        pairs = ((head.conv1, last.up), (head.conv2, last.conv2), (head.to_img, self.synthesis.to_img))
+        pairs: tuple[tuple[StyledConv | ToImage, Up | StyledConv | ToImage], ...] = (
+            (head.conv1, last.up),
+            (head.conv2, last.conv2),
+            (head.to_img, self.synthesis.to_img),
+        )
         with torch.no_grad():
             for conv, source in pairs:
                 own, given = conv.modulation, source.modulation

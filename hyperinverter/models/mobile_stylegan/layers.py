@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hyperinverter.models.residuals import Residuals, part_of, with_residual
+from hyperinverter.models.residuals import Residuals, part_of, residual_of, with_residual
 from hyperinverter.ops.bias_act import LRELU_SLOPE
 from hyperinverter.ops.haar import inverse_haar
 from hyperinverter.utils.distributed import randn_rows
@@ -32,9 +32,10 @@ class Modulation(nn.Module):
     def forward(self, w: Tensor, residuals: Residuals) -> Tensor:
         """w [N, w_dim] -> [N, C]."""
         scales = F.linear(w, self.weight, self.bias)
-        if "weight" in residuals:
-            scales = scales + (residuals["weight"] @ w.unsqueeze(-1)).squeeze(-1)
-        return scales + residuals["bias"] if "bias" in residuals else scales
+        weight, bias = residual_of(residuals, "weight"), residual_of(residuals, "bias")
+        if weight is not None:
+            scales = scales + (weight @ w.unsqueeze(-1)).squeeze(-1)
+        return scales if bias is None else scales + bias
 
 
 class Up(nn.Module):
@@ -109,8 +110,8 @@ class MobileLayer(nn.Module):
         residuals: Residuals,
         noise_mode: str,
         head: "tuple[ToImage, Residuals] | None" = None,
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """What `forward` gives, strip by strip: (features, None), or (None, image) with the last layer's image head."""
+    ) -> Tensor:
+        """What `forward` gives, strip by strip; with the last layer's image head the image that it draws from it."""
         size, channels = self.size, self.conv2.bias.shape[0]
         height = max(8, STRIP_NUMBERS // (size * channels) // 2 * 2)
         out: Tensor | None = None
@@ -125,7 +126,8 @@ class MobileLayer(nn.Module):
                 shape = (len(x), strip.shape[1], scale * size, scale * size)
                 out = torch.empty(shape, device=x.device, dtype=x.dtype, memory_format=torch.channels_last)
             out[:, :, scale * top : scale * end] = strip
-        return (out, None) if head is None else (None, out)
+        assert out is not None
+        return out
 
 
 class ToImage(nn.Module):
@@ -187,6 +189,7 @@ def conv2d(x: Tensor, kernel: Tensor, bias: Tensor | None, scales: Tensor | None
     if scales is not None:
         x = x * scales[:, :, None, None]
     if side == 1:
+        assert bias is not None  # every 1x1 layer has one
         return _pointwise(x, kernel[..., 0, 0], bias)
     if len(kernel) == 1:
         y = F.conv2d(x, kernel[0], padding=side // 2, groups=groups)

@@ -5,8 +5,9 @@ Source: MobileStyleGAN (Belousov, 2021, arXiv:2104.04767); weight residuals: Hyp
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hyperinverter.models.mobile_stylegan.layers import EarlyHead, MobileLayer, StyledConv, ToImage, draw_image
-from hyperinverter.models.residuals import Residuals, check_drawing, check_residuals, of_image, part_of, with_residual
+from hyperinverter.models.residuals import (
+    Kernel,
+    Residuals,
+    check_drawing,
+    check_residuals,
+    of_image,
+    part_of,
+    with_residual,
+)
 from hyperinverter.models.stylegan2.layers import channels_at, check_reduced
 from hyperinverter.models.target_layers import TargetLayer
 
@@ -96,14 +105,13 @@ class MobileSynthesis(nn.Module):
 
     def early_features(self, ws: Tensor, px: int, weight_residuals: Residuals | None = None) -> Tensor:
         """What an early head of px pixels draws from: ws [N, L, w_dim] -> [N, C, px, px]."""
-        count = self.layers_up_to(px)
-        rows = [self._features(ws[i : i + 1], of_image(weight_residuals or {}, i), "const", count)[0]
-                for i in range(len(ws))]  # fmt: skip
-        return torch.cat(rows)
+        count, residuals = self.layers_up_to(px), weight_residuals or {}
+        rows = [self._features(ws[i : i + 1], of_image(residuals, i), "const", count)[0] for i in range(len(ws))]
+        return torch.cat([row for row in rows if row is not None])
 
     def layers_up_to(self, px: int) -> int:
         """How many layers there are up to the one of px pixels; the next style, 3 times this, is an early head's."""
-        return sum(layer.size <= px for layer in self.layers)
+        return sum(layer.size <= px for layer in self._layers())
 
     def _draw(self, ws: Tensor, residuals: Residuals, noise_mode: str, resolution: int) -> Tensor:
         px = min(size for size in self.resolutions if size >= resolution)
@@ -111,6 +119,7 @@ class MobileSynthesis(nn.Module):
         x, image = self._features(ws, residuals, noise_mode, count)
         if px < self.resolution:
             image = self.early[str(px)](x, ws[:, 3 * count], part_of(residuals, f"early.{px}"))
+        assert image is not None
         if image.shape[-1] != resolution:
             image = F.avg_pool2d(image, image.shape[-1] // resolution)
         return image.contiguous()
@@ -121,21 +130,25 @@ class MobileSynthesis(nn.Module):
         """The first `count` layers: (features, None), or (None, image [N, 3, R, R]) behind the last of all."""
         x = with_residual(self.input, residuals, "input")[:, 0].expand(len(ws), -1, -1, -1)
         x = x.contiguous(memory_format=torch.channels_last)
-        x, image = self.conv1(x, ws[:, 0], part_of(residuals, "conv1"), noise_mode), None
+        x = self.conv1(x, ws[:, 0], part_of(residuals, "conv1"), noise_mode)
         tiles = x.device.type == "cpu" and noise_mode != "random" and not torch.is_grad_enabled()
-        for i, layer in enumerate(self.layers[:count]):
+        for i, layer in enumerate(self._layers()[:count]):
             arguments = (x, ws[:, 1 + 3 * i : 4 + 3 * i], part_of(residuals, f"layers.{i}"), noise_mode)
             head = (self.to_img, part_of(residuals, "to_img")) if i == len(self.layers) - 1 else None
             if tiles and layer.size >= STRIPS_FROM_PX:
-                x, image = layer.in_strips(*arguments, head)
-                continue
-            recompute = torch.is_grad_enabled() and layer.size >= (self.recompute_from_px or math.inf)
-            x = checkpoint(layer, *arguments, use_reentrant=False) if recompute else layer(*arguments)
+                x = layer.in_strips(*arguments, head)
+            else:
+                recompute = torch.is_grad_enabled() and layer.size >= (self.recompute_from_px or math.inf)
+                x = checkpoint(layer, *arguments, use_reentrant=False) if recompute else layer(*arguments)
+                x = x if head is None else draw_image(x, arguments[1][:, 2], *head)
             if head is not None:
-                x, image = None, draw_image(x, arguments[1][:, 2], *head)
-        return x, image
+                return None, x
+        return x, None
 
-    def prepare(self, weight_residuals: Residuals | None = None) -> dict[str, Tensor]:
+    def _layers(self) -> Sequence[MobileLayer]:
+        return cast(Sequence[MobileLayer], self.layers)
+
+    def prepare(self, weight_residuals: Residuals | None = None) -> dict[str, Tensor | Kernel]:
         """What `forward` takes in the place of the residuals; here they are what it needs, there is nothing to gain."""
         residuals = dict(weight_residuals or {})
         check_residuals(self, residuals, len(next(iter(residuals.values()), ())))
@@ -146,13 +159,14 @@ class MobileSynthesis(nn.Module):
 
         Both kernels of a separable convolution are targets; the image head stands for torgb.
         """
-        convs = {"conv1": (self.conv1, 0)}
-        for i, layer in enumerate(self.layers):
+        convs: dict[str, tuple[StyledConv | ToImage, int]] = {"conv1": (self.conv1, 0)}
+        for i, layer in enumerate(self._layers()):
             convs |= {f"layers.{i}.conv1": (layer.conv1, 1 + 3 * i), f"layers.{i}.conv2": (layer.conv2, 2 + 3 * i)}
         if target_set != "conv_without_bias_without_torgb":
             convs["to_img"] = (self.to_img, 3 * len(self.layers))
         kernels = [(f"{name}.{kernel}", style) for name, (conv, style) in convs.items() for kernel in conv.kernels]
         if target_set == "all_without_bias":
-            convs |= {f"layers.{i}.up": (layer.up, 1 + 3 * i) for i, layer in enumerate(self.layers)}
-            kernels += [(f"{name}.modulation.weight", style) for name, (_, style) in convs.items()]
+            styles = {name: style for name, (_, style) in convs.items()}
+            styles |= {f"layers.{i}.up": 1 + 3 * i for i in range(len(self.layers))}
+            kernels += [(f"{name}.modulation.weight", style) for name, style in styles.items()]
         return [TargetLayer(name, tuple(self.get_parameter(name).shape), style, style) for name, style in kernels]

@@ -70,6 +70,7 @@ class DiscriminatorBlock(nn.Module):
         The image is passed on, as long as a later block reads it; otherwise it is None.
         """
         if self.fromrgb is not None:
+            assert image is not None  # a block that reads it is handed it on
             read = self.fromrgb(image)
             x = read if x is None else x + read
             image = downsample2d(image, even_taps(self.resample_filter)) if self.passes_image else None

@@ -135,6 +135,8 @@ class Conv2d(nn.Module):
         resample_filter: taps, used when up or down is 2.
     """
 
+    resample_filter: Tensor
+
     def __init__(
         self,
         in_channels: int,
@@ -168,7 +170,7 @@ class Conv2d(nn.Module):
             [N, O, up H / down, up W / down].
         """
         before, after = split_gain(self.act, gain)
-        weight = self.weight
+        weight: Tensor = self.weight
         if weight_residual is not None:
             weight = weight + (weight_residual[0] if weight_residual.shape[0] == 1 else weight_residual)
         weight = weight * (self.weight_gain * before)

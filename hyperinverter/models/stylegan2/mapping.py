@@ -86,7 +86,7 @@ class MappingNetwork(nn.Module):
         w = self._normalised_input(z, c)
         for i in range(self.num_layers):
             w = self.get_submodule(f"fc{i}")(w)
-        if update_w_avg and self.w_avg is not None:
+        if update_w_avg and self.w_avg is not None and self.w_avg_beta is not None:
             with torch.no_grad():
                 mean = w.detach().mean(dim=0).to(self.w_avg.dtype)
                 self.w_avg.lerp_(average(mean) if self.training else mean, 1 - self.w_avg_beta)

@@ -11,6 +11,7 @@ channels, k kernel size, r the resolution of a block.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -258,11 +259,10 @@ class SynthesisNetwork(nn.Module):
         singly_from_px = SINGLY_FROM_PX if not (trains or noise_mode == "random") else math.inf
         for number, res in enumerate(resolutions):
             if res >= singly_from_px and len(ws) > 1 and ws.device.type == "cpu":
-                parts = ((None if t is None else t[i : i + 1] for t in (x, image, ws)) for i in range(len(ws)))
                 rest = resolutions[number:]
-                drawn = [self._draw(*p, of_image(residuals, i), noise_mode, rest) for i, p in enumerate(parts)]
-                return torch.cat(drawn)
-            block = self.get_submodule(f"b{res}")
+                rows = [(_row(x, i), _row(image, i), ws[i : i + 1], of_image(residuals, i)) for i in range(len(ws))]
+                return torch.cat([self._draw(*row, noise_mode, rest) for row in rows])
+            block = cast(SynthesisBlock, self.get_submodule(f"b{res}"))
             # The style after a block's convolutions is its torgb's, and also that of the next block's conv0.
             arguments = (x, image, ws[:, : block.num_convs + 1], part_of(residuals, f"b{res}"), noise_mode)
             if res >= recompute_from_px:
@@ -291,7 +291,11 @@ class SynthesisNetwork(nn.Module):
         return residuals
 
 
-def _kernel(weight: Tensor, residuals: Residuals) -> dict[str, Tensor | None]:
+def _row(batch: Tensor | None, i: int) -> Tensor | None:
+    return None if batch is None else batch[i : i + 1]
+
+
+def _kernel(weight: Tensor, residuals: Residuals) -> dict[str, Any]:
     """A layer's weight as `modulated_conv2d` takes it."""
     given = residuals.get("weight")
     if not isinstance(given, Kernel):
