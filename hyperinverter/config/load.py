@@ -246,6 +246,8 @@ class _Builder:
             return f"unknown key, did you mean {close}?"
         if elsewhere:
             return f"unknown key, did you mean {' or '.join(elsewhere[:3])}?"
+        if name == "output" and "files" in hints:  # of convert
+            return "unknown key; the last word without = is what is written: FILE OUT"
         return f"unknown key; known here: {', '.join(hints)}"
 
     def _find(self, path: str | Path, where: str, key: str, folder: Path | None = None) -> Path | None:

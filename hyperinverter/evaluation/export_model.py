@@ -16,6 +16,7 @@ from hyperinverter.releases.shipped import record_shipped
 from hyperinverter.utils.device import resolve_device
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.seeding import seed_everything
+from hyperinverter.utils.waiting import doing
 
 # What may be stored in half precision by itself: the file it is in, and how its tensors' names begin there.
 PIECES = {
@@ -67,20 +68,23 @@ def export_model(config: ExportConfig) -> dict[str, float | list[str]]:
     files = read_parts(source)
     seed_everything(config.seed, config.threads)
     device = resolve_device(config.device)
-    original = Outputs.of(source, config, device)
+    with doing("loading the model"):
+        original = Outputs.of(source, config, device)
     half: set[str] = set()
     write_folder(files, target, half)
     for piece in by_size(files) if config.half else ():
-        write_folder(files, target, half | {piece})
-        change = original.change_to(target)
+        with doing(f"trying {piece} in float16"):
+            write_folder(files, target, half | {piece})
+            change = original.change_to(target)
         fits = change.is_within(config)
         print(
             f"{piece}: float{16 if fits else 32}; in float16 pixels change by {change.mean:.2g} in the mean, "
             f"{change.largest:.2g} at most, D's logits by {change.logits_mean:.2g} of their spread"
         )
         half |= {piece} if fits else set()
-    write_folder(files, target, half)
-    change = original.change_to(target)
+    with doing("comparing the whole with the original"):
+        write_folder(files, target, half)
+        change = original.change_to(target)
     mb = sum(path.stat().st_size for path in target.rglob("*.safetensors")) / MB
     print(
         f"{target}: {mb:.1f} MB; {', '.join(sorted(half)) or 'nothing'} in float16; pixels change by {change.mean:.2g} "

@@ -310,3 +310,8 @@ def test_a_gain_multiplies_the_limit_of_a_convolution_too():
     whole = layer(x).detach()
     assert float(whole.abs().max()) == pytest.approx(0.3)
     torch.testing.assert_close(layer(x, gain=0.5).detach(), 0.5 * whole)
+    options = SynthesisOptions(w_dim=5, conv_clamp=0.3)  # in the architecture "resnet", whose branches are scaled
+    layer, w = SynthesisLayer(4, 4, resolution=8, up=1, options=options), torch.randn(2, 5)
+    whole = layer(x, w, {}, "none").detach()
+    assert float(whole.abs().max()) == pytest.approx(0.3)
+    torch.testing.assert_close(layer(x, w, {}, "none", gain=0.5).detach(), 0.5 * whole)

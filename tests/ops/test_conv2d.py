@@ -34,6 +34,19 @@ def test_convolution_and_its_derivatives(stride: int, padding: int, size: int) -
     assert torch.autograd.gradgradcheck(ours, (x, weight, bias), fast_mode=True)
 
 
+@pytest.mark.parametrize("shape", [(4, 5), (5, 4)])
+def test_images_need_not_be_square(shape: tuple[int, int]) -> None:
+    """One side needs a pixel of output padding in the adjoint, the other none."""
+    torch.manual_seed(0)
+    x, weight = double(1, 2, *shape), double(3, 2, 3, 3)
+
+    def ours(x: Tensor, weight: Tensor) -> Tensor:
+        return conv2d(x, weight, stride=2, padding=1)
+
+    torch.testing.assert_close(ours(x, weight), F.conv2d(x, weight, None, 2, 1))
+    assert torch.autograd.gradcheck(ours, (x, weight), fast_mode=True)
+
+
 def test_transposed_convolution_and_its_derivatives() -> None:
     torch.manual_seed(0)
     x, weight = double(2, 2, 3, 3), double(2, 3, 3, 3)
@@ -113,7 +126,9 @@ def test_autocast_chooses_the_precision() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = conv2d(x, weight, padding=1)
         kept = grouped_conv2d(x, torch.ones(2, 1, 3, 3), Geometry(1, 1, groups=2))
-    assert y.dtype == torch.bfloat16 and kept.dtype == torch.float32
+        biased = conv2d(x, weight, torch.full([2], 1.003), padding=1)
+        torch.testing.assert_close(biased, F.conv2d(x, weight, torch.full([2], 1.003), padding=1))
+    assert y.dtype == biased.dtype == torch.bfloat16 and kept.dtype == torch.float32
     y.float().sum().backward()
     assert weight.grad is not None and weight.grad.dtype == torch.float32
     with torch.autocast("cpu", dtype=torch.bfloat16):

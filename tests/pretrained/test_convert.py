@@ -289,6 +289,7 @@ def test_the_command_inspects_plans_and_converts(files, tmp_path, capsys, monkey
     ("words", "told"),
     [
         (["one.pkl"], "IN OUT"),
+        ([PKL, "output=out"], "the last word without = is what is written: FILE OUT"),
         (["--inspect"], "--inspect IN"),
         (["absent.pkl", "out"], "no such file"),
         ([PKL, "out", "--kind", "stylegan"], "write one of"),

@@ -23,6 +23,7 @@ from hyperinverter.training.common import set_up
 from hyperinverter.utils.checkout import REPOSITORY, command_of
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.text import expanded
+from hyperinverter.utils.waiting import doing
 
 # part -> its measurement, and the settings without which there is nothing to measure
 MEASURES = {
@@ -88,7 +89,8 @@ def reproduce(config: ReproduceConfig) -> dict[str, Any]:
             continue
         log_message(f"{part} ...")
         try:
-            result = measure(config, device)
+            with doing(part):
+                result = measure(config, device)
         except NotMeasured as reason:
             log_message(f"{part}: not measured: {reason}")
             continue
