@@ -23,7 +23,7 @@ from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import check_writable
 from hyperinverter.utils.paths import expand
 from hyperinverter.utils.text import expanded, printable
-from hyperinverter.utils.waiting import doing, signs_of_life
+from hyperinverter.utils.waiting import close_bars, doing, signs_of_life
 
 PACKAGE = Path(__file__).resolve().parents[1]
 USER_MISTAKE = 2  # exit code, as argparse's own
@@ -183,6 +183,7 @@ def _checked_for_processes(action: Callable[..., Any]) -> Callable[..., Any]:
 
 def stop(message: str, error: Exception | None = None) -> NoReturn:
     """Print a message as an error and end with the exit code of a mistake that the user can mend."""
+    close_bars()
     if not getattr(error, "told", _is_spoken_for()):
         print(f"error: {printable(message, keep=chr(10))}", file=sys.stderr)
     raise SystemExit(USER_MISTAKE) from None

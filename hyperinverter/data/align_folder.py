@@ -17,7 +17,7 @@ from hyperinverter.utils.decode import FULL_SIZE, BadImageError
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_atomically
 from hyperinverter.utils.images import contact_sheet, save_image
-from hyperinverter.utils.output_names import OutputNames
+from hyperinverter.utils.output_names import OutputNames, inside
 
 SHEET_ROWS = 16  # photos on the contact sheet
 
@@ -59,7 +59,7 @@ def align_folder(config: AlignConfig) -> dict[str, Path]:
         file = names.path(name, ".png", keep_suffix=stems[os.path.splitext(name)[0]] > 1)  # a.jpg beside a.png
         for written in (file, "sheet.png"):
             spare_inputs(output / written, places)
-        files[name] = save_image(face.image, output / file)
+        files[name] = save_image(face.image, inside(output, file))
         full = photo.info.get(FULL_SIZE, photo.size)  # of a photo that was reduced while it was decoded
         scale = np.array(full) / photo.size
         records[name] = {

@@ -19,7 +19,7 @@ from hyperinverter.editing.interpolation import interpolate
 from hyperinverter.inverters import Inversion, Inverter, load
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import contact_sheet, difference_map, save_gif, save_image, to_pil
-from hyperinverter.utils.output_names import OutputNames
+from hyperinverter.utils.output_names import OutputNames, inside
 from hyperinverter.utils.seeding import seed_everything
 from hyperinverter.utils.waiting import QUIET_S, doing
 
@@ -46,7 +46,7 @@ def edit_images(config: EditConfig) -> dict:
     captions, records = [], []
     inputs = Inputs(config, inverter)
     for photo in inputs:
-        folder = output / photo.label
+        folder = inside(output, photo.label)
         unedited = inverter.render(photo.inversion)[0].cpu()  # what GANSpace's strength 0 is not
         files = _save_photo(photo, unedited, folder)
         if len(captions) < SHEET_ROWS:
@@ -127,7 +127,7 @@ def interpolate_images(config: InterpolateConfig) -> dict:
         reasons = "".join(f"; skipped {name}: {reason}" for name, reason in inputs.skipped.items())
         raise UserError(f"interpolation needs two images (or two saved Inversions), got {given}{reasons}")
     for photo in photos:
-        _save_photo(photo, inverter.render(photo.inversion)[0].cpu(), output / photo.label)
+        _save_photo(photo, inverter.render(photo.inversion)[0].cpu(), inside(output, photo.label))
     first, last = (photo.inversion for photo in photos)
     frames = {}
     for name, weights in (("codes_and_weights", True), ("codes_only", False)):

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -20,6 +19,7 @@ from hyperinverter.releases.catalog import (
 )
 from hyperinverter.utils.checkout import PACKAGE, command_of
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.files import copy_file
 from hyperinverter.utils.safetensors_io import read_head
 
 # part -> the parts that have to be there with it
@@ -191,7 +191,8 @@ def _bring_shipped_parts(name: str, folder: Path) -> None:
     """Copy the parts that the repository carries to a folder that has none: a model's parts lie side by side."""
     shipped = _shipped_folders(name)
     if shipped and folder not in shipped:
-        shutil.copytree(shipped[0], folder, dirs_exist_ok=True)
+        for file in sorted(path for path in shipped[0].rglob("*") if path.is_file()):
+            copy_file(file, folder / file.relative_to(shipped[0]))
 
 
 def _is_converted(path: Path) -> bool:

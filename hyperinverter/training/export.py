@@ -1,7 +1,5 @@
 """Model folders written by the phase trainers: the trained part beside copies of what it belongs to, ready to load."""
 
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +10,7 @@ from hyperinverter.checkpoint import save_model, write_atomically
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.pretrained.files import early_head_file
 from hyperinverter.releases.obtain import obtain_weights
+from hyperinverter.utils.files import copy_file
 
 CONFIG_SECTIONS = {"w_encoder": ("w_encoder",), "hyperinverter": ("layerwise_encoder", "hypernetwork")}
 
@@ -30,17 +29,6 @@ def copy_parts(folder: Path, domain: DomainConfig, parts: Sequence[str]) -> None
             patterns = ("early_head*.safetensors", "directions/*.safetensors", "pca.safetensors")
             for file in sorted(path for pattern in patterns for path in source.parent.glob(pattern)):
                 copy_file(file, folder / file.relative_to(source.parent))
-
-
-def copy_file(source: Path, target: Path) -> None:
-    """Unless the same file lies there already (copies keep the source's time of change)."""
-    if target.exists():
-        old, new = target.stat(), source.stat()
-        if (old.st_size, old.st_mtime_ns) == (new.st_size, new.st_mtime_ns):
-            return
-    with write_atomically(target) as temporary:
-        shutil.copyfile(source, temporary)
-        os.utime(temporary, ns=(source.stat().st_atime_ns, source.stat().st_mtime_ns))
 
 
 def save_part(

@@ -23,7 +23,8 @@ from typing import Any, TypeVar
 from hyperinverter.checkpoint import training_states
 from hyperinverter.utils.distributed import from_main, is_main
 from hyperinverter.utils.errors import UserError
-from hyperinverter.utils.files import lock_folder, remove_leftovers
+from hyperinverter.utils.files import remove_leftovers
+from hyperinverter.utils.held_folders import lock_folder
 
 T = TypeVar("T")
 FOLDERS = ("", "checkpoints", "samples", "model", "model/directions", "model_last", "model_last/directions")

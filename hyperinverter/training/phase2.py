@@ -35,7 +35,7 @@ from hyperinverter.releases.obtain import obtain_weights
 from hyperinverter.training.augment import RandomChanges
 from hyperinverter.training.common import Run, set_up
 from hyperinverter.training.edit_consistency import Edits, edit_consistency, load_steps
-from hyperinverter.training.export import copy_file, copy_parts, save_part
+from hyperinverter.training.export import copy_parts, save_part
 from hyperinverter.training.gradient_basis import is_fresh, start_from_gradients
 from hyperinverter.training.guard import guarded
 from hyperinverter.training.optim import (
@@ -57,6 +57,7 @@ from hyperinverter.training.start import (
 from hyperinverter.training.validation import sample_images, side_by_side, validate
 from hyperinverter.utils.device import to_device
 from hyperinverter.utils.distributed import check_divides, in_all_processes, is_main, place_of
+from hyperinverter.utils.files import copy_file
 
 
 def encoder_losses(

@@ -14,7 +14,7 @@ from hyperinverter.training.guard import STOP_SIGNALS
 from hyperinverter.training.validation import Best
 from hyperinverter.training.watch import LossHistory
 from hyperinverter.utils.distributed import any_process, gather_to_all, rank, world_size
-from hyperinverter.utils.files import check_held
+from hyperinverter.utils.held_folders import check_held
 
 
 @dataclass(frozen=True)

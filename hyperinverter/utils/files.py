@@ -1,19 +1,19 @@
-"""Files that survive kills and full disks: whole or not at all, appended in order, and one writer per folder."""
+"""Files that survive kills and full disks: whole or not at all, and appended in order."""
 
 import contextlib
 import errno
 import os
 import re
+import shutil
 import socket
 import stat
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.held_folders import check_held, open_own
 
-LOCK_NAME = ".lock"
 MOST_BYTES = 2_000_000_000  # of an image file: 250 megapixels of 16 bits with transparency
 BEGAN = time.time() - 1  # of this process, or the one that it was forked from
 HOST = re.sub(r"[^A-Za-z0-9-]", "", socket.gethostname())[:20] or "host"
@@ -77,6 +77,17 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # on a disk that is read-only by now: the first error is the one to tell
             temporary.unlink(missing_ok=True)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Unless the same file lies there already (copies keep the source's time of change)."""
+    if target.exists():
+        old, new = target.stat(), source.stat()
+        if (old.st_size, old.st_mtime_ns) == (new.st_size, new.st_mtime_ns):
+            return
+    with write_atomically(target) as temporary:
+        shutil.copyfile(source, temporary)
+        os.utime(temporary, ns=(source.stat().st_atime_ns, source.stat().st_mtime_ns))
 
 
 def about(error: OSError, path: Path) -> OSError:
@@ -158,7 +169,7 @@ class AppendedFile:
         self.path = path
         self._tell, self._told = tell, False
         self._waiting = bytearray()
-        self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        self._handle = open_own(path, os.O_WRONLY | os.O_APPEND)
 
     def write(self, data: bytes) -> None:
         """Append at once (not through a buffer: a killed process loses nothing that was written)."""
@@ -192,157 +203,6 @@ class AppendedFile:
         check_held(self.path)
         if os.fstat(self._handle).st_nlink == 0:  # somebody deleted the file: what comes now is not to vanish with it
             os.close(self._handle)
-            self._handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+            self._handle = open_own(self.path, os.O_WRONLY | os.O_APPEND)
         while self._waiting:
             del self._waiting[: os.write(self._handle, self._waiting)]
-
-
-@contextlib.contextmanager
-def lock_folder(folder: str | Path) -> Iterator[None]:
-    """Hold a folder for this process alone; the system lets go of it however the process ends.
-
-    A folder made here is removed again when nothing was written into it.
-
-    Raises:
-        UserError: another process holds it; names it.
-    """
-    folder = Path(folder)
-    made = [place for place in (folder, *folder.parents) if not place.exists()]
-    handle = _take_lock(folder / LOCK_NAME)
-    held = None
-    try:
-        held = Held(folder)
-        _held.append(held)
-        yield
-    finally:
-        if held is not None:
-            _held.remove(held)
-        if handle is not None:
-            with contextlib.suppress(OSError):  # before letting go: who waits notices that the file is another one
-                if held is None:
-                    (folder / LOCK_NAME).unlink()
-                else:
-                    held.unlink(LOCK_NAME)
-            os.close(handle)
-        if held is None or held.is_in_place():
-            with contextlib.suppress(OSError):  # not empty
-                for place in made:
-                    place.rmdir()
-        if held is not None:
-            held.close()
-
-
-class Held:
-    """A folder that this process writes into: the folder itself, whatever its name leads to later.
-
-    Raises:
-        UserError: another process holds it.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder.absolute()
-        self._handle: int | None = None
-        if os.name != "posix":
-            return
-        import fcntl
-
-        self._handle = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:  # the lock file was deleted or replaced, and its folder is still written into
-            self.close()
-            raise _is_taken(folder, "another process") from None
-        except OSError:
-            pass  # a file system that locks no folders; the lock file is held
-
-    def is_in_place(self) -> bool:
-        """Whether the name still leads to the folder."""
-        if self._handle is None:
-            return True
-        try:
-            return os.path.samestat(os.fstat(self._handle), self.folder.stat())
-        except OSError:
-            return False
-
-    def unlink(self, name: str) -> None:
-        """Delete a file in the folder, wherever that is now."""
-        if self._handle is None:
-            (self.folder / name).unlink()
-        else:
-            os.unlink(name, dir_fd=self._handle)
-
-    def check(self) -> None:
-        """Refuse to write when the name leads elsewhere.
-
-        Raises:
-            UserError: the folder was removed, moved or replaced; says where it is now, where the system knows.
-        """
-        if self.is_in_place():
-            return
-        now = ""
-        with contextlib.suppress(OSError):  # Linux
-            now = os.readlink(f"/proc/self/fd/{self._handle}")
-        is_moved = now and not now.endswith(" (deleted)") and Path(now) != self.folder
-        what = f"was moved to {now}" if is_moved else "was removed"
-        then = f"what was saved lies there: go on with output={now}" if is_moved else "what was saved in it is gone"
-        raise UserError(
-            f"{self.folder}: the output folder {what} while this process wrote into it; it has stopped, and writes "
-            f"nothing into what has this name now; {then}"
-        )
-
-    def close(self) -> None:
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
-
-
-_held: list[Held] = []  # of this process
-
-
-def check_held(path: Path | None = None) -> None:
-    """Refuse to write to `path` (None: anywhere) when the held folder around it is no longer in its place.
-
-    Raises:
-        UserError: it was removed, moved or replaced.
-    """
-    for held in _held:
-        if path is None or path.absolute().is_relative_to(held.folder):
-            held.check()
-
-
-def _is_taken(folder: Path, holder: str) -> UserError:
-    return UserError(
-        f"{folder}: {holder} is writing into this folder; wait for its end, stop it, or give another output=FOLDER"
-    )
-
-
-def _take_lock(path: Path) -> int | None:
-    """The handle that holds the lock; None where the system or the file system has no locks (told in a warning)."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return None
-    while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            same = path.exists() and os.path.samestat(os.fstat(handle), path.stat())
-        except BlockingIOError:
-            holder = os.read(handle, 200).decode(errors="replace").strip() or "another process"
-            os.close(handle)
-            raise _is_taken(path.parent, holder) from None
-        except OSError as error:
-            os.close(handle)
-            warnings.warn(
-                f"{path}: cannot be locked ({error.strerror}): make sure that no other run writes here", stacklevel=3
-            )
-            return None
-        if same:
-            break
-        os.close(handle)  # its holder removed it between our two calls
-    with contextlib.suppress(OSError):  # a full disk: the lock holds without its text
-        os.ftruncate(handle, 0)
-        since = time.strftime("%Y-%m-%d %H:%M:%S")
-        os.write(handle, f"process {os.getpid()} on {socket.gethostname()} (since {since})".encode())
-    return handle

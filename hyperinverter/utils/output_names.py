@@ -8,6 +8,9 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable
+from pathlib import Path
+
+from hyperinverter.utils.errors import UserError
 
 LONGEST_PART = 160  # bytes of a file's or folder's name: 255 is the usual limit, suffixes and temporary names need room
 LONGEST_PATH = 1000  # bytes of a name with its folders
@@ -19,6 +22,20 @@ NAMELESS = "image"  # what "/" or ".." is called
 def file_name(name: str) -> str:
     """A name from outside as one name of a file or folder; its folders go in front of it."""
     return _fit("_".join(_parts(name)))
+
+
+def inside(output: Path, name: str) -> Path:
+    """Where a result of that name lies: never behind a link that leads out of `output`, which may itself be one.
+
+    Raises:
+        UserError: it, or a folder in it, is such a link.
+    """
+    try:
+        if (output / name).resolve().is_relative_to(output.resolve()):
+            return output / name
+    except (OSError, RuntimeError):  # links in a circle
+        pass
+    raise UserError(f"{output / name}: a link that leads out of {output}; remove it, or give another output=FOLDER")
 
 
 class OutputNames:
@@ -96,4 +113,4 @@ def _no_suffix_of_ours(name: str) -> str:
 
 
 def _key(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())

@@ -28,6 +28,12 @@ def _bars() -> list[Any]:
     return list(getattr(tqdm.tqdm, "_instances", ())) if tqdm else []
 
 
+def close_bars() -> None:
+    """End the progress bars that an error left open, so that what is printed next begins a line."""
+    for bar in _bars():
+        bar.close()
+
+
 class _Heard:
     """A stream that tells of what is written to it; everything else is the stream's."""
 
@@ -77,6 +83,7 @@ class _Life:
             bars = [] if self.paused else _bars()
             for bar in bars:
                 with contextlib.suppress(OSError, ValueError, AttributeError):  # it ends at this moment
+                    bar.delay = 0  # it is shown from now on, so that its end clears it
                     bar.refresh()
             if not bars and not self.paused:
                 with self._lock:

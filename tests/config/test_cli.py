@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tqdm import tqdm
 
 from hyperinverter.config import EditConfig, Phase1Config, cli
 from hyperinverter.config.commands import COMMANDS
@@ -143,6 +144,16 @@ def test_users_mistakes_are_plain_and_faults_in_the_code_are_not(capsys: pytest.
         run("--traceback", do="refuse")
     with pytest.raises(ValueError, match="a fault in the code"):  # not raised by the package: a bug, with its traceback
         run(do="stumble")
+
+
+def test_an_error_begins_a_line_of_its_own(capsys: pytest.CaptureFixture[str]):
+    """It stood behind the bar of a loop that it had ended: `67%|###| 2/3error: ...`."""
+    bar = tqdm(total=3, leave=False, mininterval=0)
+    bar.update()
+    with pytest.raises(SystemExit):
+        cli.stop("no room")
+    shown = capsys.readouterr().err
+    assert "1/3" in shown and shown.replace("\r", "\n").splitlines()[-1] == "error: no room"
 
 
 def test_output_is_checked_before_the_command_begins(capsys: pytest.CaptureFixture[str], tmp_path: Path):

@@ -9,10 +9,12 @@ import gzip
 import io
 import json
 import os
+import pickle
 import struct
 import tarfile
 import zipfile
 import zlib
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,24 +80,49 @@ def direction_of_empty_texts(folder: Path) -> Path:
     return npy_of_empty_texts(folder)
 
 
-def many_names(path: Path, names: list[str], data: bytes) -> Path:
-    """A zip whose every name stands for the same stored entry."""
-    check = zlib.crc32(data)
-    local = struct.pack("<4s5H3L2H", b"PK\3\4", 20, 0, 0, 0, 0, check, len(data), len(data), 1, 0) + b"x"
-    directory = b"".join(
-        struct.pack("<4s6H3L5H2L", b"PK\1\2", 20, 20, 0, 0, 0, 0, check, len(data), len(data), len(name),
-                    0, 0, 0, 0, 0, 0) + name.encode()
-        for name in names
-    )  # fmt: skip
-    start = len(local) + len(data)
-    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, len(names) & 0xFFFF, len(names) & 0xFFFF, len(directory), start, 0)
-    return written(path, local + data + directory + end)
+def many_names(path: Path, names: list[str], data: bytes, others: dict[str, bytes] | None = None) -> Path:
+    """A zip whose every name stands for the same stored entry, with `others` before it."""
+    body, directory = b"", []
+    for group, content in [*(([name], content) for name, content in (others or {}).items()), (names, data)]:
+        sizes, at = (zlib.crc32(content), len(content), len(content)), len(body)
+        body += struct.pack("<4s5H3L2H", b"PK\3\4", 20, 0, 0, 0, 0, *sizes, 1, 0) + b"x" + content
+        directory += [
+            struct.pack("<4s6H3L5H2L", b"PK\1\2", 20, 20, 0, 0, 0, 0, *sizes, len(name), 0, 0, 0, 0, 0, at)
+            + name.encode()
+            for name in group
+        ]
+    count, listed = len(directory) & 0xFFFF, b"".join(directory)
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count, count, len(listed), len(body), 0)
+    return written(path, body + listed + end)
+
+
+class Numbers:
+    """A tensor in a torch file whose million numbers are the entry `name`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __reduce__(self) -> tuple:
+        return torch._utils._rebuild_tensor_v2, (Stored(self.name), 0, (1,), (1,), False, OrderedDict())
+
+
+class Stored(str):
+    pass
+
+
+class Pickler(pickle.Pickler):
+    def persistent_id(self, value: object) -> tuple | None:
+        if isinstance(value, Stored):
+            return "storage", torch.FloatStorage, str(value), "cpu", 1_000_000
+        return None
 
 
 @hostile(readings.weights, slow=True)
 def pt_of_many_names_for_one_entry(folder: Path) -> Path:  # minutes
-    names = ["a/data.pkl", *(f"a/data/{number}" for number in range(60_000))]
-    return many_names(folder / "x.pt", names, bytes(4_000_000))
+    pickled = io.BytesIO()
+    Pickler(pickled, 2).dump({str(number): Numbers(str(number)) for number in range(60_000)})
+    return many_names(folder / "x.pt", [f"a/data/{number}" for number in range(60_000)], bytes(4_000_000),
+                      {"a/data.pkl": pickled.getvalue()})  # fmt: skip
 
 
 @hostile(readings.weights)
@@ -194,10 +221,11 @@ def inversion_of_many_images(folder: Path) -> Path:
 
 @hostile(readings.checkpoint)
 def checkpoint_that_unpacks_to_much(folder: Path) -> Path:  # 4.1 GB from 4 MB
-    path = save_training_state(folder, 1, {"a": torch.zeros(4)})
-    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("step_00000001/data/7", bytes(600_000_000))
-    return path
+    path = save_training_state(folder, 1, {"a": torch.zeros(75_000_000)})
+    with zipfile.ZipFile(path) as whole, zipfile.ZipFile(folder / "x", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in whole.namelist():
+            archive.writestr(name, whole.read(name))
+    return (folder / "x").rename(path)
 
 
 @hostile(readings.checkpoint)

@@ -15,7 +15,7 @@ from hyperinverter.data import Batches
 from hyperinverter.training import phase1, phase2
 from hyperinverter.training.guard import STOP_SIGNALS, Stopped
 from hyperinverter.utils.errors import UserError
-from hyperinverter.utils.files import lock_folder
+from hyperinverter.utils.held_folders import lock_folder
 
 from .conftest import TRAIN, stats
 from .forks import assert_same_run
@@ -141,7 +141,7 @@ def test_two_runs_in_one_folder_are_refused(make_config):
 def test_a_lock_does_not_outlive_its_process(tmp_path):
     """Not even after kill -9, when nobody can remove the file."""
     program = (
-        "import sys, time; from hyperinverter.utils.files import lock_folder\n"
+        "import sys, time; from hyperinverter.utils.held_folders import lock_folder\n"
         "with lock_folder(sys.argv[1]): print('held', flush=True); time.sleep(60)"
     )
     folder = tmp_path / "run"

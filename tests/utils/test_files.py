@@ -2,6 +2,8 @@
 
 import os
 import re
+import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from hyperinverter.utils.errors import UserError
-from hyperinverter.utils.files import HOST, AppendedFile, check_writable, lock_folder, write_atomically
+from hyperinverter.utils.files import HOST, AppendedFile, check_writable, copy_file, write_atomically
+from hyperinverter.utils.held_folders import lock_folder
 
 
 def write(path: Path, data: bytes) -> None:
@@ -100,3 +103,36 @@ def test_a_log_that_was_deleted_begins_anew(tmp_path):
     file.write(b"2")
     file.close()
     assert (tmp_path / "log.txt").read_bytes() == b"2"
+
+
+@pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="needs links that can be told from files")
+def test_files_that_grow_are_not_written_through_a_link(tmp_path):
+    """A `.lock` that led elsewhere emptied what it led to."""
+    precious, folder = tmp_path / "precious", tmp_path / "run"
+    precious.write_bytes(b"1")
+    folder.mkdir()
+    for name, open_it in (
+        (".lock", lambda: lock_folder(folder).__enter__()),
+        ("log.txt", lambda: AppendedFile(folder / "log.txt", lambda error: None)),
+    ):
+        (folder / name).symlink_to(precious)
+        with pytest.raises(UserError, match=f"{name}: a link, which is not written through; remove it"):
+            open_it()
+        (folder / name).unlink()
+    assert precious.read_bytes() == b"1"
+
+
+def test_a_copy_is_whole_or_absent(tmp_path):
+    source, target = tmp_path / "a", tmp_path / "folder" / "b"
+    source.write_bytes(bytes(5000))
+    before, ignored = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as error:
+            copy_file(source, target)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert error.value.filename == str(target) and not list(target.parent.iterdir())
+    copy_file(source, target)
+    assert target.read_bytes() == source.read_bytes() and target.stat().st_mtime_ns == source.stat().st_mtime_ns

@@ -3,6 +3,7 @@
 import json
 import random
 import sys
+import unicodedata
 import zipfile
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from hyperinverter.config.schema import DataConfig, EditConfig
 from hyperinverter.data import align_folder as aligning
 from hyperinverter.data.align import AlignedFace
 from hyperinverter.editing.commands import edit_images, invert_images
-from hyperinverter.utils.output_names import LONGEST_PART, OutputNames, file_name
+from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.output_names import LONGEST_PART, OutputNames, file_name, inside
 
 BLACK = Image.new("RGB", (16, 16))
 # what leads elsewhere, hides, is no name, or is too long
@@ -44,6 +46,52 @@ def test_every_name_stays_inside_and_is_different(way, tmp_path):
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(b"")  # the file system takes them all, side by side
     assert {path.name for path in tmp_path.iterdir()} == {"output"}
+
+
+@pytest.mark.parametrize(
+    "letters",
+    ["\u0390 \u1fd3 \u0399\u0308\u0301", "\u1fd2 \u03b9\u0308\u0300", "\u212a k K", "\u1e9e ß SS", "é e\u0301 E\u0301"],
+)
+def test_letters_that_a_file_system_does_not_tell_apart(letters):
+    """A Mac's folds the case of decomposed letters: three Greek ones met there that are different when composed."""
+    names = OutputNames()
+    made = [names.label(text) for text in letters.split()]
+    met = {unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold()) for name in made}
+    assert len(met) == len(made), made
+
+
+def test_no_result_lies_behind_a_link_that_leads_out(tmp_path):
+    output, elsewhere = tmp_path / "output", tmp_path / "elsewhere"
+    (output / "own").mkdir(parents=True)
+    elsewhere.mkdir()
+    for name, target in (("out", elsewhere), ("up", ".."), ("nowhere", elsewhere / "x"), ("circle", "circle")):
+        (output / name).symlink_to(target)
+    (output / "in").symlink_to("own")
+    (tmp_path / "linked").symlink_to(output)
+    for base in (output, tmp_path / "linked"):
+        for name in ("out", "out/a.png", "up", "up/a.png", "nowhere", "nowhere/a.png", "circle/a.png"):
+            with pytest.raises(UserError, match=f"{base / name}: a link that leads out of {base}; remove it"):
+                inside(base, name)
+        for name in ("a", "a/b.png", "own/a.png", "in/a.png"):
+            assert inside(base, name) == base / name
+
+
+@pytest.mark.parametrize("command", ["align", "edit"])
+def test_a_link_in_the_output_folder_is_not_written_through(command, tmp_path, tiny_model, tiny_domain, monkeypatch):
+    """Once `edit` put a photo's pictures wherever a link of its name led."""
+    photos, output, elsewhere = tmp_path / "photos", tmp_path / "out", tmp_path / "elsewhere"
+    for folder in (photos / "a", output, elsewhere):
+        folder.mkdir(parents=True)
+    Image.new("RGB", (16, 16), "red").save(photos / "a" / "a.png")
+    (output / "a").symlink_to(elsewhere)
+    config = EditConfig(
+        domain=tiny_domain, data=DataConfig(root=str(photos)), output=str(output), model=str(tiny_model),
+        directions=[], strengths=[1.0],
+    )  # fmt: skip
+    monkeypatch.setattr(aligning, "align", lambda *_: AlignedFace(BLACK, np.zeros((4, 2)), np.zeros((68, 2))))
+    with pytest.raises(UserError, match=r"out/a.*: a link that leads out of"):
+        (edit_images if command == "edit" else aligning.align_folder)(config)
+    assert not list(elsewhere.iterdir())
 
 
 def test_plain_names_stay_as_they_are():

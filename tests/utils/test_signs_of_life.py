@@ -28,6 +28,18 @@ def test_a_word_where_nothing_else_is_shown(capsys):
     assert shown.out == "loaded\n" and shown.err.endswith(".\n")
 
 
+def test_a_bar_that_was_shown_early_is_cleared_at_its_end(capsys):
+    """A bar with a delay believed that it had never been seen, and an error was written behind it."""
+    with signs_of_life():
+        bar = tqdm(total=2, leave=False, delay=100)
+        time.sleep(0.5)
+        waiting.close_bars()
+        sys.stderr.write("error: x")
+    shown = capsys.readouterr().err
+    assert "0/2" in shown and shown.replace("\r", "\n").splitlines()[-1] == "error: x"
+    assert bar.disable
+
+
 def test_nothing_while_others_write_and_after_the_end(capsys):
     outside = sys.stdout, sys.stderr
     with signs_of_life(wanted=False):

@@ -1,7 +1,6 @@
 """The measurements of reproduce, one function per part: config and device in, what its JSON holds out."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ from hyperinverter.reports.html_page import curves, read_stats
 from hyperinverter.reports.reproduce.bounds import measure_bounds
 from hyperinverter.reports.reproduce.edits import SHEET_FACES, directions_of, measure_edits, photos_of
 from hyperinverter.reports.reproduce.generator_distance import measure_generator
-from hyperinverter.utils.files import write_atomically
+from hyperinverter.utils.files import copy_file, write_atomically
 from hyperinverter.utils.images import contact_sheet, image_grid, save_image
 
 BOUNDS_BATCH = 4  # photos whose weights are optimised at a time: their gradients fit 1024 px too
@@ -226,7 +225,7 @@ def pictures(config: ReproduceConfig, device: torch.device) -> None:
     samples = _samples(inverter, SAMPLES)
     save_image(image_grid(samples, columns=SAMPLE_COLUMNS), folder / "samples.png")
     _reconstruction(config, "pictures", _generated(config), ["l2"], SHEET_ROWS)
-    shutil.copyfile(Path(config.output) / "pictures" / "sheet.png", folder / "reconstructions.png")
+    copy_file(Path(config.output) / "pictures" / "sheet.png", folder / "reconstructions.png")
     faces, strength = samples[:SHEET_FACES], max(config.strengths)
     cells, headings, captions = edit_rows(inverter, directions_of(inverter), faces, strength, config.strength_unit)
     if cells:

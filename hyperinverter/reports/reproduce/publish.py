@@ -1,13 +1,12 @@
 """The published folder: `<domain>/<part>.json` with its pictures, and beside the folder the page made of them all."""
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hyperinverter.reports.reproduce.page import TITLES, page
-from hyperinverter.utils.files import write_atomically
+from hyperinverter.utils.files import copy_file, write_atomically
 from hyperinverter.utils.output_names import file_name
 
 
@@ -16,7 +15,7 @@ def publish(folder: Path, domain: str, part: str, result: dict[str, Any], pictur
     place = folder / file_name(domain)
     write_json(place / f"{part}.json", result)
     for picture in pictures:
-        shutil.copyfile(picture, place / picture.name)
+        copy_file(picture, place / picture.name)
 
 
 def read_published(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
