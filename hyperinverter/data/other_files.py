@@ -12,11 +12,21 @@ TARS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 PACKED = (".7z", ".rar")
 PACKINGS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, Zstandard
 NUMBERS = (".pt", ".pth", ".pkl", ".npy", ".npz", ".ckpt", ".safetensors")
+TABLES = (".parquet", ".arrow")
+VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm")
 SHOWN = 3
 UNPACK_RECORDS = (
     "unpack them to images with the tool that made them (NVlabs/stylegan2-ada: dataset_tool.py unpack "
     "--tfrecord_dir=FOLDER --output_dir=IMAGES) and give that folder"
 )
+# endings -> one such file, several, and what to do
+FOREIGN = {
+    TFRECORDS: ("holds TensorFlow's records of images", "holds TensorFlow's records of images", UNPACK_RECORDS),
+    TABLES: ("is a table of images", "holds tables of images",
+             "write them out as files, as the package `datasets` can, and give that folder"),
+    (".h5", ".hdf5"): ("is an HDF5 file", "holds HDF5 files", "write its images out as files and give that folder"),
+    VIDEOS: ("is a video", "holds videos", "take pictures out (ffmpeg -i VIDEO FOLDER/%05d.png) and give that folder"),
+}  # fmt: skip
 
 
 def is_lmdb_file(path: Path) -> bool:
@@ -30,8 +40,9 @@ def what_else(path: Path) -> str | None:
     name = path.name.lower()
     if path.name == LMDB_FILE or is_lmdb_file(path):
         return f"is the file of an LMDB database: give its folder, {path.absolute().parent}"
-    if name.endswith(TFRECORDS) or ".tfrecord" in name:
-        return f"holds TensorFlow's records of images: {UNPACK_RECORDS}"
+    for endings, (is_one, _, remedy) in FOREIGN.items():
+        if name.endswith(endings) or (endings is TFRECORDS and ".tfrecord" in name):
+            return f"{is_one}: {remedy}"
     with open(path, "rb") as file:  # tarfile.is_tarfile would unpack what may be a bomb
         head = file.read(512)
     if name.endswith(TARS) or head[257:262] == b"ustar":
@@ -64,7 +75,7 @@ def what_is_inside(path: Path, files: Iterable[str]) -> str | None:
         several = " (several as a list, [a,b])" if len(databases) > 1 else ""
         return f"holds LMDB databases: give {_some(path / name for name in databases)}{several}"
     for endings, told in (
-        (TFRECORDS, f"holds TensorFlow's records of images: {UNPACK_RECORDS}"),
+        *((endings, f"{several}: {remedy}") for endings, (_, several, remedy) in FOREIGN.items()),
         (TARS, "holds tar archives: unpack them (tar -xf FILE -C FOLDER) and give that folder"),
         (PACKED, "holds packed archives: unpack them and give the folder"),
     ):

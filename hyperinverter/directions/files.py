@@ -18,7 +18,7 @@ from hyperinverter.utils.text import expanded, whole_number
 SUFFIXES = (".safetensors", ".npy", ".pt")  # of files that have a name in a model folder; a path may have any
 WANTED = (  # in the place of a picture or a text
     "give a direction as .npy, .pt or .safetensors; numbers in a text become one by "
-    "numpy.save('smile.npy', numpy.loadtxt('smile.txt'))"
+    "numpy.save('smile.npy', numpy.loadtxt('smile.txt')), with delimiter=',' where commas stand between them"
 )
 PCA_FILE = "{name}.safetensors"  # directly in a model folder
 

@@ -85,7 +85,7 @@ def check_domain(file: ModelFile, domain: DomainConfig | None) -> None:
     if differ:
         raise UserError(
             f"{file.path}: was made for other networks than domain {domain.name!r}: {'; '.join(differ)}. "
-            f"Give a file of this domain in domain.weights, or change the domain"
+            f"Give a file of this domain, or change the domain"
         )
 
 

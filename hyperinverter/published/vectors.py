@@ -62,6 +62,8 @@ def as_direction(content: Any, space: Space) -> Tensor:
 
 def laid_out(vector: Tensor, space: Space) -> Tensor:
     """See `as_direction`; of equal styles one is kept."""
+    if vector.is_complex():
+        raise ValueError("holds complex numbers; a direction has real ones")
     rows = vector.detach().float().squeeze()
     num_ws, w_dim = space.num_ws, space.w_dim
     if rows.ndim <= 1:

@@ -232,6 +232,9 @@ def test_what_holds_images_in_another_way_names_the_path_to_give(tmp_path):
     (tmp_path / "records" / "ffhq-r10.tfrecords").write_bytes(b"x")
     (tmp_path / "zips" / "deep").mkdir(parents=True)
     make_zip(tmp_path / "zips" / "deep" / "a.zip", {"a.png": image_bytes(1)})
+    (tmp_path / "tables").mkdir()
+    for name in ("train-00000.parquet", "tables/a.parquet", "clip.mp4", "celeba.h5"):
+        (tmp_path / name).write_bytes(b"PAR1")
     (tmp_path / "IMG_1.CR3").write_bytes(b"\0\0\0\x18ftypcrx ")
     nested = make_zip(tmp_path / "nested.zip", {"inner.zip": (tmp_path / "zips" / "deep" / "a.zip").read_bytes()})
     packed = make_zip(tmp_path / "lsun.zip", {"church_lmdb/data.mdb": b"x", "church_lmdb/lock.mdb": b"x"})
@@ -244,6 +247,10 @@ def test_what_holds_images_in_another_way_names_the_path_to_give(tmp_path):
         (tmp_path / "records" / "ffhq-r10.tfrecords", "holds TensorFlow's records of images: unpack them"),
         (tmp_path / "faces.tar.gz", "is a tar archive: unpack it (tar -xf faces.tar.gz -C FOLDER)"),
         (tmp_path / "faces", "is packed, as tar archives are: unpack it (tar -xf faces -C FOLDER)"),
+        (tmp_path / "train-00000.parquet", "is a table of images: write them out as files"),
+        (tmp_path / "tables", "it holds tables of images: write them out as files"),
+        (tmp_path / "clip.mp4", "is a video: take pictures out (ffmpeg -i VIDEO FOLDER/%05d.png)"),
+        (tmp_path / "celeba.h5", "is an HDF5 file: write its images out"),
         (tmp_path / "zips", f"it holds zip archives: give '{tmp_path}/zips/deep/*.zip'"),
     ):
         with pytest.raises(UserError) as error:

@@ -69,9 +69,11 @@ def test_wrong_directions_are_refused_with_a_remedy(tmp_path, tiny_model):
     np.save(tmp_path / "zero.npy", np.zeros(16))
     np.save(tmp_path / "code.npy", np.array([object()]), allow_pickle=True)
     torch.save({"w": torch.ones(16), "v": torch.ones(16)}, tmp_path / "dict.pt")
+    np.save(tmp_path / "complex.npy", np.ones(16, np.complex64))
     for name, message in (
         ("zero.npy", "has length 0"),
         ("code.npy", "holds Python objects"),
+        ("complex.npy", "holds complex numbers"),
         ("dict.pt", "holds w, v; expected one tensor"),
     ):
         with pytest.raises(UserError, match=message):
@@ -82,7 +84,9 @@ def test_a_text_or_a_picture_is_no_direction_and_nothing_to_fetch_again(tmp_path
     """Both were to be "fetched again from where their authors published them"."""
     np.savetxt(tmp_path / "smile.txt", np.arange(16.0))
     (tmp_path / "smile.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(9))
-    for name, what in (("smile.txt", r"a text of \d+ bytes"), ("smile.png", "a PNG image")):
+    (tmp_path / "smile.mat").write_bytes(b"MATLAB 5.0 MAT-file" + bytes(99))
+    texts = {"smile.txt": r"a text of \d+ bytes", "smile.png": "a PNG image", "smile.mat": "a MATLAB file"}
+    for name, what in texts.items():
         with pytest.raises(UserError, match=rf"{what}.*; give a direction as \.npy.*numpy\.loadtxt") as error:
             load_direction(tmp_path / name)
         assert "fetch" not in str(error.value)

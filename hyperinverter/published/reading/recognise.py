@@ -34,6 +34,7 @@ OTHER = {
     b"%PDF": "a PDF document",
     b"\x89HDF\r\n": "an HDF5 file, as Keras writes",
     b"GGUF": "a GGUF language model",
+    b"MATLAB 5.0": "a MATLAB file",
     b"\x7fELF": "a program",
     b"MZ": "a Windows program",
 }
@@ -71,7 +72,7 @@ def container_of(data: memoryview) -> str:
     _refuse_text(bytes(data[:PAGE_BYTES]), len(data))
     if not any(head):
         raise Refused("it begins with zeros only, as a download that was reserved but never written")
-    raise Refused(f"it is of no known kind ({len(data)} bytes that begin with {head[:8].hex(' ')})")
+    raise Foreign(f"it is of no known kind ({len(data)} bytes that begin with {head[:8].hex(' ')})")
 
 
 def _refuse_text(start: bytes, length: int) -> None:
