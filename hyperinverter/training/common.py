@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from hyperinverter.checkpoint import remove_older_states, write_atomically
-from hyperinverter.config import to_yaml
+from hyperinverter.config.load import to_yaml
 from hyperinverter.config.schema import CommandConfig, RunConfig
 from hyperinverter.training.guard import STOP_SIGNALS, Stopped
 from hyperinverter.training.records import Curves, forget_later

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from hyperinverter.config.schema import EarlyHeadConfig
 from hyperinverter.data import Batches
@@ -21,11 +20,11 @@ from hyperinverter.losses import build_losses
 from hyperinverter.models.mobile_stylegan import EarlyHead
 from hyperinverter.pretrained.load import hash_of, load_generator
 from hyperinverter.releases.obtain import obtain_weights
-from hyperinverter.training.common import Run, set_up
+from hyperinverter.training.common import set_up
 from hyperinverter.training.export import copy_parts, save_early_head
 from hyperinverter.training.guard import guarded
 from hyperinverter.training.optim import build_optimizer, set_rates, step_over_parts
-from hyperinverter.training.progress import due_at, or_stop
+from hyperinverter.training.progress import due_at, open_run
 from hyperinverter.training.resume import Parts, find_state, restore, save_state
 from hyperinverter.training.validation import side_by_side, validate
 from hyperinverter.utils.distributed import in_all_processes, is_main, place_of
@@ -87,10 +86,7 @@ def train(config: EarlyHeadConfig) -> dict[str, float]:
         errors = ((drawn - at_most(images, size)) / 2).square().mean(dim=(1, 2, 3))  # of images in [0, 1]
         return {"loss": total, **parts, "psnr": (-10 * errors.log10()).mean()}
 
-    with (
-        Run(output, config, progress.step) as run,
-        tqdm(total=schedule.max_steps, initial=progress.step, mininterval=1, disable=not is_main()) as bar,
-    ):
+    with open_run(config, progress) as (run, bar):
         run.log(f"early head at {size} px on {place_of(device)}: {len(train_source)} generated images", *resumed.notes)
         while progress.step < schedule.max_steps:
             # -- one step
@@ -99,11 +95,8 @@ def train(config: EarlyHeadConfig) -> dict[str, float]:
             set_rates(progress.step, schedule, {optimizer: config.optimizer})
             parts = [(images[i : i + 1], names[i : i + 1]) for i in range(len(images))]  # one image's maps at a time
             values = step_over_parts(optimizer, measure, parts, clip=config.gradient_clip, measure=due.look)
-            progress.step += 1
-            progress.position += schedule.batch_size
-            progress.history.add(progress.step, values)
+            due = progress.step_done(due, schedule, values, images=schedule.batch_size)
             bar.update()
-            due = or_stop(due, progress.step, schedule)
             if not due.look:
                 continue
 

@@ -7,6 +7,7 @@ changes with the predicted weights is pulled to what it changes with the generat
 of them with gradients. Letters: N images, K directions.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hyperinverter.checkpoint import weights_hash
-from hyperinverter.config.schema import DomainConfig
+from hyperinverter.config.schema import DomainConfig, Phase2Config
 from hyperinverter.directions.files import load_direction
 from hyperinverter.extractors.resize import at_most
 from hyperinverter.models.hyperinverter import HyperInverterNetwork, HyperInverterOutput
@@ -112,6 +113,18 @@ def load_steps(
         steps.append(found.vector * found.info["projection_std"])
         hashes[f"step along {name}"] = weights_hash({"direction": steps[-1]})
     return (torch.stack(steps).to(device) if steps else None), hashes
+
+
+def with_edits(
+    config: Phase2Config, model: HyperInverterNetwork, images: Tensor, step: int, directions: Tensor | None
+) -> list[tuple[Tensor, Edits | None]]:
+    """The microbatches of a step, and the edits that their images go through; None where this step measures none."""
+    count, every = config.gradient_accumulation, config.edit_consistency_every
+    edits: Sequence[Edits | None] = [None] * count
+    if config.edit_consistency_weight > 0 and step % every == 0:
+        reach, directed = config.edit_consistency_reach, config.edit_consistency_directed
+        edits = Edits.draw(model, len(images), reach, images.device, directions, directed).split_microbatches(count)
+    return list(zip(split_microbatches(images, count), edits, strict=True))
 
 
 def edit_consistency(

@@ -8,11 +8,64 @@ from torch import Tensor, nn
 
 from hyperinverter.checkpoint import save_model, write_atomically
 from hyperinverter.config.schema import DomainConfig
-from hyperinverter.pretrained.files import early_head_file
+from hyperinverter.models.stylegan2 import Discriminator, Generator
+from hyperinverter.pretrained.files import MADE_BY, early_head_file
 from hyperinverter.releases.obtain import obtain_weights
+from hyperinverter.training.progress import Progress
+from hyperinverter.utils.distributed import is_main
 from hyperinverter.utils.files import copy_file
 
 CONFIG_SECTIONS = {"w_encoder": ("w_encoder",), "hyperinverter": ("layerwise_encoder", "hypernetwork")}
+
+
+# what a part was trained with, copied beside it
+COPIED = {"w_encoder": ("generator", "discriminator"), "hyperinverter": ("generator", "discriminator", "w_encoder")}
+
+
+def export_part(
+    folder: Path,
+    part: str,
+    trained: nn.Module | Mapping[str, Tensor],
+    domain: DomainConfig,
+    progress: Progress,
+    frozen: dict[str, str],
+    measured: dict[str, float] | None = None,
+) -> None:
+    """Write a model folder with the trained part and copies of the domain's parts, in one process.
+
+    Args:
+        part: `w_encoder` or `hyperinverter`.
+        frozen: see `save_part`.
+        measured: the validation losses of this step, the best so far; None: it is the last step.
+    """
+    if not is_main():
+        return
+    what = "last step" if measured is None else "best step so far" if measured else "latest step"
+    measured = progress.last_validation() if measured is None else measured
+    copy_parts(folder, domain, COPIED[part])
+    info = _info(f"train_{MADE_BY[part]}", progress, measured)
+    save_part(folder, f"{part}.safetensors", trained, domain, frozen=frozen, info=info, what=what)
+
+
+def export_gan(
+    folder: Path, G: Generator, D: Discriminator, domain: DomainConfig, progress: Progress, measured: dict[str, float]
+) -> None:
+    """Write the averaged generator and the discriminator as a model folder, in one process."""
+    if not is_main():
+        return
+    head = {"domain": domain.name, "kind": domain.kind, "resolution": domain.resolution}
+    head |= {"loss_resolution": domain.loss_resolution, "alignment": domain.alignment}
+    info = _info("train_stylegan2", progress, measured)
+    config = {**head, "generator": asdict(domain.generator)}
+    digest = save_model(folder / "generator.safetensors", G, kind="generator", config=config, info=info)
+    config = {**head, "discriminator": asdict(domain.discriminator)}
+    needs = {"generator": digest}
+    save_model(folder / "discriminator.safetensors", D, kind="discriminator", config=config, requires=needs, info=info)
+
+
+def _info(trainer: str, progress: Progress, measured: dict[str, float]) -> dict:
+    """What readers of a file are told of its training."""
+    return {"trainer": trainer, "step": progress.step, "images_seen": progress.position, "validation": measured}
 
 
 def copy_parts(folder: Path, domain: DomainConfig, parts: Sequence[str]) -> None:

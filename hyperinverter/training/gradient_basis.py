@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from hyperinverter.config.schema import Phase2Config
 from hyperinverter.data import Batches
 from hyperinverter.losses import TotalLoss
 from hyperinverter.models.hyperinverter import HyperInverterNetwork
@@ -58,13 +57,6 @@ def start_from_gradients(model: HyperInverterNetwork, losses: TotalLoss, data: B
         f"mappers start from the gradients of {count} photos: a step of {best:g} of each layer takes the loss of "
         f"{len(images)} of them from {tried[0.0]:.4f} to {tried[best]:.4f}"
     )
-
-
-def is_fresh(config: Phase2Config) -> bool:
-    """Whether a run that begins has mappers to set."""
-    domain = config.domain
-    starts = config.init_from is None and domain.weights.hyperinverter is None
-    return starts and domain.hypernetwork.init == "gradients"
 
 
 def _gradients(

@@ -9,15 +9,13 @@ not they validate. Beyond the paper, and off unless set: `edit_consistency`.
 Letters: N images, R pixels.
 """
 
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from hyperinverter.config.schema import Phase2Config
+from hyperinverter.config.schema import AdversarialConfig, Phase2Config
 from hyperinverter.data import check_training_data, open_training_data, reports
 from hyperinverter.losses import TotalLoss, build_losses
 from hyperinverter.losses.adversarial import (
@@ -30,27 +28,20 @@ from hyperinverter.losses.adversarial import (
 from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.models.stylegan2 import Discriminator
 from hyperinverter.ops.batch_norm import average_running_statistics, synchronised
-from hyperinverter.pretrained.load import load_discriminator
-from hyperinverter.releases.obtain import obtain_weights
 from hyperinverter.training.augment import RandomChanges
 from hyperinverter.training.common import Run, set_up
-from hyperinverter.training.edit_consistency import Edits, edit_consistency, load_steps
-from hyperinverter.training.export import copy_parts, save_part
-from hyperinverter.training.gradient_basis import is_fresh, start_from_gradients
+from hyperinverter.training.edit_consistency import Edits, edit_consistency, load_steps, with_edits
+from hyperinverter.training.export import export_part
+from hyperinverter.training.gradient_basis import start_from_gradients
 from hyperinverter.training.guard import guarded
-from hyperinverter.training.optim import (
-    build_optimizer,
-    set_rates,
-    split_microbatches,
-    step_over_parts,
-    whole,
-)
-from hyperinverter.training.progress import due_at, or_stop
+from hyperinverter.training.optim import build_optimizer, set_rates, split_microbatches, step_over_parts, whole
+from hyperinverter.training.progress import Progress, due_at, open_run
 from hyperinverter.training.resume import Parts, find_state, restore, save_state
 from hyperinverter.training.start import (
     load_discriminator_of_losses,
     notes_on_photos,
     photo_resolution,
+    start_discriminator,
     start_hyperinverter,
     training_resolution,
 )
@@ -58,6 +49,9 @@ from hyperinverter.training.validation import sample_images, side_by_side, valid
 from hyperinverter.utils.device import to_device
 from hyperinverter.utils.distributed import check_divides, in_all_processes, is_main, place_of
 from hyperinverter.utils.files import copy_file
+
+# of a training state, from the start where the config has an adversarial term
+ADVERSARIAL_PARTS = ("discriminator", "optimizer_D")
 
 
 def encoder_losses(
@@ -152,6 +146,103 @@ def discriminator_step(
     return values
 
 
+@dataclass
+class Objective:
+    """What Phase II minimises, on a part of a training batch and on validation images.
+
+    Attributes:
+        discriminator: None where the config has no adversarial term.
+        is_adversarial: whether that term has joined the loss.
+        fakes: reconstructions [N,3,R,R] of the parts of this step, for the discriminator.
+    """
+
+    model: HyperInverterNetwork
+    losses: TotalLoss
+    discriminator: Discriminator | None
+    config: Phase2Config
+    autocast: torch.autocast
+    is_adversarial: bool = False
+    fakes: list[Tensor] = field(default_factory=list)
+
+    def of_part(self, part: tuple[Tensor, Edits | None]) -> dict[str, Tensor]:
+        images, edits = part
+        config, discriminator = self.config, self.discriminator if self.is_adversarial else None
+        with self.autocast:
+            values, fakes = encoder_losses(
+                self.model,
+                self.losses,
+                images,
+                discriminator,
+                config.adversarial.weight,
+                edits=edits,
+                edits_weight=config.edit_consistency_weight * config.edit_consistency_every,
+                edits_relative=config.edit_consistency_relative,
+                edits_bands=config.edit_consistency_bands,
+            )
+        self.fakes.append(fakes.detach())
+        return values
+
+    def of_validation(self, images: Tensor, names: list[str]) -> dict[str, Tensor]:
+        gan, discriminator = self.config.adversarial, self.discriminator if self.is_adversarial else None
+        group = self.config.domain.discriminator.mbstd_group_size or gan.batch_size
+        with self.autocast:
+            return encoder_losses(self.model, self.losses, images, discriminator, gan.weight, group)[0]
+
+    @torch.no_grad()
+    def pictures(self, images: Tensor) -> Tensor:
+        """Input, Phase I and Phase II of images [N,3,R,R], next to each other."""
+        with self.autocast:
+            output = self.model(images)
+        return side_by_side(images, output.w_image, output.reconstruction)
+
+
+def forget_best_before_another_loss(gan: AdversarialConfig, progress: Progress, run: Run) -> None:
+    """At the steps from which losses no longer compare with those before; the first adversarial ones are not kept."""
+    if gan.weight > 0 and progress.step in (gan.start_step, gan.start_step + gan.cold_steps):
+        progress.best.forget()
+        why = "the adversarial term joins the loss" if progress.step == gan.start_step else "it has settled"
+        run.log(f"step {progress.step}: tracking of the best model starts anew, {why}")
+
+
+def update_discriminator(
+    objective: Objective, optimizer: torch.optim.Optimizer, images: Tensor, step: int, *, measure: bool
+) -> dict[str, Tensor | None]:
+    """`discriminator_step` as the config says, on a batch and the reconstructions that this step made of it."""
+    config, gan = objective.config, objective.config.adversarial
+    assert objective.discriminator is not None
+    return discriminator_step(
+        objective.discriminator,
+        optimizer,
+        images,
+        whole(objective.fakes),
+        r1_weight=lazy_r1_weight(gan.r1_gamma, gan.r1_every, step),
+        autocast=objective.autocast,
+        halved=gan.discriminator_loss == "released",
+        clip=config.gradient_clip,
+        measure=measure,
+        parts=config.gradient_accumulation,
+    )
+
+
+def export_best(
+    objective: Objective, trained: nn.Module, progress: Progress, frozen: dict[str, str], measured: dict[str, float]
+) -> None:
+    """Write `<output>/model`; the best before the adversarial term joins is kept beside later ones."""
+    config, folder = objective.config, Path(objective.config.output) / "model"
+    export_part(folder, "hyperinverter", trained, config.domain, progress, frozen, measured)
+    if config.adversarial.weight > 0 and not objective.is_adversarial and is_main():
+        best = folder / "hyperinverter.safetensors"
+        copy_file(best, best.with_name("hyperinverter_before_adversarial.safetensors"))
+
+
+def check_settings(config: Phase2Config) -> None:
+    """Refuse batches that do not divide, and data that cannot be read, before networks are loaded."""
+    check_divides("schedule.batch_size", config.schedule.batch_size, config.gradient_accumulation)
+    check_training_data(config.data)
+    if config.adversarial.weight > 0:
+        check_divides("adversarial.batch_size", config.adversarial.batch_size, config.gradient_accumulation)
+
+
 @in_all_processes
 @guarded
 def train(config: Phase2Config) -> dict[str, float]:
@@ -166,135 +257,66 @@ def train(config: Phase2Config) -> dict[str, float]:
         FileNotFoundError: a network or the images are not there.
     """
     # -- set up: networks, data, losses, optimisers
-    device = set_up(config)
-    domain, schedule, gan = config.domain, config.schedule, config.adversarial
-    edits_weight = config.edit_consistency_weight * config.edit_consistency_every
-    edit_settings: dict[str, Any] = {
-        "edits_weight": edits_weight,
-        "edits_relative": config.edit_consistency_relative,
-        "edits_bands": config.edit_consistency_bands,
-    }
-    check_divides("schedule.batch_size", schedule.batch_size, config.gradient_accumulation)
-    check_training_data(config.data)
-    if gan.weight > 0:
-        check_divides("adversarial.batch_size", gan.batch_size, config.gradient_accumulation)
-    output = Path(config.output)
-    model, frozen, origin = start_hyperinverter(domain, config.init_from)
-    sizes = ["generator", "w_encoder", "layerwise_encoder", "hypernetwork"] + ["discriminator"] * (gan.weight > 0)
-    discriminator, used = load_discriminator_of_losses(config, frozen)
-    known = config.edit_consistency_directions if edits_weight > 0 else []
-    directions, hashes = load_steps(domain, known, frozen["generator"], device)
+    device, domain, output = set_up(config), config.domain, Path(config.output)
+    schedule, gan = config.schedule, config.adversarial
+    check_settings(config)
+    start = start_hyperinverter(domain, config.init_from)
+    discriminator, used = load_discriminator_of_losses(config, start.frozen)
+    names = config.edit_consistency_directions if config.edit_consistency_weight > 0 else []
+    directions, hashes = load_steps(domain, names, start.frozen["generator"], device)
     used = {**used, **hashes}
-    resumed = find_state(config, trainer="phase2", networks=sizes, frozen=used)
-    model = to_device(model, device).train()
+    networks = ["generator", "w_encoder", "layerwise_encoder", "hypernetwork"] + ["discriminator"] * (gan.weight > 0)
+    resumed = find_state(config, trainer="phase2", networks=networks, frozen=used)
+    model = to_device(start.model, device).train()
     model.generator.synthesis.recompute_from_px = config.recompute_from_px
     model.layerwise_encoder = synchronised(model.layerwise_encoder, config.sync_batchnorm)
-    # every loss but the adversarial one may need less than full images
     losses = build_losses(config.loss_weights, discriminator=discriminator, loss_resolution=domain.loss_resolution)
     losses = losses.to(device).eval()
-    size = domain.resolution if gan.weight > 0 else training_resolution(model.generator, domain, losses)
-    model.draws_px, seen_px = size, photo_resolution(size, domain)
+    model.draws_px = size = training_resolution(model.generator, domain, losses, is_adversarial=gan.weight > 0)
+    seen_px = photo_resolution(size, domain)
     train_data, validation_data = open_training_data(config.data, domain, config.seed, model.generator, device, seen_px)
-    if gan.weight > 0 and discriminator is None:
-        discriminator = load_discriminator(obtain_weights(domain, "discriminator"), domain).requires_grad_(False)
     optimizer = build_optimizer(model.trainable_parameters(), config.optimizer)
+    trained = nn.ModuleDict({"layerwise_encoder": model.layerwise_encoder, "hypernetwork": model.hypernetwork})
+    parts: Parts = {**dict(trained.items()), "optimizer": optimizer}
     rates = {optimizer: config.optimizer}
-    trained: dict[str, nn.Module] = {"layerwise_encoder": model.layerwise_encoder, "hypernetwork": model.hypernetwork}
-    parts: Parts = {**trained, "optimizer": optimizer}
     if gan.weight > 0:
-        assert discriminator is not None
-        discriminator = to_device(discriminator, device).train()
-        discriminator.recompute_from_px = config.recompute_from_px
-        optimizer_D = build_optimizer(discriminator.requires_grad_(True).parameters(), gan.optimizer)
-        discriminator.requires_grad_(False)
-        parts |= {"discriminator": discriminator, "optimizer_D": optimizer_D}
+        discriminator, optimizer_D = start_discriminator(config, discriminator, device)
+        parts |= dict(zip(ADVERSARIAL_PARTS, (discriminator, optimizer_D), strict=True))
         rates[optimizer_D] = gan.optimizer
-    switched: list[nn.Module] = [model] if discriminator is None or not gan.weight else [model, discriminator]
-    group = domain.discriminator.mbstd_group_size or gan.batch_size
+    changing = nn.ModuleList([model] if discriminator is None or gan.weight == 0 else [model, discriminator])
     changes = RandomChanges(config.augment, config.augment_p, device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
-    adversarial = False
+    objective = Objective(model, losses, discriminator, config, autocast)
 
     # -- resume
-    data = (train_data, validation_data)
-    progress = restore(resumed, parts, rates, data=data, may_be_missing=["discriminator", "optimizer_D"])
-    if progress.step == 0 and is_fresh(config):
+    progress = restore(resumed, parts, rates, data=(train_data, validation_data), may_be_missing=ADVERSARIAL_PARTS)
+    origin = f"resumed at step {progress.step}" if progress.step else start.origin
+    if progress.step == 0 and start.is_new and domain.hypernetwork.init == "gradients":
         origin += "; " + start_from_gradients(model, losses, train_data)
-    origin = f"resumed at step {progress.step}" if progress.step else origin
 
-    def measure(images: Tensor) -> dict[str, Tensor]:
-        with autocast:
-            return encoder_losses(model, losses, images, discriminator if adversarial else None, gan.weight, group)[0]
-
-    fakes: list[Tensor] = []  # of the step, for D
-
-    def reconstruct(part: tuple[Tensor, Edits | None]) -> dict[str, Tensor]:
-        D = discriminator if adversarial else None
-        with autocast:
-            images, edits = part
-            values, fake = encoder_losses(model, losses, images, D, gan.weight, edits=edits, **edit_settings)
-        fakes.append(fake.detach())
-        return values
-
-    def write_model(folder: Path, what: str, found: dict[str, float]) -> None:
-        if not is_main():
-            return
-        copy_parts(folder, domain, ["generator", "discriminator", "w_encoder"])
-        info = {"trainer": "train_phase2", "step": progress.step, "images_seen": progress.position, "validation": found}
-        state = {f"{name}.{key}": value for name, network in trained.items()
-                 for key, value in network.state_dict().items()}  # fmt: skip
-        save_part(folder, "hyperinverter.safetensors", state, domain, frozen=frozen, info=info, what=what)
-
-    with (
-        Run(output, config, progress.step) as run,
-        tqdm(total=schedule.max_steps, initial=progress.step, mininterval=1, disable=not is_main()) as bar,
-    ):
-        counts = f"{len(train_data)} training and {len(validation_data)} validation images"
-        run.log(f"Phase II on {place_of(device)}: {counts}", origin, *resumed.notes)
+    with open_run(config, progress) as (run, bar):
+        run.log(f"Phase II on {place_of(device)}: {progress.data()}", origin, *resumed.notes)
         run.log(*notes_on_photos(train_data, domain, progress.step))
         shown = sample_images(validation_data, train_data, 8, device)
 
         while progress.step < schedule.max_steps:
             # -- one step of E2 and the hypernetworks
-            adversarial = gan.weight > 0 and progress.step >= gan.start_step
-            if gan.weight > 0 and progress.step in (gan.start_step, gan.start_step + gan.cold_steps):
-                progress.best.forget()  # another loss from here on; and the first adversarial steps are not to be kept
-                why = "the adversarial term joins the loss" if progress.step == gan.start_step else "it has settled"
-                run.log(f"step {progress.step}: tracking of the best model starts anew, {why}")
+            objective.is_adversarial = gan.weight > 0 and progress.step >= gan.start_step
+            forget_best_before_another_loss(gan, progress, run)
             due = due_at(progress.step + 1, schedule)
-            batch_size = gan.batch_size if adversarial else schedule.batch_size
-            images, _ = train_data.get(progress.position, batch_size)
-            images, count = changes.photos(images.to(device)), config.gradient_accumulation
+            batch_size = gan.batch_size if objective.is_adversarial else schedule.batch_size
+            images = changes.photos(train_data.get(progress.position, batch_size)[0].to(device))
             set_rates(progress.step, schedule, rates)
-            fakes.clear()
-            edits: Sequence[Edits | None] = [None] * count
-            if edits_weight > 0 and progress.step % config.edit_consistency_every == 0:
-                reach, directed = config.edit_consistency_reach, config.edit_consistency_directed
-                drawn = Edits.draw(model, len(images), reach, device, directions, directed)
-                edits = drawn.split_microbatches(count)
-            image_parts = list(zip(split_microbatches(images, count), edits, strict=True))
-            values = step_over_parts(optimizer, reconstruct, image_parts, clip=config.gradient_clip, measure=due.look)
+            pairs = with_edits(config, model, images, progress.step, directions)
+            objective.fakes.clear()
+            values = step_over_parts(optimizer, objective.of_part, pairs, clip=config.gradient_clip, measure=due.look)
 
             # -- one step of D, on the fakes made before that update
-            if adversarial and discriminator is not None:
-                values |= discriminator_step(
-                    discriminator,
-                    optimizer_D,
-                    images,
-                    whole(fakes),
-                    r1_weight=lazy_r1_weight(gan.r1_gamma, gan.r1_every, progress.step),
-                    halved=gan.discriminator_loss == "released",
-                    autocast=autocast,
-                    clip=config.gradient_clip,
-                    measure=due.look,
-                    parts=count,
-                )
+            if objective.is_adversarial:
+                values |= update_discriminator(objective, optimizer_D, images, progress.step, measure=due.look)
             average_running_statistics(model.layerwise_encoder)
-            progress.step += 1
-            progress.position += batch_size
-            progress.history.add(progress.step, values)
+            due = progress.step_done(due, schedule, values, images=batch_size)
             bar.update()
-            due = or_stop(due, progress.step, schedule)
             if not due.look:
                 continue
 
@@ -304,22 +326,14 @@ def train(config: Phase2Config) -> dict[str, float]:
                 bar.set_postfix(loss=f"{progress.log_losses(run):.4f}")
 
             # -- pictures, validation, best model
-            for network in switched:
-                network.eval()
+            changing.eval()
             if due.images and is_main():
-                with torch.no_grad(), autocast:
-                    found = model(shown)
-                grid = side_by_side(shown, found.w_image, found.reconstruction)
-                run.images(progress.step, "input_phase1_phase2", grid, columns=6)
+                run.images(progress.step, "input_phase1_phase2", objective.pictures(shown), columns=6)
             if due.validation:
-                found = validate(lambda images, _: measure(images), validation_data, schedule, device)
-                if progress.log_validation(run, found):
-                    write_model(output / "model", "best step so far" if found else "latest step", found)
-                    if gan.weight > 0 and not adversarial and is_main():
-                        best = output / "model" / "hyperinverter.safetensors"
-                        copy_file(best, best.with_name("hyperinverter_before_adversarial.safetensors"))
-            for network in switched:
-                network.train()
+                measured = validate(objective.of_validation, validation_data, schedule, device)
+                if progress.log_validation(run, measured):
+                    export_best(objective, trained, progress, start.frozen, measured)
+            changing.train()
 
             # -- save
             if due.save:
@@ -327,7 +341,6 @@ def train(config: Phase2Config) -> dict[str, float]:
             if due.stop:
                 run.stop(progress.step)
 
-        # -- stop
-        write_model(output / "model_last", "last step", progress.last_validation())
+        export_part(output / "model_last", "hyperinverter", trained, domain, progress, start.frozen)
         run.log(*reports(train_data, validation_data), progress.conclusion(output))
     return progress.summary()

@@ -4,16 +4,21 @@ Everything here travels in the training state, so that a resumed run goes on as 
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from torch import Tensor
+from tqdm import tqdm
+
 from hyperinverter.checkpoint import rng_state, set_rng_state
-from hyperinverter.config.schema import ScheduleConfig
+from hyperinverter.config.schema import ScheduleConfig, TrainConfig
 from hyperinverter.training.common import Run
 from hyperinverter.training.guard import STOP_SIGNALS
 from hyperinverter.training.validation import Best
 from hyperinverter.training.watch import LossHistory
-from hyperinverter.utils.distributed import any_process, gather_to_all, rank, world_size
+from hyperinverter.utils.distributed import any_process, gather_to_all, is_main, rank, world_size
 from hyperinverter.utils.held_folders import check_held
 
 
@@ -38,17 +43,6 @@ def due_at(step: int, schedule: ScheduleConfig) -> Due:
     last = step == schedule.max_steps
     every = (schedule.log_every, schedule.images_every, schedule.validate_every, schedule.save_every)
     return Due(*(last or step % n == 0 for n in every))
-
-
-def or_stop(due: Due, step: int, schedule: ScheduleConfig) -> Due:
-    """What a step has to do at its end: as planned, or save and stop because a signal came. The last step ends anyway.
-
-    Every process calls this after every step; a signal to one stops all.
-    """
-    check_held()  # a folder that was removed or replaced is told at once, not with the next file
-    if any_process(STOP_SIGNALS.received is not None) and step < schedule.max_steps:
-        return replace(due, save=True, stop=True)
-    return due
 
 
 @dataclass
@@ -82,6 +76,21 @@ class Progress:
             "processes": world_size(),
         }
 
+    def step_done(self, due: Due, schedule: ScheduleConfig, values: dict[str, Tensor | None], images: int) -> Due:
+        """Count an update that was made from so many training images, and keep its losses till they are logged.
+
+        Returns:
+            What is to be done now: as planned, or save and stop because a signal came to one of the processes, all of
+            which call this after every step. The last step ends anyway.
+        """
+        self.step += 1
+        self.position += images
+        self.history.add(self.step, values)
+        check_held()  # a folder that was removed or replaced is told at once, not with the next file
+        if any_process(STOP_SIGNALS.received is not None) and self.step < schedule.max_steps:
+            return replace(due, save=True, stop=True)
+        return due
+
     def log_losses(self, run: Run) -> float:
         """Write the mean losses since the last log and the speed; returns the total loss."""
         values = {f"train/{name}": value for name, value in self.history.take_means().items()}
@@ -105,6 +114,10 @@ class Progress:
         self.scalars |= {**values, "validation/step": self.step}
         return improved
 
+    def data(self) -> str:
+        """How many images the run has, in words."""
+        return f"{self.images['training']} training and {self.images['validation']} validation images"
+
     def last_validation(self) -> dict[str, float]:
         """The losses of the last validation and, as "step", when it was: the last step need not be validated."""
         prefix = "validation/"
@@ -120,6 +133,17 @@ class Progress:
         best, step = self.best.loss, self.best.step
         kept = {} if best is None or step is None else {"best/loss": best, "best/step": step}
         return {"step": self.step, **self.scalars, **kept}
+
+
+@contextmanager
+def open_run(config: TrainConfig, progress: Progress) -> Iterator[tuple[Run, tqdm]]:
+    """The run folder and a progress bar over the steps, both where the run goes on."""
+    schedule = config.schedule
+    with (
+        Run(config.output, config, progress.step) as run,
+        tqdm(total=schedule.max_steps, initial=progress.step, mininterval=1, disable=not is_main()) as bar,
+    ):
+        yield run, bar
 
 
 def _own_rng(state: dict) -> dict:

@@ -4,6 +4,7 @@ The published encoders start from a face recognition IR-SE50 (`model_ir_se50.pth
 from torchvision's ImageNet ResNet34 (`resnet34-333f7ec4.pth`); pixel2style2pixel issue 129 tells of NaN without it.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,9 @@ from hyperinverter.pretrained.load import (
 )
 from hyperinverter.published.reading import read_published
 from hyperinverter.releases.obtain import obtain, obtain_weights
+from hyperinverter.training.optim import build_optimizer
 from hyperinverter.utils.checkout import command_of
+from hyperinverter.utils.device import to_device
 from hyperinverter.utils.distributed import is_main
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.state_dicts import misfits
@@ -66,13 +69,19 @@ def start_w_encoder(domain: DomainConfig, generator: Generator, init_from: str |
 
 
 def training_resolution(
-    generator: "Generator | MobileGenerator", domain: DomainConfig, losses: TotalLoss | None
+    generator: "Generator | MobileGenerator",
+    domain: DomainConfig,
+    losses: TotalLoss | None,
+    *,
+    is_adversarial: bool = False,
 ) -> int:
     """Side in px at which reconstructions are drawn in training: the smallest that the generator draws and losses take.
 
-    A generator with an early head then leaves its last layer out; another draws its full images.
+    A generator with an early head then leaves its last layer out; another draws its full images. A discriminator sees
+    full images.
     """
-    if losses is not None and any(loss.needs_full_resolution for loss in losses.losses.values()):
+    needs_all = losses is not None and any(loss.needs_full_resolution for loss in losses.losses.values())
+    if is_adversarial or needs_all:
         return domain.resolution
     enough = [size for size in generator.synthesis.resolutions if size >= domain.loss_resolution]
     return min(enough, default=domain.resolution)
@@ -102,10 +111,36 @@ def load_discriminator_of_losses(
     return discriminator, {**frozen, "discriminator": hash_of(discriminator)}
 
 
-def start_hyperinverter(
-    domain: DomainConfig, init_from: str | None = None
-) -> tuple[HyperInverterNetwork, dict[str, str], str]:
-    """The whole model before Phase II, the hashes of its frozen parts, and a sentence on where E2 comes from.
+def start_discriminator(
+    config: Phase2Config, discriminator: Discriminator | None, device: torch.device
+) -> tuple[Discriminator, torch.optim.Optimizer]:
+    """The domain's discriminator, unless a loss has loaded it, and its optimiser; frozen between its own steps."""
+    if discriminator is None:
+        discriminator = load_discriminator(obtain_weights(config.domain, "discriminator"), config.domain)
+    discriminator = to_device(discriminator, device).train().requires_grad_(True)
+    discriminator.recompute_from_px = config.recompute_from_px
+    optimizer = build_optimizer(discriminator.parameters(), config.adversarial.optimizer)
+    return discriminator.requires_grad_(False), optimizer
+
+
+@dataclass(frozen=True)
+class Start:
+    """The whole model before Phase II.
+
+    Attributes:
+        frozen: part -> weights hash of what is not trained.
+        origin: a sentence on where E2 comes from.
+        is_new: the hypernetworks are random ones; False: they go on from trained weights.
+    """
+
+    model: HyperInverterNetwork
+    frozen: dict[str, str]
+    origin: str
+    is_new: bool = True
+
+
+def start_hyperinverter(domain: DomainConfig, init_from: str | None = None) -> Start:
+    """The whole model before Phase II.
 
     Generator and E1 are the domain's; they are checked to belong together. `init_from` names a model folder whose E2
     and hypernetworks are trained on, whichever generator and E1 they were for; else weights named by file in
@@ -117,19 +152,23 @@ def start_hyperinverter(
     frozen = {part: loaded.hashes[part] for part in ("generator", "w_encoder")}
     if loaded.network is not None:
         path = obtain_weights(domain, "hyperinverter")
-        return loaded.network, frozen, f"E2 and hypernetworks go on from the weights of {path}, with a fresh optimiser"
+        return Start(loaded.network, frozen, _goes_on(path), is_new=False)
     model = build_hyperinverter(domain, loaded.generator, loaded.w_encoder)
     if init_from is not None:
         file = _to_continue(init_from, "hyperinverter", domain)
         trained = nn.ModuleDict({name: getattr(model, name) for name in ("layerwise_encoder", "hypernetwork")})
         fill(trained, file.state, file.path)
-        return model, frozen, f"E2 and hypernetworks go on from the weights of {file.path}, with a fresh optimiser"
+        return Start(model, frozen, _goes_on(file.path), is_new=False)
     if domain.layerwise_encoder.init is None:
-        return model, frozen, "E2 and hypernetworks start from random weights"
+        return Start(model, frozen, "E2 and hypernetworks start from random weights")
     init = domain.layerwise_encoder.init
     source = str(obtain_weights(domain, "w_encoder")) if init == FROM_E1 else init
     path = load_trunk(model.layerwise_encoder, source, "layerwise_encoder")
-    return model, frozen, f"E2's trunk starts from {path}, its heads and the hypernetworks from random weights"
+    return Start(model, frozen, f"E2's trunk starts from {path}, its heads and the hypernetworks from random weights")
+
+
+def _goes_on(path: Path) -> str:
+    return f"E2 and hypernetworks go on from the weights of {path}, with a fresh optimiser"
 
 
 def _to_continue(folder: str, part: str, domain: DomainConfig) -> ModelFile:

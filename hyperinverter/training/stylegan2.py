@@ -8,16 +8,15 @@ al., NeurIPS 2020 (arXiv:2006.06676), appendix C. Letters: N images, R pixels, L
 
 import math
 from copy import deepcopy
-from dataclasses import asdict, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from hyperinverter.checkpoint import save_model
-from hyperinverter.config.schema import DomainConfig, OptimizerConfig, StyleGAN2Config
+from hyperinverter.config.schema import OptimizerConfig, StyleGAN2Config
 from hyperinverter.data import open_training_data, reports
 from hyperinverter.losses.adversarial import (
     discriminator_loss,
@@ -32,17 +31,13 @@ from hyperinverter.pretrained.files import command_for
 from hyperinverter.pretrained.load import load_discriminator, load_generator
 from hyperinverter.releases.obtain import obtain
 from hyperinverter.training.augment import Augmentation
-from hyperinverter.training.common import Run, set_up
+from hyperinverter.training.common import set_up
+from hyperinverter.training.export import export_gan
 from hyperinverter.training.gan_validation import SampleDistance
 from hyperinverter.training.guard import guarded
-from hyperinverter.training.optim import (
-    build_optimizer,
-    set_rates,
-    split_microbatches,
-    step_over_parts,
-)
-from hyperinverter.training.progress import Progress, due_at, or_stop
-from hyperinverter.training.resume import Parts, find_state, restore, save_state
+from hyperinverter.training.optim import build_optimizer, set_rates, split_microbatches, step_over_parts
+from hyperinverter.training.progress import due_at, open_run
+from hyperinverter.training.resume import Parts, Resumed, find_state, restore, save_state
 from hyperinverter.training.start import notes_on_photos
 from hyperinverter.training.state_checks import read_from
 from hyperinverter.utils import distributed
@@ -74,15 +69,10 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
         FileNotFoundError: the photos or the weights to continue from are not there.
     """
     # -- set up: networks, data, optimisers
-    device = set_up(config)
-    domain, schedule = config.domain, config.schedule
-    output, batch = Path(config.output), schedule.batch_size
-    check_divides("schedule.batch_size", batch, config.gradient_accumulation)
-    if config.path_length_every and config.path_length_weight:
-        measured_on = batch // config.gradient_accumulation // config.path_length_batch_shrink
-        check_divides("schedule.batch_size over path_length_batch_shrink", measured_on)
-    networks = ["generator", "discriminator"]
-    resumed = find_state(config, trainer="stylegan2", networks=networks, frozen={})
+    device, domain, output = set_up(config), config.domain, Path(config.output)
+    schedule, batch = config.schedule, config.schedule.batch_size
+    check_batch(config)
+    resumed = find_state(config, trainer="stylegan2", networks=["generator", "discriminator"], frozen={})
     data, photos = open_training_data(config.data, domain, config.seed, device=device)
     G, D, is_fresh = start_networks(config)
     G, D = to_device(G, device).train(), to_device(D, device).train()
@@ -93,108 +83,47 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
     optimizer_G, optimizer_D = build_optimizer(G.parameters(), rate_G), build_optimizer(D.parameters(), rate_D)
     rates = {optimizer_G: rate_G, optimizer_D: rate_D}
     parts: Parts = {"G": G, "D": D, "average": average, "optimizer_G": optimizer_G, "optimizer_D": optimizer_D}
-    mean_path_length = torch.zeros([], device=device)
     augment = Augmentation(config.augment, config.augment_target, config.augment_kimg, device)
+    objective = Objective(config, G, D, augment, torch.zeros([], device=device))
     grid_z = torch.randn([64, G.z_dim], generator=torch.Generator().manual_seed(config.seed)).to(device)
     # before random states are restored: building its network draws random numbers
     distance = SampleDistance(photos, schedule.validation_images, batch, config.seed, device)
 
     # -- resume
     progress = restore(resumed, parts, rates, data=(data, photos))
-    if resumed.state is not None:
-        with read_from(f"{resumed.source}: the checkpoint of step {progress.step}"):
-            mean_path_length.copy_(resumed.state["mean_path_length"].reshape([]))
-            for name, value in resumed.state.get("augment", {}).items():
-                augment.state[name].copy_(value)
+    objective.restore(resumed)
+    origin = f"resumed at step {progress.step}" if progress.step else f"from {config.init_from or 'random weights'}"
 
-    # -- what the two networks minimise, on a part of a batch; gradients of gradients stay in float32
-    count, fakes, signs = config.gradient_accumulation, [], []  # of this step: images for D, and signs of its logits
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
-
-    def g_loss(drawn: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        with autocast:
-            images = render(G, drawn, config.noise_mode)
-            logits = D(augment(images)).float()
-        fakes.append(images.detach())
-        return {"loss": generator_loss(logits)}
-
-    def path_length_loss(size: int) -> dict[str, Tensor]:
-        penalty, mean = path_length_penalty(G, size, config.noise_mode, mean_path_length, decay=1 - 0.99 ** (1 / count))
-        mean_path_length.copy_(mean)
-        return {"loss": penalty * (config.path_length_weight * config.path_length_every), "penalty": penalty}
-
-    def d_loss(pair: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        with autocast:
-            real, fake = (logits.float() for logits in real_and_fake_logits(D, *map(augment, pair)))
-        signs.append(real.detach().sign().mean())
-        positive = (real > 0).float().mean()
-        loss = discriminator_loss(real, fake)
-        return {"loss": loss, "D_real": real.mean(), "D_fake": fake.mean(), "D_real_positive": positive}
-
-    def r1_loss(images: Tensor) -> dict[str, Tensor]:
-        images = augment(images).detach().requires_grad_(True)
-        r1 = r1_penalty(images, D(images))
-        return {"loss": r1 * lazy_r1_weight(config.r1_gamma, config.r1_every, progress.step), "r1": r1}
-
-    # -- the loop
-    with (
-        Run(output, config, progress.step) as run,
-        tqdm(total=schedule.max_steps, initial=progress.step, mininterval=1, disable=not is_main()) as bar,
-    ):
-        origin = f"resumed at step {progress.step}" if progress.step else f"from {config.init_from or 'random weights'}"
-        run.log(f"StyleGAN2 on {place_of(device)}: {len(data)} training and {len(photos)} validation images; {origin}")
+    with open_run(config, progress) as (run, bar):
+        run.log(f"StyleGAN2 on {place_of(device)}: {progress.data()}; {origin}")
         if distance.name is None:
             run.log(f"no distance to held-out photos is measured: {distance.reason}")
         run.log(*resumed.notes, *notes_on_photos(data, domain, progress.step))
         if is_fresh and not progress.step:
             run.log(f"{config.init_from} holds no discriminator: a new one starts from random weights")
+
         while progress.step < schedule.max_steps:
+            # -- one step of G, of D, and of the averaged generator
             due = due_at(progress.step + 1, schedule)
             images, _ = data.get(progress.position, batch)
-            reals, own = split_microbatches(images.to(device), count), batch // world_size()
+            reals = split_microbatches(images.to(device), config.gradient_accumulation)
             set_rates(progress.step, schedule, rates)
-
-            # generator: its images should look real to D
-            D.requires_grad_(False)
-            fakes.clear()
-            drawn = zip(
-                *(split_microbatches(x, count) for x in draw(G, own, config.style_mixing_probability)), strict=True
-            )
-            found = step_over_parts(optimizer_G, g_loss, list(drawn), clip=config.gradient_clip, measure=due.look)
-            values = {"loss_G": found["loss"], "gradient_norm_G": found["gradient_norm"]}
-            if config.path_length_every and progress.step % config.path_length_every == 0 and config.path_length_weight:
-                size = own // count // config.path_length_batch_shrink
-                found = step_over_parts(optimizer_G, path_length_loss, [size] * count, clip=config.gradient_clip)
-                values |= {"path_length": mean_path_length.clone(), "path_length_penalty": found["penalty"]}
-
-            # discriminator: real against these generated images (new ones would cost a seventh more)
-            D.requires_grad_(True)
-            signs.clear()
-            pairs = list(zip(reals, fakes, strict=True))
-            found = step_over_parts(optimizer_D, d_loss, pairs, clip=config.gradient_clip, measure=due.look)
-            values |= {"loss_D": found.pop("loss"), "gradient_norm_D": found.pop("gradient_norm"), **found}
-            if lazy_r1_weight(config.r1_gamma, config.r1_every, progress.step) > 0:
-                values["r1"] = step_over_parts(optimizer_D, r1_loss, reals, clip=config.gradient_clip)["r1"]
-            if augment.kinds:
-                augment.adjust(torch.stack(signs).mean(), batch)
-                values |= {f"augment_{name}": value.clone() for name, value in augment.state.items()}
-
-            # averaged generator
-            progress.step += 1
-            progress.position += batch
-            blend(average, G, kept_share(progress.position, batch, config.ema_kimg, config.ema_rampup))
-            both = cast(Tensor, values["loss_G"]) + cast(Tensor, values["loss_D"])
-            progress.history.add(progress.step, {"loss": both, **values})
+            values = update_generator(objective, optimizer_G, progress.step, measure=due.look)
+            values |= update_discriminator(objective, optimizer_D, reals, progress.step, measure=due.look)
+            blend(average, G, kept_share(progress.position + batch, batch, config.ema_kimg, config.ema_rampup))
+            values["loss"] = cast(Tensor, values["loss_G"]) + cast(Tensor, values["loss_D"])
+            due = progress.step_done(due, schedule, values, images=batch)
             bar.update()
-            due = or_stop(due, progress.step, schedule)
             if not due.look:
                 continue
 
-            # log, pictures, distance, save
+            # -- log
             progress.history.stop_if_not_finite(config, run.checkpoints)
             if due.log:
                 progress.log_losses(run)
                 bar.set_postfix({name: f"{progress.scalars[f'train/{name}']:.2f}" for name in ("loss_G", "loss_D")})
+
+            # -- pictures, distance to held-out photos, best model
             if due.images and is_main():
                 with torch.no_grad():
                     run.images(progress.step, "fakes", average(grid_z, truncation_psi=0.7))
@@ -203,16 +132,129 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
                 if distance.name is not None:
                     measured["loss"] = measured[distance.name] = distance(average)
                 if progress.log_validation(run, measured):
-                    export(output / "model", average, D, domain, progress, measured)
-            if due.save:  # the state last: once it is there, everything before it is
-                export(output / "model_last", average, D, domain, progress, progress.last_validation())
-                more = {"mean_path_length": mean_path_length, "augment": augment.state}
+                    export_gan(output / "model", average, D, domain, progress, measured)
+
+            # -- save, the state last: once it is there, everything before it is
+            if due.save:
+                export_gan(output / "model_last", average, D, domain, progress, progress.last_validation())
+                more = objective.state()
                 save_state(run, config, trainer="stylegan2", frozen={}, progress=progress, parts=parts, more=more)
             if due.stop:
                 run.stop(progress.step)
+
         then = command_for("w_encoder", domain.name, output / "model")
         run.log(*reports(data, photos), progress.conclusion(output, then))
     return progress.summary()
+
+
+@dataclass
+class Objective:
+    """What the two networks minimise, on a part of a batch; gradients of gradients stay in float32.
+
+    Attributes:
+        mean_path_length: running mean [] of path lengths.
+        fakes: images [N,3,R,R] of the generator's parts of this step, which D sees next.
+        signs: of D's logits of real images, one mean [] for each part of this step.
+    """
+
+    config: StyleGAN2Config
+    G: Generator
+    D: Discriminator
+    augment: Augmentation
+    mean_path_length: Tensor
+    fakes: list[Tensor] = field(default_factory=list)
+    signs: list[Tensor] = field(default_factory=list)
+
+    def g_loss(self, drawn: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        with self._autocast():
+            images = render(self.G, drawn, self.config.noise_mode)
+            logits = self.D(self.augment(images)).float()
+        self.fakes.append(images.detach())
+        return {"loss": generator_loss(logits)}
+
+    def path_length_loss(self, size: int) -> dict[str, Tensor]:
+        config, decay = self.config, 1 - 0.99 ** (1 / self.config.gradient_accumulation)
+        penalty, mean = path_length_penalty(self.G, size, config.noise_mode, self.mean_path_length, decay=decay)
+        self.mean_path_length.copy_(mean)
+        return {"loss": penalty * (config.path_length_weight * config.path_length_every), "penalty": penalty}
+
+    def d_loss(self, pair: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        with self._autocast():
+            real, fake = (logits.float() for logits in real_and_fake_logits(self.D, *map(self.augment, pair)))
+        self.signs.append(real.detach().sign().mean())
+        positive = (real > 0).float().mean()
+        loss = discriminator_loss(real, fake)
+        return {"loss": loss, "D_real": real.mean(), "D_fake": fake.mean(), "D_real_positive": positive}
+
+    def r1_loss(self, images: Tensor, weight: float) -> dict[str, Tensor]:
+        images = self.augment(images).detach().requires_grad_(True)
+        r1 = r1_penalty(images, self.D(images))
+        return {"loss": r1 * weight, "r1": r1}
+
+    def _autocast(self) -> torch.autocast:
+        device, is_half = self.mean_path_length.device.type, self.config.precision == "bf16"
+        return torch.autocast(device, torch.bfloat16, enabled=is_half)
+
+    def state(self) -> dict[str, Any]:
+        """Running values, for a training state."""
+        return {"mean_path_length": self.mean_path_length, "augment": self.augment.state}
+
+    def restore(self, resumed: Resumed) -> None:
+        if resumed.state is None:
+            return
+        with read_from(f"{resumed.source}: the checkpoint of step {resumed.state['step']}"):
+            self.mean_path_length.copy_(resumed.state["mean_path_length"].reshape([]))
+            for name, value in resumed.state.get("augment", {}).items():
+                self.augment.state[name].copy_(value)
+
+
+def update_generator(
+    objective: Objective, optimizer: torch.optim.Optimizer, step: int, *, measure: bool
+) -> dict[str, Tensor | None]:
+    """One step towards images that look real to D, then one on path lengths where they are due."""
+    config, G, count = objective.config, objective.G, objective.config.gradient_accumulation
+    own = config.schedule.batch_size // world_size()
+    objective.D.requires_grad_(False)
+    objective.fakes.clear()
+    parts = (split_microbatches(x, count) for x in draw(G, own, config.style_mixing_probability))
+    drawn = list(zip(*parts, strict=True))
+    output = step_over_parts(optimizer, objective.g_loss, drawn, clip=config.gradient_clip, measure=measure)
+    values = {"loss_G": output["loss"], "gradient_norm_G": output["gradient_norm"]}
+    if config.path_length_every and step % config.path_length_every == 0 and config.path_length_weight:
+        sizes = [own // count // config.path_length_batch_shrink] * count
+        output = step_over_parts(optimizer, objective.path_length_loss, sizes, clip=config.gradient_clip)
+        values |= {"path_length": objective.mean_path_length.clone(), "path_length_penalty": output["penalty"]}
+    return values
+
+
+def update_discriminator(
+    objective: Objective, optimizer: torch.optim.Optimizer, reals: list[Tensor], step: int, *, measure: bool
+) -> dict[str, Tensor | None]:
+    """One step on microbatches of photos against G's images of this step (new ones would cost a seventh more), then R1.
+
+    R1 is left out in steps where it is not due.
+    """
+    config, augment, clip = objective.config, objective.augment, objective.config.gradient_clip
+    objective.D.requires_grad_(True)
+    objective.signs.clear()
+    pairs = list(zip(reals, objective.fakes, strict=True))
+    output = step_over_parts(optimizer, objective.d_loss, pairs, clip=clip, measure=measure)
+    values = {"loss_D": output.pop("loss"), "gradient_norm_D": output.pop("gradient_norm"), **output}
+    if (weight := lazy_r1_weight(config.r1_gamma, config.r1_every, step)) > 0:
+        values["r1"] = step_over_parts(optimizer, partial(objective.r1_loss, weight=weight), reals, clip=clip)["r1"]
+    if augment.kinds:
+        augment.adjust(torch.stack(objective.signs).mean(), config.schedule.batch_size)
+        values |= {f"augment_{name}": value.clone() for name, value in augment.state.items()}
+    return values
+
+
+def check_batch(config: StyleGAN2Config) -> None:
+    """Refuse a batch that processes, microbatches or the path length cannot share."""
+    batch = config.schedule.batch_size
+    check_divides("schedule.batch_size", batch, config.gradient_accumulation)
+    if config.path_length_every and config.path_length_weight:
+        measured_on = batch // config.gradient_accumulation // config.path_length_batch_shrink
+        check_divides("schedule.batch_size over path_length_batch_shrink", measured_on)
 
 
 def start_networks(config: StyleGAN2Config) -> tuple[Generator, Discriminator, bool]:
@@ -229,14 +271,6 @@ def start_networks(config: StyleGAN2Config) -> tuple[Generator, Discriminator, b
         return G, load_discriminator(source, config.domain), False
     except FileNotFoundError:
         return G, build_discriminator(config.domain), True
-
-
-def synthesise(G: Generator, count: int, noise_mode: str, mixing_probability: float) -> Tensor:
-    """Random images [N,3,R,R]; some take their finer styles from a second latent (style mixing). Updates w_avg.
-
-    With several processes, `count` images of a batch that all of them make.
-    """
-    return render(G, draw(G, count, mixing_probability), noise_mode)
 
 
 def draw(G: Generator, count: int, mixing_probability: float) -> tuple[Tensor, ...]:
@@ -314,20 +348,3 @@ def blend(average: Generator, current: Generator, keep: float) -> None:
     torch._foreach_lerp_(list(average.parameters()), list(current.parameters()), 1 - keep)
     for old, new in zip(average.buffers(), current.buffers(), strict=True):
         old.copy_(new)
-
-
-def export(
-    folder: Path, G: Generator, D: Discriminator, domain: DomainConfig, progress: Progress, measured: dict[str, float]
-) -> None:
-    """Write the averaged generator and the discriminator as a model folder, in one process."""
-    if not is_main():
-        return
-    head = {"domain": domain.name, "kind": domain.kind, "resolution": domain.resolution}
-    head |= {"loss_resolution": domain.loss_resolution, "alignment": domain.alignment}
-    info = {"trainer": "train_stylegan2", "step": progress.step, "images_seen": progress.position}
-    info["validation"] = measured
-    config = {**head, "generator": asdict(domain.generator)}
-    digest = save_model(folder / "generator.safetensors", G, kind="generator", config=config, info=info)
-    config = {**head, "discriminator": asdict(domain.discriminator)}
-    needs = {"generator": digest}
-    save_model(folder / "discriminator.safetensors", D, kind="discriminator", config=config, requires=needs, info=info)

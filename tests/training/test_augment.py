@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from hyperinverter.checkpoint import load_training_state
-from hyperinverter.config import ConfigError, Phase2Config, StyleGAN2Config, load_config
+from hyperinverter.config.faults import ConfigError
+from hyperinverter.config.load import load_config
+from hyperinverter.config.schema import Phase2Config, StyleGAN2Config
 from hyperinverter.training.augment import MAX_P, Augmentation, RandomChanges
 
 from .conftest import TRAIN, stats

@@ -9,8 +9,9 @@ import torch
 from torch.nn import functional
 
 from hyperinverter.checkpoint import weights_hash
-from hyperinverter.config import ConfigError, Phase2Config, load_config
-from hyperinverter.config.schema import OptimizerConfig, WeightsConfig
+from hyperinverter.config.faults import ConfigError
+from hyperinverter.config.load import load_config
+from hyperinverter.config.schema import OptimizerConfig, Phase2Config, WeightsConfig
 from hyperinverter.directions.direction import Direction
 from hyperinverter.directions.files import save_direction
 from hyperinverter.directions.ganspace import AbsoluteDirection

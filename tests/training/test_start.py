@@ -68,7 +68,8 @@ def test_another_trunk_is_refused(tmp_path):
 def test_e2s_trunk_starts_from_e1s(tiny_domain, tiny_model):
     e2 = replace(tiny_domain.layerwise_encoder, init="w_encoder")
     weights = WeightsConfig(folder=str(tiny_model))
-    model, _, origin = start_hyperinverter(replace(tiny_domain, layerwise_encoder=e2, weights=weights))
+    start = start_hyperinverter(replace(tiny_domain, layerwise_encoder=e2, weights=weights))
+    model, origin = start.model, start.origin
     assert f"starts from {tiny_model / 'w_encoder.safetensors'}" in origin
     theirs = model.w_encoder.state_dict()
     copied = [key for key in model.layerwise_encoder.state_dict() if key.startswith(("input_layer.", "body."))]

@@ -11,8 +11,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hyperinverter.checkpoint import load_training_state
-from hyperinverter.config import ConfigError, Phase2Config, load_config
-from hyperinverter.config.schema import OptimizerConfig, ScheduleConfig
+from hyperinverter.config.faults import ConfigError
+from hyperinverter.config.load import load_config
+from hyperinverter.config.schema import OptimizerConfig, Phase2Config, ScheduleConfig
 from hyperinverter.data import Batches
 from hyperinverter.losses import build_losses
 from hyperinverter.losses.adversarial import r1_penalty, real_and_fake_logits
