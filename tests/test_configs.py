@@ -6,26 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from hyperinverter.config import (
-    AblateConfig,
-    AnalyzeConfig,
-    BenchmarkConfig,
-    DemoConfig,
-    DirectionConfig,
+from hyperinverter.config.load import list_domains, load_config, load_domain, to_yaml
+from hyperinverter.config.model_schema import DirectionConfig, ExportConfig, GanspaceConfig
+from hyperinverter.config.report_schema import AblateConfig, AnalyzeConfig, BenchmarkConfig, DemoConfig, ReproduceConfig
+from hyperinverter.config.schema import (
     EarlyHeadConfig,
     EditConfig,
     EvaluateConfig,
-    ExportConfig,
-    GanspaceConfig,
     InvertConfig,
     Phase1Config,
     Phase2Config,
-    ReproduceConfig,
     StyleGAN2Config,
-    list_domains,
-    load_config,
-    load_domain,
-    to_yaml,
 )
 
 CONFIGS = Path(__file__).parents[1] / "configs"

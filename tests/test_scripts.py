@@ -11,7 +11,7 @@ import torch
 from script_runner import ROOT, SCRIPTS, run_script, write_labels, write_photos
 
 import hyperinverter
-from hyperinverter.config import load_domain
+from hyperinverter.config.load import load_domain
 from hyperinverter.pretrained.files import PARTS
 from hyperinverter.utils.images import load_image
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from hyperinverter.config import names
 from hyperinverter.config import schema as s
-from hyperinverter.config.demo_schema import DemoConfig
 from hyperinverter.config.domain_checks import DOMAIN_CHECKS
 from hyperinverter.config.report_checks import REPORT_CHECKS
+from hyperinverter.config.report_schema import DemoConfig
 from hyperinverter.config.rules import (
     Checks,
     Problem,

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 import hyperinverter
-from hyperinverter import config as c
+from hyperinverter.config import model_schema, report_schema, schema
 from hyperinverter.config.cli import Command, run, stop
 from hyperinverter.config.faults import did_you_mean
 from hyperinverter.config.weights import ConvertConfig, DownloadConfig
@@ -18,7 +18,7 @@ PHOTOS_OR_INVERSIONS = "photos, folders, .zip files, or Inversions that `invert`
 
 COMMANDS: dict[str, Command] = {
     "invert": Command(
-        c.InvertConfig,
+        schema.InvertConfig,
         "hyperinverter.editing.commands:invert_images",
         "configs/invert/faces64.yaml",
         "Invert photos: one .safetensors per photo (code and tokens), its reconstruction, and a contact sheet "
@@ -27,7 +27,7 @@ COMMANDS: dict[str, Command] = {
         inputs_help=PHOTOS_OR_INVERSIONS,
     ),
     "edit": Command(
-        c.EditConfig,
+        schema.EditConfig,
         "hyperinverter.editing.commands:edit_images",
         "configs/edit/faces64.yaml",
         "Invert photos and move them along directions: w + strength * direction on every style, each photo's own "
@@ -36,7 +36,7 @@ COMMANDS: dict[str, Command] = {
         inputs_help=PHOTOS_OR_INVERSIONS,
     ),
     "interpolate": Command(
-        c.InterpolateConfig,
+        schema.InterpolateConfig,
         "hyperinverter.editing.commands:interpolate_images",
         "configs/edit/faces64.yaml",
         "Blend two inverted photos: codes and weights, and codes only beside it. t = 0 is the first photo named (the "
@@ -45,7 +45,7 @@ COMMANDS: dict[str, Command] = {
         inputs_help="two photos, or two Inversions that `invert` saved (.safetensors)",
     ),
     "align": Command(
-        c.AlignConfig,
+        schema.AlignConfig,
         "hyperinverter.data.align_folder:align_folder",
         "configs/edit/faces64.yaml",
         "Find the face in each photo and crop it as FFHQ does, at the domain's resolution. Needs the extra `faces`; "
@@ -53,42 +53,42 @@ COMMANDS: dict[str, Command] = {
         inputs="data.root",
     ),
     "evaluate": Command(
-        c.EvaluateConfig,
+        schema.EvaluateConfig,
         f"{EVALUATION}.reconstruction:evaluate",
         "configs/evaluate/faces64.yaml",
         "Measure methods on images: L2, perceptual distances, PSNR, MS-SSIM, identity, FID, KID and time per image.",
         inputs="data.root",
     ),
     "train stylegan2": Command(
-        c.StyleGAN2Config,
+        schema.StyleGAN2Config,
         "hyperinverter.training.stylegan2:train",
         "configs/stylegan2/faces64.yaml",
         "Train a StyleGAN2 generator and discriminator on your own images: the domain both inversion phases build on.",
         inputs="data.root",
     ),
     "train phase1": Command(
-        c.Phase1Config,
+        schema.Phase1Config,
         "hyperinverter.training.phase1:train",
         "configs/phase1/faces64.yaml",
         "Train Phase I: the encoder E1 (image to w), against the domain's frozen generator.",
         inputs="data.root",
     ),
     "train phase2": Command(
-        c.Phase2Config,
+        schema.Phase2Config,
         "hyperinverter.training.phase2:train",
         "configs/phase2/faces64.yaml",
         "Train Phase II: the encoder E2 and the hypernetworks (image to weight residuals), E1 and generator frozen.",
         inputs="data.root",
     ),
     "train early-head": Command(
-        c.EarlyHeadConfig,
+        schema.EarlyHeadConfig,
         "hyperinverter.training.early_head:train",
         "configs/early_head/ffhq_mobile.yaml",
         "Train the early head of a MobileStyleGAN generator: its images at a quarter of the size, without the last "
         "layer.",
     ),
     "learn-direction": Command(
-        c.DirectionConfig,
+        model_schema.DirectionConfig,
         "hyperinverter.editing.learn_command:learn_directions",
         "configs/directions/faces64.yaml",
         "Learn edit directions from labelled photos: a linear SVM per attribute on their w, whose unit normal is the "
@@ -97,7 +97,7 @@ COMMANDS: dict[str, Command] = {
         inputs_help="the labelled photos: folders, .zip files or globs",
     ),
     "find-directions": Command(
-        c.GanspaceConfig,
+        model_schema.GanspaceConfig,
         "hyperinverter.editing.ganspace_command:find_directions",
         "configs/ganspace/faces64.yaml",
         "Find editing directions without labels: principal components of the generator's W (GANSpace), shown and "
@@ -107,7 +107,7 @@ COMMANDS: dict[str, Command] = {
         inputs_name="MODEL",
     ),
     "analyze": Command(
-        c.AnalyzeConfig,
+        report_schema.AnalyzeConfig,
         f"{EVALUATION}.analysis.command:analyze",
         "configs/analyze/faces64.yaml",
         "Draw what Phase II changes: weights per layer, difference maps, blends of real images, and quality against "
@@ -115,7 +115,7 @@ COMMANDS: dict[str, Command] = {
         inputs="data.root",
     ),
     "ablate": Command(
-        c.AblateConfig,
+        report_schema.AblateConfig,
         "hyperinverter.reports.reproduce.ablations:ablate",
         "configs/ablate/faces64.yaml",
         "Train and measure the rows of the paper's table 3: at one budget, without this, without that, and several D.",
@@ -123,7 +123,7 @@ COMMANDS: dict[str, Command] = {
         inputs_help="the photos to train on; those to measure are photos=FOLDER",
     ),
     "reproduce": Command(
-        c.ReproduceConfig,
+        report_schema.ReproduceConfig,
         "hyperinverter.reports.reproduce.command:reproduce",
         "configs/reproduce/faces64.yaml",
         "Measure all that docs/results.md says of a model: into JSON files, and with publish=docs/results the page.",
@@ -131,13 +131,13 @@ COMMANDS: dict[str, Command] = {
         inputs_help="held-out photos of the collection that the model was trained on",
     ),
     "benchmark": Command(
-        c.BenchmarkConfig,
+        report_schema.BenchmarkConfig,
         "hyperinverter.reports.benchmark.command:benchmark",
         "configs/benchmark/faces64.yaml",
         "Measure time and memory: inversion, editing and training, beside the released code's way of working.",
     ),
     "demo": Command(
-        c.DemoConfig,
+        report_schema.DemoConfig,
         "hyperinverter.reports.demo:run_demo",
         "configs/demo/demo.yaml",
         "Show everything in ten minutes: train both phases for a short while from the shipped generator, then "
@@ -146,7 +146,7 @@ COMMANDS: dict[str, Command] = {
         "is over sooner.",
     ),
     "export-model": Command(
-        c.ExportConfig,
+        model_schema.ExportConfig,
         f"{EVALUATION}.export_model:export_model",
         "configs/export/faces64.yaml",
         "Write a trained model folder as it is shipped: in half precision, and measure what that changes in its "

@@ -1,4 +1,4 @@
-"""Settings of the commands that add to a finished model or ship it: learn_direction and export_model."""
+"""Settings of the commands that add to a finished model or ship it: learn_direction, find_directions, export_model."""
 
 from dataclasses import dataclass, field
 
@@ -28,3 +28,18 @@ class ExportConfig(CommandConfig):
     max_mb: float = 40.0  # millions of bytes that the .safetensors files may take
     test_images: int = 64  # generated
     record: str | None = None  # name of a shipped model: its files' SHA-256 are taken anew, from output
+
+
+@dataclass
+class GanspaceConfig(CommandConfig):
+    """find_directions: principal components of W (GANSpace), shown, and the named ones saved as directions."""
+
+    model: str | None = None  # model folder or name; None: the domain's
+    components: int = 80  # K of the PCA, at most w_dim
+    samples: int = 100_000  # of W; GANSpace takes a million
+    shown: int = 12  # components on each sheet, the widest first
+    styles: list[str] = field(default_factory=list)  # START-END of each sheet, END excluded; []: all, and three thirds
+    strength: float = 3.0  # at the ends of a row, in standard deviations from the mean
+    images: int = 2  # of the generator, each moved along every component
+    truncation_psi: float = 0.7  # of these images
+    directions: dict[str, str] = field(default_factory=dict)  # name -> COMPONENT:START-END, to be saved

@@ -3,16 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from hyperinverter.config import (
-    ablate_schema,
-    analyze_schema,
-    benchmark_schema,
-    ganspace_schema,
-    model_schema,
-    names,
-    reproduce_schema,
-    schema,
-)
+from hyperinverter.config import model_schema, names, report_schema, schema
 from hyperinverter.config.rules import (
     Checks,
     Problem,
@@ -27,8 +18,8 @@ from hyperinverter.config.rules import (
 )
 
 
-def _benchmark(c: benchmark_schema.BenchmarkConfig) -> Iterator[Problem]:
-    b = benchmark_schema
+def _benchmark(c: report_schema.BenchmarkConfig) -> Iterator[Problem]:
+    b = report_schema
     yield from known("sides", "side", c.sides, b.INFERENCE_SIDES, each_has_a_key=True)
     yield from known("training", "phase", c.training, b.TRAINING_PHASES, each_has_a_key=True)
     for key, values in (("slider", [c.slider] if c.slider else []), ("budget", c.budget)):
@@ -76,8 +67,8 @@ def _refine(c: schema.RefineConfig) -> Iterator[Problem]:
     yield from positive(c, "learning_rate")
 
 
-def _reproduce(c: reproduce_schema.ReproduceConfig) -> Iterator[Problem]:
-    yield from known("parts", "part", c.parts, reproduce_schema.REPRODUCED)
+def _reproduce(c: report_schema.ReproduceConfig) -> Iterator[Problem]:
+    yield from known("parts", "part", c.parts, report_schema.REPRODUCED)
     yield from known("metrics", "metric", c.metrics, names.METRICS)
     yield from known("augment", "augmentation", c.augment, schema.AUGMENTATIONS)
     yield from known("judges", "judge", c.judges, names.JUDGES)
@@ -91,7 +82,7 @@ def _reproduce(c: reproduce_schema.ReproduceConfig) -> Iterator[Problem]:
         yield Problem(("strengths",), f"each must be above 0, it is applied in both ways; got {c.strengths}")
 
 
-def _ablate(c: ablate_schema.AblateConfig) -> Iterator[Problem]:
+def _ablate(c: report_schema.AblateConfig) -> Iterator[Problem]:
     yield from known("metrics", "metric", c.metrics, names.METRICS)
     yield from not_empty(c, "rows metrics")
     yield from at_least(c, 1, "batch_size")
@@ -101,8 +92,8 @@ def _ablate(c: ablate_schema.AblateConfig) -> Iterator[Problem]:
             yield Problem(("settings",), f"{setting!r} is no key=value, such as schedule.max_steps=1000")
 
 
-def _analyze(c: analyze_schema.AnalyzeConfig) -> Iterator[Problem]:
-    yield from known("figures", "figure", c.figures, analyze_schema.FIGURES)
+def _analyze(c: report_schema.AnalyzeConfig) -> Iterator[Problem]:
+    yield from known("figures", "figure", c.figures, report_schema.FIGURES)
     yield from choice(c, "method", names.METHODS)
     yield from choice(c, "quality", names.METRICS)
     yield from not_empty(c, "figures")
@@ -122,7 +113,7 @@ def _export(c: model_schema.ExportConfig) -> Iterator[Problem]:
     yield from at_least(c, 1, "test_images")
 
 
-def _ganspace(c: ganspace_schema.GanspaceConfig) -> Iterator[Problem]:
+def _ganspace(c: model_schema.GanspaceConfig) -> Iterator[Problem]:
     yield from at_least(c, 1, "components shown images")
     yield from at_least(c, 2, "samples")
     yield from positive(c, "strength")
@@ -133,11 +124,11 @@ REPORT_CHECKS: Checks = {
     schema.EvaluateConfig: _evaluate,
     schema.ProjectionConfig: _projection,
     schema.RefineConfig: _refine,
-    ablate_schema.AblateConfig: _ablate,
-    analyze_schema.AnalyzeConfig: _analyze,
-    benchmark_schema.BenchmarkConfig: _benchmark,
-    ganspace_schema.GanspaceConfig: _ganspace,
+    report_schema.AblateConfig: _ablate,
+    report_schema.AnalyzeConfig: _analyze,
+    report_schema.BenchmarkConfig: _benchmark,
+    model_schema.GanspaceConfig: _ganspace,
     model_schema.DirectionConfig: _direction,
     model_schema.ExportConfig: _export,
-    reproduce_schema.ReproduceConfig: _reproduce,
+    report_schema.ReproduceConfig: _reproduce,
 }

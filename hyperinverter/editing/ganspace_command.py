@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from hyperinverter.checkpoint import read_model, write_atomically
-from hyperinverter.config.ganspace_schema import GanspaceConfig
+from hyperinverter.config.model_schema import GanspaceConfig
 from hyperinverter.directions.direction import edit, in_w
 from hyperinverter.directions.files import save_direction
 from hyperinverter.directions.ganspace import Pca, fit_pca, save_pca

@@ -10,15 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hyperinverter.config import (
-    DemoConfig,
-    EditConfig,
-    EvaluateConfig,
-    Phase1Config,
-    Phase2Config,
-    load_config,
-)
-from hyperinverter.config.schema import DomainConfig
+from hyperinverter.config.load import load_config
+from hyperinverter.config.report_schema import DemoConfig
+from hyperinverter.config.schema import DomainConfig, EditConfig, EvaluateConfig, Phase1Config, Phase2Config
 from hyperinverter.pretrained.files import PARTS, find_model_folder
 from hyperinverter.pretrained.load import load_model
 from hyperinverter.releases.obtain import obtain_weights

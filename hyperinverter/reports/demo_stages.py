@@ -11,19 +11,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hyperinverter.config import (
-    DemoConfig,
+from hyperinverter.config.load import list_domains, load_config, load_domain, to_yaml
+from hyperinverter.config.report_schema import DemoConfig
+from hyperinverter.config.schema import (
+    DomainConfig,
     EditConfig,
     EvaluateConfig,
     InterpolateConfig,
     Phase1Config,
     Phase2Config,
-    list_domains,
-    load_config,
-    load_domain,
-    to_yaml,
 )
-from hyperinverter.config.schema import DomainConfig
 from hyperinverter.data.align import align_face, crop_quad
 from hyperinverter.data.generated import GeneratedSource
 from hyperinverter.editing.commands import edit_images, interpolate_images

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from tqdm import tqdm
 
-from hyperinverter.config import EditConfig, Phase1Config, cli
+from hyperinverter.config import cli
 from hyperinverter.config.commands import COMMANDS
+from hyperinverter.config.schema import EditConfig, Phase1Config
 from hyperinverter.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]

@@ -7,9 +7,10 @@ from typing import get_type_hints
 import pytest
 
 from hyperinverter import __version__
-from hyperinverter.config import commands, load_config
+from hyperinverter.config import commands
 from hyperinverter.config.commands import COMMANDS, main
 from hyperinverter.config.hints import all_keys, hint_of, meanings
+from hyperinverter.config.load import load_config
 
 SCRIPTS = sorted((Path(__file__).parents[2] / "scripts").glob("*.py"))
 

@@ -4,15 +4,15 @@ from pathlib import Path
 
 from test_load import fault, faults, write
 
-from hyperinverter.config import (
+from hyperinverter.config.load import load_config
+from hyperinverter.config.report_schema import BenchmarkConfig
+from hyperinverter.config.schema import (
     AlignConfig,
-    BenchmarkConfig,
     EditConfig,
     EvaluateConfig,
     InterpolateConfig,
     InvertConfig,
     StyleGAN2Config,
-    load_config,
 )
 
 

@@ -5,21 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from hyperinverter.config import (
-    ConfigError,
+from hyperinverter.config.faults import ConfigError
+from hyperinverter.config.load import load_config, load_domain, to_yaml
+from hyperinverter.config.model_schema import ExportConfig
+from hyperinverter.config.report_schema import DemoConfig
+from hyperinverter.config.schema import (
     DataConfig,
-    DemoConfig,
     DomainConfig,
     EditConfig,
     EvaluateConfig,
-    ExportConfig,
     InterpolateConfig,
     Phase1Config,
     Phase2Config,
     StyleGAN2Config,
-    load_config,
-    load_domain,
-    to_yaml,
 )
 from hyperinverter.utils.errors import UserError
 

@@ -5,21 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from hyperinverter.config import ConfigError, load_config, load_domain
-from hyperinverter.config.reproduce_schema import ReproduceConfig
+from hyperinverter.config.faults import ConfigError
+from hyperinverter.config.load import load_config, load_domain
+from hyperinverter.config.report_schema import ReproduceConfig
 from hyperinverter.config.schema import CommandConfig
 
 COMMANDS = [
     cls
-    for module in (
-        "schema",
-        "model_schema",
-        "ablate_schema",
-        "analyze_schema",
-        "benchmark_schema",
-        "demo_schema",
-        "ganspace_schema",
-    )
+    for module in ("schema", "report_schema", "model_schema")
     for cls in vars(importlib.import_module(f"hyperinverter.config.{module}")).values()
     if isinstance(cls, type) and issubclass(cls, CommandConfig)
 ]

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from hyperinverter.config import ConfigError, GanspaceConfig, load_config
+from hyperinverter.config.faults import ConfigError
+from hyperinverter.config.load import load_config
+from hyperinverter.config.model_schema import GanspaceConfig
 from hyperinverter.directions.files import load_direction
 from hyperinverter.directions.ganspace import AbsoluteDirection, read_pca
 from hyperinverter.editing.ganspace_command import find_directions

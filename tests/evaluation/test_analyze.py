@@ -10,7 +10,9 @@ import pytest
 import torch
 
 import hyperinverter
-from hyperinverter.config import AnalyzeConfig, ConfigError, load_config
+from hyperinverter.config.faults import ConfigError
+from hyperinverter.config.load import load_config
+from hyperinverter.config.report_schema import AnalyzeConfig
 from hyperinverter.config.schema import DataConfig
 from hyperinverter.evaluation.analysis import difference_maps, quality_time, weight_changes
 from hyperinverter.evaluation.analysis.command import analyze

@@ -7,7 +7,8 @@ from pathlib import Path
 from PIL import Image
 
 from hyperinverter.checkpoint import load_training_state
-from hyperinverter.config import EditConfig, load_config
+from hyperinverter.config.load import load_config
+from hyperinverter.config.schema import EditConfig
 from hyperinverter.data.sources import open_source
 from hyperinverter.directions.files import load_direction
 from hyperinverter.editing.learn import read_labels

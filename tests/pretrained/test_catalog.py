@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from script_runner import ROOT
 
-from hyperinverter.config import list_domains
+from hyperinverter.config.load import list_domains
 from hyperinverter.releases.catalog import (
     FOLDERS,
     catalog,

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from hyperinverter.config import AblateConfig, ConfigError, load_config, to_yaml
+from hyperinverter.config.faults import ConfigError
+from hyperinverter.config.load import load_config, to_yaml
+from hyperinverter.config.report_schema import AblateConfig
 from hyperinverter.config.schema import DataConfig, WeightsConfig
 from hyperinverter.reports.reproduce import ablations
 from hyperinverter.reports.reproduce.page import page

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hyperinverter.config import ConfigError, load_config
+from hyperinverter.config.faults import ConfigError
+from hyperinverter.config.load import load_config
 from hyperinverter.config.model_schema import DirectionConfig
 from hyperinverter.config.schema import DataConfig, EditConfig
 from hyperinverter.data import align_folder as aligning

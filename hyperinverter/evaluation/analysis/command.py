@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from hyperinverter.config import AnalyzeConfig
+from hyperinverter.config.report_schema import AnalyzeConfig
 from hyperinverter.data import Batches, check_images
 from hyperinverter.evaluation.analysis import difference_maps, interpolation, quality_time, weight_changes
 from hyperinverter.evaluation.messages import log_message

@@ -15,7 +15,8 @@ import torch
 from tqdm import tqdm
 
 import hyperinverter
-from hyperinverter.config import BenchmarkConfig, load_config
+from hyperinverter.config.load import load_config
+from hyperinverter.config.report_schema import BenchmarkConfig
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.evaluation.messages import log_message
 from hyperinverter.metrics.timing import device_name
@@ -42,8 +43,8 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     """Measure, and write `<output>/benchmark.json` and `<output>/table.md`.
 
     With `publish` the JSON also goes into that folder, under the device's name (a domain measured there before is
-    replaced, others stay), and the page beside the folder is made anew of every JSON in it. With neither `runs` nor
-    `sides` nothing is measured, and the page alone is made.
+    replaced, others stay), and the page beside the folder is made anew of its `about.md` and every JSON in it. With
+    neither `runs` nor `sides` nothing is measured, and the page alone is made.
 
     Returns:
         What benchmark.json holds.
@@ -88,7 +89,8 @@ def _publish(folder: Path, result: dict[str, Any]) -> None:
         runs.sort(key=lambda run: run["resolution"])
         _write(path, _json({**result, "notes": earlier.get("notes", []), "runs": runs}))
     results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    _write(folder.with_suffix(".md"), page(results))
+    about = folder / "about.md"  # written by hand
+    _write(folder.with_suffix(".md"), page(about.read_text() if about.is_file() else "# Performance\n", results))
     tqdm.write(f"written: {folder.with_suffix('.md')}")
 
 

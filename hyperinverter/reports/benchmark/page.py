@@ -4,57 +4,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from hyperinverter.reports.benchmark.counting import STAGES
-from hyperinverter.reports.benchmark.goals import RELEASED_SECONDS, outcomes
 from hyperinverter.reports.benchmark.loading import loading_rows
 
-HEAD = """# Performance
 
-How fast the method runs, what it needs, and what the released code's way of working would take in its place. Every
-number comes from one command, which stands above its tables; this page is made by the same command.
-
-**`reference`** renders the released code from its description: one deep copy of the generator per image of a batch and
-a loop over images, dense residuals for each, E2 called twice, the hypernetworks one after the other, up-sampling as a
-transposed convolution and a filter of its own, weights modulated per image in one grouped convolution, separate
-discriminator passes, gradients for frozen generators. It runs in the same process, on the same weights and images,
-and in turn with ours (A B A B ...); a ratio is the median of the rounds' ratios, in brackets the least and the largest.
-On a GPU the released code has compiled kernels for filter and activation, which `reference` does without.
-
-**Times** are wall-clock with the device synchronised, warm; p95 is the 95th percentile over the rounds. **Work** is
-multiply-accumulates of convolutions and matrix products, counted without a device. **Shares** are of the rates of
-matrix products (in the side's precision) and of copies that were measured in the same run; bytes are what the
-operations of a side's call read and write, counted in such a call (a compiled side's in one of the uncompiled side),
-so a share of the copy rate above 100 % means that caches served it. **Differences** are between a side's images and
-the first side's; networks have random weights unless it says otherwise, with residuals large enough to change every
-image. D = 256 changes the hypernetworks alone and is measured at the smallest batch; the adversarial step is measured
-at 64 px, and at 1024 px no reference's step, which would need more than 16 GB beside ours.
-
-**bf16 on a CPU** pays where the processor multiplies matrices in it (AMX: `amx_bf16` among the flags in
-`/proc/cpuinfo`), which the CPU measured here does. Others get slower by it: on an AMD EPYC that has AVX2 alone, faces64
-at batch 4 took 1.4 s of one core in bf16 and 0.20 s in fp32. A command that computes in bf16 or fp16 on a processor
-without instructions for it says so once.
-
-**What feeds a GPU.** One core of the CPU below decodes 94 to 116 JPEGs of 1024 px in a second, 34 to 37 PNGs, 38 to 39
-WebPs. A run's `time/images_per_s` over those numbers is how many cores a GPU needs: at 100 images per second one core
-for JPEG, three for PNG. No H200 was measured; whatever its step takes, training says so where it waits for its images.
-`data.workers` is by default one thread per core of the process. What helps: photos stored at the domain's resolution,
-as JPEG; `data.cache_mib`, where all of them fit (3 MiB a photo at 1024 px, 0.2 at 256); and for large JPEGs
-`data.max_megapixels`, above which they are decoded at a half, a quarter or an eighth of their sides: with 0.3 a JPEG
-of 1024 px is read at 512 for a domain of 256 px, in 0.6 of the time. Other formats above the limit are refused.
-
-```bash
-python scripts/benchmark.py --config configs/benchmark/all.yaml publish=docs/performance
-python scripts/benchmark.py --config configs/benchmark/gpu.yaml publish=docs/performance
-python scripts/benchmark.py --config configs/benchmark/all.yaml 'runs=[]' 'sides={}' publish=docs/performance
-```
-
-The first measures this page's domains on a CPU, the second on a GPU, and the third makes the page from the measurements
-in `docs/performance/` without measuring.
-"""
-
-
-def page(results: list[dict[str, Any]]) -> str:
-    """The published page: a head, then the tables of every device."""
-    return "\n".join([HEAD, *map(tables, results)])
+def page(about: str, results: list[dict[str, Any]]) -> str:
+    """The published page: what is said of all, then the tables of every device."""
+    return "\n".join([about, *map(tables, results)])
 
 
 def tables(result: dict[str, Any]) -> str:
@@ -63,13 +18,6 @@ def tables(result: dict[str, Any]) -> str:
     capability = f", {result['capability']}" if result["capability"] else ""
     lines = [
         f"## {result['device']}{threads}{capability}",
-        _table(
-            ["goal", "measured", "met", "what bounds it where it is missed"],
-            (
-                [o.goal, o.measured, "yes" if o.is_met else "**no**", "" if o.is_met else o.bound]
-                for o in outcomes(result)
-            ),
-        ),
         *result.get("notes", []),  # written by hand into the device's JSON; measuring again keeps them
         *(section for run in result["runs"] for section in _domain(run)),
     ]
@@ -90,7 +38,6 @@ def _domain(run: dict[str, Any]) -> Iterator[str]:
     )
     yield _inference(run)
     yield _stages(run)
-    yield _beside_release(run)
     yield _slider(run)
     yield _training(run)
     yield _loading(run)
@@ -153,26 +100,6 @@ def _stages(run: dict[str, Any]) -> str:
         )
         parts.append(_titled(title, _table(["stage", "GMAC", *sides], rows)))
     return "\n\n".join(parts)
-
-
-def _beside_release(run: dict[str, Any]) -> str:
-    """How the reference's stages are spread, beside the released code's own on another machine."""
-    rows = []
-    for case in run["inference"]:
-        released = RELEASED_SECONDS.get((run["resolution"], case["batch_size"]))
-        side = case["sides"].get("reference")
-        if released and side and case["hidden_size"] == 128:
-            for who, seconds in (
-                ("released code, there", released),
-                ("reference, here", {stage: v["median_ms"] / 1000 for stage, v in side["stages"].items()}),
-            ):
-                shares = [f"{100 * seconds[stage] / seconds['total']:.0f} %" for stage in STAGES]
-                rows.append([case["batch_size"], who, f"{seconds['total']:.2f}", *shares])
-    title = (
-        "The released code itself (D = 128) took these times on another machine, two cores of an AMD EPYC of the Zen 4 "
-        "class; `reference` should spend its time alike, as far as memory is handed out as fast:"
-    )
-    return _titled(title, _table(["batch", "", "s per call", *(s.replace("_", " ") for s in STAGES)], rows))
 
 
 def _slider(run: dict[str, Any]) -> str:

@@ -24,7 +24,7 @@ Forward = Callable[[Tensor, Laps | None], Tensor]
 
 @dataclass(frozen=True)
 class SideName:
-    """A name of `hyperinverter.config.benchmark_schema`, taken apart."""
+    """A name of `hyperinverter.config.report_schema`, taken apart."""
 
     is_reference: bool
     precision: str  # fp32 | tf32 | bf16 | fp16

@@ -16,8 +16,9 @@ import torch
 
 import hyperinverter
 from hyperinverter.checkpoint import read_model
-from hyperinverter.config import AblateConfig, EvaluateConfig, Phase2Config, load_config
-from hyperinverter.config.schema import DataConfig
+from hyperinverter.config.load import load_config
+from hyperinverter.config.report_schema import AblateConfig
+from hyperinverter.config.schema import DataConfig, EvaluateConfig, Phase2Config
 from hyperinverter.data import Batches, check_training_data, open_source
 from hyperinverter.evaluation.comparison import compare, verdict
 from hyperinverter.evaluation.messages import log_message

@@ -8,7 +8,8 @@ import torch
 
 import hyperinverter
 from hyperinverter.checkpoint import read_model
-from hyperinverter.config import AnalyzeConfig, ReproduceConfig, load_config
+from hyperinverter.config.load import load_config
+from hyperinverter.config.report_schema import AnalyzeConfig, ReproduceConfig
 from hyperinverter.data import check_images
 from hyperinverter.evaluation.analysis.quality_time import read_points
 from hyperinverter.evaluation.messages import log_message

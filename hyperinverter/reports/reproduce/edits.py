@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from hyperinverter.config import ReproduceConfig
+from hyperinverter.config.report_schema import ReproduceConfig
 from hyperinverter.data import Batches, open_source
 from hyperinverter.data.image_source import Subset
 from hyperinverter.directions.direction import Direction

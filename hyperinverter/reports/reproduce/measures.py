@@ -8,16 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyperinverter.config import (
-    AnalyzeConfig,
-    Phase1Config,
-    Phase2Config,
-    ReproduceConfig,
-    StyleGAN2Config,
-    load_config,
-)
 from hyperinverter.config.faults import ConfigError
-from hyperinverter.config.schema import DataConfig, EvaluateConfig
+from hyperinverter.config.load import load_config
+from hyperinverter.config.report_schema import AnalyzeConfig, ReproduceConfig
+from hyperinverter.config.schema import DataConfig, EvaluateConfig, Phase1Config, Phase2Config, StyleGAN2Config
 from hyperinverter.data import Batches, open_source
 from hyperinverter.data.generated import GeneratedSource
 from hyperinverter.data.image_source import Subset

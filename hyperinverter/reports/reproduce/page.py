@@ -6,24 +6,8 @@ from typing import Any
 
 from hyperinverter.evaluation.tables import ARROWS, TIMES, mean, metrics_table, table
 from hyperinverter.reports.reproduce.edits_page import edits_section
-from hyperinverter.reports.reproduce.goals import outcomes
 
-HEAD = """# Results
-
-What the shipped weights do, measured. Every table comes from one JSON file in `docs/results/<domain>/`, with the
-command that made it above the table; this page is made of those files by the same command.
-
-```bash
-python scripts/reproduce.py photos=FOLDER/faces64_test.zip other_photos=FOLDER/ffhq256_test.zip \\
-  'training_photos=FOLDER/faces64_train_*.zip' labels=FOLDER/labels.csv.gz publish=docs/results
-python scripts/reproduce.py 'parts=[]' publish=docs/results
-```
-
-The first measures faces64 (`--config configs/reproduce/churches64.yaml` churches64); a part whose images are not given
-keeps its earlier numbers, and what a part was given beyond this stands above its table. The second makes this page
-without measuring; without `publish` the files stay in `outputs`. Phase I is `w_encoder`, both phases together are
-`hyperinverter`; brackets are 95 % intervals over images, of ratios and differences from the same images drawn together.
-"""
+ABOUT = "about.md"  # in the published folder, written by hand
 CURVE_SHARES = (0.25, 0.5, 0.75, 1.0)  # of a run, in the learning curve's table
 
 
@@ -32,11 +16,12 @@ def page(domains: dict[str, dict[str, dict[str, Any]]], folder: Path) -> str:
 
     Args:
         domains: domain -> part -> what its JSON holds.
-        folder: that holds `<domain>/<part>.json`; pictures beside them are shown.
+        folder: that holds `<domain>/<part>.json`; pictures beside them are shown, and `about.md` is the page's head.
     """
-    sections = [HEAD]
+    about = folder / ABOUT
+    sections = [about.read_text() if about.is_file() else "# Results"]
     for domain, results in domains.items():
-        sections += [f"## {domain}", *_goals(results)]
+        sections.append(f"## {domain}")
         sections += [section(part, results[part], folder / domain) for part in TITLES if part in results]
     return "\n\n".join(section.strip("\n") for section in sections if section) + "\n"
 
@@ -45,13 +30,6 @@ def section(part: str, result: dict[str, Any], folder: Path) -> str:
     """One part's section; pictures that lie in `folder` are shown."""
     blocks = [f"### {TITLES[part]}", _about(result, part), *SECTIONS[part](result, folder)]
     return "\n\n".join(block.strip("\n") for block in blocks if block)
-
-
-def _goals(results: dict[str, dict[str, Any]]) -> Iterator[str]:
-    words = {True: "yes", False: "**no**", None: ""}
-    rows = [[o.goal, o.where, o.measured, words[o.is_met]] for o in outcomes(results)]
-    if rows:
-        yield table(["goal", "on", "measured", "met"], rows)
 
 
 def _about(result: dict[str, Any], part: str) -> str:

@@ -1,0 +1,151 @@
+"""Settings of the commands that make reports: ablate, analyze, benchmark, demo, reproduce."""
+
+from dataclasses import dataclass, field
+
+from hyperinverter.config.names import JUDGES, METRICS
+from hyperinverter.config.schema import CommandConfig, ImagesConfig, RunConfig
+
+
+@dataclass
+class AblateConfig(RunConfig):
+    """ablate: rows of table 3 and others, each trained for the same number of steps and measured on the same photos.
+
+    `data` is what every row is trained on; E1, generator and discriminator come from `domain.weights`.
+    """
+
+    rows: dict[str, str] = field(default_factory=dict)  # title -> config of a Phase II; the first is the base
+    # key=value of Phase II, laid over every row: the budget that all have in common
+    settings: list[str] = field(default_factory=list)
+    photos: str | list[str] | None = None  # held out: measured, never trained on
+    # that every row is measured by
+    metrics: list[str] = field(default_factory=lambda: ["l2", "psnr", "ms_ssim", "squeezenet_features"])
+    batch_size: int = 16  # of the measurement
+    sheet_rows: int = 6  # of ablations.png
+    publish: str | None = None  # folder for <domain>/ablations.json; the page beside it is made anew
+
+
+# What may be drawn: figures 8 and 11, 12 to 14, 9, and 1 of the paper.
+FIGURES = ("weight_changes", "difference_maps", "interpolation", "quality_time")
+
+
+@dataclass
+class AnalyzeConfig(CommandConfig):
+    """analyze: the paper's analysis figures, each as numbers (JSON, CSV) and as a picture (SVG and PNG).
+
+    A figure whose input is not given is left out, and said so.
+    """
+
+    data: ImagesConfig = field(default_factory=ImagesConfig)
+    figures: list[str] = field(default_factory=lambda: list(FIGURES))  # some of FIGURES
+    model: str | None = None  # model folder or name; None: the domain's
+    method: str = "hyperinverter"  # one that changes the generator's weights
+    batch_size: int = 8  # images that are inverted at a time
+    rows: int = 6  # images on the sheet of difference maps: a third each least, middle and most changed
+    pairs: int = 3  # of images, blended into each other
+    steps: int = 7  # of a blend, both ends included
+    compare_with: str | None = None  # weight_changes.json of another domain: over which layers is the change more even?
+    results: list[str] = field(default_factory=list)  # metrics.json of evaluate, globs allowed: quality against time
+    quality: str = "l2"  # the metric of that drawing
+
+
+# What may be timed: the released code's way (`reference`), and ours by precision. tf32: as PyTorch runs convolutions on
+# a GPU unless told otherwise. `_compile`: torch.compile. `_recompute`: in training, large blocks keep no activations.
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+INFERENCE_SIDES = ("reference", "reference_tf32", *PRECISIONS, *(f"{name}_compile" for name in PRECISIONS))
+TRAINING_SIDES = ("reference", "reference_tf32", *(p + r for p in ("fp32", "tf32", "bf16") for r in ("", "_recompute")))
+TRAINING_PHASES = ("phase1", "phase2", "phase2_adversarial")
+
+
+@dataclass
+class BenchmarkConfig(CommandConfig):
+    """benchmark: time and memory of inference and training, beside the released code's way of working.
+
+    Sides of one comparison run in turn; the first one is what the others are held against.
+    """
+
+    sides: dict[str, list[int]] = field(default_factory=lambda: {"reference": [1, 8], "fp32": [1, 8]})  # -> batch sizes
+    hidden_sizes: list[int] = field(default_factory=list)  # D; []: the domain's own. After the first: smallest batch
+    slider: str | None = "fp32"  # side whose re-rendering after an edit is measured; None: not measured
+    training: dict[str, list[str]] = field(default_factory=dict)  # phase -> sides
+    training_batch_size: int = 2  # images of a training step
+    memory: bool = True  # peak memory of every side, each in a process of its own
+    budget: list[str] = field(default_factory=list)  # training sides whose Phase II memory is computed, for any machine
+    loading: list[int] = field(default_factory=list)  # decoding threads with which reading from disk is measured
+    trained: bool = False  # the domain's trained weights instead of random ones: for the fast modes' differences
+    rounds: int = 15  # of a comparison, at most
+    least_rounds: int = 3  # however long they take
+    seconds: float = 40.0  # of a comparison: no more rounds after the least ones than fit
+    runs: list[str] = field(default_factory=list)  # benchmark configs to run one after the other instead of all this
+    publish: str | None = None  # folder for <device>.json, and beside it <folder>.md made of all .json in it
+
+
+@dataclass
+class DemoConfig(CommandConfig):
+    """demo: both phases trained for a short while, then evaluation, edits and interpolation with trained weights.
+
+    The first five name the configs of its steps; what the numbers below and the keys above say goes over theirs.
+    """
+
+    phase1: str = "configs/demo/phase1.yaml"  # config of Phase I
+    phase2: str = "configs/demo/phase2.yaml"  # config of Phase II
+    evaluate: str = "configs/evaluate/${domain.name}.yaml"  # config of the evaluation
+    edit: str = "configs/edit/${domain.name}.yaml"  # edits and interpolation
+    portrait: str | None = "configs/edit/ffhq_mobile.yaml"  # edits the real photo once more; null leaves it out
+    phase1_steps: int = 400  # of Phase I
+    phase2_steps: int = 200  # of Phase II
+    adversarial_steps: int = 30  # the last ones of Phase II
+    training_images: int = 1024  # generated; the validation images are others
+    validation_images: int = 32  # generated, for the curves
+    evaluated_images: int = 128  # generated, by a stream that no training draws from
+    edited_images: int = 3  # generated; beside them the one real photo
+
+
+# What may be measured, each into a JSON file of its name; `figures` are the paper's, `pictures` the model card's.
+REPRODUCED = (
+    "photos",
+    "other_photos",
+    "generated",
+    "editability",
+    "generator",
+    "analysis",
+    "figures",
+    "bounds",
+    "learning_curve",
+    "pictures",
+)
+
+
+@dataclass
+class ReproduceConfig(CommandConfig):
+    """reproduce: all that docs/results.md says of a model, and the page itself.
+
+    A part whose images are not given is left out; what an earlier call measured of it stays on the page.
+    """
+
+    parts: list[str] = field(default_factory=lambda: list(REPRODUCED))  # []: the page alone, from earlier measurements
+    model: str | None = None  # model folder or name; None: the domain's
+    photos: str | list[str] | None = None  # held-out photos of the collection that it was trained on
+    other_photos: str | list[str] | None = None  # of another collection
+    training_photos: str | list[str] | None = None  # from which the judges called `attributes` learn
+    # CSV (.gz allowed) with a `file` column and 0/1 columns, of `photos` and training_photos; `identity` tells people
+    labels: str | None = None
+    runs: dict[str, str] = field(default_factory=dict)  # name -> run folder of a trainer, for the learning curve
+    # metrics.json of evaluate, globs allowed: quality against time (figure 1) among the figures
+    results: list[str] = field(default_factory=list)
+    generated: int = 256  # images of the generator that are inverted
+    augment: list[str] = field(default_factory=list)  # that the generator was trained with, looked for in its samples
+    compare_with: str | None = None  # analysis.json of a domain of faces, which scenes are held against
+    edited_photos: int = 200  # at most, one of each person where the labels tell people apart
+    bounds_photos: int = 32  # whose codes are optimised, to see what the encoders leave
+    bounds_steps: int = 150  # of that optimisation
+    bounds_losses: dict[str, float] = field(default_factory=lambda: {"l2": 1.0})  # what the optimised codes minimise
+    strengths: list[float] = field(default_factory=lambda: [1.0, 2.0, 3.0])  # of edits, each in both ways
+    strength_unit: str = "std"  # std (of w·d over the photos a direction was learned on) | w (the paper's γ)
+    # of edits: attributes (classifiers fitted to training_photos and labels) | ssrnet_age | faceres_age | fsanet_yaw |
+    # emotion_happy; a network that is absent is told
+    judges: list[str] = field(default_factory=lambda: list(JUDGES))
+    metrics: list[str] = field(default_factory=lambda: list(METRICS))  # some of METRICS
+    batch_size: int = 16  # images that are inverted at a time
+    time_repeats: int = 30  # how often the time of an image is measured
+    publish: str | None = None  # folder for the JSON files, and beside it the page <folder>.md made of all in it
+    pictures: str | None = None  # folder for samples.png, reconstructions.png, edits.png; None: in output
