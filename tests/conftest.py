@@ -1,5 +1,7 @@
-"""Shared by all tests: the tiny domain and folders with its models."""
+"""Shared by all tests: the tiny domain, folders with its models, and a disk that is full."""
 
+import resource
+import signal
 from pathlib import Path
 
 import pytest
@@ -23,3 +25,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def other_tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same sizes with other weights."""
     return save_tiny_model(tmp_path_factory.mktemp("models") / "micro", make_tiny_domain(), seed=1)
+
+
+@pytest.fixture
+def largest_file():
+    """largest_file(bytes): the system lets no file of this process grow beyond, as a full disk would."""
+    before, ignored = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, ignored)

@@ -1,8 +1,5 @@
 """Disks without room under the commands that write results: one message with the file's name, nothing half-written."""
 
-import resource
-import signal
-
 import numpy as np
 import pytest
 import torch
@@ -14,16 +11,6 @@ from hyperinverter.data.align import AlignedFace
 from hyperinverter.directions.direction import Direction
 from hyperinverter.directions.files import save_direction
 from hyperinverter.utils.files import LEFTOVER
-
-
-@pytest.fixture
-def largest_file():
-    """largest_file(bytes): the system lets no file of this process grow beyond, as a full disk would."""
-    before, ignored = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, ignored)
-
 
 ROOMS = {
     "invert": (50, 700, 3000), "edit": (50, 700, 3000), "interpolate": (700, 5000),

@@ -285,6 +285,17 @@ def test_the_command_inspects_plans_and_converts(files, tmp_path, capsys, monkey
     assert json.loads(json.dumps(read_model(tmp_path / "m/w_encoder.safetensors").config))["domain"] == NAME
 
 
+@pytest.mark.parametrize("room", [50, 20_000])
+def test_a_full_disk_is_told_with_the_file(room, files, tmp_path, capsys, largest_file):
+    write_domain(tmp_path)
+    largest_file(room)
+    with pytest.raises(AssertionError, match="stopped with code 2"):
+        run_script("convert", [str(files / PKL), str(files / WHOLE), "m", "--domain", NAME], tmp_path)
+    told = capsys.readouterr().err.replace("\r", "\n").splitlines()[-1]
+    assert told.startswith("error: m/") and "File too large; " in told and "make room" in told
+    assert all(path.stat().st_size < room for path in (tmp_path / "m").rglob("*") if path.is_file())
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
