@@ -11,7 +11,9 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from script_runner import ROOT, astronaut, run_script, write_labels, write_photos
 
 import hyperinverter
@@ -95,6 +97,8 @@ COMMANDS: dict[str, Script | None] = {  # None: not ours, see test_make_and_shel
         "rows=1 pairs=1 steps=2", "outputs/analyze_faces64/weight_changes.svg"
     ),
     "python scripts/ablate.py data.root=my_photos photos=my_held_out_photos": Script("--dry-run"),  # an hour
+    "python scripts/prepare_data.py CelebA-HQ-img dataset=celeba_hq mapping=CelebA-HQ-to-CelebA-mapping.txt "
+    "partition=list_eval_partition.txt": Script("incomplete=true", "outputs/data/test/00002.jpg", device=""),
     "python scripts/align.py my_photos output=outputs/aligned": Script(
         "data.max_images=1", "outputs/aligned/alignment.json", device=""
     ),
@@ -175,6 +179,13 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     astronaut().transpose(0).save(folder / "other_photo.jpg")  # 0: mirrored
     photos = write_photos(folder / "my_photos", 12, 96)
     write_labels(folder / "labels.csv", photos)
+    (folder / "CelebA-HQ-img").mkdir()
+    rows = [(number, f"{number + 1:06}.jpg") for number in range(6)]
+    for number, _ in rows:
+        cells = np.random.default_rng(number).integers(0, 256, (9, 9, 3), np.uint8)
+        Image.fromarray(cells).resize((36, 36)).save(folder / "CelebA-HQ-img" / f"{number}.jpg")
+    (folder / "CelebA-HQ-to-CelebA-mapping.txt").write_text("".join(f"{i} {i} {original}\n" for i, original in rows))
+    (folder / "list_eval_partition.txt").write_text("".join(f"{original} {i % 3}\n" for i, original in rows))
     shutil.copy(ROOT / "configs/domains/faces64.yaml", folder / "my_domain.yaml")
     write_released(folder)
     return folder

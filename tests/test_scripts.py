@@ -34,8 +34,8 @@ CONFIGS = {
     "reproduce": None,
     "demo": None,
 }
-# no domain of their own: tests/pretrained; no generator of the tiny domain's kind: tests/training/test_mobile.py
-OWN_TESTS = {"download", "convert", "train_early_head"}
+# no domain: tests/pretrained, tests/data; no generator of the tiny domain's kind: tests/training/test_mobile.py
+OWN_TESTS = {"download", "convert", "prepare_data", "train_early_head"}
 
 
 def test_help_of_every_script_comes_without_torch(tmp_path: Path):

@@ -96,6 +96,20 @@ def _schedule(c: s.ScheduleConfig) -> Iterator[Problem]:
 # ------------------------------------------------------------------------------------------- whole configs
 
 
+def _prepare(c: s.PrepareConfig) -> Iterator[Problem]:
+    yield from not_empty(c, "output")
+    yield from choice(c, "dataset", names.DATASETS)
+    lists = {"mapping": c.mapping, "partition": c.partition}
+    for key, value in lists.items():
+        if (value is None) == (c.dataset == "celeba_hq"):
+            what = "CelebA-HQ-to-CelebA-mapping.txt" if key == "mapping" else "list_eval_partition.txt"
+            yield Problem((key,), f"is the path of {what} with dataset=celeba_hq, and null with others; got {value!r}")
+    if c.test_root is not None and c.dataset == "celeba_hq":
+        yield Problem(("test_root",), "must be null with dataset=celeba_hq, whose test images are in data.root")
+    if c.test_root is None and c.dataset == "lsun_church":
+        yield Problem(("test_root",), "must name LSUN's validation images, church_outdoor_val_lmdb")
+
+
 def _output(c: s.OutputConfig) -> Iterator[Problem]:
     yield from not_empty(c, "output")
     for part in ("generator", "discriminator"):
@@ -263,6 +277,7 @@ CHECKS: Checks = {
     s.OptimizerConfig: _optimizer,
     s.AdversarialConfig: _adversarial,
     s.ScheduleConfig: _schedule,
+    s.PrepareConfig: _prepare,
     s.OutputConfig: _output,
     s.CommandConfig: _command,
     s.TrainConfig: _train,

@@ -52,6 +52,15 @@ COMMANDS: dict[str, Command] = {
         "its landmark model was trained on iBUG 300-W, whose terms exclude commercial use.",
         inputs="data.root",
     ),
+    "prepare-data": Command(
+        schema.PrepareConfig,
+        "hyperinverter.data.prepare:prepare_data",
+        None,
+        "Sort CelebA-HQ, FFHQ, LSUN church or any images into train and test: split by the official lists, counted, "
+        "and looked through for photos that stand in two splits.",
+        inputs="data.root",
+        plan="hyperinverter.data.prepare:describe",
+    ),
     "evaluate": Command(
         schema.EvaluateConfig,
         f"{EVALUATION}.reconstruction:evaluate",

@@ -45,6 +45,9 @@ METHODS = ("w_encoder", "hyperinverter", "psp", "e4e", "restyle", "hyperstyle", 
 PERCEPTUAL = ("lpips_vgg", "lpips", "squeezenet_features", "discriminator_features")
 TUNING_PERCEPTUAL = ("lpips", "lpips_vgg", "squeezenet_features", "discriminator_features")
 
+# datasets that prepare-data knows the size of; `folder` is any other
+DATASETS = ("celeba_hq", "ffhq", "lsun_church", "folder")
+
 # What every command but convert needs of a generator and a discriminator: key -> value, and in words.
 SERVED = {
     "img_channels": (3, "colour images (img_channels 3)"),

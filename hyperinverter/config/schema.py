@@ -280,6 +280,19 @@ class AlignConfig(OutputConfig):
 
 
 @dataclass
+class PrepareConfig:
+    """prepare-data: a published dataset, split, counted, and without one photo in two splits."""
+
+    data: PhotosConfig = field(default_factory=PhotosConfig)
+    dataset: str = "folder"  # some of DATASETS: celeba_hq | ffhq | lsun_church | folder (any images)
+    test_root: str | list[str] | None = None  # images to test on, where they are not split off data.root
+    mapping: str | None = None  # only celeba_hq: CelebA-HQ-to-CelebA-mapping.txt
+    partition: str | None = None  # only celeba_hq: CelebA's list_eval_partition.txt
+    incomplete: bool = False  # work with a part of the dataset
+    output: str = "outputs/data"  # folder of everything that is written
+
+
+@dataclass
 class InvertConfig(CommandConfig):
     """invert, and what edit and interpolate have too."""
 
