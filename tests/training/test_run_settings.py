@@ -59,7 +59,8 @@ def test_phase_2(make_config, photos, updates, monkeypatch):
     monkeypatch.setattr(phase2, "discriminator_step", noting_D)
     config = make_config("phase2", schedule={"batch_size": 6, **FALLING}, gradient_clip=0.5, gradient_accumulation=2)
     config.data = DataConfig(root=str(photos), validation_fraction=0.5)  # 6 images, of which D takes 4 at a time
-    config.adversarial = replace(config.adversarial, batch_size=4, optimizer=OptimizerConfig(lr=3e-4))
+    adam_D = OptimizerConfig(lr=3e-4, betas=[0.5, 0.98])
+    config.adversarial = replace(config.adversarial, batch_size=4, optimizer=adam_D)
     config.domain.discriminator = replace(config.domain.discriminator, mbstd_group_size=None)
     found = updates(phase2)
     phase2.train(config)
@@ -70,6 +71,7 @@ def test_phase_2(make_config, photos, updates, monkeypatch):
     steps = [0, 1, 2, 3, 3, 4, 4, 4, 5, 5]
     rates = [{"E": 1e-3}.get(name, 3e-4) * FACTORS[step] for name, step in zip(networks.split(), steps, strict=True)]
     assert [rate for (rate, _, _), _ in found] == pytest.approx(rates)
+    assert [beta for (_, beta, _), _ in found] == [{"E": 0.999}.get(name, 0.98) for name in networks.split()]
     assert {clip for (_, _, clip), _ in found} == {0.5}
     assert read_model(Path(config.output) / "model_last" / "hyperinverter.safetensors").info["images_seen"] == 30
 
