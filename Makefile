@@ -3,6 +3,9 @@ PYTHON ?= python3
 WORKERS ?= 2
 BIN := .venv/bin
 
+# Where the environment forbids compiled modules, every process would compile torch's again, six seconds each time.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo weights test test-slow lint clean
 .DEFAULT_GOAL := demo
 

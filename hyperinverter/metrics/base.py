@@ -25,6 +25,7 @@ from hyperinverter.utils.checks import check_pairs
 from hyperinverter.utils.images import resized_as_files
 
 KID_SUBSET_SIZE = 1000  # published for faces
+ROWS_AT_ONCE = 1 << 16  # that resamples draw, 0.5 MB of a column
 
 
 class NotMeasured(Exception):
@@ -210,27 +211,29 @@ def bootstrap_interval(values: np.ndarray, resamples: int = 1000, seed: int = 0)
 
     It says how far the mean would move with other images of the same kind, not with other training runs.
     """
-    means = [values[chosen].mean() for chosen in _resamples(len(values), resamples, seed)]
-    return middle_95(means)
+    means = [values[chosen].mean(1) for chosen in _resamples(len(values), resamples, seed)]
+    return middle_95(np.concatenate(means))
 
 
 def bootstrap_ratio(first: np.ndarray, second: np.ndarray, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
     """95 % interval of mean(second) / mean(first), both [n] of the same images, which are drawn together."""
     drawn = _resamples(len(first), resamples, seed)
-    return middle_95([second[chosen].mean() / first[chosen].mean() for chosen in drawn])
+    return middle_95(np.concatenate([second[chosen].mean(1) / first[chosen].mean(1) for chosen in drawn]))
 
 
 def bootstrap_means(values: np.ndarray, resamples: int = 1000, seed: int = 0) -> np.ndarray:
     """Means of the columns of `values` [n, columns] over seeded resamples of its rows: [resamples, columns]."""
-    return np.stack([values[chosen].mean(0) for chosen in _resamples(len(values), resamples, seed)])
+    return np.concatenate([values[chosen].mean(1) for chosen in _resamples(len(values), resamples, seed)])
 
 
 def _resamples(count: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    rng = np.random.default_rng(seed)
-    return (rng.integers(0, count, count) for _ in range(resamples))
+    """Rows that are drawn, [some, count]: all resamples in a few arrays, which is faster than an array for each."""
+    rng, at_once = np.random.default_rng(seed), max(1, ROWS_AT_ONCE // count)
+    for start in range(0, resamples, at_once):
+        yield rng.integers(0, count, (min(at_once, resamples - start), count))
 
 
-def middle_95(values: Sequence[float]) -> tuple[float, float]:
+def middle_95(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     """Where the middle 95 % of the values lie: 2.5 % of them are below the first number, 2.5 % above the second."""
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from hyperinverter.metrics import base
 from hyperinverter.metrics.base import bootstrap_interval, bootstrap_means, bootstrap_ratio, middle_95
 
 
@@ -52,3 +53,13 @@ def test_means_of_columns_draw_whole_rows():
     np.testing.assert_allclose(means[:, 2], 2 * means[:, 0])  # the columns of an image stay together
     np.testing.assert_allclose(means.mean(0), values.mean(0), atol=0.02)
     np.testing.assert_allclose(means.std(0)[:2], 1 / math.sqrt(200), rtol=0.15)
+
+
+@pytest.mark.parametrize("count", [2, 7, 312])
+def test_resamples_drawn_at_once_are_those_drawn_one_by_one(count: int, monkeypatch: pytest.MonkeyPatch):
+    """Published intervals stay: to the last digit, in one block or in many."""
+    values, rng = np.random.default_rng(1).random((count, 3)), np.random.default_rng(0)
+    expected = np.stack([values[rng.integers(0, count, count)].mean(0) for _ in range(1000)])
+    assert np.array_equal(bootstrap_means(values), expected)
+    monkeypatch.setattr(base, "ROWS_AT_ONCE", 3 * count)
+    assert np.array_equal(bootstrap_means(values), expected)
