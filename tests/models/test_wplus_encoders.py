@@ -93,3 +93,19 @@ def test_wide_models_take_the_middle_rows_of_square_images_and_whole_wide_ones()
     model = build_model(WPlusConfig("BackboneEncoder", 4, 8, trunk=TRUNK, wide=True)).eval()
     assert model.encoder.input_shape == (24, 32)
     torch.testing.assert_close(model(rows / 64), model(rows[:, :, 8:56] / 64))
+
+
+def test_an_encoder_of_one_code_starts_from_the_first_row_of_the_average():
+    config = WPlusConfig("BackboneEncoderUsingLastLayerIntoW", 3, 2, trunk=TRUNK, average_rows=3)
+    model = build_model(config)
+    model.latent_avg.copy_(torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]))
+    assert model.around_average(torch.tensor([[0.5, 0.5]])).tolist() == [[[1.5, 2.5]] * 3]
+
+
+def test_restyle_adds_every_change_to_the_codes_so_far(monkeypatch):
+    config = WPlusConfig("BackboneEncoder", 3, 2, input_channels=6, trunk=TRUNK, n_iters=3)
+    model = build_model(config)
+    monkeypatch.setattr(model.encoder, "forward", lambda images: torch.full([len(images), 3, 2], 0.5))
+    monkeypatch.setattr(model, "render", lambda ws: torch.zeros(len(ws), 3, 16, 16))
+    found = model.steps(torch.zeros(1, 3, 16, 16), average_image=torch.zeros(3, *model.encoder.input_shape))
+    assert [float(codes[0, 0, 0]) for codes in found] == [0.5, 1.0, 1.5]
