@@ -53,7 +53,7 @@ class Command:
     inputs: str | None = None
     inputs_help: str = "photos, folders, .zip files or globs of these"
     inputs_name: str = "IMAGE"
-    plan: str = "hyperinverter.models.plan:describe"
+    plan: str = "hyperinverter.models.plan:dry_run"
 
 
 def run(command: Command, argv: Sequence[str], program: str | None = None) -> None:
@@ -79,10 +79,10 @@ def run(command: Command, argv: Sequence[str], program: str | None = None) -> No
     except (UserError, ValueError, OSError) as error:
         if "--traceback" in argv or not _is_users(error):
             raise
-        told = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+        message = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
         if isinstance(error, OSError) and error.errno in NO_ROOM:
-            told += "; what was written before is whole: make room, or give another output=FOLDER"
-        stop(told, error)
+            message += "; what was written before is whole: make room, or give another output=FOLDER"
+        stop(message, error)
     except KeyboardInterrupt:
         if not _is_spoken_for():
             print("\nstopped; the same command goes on from the last checkpoint, if it saves any", file=sys.stderr)
@@ -105,11 +105,11 @@ def _obey(command: Command, argv: Sequence[str], program: str | None) -> None:
         print(to_yaml(config), end="")
     if options.dry_run and not _is_spoken_for():
         with doing("loading PyTorch"):
-            describe = _import(command.plan)
-        print("\n" + describe(config))
+            dry_run = _import(command.plan)
+        print("\n" + dry_run(config))
     if not (options.print_config or options.dry_run):
         _check_inputs(command, config)
-        if getattr(config, "output", None):  # told before hours are put into what could not be written
+        if getattr(config, "output", None):  # reported before hours are put into what could not be written
             config.output = str(expanded(config.output))
             check_writable(config.output)
         with doing("loading PyTorch"):
@@ -184,6 +184,6 @@ def _checked_for_processes(action: Callable[..., Any]) -> Callable[..., Any]:
 def stop(message: str, error: Exception | None = None) -> NoReturn:
     """Print a message as an error and end with the exit code of a mistake that the user can mend."""
     close_bars()
-    if not getattr(error, "told", _is_spoken_for()):
+    if not getattr(error, "is_reported", _is_spoken_for()):
         print(f"error: {printable(message, keep=chr(10))}", file=sys.stderr)
     raise SystemExit(USER_MISTAKE) from None

@@ -175,7 +175,7 @@ COMMANDS: dict[str, Command] = {
         inputs="files",
         inputs_help="released files, and at the end the file or folder to write",
         inputs_name="FILE",
-        plan="hyperinverter.releases.convert:describe",
+        plan="hyperinverter.releases.convert:dry_run",
     ),
     "download": Command(
         DownloadConfig,
@@ -187,7 +187,7 @@ COMMANDS: dict[str, Command] = {
         inputs="names",
         inputs_help="names of models (ffhq, church) or files, as --list shows them",
         inputs_name="NAME",
-        plan="hyperinverter.releases.download_command:describe",
+        plan="hyperinverter.releases.download_command:dry_run",
     ),
 }
 

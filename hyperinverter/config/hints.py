@@ -69,11 +69,11 @@ def hint_of(schema_class: type, key: str) -> Any:
 @cache
 def meanings(schema_class: type) -> dict[str, str]:
     """Field -> the comment above it and beside it; "" where there is none. Those of base classes are included."""
-    found: dict[str, str] = {}
+    result: dict[str, str] = {}
     for cls in reversed(schema_class.__mro__):
         if is_dataclass(cls):
-            found |= _comments(cls)
-    return found
+            result |= _comments(cls)
+    return result
 
 
 def _comments(cls: type) -> dict[str, str]:
@@ -83,7 +83,7 @@ def _comments(cls: type) -> dict[str, str]:
         for token in tokenize.generate_tokens(io.StringIO(source).readline)
         if token.type == tokenize.COMMENT
     }  # line -> text, and whether it stands alone
-    found = {}
+    result = {}
     (statement,) = ast.parse(source).body
     for node in statement.body if isinstance(statement, ast.ClassDef) else ():
         if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
@@ -95,8 +95,8 @@ def _comments(cls: type) -> dict[str, str]:
             line -= 1
         lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)
         beside = [comments[number][0] for number in lines if number in comments]
-        found[node.target.id] = _spelt_out(" ".join([*above, *beside]), cls)
-    return found
+        result[node.target.id] = _spelt_out(" ".join([*above, *beside]), cls)
+    return result
 
 
 def _spelt_out(text: str, cls: type) -> str:

@@ -74,11 +74,11 @@ def to_yaml(config: Any) -> str:
 
 def list_domains() -> dict[str, Path]:
     """Name -> file of every domain in `configs/domains` of the current folder and of the repository."""
-    found: dict[str, Path] = {}
+    result: dict[str, Path] = {}
     for root in _roots():
         for file in sorted((root / "configs/domains").glob("*.yaml")):
-            found.setdefault(file.stem, file)
-    return found
+            result.setdefault(file.stem, file)
+    return result
 
 
 def _roots() -> list[Path]:

@@ -49,7 +49,7 @@ class AnalyzeConfig(CommandConfig):
 
 
 # What may be timed: the released code's way (`reference`), and ours by precision. tf32: as PyTorch runs convolutions on
-# a GPU unless told otherwise. `_compile`: torch.compile. `_recompute`: in training, large blocks keep no activations.
+# a GPU unless set otherwise. `_compile`: torch.compile. `_recompute`: in training, large blocks keep no activations.
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 INFERENCE_SIDES = ("reference", "reference_tf32", *PRECISIONS, *(f"{name}_compile" for name in PRECISIONS))
 TRAINING_SIDES = ("reference", "reference_tf32", *(p + r for p in ("fp32", "tf32", "bf16") for r in ("", "_recompute")))
@@ -135,14 +135,14 @@ class ReproduceConfig(CommandConfig):
     generated: int = 256  # images of the generator that are inverted
     augment: list[str] = field(default_factory=list)  # that the generator was trained with, looked for in its samples
     compare_with: str | None = None  # analysis.json of a domain of faces, which scenes are held against
-    edited_photos: int = 200  # at most, one of each person where the labels tell people apart
+    edited_photos: int = 200  # at most, one of each person where the labels distinguish people
     bounds_photos: int = 32  # whose codes are optimised, to see what the encoders leave
     bounds_steps: int = 150  # of that optimisation
     bounds_losses: dict[str, float] = field(default_factory=lambda: {"l2": 1.0})  # what the optimised codes minimise
     strengths: list[float] = field(default_factory=lambda: [1.0, 2.0, 3.0])  # of edits, each in both ways
     strength_unit: str = "std"  # std (of w·d over the photos a direction was learned on) | w (the paper's γ)
     # of edits: attributes (classifiers fitted to training_photos and labels) | ssrnet_age | faceres_age | fsanet_yaw |
-    # emotion_happy; a network that is absent is told
+    # emotion_happy; a network that is absent is reported
     judges: list[str] = field(default_factory=lambda: list(JUDGES))
     metrics: list[str] = field(default_factory=lambda: list(METRICS))  # some of METRICS
     batch_size: int = 16  # images that are inverted at a time

@@ -25,6 +25,6 @@ class ConvertConfig:
     kind: str | None = None  # as `from_published` takes it; None: recognised by content
     domain: str | None = None  # a domain whose sizes the files must have, and whose name they get
     sha256: str | None = None  # of the first file: all 64 hex digits, or the first ones
-    options: dict[str, str] = field(default_factory=dict)  # what the tensors cannot tell, by its published name
+    options: dict[str, str] = field(default_factory=dict)  # what the tensors cannot show, by its published name
     half: bool = False  # store E2 and hypernetworks as float16
     inspect: bool = False  # say what the files are and write nothing

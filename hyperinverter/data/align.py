@@ -21,7 +21,10 @@ from hyperinverter.utils.errors import UserError
 DETECTION_SIZES = (640, 1280, 2560)
 MOST_ENLARGEMENT = 2.0  # of the later sizes; beyond it an image shows nothing new
 SURE_SCORE = 0.5  # dlib's score; below it the next size is searched too and the best of all sizes wins
-SECOND_FACE, SECOND_SCORE = 0.5, 0.25  # a face of this part of the width, and this score, is told beside the one taken
+SECOND_FACE, SECOND_SCORE = (
+    0.5,
+    0.25,
+)  # a face of this part of the width, and this score, is reported beside the one taken
 
 ALIGNED_SIZE = 256  # px; crops for smaller domains are made at this size and then reduced by the one resize policy
 

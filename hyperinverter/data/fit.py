@@ -1,4 +1,4 @@
-"""Which images the resize policy of `utils.decode` had to crop or enlarge: told at the first one, listed at the end."""
+"""Which images the resize policy of `utils.decode` had to crop or enlarge: a warning first, a list at the end."""
 
 import logging
 from collections.abc import Sequence
@@ -57,8 +57,8 @@ class FitNotes:
 
     def merge(self, state: tuple[np.ndarray, tuple[set[str], set[str]]]) -> None:
         self._marks |= state[0]
-        for own, found in zip(self._others, state[1], strict=True):
-            own |= found
+        for own, result in zip(self._others, state[1], strict=True):
+            own |= result
 
     def _mark(self, kind: int, name: str, index: int | None, what: str) -> None:
         if not self._told[kind]:

@@ -174,10 +174,12 @@ class GeneratedSource:
         }
         path = self.store / "store.json"
         if path.is_file():
-            found = _read(path)
-            if differ := [key for key, value in made_by.items() if found.get(key) != value]:
-                told = ", ".join(f"{key} {found.get(key)} instead of {made_by[key]}" for key in differ)
-                raise UserError(f"{path}: the images there are of {told}; name another data.store, or delete this one")
+            result = _read(path)
+            if differ := [key for key, value in made_by.items() if result.get(key) != value]:
+                message = ", ".join(f"{key} {result.get(key)} instead of {made_by[key]}" for key in differ)
+                raise UserError(
+                    f"{path}: the images there are of {message}; name another data.store, or delete this one"
+                )
         else:
             with write_atomically(path) as partial:
                 partial.write_text(json.dumps(made_by, indent=1) + "\n")
@@ -185,9 +187,9 @@ class GeneratedSource:
 
 def _read(path: Path) -> dict:
     try:
-        found = json.loads(path.read_text())
+        result = json.loads(path.read_text())
     except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
+        result = None
+    if not isinstance(result, dict):
         raise UserError(f"{path}: is damaged; delete it together with the images beside it, or name another data.store")
-    return found
+    return result

@@ -78,7 +78,7 @@ def _newest_meta(read: Read, file_bytes: int) -> tuple[int, int, int]:
     size = PAGE.size + META.size + 2 * DATABASE.size + LAST.size
     if file_bytes < size:
         raise ValueError(f"it is cut short: {file_bytes} bytes")
-    found = []
+    result = []
     page_bytes = 0
     for number in (0, 1):
         start = number * page_bytes
@@ -96,8 +96,8 @@ def _newest_meta(read: Read, file_bytes: int) -> tuple[int, int, int]:
         if version != 1:
             raise ValueError(f"it is of version {version} of the format; 1 is read here")
         page_bytes = free[0]
-        found.append((transaction, page_bytes, main[-1], last))
-    return max(found)[1:]
+        result.append((transaction, page_bytes, main[-1], last))
+    return max(result)[1:]
 
 
 def _child(page: bytes, at: int) -> int:

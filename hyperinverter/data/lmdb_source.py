@@ -36,16 +36,16 @@ class LmdbSource(ImageSource):
         self.path = str(path.resolve())
         file, entries = path / LMDB_FILE if path.is_dir() else path, Entries()
         try:
-            found = Names.of(keys(OpenFile(file).read, file.stat().st_size, entries))
+            result = Names.of(keys(OpenFile(file).read, file.stat().st_size, entries))
         except (ValueError, OSError) as error:
             raise UserError(f"{path} is no readable LMDB database ({error}): unpack or download it again") from error
         prefix, shown = b"", _name_of
-        if sizes := _sizes(found):
+        if sizes := _sizes(result):
             large_enough = [size for size in sizes if resolution is not None and size >= resolution]
             prefix, shown = b"%d-" % min(large_enough, default=max(sizes)), _number_of
-        raw = map(found.raw, range(len(found)))
+        raw = map(result.raw, range(len(result)))
         kept = np.flatnonzero([key.startswith(prefix) and key not in BOOKKEEPING for key in raw])
-        super().__init__(Names.of(map(found.raw, kept), shown=shown))
+        super().__init__(Names.of(map(result.raw, kept), shown=shown))
         self._starts, self._sizes = (np.array(part, np.int64)[kept] for part in (entries.starts, entries.sizes))
         self._file = PerProcess(partial(OpenFile, file))
 

@@ -152,11 +152,11 @@ class Batches:
                 indices = range(later * batch_size, min((later + 1) * batch_size, count))
                 ahead.append(self._start(indices, [False] * len(indices), replace=False))
             batch = ahead.pop(0)
-            found = np.array(batch.indices())
-            good = found != UNREADABLE
+            result = np.array(batch.indices())
+            good = result != UNREADABLE
             if good.any():
                 pixels = batch.pixels if good.all() else batch.pixels[torch.from_numpy(good)]
-                yield number, self._finished(pixels), [self.names[i] for i in found[good]]
+                yield number, self._finished(pixels), [self.names[i] for i in result[good]]
 
     def share_report(self) -> None:
         """Let `bad_files` and `report` tell of the files that any process met."""

@@ -99,13 +99,13 @@ def repeated(parts: Sequence[Names]) -> set[str]:
     numbers, counts = np.unique(hashes, return_counts=True)
     suspects = np.isin(hashes, numbers[counts > 1])
     seen: set[str] = set()
-    found: set[str] = set()
+    result: set[str] = set()
     starts = np.cumsum([0, *map(len, parts)])
     for index in np.flatnonzero(suspects):
         part = int(np.searchsorted(starts, index, side="right")) - 1
         name = parts[part][int(index - starts[part])]
-        (found if name in seen else seen).add(name)
-    return found
+        (result if name in seen else seen).add(name)
+    return result
 
 
 def _appended(names: Iterable[str | bytes], text: bytearray) -> Iterator[int]:

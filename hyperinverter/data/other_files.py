@@ -74,13 +74,13 @@ def what_is_inside(path: Path, files: Iterable[str]) -> str | None:
     if databases:
         several = " (several as a list, [a,b])" if len(databases) > 1 else ""
         return f"holds LMDB databases: give {_some(path / name for name in databases)}{several}"
-    for endings, told in (
+    for endings, message in (
         *((endings, f"{several}: {remedy}") for endings, (_, several, remedy) in FOREIGN.items()),
         (TARS, "holds tar archives: unpack them (tar -xf FILE -C FOLDER) and give that folder"),
         (PACKED, "holds packed archives: unpack them and give the folder"),
     ):
         if any(name.lower().endswith(endings) for name in files):
-            return told
+            return message
     zips = sorted({Path(name).parent for name in files if name.lower().endswith(".zip")})
     if zips and path.is_dir():
         return f"holds zip archives: give {_some(repr(str(path / name / '*.zip')) for name in zips)}"

@@ -43,7 +43,7 @@ class ConcatSource(ImageSource):
 
     def __init__(self, parts: list[ImageSource], labels: list[str]):
         super().__init__(
-            Names.of(_told_apart([part.names for part in parts], labels)),
+            Names.of(_distinct([part.names for part in parts], labels)),
             concatenated([part.ignored for part in parts]),
             concatenated([part.split_keys for part in parts]),
         )
@@ -58,7 +58,7 @@ class ConcatSource(ImageSource):
         return [place for part in self.parts for place in part.places()]
 
 
-def _told_apart(parts: list[Names], labels: list[str]) -> Iterator[str]:
+def _distinct(parts: list[Names], labels: list[str]) -> Iterator[str]:
     """All names, each different."""
     ambiguous = repeated(parts)
     taken = set(np.concatenate([part.hashes() for part in parts]).tolist()) if ambiguous else set()
@@ -107,8 +107,8 @@ def open_source(
     if len(source) == 0:
         others = f" ({len(source.ignored)} other files, such as {source.ignored[0]})" if source.ignored else ""
         where = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
-        if len(paths) == 1 and (told := what_is_inside(paths[0], source.ignored)):
-            raise UserError(f"no images in {where}: it {told}")
+        if len(paths) == 1 and (message := what_is_inside(paths[0], source.ignored)):
+            raise UserError(f"no images in {where}: it {message}")
         raise UserError(f"no images in {where}{others}: put files there that end in {' '.join(IMAGE_SUFFIXES)}")
     if source.ignored:
         names = ", ".join(source.ignored[:NAMED]) + (", ..." if len(source.ignored) > NAMED else "")
@@ -225,22 +225,22 @@ def _each_image_once(parts: list[ImageSource], labels: list[str]) -> tuple[list[
 
 
 def _open_one(path: Path, kind: str, resolution: int | None) -> ImageSource:
-    found = "folder"
+    result = "folder"
     if path.is_dir():
-        found = "lmdb" if (path / LMDB_FILE).is_file() else "folder"
+        result = "lmdb" if (path / LMDB_FILE).is_file() else "folder"
     elif not path.is_file():
         raise UserError(f"{path} is no ordinary file; give images as files, a folder or a .zip")
     elif path.suffix.lower() == ".zip" or is_zip(path):
-        found = "zip"
+        result = "zip"
     elif is_lmdb_file(path) and path.name != LMDB_FILE:
-        found = "lmdb"
+        result = "lmdb"
     else:
         raise UserError(f"{path} {what_else(path) or 'is neither a folder, a zip, an LMDB folder nor an image file'}")
-    if kind not in ("auto", found):
-        raise UserError(f"data.kind is {kind}, but {path} looks like kind {found}: use data.kind=auto or another root")
-    if found == "zip":
+    if kind not in ("auto", result):
+        raise UserError(f"data.kind is {kind}, but {path} looks like kind {result}: use data.kind=auto or another root")
+    if result == "zip":
         return ZipSource(path)
-    if found == "lmdb":
+    if result == "lmdb":
         return LmdbSource(path, resolution)
     files: list[str] = []
     visited: set[str] = set()  # links may lead round in a circle, or twice to the same folder
@@ -253,6 +253,6 @@ def _open_one(path: Path, kind: str, resolution: int | None) -> ImageSource:
         subfolders.sort()
         inside = Path(folder).relative_to(path).as_posix()
         files += names if inside == "." else [f"{inside}/{name}" for name in names]
-    found = Names.of(files)
-    kept, ignored = sort_out(found, lambda index: _head(path / found[index]))
-    return FilesSource(path, found.take(kept), ignored)
+    result = Names.of(files)
+    kept, ignored = sort_out(result, lambda index: _head(path / result[index]))
+    return FilesSource(path, result.take(kept), ignored)

@@ -1,4 +1,4 @@
-"""Whether training waits for its images: told once, with what to do."""
+"""Whether training waits for its images: one warning, with what to do."""
 
 import logging
 import time
@@ -36,9 +36,9 @@ class Waiting:
         self._waited += now - start
         self._images += images
         if self._batches == 2 * WATCHED and self._waited > SHARE * (now - self._began):
-            self._tell(now - self._began)
+            self._warn(now - self._began)
 
-    def _tell(self, seconds: float) -> None:
+    def _warn(self, seconds: float) -> None:
         logger.warning(
             "training waits for its images %.0f %% of the time: %d threads give %.3g images per second. Raise "
             "data.workers where there are more cores, store the photos at the domain's resolution, as JPEG instead of "

@@ -42,7 +42,7 @@ FIELDS = np.dtype(
 )
 
 
-class Entry(NamedTuple):
+class ZipMember(NamedTuple):
     """A member as the table of contents describes it."""
 
     name: str
@@ -61,13 +61,13 @@ class ZipSource(ImageSource):
         try:
             with open(path, "rb") as file:
                 names = Names.of(_collected(entries(file), table))
-            found = np.concatenate(table) if table else np.zeros(0, FIELDS)
-            _check_apart(found)
+            result = np.concatenate(table) if table else np.zeros(0, FIELDS)
+            _check_apart(result)
         except (zipfile.BadZipFile, struct.error, EOFError, OverflowError) as error:
             raise UserError(f"{path} is no readable zip file ({error}): copy or download it again") from error
         self.path = path
         self._file = PerProcess(partial(OpenFile, path))
-        self.names, self._table = names, found
+        self.names, self._table = names, result
         kept, ignored = sort_out(names, self._head)
         super().__init__(names.take(kept), ignored)
         self._table = self._table[kept]
@@ -160,7 +160,7 @@ def is_zip(path: Path) -> bool:
         return False
 
 
-def entries(file: BinaryIO) -> Iterator[Entry]:
+def entries(file: BinaryIO) -> Iterator[ZipMember]:
     """The members in the order of the table of contents, folders left out.
 
     Raises:
@@ -181,7 +181,7 @@ def entries(file: BinaryIO) -> Iterator[Entry]:
             unpacked, packed, offset = _long_numbers(extra, [unpacked, packed, offset])
         name = raw.decode("utf-8" if flags & UTF8 else "cp437", "replace").split("\0")[0]
         if not name.endswith("/"):
-            yield Entry(name, (offset + shift, packed, unpacked, crc, method, flags))
+            yield ZipMember(name, (offset + shift, packed, unpacked, crc, method, flags))
 
 
 def _find_directory(file: BinaryIO) -> tuple[int, int, int]:
@@ -219,14 +219,14 @@ def _long_numbers(extra: bytes, numbers: list[int]) -> list[int]:
     while at + 4 <= len(extra):
         kind, length = struct.unpack_from("<2H", extra, at)
         if kind == 1:
-            found = iter(struct.unpack_from(f"<{length // 8}Q", extra, at + 4))
-            return [next(found, number) if number == IN_EXTRA_32 else number for number in numbers]
+            result = iter(struct.unpack_from(f"<{length // 8}Q", extra, at + 4))
+            return [next(result, number) if number == IN_EXTRA_32 else number for number in numbers]
         at += 4 + length
     return numbers
 
 
-def _collected(found: Iterator[Entry], table: list[np.ndarray]) -> Iterator[str]:
+def _collected(result: Iterator[ZipMember], table: list[np.ndarray]) -> Iterator[str]:
     """The names, while the fields go into arrays."""
-    for chunk in iter(lambda: list(islice(found, CHUNK)), []):
+    for chunk in iter(lambda: list(islice(result, CHUNK)), []):
         table.append(np.array([entry.fields for entry in chunk], FIELDS))
         yield from (entry.name for entry in chunk)

@@ -34,7 +34,7 @@ class Direction:
 
     Attributes:
         vector: [w_dim], length 1; a strength γ is a distance in W. Where the styles differ (W+) [1, L, w_dim], whose
-            mean squared length is 1. Given in any layout that tells the two apart, of length other than 0.
+            mean squared length is 1. Given in any layout that distinguishes the two, of length other than 0.
         info: where it comes from and how good it is; from `learn_direction` among others `projection_std`, the standard
             deviation of w·d over the photos, with which a strength can be compared.
         generator_hash: the generator in whose W it lies; "" when the file does not say.
@@ -91,8 +91,8 @@ def edit(inversion: Edited, direction: Direction, strength: float | Tensor) -> E
     ws = inversion.ws
     space = Space(*ws.shape[1:])
     if direction.w_dim != space.w_dim or direction.num_ws not in (None, space.num_ws):
-        found = "x".join(map(str, direction.vector.squeeze().shape))
-        raise ValueError(f"direction {direction.name!r} has {found} numbers; the codes here take {space.text}")
+        result = "x".join(map(str, direction.vector.squeeze().shape))
+        raise ValueError(f"direction {direction.name!r} has {result} numbers; the codes here take {space.text}")
     gamma = torch.as_tensor(strength, dtype=ws.dtype, device=ws.device).reshape(-1, 1, 1)
     if len(gamma) not in (1, len(ws)):
         raise ValueError(f"{len(gamma)} strengths for {len(ws)} images; give one, or one per image")

@@ -75,8 +75,8 @@ def edit_images(config: EditConfig) -> dict:
         headings = ["input", "reconstruction", *(f"{name} {strength:+g}{unit}" for strength in strengths)]
         contact_sheet(rows, headings, output / f"sheet_{named[name]}.png", captions)
     described = {direction.name: _described(direction, gammas[direction.name]) for direction in directions}
-    found = {"strengths": strengths, "strength_unit": config.strength_unit, "directions": described, "images": records}
-    return _finish(config, inverter, inputs, begin, "edit", found, [f"sheet_{named[name]}.png" for name in sheets])
+    result = {"strengths": strengths, "strength_unit": config.strength_unit, "directions": described, "images": records}
+    return _finish(config, inverter, inputs, begin, "edit", result, [f"sheet_{named[name]}.png" for name in sheets])
 
 
 def invert_images(config: InvertConfig) -> dict:
@@ -162,7 +162,7 @@ def _open(config: InvertConfig) -> tuple[Inverter, Path, float]:
 
 def _directions(config: EditConfig, inverter: Inverter) -> list[Direction]:
     try:
-        found = [inverter.direction(name, config.domain.directions) for name in config.directions]
+        result = [inverter.direction(name, config.domain.directions) for name in config.directions]
     except FileNotFoundError as error:
         mine, settings = inverter.domain.name, config.domain.name
         if mine == settings:
@@ -170,10 +170,10 @@ def _directions(config: EditConfig, inverter: Inverter) -> list[Direction]:
         raise FileNotFoundError(
             f"{error}. The model is of domain {mine}, the settings are for {settings}: give the --config of {mine} too"
         ) from error
-    names = [direction.name for direction in found]
+    names = [direction.name for direction in result]
     if len(set(names)) < len(names):
         raise UserError(f"directions: {', '.join(names)}: a name is given twice; leave one out or rename its file")
-    return found
+    return result
 
 
 def _described(direction: Direction, gammas: Sequence[float]) -> dict:
@@ -242,7 +242,7 @@ def _finish(
     path = Path(config.output) / f"{command}.json"  # by command: one folder may hold an edit and an interpolation
     with write_atomically(path) as temporary:
         temporary.write_text(json.dumps(head | results, indent=2) + "\n")
-    for line in inputs.framing.untold():
+    for line in inputs.framing.unreported():
         print(f"note: {line}")
     if (count := len(results.get("images", ()))) > SHEET_ROWS:
         print(f"a sheet shows the first {SHEET_ROWS} of {count} photos; all have files of their own")

@@ -120,7 +120,7 @@ class Inputs:
         check_inputs(self.config)
         for path in (expanded(one) for one in roots):
             if _is_numbers(path):
-                raise UserError(f"{path}: {self._told_numbers(path)}; give a photo")
+                raise UserError(f"{path}: {self._kind_of_numbers(path)}; give a photo")
         most, align = self.config.data.max_megapixels, self.config.align
         known = {"max_megapixels": most, "resolution": None if align else self.inverter.resolution}  # of the largest
         sources = [
@@ -129,21 +129,21 @@ class Inputs:
         self.places = {place for _, source in sources if source for place in source.places()}
         return sources
 
-    def _told_numbers(self, path: Path) -> str:
+    def _kind_of_numbers(self, path: Path) -> str:
         """For a refusal: what a file of numbers among the photos is."""
         content = plain_names(read_published(path).content)
         entries = list(content.values()) if isinstance(content, dict) else [content]
         codes = entries[0] if len(entries) == 1 and isinstance(entries[0], Tensor) else torch.zeros(0)
         num_ws, w_dim = self.inverter.generator.num_ws, self.inverter.generator.w_dim
-        told = foreign(content) if isinstance(content, dict) else None
-        if not told and codes.numel() and codes.shape[-1] in (w_dim, num_ws * w_dim):
+        message = foreign(content) if isinstance(content, dict) else None
+        if not message and codes.numel() and codes.shape[-1] in (w_dim, num_ws * w_dim):
             each = codes.numel() % (num_ws * w_dim) == 0
             ws = f"reshape(-1, {num_ws}, {w_dim})" if each else f"reshape(-1, 1, {w_dim}).repeat(1, {num_ws}, 1)"
             return (
                 f"holds codes {list(codes.shape)} of W or W+, not a photo. If they are of this generator, Python draws "
                 f"them: load({self.inverter.model_name!r}).render(Inversion(codes.{ws}), allow_other_model=True)"
             )
-        return f"is {told}" if told else "holds weights or other numbers, not a photo"
+        return f"is {message}" if message else "holds weights or other numbers, not a photo"
 
     def _photos(self, sources: list[tuple[str, ImageSource | None]]) -> Iterator[Photo]:
         pending: list[tuple[str, Tensor]] = []

@@ -1,7 +1,7 @@
 """Learn a direction from labelled codes with a linear SVM in W: its unit normal, or how codes move along it.
 
 Source: InterFaceGAN (Shen et al., CVPR 2020), section 3.1; here on the codes of real photos (E1) with their labels.
-`pattern`: Haufe et al., NeuroImage 2014, equation 6: the weights of a classifier tell what separates the classes, the
+`pattern`: Haufe et al., NeuroImage 2014, equation 6: the weights of a classifier say what separates the classes, the
 covariance times the weights what changes with them. Where W's spread is very uneven the normal leans to dimensions in
 which codes hardly vary, and moving along it changes little in the image; the pattern does not, but takes along all that
 comes with the attribute, background and light included. `shrunk` lies between them: (S + k m I)^-1 S n for covariance
@@ -129,8 +129,8 @@ def read_labels(path: str | Path) -> dict[str, Row]:
             fields = (row for row in reader if row)
         named = next((column for column in columns if column.strip().lower() in FILE_COLUMNS), None)
         if named is None:
-            told = printable(", ".join(columns[:20]), longest=300)
-            raise UserError(f"labels: {path}: has columns {told}; one must be called `file` (or {FILE_COLUMNS[1]})")
+            message = printable(", ".join(columns[:20]), longest=300)
+            raise UserError(f"labels: {path}: has columns {message}; one must be called `file` (or {FILE_COLUMNS[1]})")
         rows = rows_within(["file" if column == named else column for column in columns], fields, path.stat().st_size)
     except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:  # UnicodeDecodeError is a ValueError
         raise UserError(
@@ -151,7 +151,7 @@ def rows_of(names: list[str], labels: dict[str, Row]) -> list[Row | None]:
     stems: dict[str, Row | None] = {}
     for name, row in labels.items():
         stem = PurePosixPath(name).stem
-        stems[stem] = None if stem in stems else row  # a.jpg and a.png are told apart by their whole names only
+        stems[stem] = None if stem in stems else row  # a.jpg and a.png are distinguished by their whole names only
     paths = [PurePosixPath(name) for name in names]
     return [
         labels.get(name) or labels.get(path.name) or stems.get(path.stem)
@@ -167,8 +167,8 @@ def check_column(rows: Iterable[Mapping[str, str | None]], column: str) -> str:
     """
     name, row = column.removeprefix("-"), next(iter(rows))
     if name not in row:
-        told = printable(", ".join(key for key in row if key != "file"), longest=400)
-        raise UserError(f"labels have no column {name!r}; columns: {told}")
+        message = printable(", ".join(key for key in row if key != "file"), longest=400)
+        raise UserError(f"labels have no column {name!r}; columns: {message}")
     return name
 
 

@@ -53,18 +53,18 @@ def learn_directions(config: DirectionConfig) -> dict:
     seed_everything(config.seed, config.threads)
     labels = read_labels(config.labels)
     for column in config.attributes.values():
-        check_column(labels.values(), column)  # a wrong one is told before all photos are encoded
+        check_column(labels.values(), column)  # a wrong one is reported before all photos are encoded
     _check_labels(config, labels)
     with doing("loading the model"):
         inverter = load(config.model or config.domain, "w_encoder", config.device)
     output = Path(config.output)
     ws, names = photo_codes(config, inverter, output / "codes.safetensors")
 
-    found = rows_of(names, labels)
-    labelled = [i for i, row in enumerate(found) if row is not None]
+    result = rows_of(names, labels)
+    labelled = [i for i, row in enumerate(result) if row is not None]
     if len(labelled) < len(names):
         print(f"{len(names) - len(labelled)} of {len(names)} photos have no row in {config.labels} and are left out")
-    ws, names, rows = ws[labelled], [names[i] for i in labelled], [found[i] for i in labelled]
+    ws, names, rows = ws[labelled], [names[i] for i in labelled], [result[i] for i in labelled]
     held_out, how = held_out_mask(names, rows, config.held_out_fraction, config.seed)
     source = {
         "photos": len(names),
@@ -105,13 +105,13 @@ def _check_labels(config: DirectionConfig, labels: dict[str, dict[str, str]]) ->
     """Tell what is wrong with the labels of the photos before these are all encoded."""
     data, px = config.data, config.domain.resolution
     names = list(open_source(data.root, data.kind, data.max_images, data.max_megapixels, px).names)
-    found = [(name, row) for name, row in zip(names, rows_of(names, labels), strict=True) if row is not None]
-    if not found:
+    result = [(name, row) for name, row in zip(names, rows_of(names, labels), strict=True) if row is not None]
+    if not result:
         raise UserError(
             f"none of the {len(names)} photos (such as {names[0]}) is listed in {config.labels} (such as "
             f"{next(iter(labels))}); give the labels of these photos"
         )
-    names, rows = [name for name, _ in found], [row for _, row in found]
+    names, rows = [name for name, _ in result], [row for _, row in result]
     held_out, _ = held_out_mask(names, rows, config.held_out_fraction, config.seed)
     for name, column in config.attributes.items():
         check_classes(attribute_values(rows, column), held_out, name)

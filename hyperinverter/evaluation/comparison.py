@@ -42,7 +42,7 @@ def compare(
     """
     if len(methods) < 2 or len(records) < 2:
         return {}
-    found = {}
+    result = {}
     for name, about in metrics.items():
         pairs = [[record[method].get(name) for method in (methods[0], methods[-1])] for record in records]
         if any(value is None for pair in pairs for value in pair):
@@ -52,5 +52,5 @@ def compare(
             value, interval = {"ratio": float(last.mean() / first.mean())}, bootstrap_ratio(first, last)
         else:
             value, interval = {"difference": float((last - first).mean())}, bootstrap_interval(last - first)
-        found[name] = value | {"interval_95": list(interval)}
-    return found
+        result[name] = value | {"interval_95": list(interval)}
+    return result

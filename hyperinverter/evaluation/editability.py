@@ -28,7 +28,7 @@ UNITS = {"std": " sd", "w": " γ"}  # of strengths, as headings write them
 
 @dataclass(frozen=True)
 class Identity:
-    """A network that tells whether two faces are one person's.
+    """A network that says whether two faces are one person's.
 
     Attributes:
         features: of images [N,3,R,R].
@@ -162,11 +162,11 @@ def figures_of(case: Case, ways: Sequence[float]) -> dict[str, Any]:
         to +s, `kept_at` of those from 0, and `kept_by_photo`, the quartiles of single photos' shares.
         `identity`: network -> against what -> phase -> strength -> likeness with its interval.
     """
-    found: dict[str, Any] = {"attribute": attribute_of(case.direction) or None, "judges": {}}
+    result: dict[str, Any] = {"attribute": attribute_of(case.direction) or None, "judges": {}}
     for name in case.changes:
-        found["judges"][name] = {"unit": unit_of(name), **_judged(case.changes_by(name), ways)}
+        result["judges"][name] = {"unit": unit_of(name), **_judged(case.changes_by(name), ways)}
     if case.identities:
-        found["identity"] = {
+        result["identity"] = {
             network: {
                 against: {
                     phase: {way: _mean(torch.cat(parts).double().numpy()) for way, parts in by_way.items()}
@@ -176,7 +176,7 @@ def figures_of(case: Case, ways: Sequence[float]) -> dict[str, Any]:
             }
             for network, held in case.identities.items()
         }
-    return found
+    return result
 
 
 def _judged(changes: dict[str, np.ndarray], ways: Sequence[float]) -> dict[str, Any]:
@@ -253,8 +253,8 @@ def _nth(values: Any, i: int) -> Any:
 
 def _mean(values: np.ndarray) -> dict[str, Any]:
     """Mean of values [N], and its interval where there are two or more."""
-    found: dict[str, Any] = {"mean": float(values.mean())}
-    return found | ({"interval_95": list(bootstrap_interval(values))} if len(values) > 1 else {})
+    result: dict[str, Any] = {"mean": float(values.mean())}
+    return result | ({"interval_95": list(bootstrap_interval(values))} if len(values) > 1 else {})
 
 
 def _by_strength(ways: Sequence[float], values: Iterable[Any]) -> dict[str, Any]:

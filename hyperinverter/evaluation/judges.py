@@ -31,7 +31,7 @@ from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.safetensors_io import write_tensors
 
 FORMAT = "hyperinverter-judges-1"
-PARTS = ("weight", "bias", "centre", "scale")
+TENSORS = ("weight", "bias", "centre", "scale")
 BATCH_SIZE = 64
 LOGIT = "logit"  # unit of a fitted classifier
 # The taps of SqueezeNet that are read, by their number, and the side to which their maps are averaged: where in the
@@ -96,14 +96,14 @@ def fit_judges(
     attributes = sorted(set(attributes))
     extractor = SqueezeNetFeatures.find().to(device)
     rows = {part: _rows(batches.names, labels) for part, batches in (("fit", training), ("test", held_out))}
-    truth = {part: {a: attribute_values(found, a) for a in attributes} for part, found in rows.items()}
+    truth = {part: {a: attribute_values(result, a) for a in attributes} for part, result in rows.items()}
     key = hashlib.sha256(repr((attributes, TAPS, INVERSE_RIDGE)).encode())
     for part, batches in (("fit", training), ("test", held_out)):
         key.update("\n".join(batches.names).encode())
         key.update(b"".join(truth[part][a].tobytes() for a in attributes))
     judges = _read(cache, key.hexdigest(), extractor, attributes)
     if judges is None:
-        people = {part: {row.get("identity") for row in found} - {None, ""} for part, found in rows.items()}
+        people = {part: {row.get("identity") for row in result} - {None, ""} for part, result in rows.items()}
         judges = _fit(extractor, attributes, training, held_out, truth, device)
         for figures in judges.figures.values():
             figures["people_in_both"] = len(people["fit"] & people["test"])
@@ -147,23 +147,23 @@ def _fit(
 
 @torch.no_grad()
 def _all_features(extractor: SqueezeNetFeatures, batches: Batches, device: torch.device) -> Tensor:
-    found = []
+    result = []
     with tqdm(total=len(batches), desc="judges", unit="photo") as bar:
         for images, names in batches.in_order(BATCH_SIZE):
-            found.append(pooled(extractor, images.to(device)))
+            result.append(pooled(extractor, images.to(device)))
             bar.update(len(names))
-    return torch.cat(found)
+    return torch.cat(result)
 
 
 def _rows(names: Sequence[str], labels: dict[str, dict[str, str]]) -> list[dict[str, str]]:
-    found = rows_of(list(names), labels)
-    missing = [name for name, row in zip(names, found, strict=True) if row is None]
+    result = rows_of(list(names), labels)
+    missing = [name for name, row in zip(names, result, strict=True) if row is None]
     if missing:
         raise UserError(
             f"{len(missing)} of {len(names)} photos, such as {missing[0]}, have no row in labels, from which the "
             f"judges of edits learn; give labels of all photos"
         )
-    return found
+    return result
 
 
 def _read(cache: Path, key: str, extractor: SqueezeNetFeatures, attributes: list[str]) -> AttributeJudges | None:
@@ -172,25 +172,27 @@ def _read(cache: Path, key: str, extractor: SqueezeNetFeatures, attributes: list
     metadata, parts = read_safetensors(cache, "delete it: the judges are fitted again")
     if metadata.get("format") != FORMAT or metadata.get("key") != key:
         return None
-    if set(parts) != set(PARTS):
-        raise UserError(f"{cache}: holds other tensors than {', '.join(PARTS)}; delete it: the judges are fitted again")
+    if set(parts) != set(TENSORS):
+        raise UserError(
+            f"{cache}: holds other tensors than {', '.join(TENSORS)}; delete it: the judges are fitted again"
+        )
     return AttributeJudges(extractor, attributes, **parts, figures=recorded(cache, metadata, "figures", dict))
 
 
 def _write(judges: AttributeJudges, cache: Path, key: str) -> None:
-    parts = {name: getattr(judges, name) for name in PARTS}
+    parts = {name: getattr(judges, name) for name in TENSORS}
     metadata = {"format": FORMAT, "key": key, "figures": json.dumps(judges.figures)}
     write_tensors(cache, parts, metadata)
 
 
 @dataclass(frozen=True)
 class FaceJudge:
-    """A network that tells something of a face in one number.
+    """A network that says something of a face in one number.
 
     Attributes:
         what: it is, in words.
         unit: of the number.
-        attribute: that it tells of, as directions name theirs.
+        attribute: that it measures, as directions name theirs.
         sign: -1 where more of the attribute lowers the number.
         stands_in_for: the network with which the paper judged the same, and whose numbers these are not.
     """
@@ -226,8 +228,10 @@ def judges_of(direction: Direction, known: Collection[str]) -> dict[str, int]:
     """Which of the known judges tell of a direction: name -> 1, or -1 where the direction lowers the judge's score."""
     attribute = attribute_of(direction)
     name, sign = attribute.removeprefix("-"), -1 if attribute.startswith("-") else 1
-    found = {judge: sign * about.sign for judge, about in FACE_JUDGES.items() if about.attribute == name} | {name: sign}
-    return {judge: way for judge, way in found.items() if judge in known}
+    result = {judge: sign * about.sign for judge, about in FACE_JUDGES.items() if about.attribute == name} | {
+        name: sign
+    }
+    return {judge: way for judge, way in result.items() if judge in known}
 
 
 class Judges:
@@ -249,19 +253,19 @@ class Judges:
     @torch.no_grad()
     def __call__(self, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         """Images [N,3,R,R] -> judge -> scores [N] on the CPU."""
-        found = {
+        result = {
             name: network.features(images)[:, 0].cpu() for name, network in self.networks.items() if name in wanted
         }
         if self.attributes and not set(self.attributes.attributes).isdisjoint(wanted):
-            found |= {name: scores for name, scores in self.attributes(images).items() if name in wanted}
-        return found
+            result |= {name: scores for name, scores in self.attributes(images).items() if name in wanted}
+        return result
 
     def about(self) -> dict[str, dict[str, Any]]:
         """Judge network -> its unit, files with their SHA-256, and the paper's network in whose place it stands."""
-        found = {}
+        result = {}
         for name in self.networks:
             judge = FACE_JUDGES[name]
             places = {file: find_required(judge.extractor, file) for file in judge.extractor.filenames}
             hashes = {file: hashlib.sha256(path.read_bytes()).hexdigest() for file, path in places.items()}
-            found[name] = {"unit": judge.unit, "stands_in_for": judge.stands_in_for, "sha256": hashes}
-        return found
+            result[name] = {"unit": judge.unit, "stands_in_for": judge.stands_in_for, "sha256": hashes}
+        return result

@@ -54,7 +54,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     Raises:
         UserError: no images, or none readable; the model's files are missing or do not belong together.
     """
-    if config.data.root is None and config.data.kind != "generated":  # told before gigabytes are read
+    if config.data.root is None and config.data.kind != "generated":  # reported before gigabytes are read
         raise UserError(
             "data.root is not set: give data.root=FOLDER|ZIP of images to measure, or data.kind=generated to measure "
             "on samples of the generator"
@@ -154,15 +154,15 @@ def _summarise(
         "files": {"unreadable": dict(sorted(images.bad_files.items())), "notes": [*images.report(), *framing]},
     }
     output = Path(config.output)
-    _tell_replaced(output / "metrics.json", protocol)
+    _print_replaced(output / "metrics.json", protocol)
     _write(output / "images.jsonl", "".join(json.dumps(record) + "\n" for record in records))
     _write(output / "metrics.json", json.dumps(result, indent=2) + "\n")
     _write(output / "table.md", to_markdown(result))
     chosen = choose_rows(ranking, config.sheet_rows)
     if chosen:
         names = [record["name"] for record in records]
-        found = originals(images, [names[row.index] for row in chosen], config.batch_size)
-        draw_sheet(output / "sheet.png", chosen, names, ranking, found, _for_sheet(methods))
+        results = originals(images, [names[row.index] for row in chosen], config.batch_size)
+        draw_sheet(output / "sheet.png", chosen, names, ranking, results, _for_sheet(methods))
     tqdm.write(to_markdown(result))
     tqdm.write(f"written: {output / 'metrics.json'}, images.jsonl, table.md, sheet.png")
     return result
@@ -260,12 +260,12 @@ def _measure(
 
 def originals(images: Batches, names: list[str], batch_size: int) -> dict[str, Tensor]:
     """Name -> image [3,R,R], rounded, for a few of the images."""
-    found: dict[str, Tensor] = {}
+    result: dict[str, Tensor] = {}
     for batch, batch_names in images.in_order(batch_size):
-        found |= {name: rounded(image).cpu() for image, name in zip(batch, batch_names, strict=True) if name in names}
-        if len(found) == len(names):
+        result |= {name: rounded(image).cpu() for image, name in zip(batch, batch_names, strict=True) if name in names}
+        if len(result) == len(names):
             break
-    return found
+    return result
 
 
 def _for_sheet(methods: dict[str, Reconstructor]) -> dict[str, Callable[[str, Tensor], Tensor]]:
@@ -320,7 +320,7 @@ def _protocol(
     }
 
 
-def _tell_replaced(path: Path, protocol: dict[str, Any]) -> None:
+def _print_replaced(path: Path, protocol: dict[str, Any]) -> None:
     """Say so where an evaluation of other models or images lies at `path`, which is about to be replaced."""
     try:
         before = json.loads(path.read_text(encoding="utf-8"))["protocol"]

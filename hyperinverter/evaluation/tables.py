@@ -41,10 +41,10 @@ def metrics_table(result: dict[str, Any]) -> str:
         unit = f", {about['unit']}" if about["unit"] else ""
         cells = [f"{name}{unit} {ARROWS[about['better']]}"]
         cells += [_value(value, interval) for value, interval in zip(values, intervals, strict=True)]
-        found = dict(zip(methods, values, strict=True))
+        results = dict(zip(methods, values, strict=True))
         for other in others:
             paired = result.get("comparison", {}).get(other, {}).get(name, {}).get("interval_95")
-            cells.append(_comparison(found[other], found[ours], about["better"], paired))
+            cells.append(_comparison(results[other], results[ours], about["better"], paired))
         rows.append(cells)
     return table(heading, rows)
 
@@ -54,10 +54,10 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def mean(found: dict[str, Any]) -> str:
+def mean(result: dict[str, Any]) -> str:
     """A `mean` and its `interval_95`, where it has one."""
-    low_high = found.get("interval_95")
-    return f"{found['mean']:.3g}" + (f" [{low_high[0]:.3g}, {low_high[1]:.3g}]" if low_high else "")
+    low_high = result.get("interval_95")
+    return f"{result['mean']:.3g}" + (f" [{low_high[0]:.3g}, {low_high[1]:.3g}]" if low_high else "")
 
 
 def _number(value: float) -> str:

@@ -46,7 +46,7 @@ class Extractor(nn.Module):
             UserError: a file is missing or damaged; names it, what it is for, and where to put it.
         """
         paths = [find_required(cls, name) for name in cls.filenames]
-        with told_of(cls, paths):
+        with errors_named_after(cls, paths):
             return cls(*map(read_network, paths))
 
     @classmethod
@@ -113,7 +113,7 @@ def find_required(extractor: type[Extractor], filename: str) -> Path:
 
 
 def read_network(path: Path) -> Any:
-    """What a file of network weights holds, read without running code from it; the file's kind is told by its content.
+    """What a file of network weights holds, read without running code from it; its kind is recognised by content.
 
     Raises:
         UserError: it is damaged, not safe or no weights; names it, what was found and what to do.
@@ -125,8 +125,8 @@ def read_network(path: Path) -> Any:
 
 
 @contextmanager
-def told_of(extractor: type[Extractor], paths: Sequence[Path]) -> Iterator[None]:
-    """What goes wrong inside is told of these files: they hold something else than this network."""
+def errors_named_after(extractor: type[Extractor], paths: Sequence[Path]) -> Iterator[None]:
+    """What goes wrong inside is reported as a fault of these files: they hold something else than this network."""
     names = " and ".join(map(str, paths))
     try:
         yield

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hyperinverter.data.face_models import has_dlib
-from hyperinverter.extractors.base import Extractor, check_size, find_required, told_of
+from hyperinverter.extractors.base import Extractor, check_size, errors_named_after, find_required
 from hyperinverter.extractors.resize import crop_resize
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import to_uint8
@@ -24,7 +24,7 @@ FACE_LEFT, FACE_TOP, FACE_SIDE, FACE_PX = 0.1540, 0.2464, 0.7027, 150
 
 # Mean embedding of 788 FFHQ photos at 64 px, so that cosines mean something: all embeddings lie near one point. On 782
 # held-out photos of faces64 (4,777 pairs of one person, 300,594 of two) the cosine is 0.67 for one person and 0.04 for
-# two, and tells them apart with an area under the curve of 0.994; the distance, 0.49 and 0.85, with one of 0.995.
+# two, and distinguishes them with an area under the curve of 0.994; the distance, 0.49 and 0.85, with one of 0.995.
 CENTRE = (
     -0.1022, 0.0645, 0.0558, -0.0700, -0.1185, -0.0150, -0.0221, -0.1085, 0.1640, -0.1042, 0.1878, -0.0451,
     -0.2286, -0.0280, -0.0340, 0.1552, -0.1469, -0.1438, -0.0825, -0.0544, 0.0224, 0.0308, 0.0186, 0.0639,
@@ -68,7 +68,7 @@ class DlibFace(Extractor):
         if not has_dlib():
             raise UserError(NO_DLIB)
         path = find_required(cls, cls.filenames[0])
-        with told_of(cls, [path]):
+        with errors_named_after(cls, [path]):
             return cls(path)
 
     @classmethod

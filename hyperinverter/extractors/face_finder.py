@@ -78,11 +78,11 @@ def _yunet(file: Path) -> Callable[[Image.Image], list[FoundFace]] | None:
         pixels, scale = _resized(photo, YUNET_PX)
         network.setInputSize(pixels.shape[1::-1])
         _, rows = network.detect(np.ascontiguousarray(pixels[:, :, ::-1]))  # BGR
-        found = []
+        result = []
         for row in () if rows is None else rows.astype(np.float64):
             points = row[4:14].reshape(5, 2) / scale  # eyes, nose, corners of the mouth; left as seen in the image
-            found.append(FoundFace(row[14], row[:4] / scale, points[0], points[1], points[3:].mean(axis=0)))
-        return _widest_first(found)
+            result.append(FoundFace(row[14], row[:4] / scale, points[0], points[1], points[3:].mean(axis=0)))
+        return _widest_first(result)
 
     return find
 
@@ -111,5 +111,5 @@ def _resized(photo: Image.Image, px: int) -> tuple[np.ndarray, float]:
     return np.asarray(photo.resize(size, Image.Resampling.BILINEAR)), scale
 
 
-def _widest_first(found: list[FoundFace]) -> list[FoundFace]:
-    return sorted(found, key=lambda face: -face.box[2])
+def _widest_first(result: list[FoundFace]) -> list[FoundFace]:
+    return sorted(result, key=lambda face: -face.box[2])

@@ -1,4 +1,4 @@
-"""Whether photos are in the crop that a domain's images have: told, as a wrong crop gives garbage without an error.
+"""Whether photos are in the crop that a domain's images have: a warning, since a wrong crop gives no error.
 
 A domain of faces with `alignment: ffhq` expects one face at FFHQ's place; one of scenes expects no face that fills the
 photo. Limits were chosen on photos: all of 1,106 crops of FFHQ, CelebA and portraits lie within them.
@@ -25,7 +25,7 @@ SECOND_FACE = 0.5  # narrower ones beside the widest are people in the backgroun
 FILLS = 0.25  # width of a face over the photo's side, from which on a scene is doubted
 LOOKED_AT = 24  # photos of a training or an evaluation
 NO_FACE = "no face was found"
-NAMED = 3  # photos that are told one by one, before they are counted only
+NAMED = 3  # photos that are reported one by one, before they are counted only
 
 
 @dataclass
@@ -62,10 +62,10 @@ class Framing:
         if self._finder is None:
             return None
         faces = self._finder.find(photo)
-        told = self._scene(faces, photo) if self.domain.kind == "scenes" else self._face(faces, photo)
-        if told:
-            self.faults[name] = told
-        return told
+        message = self._scene(faces, photo) if self.domain.kind == "scenes" else self._face(faces, photo)
+        if message:
+            self.faults[name] = message
+        return message
 
     def line(self, name: str) -> str | None:
         """What to say of a photo as soon as it was looked at; of the fourth and later ones nothing."""
@@ -96,7 +96,7 @@ class Framing:
             return [f"{count} show faces, such as {name}, {self._what_to_do()}"]
         return [f"{count} are not in the FFHQ crop, such as {name} ({fault}), so results are wrong: {self.remedy}"]
 
-    def untold(self) -> list[str]:
+    def unreported(self) -> list[str]:
         """What `report` says beyond `line`."""
         return self.report() if self.finder is None or len(self.faults) > NAMED else []
 
@@ -128,7 +128,7 @@ def look_at_some(source: object, domain: DomainConfig, remedy: str) -> Iterator[
         for index in np.unique(np.linspace(0, len(source) - 1, LOOKED_AT).round().astype(int)).tolist():
             try:
                 framing.look(source.names[index], source.read(index))
-            except BadImageError:  # told by who reads it in earnest
+            except BadImageError:  # reported by what reads it in earnest
                 continue
     yield from framing.report()
 

@@ -7,7 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from hyperinverter.extractors.base import Extractor, find_required, load_exactly, read_network, told_of
+from hyperinverter.extractors.base import Extractor, errors_named_after, find_required, load_exactly, read_network
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import to_uint8
 
@@ -48,7 +48,7 @@ class Inception(Extractor):
             expected = path.stem.rpartition("-")[2]  # torch hub's convention: the name ends in the hash's first digits
             if not digest.startswith(expected):
                 raise UserError(f"{path}: its SHA-256 starts with {digest[:8]}, expected {expected}; fetch it again")
-        with told_of(cls, [path]):
+        with errors_named_after(cls, [path]):
             return cls(read_network(path))
 
     def features(self, images: Tensor) -> Tensor:
@@ -60,14 +60,14 @@ def _network() -> nn.Module:
     """torch-fidelity's network before it has weights: its own loader could run code from a file."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    class Network(FeatureExtractorInceptionV3):
+    class Features(FeatureExtractorInceptionV3):
         def load_state_dict(self, state_dict: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
             return super().load_state_dict(state_dict, *args, **kwargs) if state_dict else None
 
     nothing = io.BytesIO()
     torch.save({}, nothing)
     nothing.seek(0)
-    return Network("inception-v3-compat", ["2048"], feature_extractor_weights_path=nothing)
+    return Features("inception-v3-compat", ["2048"], feature_extractor_weights_path=nothing)
 
 
 def _of_arrays(network: nn.Module, arrays: dict[str, Tensor], what: str) -> dict[str, Tensor]:

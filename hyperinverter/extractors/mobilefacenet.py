@@ -63,7 +63,7 @@ class GlobalDepthwise(nn.Module):
         return self.bn(self.depthwise(x))
 
 
-class Network(nn.Module):
+class MobileFaceNetwork(nn.Module):
     """[N,3,112,112], ImageNet-normalised -> [N,128]."""
 
     def __init__(self) -> None:
@@ -105,7 +105,7 @@ class MobileFaceNet(Embedding):
     def __init__(self, state: dict[str, Tensor], is_mirrored: bool = False) -> None:
         super().__init__()
         self.is_mirrored = is_mirrored
-        self.net = Network()
+        self.net = MobileFaceNetwork()
         load_exactly(self.net, state, "MobileFaceNet (mobilefacenet_112.npz)")
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1))

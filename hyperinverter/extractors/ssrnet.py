@@ -14,7 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hyperinverter.extractors.base import CARRIED, Extractor, check_size, find_required, load_exactly, told_of
+from hyperinverter.extractors.base import (
+    CARRIED,
+    Extractor,
+    check_size,
+    errors_named_after,
+    find_required,
+    load_exactly,
+)
 from hyperinverter.extractors.resize import crop_resize
 from hyperinverter.utils.errors import DAMAGED, UserError, reason_of
 
@@ -73,7 +80,7 @@ class Stage(nn.Module):
         return F.relu(self.bins(hidden)), torch.tanh(self.shifts(hidden)), delta
 
 
-class Network(nn.Module):
+class SsrNetwork(nn.Module):
     """[N,3,64,64], B, G, R in 0..255 -> age in years [N]."""
 
     def __init__(self) -> None:
@@ -97,11 +104,11 @@ class SsrNetAge(Extractor):
     """Age in years of an FFHQ-framed face, [N,1]; the distance is the difference in years.
 
     The whole image is shown. On 782 held-out photos of faces64 those that CelebA calls young are 30.7 years old in the
-    mean and the others 45.6, and age tells them apart with an area under the curve of 0.88; 0.81 with red and blue
+    mean and the others 45.6, and age distinguishes them with an area under the curve of 0.88; 0.81 with red and blue
     exchanged, and less with any closer crop (0.82 at nine tenths of the side, 0.72 at seven).
 
     Args:
-        state: of `Network`, as `from_keras` gives it.
+        state: of `SsrNetwork`, as `from_keras` gives it.
     """
 
     filenames = ("ssrnet_age_imdb_64.h5",)
@@ -111,14 +118,14 @@ class SsrNetAge(Extractor):
 
     def __init__(self, state: dict[str, Tensor]) -> None:
         super().__init__()
-        self.net = Network()
+        self.net = SsrNetwork()
         load_exactly(self.net, state, "SSR-Net of three stages with three bins (ssrnet_age_imdb_64.h5)")
         self.freeze()
 
     @classmethod
     def find(cls) -> Self:
         path = find_required(cls, cls.filenames[0])
-        with told_of(cls, [path]):
+        with errors_named_after(cls, [path]):
             return cls(from_keras(_read_h5(path)))
 
     @classmethod
@@ -135,7 +142,7 @@ class SsrNetAge(Extractor):
 
 
 def from_keras(arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
-    """Keras' arrays by `layer/weight` -> the state of `Network`; an array that has no place is kept, to be refused."""
+    """Keras' arrays by `layer/weight` -> the state of `SsrNetwork`; unknown ones are kept, to be refused."""
     places = {f"conv2d_{i + 1}": f"large.convs.{i}" for i in range(LAYERS)}
     places |= {f"conv2d_{i + 1 + LAYERS}": f"small.convs.{i}" for i in range(LAYERS)}
     places |= {

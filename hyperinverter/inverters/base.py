@@ -20,7 +20,7 @@ from hyperinverter.models.residuals import Residuals
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.stylegan2.layers import check_reduced
 from hyperinverter.utils.checkout import command_of
-from hyperinverter.utils.device import arithmetic, resolve_device, tell_if_slower
+from hyperinverter.utils.device import arithmetic, resolve_device, warn_if_slower
 from hyperinverter.utils.errors import UserError
 
 if TYPE_CHECKING:  # loaded where photos are read
@@ -129,7 +129,7 @@ class Inverter(Edits, OnHub, ABC):
         if self.optimises:
             self._check_plain(precision, compile)
         self.precision, self.compiled = precision, compile
-        tell_if_slower(self.device.type, precision)
+        warn_if_slower(self.device.type, precision)
         if compile:
             self._compile()
         return self

@@ -28,7 +28,7 @@ SMALLEST_NOISE = 8  # pixels; noise inputs are halved down to this when their au
 CHUNK = 1000  # codes that the mapping network computes at a time
 PROGRESS_STEPS = 100  # shorter runs show no bar
 
-Network = Callable[[Tensor], Tensor]
+FeatureFunction = Callable[[Tensor], Tensor]
 OnStep = Callable[[int, float, Tensor, Tensor], None]  # step, learning rate, loss before it, latent after it
 
 
@@ -50,7 +50,7 @@ class SquaredDistance:
         network: images [1, 3, R, R] in [-1, 1] -> [1, F].
     """
 
-    network: Network
+    network: FeatureFunction
 
     def features(self, images: Tensor) -> Tensor:
         return self.network(images)
@@ -159,7 +159,7 @@ def project(
     latent, spread = _start(generator, space, initial_w, statistics or w_statistics(generator, w_avg_samples))
     draw = draw or _seeded(seed)
     measures = hasattr(features, "distance")
-    ruler = cast(FeatureNetwork, features) if measures else SquaredDistance(cast(Network, features))
+    ruler = cast(FeatureNetwork, features) if measures else SquaredDistance(cast(FeatureFunction, features))
     # Detached: a generator whose parameters require gradients is neither slowed down nor changed.
     frozen = {name: parameter.detach() for name, parameter in generator.synthesis.named_parameters()}
     buffers = {name: b for name, b in generator.synthesis.named_buffers() if name.endswith("noise_const")}

@@ -54,7 +54,7 @@ class Remembered:
         return result
 
 
-# `metric_filter` -> how images are reduced, as the protocol tells it
+# `metric_filter` -> how images are reduced, as the protocol says
 FILTERS = {
     "bilinear": "Pillow's bilinear with antialiasing, from 8-bit to 8-bit pixels (published)",
     "box": "box mean, not rounded (as the training losses)",
@@ -202,7 +202,7 @@ class PerImageMetric(Metric):
 
     def interval(self) -> tuple[float, float] | None:
         if sum(map(len, self.taken)) < 2:
-            return None  # one image tells nothing about others
+            return None  # one image says nothing about others
         return bootstrap_interval(torch.cat(self.taken).numpy())
 
 

@@ -125,7 +125,7 @@ class FrFeatureIdentity(Identity):
 
 
 class FaceNumber(FeatureDistance):
-    """By how much a number that a network tells of a face differs between the two images."""
+    """By how much a number that a network gives for a face differs between the two images."""
 
     @classmethod
     def build(cls, parts: Parts) -> Self:

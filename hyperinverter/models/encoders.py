@@ -123,13 +123,13 @@ class LayerwiseEncoder(FeaturePyramid):
     def forward(self, images: Tensor) -> Tensor:
         """Images [N, 3, H, W] in [-1, 1], any size -> features [N, L, C, feature_size, feature_size]."""
         maps = self.pyramid(images)
-        found = {
+        result = {
             style: head(maps[pyramid_level(style)])
             for style, head in enumerate(self.styles)
             if not isinstance(head, nn.Identity)
         }
-        unread = torch.zeros_like(next(iter(found.values())))
-        return torch.stack([found.get(style, unread) for style in range(self.num_styles)], dim=1)
+        unread = torch.zeros_like(next(iter(result.values())))
+        return torch.stack([result.get(style, unread) for style in range(self.num_styles)], dim=1)
 
     def pair(self, images: Tensor, w_images: Tensor) -> tuple[Tensor, Tensor]:
         """Features h of the inputs and h_w of the Phase I images, with the same weights.

@@ -17,7 +17,7 @@ from hyperinverter.models.hypernetwork import Hypernetwork
 from hyperinverter.utils.skip_init import shapes_only
 
 
-def describe(config: CommandConfig | DomainConfig) -> str:
+def dry_run(config: CommandConfig | DomainConfig) -> str:
     """The plan of a run's domain as plain text, for `--dry-run` and model cards.
 
     Raises:

@@ -103,11 +103,11 @@ def target_layers(
         raise ValueError(f"target_set: got {target_set!r}, expected one of {', '.join(TARGET_SETS)}")
     synthesis = generator.get_submodule("synthesis")
     own = getattr(synthesis, "target_layers", None)
-    found = stylegan2_target_layers(synthesis, target_set) if own is None else own(target_set)
+    result = stylegan2_target_layers(synthesis, target_set) if own is None else own(target_set)
     for pattern in left_out:
-        if not any(fnmatchcase(layer.name, pattern) for layer in found):
-            raise ValueError(f"hypernetwork.left_out: {pattern!r} fits none of {', '.join(t.name for t in found)}")
-    kept = [layer for layer in found if not any(fnmatchcase(layer.name, pattern) for pattern in left_out)]
+        if not any(fnmatchcase(layer.name, pattern) for layer in result):
+            raise ValueError(f"hypernetwork.left_out: {pattern!r} fits none of {', '.join(t.name for t in result)}")
+    kept = [layer for layer in result if not any(fnmatchcase(layer.name, pattern) for pattern in left_out)]
     if not kept:
         raise ValueError(f"hypernetwork.left_out: {', '.join(left_out)} leave no layer to change")
     return kept

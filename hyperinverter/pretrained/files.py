@@ -52,11 +52,11 @@ def early_heads_beside(generator: Path, resolution: int) -> dict[int, Path]:
 
 def available_models() -> dict[str, Path]:
     """Name -> folder of every model folder in the search folders (one with at least a generator)."""
-    found: dict[str, Path] = {}
+    result: dict[str, Path] = {}
     for root in search_folders():
         for file in sorted(root.glob("*/generator.safetensors")):
-            found.setdefault(file.parent.name, file.parent)
-    return found
+            result.setdefault(file.parent.name, file.parent)
+    return result
 
 
 def find_model_folder(name_or_path: str | Path) -> Path:
@@ -126,8 +126,8 @@ def part_file(source: str | Path, part: str, domain_name: str | None = None) -> 
     if not file.is_file():
         from hyperinverter.published.reading.files import unpacked  # brings torch along
 
-        if told := unpacked(folder):
-            raise FileNotFoundError(f"{folder}: {told}")
+        if message := unpacked(folder):
+            raise FileNotFoundError(f"{folder}: {message}")
         command = command_for(part, domain_name or folder.name, folder)
         alone = part == "hyperinverter" and (folder / "w_encoder.safetensors").is_file()
         or_phase1 = ' (Phase I alone is there: method=w_encoder, in Python load(NAME, "w_encoder"))' if alone else ""

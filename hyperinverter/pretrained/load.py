@@ -55,14 +55,14 @@ def _domain_of(*files: ModelFile, base: DomainConfig | None = None) -> DomainCon
                 if key in file.config}  # fmt: skip
         try:
             recorded_section(DomainConfig, {"name": file.config["domain"], **head}, "config")
-            found: dict[str, Any] = {name: recorded_section(SECTIONS[name], file.config[name], f"config.{name}")
+            result: dict[str, Any] = {name: recorded_section(SECTIONS[name], file.config[name], f"config.{name}")
                      for name in SECTIONS if name in file.config}  # fmt: skip
         except ValueError as error:
             raise UserError(
                 f"{file.path}: {error}; it was written by another version of hyperinverter, or changed: update, or "
                 f"convert it again"
             ) from error
-        for name, value in {"name": file.config["domain"], **head, **found}.items():
+        for name, value in {"name": file.config["domain"], **head, **result}.items():
             setattr(domain, name, value)
     return domain
 
@@ -76,7 +76,7 @@ def check_domain(file: ModelFile, domain: DomainConfig | None) -> None:
     if file.config.get("resolution") != domain.resolution:
         differ.append(f"resolution: file {file.config.get('resolution')}, domain {domain.resolution}")
     for name in SECTIONS:
-        if isinstance(file.config.get(name), dict):  # another kind is told when the networks are described
+        if isinstance(file.config.get(name), dict):  # another kind is reported when the networks are described
             wanted = asdict(getattr(domain, name))
             # a file from before a key existed was made in what became the key's default way
             for key, value in {**asdict(SECTIONS[name]()), **file.config[name]}.items():
@@ -93,7 +93,7 @@ def check_served(file: ModelFile) -> None:
     """Refuse a generator or discriminator of a kind that no command serves: of gray images, or with classes."""
     for section in ("generator", "discriminator"):
         found = file.config.get(section)
-        if not isinstance(found, dict):  # absent; another kind is told when the networks are described
+        if not isinstance(found, dict):  # absent; another kind is reported when the networks are described
             continue
         for key, (value, words) in SERVED.items():
             if (got := found.get(key, value)) != value:
@@ -275,7 +275,7 @@ def load_model(
     def find(part: str) -> Path:
         return weights_file(source, part) if isinstance(source, DomainConfig) else part_file(source, part)
 
-    try:  # all paths first: a missing part is told before gigabytes are read
+    try:  # all paths first: a missing part is reported before gigabytes are read
         paths = {part: find(part) for part in wanted}
     except FileNotFoundError:
         check_served(read_model(find("generator"), "generator"))  # one that is not gets no other part either

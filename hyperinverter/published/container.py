@@ -45,7 +45,7 @@ def beside(names: Iterable[str]) -> dict[str, str]:
     return {name: UNUSED_BESIDE.get(name, UNUSED.get(name, OTHER_ENTRY)) for name in names}
 
 
-def told_unused(ignored: Mapping[str, str]) -> list[str]:
+def unused_keys(ignored: Mapping[str, str]) -> list[str]:
     """For messages: what of a file is not used and what was made in place of what it lacks.
 
     Names of one reason stand together, those below one prefix as one.
@@ -74,8 +74,8 @@ def unwrap(content: Any, what: str, source: str) -> tuple[dict[str, Tensor], dic
     if "state_dict" not in content:
         return _named(content, what, source), {}
     if not isinstance(content["state_dict"], Mapping):
-        found = type(content["state_dict"]).__name__
-        raise UserError(f"{source}: not {what}: its state_dict is a {found}, expected names with tensors")
+        result = type(content["state_dict"]).__name__
+        raise UserError(f"{source}: not {what}: its state_dict is a {result}, expected names with tensors")
     ignored, unknown = {}, []
     for entry, value in content.items():
         if entry == "state_dict":

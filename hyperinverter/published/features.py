@@ -38,8 +38,7 @@ def read_arcface(content: Any, source: str, given: dict[str, Any]) -> tuple[Face
 def read_curricularface(content: Any, source: str, given: dict[str, Any]) -> tuple[FaceNetwork, Published]:
     """CurricularFace's IR-101 (CurricularFace_Backbone.pth): faces [N, 3, 112, 112] -> [N, 512].
 
-    Its embedding's BatchNorm has no weight and bias, which tells it from ArcFace. Options: `input_size`, as the tensors
-    say.
+    Its embedding's BatchNorm has no weight and bias, unlike ArcFace's. Options: `input_size`, as the tensors say.
     """
     what = "CurricularFace (CurricularFace_Backbone.pth)"
     return _read_face_network(content, source, given, what, has_affine_embedding=False)

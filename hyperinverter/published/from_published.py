@@ -70,7 +70,7 @@ def from_published(
             its content: a state dict under the published names, or the whole checkpoint (`{"state_dict": ...,
             "latent_avg": ...}`). NumPy arrays do for tensors.
         kind: one of KINDS.
-        config: what the tensors cannot tell, by its published name; each reader's docstring lists its options.
+        config: what the tensors cannot show, by its published name; each reader's docstring lists its options.
     Returns:
         The module in eval mode on the CPU, float32. Its attribute `published` (`Published`) says how it was read.
     Raises:
@@ -87,8 +87,8 @@ def from_published(
     else:
         file, content, source = None, _as_tensors(state_or_path), "the given state dict"
     content = plain_names(content)
-    if told := foreign(content):
-        raise UserError(f"{source}: it is {told}")
+    if message := foreign(content):
+        raise UserError(f"{source}: it is {message}")
     module, name = READERS[kind]
     reader: Reader = getattr(import_module(f"hyperinverter.published.{module}"), name)
     network, report = reader(content, source, config)

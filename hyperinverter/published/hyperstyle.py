@@ -59,15 +59,15 @@ def read_hyperstyle(content: Any, source: str, given: dict[str, Any]) -> tuple[H
     `input_nc` and `encoder_type`, as the tensors say.
     """
     chosen = options(given, OPTIONS, WHAT)
-    found = open_checkpoint(content, WHAT, source, "hypernet.", ("conv1.weight", "input_layer.0.weight"))
-    keys = found.keys
-    hypernet = _shared_once(found, found.part("hypernet."))
-    own_encoder = {} if found.prefix is None else keys.take_prefix(f"{found.prefix}w_encoder.")
-    average = average_code(keys, chosen["latent_avg"] if chosen["latent_avg"] is not None else found.latent_avg)
-    decoder = found.decoder(average)
+    result = open_checkpoint(content, WHAT, source, "hypernet.", ("conv1.weight", "input_layer.0.weight"))
+    keys = result.keys
+    hypernet = _shared_once(result, result.part("hypernet."))
+    own_encoder = {} if result.prefix is None else keys.take_prefix(f"{result.prefix}w_encoder.")
+    average = average_code(keys, chosen["latent_avg"] if chosen["latent_avg"] is not None else result.latent_avg)
+    decoder = result.decoder(average)
     config = _sizes(keys, hypernet, chosen, decoder)
-    config.n_iters = iterations(keys, found.choose(chosen, "n_iters_per_batch", ITERATIONS))
-    config.wide = "cars" in found.choose(chosen, "dataset_type", "")
+    config.n_iters = iterations(keys, result.choose(chosen, "n_iters_per_batch", ITERATIONS))
+    config.wide = "cars" in result.choose(chosen, "dataset_type", "")
     num_ws = 2 * (config.resolution.bit_length() - 2)
     config.w_dim = decoder.w_dim if decoder is not None else average.shape[1] if average is not None else config.w_dim
     average = fitting_average(keys, average, num_ws, config.w_dim)
@@ -87,7 +87,7 @@ def read_hyperstyle(content: Any, source: str, given: dict[str, Any]) -> tuple[H
     keys.fill(network, state)
     network.decoder = decoder
     sizes = {"hyperstyle": config.to_json(), "generator": None if decoder is None else dict(decoder.config)}
-    return network, Published("", sizes, found.finish())
+    return network, Published("", sizes, result.finish())
 
 
 class _Shapes(dict[str, tuple[int, ...]]):
@@ -118,7 +118,7 @@ def _shared_once(found: Checkpoint, state: dict[str, Tensor]) -> dict[str, Tenso
 
 
 def _sizes(keys: Keys, state: dict[str, Tensor], chosen: dict[str, Any], decoder: Generator | None) -> HyperStyleConfig:
-    """Everything that the tensors tell, held against the given options."""
+    """Everything that the tensors show, held against the given options."""
     shapes = _Shapes(keys, state)
     found = {int(m[1]) for key in shapes if (m := re.match(r"refinement_blocks\.(\d+)\.convs\.0\.weight", key))}
     if not found:
@@ -201,7 +201,7 @@ def _trunk(
 def _layer_shapes(
     keys: Keys,
     shapes: _Shapes,
-    found: list[int],
+    results: list[int],
     shared: list[int],
     rows: int,
     columns: int,
@@ -211,11 +211,11 @@ def _layer_shapes(
     """(O, I, k, k) of every predicted layer: of the decoder, else from the sizes of the blocks."""
     if decoder is not None:
         layers = target_layers(decoder)
-        return {number: tuple(layers[number].shape) for number in found}
+        return {number: tuple(layers[number].shape) for number in results}
     names = target_names(resolution, "conv_without_bias")
     result: dict[int, tuple[int, ...]] = {}
     # conv1 before conv0 of its block, whose O is its own
-    for number in sorted(found, key=lambda i: (names[i].split(".")[0], "conv0" in names[i])):
+    for number in sorted(results, key=lambda i: (names[i].split(".")[0], "conv0" in names[i])):
         block = f"refinement_blocks.{number}.output."
         if number in shared:
             result[number] = (columns // 9 if columns % 9 == 0 else columns, rows, 3, 3)

@@ -56,11 +56,11 @@ class Keys:
             key: must be there.
             shape: expected, None for a free dimension.
         """
-        found = self.shape(key)
+        result = self.shape(key)
         if shape is not None:
             expected = tuple(shape)
-            if len(found) != len(expected) or any(e not in (None, f) for e, f in zip(expected, found, strict=True)):
-                raise self.fault(f"{key} has shape {found}, expected {expected}")
+            if len(result) != len(expected) or any(e not in (None, f) for e, f in zip(expected, result, strict=True)):
+                raise self.fault(f"{key} has shape {result}, expected {expected}")
         self._left.pop(key, None)
         return self.state[key]
 
@@ -132,11 +132,11 @@ def options(given: dict, known: Mapping[str, object], what: str) -> dict:
     return {**known, **given}
 
 
-def agree(what: str, name: str, given: object, found: object) -> None:
+def agree(what: str, name: str, given: object, result: object) -> None:
     """An option that can also be read from the tensors must say the same as they do.
 
     Raises:
         UserError: it does not.
     """
-    if given is not None and given != found:
-        raise UserError(f"{what}: {name}={given!r} was given, but the tensors say {found!r}; leave it out")
+    if given is not None and given != result:
+        raise UserError(f"{what}: {name}={given!r} was given, but the tensors say {result!r}; leave it out")

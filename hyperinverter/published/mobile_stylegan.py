@@ -23,7 +23,7 @@ from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.text import printable
 
 WHAT = "MobileStyleGAN's generator (random_face)"
-PARTS = ("MappingNetwork", "SynthesisNetwork")
+GRAPHS = ("MappingNetwork", "SynthesisNetwork")
 MOST_MAPPING_LAYERS = 64
 
 
@@ -36,9 +36,9 @@ def read_generator(content: Any, source: str, given: dict[str, Any]) -> tuple[Mo
     options(given, {}, WHAT)
     values = content.values() if isinstance(content, Mapping) else ()
     graphs = {value.name: _Graph(value, source) for value in values if isinstance(value, IrNetwork)}
-    if missing := [part for part in PARTS if part not in graphs]:
+    if missing := [part for part in GRAPHS if part not in graphs]:
         raise UserError(f"{source}: not {WHAT}: it has no graph {missing[0]}")
-    mapping, synthesis = (graphs[part] for part in PARTS)
+    mapping, synthesis = (graphs[part] for part in GRAPHS)
     state = {**mapping.mapping(), **synthesis.synthesis()}
     keys = Keys(state, WHAT, source)
     config = _sizes(keys)
@@ -105,19 +105,19 @@ class _Graph:
 
     def mapping(self) -> dict[str, Tensor]:
         """Name -> tensor of every fully connected layer, found from the output backwards."""
-        found: list[tuple[Tensor, Tensor]] = []
+        result: list[tuple[Tensor, Tensor]] = []
         (node, *_), seen = self.network.of_kind("Result") or (None,), set()
         while node is not None:
             if node.number in seen:
                 raise self._fault("it leads back into itself")
             seen.add(node.number)
             if node.kind == "MatMul":
-                found.append((self._weight(node), self._value(self._add(node), 1).flatten()))
+                result.append((self._weight(node), self._value(self._add(node), 1).flatten()))
             node = self.network.source(node, 0)
-        if not found or len(found) > MOST_MAPPING_LAYERS:
-            raise self._fault(f"{len(found)} fully connected layers lie between input and output")
+        if not result or len(result) > MOST_MAPPING_LAYERS:
+            raise self._fault(f"{len(result)} fully connected layers lie between input and output")
         state = {}
-        for number, (weight, bias) in enumerate(reversed(found)):
+        for number, (weight, bias) in enumerate(reversed(result)):
             state |= {f"mapping.fc{number}.weight": weight, f"mapping.fc{number}.bias": bias}
         return state
 
@@ -176,12 +176,12 @@ class _Graph:
 
     def _behind(self, layer: IrLayer, port: int) -> IrLayer:
         """The constant behind an input, past a reshape."""
-        found = self.network.source(layer, port)
-        if found is not None and found.kind == "Reshape":
-            found = self.network.source(found, 0)
-        if found is None or found.tensor is None:
+        result = self.network.source(layer, port)
+        if result is not None and result.kind == "Reshape":
+            result = self.network.source(result, 0)
+        if result is None or result.tensor is None:
             raise self._fault(f"input {port} of {layer.name!r:.80} is no constant")
-        return found
+        return result
 
     def _value(self, layer: IrLayer, port: int) -> Tensor:
         return self._behind(layer, port).tensor

@@ -1,4 +1,4 @@
-"""Names in a state dict before anything looks at them: what wrapped the network is taken off, other projects' are told.
+"""Names in a state dict before anything looks at them: wrappers' words are taken off, other projects' are named.
 
 DataParallel, torch.compile and FSDP put a word into every name; a class that owns the network puts its own in front.
 """
@@ -105,9 +105,9 @@ def foreign(content: Any) -> str | None:
         return "a cache of GANSpace without components of the latent space (lat_comp); edit.py takes one that has them"
     for state in _mappings(content):
         names = [name for name in state if isinstance(name, str)]
-        for pattern, told in FOREIGN.items():
+        for pattern, message in FOREIGN.items():
             if any(re.fullmatch(rf"(.+\.)?({pattern})", name) for name in names):
-                return f"{told}; {GET_ANOTHER}"
+                return f"{message}; {GET_ANOTHER}"
         for name in INPUTS:
             shape = tuple(getattr(state.get(name), "shape", ()))
             if len(shape) >= 3 and shape[-1] != shape[-2]:

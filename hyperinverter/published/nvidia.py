@@ -1,7 +1,7 @@
 """NVIDIA's StyleGAN2-ADA generator and discriminator as this project's, and back.
 
 The names of the weights are the same on both sides. What has to be found out is what was built: from the tensors as far
-as they tell, from the arguments that the file carries, and from options. Sources: see `nvidia_arguments`.
+as they show it, from the arguments that the file carries, and from options. Sources: see `nvidia_arguments`.
 """
 
 from collections.abc import Mapping
@@ -20,17 +20,17 @@ from hyperinverter.published.from_published import Published
 from hyperinverter.published.keys import Keys, agree, options
 from hyperinverter.published.nvidia_tensors import (
     DRAWN,
-    Facts,
-    discriminator_facts,
+    TensorSizes,
+    discriminator_sizes,
     drawn_noise,
     full_filter,
-    generator_facts,
+    generator_sizes,
 )
 from hyperinverter.published.reading import NetworkStub
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.skip_init import shapes_only
 
-Network = TypeVar("Network", Generator, Discriminator)
+NetworkT = TypeVar("NetworkT", Generator, Discriminator)
 
 
 def read_generator(content: Any, source: str, given: dict[str, Any]) -> tuple[Generator, Published]:
@@ -56,12 +56,12 @@ def read_generator(content: Any, source: str, given: dict[str, Any]) -> tuple[Ge
     keys = Keys(found.state, what, source)
     if keys.left("synthesis.L") or keys.left("synthesis.input."):
         raise keys.fault("it is a StyleGAN3 generator, another architecture; give a StyleGAN2 network")
-    facts = generator_facts(keys)
-    agree(source, "num_ws", num_ws, 2 * len(facts.widths))
-    told, ignored = _told(found, given, table, source)
-    told = {**(arguments.NEWER_GENERATOR if found.is_newer else {}), **told}
+    sizes = generator_sizes(keys)
+    agree(source, "num_ws", num_ws, 2 * len(sizes.widths))
+    declared, ignored = _declared(found, given, table, source)
+    declared = {**(arguments.NEWER_GENERATOR if found.is_newer else {}), **declared}
     has_mean = "mapping.w_avg" in keys
-    if has_mean != (told.get("w_avg_beta", 0.995) is not None):
+    if has_mean != (declared.get("w_avg_beta", 0.995) is not None):
         raise keys.fault(
             "it has mapping.w_avg, but w_avg_beta is None; leave that out"
             if has_mean
@@ -71,7 +71,7 @@ def read_generator(content: Any, source: str, given: dict[str, Any]) -> tuple[Ge
     strengths = [name for name in state if name.endswith(".noise_strength")]
     noises = drawn_noise(n for name in strengths if (n := name.replace("_strength", "_const")) not in state)
     ignored |= {"noise_const": DRAWN} if noises else {}
-    network = build(keys, Generator, _config(keys, facts, told, table), noises | state)
+    network = build(keys, Generator, _config(keys, sizes, declared, table), noises | state)
     return network, Published("stylegan2_ada_generator", network.config, {**found.ignored, **ignored, **keys.finish()})
 
 
@@ -97,15 +97,15 @@ def read_discriminator(content: Any, source: str, given: dict[str, Any]) -> tupl
     given, _ = _options(given, table, "stylegan2_ada_discriminator")
     found = _find(content, ("D",), arguments.DISCRIMINATOR_ORDER, what, source)
     keys = Keys(found.state, what, source)
-    facts = discriminator_facts(keys)
-    told, ignored = _told(found, given, table, source)
-    told = {**(arguments.NEWER_DISCRIMINATOR if found.is_newer else {}), **told}
-    network = build(keys, Discriminator, _config(keys, facts, told, table), _state(keys))
+    sizes = discriminator_sizes(keys)
+    declared, ignored = _declared(found, given, table, source)
+    declared = {**(arguments.NEWER_DISCRIMINATOR if found.is_newer else {}), **declared}
+    network = build(keys, Discriminator, _config(keys, sizes, declared, table), _state(keys))
     ignored = {**found.ignored, **ignored, **keys.finish()}
     return network, Published("stylegan2_ada_discriminator", network.config, ignored)
 
 
-def build(keys: Keys, network_class: type[Network], config: dict[str, Any], state: Mapping[str, Tensor]) -> Network:
+def build(keys: Keys, network_class: type[NetworkT], config: dict[str, Any], state: Mapping[str, Tensor]) -> NetworkT:
     """A network of these arguments with these weights, in which every weight comes from `state`.
 
     Args:
@@ -175,38 +175,41 @@ def _options(given: dict[str, Any], table: Mapping[str, str], kind: str, also: s
     return {name: value for name, value in given.items() if name != also}, given.get(also)
 
 
-def _told(
-    found: _Found, given: dict[str, Any], table: Mapping[str, str], source: str
+def _declared(
+    result: _Found, given: dict[str, Any], table: Mapping[str, str], source: str
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """What file and options say, by this project's names; an option may not contradict the file."""
     try:
-        told, ignored = arguments.translate(found.arguments, table)
+        declared, ignored = arguments.translate(result.arguments, table)
     except ValueError as error:
         raise UserError(f"{source}: the arguments it was built with: {error}") from error
     wished, ignored_options = arguments.translate(given, table)
     for name, value in wished.items():
-        if name in told and told[name] != value:
-            raise UserError(f"{source}: {name}={value!r} was given, but the file says {told[name]!r}; leave it out")
-    return {**told, **wished}, {**ignored, **ignored_options}
+        if name in declared and declared[name] != value:
+            raise UserError(f"{source}: {name}={value!r} was given, but the file says {declared[name]!r}; leave it out")
+    return {**declared, **wished}, {**ignored, **ignored_options}
 
 
-def _config(keys: Keys, facts: Facts, told: dict[str, Any], table: Mapping[str, str]) -> dict[str, Any]:
-    """The arguments of this project's network: the tensors' and, where these say nothing, those that were told."""
+def _config(keys: Keys, sizes: TensorSizes, declared: dict[str, Any], table: Mapping[str, str]) -> dict[str, Any]:
+    """The arguments of this project's network: the tensors' and, where these say nothing, those that were given."""
     published = {ours: name.rpartition(".")[2] for name, ours in table.items()}
-    for name, value in facts.config.items():
-        agree(keys.source, published[name], told.get(name), value)
+    for name, value in sizes.config.items():
+        agree(keys.source, published[name], declared.get(name), value)
     try:
-        channel_base, channel_max = channel_rule(facts.widths)
-        channel_base, channel_max = told.get("channel_base") or channel_base, told.get("channel_max") or channel_max
-        ruled = {res: min(channel_base // res, channel_max) for res in facts.widths}
+        channel_base, channel_max = channel_rule(sizes.widths)
+        channel_base, channel_max = (
+            declared.get("channel_base") or channel_base,
+            declared.get("channel_max") or channel_max,
+        )
+        ruled = {res: min(channel_base // res, channel_max) for res in sizes.widths}
     except (TypeError, ValueError) as error:
         raise keys.fault(str(error)) from error
-    if ruled != facts.widths:
+    if ruled != sizes.widths:
         rule = f"channel_base={channel_base} and channel_max={channel_max}"
-        raise keys.fault(f"{rule} give the channels {ruled} (resolution: channels), its tensors have {facts.widths}")
+        raise keys.fault(f"{rule} give the channels {ruled} (resolution: channels), its tensors have {sizes.widths}")
     # What None stands for is written as None, as the published arguments do.
-    found = {k: None if facts.implied.get(k) == value else value for k, value in facts.config.items()}
-    return {**told, **found, "channel_base": channel_base, "channel_max": channel_max}
+    found = {k: None if sizes.implied.get(k) == value else value for k, value in sizes.config.items()}
+    return {**declared, **found, "channel_base": channel_base, "channel_max": channel_max}
 
 
 def _state(keys: Keys) -> dict[str, Tensor]:

@@ -92,18 +92,18 @@ def translate(arguments: Mapping[str, Any], table: Mapping[str, str]) -> tuple[d
     Raises:
         ValueError: an argument is not known, or is no group of arguments where it should be one.
     """
-    told: dict[str, Any] = {}
+    declared: dict[str, Any] = {}
     ignored: dict[str, str] = {}
     for name, value, group in _walk(arguments):
         dotted = f"{group}.{name}" if group else name
         ours = table.get(dotted) or (None if group else flat(table).get(name))
         if ours is not None:
-            told[ours] = taps(value) if ours == "resample_filter" else value
+            declared[ours] = taps(value) if ours == "resample_filter" else value
         elif name in NO_EFFECT:
             ignored[dotted] = NO_EFFECT[name]
         else:
             raise ValueError(f"unknown argument {dotted}; known are: {', '.join([*table, *NO_EFFECT])}")
-    return told, ignored
+    return declared, ignored
 
 
 def taps(value: Any) -> list[float]:

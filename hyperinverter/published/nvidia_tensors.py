@@ -18,7 +18,7 @@ SEPARABLE_TAPS = 8  # published filters with as many taps are stored as one row,
 
 
 @dataclass
-class Facts:
+class TensorSizes:
     """Read off tensors.
 
     Attributes:
@@ -32,7 +32,7 @@ class Facts:
     implied: dict[str, Any] = field(default_factory=dict)
 
 
-def generator_facts(keys: Keys) -> Facts:
+def generator_sizes(keys: Keys) -> TensorSizes:
     """Sizes and variant of a generator, from tensors under the published names."""
     resolutions = _resolutions(keys, r"synthesis\.b(\d{1,5})\.conv1\.weight", 4)
     widths = {res: _size(keys, f"synthesis.b{res}.conv1.weight", 0, 4) for res in resolutions}
@@ -52,10 +52,10 @@ def generator_facts(keys: Keys) -> Facts:
         **mapping,
         **_filter(keys, f"{last}.resample_filter"),
     }
-    return Facts(config, widths, {"mapping_embed_features": w_dim, "mapping_layer_features": w_dim})
+    return TensorSizes(config, widths, {"mapping_embed_features": w_dim, "mapping_layer_features": w_dim})
 
 
-def discriminator_facts(keys: Keys) -> Facts:
+def discriminator_sizes(keys: Keys) -> TensorSizes:
     """Sizes and variant of a discriminator, from tensors under the published names."""
     resolutions = _resolutions(keys, r"b(\d{1,5})\.conv0\.weight", 8)
     widths = {4: _size(keys, "b4.conv.weight", 0, 4)}
@@ -75,7 +75,7 @@ def discriminator_facts(keys: Keys) -> Facts:
         cmap_dim = _size(keys, "b4.out.weight", 0, 2)
         config |= {"cmap_dim": cmap_dim, **_mapping(keys, cmap_dim)[0]}
         implied = {"cmap_dim": widths[4], "mapping_embed_features": cmap_dim, "mapping_layer_features": cmap_dim}
-    return Facts(config, widths, implied)
+    return TensorSizes(config, widths, implied)
 
 
 def full_filter(f: Tensor) -> Tensor:

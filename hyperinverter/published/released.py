@@ -37,7 +37,7 @@ def read_w_encoder(content: Any, source: str, given: dict[str, Any]) -> tuple[WE
     A bare state dict, a checkpoint with `encoder.` (pSp, e4e, HyperStyle, HyperInverter's W encoders) or `w_encoder.`
     (HyperInverter's whole release). Trunk, depths, widths, stem and w_dim are inferred.
 
-    Options: `input_size` (256) and `strides` of the four stages (as published), which the tensors do not tell; `w_dim`.
+    Options: `input_size` (256) and `strides` of the four stages (as published), which the tensors do not show; `w_dim`.
     """
     what = "a W encoder (E1)"
     chosen = options(given, {"input_size": 256, "strides": None, "w_dim": None}, what)
@@ -52,7 +52,7 @@ def read_layerwise_encoder(content: Any, source: str, given: dict[str, Any]) -> 
 
     Trunk, number of styles, feature channels and feature size are inferred.
 
-    Options: `input_size` (256) and `strides` of the four stages (as published), which the tensors do not tell;
+    Options: `input_size` (256) and `strides` of the four stages (as published), which the tensors do not show;
     `n_styles`, `output_size` (of the generator, px), `encoder_type` and `feature_size`, as the tensors say.
     """
     what = "a layer-wise encoder (E2)"

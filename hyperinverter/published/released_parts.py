@@ -1,4 +1,4 @@
-"""HyperInverter's networks from their bare published keys; every size that the tensors tell is read off them.
+"""HyperInverter's networks from their bare published keys; every size that the tensors show is read off them.
 
 Source: published layout of E1, E2 and the weight regressors (VinAIResearch/HyperInverter). Letters: D hidden size, C
 feature channels, O/I/k output channels, input channels and kernel side of a target, L styles.
@@ -30,11 +30,11 @@ def w_encoder(
             "it has no single linear layer behind its trunk; an encoder with one output per style is read as "
             "layerwise_encoder, psp, e4e or restyle"
         )
-    found = keys.shape("linear.weight")[0]
-    agree(keys.source, "w_dim", w_dim, found)
-    network = keys.build(lambda: WEncoder(config, w_dim=found, input_channels=channels))
+    result = keys.shape("linear.weight")[0]
+    agree(keys.source, "w_dim", w_dim, result)
+    network = keys.build(lambda: WEncoder(config, w_dim=result, input_channels=channels))
     keys.fill(network, keys.take_prefix(""))
-    return network, {"w_encoder": asdict(config), "w_dim": found, "input_channels": channels}
+    return network, {"w_encoder": asdict(config), "w_dim": result, "input_channels": channels}
 
 
 def layerwise_encoder(
@@ -55,18 +55,18 @@ def layerwise_encoder(
     heads = [int(match[1]) for key in keys.state if (match := pattern.fullmatch(key))]
     if not heads:
         raise keys.fault("it has no heads such as styles.0.convs.0.weight")
-    found = max(heads) + 1
-    agree(keys.source, "n_styles", n_styles, found)
-    agree(keys.source, "output_size", output_size, 2 ** (found // 2 + 1))
+    result = max(heads) + 1
+    agree(keys.source, "n_styles", n_styles, result)
+    agree(keys.source, "output_size", output_size, 2 ** (result // 2 + 1))
     agree(keys.source, "encoder_type", encoder_type, ("ResNet" if trunk.trunk == "resnet" else "") + "LayerWiseEncoder")
     config = LayerwiseEncoderConfig(
         **asdict(trunk),
         feature_channels=keys.shape("styles.0.convs.0.weight")[0],
-        feature_size=_feature_size(keys, trunk, [heads.count(style) for style in range(found)], feature_size),
+        feature_size=_feature_size(keys, trunk, [heads.count(style) for style in range(result)], feature_size),
     )
-    network = keys.build(lambda: LayerwiseEncoder(config, num_styles=found))
+    network = keys.build(lambda: LayerwiseEncoder(config, num_styles=result))
     keys.fill(network, keys.take_prefix(""))
-    return network, {"layerwise_encoder": asdict(config), "num_styles": found}
+    return network, {"layerwise_encoder": asdict(config), "num_styles": result}
 
 
 def hypernetwork(
@@ -86,14 +86,14 @@ def hypernetwork(
     num_ws = 2 * len(block_resolutions(resolution))
     first = target_names(resolution, target_set)[0]
     sizes = _regressor_sizes(keys, f"{regressor_name(first)}.")
-    for name, given, found in (
+    for name, given, result in (
         ("hidden_dim", hidden_dim, sizes["hidden_size"]),
         ("input_dim", input_dim, sizes["feature_channels"]),
         ("output_size", output_size, resolution),
         ("target_shape_name", target_shape_name, target_set),
         ("n_styles", n_styles, num_ws),
     ):
-        agree(keys.source, name, given, found)
+        agree(keys.source, name, given, result)
     targets = [_target(keys, name) for name in target_names(resolution, target_set)]
     layout = {"weight_layout": weight_layout, "style_index": style_index}
     network = keys.build(lambda: Hypernetwork(targets, num_ws, **sizes, **layout))
@@ -152,7 +152,7 @@ def _trunk(keys: Keys, input_size: int, strides: Sequence[int] | None) -> tuple[
     return (config if strides is None else replace(config, strides=list(strides))), channels
 
 
-def _feature_size(keys: Keys, trunk: EncoderConfig, convolutions: list[int], told: int | None) -> int:
+def _feature_size(keys: Keys, trunk: EncoderConfig, convolutions: list[int], declared: int | None) -> int:
     """Side in px of every head's output: the one to which each head's stride-2 convolutions lead from its own map.
 
     A head on a map that has this side already has one convolution, of stride 1; its tensors are those of one halving,
@@ -161,8 +161,8 @@ def _feature_size(keys: Keys, trunk: EncoderConfig, convolutions: list[int], tol
     after_stem = (trunk.input_size - 1) // trunk.stem_stride + 1
     sides = list(accumulate(trunk.strides, lambda side, stride: (side - 1) // stride + 1, initial=after_stem))
     maps = [sides[4 - pyramid_level(style)] for style in range(len(convolutions))]  # coarse: after the last stage
-    size = maps[0] >> convolutions[0] if told is None else told
-    fits = [side == size << n or (side == told and n == 1) for side, n in zip(maps, convolutions, strict=True)]
+    size = maps[0] >> convolutions[0] if declared is None else declared
+    fits = [side == size << n or (side == declared and n == 1) for side, n in zip(maps, convolutions, strict=True)]
     if size > 0 and all(fits):
         return size
     raise keys.fault(

@@ -56,7 +56,7 @@ def read_generator(content: Any, source: str, given: dict[str, Any]) -> tuple[Ge
         UserError: the tensors are not those of such a network, or contradict what was given.
     """
     known = ("size", "output_size", "n_styles", "style_dim", "n_mlp", "channel_multiplier", "blur_kernel", "latent_avg")
-    told = options(given, {**dict.fromkeys(known), "lr_mlp": 0.01}, "rosinality_generator")
+    declared = options(given, {**dict.fromkeys(known), "lr_mlp": 0.01}, "rosinality_generator")
     state, latent_avg, ignored = _unwrap(content, source)
     keys = Keys(state, "a rosinality StyleGAN2 generator", source)
 
@@ -64,13 +64,13 @@ def read_generator(content: Any, source: str, given: dict[str, Any]) -> tuple[Ge
     resolution = max(widths)
     style_dim = keys.take("conv1.conv.modulation.weight", (None, None)).shape[1]
     n_mlp = len([key for key in keys.state if key.startswith("style.") and key.endswith(".weight")])
-    filters = _filters(keys, told["blur_kernel"])
-    found = {"size": resolution, "output_size": resolution, "n_styles": 2 * len(widths)}
-    for name, value in {**found, "style_dim": style_dim, "n_mlp": n_mlp}.items():
-        agree(source, name, told[name], value)
-    if told["channel_multiplier"] is not None:
-        published = {res: 512 if res <= 32 else 16384 * told["channel_multiplier"] // res for res in widths}
-        agree(source, f"channel_multiplier={told['channel_multiplier']}, so channels", published, widths)
+    filters = _filters(keys, declared["blur_kernel"])
+    result = {"size": resolution, "output_size": resolution, "n_styles": 2 * len(widths)}
+    for name, value in {**result, "style_dim": style_dim, "n_mlp": n_mlp}.items():
+        agree(source, name, declared[name], value)
+    if declared["channel_multiplier"] is not None:
+        published = {res: 512 if res <= 32 else 16384 * declared["channel_multiplier"] // res for res in widths}
+        agree(source, f"channel_multiplier={declared['channel_multiplier']}, so channels", published, widths)
     try:
         channel_base, channel_max = channel_rule(widths)
     except ValueError as error:
@@ -80,7 +80,7 @@ def read_generator(content: Any, source: str, given: dict[str, Any]) -> tuple[Ge
     noises = drawn_noise(ours for ours, theirs in names.items() if theirs.startswith("noises.") and theirs not in keys)
     weights = noises | {ours: _taken(keys, ours, theirs) for ours, theirs in names.items() if ours not in noises}
     ignored |= {"noises": DRAWN} if noises else {}
-    latent_avg = told["latent_avg"] if told["latent_avg"] is not None else latent_avg
+    latent_avg = declared["latent_avg"] if declared["latent_avg"] is not None else latent_avg
     w_avg = torch.zeros(style_dim) if latent_avg is None else _single(latent_avg, style_dim, keys)
     config = {
         "resolution": resolution,
@@ -90,7 +90,7 @@ def read_generator(content: Any, source: str, given: dict[str, Any]) -> tuple[Ge
         "channel_max": channel_max,
         "mapping_layers": n_mlp,
         "img_channels": weights["synthesis.b4.torgb.weight"].shape[0],
-        "mapping_lr_multiplier": told["lr_mlp"],
+        "mapping_lr_multiplier": declared["lr_mlp"],
         "resample_filter": filters.pop("taps"),
     }
     ignored |= keys.finish()
@@ -164,17 +164,23 @@ def _widths(keys: Keys) -> dict[int, int]:
 
 def _filters(keys: Keys, blur_kernel: Any) -> dict[str, Any]:
     """The up-sampling filters by this project's names, and as "taps" what they are all made of."""
-    told = None if blur_kernel is None else taps(blur_kernel)
+    declared = None if blur_kernel is None else taps(blur_kernel)
     pairs = [pair for pair in _filter_names(len(_widths(keys))) if pair[1] in keys]
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for ours, theirs in pairs:
-        found[ours] = keys.take(theirs, (None, None)) / FILTER_GAIN
-        made_of = taps_of(found[ours], keys, theirs)
-        if found.setdefault("taps", made_of) != made_of:
-            raise keys.fault(f"{theirs} is made of {made_of}, {pairs[0][1]} of {found['taps']}; expected equal kernels")
-    if "taps" in found and told is not None and not torch.allclose(setup_filter(told), setup_filter(found["taps"])):
-        agree(keys.source, "blur_kernel", told, found["taps"])
-    return {"taps": told or [1.0, 3.0, 3.0, 1.0], **found}
+        result[ours] = keys.take(theirs, (None, None)) / FILTER_GAIN
+        made_of = taps_of(result[ours], keys, theirs)
+        if result.setdefault("taps", made_of) != made_of:
+            raise keys.fault(
+                f"{theirs} is made of {made_of}, {pairs[0][1]} of {result['taps']}; expected equal kernels"
+            )
+    if (
+        "taps" in result
+        and declared is not None
+        and not torch.allclose(setup_filter(declared), setup_filter(result["taps"]))
+    ):
+        agree(keys.source, "blur_kernel", declared, result["taps"])
+    return {"taps": declared or [1.0, 3.0, 3.0, 1.0], **result}
 
 
 def _taken(keys: Keys, ours: str, theirs: str) -> Tensor:

@@ -126,11 +126,11 @@ def pca_of(content: Any, space: Space) -> tuple[Tensor, Tensor, Tensor]:
         raise ValueError(f"holds {held}; expected the tensors mean, comp and std of a PCA of W")
     names = PCA if all(name in content for name in PCA) else CACHE
     mean, components, stds = (content[name].detach().float() for name in names)
-    told = ", ".join(f"{name} {tuple(content[name].shape)}" for name in names)
+    message = ", ".join(f"{name} {tuple(content[name].shape)}" for name in names)
     mean, stds = mean.flatten(), stds.flatten()
     count, w_dim = len(stds), len(mean)
     if count == 0 or components.shape not in ((count, w_dim), (count, 1, w_dim)):
-        raise ValueError(f"a PCA with {told}; expected mean [1, w_dim], comp [K, 1, w_dim], std [K]")
+        raise ValueError(f"a PCA with {message}; expected mean [1, w_dim], comp [K, 1, w_dim], std [K]")
     if not (torch.isfinite(stds).all() and stds.all()):
         raise ValueError("a PCA with a standard deviation that is 0 or not finite")
     if space.w_dim not in (None, w_dim):

@@ -2,7 +2,7 @@
 
 Source: the checkpoints that eladrich/pixel2style2pixel, omertov/encoder4editing and yuval-alaluf/restyle-encoder save.
 pSp's GradualStyleEncoder and e4e's Encoder4Editing have equal tensors, and so have ReStyle's two kinds of encoders; the
-kind, the run's `opts` or the option `encoder_type` tell them apart. Letters: L styles, w_dim numbers of a style vector.
+kind, the run's `opts` or the option `encoder_type` distinguish them. Letters: L styles, w_dim numbers of a style.
 """
 
 import math
@@ -52,7 +52,7 @@ READ_OPTS = {
     "output_size": int,
     "stylegan_size": int,
 }
-OPTS = "the training run's options; what the tensors cannot tell was read from them"
+OPTS = "the training run's options; what the tensors cannot show was read from them"
 INFERRED = ("n_styles", "input_nc", "output_size", "stylegan_size", "learn_in_w")
 ASKED = ("encoder_type", "input_size", "strides", "latent_avg", "start_from_latent_avg", "dataset_type")
 OPTIONS = dict.fromkeys((*INFERRED, *ASKED))
@@ -67,7 +67,7 @@ def read_psp(content: Any, source: str, given: dict[str, Any]) -> tuple[WPlusMod
     4:3 images).
 
     Options: `latent_avg`, [w_dim] or [L, w_dim], where the file has none; `strides` of the trunk's stages (as
-    published); `input_size`, which an encoder without heads does not tell (256); `n_styles`, `input_nc`, `learn_in_w`
+    published); `input_size`, which an encoder without heads does not show (256); `n_styles`, `input_nc`, `learn_in_w`
     and `output_size` or `stylegan_size` of the generator in px, as the tensors say (an encoder into W without decoder
     has no number of styles: 1024 px then).
     """
@@ -95,14 +95,14 @@ def _read(content: Any, source: str, given: dict[str, Any], family: str) -> tupl
     what = f"an encoder of {family}"
     is_restyle = family == "ReStyle"
     chosen = options(given, OPTIONS | ({"n_iters_per_batch": None} if is_restyle else {}), what)
-    found = open_checkpoint(content, what, source, "encoder.", STEMS)
-    keys = found.keys
-    encoder = found.part("encoder.")
-    average = average_code(keys, chosen["latent_avg"] if chosen["latent_avg"] is not None else found.latent_avg)
-    decoder = found.decoder(average)
-    config = _sizes(keys, encoder, family, chosen, found.opts, decoder, average)
+    result = open_checkpoint(content, what, source, "encoder.", STEMS)
+    keys = result.keys
+    encoder = result.part("encoder.")
+    average = average_code(keys, chosen["latent_avg"] if chosen["latent_avg"] is not None else result.latent_avg)
+    decoder = result.decoder(average)
+    config = _sizes(keys, encoder, family, chosen, result.opts, decoder, average)
     average = fitting_average(keys, average, config.num_styles, config.w_dim)
-    is_added = bool(found.choose(chosen, "start_from_latent_avg", average is not None)) or is_restyle
+    is_added = bool(result.choose(chosen, "start_from_latent_avg", average is not None)) or is_restyle
     if is_added and average is None and not is_restyle:
         raise keys.fault(
             "start_from_latent_avg is set, but it has no latent_avg; give latent_avg=[w_dim] or [L, w_dim], or "
@@ -110,9 +110,9 @@ def _read(content: Any, source: str, given: dict[str, Any], family: str) -> tupl
         )
     config.average_rows = 0 if average is None else len(average)
     config.start_from_latent_avg = is_added
-    config.wide = "cars" in found.choose(chosen, "dataset_type", "")
+    config.wide = "cars" in result.choose(chosen, "dataset_type", "")
     if is_restyle:
-        config.n_iters = iterations(keys, found.choose(chosen, "n_iters_per_batch", RESTYLE_ITERATIONS))
+        config.n_iters = iterations(keys, result.choose(chosen, "n_iters_per_batch", RESTYLE_ITERATIONS))
     try:
         network = keys.build(lambda: build_model(config))
     except ValueError as error:
@@ -121,7 +121,7 @@ def _read(content: Any, source: str, given: dict[str, Any], family: str) -> tupl
     keys.fill(network, own if average is None else own | {"latent_avg": average})
     network.decoder = decoder
     sizes = {family.lower(): config.to_json(), "generator": None if decoder is None else dict(decoder.config)}
-    return network, Published("", sizes, found.finish())
+    return network, Published("", sizes, result.finish())
 
 
 # ------------------------------------------------------------------------------------------- what it consists of
@@ -306,7 +306,7 @@ def _styles_of_generator(chosen: dict[str, Any], opts: dict[str, Any], decoder: 
 def _encoder_type(
     keys: Keys, architecture: str, family: str, given: str | None, opts: dict[str, Any], is_resnet: bool
 ) -> str:
-    """Our name of the published class: given, named by the run, or the family's own where tensors do not tell."""
+    """Our name of the published class: given, named by the run, or the family's own where tensors do not show."""
     candidates = PLAIN_OR_PROGRESSIVE.get(architecture, (architecture,))
     named = given if given is not None else opts.get("encoder_type")
     if named is None:
@@ -322,9 +322,9 @@ def _encoder_type(
     ours = OTHER_NAMES.get(bare, bare)
     if ours not in candidates or (named.startswith(RESNET_PREFIX) and not is_resnet):
         prefix = RESNET_PREFIX if is_resnet else ""
-        told = "was given" if given is not None else "stands in its opts"
+        message = "was given" if given is not None else "stands in its opts"
         fitting = " or ".join(prefix + name for name in candidates)
         known = "" if ours in ENCODERS else f" (known: {', '.join(ENCODERS)})"
         remedy = "" if given is not None else f"; if that is what it is under another name, give encoder_type={fitting}"
-        raise keys.fault(f"encoder_type {named!r} {told}{known}, but its tensors are those of {fitting}{remedy}")
+        raise keys.fault(f"encoder_type {named!r} {message}{known}, but its tensors are those of {fitting}{remedy}")
     return ours

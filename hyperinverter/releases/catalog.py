@@ -23,7 +23,7 @@ VECTORS = ("direction", "pca")  # kinds of files that hold no network: what edit
 
 
 @dataclass(frozen=True)
-class Entry:
+class CatalogEntry:
     """One released file; the head of catalog.yaml says what each field means."""
 
     name: str
@@ -102,7 +102,7 @@ class ReleasedModel:
     w_encoder: str | None = None
     hyperinverter: str | None = None
 
-    def entries(self, with_hyperinverter: bool = True) -> list[Entry]:
+    def entries(self, with_hyperinverter: bool = True) -> list[CatalogEntry]:
         """The fewest files that it can be made from."""
         second = self.hyperinverter if with_hyperinverter else self.w_encoder
         return [entry(name) for name in (self.generator, second) if name]
@@ -111,7 +111,7 @@ class ReleasedModel:
     def is_generator_only(self) -> bool:
         return self.hyperinverter is None
 
-    def vectors(self) -> list[Entry]:
+    def vectors(self) -> list[CatalogEntry]:
         """Directions and PCAs of its generator's W; it works without them."""
         return [each for each in catalog().values() if each.kind in VECTORS and self.generator in each.needs]
 
@@ -125,17 +125,17 @@ def _content() -> dict[str, Any]:
 
 
 @cache
-def catalog() -> dict[str, Entry]:
+def catalog() -> dict[str, CatalogEntry]:
     """Name -> entry, in the order of the file."""
-    content, found = _content(), {}
+    content, result = _content(), {}
     for name, fields in content["entries"].items():
         project = content["projects"][fields["project"]]
         values = {"licence": project["licence"], "page": project["page"], **fields}
         values["images"] = content["images"][values["images"]] if values.get("images") else None
         for key in ("copies", "needs", "members"):
             values[key] = tuple(values.get(key, ()))
-        found[name] = Entry(name=name, **values)
-    return found
+        result[name] = CatalogEntry(name=name, **values)
+    return result
 
 
 @cache
@@ -149,7 +149,7 @@ def left_out() -> dict[str, str]:
     return {copy: group["why"] for group in _content()["left_out"] for copy in group["copies"]}
 
 
-def entry(name: str) -> Entry:
+def entry(name: str) -> CatalogEntry:
     """One entry by its name.
 
     Raises:
@@ -160,14 +160,14 @@ def entry(name: str) -> Entry:
     return catalog()[name]
 
 
-def entries_of(names: Iterable[str]) -> list[Entry]:
+def entries_of(names: Iterable[str]) -> list[CatalogEntry]:
     """The entries of a mixed list of entries and released models, each once."""
-    found: dict[str, Entry] = {}
+    result: dict[str, CatalogEntry] = {}
     for name in names:
         model = released_models().get(name)
         for each in [*model.entries(), *model.vectors()] if model else [entry(name)]:
-            found.setdefault(each.name, each)
-    return list(found.values())
+            result.setdefault(each.name, each)
+    return list(result.values())
 
 
 def members_of(path: Path) -> tuple[str, ...]:
@@ -175,7 +175,7 @@ def members_of(path: Path) -> tuple[str, ...]:
     return next((each.members for each in catalog().values() if each.file == path.name), ())
 
 
-def entry_of_file(path: Path, sha256: str) -> Entry | None:
+def entry_of_file(path: Path, sha256: str) -> CatalogEntry | None:
     """The entry whose file name this is; the name is a hint, not a proof.
 
     Args:

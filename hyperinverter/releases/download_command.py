@@ -6,7 +6,7 @@ from pathlib import Path
 from hyperinverter.config.weights import DownloadConfig
 from hyperinverter.releases.catalog import (
     VECTORS,
-    Entry,
+    CatalogEntry,
     aligned,
     download_folder,
     entries_of,
@@ -49,19 +49,19 @@ def download(config: DownloadConfig) -> None:
         print(error)
 
 
-def _wanted(config: DownloadConfig, root: Path | None) -> list[Entry]:
+def _wanted(config: DownloadConfig, root: Path | None) -> list[CatalogEntry]:
     """Entries to fetch: of a model that will be converted, none that it has already."""
-    found = {}
+    result = {}
     for name in config.names:
         model = released_models().get(name) if config.convert else None
         ready = model is not None and model.is_generator_only and not missing_parts(name, root=root)
         spared = [*(model.entries() if ready else []), *model.vectors()] if model else []
         kept = missing_vectors(name, root) if model else []
-        found |= {each.name: each for each in entries_of([name]) if each not in spared or each in kept}
-    return list(found.values())
+        result |= {each.name: each for each in entries_of([name]) if each not in spared or each in kept}
+    return list(result.values())
 
 
-def describe(config: DownloadConfig) -> str:
+def dry_run(config: DownloadConfig) -> str:
     """What the command would do, for --dry-run."""
     root, mirror, _ = _settings(config)
     if not config.names:

@@ -29,17 +29,17 @@ ENCODER_TYPES = {  # `opts.encoder_type` of the published training scripts
 }
 E4E_OPTIONS = ("progressive_steps", "w_discriminator_lambda", "delta_norm_lambda")  # only e4e's training knows these
 # options of the parts of a HyperInverter release
-PARTS = {
+PART_OPTIONS = {
     "w_encoder": ("input_size", "strides"),
     "layerwise_encoder": ("input_size", "strides", "feature_size", "n_styles", "output_size", "encoder_type"),
     "hypernetwork": ("hidden_dim", "target_shape_name", "weight_layout", "style_index"),
 }
 KNOWN = (*KINDS, *VECTORS)
-Facts = list[tuple[str, str]]
+Rows = list[tuple[str, str]]
 
 
 def recognise(content: Any) -> tuple[str, ...]:
-    """The kinds that a file's content may be; several where the tensors do not tell them apart, none if any.
+    """The kinds that a file's content may be; several where the tensors do not distinguish them, none if any.
 
     A kind is only a first guess from a few names; its reader then accounts for every key.
     """
@@ -132,22 +132,22 @@ def kind_of(file: PublishedFile, kind: str | None = None, hint: str | None = Non
         return kind
     if file.metadata.get("format") == MODEL_FORMAT:
         raise UserError(f"{file.path}: is converted already, it holds a {file.metadata.get('kind')} of this project")
-    found = recognise(file.content)
-    if len(found) == 1:
-        return found[0]
-    if hint in found:
+    result = recognise(file.content)
+    if len(result) == 1:
+        return result[0]
+    if hint in result:
         return hint
-    if found:
-        raise UserError(f"{file.path}: may be {' or '.join(found)}, whose tensors are alike; give kind={found[0]}")
-    if told := foreign(plain_names(file.content)):
-        raise UserError(f"{file.path}: it is {told}")
+    if result:
+        raise UserError(f"{file.path}: may be {' or '.join(result)}, whose tensors are alike; give kind={result[0]}")
+    if other := foreign(plain_names(file.content)):
+        raise UserError(f"{file.path}: it is {other}")
     raise UserError(
         f"{file.path}: its kind is not recognised (it holds {_outline(file.content)}); give kind=, one of "
         f"{', '.join(KNOWN)}"
     )
 
 
-def facts(file: PublishedFile, kind: str, options: Mapping[str, Any]) -> Facts:
+def rows_of(file: PublishedFile, kind: str, options: Mapping[str, Any]) -> Rows:
     """What `--inspect` says about a file: label and text, most important first.
 
     Args:
@@ -155,27 +155,27 @@ def facts(file: PublishedFile, kind: str, options: Mapping[str, Any]) -> Facts:
         kind: of KNOWN.
         options: for its reader.
     """
-    told: Facts = [("kind", kind)]
+    rows: Rows = [("kind", kind)]
     if kind in VECTORS:
-        return told + _facts_of_vectors(file, kind)
+        return rows + _rows_of_vectors(file, kind)
     content = file.content if isinstance(file.content, Mapping) else {}
     reports = []
     for name, network in networks_of(file, kind, options).items():
         count = sum(parameter.numel() for parameter in network.parameters())
-        told += [(f"{name}: {label}", text) for label, text in _sizes(network)]
-        told.append((f"{name}: parameters", f"{count:,}"))
+        rows += [(f"{name}: {label}", text) for label, text in _sizes(network)]
+        rows.append((f"{name}: parameters", f"{count:,}"))
         reports.append(network.published.ignored)
     for label in ("global_step", "step", "best_val_loss"):
         if isinstance(content.get(label), int | float):
-            told.append((label, f"{content[label]:,}"))
+            rows.append((label, f"{content[label]:,}"))
     if isinstance(content.get("latent_avg"), Tensor):
-        told.append(("latent_avg", f"present, {_shape(content['latent_avg'])}"))
+        rows.append(("latent_avg", f"present, {_shape(content['latent_avg'])}"))
     opts = content.get("opts")
     if isinstance(opts, Mapping):
         shown = ("dataset_type", "encoder_type", "hidden_dim", "target_shape_name", "output_size", "max_steps")
-        told.append(("its options", ", ".join(f"{n}={opts[n]}" for n in shown if n in opts) or f"{len(opts)} of them"))
+        rows.append(("its options", ", ".join(f"{n}={opts[n]}" for n in shown if n in opts) or f"{len(opts)} of them"))
     reasons = Counter(unused_by_all(reports).values())
-    return told + [("note" if why.startswith(MADE) else "not used", f"{n} x {why}") for why, n in reasons.most_common()]
+    return rows + [("note" if why.startswith(MADE) else "not used", f"{n} x {why}") for why, n in reasons.most_common()]
 
 
 def unused_by_all(reports: Sequence[Mapping[str, str]]) -> dict[str, str]:
@@ -183,7 +183,7 @@ def unused_by_all(reports: Sequence[Mapping[str, str]]) -> dict[str, str]:
     return {key: why for key, why in reports[0].items() if all(key in other for other in reports)} if reports else {}
 
 
-def _facts_of_vectors(file: PublishedFile, kind: str) -> Facts:
+def _rows_of_vectors(file: PublishedFile, kind: str) -> Rows:
     try:
         if kind == "direction":
             vector = as_direction(file.content, Space())
@@ -204,13 +204,13 @@ def networks_of(file: PublishedFile, kind: str, options: Mapping[str, Any]) -> d
             part's name is for that part alone.
     """
     if kind == "hyperinverter":
-        known = {name for names in PARTS.values() for name in names}
-        if unknown := [name for name in options if name not in known and name not in PARTS]:
+        known = {name for names in PART_OPTIONS.values() for name in names}
+        if unknown := [name for name in options if name not in known and name not in PART_OPTIONS]:
             raise UserError(f"{file.path}: unknown option {', '.join(unknown)}; it takes: {', '.join(sorted(known))}")
         content = plain_names(file.content)
         state = content.get("state_dict", content)
         found = {}
-        for part, names in PARTS.items():
+        for part, names in PART_OPTIONS.items():
             if part != "w_encoder" or any(key.startswith("w_encoder.") for key in state):
                 given = {name: value for name, value in options.items() if name in names}
                 found[part] = from_published(file, part, **{**options.get(part, {}), **given})
@@ -232,7 +232,7 @@ def networks_of(file: PublishedFile, kind: str, options: Mapping[str, Any]) -> d
     return {names.get(kind, kind): network} | ({"generator": decoder} if isinstance(decoder, Generator) else {})
 
 
-def _sizes(network: nn.Module) -> Facts:
+def _sizes(network: nn.Module) -> Rows:
     """Sizes of a network that matter to a user."""
     if isinstance(network, Hypernetwork):
         return [
@@ -248,19 +248,19 @@ def _sizes(network: nn.Module) -> Facts:
             ("channels", f"min({network.config['channel_base']} / px, {network.config['channel_max']})"),
             ("w_avg", "absent" if mean is None else "present" if mean.any() else "present, all zero"),
         ]
-    told = []
+    rows = []
     for name, value in _flat(network.published.config):
         if isinstance(value, int | float | str) or (isinstance(value, list) and len(value) <= 4):
-            told.append((name, f"{value} px" if name == "resolution" else str(value)))
-    return told
+            rows.append((name, f"{value} px" if name == "resolution" else str(value)))
+    return rows
 
 
 def _flat(config: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """The entries of all sections, under their own names."""
-    found = []
+    result = []
     for name, value in config.items():
-        found += _flat(value) if isinstance(value, Mapping) else [(name, value)]
-    return found
+        result += _flat(value) if isinstance(value, Mapping) else [(name, value)]
+    return result
 
 
 def _shape(tensor: Tensor) -> str:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hyperinverter.releases.catalog import Entry
+from hyperinverter.releases.catalog import CatalogEntry
 from hyperinverter.releases.transfer import WrongContent
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_atomically
@@ -32,7 +32,7 @@ class Seen:
 
 
 def read_lock(root: Path) -> dict[str, Seen]:
-    """Entry name -> what was seen first.
+    """CatalogEntry name -> what was seen first.
 
     Raises:
         UserError: the lock file is damaged; says what to do.
@@ -51,7 +51,7 @@ def read_lock(root: Path) -> dict[str, Seen]:
         ) from error
 
 
-def check(root: Path, entry: Entry, sha256: str, size: int, what: str) -> None:
+def check(root: Path, entry: CatalogEntry, sha256: str, size: int, what: str) -> None:
     """Refuse bytes that are not those of the catalog, or of the first time.
 
     Args:
@@ -82,7 +82,7 @@ def check(root: Path, entry: Entry, sha256: str, size: int, what: str) -> None:
         )
 
 
-def record(root: Path, entry: Entry, sha256: str, size: int, copy: str = "") -> None:
+def record(root: Path, entry: CatalogEntry, sha256: str, size: int, copy: str = "") -> None:
     """Remember what was seen first; an entry that is there stays as it is."""
     with _alone(root):
         known = read_lock(root)

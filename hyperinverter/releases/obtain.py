@@ -9,7 +9,7 @@ from typing import Any, overload
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.pretrained.files import MADE_BY, command_for, search_folders, weights_file
 from hyperinverter.releases.catalog import (
-    Entry,
+    CatalogEntry,
     ReleasedModel,
     address_of,
     catalog,
@@ -114,7 +114,7 @@ def make_model(name: str, parts: Sequence[str] = WHOLE, *, download: bool = Fals
     return folder
 
 
-def _download(each: Entry, root: Path | None) -> Path:
+def _download(each: CatalogEntry, root: Path | None) -> Path:
     from hyperinverter.releases.download import download_entry  # brings requests along
 
     return download_entry(each, root)
@@ -143,14 +143,14 @@ def _add_vectors(model: ReleasedModel, folder: Path, root: Path | None, download
             print(f"{each.name}: left out: {error}")
 
 
-def missing_vectors(name: str, root: Path | None = None) -> list[Entry]:
+def missing_vectors(name: str, root: Path | None = None) -> list[CatalogEntry]:
     """Published directions and PCAs of a model that neither its folder has nor the repository carries."""
     folders = [model_folder(name, root), *_shipped_folders(name)]
     vectors = released_models()[name].vectors()
     return [each for each in vectors if not any(vector_file(folder, each).is_file() for folder in folders)]
 
 
-def vector_file(folder: Path, each: Entry) -> Path:
+def vector_file(folder: Path, each: CatalogEntry) -> Path:
     """Where a direction or PCA lies in a model folder."""
     is_pca = each.kind == "pca"
     return folder / ("pca.safetensors" if is_pca else f"directions/{Path(each.file).stem}.safetensors")
@@ -210,13 +210,13 @@ def _head(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _place(each: Entry, root: Path | None) -> Path | None:
+def _place(each: CatalogEntry, root: Path | None) -> Path | None:
     """Where a released file is here."""
     path = each.find() if root is None else root / each.relative
     return path if path and path.is_file() else None
 
 
-def _sources(model: ReleasedModel, missing: list[str], root: Path | None) -> dict[Entry, Path | None]:
+def _sources(model: ReleasedModel, missing: list[str], root: Path | None) -> dict[CatalogEntry, Path | None]:
     """The released files that the missing parts are made from, with their place where they are here."""
     wanted = []
     for part in missing:
@@ -234,7 +234,7 @@ def _sources(model: ReleasedModel, missing: list[str], root: Path | None) -> dic
     return {entry(name): _place(entry(name), root) for name in dict.fromkeys(wanted)}
 
 
-def _instructions(model: ReleasedModel, absent: list[Entry], missing: list[str], root: Path | None) -> str:
+def _instructions(model: ReleasedModel, absent: list[CatalogEntry], missing: list[str], root: Path | None) -> str:
     folder = root or download_folder()
     # the model's own name means all of Phase II; less is fetched by the names of files, and converted when it is used
     whole = "hyperinverter" in missing or model.is_generator_only

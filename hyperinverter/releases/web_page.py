@@ -1,4 +1,4 @@
-"""A web page that came in place of a file: Google Drive's confirmations and refusals, told apart and named.
+"""A web page that came in place of a file: Google Drive's confirmations and refusals, distinguished and named.
 
 Drive answers with HTML (status 200) where it will not hand out a file at once: files too large for its virus scan need
 a confirmation, files that were fetched too often wait for the next day, files no longer shared ask for a login.
@@ -72,14 +72,14 @@ def confirmed_address(page: WebPage, url: str) -> str | None:
     Today it is a form with hidden fields (id, export, confirm, uuid); it was a link with `confirm=` before. It has to
     lead to the same host or to Google's, so that no page can send a download elsewhere.
     """
-    found = []
+    result = []
     for action, hidden in page.forms:
         if "confirm" in hidden or "download" in urlsplit(action).path:
             address = urlsplit(urljoin(url, action))
             query = urlencode({**dict(parse_qsl(address.query)), **hidden})
-            found.append(address._replace(query=query).geturl())
-    found += [urljoin(url, link) for link in page.links if "confirm=" in urlsplit(link).query]
-    for address in found:
+            result.append(address._replace(query=query).geturl())
+    result += [urljoin(url, link) for link in page.links if "confirm=" in urlsplit(link).query]
+    for address in result:
         host = urlsplit(address).hostname or ""
         if host == urlsplit(url).hostname or GOOGLE.search(host):
             return address

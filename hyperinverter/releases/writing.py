@@ -15,10 +15,10 @@ from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.pretrained.load import hash_of, load_generator
 from hyperinverter.pretrained.methods import PUBLISHED_METHODS, save_method
 from hyperinverter.published import from_published
-from hyperinverter.published.container import told_unused
+from hyperinverter.published.container import unused_keys
 from hyperinverter.published.reading import PublishedFile
 from hyperinverter.published.vectors import Space, as_direction, pca_of, write_pca
-from hyperinverter.releases.catalog import VECTORS, Entry
+from hyperinverter.releases.catalog import VECTORS, CatalogEntry
 from hyperinverter.releases.identify import networks_of, unused_by_all
 from hyperinverter.utils.errors import UserError
 
@@ -55,7 +55,7 @@ class Source:
 
     file: PublishedFile
     kind: str
-    entry: Entry | None = None
+    entry: CatalogEntry | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -65,10 +65,10 @@ class Source:
     @property
     def info(self) -> dict[str, Any]:
         """What the written file says about where it came from."""
-        told = {"file": self.path.name, "sha256": self.file.sha256, "kind": self.kind}
+        origin = {"file": self.path.name, "sha256": self.file.sha256, "kind": self.kind}
         if self.entry is not None:
-            told |= {"catalog": self.entry.name, "published_by": self.entry.source}
-        return {"source": told, "licence": self.entry.licence if self.entry else None}
+            origin |= {"catalog": self.entry.name, "published_by": self.entry.source}
+        return {"source": origin, "licence": self.entry.licence if self.entry else None}
 
 
 class Writer:
@@ -115,13 +115,13 @@ class Writer:
     # ------------------------------------------------------------------------------------------- parts
 
     def _networks(self, source: Source) -> dict[str, nn.Module]:
-        """The networks of a file; what of it none of them uses is told."""
+        """The networks of a file; what of it none of them uses is reported."""
         networks = networks_of(source.file, source.kind, source.options)
-        self._tell_unused(source, *networks.values())
+        self._print_unused(source, *networks.values())
         return networks
 
-    def _tell_unused(self, source: Source, *networks: nn.Module) -> None:
-        for line in told_unused(unused_by_all([network.published.ignored for network in networks])):
+    def _print_unused(self, source: Source, *networks: nn.Module) -> None:
+        for line in unused_keys(unused_by_all([network.published.ignored for network in networks])):
             print(f"{source.path.name}: {line}")
 
     def _generator(self, source: Source) -> None:
@@ -139,7 +139,7 @@ class Writer:
             if encoder is not None:
                 options["w_encoder"] = from_published(encoder.file, "w_encoder", **encoder.options)
         network = from_published(source.file, source.kind, **options)
-        self._tell_unused(source, network)
+        self._print_unused(source, network)
         if source.kind == "hyperstyle" and network.w_encoder is None:
             raise UserError(
                 f"{source.path}: comes without its W encoder, the first guess of its codes; give that file as well "
@@ -254,8 +254,10 @@ class Writer:
         self._check_resolution(path, generator.resolution)
         if self.domain is not None:
             wanted = {n: getattr(self.domain.generator, n) for n in ("z_dim", "w_dim", "channel_base", "channel_max")}
-            found = {name: generator.config[name] for name in wanted}
-            differ = [f"{name} {found[name]}, domain {wanted[name]}" for name in wanted if found[name] != wanted[name]]
+            result = {name: generator.config[name] for name in wanted}
+            differ = [
+                f"{name} {result[name]}, domain {wanted[name]}" for name in wanted if result[name] != wanted[name]
+            ]
             if differ:
                 raise UserError(
                     f"{path}: has other sizes than domain {self.domain.name} ({'; '.join(differ)}); give another domain"

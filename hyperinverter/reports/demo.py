@@ -61,16 +61,16 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
     edit_portrait(demo, photo)
 
     seconds = {**demo.seconds, "all": round(time.monotonic() - demo.start, 1)}
-    found = {"short_training": training, "photo": photo_metrics, "sizes": sizes(config), "seconds": seconds}
+    result = {"short_training": training, "photo": photo_metrics, "sizes": sizes(config), "seconds": seconds}
     with write_atomically(demo.output / "metrics.json") as path:
-        path.write_text(json.dumps(metrics | {"demo": found}, indent=2) + "\n")
+        path.write_text(json.dumps(metrics | {"demo": result}, indent=2) + "\n")
     demo.report.section("How long it took")
     demo.report.table(["stage", "s"], [[title, value] for title, value in seconds.items()])
     demo.report.write(demo.output / "index.html")
     print(f"Done in {seconds['all']:.0f} s. Look at:")
     print(f"  {demo.output / 'index.html'}    pictures, curves and tables, one file")
     print(f"  {demo.output / 'metrics.json'}  the figures")
-    return metrics | {"demo": found}
+    return metrics | {"demo": result}
 
 
 def sizes(config: DemoConfig) -> dict[str, int]:

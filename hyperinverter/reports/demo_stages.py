@@ -117,7 +117,7 @@ def prepare_inputs(demo: Demo) -> tuple[list[Path], Path]:
     report.text(
         f"Pictures: {count} samples of the generator, and the one real photo that the scikit-image package carries "
         f"(astronaut Eileen Collins, NASA, public domain), {how}. Samples of the generator are easier than photos, "
-        "because the generator can show them exactly; README.md tells how to measure on photos of your own."
+        "because the generator can show them exactly; README.md says how to measure on photos of your own."
     )
     return [*files, photo], photo
 

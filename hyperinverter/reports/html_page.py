@@ -123,7 +123,7 @@ def metrics_rows(metrics: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
     methods = metrics["methods"]
     rows = []
     for name, about in metrics["metrics"].items():
-        values = [found.get(name) for found in methods.values()]
+        values = [result.get(name) for result in methods.values()]
         measured = [value for value in values if value is not None]
         best = (min if about["better"] == "lower" else max)(measured, default=None)
         cells = [(value, len(measured) > 1 and value == best) for value in values]

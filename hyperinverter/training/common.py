@@ -23,7 +23,7 @@ from hyperinverter.config.load import to_yaml
 from hyperinverter.config.schema import CommandConfig, RunConfig
 from hyperinverter.training.guard import STOP_SIGNALS, Stopped
 from hyperinverter.training.records import Curves, forget_later
-from hyperinverter.utils.device import tell_if_slower
+from hyperinverter.utils.device import warn_if_slower
 from hyperinverter.utils.distributed import is_main, own_device
 from hyperinverter.utils.files import AppendedFile
 from hyperinverter.utils.images import image_grid, save_image
@@ -40,7 +40,7 @@ def set_up(config: CommandConfig) -> torch.device:
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     if is_main():
-        tell_if_slower(device.type, getattr(config, "precision", "fp32"))
+        warn_if_slower(device.type, getattr(config, "precision", "fp32"))
     return device
 
 
@@ -97,7 +97,7 @@ class Run:
     def images(self, step: int, name: str, images: Tensor, columns: int = 8) -> Path:
         """Images [N,3,R,R] in [-1,1] as one grid: TensorBoard and samples/<name>_<step>.png.
 
-        One that cannot be written is told and left out.
+        One that cannot be written is reported and left out.
         """
         path = self.samples / f"{name}_{step:08d}.png"
         if not self._writes:
@@ -120,16 +120,16 @@ class Run:
             return
         self._stats.sync()
         for file in (self._curves, self._log):
-            with suppress(OSError):  # was told when it happened
+            with suppress(OSError):  # was reported when it happened
                 file.sync()
 
     def stop(self, step: int) -> NoReturn:
         """End a run that a signal stopped after `step`, which is saved."""
         name = STOP_SIGNALS.received or "a signal to another process"
-        told = (
+        message = (
             f"stopped after step {step} by {name}; everything is saved, the same command{self._again} goes on from here"
         )
-        self.log(told)
+        self.log(message)
         raise Stopped(0)
 
     def close(self) -> None:
@@ -154,7 +154,7 @@ def _print(message: str) -> None:
 
 
 def _environment() -> str:
-    """Versions, machine and commit, so that the run can be told again."""
+    """Versions, machine and commit, so that the run can be repeated."""
     describe = ["git", "describe", "--always", "--dirty"]
     here = Path(__file__).parent
     commit = subprocess.run(describe, capture_output=True, text=True, cwd=here, check=False).stdout.strip()

@@ -109,10 +109,10 @@ def train(config: EarlyHeadConfig) -> dict[str, float]:
                 with torch.no_grad():
                     run.images(progress.step, "reduced_early", side_by_side(images, draw(validation_source, names)))
             if due.validation:
-                found = validate(validation_losses, data[1], schedule, device)
-                if progress.log_validation(run, found) and is_main():
+                result = validate(validation_losses, data[1], schedule, device)
+                if progress.log_validation(run, result) and is_main():
                     copy_parts(output / "model", domain, ["generator"])
-                    info = {"trainer": "train_early_head", "step": progress.step, "validation": found}
+                    info = {"trainer": "train_early_head", "step": progress.step, "validation": result}
                     info["images_seen"] = progress.position
                     save_early_head(output / "model", head, config.channels, size, domain, frozen=frozen, info=info)
 
@@ -122,6 +122,6 @@ def train(config: EarlyHeadConfig) -> dict[str, float]:
             if due.stop:
                 run.stop(progress.step)
         whole = validate(validation_losses, data[1], replace(schedule, validation_images=None), device)
-        told = ", ".join(f"{name} {value:.4f}" for name, value in whole.items())
-        run.log(f"on all {len(validation_source)} validation images: {told}", progress.conclusion(output))
+        message = ", ".join(f"{name} {value:.4f}" for name, value in whole.items())
+        run.log(f"on all {len(validation_source)} validation images: {message}", progress.conclusion(output))
     return progress.summary()

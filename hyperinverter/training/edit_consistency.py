@@ -100,17 +100,17 @@ def load_steps(
     space = Space(w_dim=domain.generator.w_dim)
     for name in names:
         try:
-            found = load_direction(name, folder, files=domain.directions, space=space, generator_hash=generator_hash)
-            if not found.is_step_in_w:
+            result = load_direction(name, folder, files=domain.directions, space=space, generator_hash=generator_hash)
+            if not result.is_step_in_w:
                 raise UserError("it is of GANSpace or of W+, and a step along it is not the same on every style")
-            if not found.info.get("projection_std"):
+            if not result.info.get("projection_std"):
                 raise UserError("its file does not say how far photos spread along it (projection_std)")
         except (FileNotFoundError, UserError) as error:
             raise UserError(
                 f"edit_consistency_directions: {name!r} ({domain.directions[name]}) does not serve: {error}. Learn it "
                 f"with {command_of('learn_direction')} before, or leave it out"
             ) from error
-        steps.append(found.vector * found.info["projection_std"])
+        steps.append(result.vector * result.info["projection_std"])
         hashes[f"step along {name}"] = weights_hash({"direction": steps[-1]})
     return (torch.stack(steps).to(device) if steps else None), hashes
 
@@ -129,7 +129,7 @@ def with_edits(
 
 def edit_consistency(
     model: HyperInverterNetwork,
-    found: HyperInverterOutput,
+    result: HyperInverterOutput,
     edits: Edits,
     loss_resolution: int,
     *,
@@ -139,7 +139,7 @@ def edit_consistency(
     """Mean squared difference [] between what the edits change before and after Phase II, images in [-1, 1].
 
     Args:
-        found: both phases of the batch; gradients flow into its `reconstruction` and `residuals`.
+        result: both phases of the batch; gradients flow into its `reconstruction` and `residuals`.
         loss_resolution: larger changes are compared at this, as images are in every other loss.
         relative: each image's difference is divided by the mean square of what its edit changed before, so that a
             small change, such as a smile, counts as much as a large one.
@@ -147,11 +147,11 @@ def edit_consistency(
             wrinkles count as much as the colour of a face. Small changes count more then too, so the same weight pulls
             harder.
     """
-    ws = edits(found.w)[:, None].expand(-1, model.generator.num_ws, -1)
+    ws = edits(result.w)[:, None].expand(-1, model.generator.num_ws, -1)
     with torch.no_grad():
-        before = at_most(model.render(ws).float(), loss_resolution) - at_most(found.w_image.float(), loss_resolution)
-    assert found.reconstruction is not None
-    after = at_most(model.synthesise(ws, found.residuals).float() - found.reconstruction.float(), loss_resolution)
+        before = at_most(model.render(ws).float(), loss_resolution) - at_most(result.w_image.float(), loss_resolution)
+    assert result.reconstruction is not None
+    after = at_most(model.synthesise(ws, result.residuals).float() - result.reconstruction.float(), loss_resolution)
     if not relative:
         return (after - before).square().mean()
     smallest = SMALLEST_CHANGE if bands == 1 else SMALLEST_OF_BAND
@@ -167,9 +167,9 @@ def octaves(images: Tensor, count: int) -> list[Tensor]:
 
     The coarsest one, enlarged bilinearly and added to the next finer and so on, gives the images back.
     """
-    found = []
+    result = []
     for _ in range(count - 1):
         coarse = functional.avg_pool2d(images, 2)
-        found.append(images - functional.interpolate(coarse, images.shape[-2:], mode="bilinear"))
+        result.append(images - functional.interpolate(coarse, images.shape[-2:], mode="bilinear"))
         images = coarse
-    return [*found, images]
+    return [*result, images]

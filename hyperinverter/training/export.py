@@ -64,7 +64,7 @@ def export_gan(
 
 
 def _info(trainer: str, progress: Progress, measured: dict[str, float]) -> dict:
-    """What readers of a file are told of its training."""
+    """What a file says of its training."""
     return {"trainer": trainer, "step": progress.step, "images_seen": progress.position, "validation": measured}
 
 
@@ -106,8 +106,8 @@ def save_part(
     config = {"domain": domain.name, "resolution": domain.resolution}
     config |= {section: asdict(getattr(domain, section)) for section in CONFIG_SECTIONS[kind]}
     save_model(folder / filename, trained, kind=kind, config=config, requires=frozen, info=info)
-    told = {name: value if name == "step" else f"{value:.5g}" for name, value in info["validation"].items()}
-    rows = "".join(f"| {name} | {value} |\n" for name, value in told.items())
+    figures = {name: value if name == "step" else f"{value:.5g}" for name, value in info["validation"].items()}
+    rows = "".join(f"| {name} | {value} |\n" for name, value in figures.items())
     table = f"Means over the validation images:\n\n| loss | value |\n|---|---|\n{rows}\n" if rows else ""
     method = ', "w_encoder"' if kind == "w_encoder" else ""  # Phase I alone holds no hypernetworks
     text = (

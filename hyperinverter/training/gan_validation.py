@@ -41,14 +41,14 @@ class SampleDistance:
         if len(photos) < FEWEST_IMAGES:
             self.reason = "there are no validation photos (data.validation_fraction, data.validation_root)"
             return
-        found = sample_features(device)
-        if isinstance(found, str):
-            self.reason = found
+        result = sample_features(device)
+        if isinstance(result, str):
+            self.reason = result
             return
-        if found[0] == BY_SQUEEZENET and photos.resolution < SqueezeNetFeatures.smallest_px:
+        if result[0] == BY_SQUEEZENET and photos.resolution < SqueezeNetFeatures.smallest_px:
             self.reason = too_small(photos.resolution, SqueezeNetFeatures)
             return
-        self.name, self._features = found
+        self.name, self._features = result
         with torch.no_grad():
             own = ((number, x.to(device)) for number, x, _ in photos.own_in_order(batch_size, max_images))
             self._real = _together([(number, self._features(torch.cat([x, x.flip(3)]))) for number, x in own])

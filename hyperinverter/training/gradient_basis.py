@@ -63,7 +63,7 @@ def _gradients(
     model: HyperInverterNetwork, losses: TotalLoss, data: Batches, count: int
 ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     """Target name -> [P, I, O*k*k], each photo's gradient at norm HALF_RANGE, on the CPU; first images and their ws."""
-    found: dict[str, list[Tensor]] = {name: [] for name in model.hypernetwork.targets}
+    result: dict[str, list[Tensor]] = {name: [] for name in model.hypernetwork.targets}
     first: tuple[Tensor, Tensor] | None = None
     device = next(model.hypernetwork.parameters()).device
     with tqdm(total=count, desc="gradients of photos", unit="photo", leave=False, mininterval=1) as bar:
@@ -81,11 +81,11 @@ def _gradients(
             norm = cast(Tensor, sum(squares)).sqrt()  # [N]
             for name, gradient in zip(residuals, gradients, strict=True):
                 rows = model.hypernetwork.regressor(name).as_rows(gradient) / norm.clamp(min=1e-30)[:, None, None]
-                found[name].append((rows * HALF_RANGE).half().cpu())
+                result[name].append((rows * HALF_RANGE).half().cpu())
             bar.update(len(images))
     assert first is not None, "no photo"
     images, ws = first
-    return {name: torch.cat(parts) for name, parts in found.items()}, images, ws
+    return {name: torch.cat(parts) for name, parts in result.items()}, images, ws
 
 
 def set_mapper(target: WeightRegressor, gradients: Tensor, weight: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 SIGTERM (machines that are taken back send it) and the first Ctrl-C let the current step finish; the trainer saves, says
 how to go on and exits with 0. A second Ctrl-C stops at once. What cannot be written:
 
-- pictures, log.txt and TensorBoard's file: told, and training goes on; text and curves are written as soon as they can;
+- pictures, log.txt and TensorBoard's file: a message; training goes on, text and curves are written once they can be;
 - rows of stats.jsonl wait; they must be written before the next checkpoint is;
 - checkpoints and models: the run ends with one message. Earlier checkpoints are whole, the same command goes on.
 
@@ -31,7 +31,7 @@ FOLDERS = ("", "checkpoints", "samples", "model", "model/directions", "model_las
 
 
 class Stopped(SystemExit):
-    """A run ended early because a signal told it to; everything is saved, and the exit code is 0."""
+    """A run ended early because a signal asked it to; everything is saved, and the exit code is 0."""
 
 
 class StopSignals:

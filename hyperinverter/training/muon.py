@@ -73,9 +73,9 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 def _polynomial(square: Tensor) -> Tensor:
     a, b, c = COEFFICIENTS
-    found = torch.addmm(square, square, square, beta=b, alpha=c)  # b s + c s^2
-    found.diagonal().add_(a)
-    return found
+    result = torch.addmm(square, square, square, beta=b, alpha=c)  # b s + c s^2
+    result.diagonal().add_(a)
+    return result
 
 
 def _is_matrix(parameter: Tensor) -> bool:

@@ -198,18 +198,18 @@ def step_over_parts(
     Returns:
         Every scalar as its mean over the parts, and "gradient_norm".
     """
-    found: list[dict[str, Tensor]] = []
+    result: list[dict[str, Tensor]] = []
 
     def losses() -> Iterable[Tensor]:
         for part in parts:
             values = compute(part)
-            found.append({name: value.detach() for name, value in values.items()})
+            result.append({name: value.detach() for name, value in values.items()})
             yield values["loss"] if len(parts) == 1 else values["loss"] / len(parts)
 
     norm = backward_and_step(optimizer, losses(), count=len(parts), clip=clip, measure=measure)
-    if len(found) == 1:
-        return {**found[0], "gradient_norm": norm}
-    means = {name: torch.stack([values[name] for values in found]).mean() for name in found[0]}
+    if len(result) == 1:
+        return {**result[0], "gradient_norm": norm}
+    means = {name: torch.stack([values[name] for values in result]).mean() for name in result[0]}
     return {**means, "gradient_norm": norm}
 
 

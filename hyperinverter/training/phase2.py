@@ -79,12 +79,12 @@ def encoder_losses(
     Returns:
         "loss" (the weighted sum, with gradients) and every part by name; the reconstructions [N,3,R,R] float32.
     """
-    found = model(images)
-    reconstruction = found.reconstruction.float()
+    result = model(images)
+    reconstruction = result.reconstruction.float()
     total, parts = losses(reconstruction, images)
     if edits is not None:
         inconsistency = edit_consistency(
-            model, found, edits, losses.loss_resolution, relative=edits_relative, bands=edits_bands
+            model, result, edits, losses.loss_resolution, relative=edits_relative, bands=edits_bands
         )
         total = total + edits_weight * inconsistency
         parts = {**parts, "edit_consistency": inconsistency}
@@ -137,9 +137,9 @@ def discriminator_step(
     discriminator.requires_grad_(True)
     real_parts = split_microbatches(reals, parts)
     pairs = list(zip(real_parts, split_microbatches(fakes.detach(), parts), strict=True))
-    found = step_over_parts(optimizer, d_loss, pairs, clip=clip, measure=measure)
-    values = {"loss_D": found["loss"], "D_real": found["D_real"], "D_fake": found["D_fake"]}
-    values["gradient_norm_D"] = found["gradient_norm"]
+    result = step_over_parts(optimizer, d_loss, pairs, clip=clip, measure=measure)
+    values = {"loss_D": result["loss"], "D_real": result["D_real"], "D_fake": result["D_fake"]}
+    values["gradient_norm_D"] = result["gradient_norm"]
     if r1_weight > 0:
         values["r1"] = step_over_parts(optimizer, r1_loss, real_parts, clip=clip)["r1"]
     discriminator.requires_grad_(False)

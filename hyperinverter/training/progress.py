@@ -86,7 +86,7 @@ class Progress:
         self.step += 1
         self.position += images
         self.history.add(self.step, values)
-        check_held()  # a folder that was removed or replaced is told at once, not with the next file
+        check_held()  # a folder that was removed or replaced is reported at once, not with the next file
         if any_process(STOP_SIGNALS.received is not None) and self.step < schedule.max_steps:
             return replace(due, save=True, stop=True)
         return due

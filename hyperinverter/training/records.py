@@ -28,16 +28,16 @@ class Curves:
     Args:
         folder: TensorBoard reads all event files in it, in the order of their names.
         first_step: where this part of the run begins; TensorBoard drops what earlier files hold from there on.
-        tell: gets the error when the file cannot be written.
+        on_error: gets the error when the file cannot be written.
     """
 
-    def __init__(self, folder: Path, first_step: int, tell: Callable[[OSError], None]) -> None:
+    def __init__(self, folder: Path, first_step: int, on_error: Callable[[OSError], None]) -> None:
         from tensorboard.compat.proto.event_pb2 import SessionLog
 
         # the number in the name is its time; never before an earlier file's, whatever the clock says
         numbers = [int(n[1]) for p in folder.glob(f"{EVENTS}*") if (n := re.match(r"(\d+)", p.name[len(EVENTS) :]))]
         number = max([int(time.time()), *(n + 1 for n in numbers)])
-        self._file = AppendedFile(folder / f"{EVENTS}{number:010d}.{socket.gethostname()}.{os.getpid()}", tell)
+        self._file = AppendedFile(folder / f"{EVENTS}{number:010d}.{socket.gethostname()}.{os.getpid()}", on_error)
         self._write(file_version="brain.Event:2")
         self._write(step=first_step, session_log=SessionLog(status=SessionLog.START))
 

@@ -112,11 +112,11 @@ def find_state(
                 f"{source}: its checkpoint (step {state['step']}) is of domain {old[key]}, this run is of domain "
                 f"{new[key]}; give another output (output=outputs/{trainer}_{new[key]} is usual), or domain= of the run"
             )
-        told = f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}"
+        message = f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}"
         if key in OPTIMIZER_NAMES or (under(key, sizes) and not key.endswith(".init")):
-            refused.append(told)
+            refused.append(message)
         elif key in telling or not under(key, (*NEUTRAL, "domain")):
-            notes.append(f"resumed with another {told}")
+            notes.append(f"resumed with another {message}")
             score_changed |= under(key, SCORE)
     if refused:
         listed = "\n  ".join(refused)
@@ -142,23 +142,23 @@ def check_origin(state: dict[str, Any], source: Path, trainer: str) -> None:
     Raises:
         UserError: says which.
     """
-    told = f"{source}: its checkpoint (step {state['step']})"
+    text = f"{source}: its checkpoint (step {state['step']})"
     if state.get("trainer", trainer) != trainer:
-        raise UserError(f"{told} is a checkpoint of {str(state['trainer'])[:40]}, not of {trainer}; give another "
+        raise UserError(f"{text} is a checkpoint of {str(state['trainer'])[:40]}, not of {trainer}; give another "
                         f"output, or the right checkpoint")  # fmt: skip
     version = state.get("format", 1)
     if isinstance(version, int) and version > FORMAT:
         raise UserError(
-            f"{told} was written by a later version of this package (layout {version}, this one knows {FORMAT}): go on "
+            f"{text} was written by a later version of this package (layout {version}, this one knows {FORMAT}): go on "
             f"with that version, or give another output to start anew"
         )
     if missing := [name for name in ("trainer", *NEEDED) if name not in state]:
         raise UserError(
-            f"{told} was written by an earlier version of this package (it lacks {', '.join(missing)}), and this one "
+            f"{text} was written by an earlier version of this package (it lacks {', '.join(missing)}), and this one "
             f"cannot go on from it exactly: go on with that version, or give another output and train on from the "
             f"weights in {source.parent}/model or model_last"
         )
-    check_values(state, told)
+    check_values(state, text)
 
 
 def restore(
@@ -187,13 +187,13 @@ def restore(
         if name not in resumed.state and name in may_be_missing:
             resumed.notes.append(f"the checkpoint has no {name}: it starts from the domain's")
             continue
-        told = f"{resumed.source}: the checkpoint of step {step}"
+        text = f"{resumed.source}: the checkpoint of step {step}"
         if name not in resumed.state:
             raise UserError(
-                f"{told} holds no {name}; another version of this package wrote it: go on with that version, or give "
+                f"{text} holds no {name}; another version of this package wrote it: go on with that version, or give "
                 f"another output to start anew"
             )
-        with read_from(f"{told}: its {name}"):
+        with read_from(f"{text}: its {name}"):
             if isinstance(part, torch.optim.Optimizer):
                 check_optimizer(part, resumed.state[name])
                 restore_optimizer(part, resumed.state[name], rates[part])

@@ -1,7 +1,7 @@
 """What an encoder starts from: random weights, a recognition network's trunk, or an encoder trained before.
 
 The published encoders start from a face recognition IR-SE50 (`model_ir_se50.pth` of the ArcFace port that pSp uses) or
-from torchvision's ImageNet ResNet34 (`resnet34-333f7ec4.pth`); pixel2style2pixel issue 129 tells of NaN without it.
+from torchvision's ImageNet ResNet34 (`resnet34-333f7ec4.pth`); pixel2style2pixel issue 129 reports NaN without it.
 """
 
 from dataclasses import dataclass

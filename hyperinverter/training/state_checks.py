@@ -85,31 +85,31 @@ CHECKS: dict[str, Callable[[object], bool]] = {
 }  # fmt: skip
 
 
-def check_values(state: Mapping[str, Any], told: str) -> None:
+def check_values(state: Mapping[str, Any], text: str) -> None:
     """Refuse a state with a value that is not what it is in every state this package writes.
 
     Args:
-        told: how the message calls the state; its file is in it.
+        text: how the message calls the state; its file is in it.
     Raises:
         UserError: names the values.
     """
     if wrong := [name for name, check in CHECKS.items() if name in state and not check(state[name])]:
         raise UserError(
-            f"{told} was changed or damaged ({', '.join(wrong)} is not what it should be): delete it to go on from the "
+            f"{text} was changed or damaged ({', '.join(wrong)} is not what it should be): delete it to go on from the "
             f"one before, or give another output to start anew"
         )
 
 
 @contextmanager
-def read_from(told: str) -> Iterator[None]:
-    """What goes wrong inside is told of this state."""
+def read_from(text: str) -> Iterator[None]:
+    """What goes wrong inside is reported as a fault of this state."""
     try:
         yield
     except UserError:
         raise
     except DAMAGED as error:
         raise UserError(
-            f"{told} does not fit ({reason_of(error)}); another version of this package wrote it, or it was "
+            f"{text} does not fit ({reason_of(error)}); another version of this package wrote it, or it was "
             f"changed: go on with that version, or give another output to start anew"
         ) from error
 

@@ -52,11 +52,11 @@ def validate(
     for number, images, names in data.own_in_order(schedule.batch_size, schedule.validation_images):
         own.append((number, len(images), losses(images.to(device), names)))
     fetched = [(number, n, {name: float(value) for name, value in values.items()}) for number, n, values in own]
-    found = gather_numbered(fetched)
-    if not found:
+    result = gather_numbered(fetched)
+    if not result:
         return {}
-    count = sum(n for _, n, _ in found)
-    return {name: sum(n * values[name] for _, n, values in found) / count for name in found[0][2]}
+    count = sum(n for _, n, _ in result)
+    return {name: sum(n * values[name] for _, n, values in result) / count for name in result[0][2]}
 
 
 def sample_images(data: Batches, fallback: Batches, count: int, device: torch.device) -> Tensor:

@@ -36,12 +36,12 @@ class LossHistory:
     def take_means(self) -> dict[str, float]:
         """Mean of every scalar over the steps that had it since the last call, and start anew."""
         self._fetch()
-        found: dict[str, list[float]] = {}
+        result: dict[str, list[float]] = {}
         for _, values in self._rows:
             for name, value in values.items():
-                found.setdefault(name, []).append(value)
+                result.setdefault(name, []).append(value)
         self._rows = []
-        return {name: math.fsum(values) / len(values) for name, values in found.items()}
+        return {name: math.fsum(values) / len(values) for name, values in result.items()}
 
     def stop_if_not_finite(self, config: TrainConfig, checkpoints: Path) -> None:
         """Check everything fetched so far.

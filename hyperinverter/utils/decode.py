@@ -36,7 +36,7 @@ FORMATS = {
     "AVIF": (".avif",),
     "HEIF": (".heic", ".heif"),  # what phones write; by the package pillow-heif
 }
-# Of files without a suffix: how each format begins. AVIF and HEIF are told by the brands in their first box.
+# Of files without a suffix: how each format begins. AVIF and HEIF are recognised by the brands in their first box.
 SIGNATURES = (
     rb"\xff\xd8\xff|\x89PNG\r\n|II\*\0|MM\0\*|GIF8[79]a|RIFF....WEBP|BM....\0\0\0\0|P[56]\s(?:#[^\n]*\n)*\s*\d+\s+\d+\s"
 )
@@ -66,7 +66,7 @@ BAND_PIXELS = 1 << 17  # what is converted at a time
 # What Pillow's decoders raise on damaged files (it has no common base class for them).
 _DECODE_ERRORS = (OSError, *DAMAGED, Image.DecompressionBombError)
 
-# Pillow warns of its own limit (the one here is lower, and told), of odd EXIF, of palettes: nothing a user can mend.
+# Pillow warns of its own limit (ours is lower, and reported), of odd EXIF, of palettes: nothing a user can mend.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", module=r"(PIL|pillow_heif)(\.|$)")
 logger = logging.getLogger(__name__)
@@ -179,7 +179,7 @@ def _reduced_from(image: Image.Image, data: bytes, name: str, max_megapixels: fl
             break
     if image.width * image.height > most:
         raise _too_large(name, f"{width} x {height} px", most / 1e6)
-    _tell_reduced(max_megapixels)
+    _warn_of_reduced(max_megapixels)
     return width, height
 
 
@@ -193,7 +193,7 @@ def _too_large(name: str, what: str, max_megapixels: float) -> BadImageError:
 
 
 @functools.cache
-def _tell_reduced(max_megapixels: float) -> None:
+def _warn_of_reduced(max_megapixels: float) -> None:
     logger.warning("JPEGs of more than %g megapixels are reduced while they are decoded; to keep them as they are, "
                    "raise data.max_megapixels", max_megapixels)  # fmt: skip
 

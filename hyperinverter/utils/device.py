@@ -62,8 +62,8 @@ def own_cores() -> int:
 
 
 @functools.cache
-def tell_if_slower(device_type: str, precision: str) -> None:
-    """Say once that a precision makes this processor slower; nothing of a GPU, or where the processor does not tell."""
+def warn_if_slower(device_type: str, precision: str) -> None:
+    """Say once that a precision makes this processor slower; nothing of a GPU, or where the processor does not say."""
     if device_type != "cpu" or precision not in FAST_BY:
         return
     instructions = _x86_instructions()

@@ -42,7 +42,7 @@ LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Broken pi
 class PeerLost(UserError):
     """Another process of the run has ended; its own message says why."""
 
-    told = False  # each process says that it ends
+    is_reported = False  # each process says that it ends
 
 
 # ----------------------------------------------------------------------------------------------- who is there
@@ -94,7 +94,7 @@ def in_all_processes(function: Callable[..., T]) -> Callable[..., T]:
     """Decorate `function(config)`: under torchrun it runs in every process, as one computation.
 
     The group is made at its start and ended at its end, behind a barrier. A mistake of the user that all processes meet
-    is to be told once: where another process tells it, the exception has a true attribute `told`.
+    is to be reported once: where another process does, the exception has a true attribute `is_reported`.
 
     Raises:
         PeerLost: another process ended.
@@ -114,7 +114,7 @@ def in_all_processes(function: Callable[..., T]) -> Callable[..., T]:
             result = function(config)
             dist.barrier()
         except (UserError, ValueError, OSError) as error:
-            vars(error)["told"] = not _is_first_to_say(str(error))
+            vars(error)["is_reported"] = not _is_first_to_say(str(error))
             raise
         except RuntimeError as error:
             if any(words in str(error) for words in LOST_PEER):
@@ -146,7 +146,7 @@ def _meet() -> tuple[dist.Store, int, int]:
 
 
 def _is_first_to_say(message: str) -> bool:
-    """Ask the store that all processes share; the others wait until the first has told it."""
+    """Ask the store that all processes share; the others wait until the first has answered."""
     key = f"told/{hashlib.sha1(message.encode()).hexdigest()}"
     try:
         is_first = dist.distributed_c10d._get_default_store().add(key, 1) == 1
@@ -253,18 +253,18 @@ def gather_to_all(value: T) -> list[T]:
     """The value of every process, by rank; everywhere. Plain types and CPU tensors."""
     if world_size() == 1:
         return [value]
-    found: list[Any] = [None] * world_size()
-    dist.all_gather_object(found, value)
-    return found
+    result: list[Any] = [None] * world_size()
+    dist.all_gather_object(result, value)
+    return result
 
 
 def gather_to_main(value: T) -> list[T]:
     """The value of every process, by rank, in rank 0; empty elsewhere."""
     if world_size() == 1:
         return [value]
-    found: list[Any] | None = [None] * world_size() if is_main() else None
-    dist.gather_object(value, found)
-    return found or []
+    result: list[Any] | None = [None] * world_size() if is_main() else None
+    dist.gather_object(value, result)
+    return result or []
 
 
 def gather_numbered(own: list[T], everywhere: bool = True) -> list[T]:
@@ -273,17 +273,17 @@ def gather_numbered(own: list[T], everywhere: bool = True) -> list[T]:
     Args:
         everywhere: False gives them to rank 0 only, and [] to the others.
     """
-    found = gather_to_all(own) if everywhere else gather_to_main(own)
-    return sorted(chain.from_iterable(found), key=lambda item: cast(Any, item)[0])
+    result = gather_to_all(own) if everywhere else gather_to_main(own)
+    return sorted(chain.from_iterable(result), key=lambda item: cast(Any, item)[0])
 
 
 def from_main(value: T) -> T:
     """Rank 0's value, everywhere."""
     if world_size() == 1:
         return value
-    found = [value]
-    dist.broadcast_object_list(found)
-    return found[0]
+    result = [value]
+    dist.broadcast_object_list(result)
+    return result[0]
 
 
 def any_process(is_so: bool) -> bool:
@@ -298,9 +298,9 @@ def any_process(is_so: bool) -> bool:
 def check_agreement(what: str, value: Any) -> None:
     """Refuse processes that are about to compute different things (say, machines that do not share their disk)."""
     values = gather_to_all(value)
-    for other, found in enumerate(values):
-        if found != values[0]:
+    for other, result in enumerate(values):
+        if result != values[0]:
             raise UserError(
-                f"the processes disagree about {what}: process 0 has {values[0]}, process {other} has {found}; start "
+                f"the processes disagree about {what}: process 0 has {values[0]}, process {other} has {result}; start "
                 f"all with the same settings and files, and let machines share the output folder"
             )

@@ -70,12 +70,12 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
         flush_folder(path.parent)
     except OSError as error:
-        told = about(error, path)
-        if told is error:
+        message = about(error, path)
+        if message is error:
             raise
-        raise told from error
+        raise message from error
     finally:
-        with contextlib.suppress(OSError):  # on a disk that is read-only by now: the first error is the one to tell
+        with contextlib.suppress(OSError):  # on a disk that is read-only by now: the first error is the one to report
             temporary.unlink(missing_ok=True)
 
 
@@ -91,7 +91,7 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def about(error: OSError, path: Path) -> OSError:
-    """The same error told of the file that was meant, not of a temporary one; other files keep their own."""
+    """The same error for the file that was meant, not of a temporary one; other files keep their own."""
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
     meant = not names or any(LEFTOVER.fullmatch(Path(name).name) for name in names)
     return OSError(error.errno, error.strerror, str(path)) if meant and error.errno is not None else error
@@ -162,12 +162,12 @@ class AppendedFile:
 
     Args:
         path: made if it is not there.
-        tell: gets the error when a write fails; once, until one succeeds again.
+        on_error: gets the error when a write fails; once, until one succeeds again.
     """
 
-    def __init__(self, path: Path, tell: Callable[[OSError], None]) -> None:
+    def __init__(self, path: Path, on_error: Callable[[OSError], None]) -> None:
         self.path = path
-        self._tell, self._told = tell, False
+        self._on_error, self._reported = on_error, False
         self._waiting = bytearray()
         self._handle = open_own(path, os.O_WRONLY | os.O_APPEND)
 
@@ -176,11 +176,11 @@ class AppendedFile:
         self._waiting += data
         try:
             self._drain()
-            self._told = False
+            self._reported = False
         except OSError as error:
-            if not self._told:
-                self._told = True
-                self._tell(about(error, self.path))
+            if not self._reported:
+                self._reported = True
+                self._on_error(about(error, self.path))
 
     def sync(self) -> None:
         """Flush everything to the disk.
@@ -195,7 +195,7 @@ class AppendedFile:
             raise about(error, self.path) from error
 
     def close(self) -> None:
-        with contextlib.suppress(OSError, UserError):  # was told when it happened
+        with contextlib.suppress(OSError, UserError):  # was reported when it happened
             self._drain()
         os.close(self._handle)
 

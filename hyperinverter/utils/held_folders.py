@@ -150,7 +150,7 @@ def _is_taken(folder: Path, holder: str) -> UserError:
 
 
 def _take_lock(path: Path) -> int | None:
-    """The handle that holds the lock; None where the system or the file system has no locks (told in a warning)."""
+    """The handle that holds the lock; None where the system or the file system has no locks (reported in a warning)."""
     try:
         import fcntl
     except ImportError:  # Windows

@@ -39,7 +39,7 @@ def inside(output: Path, name: str) -> Path:
 
 
 class OutputNames:
-    """Names for the results of many inputs, each different, also where a file system does not tell A from a.
+    """Names for the results of many inputs, each different, also where a file system does not distinguish A from a.
 
     Args:
         reserved: names, without suffix, that the command's own files have.
@@ -91,7 +91,7 @@ def _parts(name: str) -> list[str]:
 
 
 def _fit(part: str) -> str:
-    """One name of a file or folder; names that had to be cut are told apart by a hash."""
+    """One name of a file or folder; names that had to be cut are distinguished by a hash."""
     text = "".join(letter if letter.isprintable() else "_" for letter in FORBIDDEN.sub("_", part)).strip(" ")
     text = re.sub(r"^\.+", "_", text)  # a dot in front hides a file, as the program's own lock is hidden
     if len(text.encode()) > LONGEST_PART:

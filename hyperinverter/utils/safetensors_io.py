@@ -150,18 +150,18 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
 
 
 def _place(name: str, entry: object, start: int) -> Place:
-    told = f"its tensor {name[:80]!r}"
+    message = f"its tensor {name[:80]!r}"
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise ValueError(f"{told} is described otherwise than by dtype, shape and data_offsets")
+        raise ValueError(f"{message} is described otherwise than by dtype, shape and data_offsets")
     shape, offsets = entry["shape"], entry["data_offsets"]
     if not isinstance(entry["dtype"], str) or entry["dtype"] not in DTYPES:
-        raise ValueError(f"{told} is of an unknown type")
+        raise ValueError(f"{message} is of an unknown type")
     if not (_are_sizes(shape) and _are_sizes(offsets) and len(offsets) == 2 and len(shape) <= MOST_DIMENSIONS):
-        raise ValueError(f"{told} has a shape or a place that is none")
+        raise ValueError(f"{message} has a shape or a place that is none")
     dtype = DTYPES[entry["dtype"]]
     declared = math.prod(shape) * dtype.itemsize
     if math.prod(max(n, 1) for n in shape) > MOST_NUMBERS or offsets[1] - offsets[0] != declared:
-        raise ValueError(f"{told} declares another size than its bytes have")
+        raise ValueError(f"{message} declares another size than its bytes have")
     return Place(dtype, tuple(shape), start + offsets[0], start + offsets[1])
 
 
@@ -170,7 +170,7 @@ def _are_sizes(values: object) -> bool:
 
 
 def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    result = dict(pairs)
+    if len(result) < len(pairs):
         raise ValueError("a name stands twice")
-    return found
+    return result

@@ -1,4 +1,4 @@
-"""Whether tensors from a file are those of a network: one check, told alike everywhere."""
+"""Whether tensors from a file are those of a network: one check, one message everywhere."""
 
 import re
 from collections.abc import Mapping

@@ -16,7 +16,7 @@ from hyperinverter.config.report_schema import AnalyzeConfig
 from hyperinverter.config.schema import DataConfig
 from hyperinverter.evaluation.analysis import difference_maps, quality_time, weight_changes
 from hyperinverter.evaluation.analysis.command import analyze
-from hyperinverter.evaluation.analysis.weight_changes import Layer, describe, evenness_of
+from hyperinverter.evaluation.analysis.weight_changes import Layer, as_json, evenness_of
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import load_image
 
@@ -132,7 +132,7 @@ def test_mean_changes_are_those_of_the_dense_residuals(config: AnalyzeConfig, ph
         8,
         16,
     }
-    found = describe(layers, values, "faces")
+    found = as_json(layers, values, "faces")
     folder = Path(config.output)
     folder.mkdir()
     weight_changes.draw_weight_changes(found, "micro", folder)
@@ -155,7 +155,7 @@ def made(conv: list[float], torgb: list[float], noise: float = 0.01) -> tuple[li
 
 
 def verdicts(*arguments, **options) -> dict[str, str]:
-    return {one["statement"]: one["verdict"] for one in describe(*arguments, **options)["statements"]}
+    return {one["statement"]: one["verdict"] for one in as_json(*arguments, **options)["statements"]}
 
 
 def test_the_papers_statements_hold_or_not():
@@ -170,7 +170,7 @@ def test_the_papers_statements_hold_or_not():
 
 
 def test_evenness_is_one_for_equal_layers_and_tells_domains_apart(tmp_path: Path):
-    even, uneven = (describe(*made(conv, [0.1] * 3), "scenes") for conv in ([1, 1, 1], [0.01, 0.01, 3]))
+    even, uneven = (as_json(*made(conv, [0.1] * 3), "scenes") for conv in ([1, 1, 1], [0.01, 0.01, 3]))
     assert even["evenness"]["value"] == pytest.approx(1, abs=1e-3) and uneven["evenness"]["value"] < 0.4
     assert evenness_of(np.array([[1.0, 1.0, 0.0]] * 4))["value"] == pytest.approx(2 / 3)
     statement = "the change is spread over the layers more evenly than for faces"
@@ -200,12 +200,12 @@ def test_the_mean_map_is_grey_and_streamed():
     grey = found.grey()
     assert grey[0, 0] == pytest.approx(0.299 * 0.75) and grey[3:, 3:].abs().max() == 0
     assert found.means == pytest.approx([0.5 / 27, 0.5 / 27, 1 / 27, 1 / 27])
-    scenes, faces = (difference_maps.describe(found, kind) for kind in ("scenes", "faces"))
+    scenes, faces = (difference_maps.as_json(found, kind) for kind in ("scenes", "faces"))
     (sky,) = scenes["statements"]
     assert sky["verdict"] == "does not hold" and "statements" not in faces
     assert sky["ratio"] == pytest.approx(1 / 9) and sky["interval_95"] == pytest.approx([1 / 9, 1 / 9])
     found.add(phase1, phase1 + 1 - phase2[:, :1].ne(0).float() * 0.99, list("abcd"))  # the rest changes, it hardly does
-    (sky,) = difference_maps.describe(found, "scenes")["statements"]
+    (sky,) = difference_maps.as_json(found, "scenes")["statements"]
     low, high = sky["interval_95"]
     assert low < 1 < high and sky["verdict"].startswith("open") and low < sky["ratio"] < high
     assert scenes["ninths"][0][0] == pytest.approx(0.299 * 0.75) and scenes["ninths"][2][2] == 0

@@ -15,7 +15,7 @@ from hyperinverter.extractors.curricularface import CurricularFace
 from hyperinverter.extractors.discriminator import DiscriminatorFeatures
 from hyperinverter.extractors.dlib_face import DlibFace
 from hyperinverter.extractors.lpips import Lpips
-from hyperinverter.extractors.mobilefacenet import MobileFaceNet, Network
+from hyperinverter.extractors.mobilefacenet import MobileFaceNet, MobileFaceNetwork
 from hyperinverter.extractors.moco import Moco
 from hyperinverter.extractors.onnx_faces import EmotionHappy, FaceResAge, FrFeature, FsaNetYaw
 from hyperinverter.extractors.resize import at_most, crop_resize
@@ -64,7 +64,7 @@ def face(depths: tuple[int, ...], **options: bool) -> dict[str, torch.Tensor]:
 
 def lively_age() -> dict[str, torch.Tensor]:
     """Every bin's ReLU is alive, so that each stage has a say, and widths stay as they are: tanh of much is -1."""
-    network = ssrnet.Network()
+    network = ssrnet.SsrNetwork()
     lively(network)
     for stage in network.stages:
         for layer in (*stage.mixes, stage.hidden, stage.bins):
@@ -75,8 +75,8 @@ def lively_age() -> dict[str, torch.Tensor]:
 
 BUILDERS = {
     "squeezenet_features": squeezenet,
-    "mobilefacenet": lambda: MobileFaceNet(lively(Network())),
-    "mobilefacenet, mirrored": lambda: MobileFaceNet(lively(Network()), is_mirrored=True),
+    "mobilefacenet": lambda: MobileFaceNet(lively(MobileFaceNetwork())),
+    "mobilefacenet, mirrored": lambda: MobileFaceNet(lively(MobileFaceNetwork()), is_mirrored=True),
     "ssrnet_age": lambda: SsrNetAge(lively_age()),
     "discriminator_features": lambda: DiscriminatorFeatures(
         Discriminator(resolution=PX, channel_base=512, channel_max=32)
@@ -227,7 +227,7 @@ def test_a_package_that_is_not_installed_is_a_reason(monkeypatch):
 
 def test_age_by_hand():
     """Bins of equal width and certain probabilities: 101 years in three, of these the second in three, and so on."""
-    network = ssrnet.Network()
+    network = ssrnet.SsrNetwork()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.zero_()
@@ -237,7 +237,7 @@ def test_age_by_hand():
 
 
 def test_keras_arrays_find_their_places():
-    state = ssrnet.Network().state_dict()
+    state = ssrnet.SsrNetwork().state_dict()
     keras = {}
     for i, (stream, start) in enumerate((("large", 1), ("small", 5))):
         for k in range(4):
@@ -253,7 +253,7 @@ def test_keras_arrays_find_their_places():
 
 
 def test_weights_of_another_network_are_refused():
-    state = Network().state_dict()
+    state = MobileFaceNetwork().state_dict()
     state.pop("conv3.bias")
     state["surplus"] = torch.zeros(1)
     with pytest.raises(UserError, match=r"1 missing: conv3\.bias; 1 not known: surplus"):

@@ -99,21 +99,21 @@ def test_the_fourth_photo_and_later_ones_are_only_counted(monkeypatch):
     for number in range(5):
         framing.look(f"{number}.png", Image.new("RGB", (100, 100)))
     assert [bool(framing.line(f"{number}.png")) for number in range(5)] == [False] * 5  # five are known by now
-    (line,) = framing.untold()
+    (line,) = framing.unreported()
     assert line.startswith("5 of 5 photos are not in the FFHQ crop, such as 0.png (the face is too small)")
     few = Framing(FACES, "write align=true")
     few.look("one.png", Image.new("RGB", (100, 100)))
     assert "one.png is not in the FFHQ crop" in few.line("one.png") and few.line("one.png").endswith("write align=true")
-    assert not few.untold() and few.report()
+    assert not few.unreported() and few.report()
 
 
 def test_without_a_detector_one_line_says_so(monkeypatch):
     monkeypatch.setattr(framing_module, "face_finder", lambda: None)
     framing = Framing(FACES, "write align=true")
     assert framing.look("a.png", Image.new("RGB", (9, 9))) is None and framing.finder is None
-    (line,) = framing.untold()
+    (line,) = framing.unreported()
     assert "no face detector is here (pip install 'hyperinverter[faces]')" in line and line.endswith("write align=true")
-    assert not Framing(DomainConfig(alignment="none"), "").untold()
+    assert not Framing(DomainConfig(alignment="none"), "").unreported()
 
 
 def test_a_damaged_detector_file_is_named(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from hyperinverter.extractors.arcface import ArcFace
-from hyperinverter.extractors.mobilefacenet import MobileFaceNet, Network
+from hyperinverter.extractors.mobilefacenet import MobileFaceNet, MobileFaceNetwork
 from hyperinverter.extractors.moco import Moco
 from hyperinverter.extractors.ssrnet import _read_h5
 from hyperinverter.utils.errors import UserError
@@ -39,7 +39,7 @@ def test_other_content_is_told_with_the_files_name(network, tmp_path, monkeypatc
 
 def test_weights_that_are_not_finite(tmp_path, monkeypatch):
     monkeypatch.setenv("HYPERINVERTER_MODELS", str(tmp_path))
-    state = {name: tensor.numpy() for name, tensor in Network().state_dict().items()}
+    state = {name: tensor.numpy() for name, tensor in MobileFaceNetwork().state_dict().items()}
     with open(tmp_path / MobileFaceNet.filenames[0], "wb") as file:
         np.savez(file, **state)
     MobileFaceNet.find()

@@ -8,7 +8,7 @@ import pytest
 
 from hyperinverter.config.schema import DomainConfig, EncoderConfig, LayerwiseEncoderConfig, RunConfig
 from hyperinverter.models.build import build_discriminator, build_hyperinverter
-from hyperinverter.models.plan import count_parameters, describe
+from hyperinverter.models.plan import count_parameters, dry_run
 from hyperinverter.utils.skip_init import shapes_only
 
 RESNET34 = {"trunk": "resnet", "depths": [3, 4, 6, 3], "strides": [1, 2, 2, 2], "stem_stride": 2}
@@ -30,19 +30,19 @@ CHURCH = DomainConfig(
     ids=["ffhq", "church"],
 )
 def test_the_plan_shows_the_published_counts(domain, counts):
-    plan = describe(RunConfig(domain=domain))
+    plan = dry_run(RunConfig(domain=domain))
     for name, count in zip(("(G)", "(D)", "(E1)", "(E2)", "(H)"), counts, strict=True):
         assert count in next(line for line in plan.splitlines() if name in line)
 
 
 def test_the_plan_names_targets_tokens_and_ablations():
-    plan = describe(DomainConfig())
+    plan = dry_run(DomainConfig())
     assert "26 weights, 23,592,864 numbers, 90.0 MiB" in plan
     assert "26 x 256 = 6,656 numbers per image, with w 28.0 KiB" in plan
     line = next(line for line in plan.splitlines() if "b128.conv0.weight" in line)
     assert line.split() == ["b128.conv0.weight", "256x512x3x3", "9", "10"]
     ablated = replace(DomainConfig().hypernetwork, use_w_image_features=False, shared_code=True)
-    plan = describe(replace(DomainConfig(), hypernetwork=ablated))
+    plan = dry_run(replace(DomainConfig(), hypernetwork=ablated))
     assert "without features of the Phase I image, one shared code" in plan
 
 
@@ -50,8 +50,8 @@ def test_the_plan_names_targets_tokens_and_ablations():
 def test_the_plan_does_not_load_torchs_compiler():
     program = (
         "import sys; from hyperinverter.config.schema import DomainConfig;"
-        "from hyperinverter.models.plan import describe;"
-        "describe(DomainConfig()); assert 'torch._dynamo' not in sys.modules and 'sympy' not in sys.modules"
+        "from hyperinverter.models.plan import dry_run;"
+        "dry_run(DomainConfig()); assert 'torch._dynamo' not in sys.modules and 'sympy' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
 
@@ -68,4 +68,4 @@ def test_shapes_only_gives_the_real_shapes(tiny_domain):
 def test_numbers_that_make_no_network_are_refused(tiny_domain):
     wrong = replace(tiny_domain, layerwise_encoder=replace(tiny_domain.layerwise_encoder, strides=[2, 2, 2, 2]))
     with pytest.raises(ValueError, match="cannot be halved to feature_size 8 px"):
-        describe(wrong)
+        dry_run(wrong)

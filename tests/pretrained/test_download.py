@@ -13,7 +13,7 @@ from file_server import QUOTA_PAGE, Answer, file_server
 from script_runner import run_script
 
 from hyperinverter.releases import download
-from hyperinverter.releases.catalog import Entry, catalog, entry
+from hyperinverter.releases.catalog import CatalogEntry, catalog, entry
 from hyperinverter.releases.download import Mirror, download_entry
 from hyperinverter.releases.lock import LOCK_NAME, read_lock
 from hyperinverter.releases.transfer import Limits, WrongContent
@@ -39,7 +39,7 @@ def server():
 
 
 @pytest.fixture
-def one(server) -> Entry:
+def one(server) -> CatalogEntry:
     server.answers["/x.pkl"] = Answer(CONTENT)
     return replace(entry("stylegan2_church"), name="one", file="x.pkl", copies=(server.url("/x.pkl"),))
 

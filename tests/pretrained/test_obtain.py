@@ -20,7 +20,7 @@ from hyperinverter.editing import fit_pca, load_direction
 from hyperinverter.models.wplus import WPlusConfig, build_model
 from hyperinverter.pretrained.load import load_discriminator, load_generator, load_model
 from hyperinverter.published.vectors import Space
-from hyperinverter.releases.catalog import Entry, ReleasedModel, catalog, released_models
+from hyperinverter.releases.catalog import CatalogEntry, ReleasedModel, catalog, released_models
 from hyperinverter.releases.lock import LOCK_NAME
 from hyperinverter.releases.obtain import make_model, obtain, obtain_weights
 from hyperinverter.utils.errors import UserError
@@ -49,7 +49,9 @@ def server(files):
 def models(server: FileServer, tmp_path, monkeypatch) -> Path:
     """A folder of pretrained models, empty; the catalog knows micro_church."""
     for name, kind in KINDS.items():
-        entry = Entry(kind, kind, name, "me/mine", "README.md", (server.url(f"/{name}"),), kind, NAME, licence="MIT")
+        entry = CatalogEntry(
+            kind, kind, name, "me/mine", "README.md", (server.url(f"/{name}"),), kind, NAME, licence="MIT"
+        )
         monkeypatch.setitem(catalog(), kind, entry)
     monkeypatch.setitem(released_models(), NAME, ReleasedModel(NAME, NAME, *KINDS.values()))
     monkeypatch.setenv("HYPERINVERTER_MODELS", str(tmp_path / "models"))
@@ -124,7 +126,7 @@ def test_methods_of_others_join_the_same_folder(models, server, monkeypatch):
     buffer = io.BytesIO()
     torch.save(content, buffer)
     server.answers["/psp.pt"] = Answer(buffer.getvalue())
-    entry = Entry("psp_micro", "pSp", "psp.pt", "me/mine", "README.md", (server.url("/psp.pt"),), "psp", NAME)
+    entry = CatalogEntry("psp_micro", "pSp", "psp.pt", "me/mine", "README.md", (server.url("/psp.pt"),), "psp", NAME)
     monkeypatch.setitem(catalog(), "psp_micro", entry)
     with pytest.raises(FileNotFoundError, match=r"download.py stylegan2_ada_generator psp_micro\n"):
         hyperinverter.load(NAME, method="psp")
@@ -158,7 +160,7 @@ def test_directions_and_a_pca_come_with_the_model_and_belong_to_its_generator(mo
         server.answers[f"/{file}"] = Answer(buffer.getvalue())
         name, kind = Path(file).stem, "pca" if "pca" in file else "direction"
         about = {"kind": kind, "domain": NAME, "needs": ("stylegan2_ada_generator",)}
-        entry = Entry(name, name, file, "me/mine", "README.md", (server.url(f"/{file}"),), **about)
+        entry = CatalogEntry(name, name, file, "me/mine", "README.md", (server.url(f"/{file}"),), **about)
         monkeypatch.setitem(catalog(), name, entry)
     run_script("download", [NAME], models.parent)
     inverter = hyperinverter.load(NAME)
@@ -178,7 +180,7 @@ def test_directions_and_a_pca_come_with_the_model_and_belong_to_its_generator(mo
 
 def test_a_model_works_without_its_directions(models, server, monkeypatch, capsys):
     about = {"kind": "direction", "needs": ("stylegan2_ada_generator",)}
-    gone = Entry("tilt", "tilt", "tilt.pt", "me/mine", "README.md", (server.url("/tilt.pt"),), **about)
+    gone = CatalogEntry("tilt", "tilt", "tilt.pt", "me/mine", "README.md", (server.url("/tilt.pt"),), **about)
     monkeypatch.setitem(catalog(), "tilt", gone)
     run_script("download", [NAME], models.parent)
     assert "tilt could not be fetched" in capsys.readouterr().out

@@ -17,7 +17,7 @@ from hyperinverter.editing import Direction, save_direction
 from hyperinverter.models.build import build_generator, build_w_encoder
 from hyperinverter.models.mobile_stylegan import mean_w
 from hyperinverter.releases import obtain
-from hyperinverter.releases.catalog import Entry, ReleasedModel, catalog, released_models
+from hyperinverter.releases.catalog import CatalogEntry, ReleasedModel, catalog, released_models
 from hyperinverter.releases.shipped import ShippedModel, _hashes
 from hyperinverter.utils.errors import UserError
 
@@ -57,8 +57,8 @@ def models(wheel, tmp_path, monkeypatch) -> Path:
         monkeypatch.delenv(f"PIP_{key}", raising=False)
     for key, value in {"CONFIG_FILE": "/dev/null", "NO_INDEX": "1", "FIND_LINKS": str(package.parent)}.items():
         monkeypatch.setenv(f"PIP_{key}", value)
-    entry = Entry("micro_wheel", "a small generator", package.name, "me/mine", "pypi", ("pip:random-face==1",), KIND,
-                  NAME, licence="NC", members=WHEEL_MEMBERS, size=package.stat().st_size,
+    entry = CatalogEntry("micro_wheel", "a small generator", package.name, "me/mine", "pypi",
+                  ("pip:random-face==1",), KIND, NAME, licence="NC", members=WHEEL_MEMBERS, size=package.stat().st_size,
                   sha256=hashlib.sha256(package.read_bytes()).hexdigest())  # fmt: skip
     monkeypatch.setitem(catalog(), "micro_wheel", entry)
     monkeypatch.setitem(released_models(), NAME, ReleasedModel(NAME, NAME, "micro_wheel"))
@@ -130,7 +130,7 @@ def test_a_wheel_put_there_by_hand_is_enough_and_a_wrong_one_is_refused(models, 
 def test_a_direction_that_the_repository_carries_is_not_fetched(models, capsys, monkeypatch):
     about = {"kind": "direction", "domain": NAME, "needs": ("micro_wheel",)}
     for name in ("tilt", "smile"):
-        there = Entry(name, name, f"{name}.pt", "me/mine", "pypi", (f"http://127.0.0.1:9/{name}.pt",), **about)
+        there = CatalogEntry(name, name, f"{name}.pt", "me/mine", "pypi", (f"http://127.0.0.1:9/{name}.pt",), **about)
         monkeypatch.setitem(catalog(), name, there)
     tilt = models / "carried" / NAME / "directions" / "tilt.safetensors"
     save_direction(Direction("tilt", torch.ones(8)), tilt)

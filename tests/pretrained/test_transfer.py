@@ -11,7 +11,7 @@ import pytest
 from file_server import LOGIN_PAGE, OLD_SCAN_PAGE, QUOTA_PAGE, SCAN_PAGE, Answer, FileServer, file_server
 
 from hyperinverter.releases import transfer
-from hyperinverter.releases.request import Interrupted, Refused, total_bytes
+from hyperinverter.releases.request import Interrupted, RequestRefused, total_bytes
 from hyperinverter.releases.transfer import OVERLAP, Fetched, Limits, fetch
 from hyperinverter.releases.web_page import looks_like_html
 from hyperinverter.utils.errors import UserError
@@ -135,11 +135,11 @@ def test_a_body_that_was_packed_unasked_is_unpacked_to_its_end(server, target):
     get(server, target)
     assert target.read_bytes() == CONTENT * 3 and len(server.requests) == 3
     server.answers["/y.pkl"] = Answer(CONTENT, 200, {"Content-Encoding": "br"})
-    with pytest.raises(Refused, match=r"packs the file \(br\)"):
+    with pytest.raises(RequestRefused, match=r"packs the file \(br\)"):
         get(server, target.with_name("y.pkl"), "/y.pkl")
     for more in (b"x", bytes(300_000), gzip.compress(CONTENT)):  # a second stream behind the first one's end
         server.answers["/z.pkl"] = Answer(packed + more, 200, headers, ranges=False, unsized=True)
-        with pytest.raises(Refused, match="goes on behind its end"):
+        with pytest.raises(RequestRefused, match="goes on behind its end"):
             get(server, target.with_name("z.pkl"), "/z.pkl")
 
 
@@ -183,7 +183,7 @@ def test_a_server_that_is_not_there(target):
 )
 def test_refusals_are_not_tried_again(server, target, status, told):
     server.answers["/x.pkl"] = Answer(b"<html><title>Oh</title></html>", status, HTML)
-    with pytest.raises(Refused, match=told):
+    with pytest.raises(RequestRefused, match=told):
         get(server, target)
     assert len(server.requests) == 1 and not target.exists()
 
@@ -194,7 +194,7 @@ def test_redirects_are_followed_but_not_in_circles(server, target):
     get(server, target)
     assert target.read_bytes() == CONTENT
     server.answers["/there"] = Answer(b"", 302, {"Location": "/x.pkl"})
-    with pytest.raises(Refused, match="in a circle"):
+    with pytest.raises(RequestRefused, match="in a circle"):
         get(server, target.with_name("y"))
 
 
@@ -209,10 +209,10 @@ def test_lengths_that_do_not_fit(server, target):
     with pytest.raises(UserError, match="gave up after 3 tries"):
         get(server, target)
     server.answers["/x.pkl"] = Answer(CONTENT)
-    with pytest.raises(Refused, match="is 300000 bytes long, expected 299999"):
+    with pytest.raises(RequestRefused, match="is 300000 bytes long, expected 299999"):
         get(server, target, size=len(CONTENT) - 1)
     server.answers["/x.pkl"] = Answer(b"")
-    with pytest.raises(Refused, match="an empty file"):
+    with pytest.raises(RequestRefused, match="an empty file"):
         get(server, target)
     assert not target.exists()
 
@@ -301,10 +301,10 @@ def test_drives_confirmation_is_given(server, target):
 
 def test_a_confirmation_never_leads_to_a_stranger_or_round_and_round(server, target):
     server.answers["/x.pkl"] = Answer(SCAN_PAGE % b"http://elsewhere.example/download", 200, HTML)
-    with pytest.raises(Refused, match="did not scan the file for viruses"):
+    with pytest.raises(RequestRefused, match="did not scan the file for viruses"):
         get(server, target)
     server.answers["/x.pkl"] = Answer(SCAN_PAGE % b"/x.pkl", 200, HTML)
-    with pytest.raises(Refused, match="did not scan the file for viruses"):
+    with pytest.raises(RequestRefused, match="did not scan the file for viruses"):
         get(server, target)
     assert len(server.requests) == 3 and not target.exists()
 
@@ -320,7 +320,7 @@ def test_a_confirmation_never_leads_to_a_stranger_or_round_and_round(server, tar
 @pytest.mark.parametrize("headers", [HTML, {}], ids=["said to be HTML", "said to be a file"])
 def test_other_pages_are_named(server, target, page, told, headers):
     server.answers["/x.pkl"] = Answer(page, 200, headers)
-    with pytest.raises(Refused, match=told):
+    with pytest.raises(RequestRefused, match=told):
         get(server, target)
     assert not target.exists() and len(server.requests) == 1
 

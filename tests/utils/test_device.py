@@ -17,12 +17,12 @@ ARM = "Features\t: fp asimd bf16 i8mm\n"
 @pytest.fixture
 def processor(monkeypatch, tmp_path):
     def is_(text: str) -> None:
-        device.tell_if_slower.cache_clear()
+        device.warn_if_slower.cache_clear()
         (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: some\n" + text)
         monkeypatch.setattr(device, "CPUINFO", tmp_path / "cpuinfo")
 
     yield is_
-    device.tell_if_slower.cache_clear()
+    device.warn_if_slower.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def processor(monkeypatch, tmp_path):
 def test_a_precision_without_instructions_is_told_once(flags, precision, instructions, processor, caplog):
     processor(flags)
     for _ in range(2):
-        device.tell_if_slower("cpu", precision)
+        device.warn_if_slower("cpu", precision)
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == (instructions is not None)
     if instructions:
@@ -48,9 +48,9 @@ def test_a_precision_without_instructions_is_told_once(flags, precision, instruc
 
 def test_a_gpu_and_a_system_without_the_list_are_left_alone(processor, monkeypatch, tmp_path, caplog):
     processor(ZEN4)
-    device.tell_if_slower("cuda", "bf16")
+    device.warn_if_slower("cuda", "bf16")
     monkeypatch.setattr(device, "CPUINFO", tmp_path / "absent")
-    device.tell_if_slower("cpu", "bf16")
+    device.warn_if_slower("cpu", "bf16")
     assert not caplog.records
 
 

@@ -83,10 +83,12 @@ def analyze(config: AnalyzeConfig) -> dict[str, Any]:
     if all(missing.values()):
         raise UserError("nothing to draw: give data.root=FOLDER of images, or results=[FILE] of evaluations")
     if "quality_time" in config.figures and config.results:
-        quality_time.read_points(config.results, config.quality)  # a wrong file is told before the images are inverted
+        quality_time.read_points(
+            config.results, config.quality
+        )  # a wrong file is reported before the images are inverted
     check_images(config.data.root, config.data.kind)
     analysis = Analysis(config)
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for figure in config.figures:
         if missing[figure]:
             log_message(f"{figure}: left out, because {missing[figure]} is not given")
@@ -99,7 +101,7 @@ def analyze(config: AnalyzeConfig) -> dict[str, Any]:
         if figure != "quality_time":
             inverter = analysis.inverter
             result = {"model": f"{inverter.model_name} {inverter.model_hash}", "domain": inverter.domain.name, **result}
-        found[figure] = result
+        results[figure] = result
         path = analysis.folder / f"{figure}.json"
         with write_atomically(path) as temporary:
             temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -107,7 +109,7 @@ def analyze(config: AnalyzeConfig) -> dict[str, Any]:
             ratio = f", ratio {statement['ratio']:.2f}" if "ratio" in statement else ""
             log_message(f"{figure}: {statement['statement']}: {statement['verdict']}{ratio}")
         log_message(f"{figure}: written to {config.output}: {', '.join(result['pictures'])}")
-    return found
+    return results
 
 
 def _missing(config: AnalyzeConfig, figure: str) -> str | None:
@@ -119,18 +121,18 @@ def _missing(config: AnalyzeConfig, figure: str) -> str | None:
 def _weight_changes(analysis: Analysis) -> dict[str, Any]:
     images = (images for images, _ in analysis.images("weight changes"))
     layers, values = weight_changes.measure_weight_changes(analysis.inverter, images)
-    found = weight_changes.describe(layers, values, analysis.inverter.domain.kind, analysis.other)
-    return found | {"pictures": weight_changes.draw_weight_changes(found, analysis.title, analysis.folder)}
+    result = weight_changes.as_json(layers, values, analysis.inverter.domain.kind, analysis.other)
+    return result | {"pictures": weight_changes.draw_weight_changes(result, analysis.title, analysis.folder)}
 
 
 def _difference_maps(analysis: Analysis) -> dict[str, Any]:
-    found = difference_maps.measure_difference_maps(analysis.inverter, analysis.images("difference maps"))
-    described = difference_maps.describe(found, analysis.inverter.domain.kind)
-    pictures = difference_maps.draw_mean_map(found, analysis.title, analysis.folder)
+    result = difference_maps.measure_difference_maps(analysis.inverter, analysis.images("difference maps"))
+    described = difference_maps.as_json(result, analysis.inverter.domain.kind)
+    pictures = difference_maps.draw_mean_map(result, analysis.title, analysis.folder)
     originals = ((image, name) for batch, names in analysis.batches.in_order(analysis.config.batch_size)
                  for image, name in zip(batch, names, strict=True))  # fmt: skip
     sheet = analysis.folder / "difference_maps.png"
-    difference_maps.draw_single_maps(analysis.inverter, found, originals, analysis.config.rows, sheet)
+    difference_maps.draw_single_maps(analysis.inverter, result, originals, analysis.config.rows, sheet)
     return described | {"pictures": [*pictures, sheet.name]}
 
 
@@ -140,8 +142,8 @@ def _interpolation(analysis: Analysis) -> dict[str, Any]:
     if len(images) < 2:
         raise NotMeasured(f"it needs two images at least, got {len(images)}")
     images = images[: len(images) // 2 * 2]
-    found = interpolation.draw_interpolations(analysis.inverter, images, names, config.steps, analysis.folder)
-    return found | {"pictures": ["interpolation.png", *(f"interpolation_{n}.gif" for n in range(len(images) // 2))]}
+    result = interpolation.draw_interpolations(analysis.inverter, images, names, config.steps, analysis.folder)
+    return result | {"pictures": ["interpolation.png", *(f"interpolation_{n}.gif" for n in range(len(images) // 2))]}
 
 
 def _quality_time(analysis: Analysis) -> dict[str, Any]:

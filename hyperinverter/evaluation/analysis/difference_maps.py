@@ -61,18 +61,18 @@ def both_phases(inverter: Inverter, images: Tensor) -> tuple[Tensor, Tensor]:
 
 def measure_difference_maps(inverter: Inverter, batches: Iterable[tuple[Tensor, list[str]]]) -> MeanMap:
     """One pass over the images, on the method's device, with their names."""
-    found = MeanMap()
+    result = MeanMap()
     for images, names in batches:
-        found.add(*both_phases(inverter, images), names)
-    return found
+        result.add(*both_phases(inverter, images), names)
+    return result
 
 
-def describe(found: MeanMap, kind: str) -> dict[str, Any]:
+def as_json(results: MeanMap, kind: str) -> dict[str, Any]:
     """What difference_maps.json holds; ninths are counted from the top left, row by row."""
-    grey = found.grey()
+    grey = results.grey()
     ninths = [[float(part.mean()) for part in row.tensor_split(3, 1)] for row in grey.tensor_split(3, 0)]
     result: dict[str, Any] = {
-        "images": len(found.means),
+        "images": len(results.means),
         "unit": "mean absolute difference of Phase I and final image, grey, images in [-1, 1]",
         "mean": float(grey.mean()),
         "largest": float(grey.max()),
@@ -80,7 +80,7 @@ def describe(found: MeanMap, kind: str) -> dict[str, Any]:
         "sheet_rule": SHEET_RULE,
     }
     if kind != "faces":
-        whole, top_left = np.array(found.greys).T
+        whole, top_left = np.array(results.greys).T
         low, high = bootstrap_ratio(top_left, whole)
         result["statements"] = [
             {
@@ -93,25 +93,25 @@ def describe(found: MeanMap, kind: str) -> dict[str, Any]:
     return result
 
 
-def draw_mean_map(found: MeanMap, title: str, folder: Path) -> list[str]:
+def draw_mean_map(result: MeanMap, title: str, folder: Path) -> list[str]:
     """Write difference_map.svg and .png, with the scale beside; their names."""
     figure, axes = new_figure(5.6, 4.6)
-    shown = axes.imshow(found.grey().numpy(), cmap="turbo", vmin=0)
-    axes.set(xticks=[], yticks=[], title=f"{title}, {len(found.means):,} images")
+    shown = axes.imshow(result.grey().numpy(), cmap="turbo", vmin=0)
+    axes.set(xticks=[], yticks=[], title=f"{title}, {len(result.means):,} images")
     figure.colorbar(shown, ax=axes, label="mean |final - Phase I|, of [-1, 1]")
     return [path.name for path in save_figure(figure, folder / "difference_map")]
 
 
 def draw_single_maps(
-    inverter: Inverter, found: MeanMap, originals: Iterator[tuple[Tensor, str]], count: int, path: Path
+    inverter: Inverter, result: MeanMap, originals: Iterator[tuple[Tensor, str]], count: int, path: Path
 ) -> None:
     """A sheet of `count` images: input, Phase I, final image, difference, all maps on one scale.
 
     Args:
         originals: every image again, [3, R, R], with its name, in any order.
     """
-    rows = choose_rows(found.means, count)
-    wanted = {found.names[row.index]: row for row in rows}
+    rows = choose_rows(result.means, count)
+    wanted = {result.names[row.index]: row for row in rows}
     cells: dict[Row, list[Tensor]] = {}
     for image, name in originals:
         if name in wanted:
@@ -120,5 +120,5 @@ def draw_single_maps(
             if len(cells) == len(rows):
                 break
     headings = ["input", "Phase I", "final", f"changed by Phase II (red: {DIFFERENCE_MAXIMUM} or more)"]
-    captions = [f"{row.place}\n{found.names[row.index]}\nmean {found.means[row.index]:.4f}" for row in rows]
+    captions = [f"{row.place}\n{result.names[row.index]}\nmean {result.means[row.index]:.4f}" for row in rows]
     contact_sheet([cells[row] for row in rows], headings, path, captions)

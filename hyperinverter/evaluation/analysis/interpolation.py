@@ -27,7 +27,7 @@ def draw_interpolations(
         What interpolation.json holds: per pair and way the names of its ends, L2 of the ends to the inputs, and how
         even the steps are: the largest step between neighbouring pictures over the mean one (1: all alike).
     """
-    found, rows, captions = [], [], []
+    result, rows, captions = [], [], []
     for first in range(0, len(images), 2):
         ends, labels = images[first : first + 2], names[first : first + 2]
         inversions = list(inverter.invert(ends.to(inverter.device), batch_size=2))
@@ -42,10 +42,10 @@ def draw_interpolations(
             rows.append([ends[0], *frames, ends[1]])
             captions.append(f"{way.replace('_', ' ')}\n{labels[0]} to\n{labels[1]}")
         save_gif(list(torch.cat(animations, dim=3)), folder / f"interpolation_{first // 2}.gif", FRAME_MS)
-        found.append(pair)
+        result.append(pair)
     headings = ["input 1", *(f"t = {t:.2f}" for t in torch.linspace(0, 1, steps).tolist()), "input 2"]
     contact_sheet(rows, headings, folder / "interpolation.png", captions)
-    return {"pairs": found, "steps": steps}
+    return {"pairs": result, "steps": steps}
 
 
 def _frames(inverter: Inverter, ends: list[Inversion], steps: int, weights: bool) -> Tensor:

@@ -87,7 +87,7 @@ def draw_quality_time(points: list[dict[str, Any]], about: dict[str, str], quali
     names = [point["method"] for point in points]
     for point in points:
         label = point["method"]
-        if names.count(label) > 1:  # of several evaluations: the folder tells them apart
+        if names.count(label) > 1:  # of several evaluations: the folder distinguishes them
             label += f" ({Path(point['file']).parent.name})"
         seconds = point["time_ms"] / 1000
         ends = None

@@ -76,7 +76,7 @@ def measure_weight_changes(inverter: Inverter, batches: Iterable[Tensor]) -> tup
     return [Layer.of(name, weights[name]) for name in names], torch.cat(rows).double().numpy()
 
 
-def describe(layers: list[Layer], values: np.ndarray, kind: str, other: dict[str, Any] | None = None) -> dict[str, Any]:
+def as_json(layers: list[Layer], values: np.ndarray, kind: str, other: dict[str, Any] | None = None) -> dict[str, Any]:
     """What weight_changes.json holds: a row per layer, and what the paper says of them, checked.
 
     Args:
@@ -182,9 +182,9 @@ def read_other(path: str) -> dict[str, Any]:
     return found
 
 
-def draw_weight_changes(found: dict[str, Any], title: str, folder: Path) -> list[str]:
+def draw_weight_changes(result: dict[str, Any], title: str, folder: Path) -> list[str]:
     """Write weight_changes.csv, .svg and .png into the folder; their names."""
-    rows = found["layers"]
+    rows = result["layers"]
     with write_atomically(folder / "weight_changes.csv") as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
@@ -201,7 +201,7 @@ def draw_weight_changes(found: dict[str, Any], title: str, folder: Path) -> list
             label = {"conv": "main convolution", "torgb": "toRGB"}.get(kind, kind)
             axes.bar(places, heights, yerr=ends, color=colours[kind], ecolor="0.3", capsize=2, label=label)
     axes.set_xticks(range(len(rows)), [row["layer"].removesuffix(".weight") for row in rows], rotation=60, ha="right")
-    axes.set(ylabel="mean |Δθ|", title=f"{title}, {found['images']:,} images")
+    axes.set(ylabel="mean |Δθ|", title=f"{title}, {result['images']:,} images")
     axes.grid(axis="y", alpha=0.3)
     axes.legend()
     return ["weight_changes.csv", *(path.name for path in save_figure(figure, folder / "weight_changes"))]

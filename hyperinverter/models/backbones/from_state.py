@@ -14,7 +14,7 @@ from hyperinverter.config.schema import EncoderConfig
 # number of units -> units of each stage; needed where two stages are equally wide, else the widths tell
 IR_DEPTHS = {24: [3, 4, 14, 3], 49: [3, 13, 30, 3], 50: [3, 8, 36, 3]}
 RESNET_DEPTHS = {8: [2, 2, 2, 2], 16: [3, 4, 6, 3]}
-# what the tensors do not tell, as published
+# what the tensors do not show, as published
 IR_STRIDES = [2, 2, 2, 2]
 RESNET_STRIDES = [1, 2, 2, 2]
 
@@ -24,11 +24,11 @@ def trunk_of(state: Mapping[str, Tensor], input_size: int = 256) -> tuple[Encode
 
     Args:
         state: published key -> tensor, without a prefix such as `encoder.`.
-        input_size: side in px of the images it takes, which the tensors do not tell.
+        input_size: side in px of the images it takes, which the tensors do not show.
     Returns:
         The config (strides as published) and the number of input channels.
     Raises:
-        ValueError: it holds no such trunk, or its stages cannot be told apart; says what was found.
+        ValueError: it holds no such trunk, or its stages cannot be distinguished; says what was found.
     """
     kind = "resnet" if "conv1.weight" in state else "ir"
     stem_key = "conv1.weight" if kind == "resnet" else "input_layer.0.weight"
@@ -38,12 +38,14 @@ def trunk_of(state: Mapping[str, Tensor], input_size: int = 256) -> tuple[Encode
     # The convolution that sets a unit's width; body.3.res_layer.3.weight or body.3.conv2.weight.
     pattern = re.compile(r"body\.(\d+)\." + (r"conv2" if kind == "resnet" else r"res_layer\.3") + r"\.weight")
     units = {int(match[1]): value for key, value in state.items() if (match := pattern.fullmatch(key))}
-    found = {number: value.shape[0] for number, value in units.items() if value.ndim == 4}
-    if stem.ndim != 4 or not found or sorted(found) != list(range(len(found))):
-        raise ValueError(f"its trunk is not whole: {stem_key} has shape {tuple(stem.shape)}, units found: {len(found)}")
+    result = {number: value.shape[0] for number, value in units.items() if value.ndim == 4}
+    if stem.ndim != 4 or not result or sorted(result) != list(range(len(result))):
+        raise ValueError(
+            f"its trunk is not whole: {stem_key} has shape {tuple(stem.shape)}, units found: {len(result)}"
+        )
     if kind == "ir" and "body.0.res_layer.5.fc1.weight" in state:
         kind = "ir_se"
-    widths, depths = _stages([found[i] for i in range(len(found))], kind)
+    widths, depths = _stages([result[i] for i in range(len(result))], kind)
     config = EncoderConfig(
         trunk=kind,
         input_size=input_size,

@@ -50,8 +50,8 @@ def channel_rule(widths: Mapping[int, int]) -> tuple[int, int]:
     channel_max = max(widths.values())
     channel_base = max(channels * res for res, channels in widths.items())
     if any(channels != min(channel_base // res, channel_max) for res, channels in widths.items()):
-        told = ", ".join(f"{channels} at {res} px" for res, channels in sorted(widths.items()))
-        raise ValueError(f"no channel_base and channel_max give its channels, min(base / resolution, max): {told}")
+        message = ", ".join(f"{channels} at {res} px" for res, channels in sorted(widths.items()))
+        raise ValueError(f"no channel_base and channel_max give its channels, min(base / resolution, max): {message}")
     return channel_base, channel_max
 
 

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from hyperinverter.published.reading import arrays, tensors
-from hyperinverter.published.reading.refusal import Refused
+from hyperinverter.published.reading.refusal import UnreadableFile
 from hyperinverter.published.reading.tensors import DTYPES, STORAGE_TYPES, StorageType
 from hyperinverter.published.reading.unpickler import Buildable, Global, checked_key
 
@@ -24,12 +24,12 @@ class Held(dict, Buildable):
         self.kind = kind
         pairs = list(items.items()) if isinstance(items, dict) else items if items is not None else []
         if not isinstance(pairs, list | tuple) or not all(isinstance(p, list | tuple) and len(p) == 2 for p in pairs):
-            raise Refused(f"{kind} is made from something other than pairs")
+            raise UnreadableFile(f"{kind} is made from something other than pairs")
         self.update((checked_key(key), value) for key, value in pairs)
 
     def build(self, state: Any) -> None:
         if state is not None and not isinstance(state, dict):
-            raise Refused(f"{self.kind} has a {type(state).__name__} as its state")
+            raise UnreadableFile(f"{self.kind} has a {type(state).__name__} as its state")
         if self.kind == "Namespace":  # its attributes are its content; the others' (as `_metadata`) are bookkeeping
             self.update(Held(self.kind, state))
 
@@ -37,13 +37,13 @@ class Held(dict, Buildable):
 def _defaultdict(factory: Any = None, items: Any = None) -> Held:
     """The factory is noted by nobody and never called: only what was stored is read."""
     if factory is not None and not isinstance(factory, Global):
-        raise Refused("a defaultdict's factory is no class")
+        raise UnreadableFile("a defaultdict's factory is no class")
     return Held("defaultdict", items)
 
 
 def _list(items: Any = (), longest: Any = None) -> list[Any]:
     if not isinstance(items, list | tuple | set | frozenset):
-        raise Refused(f"a collection is made of a {type(items).__name__}")
+        raise UnreadableFile(f"a collection is made of a {type(items).__name__}")
     return list(items)
 
 
@@ -52,25 +52,25 @@ def _bytes(text: Any = "", encoding: Any = "latin1") -> bytes:
     if isinstance(text, bytes) and encoding == "latin1":
         return text
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise Refused("bytes are not stored as text in Latin-1")
+        raise UnreadableFile("bytes are not stored as text in Latin-1")
     return text.encode("latin-1")
 
 
 def _complex(real: Any, imaginary: Any = 0.0) -> complex:
     if not isinstance(real, float | int) or not isinstance(imaginary, float | int):
-        raise Refused("a complex number is not made of numbers")
+        raise UnreadableFile("a complex number is not made of numbers")
     return complex(real, imaginary)
 
 
 def _path(kind: Callable[..., Any], *parts: Any) -> str:
     if not all(isinstance(part, str) for part in parts):
-        raise Refused("a path is not made of text")
+        raise UnreadableFile("a path is not made of text")
     return str(kind(*parts))
 
 
 def _device(kind: Any, index: Any = None) -> str:
     if not isinstance(kind, str) or not (index is None or type(index) is int):
-        raise Refused("a device is not told by name and number")
+        raise UnreadableFile("a device is not told by name and number")
     return kind if index is None else f"{kind}:{index}"
 
 

@@ -11,7 +11,7 @@ import zlib
 from typing import Any
 
 from hyperinverter.published.reading.arrays import npy_content
-from hyperinverter.published.reading.refusal import SPARE_BYTES, Budget, Refused, cut_short, shown
+from hyperinverter.published.reading.refusal import SPARE_BYTES, Budget, UnreadableFile, cut_short, shown
 
 MOST_ENTRIES = 100_000
 MOST_TIMES_LARGER = 2  # an .npz when unpacked, beside the file itself; weights hardly compress
@@ -23,7 +23,7 @@ class Archive:
     """A zip file whose entries were checked: `entries` is name -> zip record.
 
     Raises:
-        Refused: cut short, damaged, encrypted, or an entry whose name leads elsewhere, is a link or stands twice.
+        UnreadableFile: cut short, damaged, encrypted, or a name in it leads elsewhere, is a link or stands twice.
     """
 
     def __init__(self, mapped: mmap.mmap) -> None:
@@ -33,21 +33,21 @@ class Archive:
         except zipfile.BadZipFile as error:
             raise cut_short(f"the list at the end of the zip archive is missing: {shown(str(error))}") from error
         if len(records) > MOST_ENTRIES:
-            raise Refused(f"it is a zip archive of {len(records)} entries, more than any checkpoint has")
+            raise UnreadableFile(f"it is a zip archive of {len(records)} entries, more than any checkpoint has")
         self.data, end = memoryview(mapped), 0
         self.entries: dict[str, zipfile.ZipInfo] = {}
         for record in sorted(records, key=lambda record: record.header_offset):
             name = record.orig_filename
             if "\\" in name or "\0" in name or name.startswith("/") or ":" in name or ".." in name.split("/"):
-                raise Refused(f"it is a zip archive with an entry that leads out of its folder ({shown(name)})")
+                raise UnreadableFile(f"it is a zip archive with an entry that leads out of its folder ({shown(name)})")
             if stat.S_ISLNK(record.external_attr >> 16):
-                raise Refused(f"it is a zip archive with a link in it ({shown(name)})")
+                raise UnreadableFile(f"it is a zip archive with a link in it ({shown(name)})")
             if name in self.entries:
-                raise Refused(f"it is a zip archive that holds {shown(name)} twice")
+                raise UnreadableFile(f"it is a zip archive that holds {shown(name)} twice")
             if record.flag_bits & ENCRYPTED:
-                raise Refused("it is an encrypted zip archive", "give the file without a password")
+                raise UnreadableFile("it is an encrypted zip archive", "give the file without a password")
             if record.header_offset < end:  # each would be read for every name it has
-                raise Refused(f"it is a zip archive whose entries overlap ({shown(name)})")
+                raise UnreadableFile(f"it is a zip archive whose entries overlap ({shown(name)})")
             end = record.header_offset + LOCAL_HEADER.size + record.compress_size
             self.entries[name] = record
 
@@ -55,13 +55,13 @@ class Archive:
         """The bytes of an uncompressed entry, as a view of the file."""
         record = self.entries[name]
         if record.compress_type != zipfile.ZIP_STORED or record.compress_size != record.file_size:
-            raise Refused(
+            raise UnreadableFile(
                 f"its entry {shown(name)} is compressed, which torch.save never does",
                 "it was packed by another program; fetch the original file",
             )
         part = self._packed(record)
-        if record.CRC and zlib.crc32(part) != record.CRC:  # PyTorch can be told to write 0 in place of checksums
-            raise Refused(f"its entry {shown(name)} is damaged (checksum)")
+        if record.CRC and zlib.crc32(part) != record.CRC:  # PyTorch can be set to write 0 in place of checksums
+            raise UnreadableFile(f"its entry {shown(name)} is damaged (checksum)")
         return part
 
     def unpacked(self, name: str, budget: Budget) -> memoryview:
@@ -70,12 +70,12 @@ class Archive:
         if record.compress_type == zipfile.ZIP_STORED:
             return self.stored(name)
         if record.compress_type != zipfile.ZIP_DEFLATED:
-            raise Refused(f"its entry {shown(name)} is compressed in a way that .npz files are not")
+            raise UnreadableFile(f"its entry {shown(name)} is compressed in a way that .npz files are not")
         budget.copy(record.file_size)
         unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
         data = unpacker.decompress(self._packed(record), record.file_size + 1)
         if len(data) != record.file_size or zlib.crc32(data) != record.CRC:
-            raise Refused(f"its entry {shown(name)} is damaged: it does not unpack to {record.file_size} bytes")
+            raise UnreadableFile(f"its entry {shown(name)} is damaged: it does not unpack to {record.file_size} bytes")
         return memoryview(data)
 
     def _packed(self, record: zipfile.ZipInfo) -> memoryview:
@@ -93,6 +93,8 @@ def read_npz(archive: Archive, file_bytes: int, budget: Budget) -> dict[str, Any
     """Name -> array of an .npz file."""
     declared = sum(record.file_size for record in archive.entries.values())
     if declared > MOST_TIMES_LARGER * file_bytes + SPARE_BYTES:
-        raise Refused(f"it declares {declared} bytes when unpacked, from {file_bytes}; no weights compress like that")
+        raise UnreadableFile(
+            f"it declares {declared} bytes when unpacked, from {file_bytes}; no weights compress like that"
+        )
     budget.copied_bytes += 2 * declared  # unpacked once, then into tensors
     return {name.removesuffix(".npy"): npy_content(archive.unpacked(name, budget), budget) for name in archive.entries}

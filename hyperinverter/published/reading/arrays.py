@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hyperinverter.published.reading.refusal import Budget, Refused, cut_short, shown
+from hyperinverter.published.reading.refusal import Budget, UnreadableFile, cut_short, shown
 from hyperinverter.published.reading.tensors import MOST_DIMENSIONS, raw_tensor, whole
 from hyperinverter.published.reading.unpickler import Buildable
 
@@ -26,7 +26,7 @@ class NumpyType(Buildable):
         if not isinstance(code, str) or not KNOWN_TYPES.fullmatch(code):
             objects = isinstance(code, str) and code.startswith("O")
             what = "Python objects, which can carry code" if objects else f"numbers of type {shown(code)!r}"
-            raise Refused(f"a NumPy array in it holds {what}", "save it again as float32 numbers")
+            raise UnreadableFile(f"a NumPy array in it holds {what}", "save it again as float32 numbers")
         self.code, self.order = code, "<"
 
     @classmethod
@@ -38,9 +38,9 @@ class NumpyType(Buildable):
 
     def build(self, state: Any) -> None:
         if not isinstance(state, tuple) or len(state) < 5 or any(part is not None for part in state[2:5]):
-            raise Refused("a NumPy type in it has fields", "save the numbers as a plain float32 array")
+            raise UnreadableFile("a NumPy type in it has fields", "save the numbers as a plain float32 array")
         if state[1] not in ("<", ">", "|", "="):
-            raise Refused("a NumPy type in it has no known byte order")
+            raise UnreadableFile("a NumPy type in it has no known byte order")
         self.order = state[1]
 
     @property
@@ -52,10 +52,10 @@ def array_content(data: memoryview | bytes, kind: NumpyType, shape: Any, fortran
     """Numbers as a tensor of that shape, text as nested lists.
 
     Raises:
-        Refused: the bytes are not as many as type and shape say.
+        UnreadableFile: the bytes are not as many as type and shape say.
     """
     if not isinstance(shape, tuple) or not whole(*shape) or len(shape) > MOST_DIMENSIONS:
-        raise Refused("a NumPy array in it has no proper shape")
+        raise UnreadableFile("a NumPy array in it has no proper shape")
     dtype, count = kind.numpy, 1
     for size in shape:
         count *= size
@@ -80,7 +80,7 @@ def array_content(data: memoryview | bytes, kind: NumpyType, shape: Any, fortran
 def npy_content(data: memoryview, budget: Budget) -> Any:
     """The array of a .npy file."""
     if bytes(data[:6]) != NPY_MAGIC or len(data) < 10:
-        raise Refused("it is no .npy array")
+        raise UnreadableFile("it is no .npy array")
     wide = data[6] > 1
     start = 12 if wide else 10
     length = int.from_bytes(data[8:start], "little")
@@ -91,10 +91,10 @@ def npy_content(data: memoryview, budget: Budget) -> Any:
     order = re.search(r"""['"]fortran_order['"]\s*:\s*(True|False)""", header)
     shape = re.search(r"""['"]shape['"]\s*:\s*\(([\d\s,]*)\)""", header)
     if not (kind and order and shape):
-        raise Refused("its .npy header does not tell type, order and shape of one plain array")
+        raise UnreadableFile("its .npy header does not tell type, order and shape of one plain array")
     sizes = tuple(int(size) for size in re.findall(r"\d{1,18}", shape[1]))
-    found = NumpyType.parse(kind[1])  # before the length: an array of objects has no fixed length
-    return array_content(data[start + length :], found, sizes, order[1] == "True", budget)
+    result = NumpyType.parse(kind[1])  # before the length: an array of objects has no fixed length
+    return array_content(data[start + length :], result, sizes, order[1] == "True", budget)
 
 
 # ------------------------------------------------------------- what pickles call to rebuild arrays: arguments -> value
@@ -107,7 +107,7 @@ class NumpyArray(Buildable):
 
     def build(self, state: Any) -> None:
         if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[2], NumpyType):
-            raise Refused("a NumPy array in it is not stored as NumPy stores arrays")
+            raise UnreadableFile("a NumPy array in it is not stored as NumPy stores arrays")
         _, shape, kind, fortran, data = state
         self.parts = raw_bytes(data), kind, shape, fortran is True
 
@@ -116,14 +116,14 @@ def raw_bytes(data: Any) -> memoryview | bytes:
     if isinstance(data, str):  # written by Python 2
         return data.encode("latin-1")
     if not isinstance(data, memoryview | bytes):
-        raise Refused(f"a NumPy value in it is stored as a {type(data).__name__} in place of bytes")
+        raise UnreadableFile(f"a NumPy value in it is stored as a {type(data).__name__} in place of bytes")
     return data
 
 
 def make_scalar(kind: Any, data: Any = b"") -> Any:
     """A NumPy number as a Python number."""
     if not isinstance(kind, NumpyType):
-        raise Refused("a NumPy number in it has no type")
+        raise UnreadableFile("a NumPy number in it has no type")
     value = array_content(raw_bytes(data), kind, (1,), False, Budget())[0]
     return value.item() if isinstance(value, torch.Tensor) else value
 
@@ -136,7 +136,7 @@ def make_array(*arguments: Any) -> NumpyArray:
 def array_from_buffer(data: Any, kind: Any, shape: Any, order: Any) -> NumpyArray:
     """Pickle protocol 5's form of an array."""
     if not isinstance(kind, NumpyType):
-        raise Refused("a NumPy array in it has no type")
+        raise UnreadableFile("a NumPy array in it has no type")
     array = NumpyArray()
     array.parts = raw_bytes(data), kind, shape, order == "F"
     return array

@@ -22,7 +22,7 @@ from hyperinverter.published.reading.openvino_ir import read_ir
 from hyperinverter.published.reading.package import numbers_of_torchscript, read_members
 from hyperinverter.published.reading.plain import Plain
 from hyperinverter.published.reading.recognise import container_of
-from hyperinverter.published.reading.refusal import FETCH_AGAIN, Budget, Foreign, Refused, cut_short, shown
+from hyperinverter.published.reading.refusal import FETCH_AGAIN, Budget, Foreign, UnreadableFile, cut_short, shown
 from hyperinverter.published.reading.torch_files import read_legacy, read_torch_zip
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.safetensors_io import parse_head, tensor_of
@@ -84,13 +84,13 @@ def read_published(path: str | Path, members: Sequence[str] = (), *, wanted: str
         return _read(path, members)
     except Foreign as error:
         raise UserError(f"{path}: {error}; {wanted or error.remedy}") from error
-    except Refused as error:
+    except UnreadableFile as error:
         raise UserError(f"{path}: {error}; {error.remedy}") from error
     except OSError as error:
         raise UserError(f"{path}: it cannot be read ({error.strerror or error}); check the disk and rights") from error
     except DAMAGED as error:
-        told = shown(str(error)) or type(error).__name__
-        raise UserError(f"{path}: it is damaged and cannot be read ({told}); {FETCH_AGAIN}") from error
+        message = shown(str(error)) or type(error).__name__
+        raise UserError(f"{path}: it is damaged and cannot be read ({message}); {FETCH_AGAIN}") from error
 
 
 def unpacked(path: Path) -> str | None:
@@ -121,8 +121,8 @@ def _read(path: Path, members: Sequence[str]) -> PublishedFile:
     elif container == "safetensors":
         content, metadata = _read_safetensors(data)
     elif container == "zip":
-        container, found = _zip_content(Archive(mapped), len(data), budget)
-        content = plain.convert(found)
+        container, result = _zip_content(Archive(mapped), len(data), budget)
+        content = plain.convert(result)
     else:
         container, content = _plain_content(container, data, plain)
     return PublishedFile(path, container, content, hashlib.sha256(data).hexdigest(), metadata)
@@ -132,11 +132,11 @@ def _zip_content(archive: Archive, file_bytes: int, budget: Budget) -> tuple[str
     """Container and content of a zip archive: torch or npz.
 
     Raises:
-        Refused: it is another kind of archive; says which.
+        UnreadableFile: it is another kind of archive; says which.
     """
     files = [name for name in archive.entries if not name.endswith("/")]
     if any(name.endswith("/constants.pkl") for name in files):
-        raise Refused(
+        raise UnreadableFile(
             "it is a TorchScript program, which is code and not weights alone",
             "fetch the file that holds the state_dict, or save one from the script where you trust it",
         )
@@ -146,7 +146,9 @@ def _zip_content(archive: Archive, file_bytes: int, budget: Budget) -> tuple[str
     if files and all(name.endswith(".npy") for name in files):
         return "npz", read_npz(archive, file_bytes, budget)
     some = ", ".join(map(shown, files[:3])) or "nothing"
-    raise Refused(f"it is a zip archive of {len(files)} files ({some})", "unpack it and give the weights file inside")
+    raise UnreadableFile(
+        f"it is a zip archive of {len(files)} files ({some})", "unpack it and give the weights file inside"
+    )
 
 
 def _plain_content(container: str, data: memoryview, plain: Plain) -> tuple[str, Any]:
@@ -171,7 +173,7 @@ def _package(files: dict[str, memoryview], plain: Plain) -> Any:
         elif not name.endswith(".bin"):
             container = container_of(data)
             if container == "safetensors":
-                raise Refused(f"{shown(name)} in it is of a kind that is not read out of packages ({container})")
+                raise UnreadableFile(f"{shown(name)} in it is of a kind that is not read out of packages ({container})")
             if container == "zip":
                 content[name] = numbers_of_torchscript(name, data, plain.budget)
             else:
@@ -183,7 +185,7 @@ def _read_safetensors(data: memoryview) -> tuple[dict[str, Any], dict[str, str]]
     try:
         head = parse_head(bytes(data[:8]), len(data), lambda count: bytes(data[8 : 8 + count]))
     except ValueError as error:
-        raise Refused(f"it is a damaged .safetensors file ({shown(str(error))})") from error
+        raise UnreadableFile(f"it is a damaged .safetensors file ({shown(str(error))})") from error
     views = {name: data[place.begin : place.end] for name, place in head.places.items()}
     odd = {name for name, place in head.places.items() if place.begin % place.dtype.itemsize}  # stands between words
     parts = {name: bytearray(view) if name in odd else view for name, view in views.items()}

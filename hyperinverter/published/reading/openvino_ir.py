@@ -13,7 +13,7 @@ from xml.parsers import expat
 import torch
 from torch import Tensor
 
-from hyperinverter.published.reading.refusal import Budget, Refused, shown
+from hyperinverter.published.reading.refusal import Budget, UnreadableFile, shown
 from hyperinverter.published.reading.tensors import raw_tensor
 
 MOST_XML_BYTES = 2**22  # a generator of 940 layers takes 0.4 MB
@@ -68,18 +68,18 @@ class _Parser:
     def start(self, tag: str, attributes: dict[str, str]) -> None:
         self.elements += 1
         if self.elements > MOST_ELEMENTS or len(self.path) >= MOST_DEPTH:
-            raise Refused(f"its graph has more than {MOST_ELEMENTS} elements or {MOST_DEPTH} levels")
+            raise UnreadableFile(f"its graph has more than {MOST_ELEMENTS} elements or {MOST_DEPTH} levels")
         if len(attributes) > MOST_ATTRIBUTES:
-            raise Refused(f"an element of its graph has {len(attributes)} attributes")
+            raise UnreadableFile(f"an element of its graph has {len(attributes)} attributes")
         self.path.append(tag)
         if self.network is None:
             if tag != "net":
-                raise Refused(f"its graph begins with <{shown(tag)}>, expected OpenVINO's <net>")
+                raise UnreadableFile(f"its graph begins with <{shown(tag)}>, expected OpenVINO's <net>")
             self.network = IrNetwork(attributes.get("name", ""))
         elif self.path == ["net", "layers", "layer"]:
             number = _whole(attributes, "id")
             if number in self.network.layers:
-                raise Refused(f"its graph has layer {number} twice")
+                raise UnreadableFile(f"its graph has layer {number} twice")
             self._layer = IrLayer(number, attributes.get("name", ""), attributes.get("type", ""))
             self.network.layers[number] = self._layer
         elif self.path == ["net", "layers", "layer", "data"] and self._layer:
@@ -91,16 +91,16 @@ class _Parser:
         self.path.pop()
 
     def refuse_declaration(self, *_: object) -> None:
-        raise Refused("its graph declares a document type or an entity, which no IR does")
+        raise UnreadableFile("its graph declares a document type or an entity, which no IR does")
 
     def _edge(self, attributes: dict[str, str]) -> None:
         assert self.network is not None
         source, target = (_whole(attributes, name) for name in ("from-layer", "to-layer"))
         port = _whole(attributes, "to-port")
         if source not in self.network.layers or target not in self.network.layers:
-            raise Refused(f"its graph joins layer {source} to {target}, and has not both")
+            raise UnreadableFile(f"its graph joins layer {source} to {target}, and has not both")
         if port in self.network.layers[target].inputs:
-            raise Refused(f"input {port} of layer {target} of its graph has two sources")
+            raise UnreadableFile(f"input {port} of layer {target} of its graph has two sources")
         self.network.layers[target].inputs[port] = source
         self.network.used_by.setdefault(source, []).append(target)
 
@@ -113,10 +113,12 @@ def read_ir(xml: memoryview, numbers: memoryview, budget: Budget) -> IrNetwork:
         numbers: the .bin.
         budget: bounds what is copied out of it.
     Raises:
-        Refused: not XML, not an IR, too large, with entities, or a constant that does not lie in the .bin.
+        UnreadableFile: not XML, not an IR, too large, with entities, or a constant that does not lie in the .bin.
     """
     if len(xml) > MOST_XML_BYTES:
-        raise Refused(f"its graph is a text of {len(xml)} bytes, more than the {MOST_XML_BYTES} that any IR takes")
+        raise UnreadableFile(
+            f"its graph is a text of {len(xml)} bytes, more than the {MOST_XML_BYTES} that any IR takes"
+        )
     parser, events = expat.ParserCreate(), _Parser()
     parser.StartElementHandler, parser.EndElementHandler = events.start, events.end
     parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = events.refuse_declaration
@@ -124,7 +126,7 @@ def read_ir(xml: memoryview, numbers: memoryview, budget: Budget) -> IrNetwork:
     try:
         parser.Parse(bytes(xml), True)
     except expat.ExpatError as error:
-        raise Refused(f"its graph is no whole XML ({shown(str(error))})") from error
+        raise UnreadableFile(f"its graph is no whole XML ({shown(str(error))})") from error
     assert events.network is not None  # else expat found no element
     shared: dict[tuple[int, torch.dtype, tuple[int, ...]], Tensor] = {}
     for layer in events.network.of_kind(CONSTANT):
@@ -139,31 +141,31 @@ def _constant(
     shared: dict[tuple[int, torch.dtype, tuple[int, ...]], Tensor],
 ) -> Tensor:
     """A constant's tensor, its place and shape checked; one place that several name is copied once."""
-    told = f"constant {shown(layer.name)}"
+    message = f"constant {shown(layer.name)}"
     dtype = TYPES.get(layer.attributes.get("element_type", ""))
     if dtype is None:
         kind = shown(layer.attributes.get("element_type", "of no type"))
-        raise Refused(f"{told} is {kind}; expected {', '.join(TYPES)}")
-    offset, size = (_whole(layer.attributes, name, told) for name in ("offset", "size"))
+        raise UnreadableFile(f"{message} is {kind}; expected {', '.join(TYPES)}")
+    offset, size = (_whole(layer.attributes, name, message) for name in ("offset", "size"))
     text = layer.attributes.get("shape", "")
-    shape = tuple(_number(part.strip(), f"{told}: shape") for part in text.split(",")) if text.strip() else ()
+    shape = tuple(_number(part.strip(), f"{message}: shape") for part in text.split(",")) if text.strip() else ()
     if len(shape) > MOST_DIMENSIONS:
-        raise Refused(f"{told} has {len(shape)} dimensions")
+        raise UnreadableFile(f"{message} has {len(shape)} dimensions")
     if math.prod(shape) * dtype.itemsize != size:
-        raise Refused(f"{told} has shape {list(shape)} in {size} bytes, which do not agree")
+        raise UnreadableFile(f"{message} has shape {list(shape)} in {size} bytes, which do not agree")
     if offset + size > len(numbers):
-        raise Refused(f"{told} lies at bytes {offset} to {offset + size} of a .bin of {len(numbers)} bytes")
+        raise UnreadableFile(f"{message} lies at bytes {offset} to {offset + size} of a .bin of {len(numbers)} bytes")
     place = (offset, dtype, shape)
     if place not in shared:
         shared[place] = raw_tensor(numbers[offset : offset + size], budget).view(dtype).reshape(shape)
     return shared[place]
 
 
-def _whole(attributes: dict[str, str], name: str, told: str = "its graph") -> int:
-    return _number(attributes.get(name, ""), f"{told}: {name}")
+def _whole(attributes: dict[str, str], name: str, message: str = "its graph") -> int:
+    return _number(attributes.get(name, ""), f"{message}: {name}")
 
 
-def _number(text: str, told: str) -> int:
+def _number(text: str, message: str) -> int:
     if not re.fullmatch(r"[0-9]{1,15}", text):
-        raise Refused(f"{told} is {shown(text)!r}, expected a whole number")
+        raise UnreadableFile(f"{message} is {shown(text)!r}, expected a whole number")
     return int(text)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from hyperinverter.published.reading.arrays import NumpyArray, array_content
-from hyperinverter.published.reading.nvidia_pkl import Network, NetworkStub
-from hyperinverter.published.reading.refusal import SPARE_BYTES, Budget, Refused
+from hyperinverter.published.reading.nvidia_pkl import NetworkStub, PickledNetwork
+from hyperinverter.published.reading.refusal import SPARE_BYTES, Budget, UnreadableFile
 from hyperinverter.published.reading.unpickler import Global
 
 DEEPEST = 100  # levels; a published network has about 20
@@ -47,7 +47,7 @@ class Plain:
         """Plain types, tensors and NetworkStubs.
 
         Raises:
-            Refused: too deep, too large, or a value that has no plain form.
+            UnreadableFile: too deep, too large, or a value that has no plain form.
         """
         return self._convert(value, 0).value
 
@@ -59,12 +59,12 @@ class Plain:
         if id(value) in self._done:
             return self._done[id(value)]
         if depth > DEEPEST or id(value) in self._open:
-            raise Refused(f"its content is nested more than {DEEPEST} levels deep")
+            raise UnreadableFile(f"its content is nested more than {DEEPEST} levels deep")
         self._open.add(id(value))
         made = self._composed(value, depth)
         repeated_bytes = self.most_bytes * REPEATED // LARGER_THAN_FILE
         if made.count > MOST_VALUES or made.text > self.most_bytes or made.numbers > repeated_bytes:
-            raise Refused("its content, written out, is many times as large as the file")
+            raise UnreadableFile("its content, written out, is many times as large as the file")
         self._open.remove(id(value))
         self._kept.append(value)
         self._done[id(value)] = made
@@ -89,10 +89,10 @@ class Plain:
             return _Made(set(value), 1 + len(value), text)
         if isinstance(value, NumpyArray) and value.parts is not None:
             return self._convert(array_content(*value.parts, self.budget), depth + 1)
-        if isinstance(value, Network):
+        if isinstance(value, PickledNetwork):
             return self._network(value, depth)
         name = value.name if isinstance(value, Global) else type(value).__name__
-        raise Refused(f"it holds {name} as a value, which is neither a tensor nor a plain type")
+        raise UnreadableFile(f"it holds {name} as a value, which is neither a tensor nor a plain type")
 
     def _take(self, tensor: Tensor) -> None:
         """Count a tensor's memory; of those that share a storage the largest counts for all."""
@@ -101,9 +101,9 @@ class Plain:
         self._taken[storage] = self._taken.get(storage, 0) + more
         self._taken_bytes += more
         if self._taken_bytes > self.most_bytes:
-            raise Refused("its tensors take many times as much memory as the file")
+            raise UnreadableFile("its tensors take many times as much memory as the file")
         if tensor.dtype == torch.bool and bool((tensor.view(torch.uint8) > 1).any()):
-            raise Refused("a tensor of truth values holds other bytes than 0 and 1")
+            raise UnreadableFile("a tensor of truth values holds other bytes than 0 and 1")
 
     def _all(self, values: Any, depth: int) -> _Made:
         """Of all of them; the value is the list of theirs."""
@@ -111,12 +111,12 @@ class Plain:
         count, text, numbers = (sum(getattr(one, name) for one in made) for name in ("count", "text", "numbers"))
         return _Made([one.value for one in made], 1 + count, text, numbers)
 
-    def _network(self, network: Network, depth: int) -> _Made:
+    def _network(self, network: PickledNetwork, depth: int) -> _Made:
         self.networks += 1
         described = [network.class_name, network.init_kwargs, network.init_args, network.tensors(self.budget)]
         made = self._all(described, depth)
         name, kwargs, arguments, state = made.value
         strangers = [key for key, value in state.items() if not isinstance(value, Tensor)]
         if strangers:
-            raise Refused(f"{strangers[0]} of its {name} is no tensor")
+            raise UnreadableFile(f"{strangers[0]} of its {name} is no tensor")
         return made._replace(value=NetworkStub(name, kwargs, state, list(arguments)))

@@ -6,7 +6,7 @@ Signatures: the formats' own specifications; Google Drive's pages as they are se
 import re
 
 from hyperinverter.published.reading.arrays import NPY_MAGIC
-from hyperinverter.published.reading.refusal import Foreign, Refused, shown
+from hyperinverter.published.reading.refusal import Foreign, UnreadableFile, shown
 from hyperinverter.utils.checkout import command_of
 
 TORCH_MAGIC = 0x1950A86A20F9469CFC6C
@@ -44,10 +44,10 @@ def container_of(data: memoryview) -> str:
     """zip | npy | torch_legacy | pickle | safetensors.
 
     Raises:
-        Refused: it is something else; names it and what to do.
+        UnreadableFile: it is something else; names it and what to do.
     """
     if not len(data):
-        raise Refused("it is empty (0 bytes)")
+        raise UnreadableFile("it is empty (0 bytes)")
     head = bytes(data[:512])
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return "zip"
@@ -61,9 +61,9 @@ def container_of(data: memoryview) -> str:
         return "safetensors"
     for signature, what in PACKED.items():
         if head.startswith(signature):
-            raise Refused(f"it is {what}", UNPACK)
+            raise UnreadableFile(f"it is {what}", UNPACK)
     if head[257:262] == b"ustar":
-        raise Refused("it is a tar archive", UNPACK)
+        raise UnreadableFile("it is a tar archive", UNPACK)
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         raise Foreign("it is a WebP image, not weights", GIVE_WEIGHTS)
     for signature, what in OTHER.items():
@@ -71,7 +71,7 @@ def container_of(data: memoryview) -> str:
             raise Foreign(f"it is {what}, not weights", GIVE_WEIGHTS)
     _refuse_text(bytes(data[:PAGE_BYTES]), len(data))
     if not any(head):
-        raise Refused("it begins with zeros only, as a download that was reserved but never written")
+        raise UnreadableFile("it begins with zeros only, as a download that was reserved but never written")
     raise Foreign(f"it is of no known kind ({len(data)} bytes that begin with {head[:8].hex(' ')})")
 
 
@@ -81,14 +81,14 @@ def _refuse_text(start: bytes, length: int) -> None:
     lower = plain.lower()
     if lower.startswith(b"version https://git-lfs"):
         size = re.search(rb"^size (\d{1,20})$", plain, re.MULTILINE)
-        told = f" to a file of {int(size[1])} bytes" if size else ""
-        raise Refused(f"it is a Git LFS pointer{told}, not the file", "run `git lfs pull` in its repository")
+        message = f" to a file of {int(size[1])} bytes" if size else ""
+        raise UnreadableFile(f"it is a Git LFS pointer{message}, not the file", "run `git lfs pull` in its repository")
     if re.match(rb"<(!doctype\s+html|html|head|body|title|meta|script|!--)", lower):
         _refuse_page(lower, plain)
     if lower.startswith((b"<?xml", b"<error")):
         code = re.search(rb"<code>([^<]{1,60})", lower)
-        told = f" ({shown(code[1].decode('latin-1'))})" if code else ""
-        raise Refused(f"it is an XML answer of a server{told}, not weights")
+        message = f" ({shown(code[1].decode('latin-1'))})" if code else ""
+        raise UnreadableFile(f"it is an XML answer of a server{message}, not weights")
     text = start[:512].decode("utf-8", "ignore")
     if text and all(letter.isprintable() or letter in "\r\n\t\f" for letter in text):
         raise Foreign(f"it is a text of {length} bytes that begins with {shown(' '.join(text.split())[:60])!r}")
@@ -99,16 +99,16 @@ def _refuse_page(lower: bytes, plain: bytes) -> None:
     name = shown(" ".join(title[1].decode("utf-8", "replace").split())) if title else ""
     drive = b"google drive" in lower or b"drive.google.com" in lower or b"drive.usercontent.google" in lower
     if drive and (b"quota exceeded" in lower or b"too many users have viewed or downloaded" in lower):
-        raise Refused(
+        raise UnreadableFile(
             "it is Google Drive's page that says its download quota is exceeded, saved as if it were the file",
             "try again after a day, sign in and copy it to your own Drive, or take it from a mirror",
         )
     if drive and (b"virus" in lower or b"download anyway" in lower):
-        raise Refused(
+        raise UnreadableFile(
             "it is Google Drive's page that asks to download without a virus scan, saved as if it were the file",
             f"open the link in a browser and press 'Download anyway', or use {command_of('download')}",
         )
     if drive:
-        raise Refused(f"it is a page of Google Drive ({name or 'no title'}), saved as if it were the file",
+        raise UnreadableFile(f"it is a page of Google Drive ({name or 'no title'}), saved as if it were the file",
                       "open the link in a browser; the file may be private or gone")  # fmt: skip
-    raise Refused(f"it is a web page ({name or 'no title'}), saved as if it were the file")
+    raise UnreadableFile(f"it is a web page ({name or 'no title'}), saved as if it were the file")

@@ -10,7 +10,7 @@ STEPS = 2_000_000  # the largest published checkpoint with optimizer states need
 SPARE_BYTES = 2**24
 
 
-class Refused(Exception):
+class UnreadableFile(Exception):
     """One reason; the reader adds the file's name.
 
     Attributes:
@@ -22,13 +22,13 @@ class Refused(Exception):
         self.remedy = remedy
 
 
-class Foreign(Refused):
+class Foreign(UnreadableFile):
     """It is whole, but a picture, a text or a program: another file is wanted, not another download of this one."""
 
 
-def cut_short(detail: str) -> Refused:
+def cut_short(detail: str) -> UnreadableFile:
     """The file ends before its content does."""
-    return Refused(f"it is cut short, as after an interrupted download ({detail})")
+    return UnreadableFile(f"it is cut short, as after an interrupted download ({detail})")
 
 
 def shown(text: object) -> str:
@@ -54,10 +54,10 @@ class Budget:
     def spend(self, steps: int) -> None:
         self.steps -= steps
         if self.steps < 0:
-            raise Refused(f"it asks for more than {STEPS} steps to be read, far more than any checkpoint needs")
+            raise UnreadableFile(f"it asks for more than {STEPS} steps to be read, far more than any checkpoint needs")
 
     def copy(self, count: int) -> None:
         """About to copy that many bytes out of the file."""
         self.copied_bytes -= count
         if self.copied_bytes < 0:
-            raise Refused("it asks for many times its own size in memory")
+            raise UnreadableFile("it asks for many times its own size in memory")

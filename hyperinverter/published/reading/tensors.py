@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyperinverter.published.reading.refusal import Budget, Refused, shown
+from hyperinverter.published.reading.refusal import Budget, UnreadableFile, shown
 from hyperinverter.published.reading.unpickler import Global
 
 MOST_DIMENSIONS = 16
@@ -81,10 +81,10 @@ def checked_identity(identity: Any, length: int) -> tuple[StorageType, str, int]
     """Type, name and count of numbers of a storage that a torch file refers to."""
     if not isinstance(identity, tuple) or len(identity) != length or identity[0] != "storage":
         kind = identity[0] if isinstance(identity, tuple) and identity else type(identity).__name__
-        raise Refused(f"it refers to a {shown(kind)} outside its pickle, where only storages may lie")
+        raise UnreadableFile(f"it refers to a {shown(kind)} outside its pickle, where only storages may lie")
     _, kind, name, _, numel = identity[:5]
     if not isinstance(kind, StorageType) or not isinstance(name, str) or not whole(numel):
-        raise Refused("a storage in it is not told by type, name and count of numbers")
+        raise UnreadableFile("a storage in it is not told by type, name and count of numbers")
     return kind, name, numel
 
 
@@ -93,22 +93,22 @@ def checked_identity(identity: Any, length: int) -> tuple[StorageType, str, int]
 
 def rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, dtype: torch.dtype | None = None) -> Tensor:
     if not isinstance(storage, Storage):
-        raise Refused(f"a tensor is made on a {type(storage).__name__} in place of a storage")
+        raise UnreadableFile(f"a tensor is made on a {type(storage).__name__} in place of a storage")
     dtype = dtype or storage.kind.dtype
     if not isinstance(dtype, torch.dtype):
-        raise Refused("a tensor does not say what kind of numbers it holds")
+        raise UnreadableFile("a tensor does not say what kind of numbers it holds")
     if not (isinstance(size, tuple) and isinstance(stride, tuple) and whole(offset, *size, *stride)):
-        raise Refused("a tensor's place in its storage is not told by whole numbers")
+        raise UnreadableFile("a tensor's place in its storage is not told by whole numbers")
     if len(size) != len(stride) or len(size) > MOST_DIMENSIONS:
-        raise Refused(f"a tensor has {len(size)} sizes and {len(stride)} strides")
+        raise UnreadableFile(f"a tensor has {len(size)} sizes and {len(stride)} strides")
     if 0 in size:
         return torch.empty(size, dtype=dtype)
     if storage.start % dtype.itemsize:
-        raise Refused("a tensor's numbers begin between two numbers of its storage")
+        raise UnreadableFile("a tensor's numbers begin between two numbers of its storage")
     reach = offset + 1 + sum((s - 1) * t for s, t in zip(size, stride, strict=True))
     there = storage.nbytes // dtype.itemsize
     if reach > there:
-        raise Refused(f"a tensor of shape {size} reaches to number {reach} of a storage with {there}")
+        raise UnreadableFile(f"a tensor of shape {size} reaches to number {reach} of a storage with {there}")
     numbers = storage.raw[: len(storage.raw) // dtype.itemsize * dtype.itemsize].view(dtype)
     return numbers.as_strided(size, stride, storage.start // dtype.itemsize + offset)
 
@@ -127,20 +127,20 @@ def rebuild_tensor_v3(storage: Any, offset: Any, size: Any, stride: Any, *more: 
 
 def _refuse_marks(more: tuple[Any, ...], usual: int) -> None:
     if len(more) not in (usual, usual + 1) or any(more[usual:]):
-        raise Refused("a tensor is marked as conjugated or negated, which weights are not")
+        raise UnreadableFile("a tensor is marked as conjugated or negated, which weights are not")
 
 
 def rebuild_parameter(data: Any, requires_grad: Any, hooks: Any, state: Any = None) -> Tensor:
     """A parameter is read as its tensor; attributes that someone hung on it are left out."""
     if not isinstance(data, Tensor):
-        raise Refused(f"a parameter is made of a {type(data).__name__}")
+        raise UnreadableFile(f"a parameter is made of a {type(data).__name__}")
     return data
 
 
 def rebuild_from_type(function: Any, kind: Any, arguments: Any, state: Any) -> Tensor:
     """A tensor with attributes hung on it: the tensor alone."""
     if not isinstance(function, Global) or function.make not in REBUILD or not isinstance(arguments, tuple):
-        raise Refused("a tensor is rebuilt by something else than torch's own functions")
+        raise UnreadableFile("a tensor is rebuilt by something else than torch's own functions")
     return function.make(*arguments)
 
 

@@ -12,7 +12,7 @@ import torch
 from hyperinverter.published.reading.allowed import ALLOWED
 from hyperinverter.published.reading.archive import Archive
 from hyperinverter.published.reading.recognise import TORCH_MAGIC
-from hyperinverter.published.reading.refusal import Budget, Refused, cut_short, shown
+from hyperinverter.published.reading.refusal import Budget, UnreadableFile, cut_short, shown
 from hyperinverter.published.reading.tensors import Storage, checked_identity, raw_tensor, whole
 from hyperinverter.published.reading.unpickler import Stream, Unpickler
 
@@ -31,12 +31,12 @@ def read_torch_zip(archive: Archive, pickled: str, budget: Budget, table: Mappin
         kind, name, numel = checked_identity(identity, 5)
         entry = f"{folder}data/{name}"
         if entry not in archive.entries:
-            raise Refused(f"a tensor's numbers ({shown(entry)}) are not in it")
+            raise UnreadableFile(f"a tensor's numbers ({shown(entry)}) are not in it")
         if name not in storages:
             storages[name] = raw_tensor(archive.stored(entry), budget)
         raw, nbytes = storages[name], numel * kind.itemsize
         if len(raw) != nbytes:
-            raise Refused(f"a storage declares {nbytes} bytes, the file holds {len(raw)} for it")
+            raise UnreadableFile(f"a storage declares {nbytes} bytes, the file holds {len(raw)} for it")
         return Storage(kind, raw, 0, nbytes)
 
     return Unpickler(Stream(archive.stored(pickled)), table, budget, persistent=persistent).load()
@@ -46,7 +46,7 @@ def read_legacy(data: memoryview, budget: Budget, table: Mapping[str, Any] = ALL
     """The object that was saved before the zip format, with the numbers that follow it.
 
     Raises:
-        Refused: damaged, cut short, for another kind of machine, or a name that is not allowed.
+        UnreadableFile: damaged, cut short, for another kind of machine, or a name that is not allowed.
     """
     stream, storages, left = Stream(data), {}, len(data)
 
@@ -60,32 +60,32 @@ def read_legacy(data: memoryview, budget: Budget, table: Mapping[str, Any] = ALL
             storages[name] = kind, numel, torch.empty(numel * kind.itemsize, dtype=torch.uint8)
         known, count, raw = storages[name]
         if known.dtype != kind.dtype or count != numel:
-            raise Refused(f"storage {shown(name)} is declared in two ways")
+            raise UnreadableFile(f"storage {shown(name)} is declared in two ways")
         view = identity[5]  # a part of a storage, as PyTorch 0.4 wrote it: name, first number, how many
         if view is None:
             view = name, 0, numel
         if not isinstance(view, tuple) or len(view) != 3 or not whole(*view[1:]) or view[1] + view[2] > numel:
-            raise Refused(f"a part of storage {shown(name)} lies outside of it")
+            raise UnreadableFile(f"a part of storage {shown(name)} lies outside of it")
         return Storage(kind, raw, view[1] * kind.itemsize, view[2] * kind.itemsize)
 
     def load(names: Mapping[str, Any] = {}, **more: Any) -> Any:
         return Unpickler(stream, names, budget, **more).load()
 
     if load() != TORCH_MAGIC:
-        raise Refused("it is no torch file")
+        raise UnreadableFile("it is no torch file")
     protocol, system = load(), load()
     if protocol != PROTOCOL or not isinstance(system, dict):
-        raise Refused(f"its torch format is version {shown(protocol)}; known is {PROTOCOL}")
+        raise UnreadableFile(f"its torch format is version {shown(protocol)}; known is {PROTOCOL}")
     if system.get("little_endian") is not True:
         raise _big_endian()
     content, keys = load(table, persistent=persistent), load(table)
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or sorted(keys) != sorted(storages):
-        raise Refused("the list of storages at its end is not that of its tensors")
+        raise UnreadableFile("the list of storages at its end is not that of its tensors")
     for key in keys:
         _, numel, raw = storages[key]
         count = int.from_bytes(stream.read(8), "little", signed=True)
         if count != numel:
-            raise Refused(f"storage {shown(key)} declares {numel} numbers, the file stores {count}")
+            raise UnreadableFile(f"storage {shown(key)} declares {numel} numbers, the file stores {count}")
         raw.numpy()[:] = memoryview(stream.read(len(raw)))
     return content
 
@@ -93,12 +93,12 @@ def read_legacy(data: memoryview, budget: Budget, table: Mapping[str, Any] = ALL
 def read_storage(budget: Budget, data: Any) -> Storage:
     """A storage that pickle, not torch.save, stored: a small torch file within the file."""
     if not isinstance(data, bytes | memoryview):
-        raise Refused(f"a nested storage is a {type(data).__name__} in place of bytes")
+        raise UnreadableFile(f"a nested storage is a {type(data).__name__} in place of bytes")
     content = read_legacy(memoryview(data), budget)
     if not isinstance(content, Storage):
-        raise Refused(f"a nested storage holds a {type(content).__name__} instead")
+        raise UnreadableFile(f"a nested storage holds a {type(content).__name__} instead")
     return content
 
 
-def _big_endian() -> Refused:
-    return Refused("it was saved on a big-endian machine", "save it again on an ordinary computer")
+def _big_endian() -> UnreadableFile:
+    return UnreadableFile("it was saved on a big-endian machine", "save it again on an ordinary computer")

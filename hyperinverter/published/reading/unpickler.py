@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from hyperinverter.published.reading.refusal import Budget, Refused, cut_short, shown
+from hyperinverter.published.reading.refusal import Budget, UnreadableFile, cut_short, shown
 
 CONTAINER_STEPS = 4  # an empty set takes 216 bytes for one byte of file, so containers count more than numbers
 LARGEST_KEY = 2**61 - 1  # smaller integers hash to themselves: no file can make all keys collide
@@ -38,7 +38,7 @@ class Buildable:
     """A value that takes its content in a second step, the BUILD instruction."""
 
     def build(self, state: Any) -> None:
-        raise Refused(f"a {type(self).__name__} takes no state")
+        raise UnreadableFile(f"a {type(self).__name__} takes no state")
 
 
 class Stream:
@@ -59,14 +59,14 @@ class Stream:
         """Only names of modules and classes are written so."""
         line, newline, _ = bytes(self.data[self.position : self.position + SMALL_BYTES]).partition(b"\n")
         if not newline:
-            raise Refused("a name in it does not end")
+            raise UnreadableFile("a name in it does not end")
         self.position += len(line) + 1
         return line + newline
 
 
 class _Steps(dict[int, Callable[..., None]]):
     def __missing__(self, code: int) -> Callable[..., None]:
-        raise Refused(f"it uses pickle instruction {hex(code)}, which no checkpoint needs")
+        raise UnreadableFile(f"it uses pickle instruction {hex(code)}, which no checkpoint needs")
 
 
 class Unpickler(pickle._Unpickler):
@@ -87,7 +87,7 @@ class Unpickler(pickle._Unpickler):
         budget: Budget,
         *,
         persistent: Callable[[Any], Any] | None = None,
-        unknown: Callable[[str, str], Refused] | None = None,
+        unknown: Callable[[str, str], UnreadableFile] | None = None,
     ) -> None:
         super().__init__(stream)
         self.stream, self.table, self.budget, self.persistent, self.unknown = stream, table, budget, persistent, unknown
@@ -100,7 +100,7 @@ class Unpickler(pickle._Unpickler):
 
     def persistent_load(self, identity: Any) -> Any:
         if self.persistent is None:
-            raise Refused("it refers to objects outside the file")
+            raise UnreadableFile("it refers to objects outside the file")
         return self.persistent(identity)
 
     def _decode_string(self, value: bytes | memoryview) -> str:
@@ -114,9 +114,9 @@ class Unpickler(pickle._Unpickler):
         arguments, target = self.stack.pop(), self.stack.pop()
         if not isinstance(target, Global) or target.make is None:
             name = target.name if isinstance(target, Global) else f"a {type(target).__name__}"
-            raise Refused(f"it calls {name}, which is not a function")
+            raise UnreadableFile(f"it calls {name}, which is not a function")
         if not isinstance(arguments, tuple):
-            raise Refused(f"it calls {target.name} with a {type(arguments).__name__} in place of arguments")
+            raise UnreadableFile(f"it calls {target.name} with a {type(arguments).__name__} in place of arguments")
         for argument in arguments:  # of which it may make a copy
             if isinstance(argument, list | tuple | dict | set | frozenset):
                 self.budget.spend(len(argument))
@@ -125,12 +125,14 @@ class Unpickler(pickle._Unpickler):
         try:
             self.append(target.make(*arguments))
         except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # what wrong arguments make of them
-            raise Refused(f"it calls {target.name} with arguments that do not fit it ({shown(str(error))})") from error
+            raise UnreadableFile(
+                f"it calls {target.name} with arguments that do not fit it ({shown(str(error))})"
+            ) from error
 
     def _build(self) -> None:
         state = self.stack.pop()
         if not isinstance(self.stack[-1], Buildable):
-            raise Refused(f"it is damaged: a {type(self.stack[-1]).__name__} is given a state")
+            raise UnreadableFile(f"it is damaged: a {type(self.stack[-1]).__name__} is given a state")
         if isinstance(state, dict):
             self.budget.spend(len(state))
         self.stack[-1].build(state)
@@ -143,7 +145,7 @@ class Unpickler(pickle._Unpickler):
         if keys is not None:
             members, target, kind = keys(self)
             if not isinstance(target, kind):
-                raise Refused(f"it is damaged: keys are put into a {type(target).__name__}")
+                raise UnreadableFile(f"it is damaged: keys are put into a {type(target).__name__}")
             for key in members:
                 checked_key(key)
         step(self)
@@ -163,12 +165,12 @@ def checked_key(key: Any) -> Any:
     """A key of a mapping or member of a set; hashing anything else could overflow the stack or take for ever."""
     if key is None or type(key) in (str, bytes, bool) or (type(key) is int and abs(key) < LARGEST_KEY):
         return key
-    raise Refused(f"a {type(key).__name__} is used as a key; keys are text, bytes and integers")
+    raise UnreadableFile(f"a {type(key).__name__} is used as a key; keys are text, bytes and integers")
 
 
-def not_allowed(module: str, name: str) -> Refused:
-    """A name that is in no table: the message tells it, and nothing was looked up."""
-    return Refused(
+def not_allowed(module: str, name: str) -> UnreadableFile:
+    """A name that is in no table: the message names it, and nothing was looked up."""
+    return UnreadableFile(
         f"it needs {shown(module)}.{shown(name)}, which is not among the plain types and tensors that are read; "
         f"nothing was run",
         "fetch the authors' file again, or have its owner save only the state_dict() of the network",

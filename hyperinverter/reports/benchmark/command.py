@@ -210,7 +210,7 @@ def _about() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """The processor's name, as far as the system tells it."""
+    """The processor's name, as far as the system says it."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:

@@ -26,7 +26,7 @@ STAGES = ("w_encoder", "first_synthesis", "layerwise_encoder", "hypernetworks", 
 
 
 class Laps(Protocol):
-    """What a stage's end is told to: a stopwatch or a counter."""
+    """What hears of a stage's end: a stopwatch or a counter."""
 
     def lap(self, stage: str) -> None: ...
 
@@ -52,7 +52,7 @@ class StageHooks:
         ]
 
     def start(self, laps: Laps | None) -> None:
-        """The next call is told to `laps`."""
+        """The next call is measured by `laps`."""
         self.laps, self._drawn, self._encoded = laps, False, False
 
     def remove(self) -> None:
@@ -186,15 +186,15 @@ def count_generators(domain: DomainConfig, batch_sizes: list[int]) -> dict[str, 
     """
     with shapes_only():
         network = build_hyperinverter(domain).eval()
-    found: dict[str, dict[str, float]] = {"ours": {}, "reference": {}}
+    result: dict[str, dict[str, float]] = {"ours": {}, "reference": {}}
     for n in batch_sizes:
         images = torch.empty(n, 3, domain.resolution, domain.resolution, device="meta")
         with torch.no_grad():
             network.prepare()
             network(images)
-        found["ours"][str(n)] = bytes_held(network.generator.synthesis, network.own_kernels) / 2**20
-        found["reference"][str(n)] = Release(network, domain, n).generator_bytes() / 2**20
-    return found
+        result["ours"][str(n)] = bytes_held(network.generator.synthesis, network.own_kernels) / 2**20
+        result["reference"][str(n)] = Release(network, domain, n).generator_bytes() / 2**20
+    return result
 
 
 def bytes_held(*holders: Any) -> int:

@@ -1,4 +1,4 @@
-"""How much memory tensors hold at every moment of a run, told from their creation and their end.
+"""How much memory tensors hold at every moment of a run, from their creation and their end.
 
 The same counter works on real tensors and on fake ones that hold no numbers, so a training step of any size can be
 budgeted on a laptop. It counts what tensors hold, in blocks of 512 bytes as PyTorch's CUDA allocator gives them out; a

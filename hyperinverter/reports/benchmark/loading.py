@@ -45,7 +45,7 @@ def measure_loading(
         One entry for each case and number of workers: "source", "format", "kib" (of a file), "workers", "images_per_s".
         A case whose package is not installed is left out.
     """
-    found = []
+    result = []
     with tempfile.TemporaryDirectory() as folder:
         for kind, image_format in CASES:
             if kind == "lmdb" and importlib.util.find_spec("lmdb") is None:
@@ -55,8 +55,8 @@ def measure_loading(
             for count in workers:
                 rate = _images_per_s(root, resolution, count, device, seconds)
                 entry = {"source": kind, "format": image_format, "kib": sum(map(len, files)) / len(files) / 1024}
-                found.append({**entry, "workers": count, "images_per_s": rate})
-    return found
+                result.append({**entry, "workers": count, "images_per_s": rate})
+    return result
 
 
 def loading_rows(loading: list[dict[str, Any]], steps: dict[str, float]) -> tuple[list[str], list[list[str]]]:

@@ -1,7 +1,7 @@
 """What is timed against what: the released way and ours, each under a name such as `reference`, `fp32`, `bf16_compile`.
 
 fp32 computes in float32 throughout; tf32 lets a GPU round the factors of products to 10 bits, as PyTorch does with
-convolutions unless told otherwise; bf16 and fp16 run networks under autocast. `_compile` adds torch.compile;
+convolutions unless set otherwise; bf16 and fp16 run networks under autocast. `_compile` adds torch.compile;
 in training, `_recompute` lets the large blocks compute their activations again in the backward pass.
 """
 

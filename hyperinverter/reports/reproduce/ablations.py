@@ -51,7 +51,7 @@ def ablate(config: AblateConfig) -> dict[str, Any]:
     """
     if config.photos is None:
         raise UserError("photos is not set: give photos=FOLDER|ZIP of images that no training sees, to be measured")
-    held_out = open_source(config.photos)  # told before anything is trained
+    held_out = open_source(config.photos)  # reported before anything is trained
     check_training_data(config.data)
     if config.data.root is not None and (both := set(held_out.names) & set(open_source(config.data.root).names)):
         log_message(
@@ -138,9 +138,9 @@ def _measure(config: AblateConfig, row: Phase2Config) -> dict[str, Any]:
     result = evaluate(evaluation)
     lines = (folder / "evaluation" / "images.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
-    found = {"of": what, "result": result, "records": records, "parameters": _parameters(row)}
-    write_json(path, found)
-    return found
+    results = {"of": what, "result": result, "records": records, "parameters": _parameters(row)}
+    write_json(path, results)
+    return results
 
 
 def _parameters(row: Phase2Config) -> int:
@@ -160,17 +160,17 @@ def _summary(
     about = {name: one for name, one in about.items() if name not in measured[base_title]["result"]["not_measured"]}
     phase1 = measured[base_title]["result"]
     table = []
-    for title, found in measured.items():
-        values, intervals = (found["result"][key]["hyperinverter"] for key in ("methods", "intervals_95"))
-        row = {"title": title, "parameters": found["parameters"]}
+    for title, result in measured.items():
+        values, intervals = (result["result"][key]["hyperinverter"] for key in ("methods", "intervals_95"))
+        row = {"title": title, "parameters": result["parameters"]}
         row |= {"values": {name: values[name] for name in about}, "intervals_95": intervals}
         if title != base_title:
-            row["against_base"] = _against(found, measured[base_title], about)
+            row["against_base"] = _against(result, measured[base_title], about)
         table.append(row)
         if title == base_title:
             without = {"title": WITHOUT, "parameters": 0, "intervals_95": phase1["intervals_95"]["w_encoder"]}
             without["values"] = {name: phase1["methods"]["w_encoder"][name] for name in about}
-            without["against_base"] = _against(found, found, about, method="w_encoder")
+            without["against_base"] = _against(result, result, about, method="w_encoder")
             table.append(without)
     schedule = base.schedule
     start = base.adversarial.start_step if base.adversarial.weight > 0 else schedule.max_steps
@@ -267,8 +267,8 @@ def _draw(config: AblateConfig, rows: dict[str, Phase2Config], measured: dict[st
     batches = Batches(
         open_source(config.photos, resolution=base.domain.resolution), base.domain.resolution, on_bad_file="refuse"
     )
-    found = originals(batches, names, config.batch_size)
-    photos = torch.stack([found[name] for name in names])
+    result = originals(batches, names, config.batch_size)
+    photos = torch.stack([result[name] for name in names])
     columns = {"input": photos}
     for title, row in rows.items():
         model = Path(row.output) / "model_last"

@@ -42,15 +42,15 @@ def measure_bounds(
         `images`, the protocol, and `metrics`: name -> what was optimised -> mean and interval_95; but for the first
         also `ratio` to the first, and ratio_interval_95.
     """
-    found: dict[str, dict[str, list[Tensor]]] = {metric.name: {} for metric in metrics}
+    result: dict[str, dict[str, list[Tensor]]] = {metric.name: {} for metric in metrics}
     for images in batches:
         for what, rendered in _best_codes(inverter.network, images, steps, losses).items():
             with torch.no_grad():
                 for metric in metrics:
                     value = metric.per_image(images, rounded(rendered.float())).cpu()
-                    found[metric.name].setdefault(what, []).append(value)
+                    result[metric.name].setdefault(what, []).append(value)
     kept = "" if inverter.network.hypernetwork.lowest_token is None else ", kept at 0 or above"
-    values = {name: {what: torch.cat(parts).numpy() for what, parts in each.items()} for name, each in found.items()}
+    values = {name: {what: torch.cat(parts).numpy() for what, parts in each.items()} for name, each in result.items()}
     return {
         "images": len(next(iter(next(iter(values.values())).values()))),
         "steps": steps,
@@ -62,13 +62,13 @@ def measure_bounds(
 
 def _against_the_first(values: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
     first, *_ = values.values()
-    found = {}
+    result = {}
     for what, each in values.items():
-        found[what] = {"mean": float(each.mean()), "interval_95": list(bootstrap_interval(each))}
+        result[what] = {"mean": float(each.mean()), "interval_95": list(bootstrap_interval(each))}
         if each is not first:
             interval = list(bootstrap_ratio(first, each))
-            found[what] |= {"ratio": float(each.mean() / first.mean()), "ratio_interval_95": interval}
-    return found
+            result[what] |= {"ratio": float(each.mean() / first.mean()), "ratio_interval_95": interval}
+    return result
 
 
 def _best_codes(network: HyperInverterNetwork, images: Tensor, steps: int, losses: TotalLoss) -> dict[str, Tensor]:

@@ -69,8 +69,8 @@ def reproduce(config: ReproduceConfig) -> dict[str, Any]:
     """
     absent = {part: [key for key in _needs(config, part) if not getattr(config, key)] for part in config.parts}
     if absent and all(absent.values()):
-        told = "; ".join(f"{part} needs {', '.join(f'{key}=...' for key in keys)}" for part, keys in absent.items())
-        raise UserError(f"none of the parts can be measured: {told}")
+        message = "; ".join(f"{part} needs {', '.join(f'{key}=...' for key in keys)}" for part, keys in absent.items())
+        raise UserError(f"none of the parts can be measured: {message}")
     if not config.parts and config.publish is None:
         raise UserError("parts=[] makes the page alone, which needs its folder: write publish=docs/results")
     for key in ("photos", "other_photos", "training_photos"):
@@ -78,11 +78,11 @@ def reproduce(config: ReproduceConfig) -> dict[str, Any]:
     if config.labels is not None and not expanded(config.labels).is_file():
         raise UserError(f"labels: {config.labels}: there is no such file; give a CSV of labels, or leave it out")
     if "figures" in config.parts and config.results:
-        read_points(config.results, AnalyzeConfig.quality)  # a wrong file is told before an hour of measuring
+        read_points(config.results, AnalyzeConfig.quality)  # a wrong file is reported before an hour of measuring
     if config.parts:
         check_served(read_model(part_file(measures.model_of(config), "generator"), "generator"))
     device = set_up(config)
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for part in config.parts:
         measure, needs = MEASURES[part][0], _needs(config, part)
         if absent[part]:
@@ -97,20 +97,20 @@ def reproduce(config: ReproduceConfig) -> dict[str, Any]:
             continue
         if result is None:
             continue
-        found[part] = {**result, "about": _about(config, part, needs)}
-        write_json(Path(config.output) / f"{part}.json", found[part])
+        results[part] = {**result, "about": _about(config, part, needs)}
+        write_json(Path(config.output) / f"{part}.json", results[part])
         log_message(f"{part}: written to {Path(config.output) / part}.json")
-        _show(part, found[part], Path(config.output))
+        _show(part, results[part], Path(config.output))
         if config.publish is not None:
             shown = [Path(config.output) / name for name in SHOWN.get(part, ())]
-            if "quality_time" in found[part]:
+            if "quality_time" in results[part]:
                 shown.append(Path(config.output) / "figures" / "quality_time.svg")
-            publish(Path(config.publish), config.domain.name, part, found[part], shown)
+            publish(Path(config.publish), config.domain.name, part, results[part], shown)
     if config.publish is not None:
         log_message(f"written: {write_page(Path(config.publish))}")
     else:
         log_message("no page is made; publish=FOLDER puts the JSON files there and makes the page FOLDER.md")
-    return found
+    return results
 
 
 def _show(part: str, result: dict[str, Any], output: Path) -> None:

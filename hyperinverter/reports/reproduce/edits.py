@@ -53,7 +53,7 @@ def measure_edits(config: ReproduceConfig, inverter: Inverter, device: torch.dev
     networks = [name for name in config.judges if name in FACE_JUDGES and name not in missing]
     fitted = _fitted(config, directions, labels, pixels, device) if ATTRIBUTES in config.judges else None
     judges = Judges(networks, fitted, device)
-    cases = [Case(direction, found) for direction in directions if (found := judges_of(direction, judges.known))]
+    cases = [Case(direction, result) for direction in directions if (result := judges_of(direction, judges.known))]
     if not cases:
         reasons = "; ".join(missing.values()) or f"none of {', '.join(config.judges)} tells of its directions"
         raise NotMeasured(f"no judge of {', '.join(direction.name for direction in directions)}: {reasons}")
@@ -141,14 +141,14 @@ def _fitted(
 
 def _identities(device: torch.device) -> list[Identity]:
     """fr_feature's and dlib's networks, which no loss uses; MobileFaceNet's where both are absent."""
-    found = []
+    result = []
     if FrFeature.why_missing() is None:
         network = FrFeature.find()
-        found.append(Identity("fr_feature", network.features, lambda a, b: 1 - network.distance(a, b)))
+        result.append(Identity("fr_feature", network.features, lambda a, b: 1 - network.distance(a, b)))
     if DlibFace.why_missing() is None:
         dlib = DlibFace.find()
-        found.append(Identity("dlib_identity", dlib.features, dlib.similarity, is_slow=True))
-    if not found and MobileFaceNet.why_missing() is None:
+        result.append(Identity("dlib_identity", dlib.features, dlib.similarity, is_slow=True))
+    if not result and MobileFaceNet.why_missing() is None:
         small = MobileFaceNet.find().to(device)
-        found.append(Identity("mobilefacenet", small.features, lambda a, b: 1 - small.distance(a, b)))
-    return found
+        result.append(Identity("mobilefacenet", small.features, lambda a, b: 1 - small.distance(a, b)))
+    return result

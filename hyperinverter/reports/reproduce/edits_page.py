@@ -90,24 +90,24 @@ def _identity(result: dict[str, Any]) -> Iterator[str]:
             )
 
 
-def _likeness(found: dict[str, Any] | None) -> str:
-    if found is None:
+def _likeness(result: dict[str, Any] | None) -> str:
+    if result is None:
         return ""
-    low_high = found.get("interval_95")
-    return f"{found['mean']:.3f}" + (f" [{low_high[0]:.3f}, {low_high[1]:.3f}]" if low_high else "")
+    low_high = result.get("interval_95")
+    return f"{result['mean']:.3f}" + (f" [{low_high[0]:.3f}, {low_high[1]:.3f}]" if low_high else "")
 
 
 def _judges(result: dict[str, Any]) -> Iterator[str]:
     used = {judge for figures in result["directions"].values() for judge in figures["judges"]}
-    told = []
+    message = []
     for name, judge in FACE_JUDGES.items():
         if name in used:
             place = f", in the place of the paper's {judge.stands_in_for}" if judge.stands_in_for else ""
-            told.append(f"`{name}`, {judge.what}{place}")
-    if told:
+            message.append(f"`{name}`, {judge.what}{place}")
+    if message:
         yield (
             f"Judges that come trained, other networks than the paper's (shares compare with its Table 2, years and "
-            f"degrees do not): {'; '.join(told)}."
+            f"degrees do not): {'; '.join(message)}."
         )
     if result["judges"]:
         yield (
@@ -116,7 +116,7 @@ def _judges(result: dict[str, Any]) -> Iterator[str]:
         )
         keys = ("accuracy", "balanced_accuracy", "auc", "positive_fraction", "photos_fitted", "photos_tested")
         heads = [key.replace("_", " ") for key in keys]
-        rows = ([name, *(_figure(found[key]) for key in keys)] for name, found in result["judges"].items())
+        rows = ([name, *(_figure(results[key]) for key in keys)] for name, results in result["judges"].items())
         yield table(["attribute", *heads], rows)
     if result["not_measured"]:
         yield "Not measured:\n\n" + "\n".join(f"- {name}: {why}" for name, why in result["not_measured"].items())

@@ -52,10 +52,10 @@ def measure_generator(
     first, second = halves(photos.names, people)
     if len(first) < FEWEST_IMAGES:
         raise NotMeasured(f"two halves need at least {2 * FEWEST_IMAGES} photos, got {len(photos)}")
-    found = sample_features(device)
-    if isinstance(found, str):
-        raise NotMeasured(found)
-    name, features = found
+    results = sample_features(device)
+    if isinstance(results, str):
+        raise NotMeasured(results)
+    name, features = results
     real = _photo_features(photos, features, batch_size, device)
     latents = torch.randn([2 * len(real), generator.z_dim], generator=torch.Generator().manual_seed(seed))
     fake = torch.cat([features(generator(z.to(device))) for z in latents.split(batch_size)])  # [2N,F]

@@ -126,22 +126,22 @@ def figures(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:
     """
     folder = str(Path(config.output) / "figures")
     drawn = ["interpolation", "difference_maps", *(["quality_time"] if config.results else [])]
-    found = _analyze(config, folder, _generated(config), drawn, results=config.results, rows=3, pairs=2)
-    if time := found.get("quality_time"):
+    result = _analyze(config, folder, _generated(config), drawn, results=config.results, rows=3, pairs=2)
+    if time := result.get("quality_time"):
         # what names places on this machine goes; what differs between the evaluations stays
         time["notes"] = [note for note in time["notes"] if "differ between" in note]
         for point in time["points"]:
             point["file"] = Path(point["file"]).parent.name
-    return found
+    return result
 
 
 def _analyze(config: ReproduceConfig, output: str, data: DataConfig, figures: list[str], **more: Any) -> dict[str, Any]:
     passed_on = {key: getattr(config, key) for key in ("domain", "device", "threads", "seed", "batch_size")}
     settings = AnalyzeConfig(**passed_on, output=output, figures=figures, model=model_of(config), data=data, **more)
-    found = analyze(settings)
-    for result in found.values():
+    results = analyze(settings)
+    for result in results.values():
         del result["pictures"]  # beside the published JSON lie those alone that the page shows
-    return found
+    return results
 
 
 def bounds(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:
@@ -155,8 +155,8 @@ def bounds(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:
     chosen = choose_photos([None] * len(source.names), config.bounds_photos)
     batches = Batches(Subset(source, chosen), inverter.resolution, on_bad_file="refuse").in_order(BOUNDS_BATCH)
     images = (images.to(device) for images, _ in batches)
-    found = measure_bounds(inverter, images, config.bounds_steps, losses.to(device).eval(), metrics)
-    return {**found, "photos_rule": "at equal distances in name order", "resolution": inverter.resolution}
+    result = measure_bounds(inverter, images, config.bounds_steps, losses.to(device).eval(), metrics)
+    return {**result, "photos_rule": "at equal distances in name order", "resolution": inverter.resolution}
 
 
 # ------------------------------------------------------------------------------------ learning curve, pictures

@@ -70,8 +70,8 @@ def _generator(result: dict[str, Any], folder: Path) -> Iterator[str]:
         )
         shares = [f"{float(share):.0%} changed" for share in next(iter(leaks.values()))["distances"]]
         rows = [
-            [kind, *(f"{d:.4g}" for d in found["distances"].values()), f"{found['nearest']:.0%}"]
-            for kind, found in leaks.items()
+            [kind, *(f"{d:.4g}" for d in results["distances"].values()), f"{results['nearest']:.0%}"]
+            for kind, results in leaks.items()
         ]
         yield table(["change", *shares, "nearest at"], rows)
 
@@ -118,7 +118,7 @@ def _relative(layers: list[dict[str, Any]]) -> str:
 def _figures(result: dict[str, Any], folder: Path) -> Iterator[str]:
     maps, blends = result["difference_maps"], result["interpolation"]
     yield "The paper's figures of single images, drawn by `scripts/analyze.py` of generated ones."
-    told = {
+    message = {
         "interpolation.png": f"Figure 9: {len(blends['pairs'])} pairs blended in {blends['steps']} steps, in codes and "
         "weights together (whose ends are the reconstructions) and in codes alone",
         "difference_maps.png": f"Figures 13 and 14: of {maps['images']} images those that Phase II changes least, "
@@ -126,11 +126,11 @@ def _figures(result: dict[str, Any], folder: Path) -> Iterator[str]:
     }
     if time := result.get("quality_time"):
         point, notes = time["points"][0], "".join(f"; {note}" for note in time["notes"])
-        told["quality_time.svg"] = (
+        message["quality_time.svg"] = (
             f"Figure 1: {time['quality']} against seconds per image on a logarithmic axis, "
             f"{point['num_images']} images ({point['images']}), {point['device']}{notes}"
         )
-    for name, what in told.items():
+    for name, what in message.items():
         yield f"{what}:\n\n![{what.partition(':')[0]}]({_link(folder)}/{name})"
 
 
@@ -195,9 +195,9 @@ def _ablations(result: dict[str, Any], folder: Path) -> Iterator[str]:
     yield table(["statement", "ratio of L2", "here"], rows)
 
 
-def _ratio(found: dict[str, Any]) -> str:
-    low, high = found["ratio_interval_95"]
-    return f"× {found['ratio']:.3f} [{low:.3f}, {high:.3f}]"
+def _ratio(result: dict[str, Any]) -> str:
+    low, high = result["ratio_interval_95"]
+    return f"× {result['ratio']:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _paired(against: dict[str, Any]) -> str:

@@ -24,7 +24,7 @@ def read_published(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
     for path in sorted(folder.glob("*/")):
         parts = {part: path / f"{part}.json" for part in TITLES}
         domains[path.name] = {part: json.loads(file.read_text()) for part, file in parts.items() if file.is_file()}
-    return dict(sorted(((name, found) for name, found in domains.items() if found), key=lambda one: -len(one[1])))
+    return dict(sorted(((name, result) for name, result in domains.items() if result), key=lambda one: -len(one[1])))
 
 
 def write_page(folder: Path) -> Path:
