@@ -59,7 +59,7 @@ COMMANDS: dict[str, Command] = {
         "Sort CelebA-HQ, FFHQ, LSUN church or any images into train and test: split by the official lists, counted, "
         "and looked through for photos that stand in two splits.",
         inputs="data.root",
-        plan="hyperinverter.data.prepare:describe",
+        plan="hyperinverter.data.prepare:dry_run",
     ),
     "evaluate": Command(
         schema.EvaluateConfig,

@@ -104,7 +104,7 @@ def prepare_data(config: PrepareConfig) -> dict[str, int]:
     return counts
 
 
-def describe(config: PrepareConfig) -> str:
+def dry_run(config: PrepareConfig) -> str:
     """What would be written, for --dry-run."""
     splits = _splits(config)
     _check_counts(config, splits)
