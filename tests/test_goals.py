@@ -37,7 +37,7 @@ def quality(domain: str) -> Iterator[tuple[str, bool]]:
     path = DOCS / "results" / domain / "editability.json"
     directions = json.loads(path.read_text())["directions"] if path.is_file() else {}
     for name, figures in directions.items():
-        first = next(iter(figures["judges"].values()))  # a network that comes trained, where there is one
+        first = next(iter(figures["classifiers"].values()))  # a network that comes trained, where there is one
         yield f"{domain} edit {name}", first["kept"] >= KEPT_SHARE
 
 

@@ -34,9 +34,9 @@ METRICS = (
     "kid_x1e3",
 )
 
-# evaluation: entries of `judges`, which tell how far an edit moves an image. `attributes` are classifiers that are
+# evaluation: entries of `classifiers`, which say how far an edit moves an image. `attributes` are classifiers that are
 # fitted to labelled photos, the others networks that come trained
-JUDGES = ("attributes", "ssrnet_age", "faceres_age", "fsanet_yaw", "emotion_happy")
+CLASSIFIERS = ("attributes", "ssrnet_age", "faceres_age", "fsanet_yaw", "emotion_happy")
 
 # floor 5, inverters: entries of `methods`
 METHODS = ("w_encoder", "hyperinverter", "psp", "e4e", "restyle", "hyperstyle", "sg2", "sg2_plus", "pti")

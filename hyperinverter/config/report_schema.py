@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from hyperinverter.config.names import JUDGES, METRICS
+from hyperinverter.config.names import CLASSIFIERS, METRICS
 from hyperinverter.config.schema import CommandConfig, ImagesConfig, RunConfig
 
 
@@ -126,7 +126,7 @@ class ReproduceConfig(CommandConfig):
     model: str | None = None  # model folder or name; None: the domain's
     photos: str | list[str] | None = None  # held-out photos of the collection that it was trained on
     other_photos: str | list[str] | None = None  # of another collection
-    training_photos: str | list[str] | None = None  # from which the judges called `attributes` learn
+    training_photos: str | list[str] | None = None  # from which the classifiers called `attributes` learn
     # CSV (.gz allowed) with a `file` column and 0/1 columns, of `photos` and training_photos; `identity` tells people
     labels: str | None = None
     runs: dict[str, str] = field(default_factory=dict)  # name -> run folder of a trainer, for the learning curve
@@ -143,7 +143,7 @@ class ReproduceConfig(CommandConfig):
     strength_unit: str = "std"  # std (of w·d over the photos a direction was learned on) | w (the paper's γ)
     # of edits: attributes (classifiers fitted to training_photos and labels) | ssrnet_age | faceres_age | fsanet_yaw |
     # emotion_happy; a network that is absent is reported
-    judges: list[str] = field(default_factory=lambda: list(JUDGES))
+    classifiers: list[str] = field(default_factory=lambda: list(CLASSIFIERS))
     metrics: list[str] = field(default_factory=lambda: list(METRICS))  # some of METRICS
     batch_size: int = 16  # images that are inverted at a time
     time_repeats: int = 30  # how often the time of an image is measured

@@ -1,8 +1,8 @@
 """How much of Phase I's edits survives Phase II, and who a face still is after an edit: the paper's Table 2.
 
 Every photo is inverted and moved by the same strengths along a direction, once rendered by the generator as it is,
-G(w + γd), once with the photo's own weights, G(w + γd, θ + Δθ): equal strengths, as in the paper. A judge (see
-`judges`) says how far its score moves. Letters: N photos, S strengths.
+G(w + γd), once with the photo's own weights, G(w + γd, θ + Δθ): equal strengths, as in the paper. A classifier (see
+`classifiers`) says how far its score moves. Letters: N photos, S strengths.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -14,14 +14,16 @@ import torch
 from torch import Tensor
 
 from hyperinverter.directions.direction import Direction, edit, in_w
-from hyperinverter.evaluation.judges import attribute_of, unit_of
+from hyperinverter.evaluation.classifiers import attribute_of, unit_of
 from hyperinverter.evaluation.reconstructing import rounded
 from hyperinverter.extractors.base import Features
 from hyperinverter.inverters import Inversion, Inverter
 from hyperinverter.metrics.base import bootstrap_interval, bootstrap_means, bootstrap_ratio
 from hyperinverter.utils.images import resized_as_files
 
-Judge = Callable[[Tensor, Collection[str]], dict[str, Tensor]]  # images [N,3,R,R], names -> name -> scores [N], CPU
+Classifier = Callable[
+    [Tensor, Collection[str]], dict[str, Tensor]
+]  # images [N,3,R,R], names -> name -> scores [N], CPU
 PHASES = {"w_encoder": "Phase I", "hyperinverter": "Phase II"}  # by the method whose images they are
 UNITS = {"std": " sd", "w": " γ"}  # of strengths, as headings write them
 
@@ -47,19 +49,19 @@ class Case:
     """One direction, and which scores tell of it: name -> +1, or -1 where the direction lowers that score.
 
     Attributes:
-        changes: judge -> phase -> change of the score from strength 0, [N,S] per batch.
+        changes: classifier -> phase -> change of the score from strength 0, [N,S] per batch.
         identities: network -> what it is held against (`to_unedited`, `to_photo`) -> phase -> strength -> likeness,
             [N] per batch.
     """
 
     direction: Direction
-    judges: dict[str, int]
+    classifiers: dict[str, int]
     changes: dict[str, dict[str, list[Tensor]]] = field(default_factory=dict)
     identities: dict[str, dict[str, dict[str, dict[str, list[Tensor]]]]] = field(default_factory=dict)
 
-    def changes_by(self, judge: str) -> dict[str, np.ndarray]:
+    def changes_by(self, classifier: str) -> dict[str, np.ndarray]:
         """Phase -> changes of all photos, [N,S]."""
-        return {phase: torch.cat(parts).double().numpy() for phase, parts in self.changes[judge].items()}
+        return {phase: torch.cat(parts).double().numpy() for phase, parts in self.changes[classifier].items()}
 
     def add_identity(self, network: str, against: str, phase: str, way: float, likeness: Tensor) -> None:
         by_way = self.identities.setdefault(network, {}).setdefault(against, {}).setdefault(phase, {})
@@ -86,35 +88,35 @@ def measure_editability(
     cases: Sequence[Case],
     batches: Iterable[Tensor],
     strengths: Sequence[float],
-    judge: Judge,
+    classifier: Classifier,
     identities: Sequence[Identity] = (),
     *,
     unit: str = "std",
-    judged_px: int | None = None,
+    measured_px: int | None = None,
 ) -> dict[str, Any]:
     """Edit photos at all strengths, and hold Phase II's edits against Phase I's.
 
     Args:
         inverter: HyperInverter; Phase I is the same Inversion without its weights.
-        cases: directions with their judges; they are filled.
+        cases: directions with their classifiers; they are filled.
         batches: photos [n,3,R,R] in [-1,1].
         strengths: above 0; each is applied in both ways.
-        judge: scores of images.
+        classifier: scores of images.
         identities: networks that say whether it is still the same person.
         unit: of the strengths: `std`, standard deviations of w·d over photos, or `w`, distances in W (the paper's γ).
-        judged_px: what networks see: larger photos are reduced to it, and images drawn at it; None: as they are.
+        measured_px: what networks see: larger photos are reduced to it, and images drawn at it; None: as they are.
     Returns:
-        direction -> its figures: the judges' effects and kept shares, identity, see `figures_of`.
+        direction -> its figures: the classifiers' effects and kept shares, identity, see `figures_of`.
     """
     ways = both_ways(strengths)
     for photos in batches:
         inversion = inverter.invert(rounded(photos), batch_size=len(photos))
         phases = {"w_encoder": inversion.without_weights(), "hyperinverter": inverter.prepare(inversion)}
-        seen = _reduced(rounded(photos), judged_px)
+        seen = _reduced(rounded(photos), measured_px)
         people = {one.name: one.features(seen) for one in identities}
         for phase, start in phases.items():
-            plain = shown(inverter, start, judged_px)
-            before = judge(plain, {name for case in cases for name in case.judges})
+            plain = shown(inverter, start, measured_px)
+            before = classifier(plain, {name for case in cases for name in case.classifiers})
             faces = {one.name: one.features(plain) for one in identities}
             for case in cases:
                 for one in identities:
@@ -122,16 +124,18 @@ def measure_editability(
                     case.add_identity(one.name, "to_photo", phase, 0, likeness)
                 scores = []
                 for way, gamma in zip(ways, in_w(ways, unit, case.direction), strict=True):
-                    images = shown(inverter, edit(start, case.direction, gamma), judged_px)
-                    after = judge(images, case.judges)
-                    scores.append({name: sign * (after[name] - before[name]) for name, sign in case.judges.items()})
+                    images = shown(inverter, edit(start, case.direction, gamma), measured_px)
+                    after = classifier(images, case.classifiers)
+                    scores.append(
+                        {name: sign * (after[name] - before[name]) for name, sign in case.classifiers.items()}
+                    )
                     for one in identities:
                         if one.is_slow and abs(way) != ways[-1]:
                             continue
                         face = one.features(images)
                         for against, other in (("to_unedited", faces), ("to_photo", people)):
                             case.add_identity(one.name, against, phase, way, one.similarity(face, other[one.name]))
-                for name in case.judges:
+                for name in case.classifiers:
                     taken = case.changes.setdefault(name, {}).setdefault(phase, [])
                     taken.append(torch.stack([score[name] for score in scores], dim=1))
     return {case.direction.name: figures_of(case, ways) for case in cases}
@@ -156,15 +160,15 @@ def figures_of(case: Case, ways: Sequence[float]) -> dict[str, Any]:
     """What one direction did.
 
     Returns:
-        `judges`: name -> `unit`; `change` (phase -> strength -> mean change from strength 0) with its interval over
+        `classifiers`: name -> `unit`; `change` (phase -> strength -> mean change from strength 0), its interval over
         photos; `effect` (phase -> mean change from -s to +s, mean over the strengths s, with its interval); `kept`
         (Phase II's effect / Phase I's), its interval, or why there is none; `kept_by_strength` of the changes from -s
         to +s, `kept_at` of those from 0, and `kept_by_photo`, the quartiles of single photos' shares.
         `identity`: network -> against what -> phase -> strength -> likeness with its interval.
     """
-    result: dict[str, Any] = {"attribute": attribute_of(case.direction) or None, "judges": {}}
+    result: dict[str, Any] = {"attribute": attribute_of(case.direction) or None, "classifiers": {}}
     for name in case.changes:
-        result["judges"][name] = {"unit": unit_of(name), **_judged(case.changes_by(name), ways)}
+        result["classifiers"][name] = {"unit": unit_of(name), **_measured(case.changes_by(name), ways)}
     if case.identities:
         result["identity"] = {
             network: {
@@ -179,8 +183,8 @@ def figures_of(case: Case, ways: Sequence[float]) -> dict[str, Any]:
     return result
 
 
-def _judged(changes: dict[str, np.ndarray], ways: Sequence[float]) -> dict[str, Any]:
-    """Figures of one judge from its changes: phase -> [N,S]."""
+def _measured(changes: dict[str, np.ndarray], ways: Sequence[float]) -> dict[str, Any]:
+    """Figures of one classifier from its changes: phase -> [N,S]."""
     strengths = [way for way in ways if way > 0]
     one, two = (changes[phase] for phase in PHASES)
     means = {phase: bootstrap_means(values) for phase, values in changes.items()}  # the same photos drawn of each
@@ -188,7 +192,7 @@ def _judged(changes: dict[str, np.ndarray], ways: Sequence[float]) -> dict[str, 
     spans = {phase: _spans(values) for phase, values in changes.items()}
     whole = {phase: values.mean(axis=1) for phase, values in spans.items()}
     effects = {phase: _mean(values) for phase, values in whole.items()}
-    judged: dict[str, Any] = {
+    measured: dict[str, Any] = {
         "change": {phase: _by_strength(ways, values.mean(axis=0)) for phase, values in changes.items()},
         "change_interval_95": {phase: _by_strength(ways, values) for phase, values in bounds.items()},
         "effect": effects,
@@ -196,20 +200,22 @@ def _judged(changes: dict[str, np.ndarray], ways: Sequence[float]) -> dict[str, 
     }
     low, _ = effects["w_encoder"].get("interval_95", (0, 0))
     if low <= 0:
-        return judged | {"why": "Phase I's own effect is not above zero beyond chance"}
-    judged["kept"] = float(whole["hyperinverter"].mean() / whole["w_encoder"].mean())
-    judged["kept_interval_95"] = list(bootstrap_ratio(whole["w_encoder"], whole["hyperinverter"]))
+        return measured | {"why": "Phase I's own effect is not above zero beyond chance"}
+    measured["kept"] = float(whole["hyperinverter"].mean() / whole["w_encoder"].mean())
+    measured["kept_interval_95"] = list(bootstrap_ratio(whole["w_encoder"], whole["hyperinverter"]))
     shares = spans["hyperinverter"].mean(axis=0) / spans["w_encoder"].mean(axis=0)
-    judged["kept_by_strength"] = _by_strength(strengths, shares)
+    measured["kept_by_strength"] = _by_strength(strengths, shares)
     is_sure = bounds["w_encoder"][:, 0] * bounds["w_encoder"][:, 1] > 0  # no share of a change that may be none
     drawn_one, drawn_two = (means[phase][:, is_sure] for phase in PHASES)
     ratios = np.percentile(drawn_two / drawn_one, [2.5, 97.5], axis=0).T
     sure = [way for way, sure in zip(ways, is_sure, strict=True) if sure]
-    judged["kept_at"] = _by_strength(sure, (two.mean(axis=0) / one.mean(axis=0))[is_sure])
-    judged["kept_at_interval_95"] = _by_strength(sure, ratios)
+    measured["kept_at"] = _by_strength(sure, (two.mean(axis=0) / one.mean(axis=0))[is_sure])
+    measured["kept_at_interval_95"] = _by_strength(sure, ratios)
     quartiles = np.percentile(_shares(*(whole[phase] for phase in PHASES)), [25, 50, 75])
-    judged["kept_by_photo"] = dict(zip(("lower_quartile", "median", "upper_quartile"), quartiles.tolist(), strict=True))
-    return judged
+    measured["kept_by_photo"] = dict(
+        zip(("lower_quartile", "median", "upper_quartile"), quartiles.tolist(), strict=True)
+    )
+    return measured
 
 
 def _spans(changes: np.ndarray) -> np.ndarray:
@@ -227,20 +233,20 @@ def records_of(cases: Sequence[Case], ways: Sequence[float], photos: Sequence[st
     """One photo after the other, what every direction did to it.
 
     Yields:
-        `photo`, and direction -> `judges` -> judge -> phase -> strength -> change, beside it `kept`, null where Phase I
-        moved this photo's score the other way; `identity` -> network -> against what -> phase -> strength -> likeness.
+        `photo`, and direction -> `classifiers` -> name -> phase -> strength -> change, beside it `kept`, null where it
+        moved the score the other way in Phase I; `identity` -> network -> against what -> phase -> strength -> likeness.
     """
     changes = {case.direction.name: {name: case.changes_by(name) for name in case.changes} for case in cases}
     for i, photo in enumerate(photos):
         record: dict[str, Any] = {"photo": photo}
         for case in cases:
-            judges: dict[str, Any] = {}
+            classifiers: dict[str, Any] = {}
             for name, by_phase in changes[case.direction.name].items():
                 one, two = (_spans(by_phase[phase][i : i + 1]).mean(axis=1) for phase in PHASES)
                 kept = _shares(one, two).tolist()
-                judges[name] = {phase: _by_strength(ways, by_phase[phase][i]) for phase in PHASES}
-                judges[name]["kept"] = kept[0] if kept else None
-            record[case.direction.name] = {"judges": judges, "identity": _nth(case.identities, i)}
+                classifiers[name] = {phase: _by_strength(ways, by_phase[phase][i]) for phase in PHASES}
+                classifiers[name]["kept"] = kept[0] if kept else None
+            record[case.direction.name] = {"classifiers": classifiers, "identity": _nth(case.identities, i)}
         yield record
 
 

@@ -1,4 +1,4 @@
-"""Face identity: dlib's 128-number embedding. Another network than the identity losses', and so a judge of them.
+"""Face identity: dlib's 128-number embedding. Another network than the identity losses', and so a measure of them.
 
 Network: King, dlib's face recognition ResNet (davisking/dlib-models, CC0), 29 layers, trained on about three million
 faces so that two photos of a person lie within 0.6. It runs on the CPU and gives no gradients: for metrics only.

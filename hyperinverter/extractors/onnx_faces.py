@@ -1,4 +1,4 @@
-"""Yaw, age, happiness and identity of a face by networks that come as ONNX files: judges that no loss uses.
+"""Yaw, age, happiness and identity of a face by networks that come as ONNX files: no loss uses them.
 
 They run on the CPU by onnxruntime (extra `faces`) and give no gradients. Each sees a fixed square of the FFHQ framing.
 On 156 FFHQ photos at 256 px that gave the same yaw and age as YuNet's box in each photo (correlation of yaw with where

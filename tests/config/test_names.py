@@ -24,9 +24,9 @@ def test_distances_are_losses_and_metrics_of_which_less_is_better():
 
 
 def test_judges_agree():
-    from hyperinverter.evaluation.judges import FACE_JUDGES
+    from hyperinverter.evaluation.classifiers import FACE_CLASSIFIERS
 
-    assert ("attributes", *FACE_JUDGES) == names.JUDGES
+    assert ("attributes", *FACE_CLASSIFIERS) == names.CLASSIFIERS
 
 
 def test_methods_agree():

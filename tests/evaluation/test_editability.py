@@ -1,4 +1,4 @@
-"""Kept shares on a stand-in whose answer is known, the choice of photos and of judges, and the sheet of edits."""
+"""Kept shares on a stand-in whose answer is known, the choice of photos and of classifiers, and the sheet of edits."""
 
 from dataclasses import replace
 
@@ -50,7 +50,7 @@ def direction(attribute: str | None, way: float = 1.0) -> Direction:
 
 
 def brightness(images, wanted):
-    assert images.shape[-1] == 8, "judged at this size"
+    assert images.shape[-1] == 8, "measured at this size"
     found = {"Bright": 10 * images.mean(dim=(1, 2, 3)).cpu(), AGE: -images.mean(dim=(1, 2, 3)).cpu()}
     return {name: found[name] for name in wanted}
 
@@ -59,23 +59,23 @@ def test_kept_share_is_the_part_that_the_second_phase_shows():
     photos = torch.linspace(-0.3, 0.3, 12)[:, None, None, None].expand(-1, 3, 8, 8)
     cases = [Case(direction("Bright"), {"Bright": 1}), Case(direction("Young"), {AGE: -1})]
     found = measure_editability(Stub(), cases, photos.split(5), [1.0, 2.0], brightness)
-    judged = found["bright"]["judges"]["Bright"]
-    assert judged["kept"] == pytest.approx(KEPT, abs=0.01) and judged["unit"] == "logit"
-    low, high = judged["kept_interval_95"]
-    assert low <= judged["kept"] <= high and high - low < 0.02
-    change = judged["change"]["w_encoder"]
+    measured = found["bright"]["classifiers"]["Bright"]
+    assert measured["kept"] == pytest.approx(KEPT, abs=0.01) and measured["unit"] == "logit"
+    low, high = measured["kept_interval_95"]
+    assert low <= measured["kept"] <= high and high - low < 0.02
+    change = measured["change"]["w_encoder"]
     assert list(change) == ["-2", "-1", "1", "2"] and change["2"] == pytest.approx(2, abs=0.1)
-    assert judged["effect"]["w_encoder"]["mean"] == pytest.approx(3, abs=0.1)  # of 2 and 4
-    age = found["young"]["judges"][AGE]
+    assert measured["effect"]["w_encoder"]["mean"] == pytest.approx(3, abs=0.1)  # of 2 and 4
+    age = found["young"]["classifiers"][AGE]
     assert age["unit"] == "years" and age["effect"]["w_encoder"]["mean"] == pytest.approx(0.3, abs=0.02)
-    assert set(judged["kept_by_strength"]) == {"1", "2"} and "identity" not in found["bright"]
+    assert set(measured["kept_by_strength"]) == {"1", "2"} and "identity" not in found["bright"]
 
 
 def test_no_share_of_an_effect_that_is_none():
     photos = torch.zeros(6, 3, 8, 8)
     case = Case(direction("Bright", way=-1.0), {"Bright": 1})  # moves the other way
-    judged = measure_editability(Stub(), [case], [photos], [1.0], brightness)["bright"]["judges"]["Bright"]
-    assert judged["kept"] is None and "not above zero" in judged["why"] and "kept_interval_95" not in judged
+    measured = measure_editability(Stub(), [case], [photos], [1.0], brightness)["bright"]["classifiers"]["Bright"]
+    assert measured["kept"] is None and "not above zero" in measured["why"] and "kept_interval_95" not in measured
 
 
 def test_table_2_by_strength_and_photo():
@@ -83,24 +83,24 @@ def test_table_2_by_strength_and_photo():
     photos = torch.linspace(-0.3, 0.3, 12)[:, None, None, None].expand(-1, 3, 8, 8)
     case, ways = Case(direction("Bright"), {"Bright": 1}), both_ways([2.0, 1.0])
     found = measure_editability(Stub(), [case], photos.split(5), [2.0, 1.0], brightness, unit="w")["bright"]
-    judged = found["judges"]["Bright"]
-    assert ways == [-2, -1, 1, 2] and list(judged["kept_at"]) == ["-2", "-1", "1", "2"]
+    measured = found["classifiers"]["Bright"]
+    assert ways == [-2, -1, 1, 2] and list(measured["kept_at"]) == ["-2", "-1", "1", "2"]
     for way in ("-1", "1"):  # images are clamped at 1, so that 2 in W shows no more than 1
-        low, high = judged["change_interval_95"]["w_encoder"][way]
-        assert low <= judged["change"]["w_encoder"][way] <= high
-        low, high = judged["kept_at_interval_95"][way]
-        assert low <= judged["kept_at"][way] <= high
+        low, high = measured["change_interval_95"]["w_encoder"][way]
+        assert low <= measured["change"]["w_encoder"][way] <= high
+        low, high = measured["kept_at_interval_95"][way]
+        assert low <= measured["kept_at"][way] <= high
     records = list(records_of([case], ways, [f"{i}.png" for i in range(12)]))
     assert [record["photo"] for record in records] == [f"{i}.png" for i in range(12)]
-    by_photo = [record["bright"]["judges"]["Bright"] for record in records]
+    by_photo = [record["bright"]["classifiers"]["Bright"] for record in records]
     assert np.mean([one["hyperinverter"]["-1"] for one in by_photo]) == pytest.approx(
-        judged["change"]["hyperinverter"]["-1"]
+        measured["change"]["hyperinverter"]["-1"]
     )
-    assert np.median([one["kept"] for one in by_photo]) == pytest.approx(judged["kept_by_photo"]["median"])
+    assert np.median([one["kept"] for one in by_photo]) == pytest.approx(measured["kept_by_photo"]["median"])
 
 
 def test_a_change_that_may_be_none_has_no_share():
-    """A judge that sees nothing below the brightest photo: noise alone is left on the dark side."""
+    """A classifier that sees nothing below the brightest photo: noise alone is left on the dark side."""
     photos = torch.linspace(-0.3, 0.3, 12)[:, None, None, None].expand(-1, 3, 8, 8)
     case = Case(direction("Bright"), {"Bright": 1})
     seen = iter(range(1000))
@@ -110,8 +110,8 @@ def test_a_change_that_may_be_none_has_no_share():
         torch.manual_seed(next(seen))
         return {"Bright": bright.clamp(min=0.31) + 1e-6 * torch.randn(len(images))}
 
-    judged = measure_editability(Stub(), [case], [photos], [3.0], noisy_below)["bright"]["judges"]["Bright"]
-    assert judged["kept"] is not None and set(judged["kept_at"]) == {"3"}
+    measured = measure_editability(Stub(), [case], [photos], [3.0], noisy_below)["bright"]["classifiers"]["Bright"]
+    assert measured["kept"] is not None and set(measured["kept_at"]) == {"3"}
 
 
 def test_identity_against_the_photo_and_the_unedited_image():
@@ -144,8 +144,8 @@ def test_images_are_judged_at_the_size_of_the_losses():
         large.pixels = pixels
         photos = torch.linspace(-0.3, 0.3, 6)[:, None, None, None].expand(-1, 3, pixels, pixels)
         case = Case(direction("Bright"), {"Bright": 1})
-        found = measure_editability(large, [case], [photos], [1.0], brightness, judged_px=8)
-        assert found["bright"]["judges"]["Bright"]["kept"] == pytest.approx(KEPT, abs=0.01)
+        found = measure_editability(large, [case], [photos], [1.0], brightness, measured_px=8)
+        assert found["bright"]["classifiers"]["Bright"]["kept"] == pytest.approx(KEPT, abs=0.01)
 
 
 def test_one_photo_of_each_person():

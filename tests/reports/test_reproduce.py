@@ -15,7 +15,7 @@ from hyperinverter.config.report_schema import ReproduceConfig
 from hyperinverter.config.schema import AdversarialConfig, Phase2Config
 from hyperinverter.directions.direction import Direction
 from hyperinverter.directions.files import save_direction
-from hyperinverter.evaluation.judges import FACE_JUDGES
+from hyperinverter.evaluation.classifiers import FACE_CLASSIFIERS
 from hyperinverter.extractors import base as extractor_base
 from hyperinverter.extractors.base import Extractor
 from hyperinverter.pretrained.load import load_generator
@@ -28,7 +28,7 @@ from hyperinverter.utils.images import load_image, save_image
 
 
 class Brightness:
-    """Stands in for the fitted judges."""
+    """Stands in for the fitted classifiers."""
 
     def __init__(self) -> None:
         keys = ("accuracy", "balanced_accuracy", "auc", "positive_fraction", "photos_fitted", "photos_tested")
@@ -44,7 +44,7 @@ def config(tiny_model, tmp_path, monkeypatch) -> ReproduceConfig:
     monkeypatch.setattr(extractor_base, "locate", lambda name: None)
     features = ("frechet_test", lambda x: x.flatten(1)[:, ::97].cpu())
     monkeypatch.setattr(generator_distance, "sample_features", lambda device: features)
-    monkeypatch.setattr(edits_module, "fit_judges", lambda *arguments: Brightness())
+    monkeypatch.setattr(edits_module, "fit_classifiers", lambda *arguments: Brightness())
     model = shutil.copytree(tiny_model, tmp_path / "micro")
     info = {"attribute": "Bright", "projection_std": 1.0}
     bright = Direction("bright", torch.eye(16)[0], info, load_generator(model).weights_hash)
@@ -106,7 +106,7 @@ def test_everything_is_measured_and_the_page_is_made_of_the_json(config, tmp_pat
     against = found["photos"]["comparison"]["w_encoder"]["l2"]
     assert against["interval_95"][0] < against["ratio"]
     edits = found["editability"]
-    assert edits["photos"] == 3 and list(edits["directions"]["bright"]["judges"]) == ["Bright"]  # one per person
+    assert edits["photos"] == 3 and list(edits["directions"]["bright"]["classifiers"]) == ["Bright"]  # one per person
     assert "ssrnet_age" in edits["not_measured"]
     assert edits["about"]["command"].endswith("labels=FOLDER/labels.csv 'strengths=[1.0, 2.0]'")
     lines = [json.loads(line) for line in (tmp_path / "out" / "editability.jsonl").read_text().splitlines()]
@@ -186,26 +186,26 @@ class Redness(Extractor):
 def test_table_2_needs_no_labels(config, tmp_path, monkeypatch, capsys):
     (tmp_path / "redness.onnx").write_bytes(b"weights")
     monkeypatch.setattr(extractor_base, "locate", lambda name: tmp_path / name if name == "redness.onnx" else None)
-    monkeypatch.setitem(FACE_JUDGES, "fsanet_yaw", replace(FACE_JUDGES["fsanet_yaw"], extractor=Redness))
+    monkeypatch.setitem(FACE_CLASSIFIERS, "fsanet_yaw", replace(FACE_CLASSIFIERS["fsanet_yaw"], extractor=Redness))
     folder = Path(config.model)
     np.save(folder / "directions" / "rotation.npy", np.eye(16, dtype=np.float32)[2])  # a vector alone, as published
     config.parts, config.training_photos, config.labels, config.publish = ["editability"], None, None, None
-    config.judges, config.strength_unit = ["fsanet_yaw", "faceres_age"], "w"
+    config.classifiers, config.strength_unit = ["fsanet_yaw", "faceres_age"], "w"
     found = reproduce(config)["editability"]
     out, err = capsys.readouterr()
-    assert "no judge of bright: left out" in err and list(found["directions"]) == ["rotation"]
+    assert "no classifier of bright: left out" in err and list(found["directions"]) == ["rotation"]
     assert found["photos"] == 6 and found["strength_unit"] == "w" and "faceres_age" in found["not_measured"]
-    assert found["judge_networks"]["fsanet_yaw"]["stands_in_for"] == "FacePoseNet"
-    judged = found["directions"]["rotation"]["judges"]["fsanet_yaw"]
-    assert judged["unit"] == "degrees" and set(judged["change"]["w_encoder"]) == {"-2", "-1", "1", "2"}
+    assert found["classifier_networks"]["fsanet_yaw"]["stands_in_for"] == "FacePoseNet"
+    measured = found["directions"]["rotation"]["classifiers"]["fsanet_yaw"]
+    assert measured["unit"] == "degrees" and set(measured["change"]["w_encoder"]) == {"-2", "-1", "1", "2"}
     assert "in the place of the paper's FacePoseNet" in out and "| rotation | fsanet_yaw, degrees | Phase I |" in out
     assert out.strip() == (tmp_path / "out" / "editability.md").read_text().strip()
     assert found["about"]["command"].startswith("python scripts/reproduce.py --config configs/reproduce/ffhq.yaml")
 
-    config.judges = ["faceres_age"]
+    config.classifiers = ["faceres_age"]
     assert reproduce(config) == {}
-    assert "no judge of bright, rotation: faceres-deep.onnx was not found" in capsys.readouterr().err
-    config.judges = ["attributes"]
+    assert "no classifier of bright, rotation: faceres-deep.onnx was not found" in capsys.readouterr().err
+    config.classifiers = ["attributes"]
     with pytest.raises(UserError, match=r"editability needs training_photos=\.\.\., labels=\.\.\."):
         reproduce(config)
 
@@ -219,10 +219,10 @@ def test_parts_of_which_none_has_its_images_are_refused(config):
 def test_mistakes_in_settings_are_told_together():
     with pytest.raises(ConfigError) as error:
         load_config(
-            ReproduceConfig, None, ["parts=[photo]", "strengths=[-1.0, 1.0]", "edited_photos=1", "judges=[age]"]
+            ReproduceConfig, None, ["parts=[photo]", "strengths=[-1.0, 1.0]", "edited_photos=1", "classifiers=[age]"]
         )
     told = str(error.value)
-    assert "judges" in told and "strength_unit" not in told
+    assert "classifiers" in told and "strength_unit" not in told
     assert "did you mean photos" in told and "applied in both ways" in told and "edited_photos" in told
 
 

@@ -46,7 +46,7 @@ SHOWN = {  # part -> pictures that the page shows
     "learning_curve": ["learning_curve.svg"],
 }
 ALSO_NAMED = {
-    "editability": ["edited_photos", "strengths", "strength_unit", "judges"],
+    "editability": ["edited_photos", "strengths", "strength_unit", "classifiers"],
     "generated": ["generated"],
     "figures": ["generated"],
     "bounds": ["bounds_photos", "bounds_steps", "bounds_losses"],
@@ -124,7 +124,7 @@ def _show(part: str, result: dict[str, Any], output: Path) -> None:
 
 def _needs(config: ReproduceConfig, part: str) -> list[str]:
     """Settings without which a part cannot be measured."""
-    is_fitted = part == "editability" and ATTRIBUTES in config.judges
+    is_fitted = part == "editability" and ATTRIBUTES in config.classifiers
     return [*MEASURES[part][1], *(["training_photos", "labels"] if is_fitted else [])]
 
 

@@ -1,4 +1,4 @@
-"""The measurement of edits: which photos, directions and judges there are, then Table 2 of them all."""
+"""The measurement of edits: which photos, directions and classifiers there are, then Table 2 of them all."""
 
 import json
 from collections.abc import Collection, Sequence
@@ -13,6 +13,13 @@ from hyperinverter.data.image_source import Subset
 from hyperinverter.directions.direction import Direction
 from hyperinverter.directions.files import available_directions, load_direction
 from hyperinverter.editing.learn import read_labels, rows_of
+from hyperinverter.evaluation.classifiers import (
+    FACE_CLASSIFIERS,
+    AttributeClassifiers,
+    Classifiers,
+    classifiers_of,
+    fit_classifiers,
+)
 from hyperinverter.evaluation.editability import (
     Case,
     Identity,
@@ -22,7 +29,6 @@ from hyperinverter.evaluation.editability import (
     measure_editability,
     records_of,
 )
-from hyperinverter.evaluation.judges import FACE_JUDGES, AttributeJudges, Judges, fit_judges, judges_of
 from hyperinverter.evaluation.messages import log_message
 from hyperinverter.extractors.dlib_face import DlibFace
 from hyperinverter.extractors.mobilefacenet import MobileFaceNet
@@ -35,31 +41,33 @@ from hyperinverter.utils.files import write_atomically
 from hyperinverter.utils.images import contact_sheet
 
 SHEET_FACES = 2  # of a sheet of edits, per direction
-ATTRIBUTES = "attributes"  # the judges that are fitted to labels
+ATTRIBUTES = "attributes"  # the classifiers that are fitted to labels
 
 
 def measure_edits(config: ReproduceConfig, inverter: Inverter, device: torch.device) -> dict[str, Any]:
     """Beside the figures, in `output`: `editability.jsonl`, a line per photo, and `edits.png`, some photos edited.
 
     Raises:
-        NotMeasured: there are no directions, or no judge of them.
+        NotMeasured: there are no directions, or no classifier of them.
     """
     directions = directions_of(inverter)
     if not directions:
         raise NotMeasured(f"{inverter.folder} has no directions; {command_of('learn_direction')} makes them")
     labels = read_labels(config.labels) if config.labels else {}
     pixels = min(inverter.resolution, inverter.domain.loss_resolution)
-    missing = _missing(config.judges, inverter.domain.kind)
-    networks = [name for name in config.judges if name in FACE_JUDGES and name not in missing]
-    fitted = _fitted(config, directions, labels, pixels, device) if ATTRIBUTES in config.judges else None
-    judges = Judges(networks, fitted, device)
-    cases = [Case(direction, result) for direction in directions if (result := judges_of(direction, judges.known))]
+    missing = _missing(config.classifiers, inverter.domain.kind)
+    networks = [name for name in config.classifiers if name in FACE_CLASSIFIERS and name not in missing]
+    fitted = _fitted(config, directions, labels, pixels, device) if ATTRIBUTES in config.classifiers else None
+    classifiers = Classifiers(networks, fitted, device)
+    cases = [
+        Case(direction, result) for direction in directions if (result := classifiers_of(direction, classifiers.known))
+    ]
     if not cases:
-        reasons = "; ".join(missing.values()) or f"none of {', '.join(config.judges)} tells of its directions"
-        raise NotMeasured(f"no judge of {', '.join(direction.name for direction in directions)}: {reasons}")
+        reasons = "; ".join(missing.values()) or f"none of {', '.join(config.classifiers)} tells of its directions"
+        raise NotMeasured(f"no classifier of {', '.join(direction.name for direction in directions)}: {reasons}")
     left_out = [d.name for d in directions if d.name not in {case.direction.name for case in cases}]
     if left_out:
-        log_message(f"editability: no judge of {', '.join(left_out)}: left out")
+        log_message(f"editability: no classifier of {', '.join(left_out)}: left out")
 
     source = open_source(config.photos, resolution=inverter.resolution)
     people = [row and row.get("identity") for row in rows_of(list(source.names), labels)]
@@ -71,10 +79,10 @@ def measure_edits(config: ReproduceConfig, inverter: Inverter, device: torch.dev
         cases,
         (images.to(device) for images, _ in batches.in_order(config.batch_size)),
         config.strengths,
-        judges,
+        classifiers,
         identities,
         unit=config.strength_unit,
-        judged_px=pixels,
+        measured_px=pixels,
     )
     with write_atomically(Path(config.output) / "editability.jsonl") as path:
         records = records_of(cases, both_ways(config.strengths), chosen.names)
@@ -91,9 +99,9 @@ def measure_edits(config: ReproduceConfig, inverter: Inverter, device: torch.dev
         else "as many as asked for at equal distances in name order",
         "strengths": sorted(config.strengths),
         "strength_unit": config.strength_unit,
-        "judged_px": pixels,
-        "judges": fitted.figures if fitted else {},
-        "judge_networks": judges.about(),
+        "measured_px": pixels,
+        "classifiers": fitted.figures if fitted else {},
+        "classifier_networks": classifiers.about(),
         "not_measured": missing,
         "directions": figures,
     }
@@ -113,13 +121,13 @@ def photos_of(root: str | list[str], resolution: int) -> Batches:
 
 
 def _missing(names: Collection[str], kind: str) -> dict[str, str]:
-    """Judge -> why it cannot be asked."""
+    """Classifier -> why it cannot be asked."""
     reasons = {}
     for name in names:
-        if name not in FACE_JUDGES:
+        if name not in FACE_CLASSIFIERS:
             continue
         is_face = kind == "faces"
-        reasons[name] = FACE_JUDGES[name].extractor.why_missing() if is_face else f"{name} tells of faces alone"
+        reasons[name] = FACE_CLASSIFIERS[name].extractor.why_missing() if is_face else f"{name} tells of faces alone"
     return {name: reason for name, reason in reasons.items() if reason}
 
 
@@ -129,14 +137,14 @@ def _fitted(
     labels: dict[str, dict[str, str]],
     pixels: int,
     device: torch.device,
-) -> AttributeJudges | None:
+) -> AttributeClassifiers | None:
     """Classifiers of the attributes that the directions were learned from."""
     attributes = {str(direction.info.get("attribute", "")).removeprefix("-") for direction in directions} - {""}
     if not attributes:
         return None
     training, held_out = (photos_of(root, pixels) for root in (config.training_photos, config.photos))
-    cache = Path(config.output) / "judges.safetensors"
-    return fit_judges(sorted(attributes), training, held_out, labels, cache, device)
+    cache = Path(config.output) / "classifiers.safetensors"
+    return fit_classifiers(sorted(attributes), training, held_out, labels, cache, device)
 
 
 def _identities(device: torch.device) -> list[Identity]:

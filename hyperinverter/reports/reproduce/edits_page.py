@@ -1,10 +1,10 @@
-"""editability.json -> its section of the page: Table 2 by judge, identity, and what the judges are."""
+"""editability.json -> its section of the page: Table 2 by classifier, identity, and what the classifiers are."""
 
 from collections.abc import Iterator
 from typing import Any
 
+from hyperinverter.evaluation.classifiers import FACE_CLASSIFIERS
 from hyperinverter.evaluation.editability import PHASES
-from hyperinverter.evaluation.judges import FACE_JUDGES
 from hyperinverter.evaluation.tables import mean, table
 
 STRENGTHS = {"std": "standard deviations of w along the direction", "w": "units of W (the paper's γ)"}
@@ -18,23 +18,23 @@ def edits_section(result: dict[str, Any]) -> Iterator[str]:
     strengths = [f"{strength:g}" for strength in result["strengths"]]
     rows = []
     for name, figures in result["directions"].items():
-        for judge, judged in figures["judges"].items():
-            effects = [mean(judged["effect"][phase]) for phase in PHASES]
-            by_strength = judged.get("kept_by_strength", {})
+        for classifier, measured in figures["classifiers"].items():
+            effects = [mean(measured["effect"][phase]) for phase in PHASES]
+            by_strength = measured.get("kept_by_strength", {})
             shares = [f"{by_strength[s]:.0%}" if s in by_strength else "" for s in strengths]
-            rows.append([name, f"{judge}, {judged['unit']}", *effects, _kept(judged), *shares])
-    reduced = f", judged at {result['judged_px']} px" if "judged_px" in result else ""
+            rows.append([name, f"{classifier}, {measured['unit']}", *effects, _kept(measured), *shares])
+    reduced = f", measured at {result['measured_px']} px" if "measured_px" in result else ""
     yield (
         f"{result['photos']} held-out photos ({result['photos_rule']}), edited by the same strengths before and after "
-        f"Phase II{reduced}. Effect: how far the judge's score moves from -s to +s, mean over photos and over s = "
+        f"Phase II{reduced}. Effect: how far the classifier's score moves from -s to +s, mean over photos and over s = "
         f"{', '.join(strengths)} {STRENGTHS[result['strength_unit']]}; kept: Phase II's part of Phase I's."
         f"{result.get('note', '')}"
     )
-    heads = ["direction", "judge", *(f"effect, {phase}" for phase in PHASES.values()), "kept"]
+    heads = ["direction", "classifier", *(f"effect, {phase}" for phase in PHASES.values()), "kept"]
     yield table([*heads, *(f"kept at ±{s}" for s in strengths)], rows)
     yield from _by_strength(result)
     yield from _identity(result)
-    yield from _judges(result)
+    yield from _classifiers(result)
 
 
 def _by_strength(result: dict[str, Any]) -> Iterator[str]:
@@ -42,29 +42,29 @@ def _by_strength(result: dict[str, Any]) -> Iterator[str]:
     ways: list[str] = []
     rows = []
     for name, figures in result["directions"].items():
-        for judge, judged in figures["judges"].items():
-            if "change_interval_95" not in judged:
+        for classifier, measured in figures["classifiers"].items():
+            if "change_interval_95" not in measured:
                 continue
-            ways = list(judged["change"]["w_encoder"])
+            ways = list(measured["change"]["w_encoder"])
             for phase, title in PHASES.items():
-                changes, bounds = judged["change"][phase], judged["change_interval_95"][phase]
+                changes, bounds = measured["change"][phase], measured["change_interval_95"][phase]
                 cells = [f"{changes[way]:+.3g} [{bounds[way][0]:+.3g}, {bounds[way][1]:+.3g}]" for way in ways]
-                rows.append([name, f"{judge}, {judged['unit']}", title, *cells])
-            shares = [_share(judged, way) for way in ways]
-            rows.append([name, judge, "kept", *shares])
+                rows.append([name, f"{classifier}, {measured['unit']}", title, *cells])
+            shares = [_share(measured, way) for way in ways]
+            rows.append([name, classifier, "kept", *shares])
     if rows:
         yield (
-            "The paper's Table 2: mean change of the judge's score from the unedited reconstruction of the same phase. "
+            "The paper's Table 2: mean change of the score from the unedited reconstruction of the same phase. "
             "A change that may be none is given no share."
         )
-        yield table(["direction", "judge", "", *(f"at {float(way):+g}" for way in ways)], rows)
+        yield table(["direction", "classifier", "", *(f"at {float(way):+g}" for way in ways)], rows)
 
 
-def _share(judged: dict[str, Any], way: str) -> str:
-    if way not in judged.get("kept_at", {}):
+def _share(measured: dict[str, Any], way: str) -> str:
+    if way not in measured.get("kept_at", {}):
         return ""
-    low, high = judged["kept_at_interval_95"][way]
-    return f"{judged['kept_at'][way]:.0%} [{low:.0%}, {high:.0%}]"
+    low, high = measured["kept_at_interval_95"][way]
+    return f"{measured['kept_at'][way]:.0%} [{low:.0%}, {high:.0%}]"
 
 
 def _identity(result: dict[str, Any]) -> Iterator[str]:
@@ -97,26 +97,26 @@ def _likeness(result: dict[str, Any] | None) -> str:
     return f"{result['mean']:.3f}" + (f" [{low_high[0]:.3f}, {low_high[1]:.3f}]" if low_high else "")
 
 
-def _judges(result: dict[str, Any]) -> Iterator[str]:
-    used = {judge for figures in result["directions"].values() for judge in figures["judges"]}
+def _classifiers(result: dict[str, Any]) -> Iterator[str]:
+    used = {classifier for figures in result["directions"].values() for classifier in figures["classifiers"]}
     message = []
-    for name, judge in FACE_JUDGES.items():
+    for name, classifier in FACE_CLASSIFIERS.items():
         if name in used:
-            place = f", in the place of the paper's {judge.stands_in_for}" if judge.stands_in_for else ""
-            message.append(f"`{name}`, {judge.what}{place}")
+            place = f", in the place of the paper's {classifier.stands_in_for}" if classifier.stands_in_for else ""
+            message.append(f"`{name}`, {classifier.what}{place}")
     if message:
         yield (
-            f"Judges that come trained, other networks than the paper's (shares compare with its Table 2, years and "
+            f"Networks that come trained, others than the paper's (shares compare with its Table 2, years and "
             f"degrees do not): {'; '.join(message)}."
         )
-    if result["judges"]:
+    if result["classifiers"]:
         yield (
-            "Judges fitted here, one per attribute: a logistic regression on SqueezeNet features, fitted to real "
+            "Classifiers fitted here, one per attribute: a logistic regression on SqueezeNet features, fitted to real "
             "training photos and measured on the held-out ones:"
         )
         keys = ("accuracy", "balanced_accuracy", "auc", "positive_fraction", "photos_fitted", "photos_tested")
         heads = [key.replace("_", " ") for key in keys]
-        rows = ([name, *(_figure(results[key]) for key in keys)] for name, results in result["judges"].items())
+        rows = ([name, *(_figure(results[key]) for key in keys)] for name, results in result["classifiers"].items())
         yield table(["attribute", *heads], rows)
     if result["not_measured"]:
         yield "Not measured:\n\n" + "\n".join(f"- {name}: {why}" for name, why in result["not_measured"].items())
@@ -126,8 +126,8 @@ def _figure(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
 
 
-def _kept(judged: dict[str, Any]) -> str:
-    if judged["kept"] is None:
-        return judged["why"]
-    low, high = judged["kept_interval_95"]
-    return f"{judged['kept']:.0%} [{low:.0%}, {high:.0%}]"
+def _kept(measured: dict[str, Any]) -> str:
+    if measured["kept"] is None:
+        return measured["why"]
+    low, high = measured["kept_interval_95"]
+    return f"{measured['kept']:.0%} [{low:.0%}, {high:.0%}]"

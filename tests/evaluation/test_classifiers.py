@@ -1,4 +1,4 @@
-"""Judges of attributes: they find what labels say, are the same again, and are fitted anew when something changed."""
+"""Classifiers of attributes: they find what labels say, are the same again, and are fitted anew after a change."""
 
 import numpy as np
 import pytest
@@ -8,8 +8,8 @@ from torch import nn
 
 from hyperinverter.data import Batches, open_source
 from hyperinverter.directions.direction import Direction
-from hyperinverter.evaluation import judges as judges_module
-from hyperinverter.evaluation.judges import FACE_JUDGES, Judges, fit_judges, judges_of
+from hyperinverter.evaluation import classifiers as classifiers_module
+from hyperinverter.evaluation.classifiers import FACE_CLASSIFIERS, Classifiers, classifiers_of, fit_classifiers
 from hyperinverter.extractors.base import Extractor
 from hyperinverter.extractors.squeezenet import SqueezeNetFeatures
 from hyperinverter.utils.errors import UserError
@@ -32,7 +32,7 @@ class Pixels(nn.Module):
 def network(monkeypatch) -> Pixels:
     pixels = Pixels()
     monkeypatch.setattr(SqueezeNetFeatures, "find", classmethod(lambda cls: pixels))
-    monkeypatch.setattr(judges_module, "INVERSE_RIDGE", 1.0)
+    monkeypatch.setattr(classifiers_module, "INVERSE_RIDGE", 1.0)
     return pixels
 
 
@@ -51,23 +51,23 @@ def photos(folder, count: int, labels: dict) -> Batches:
 def test_judges_are_right_and_the_same_again(network, tmp_path):
     labels: dict = {}
     training, held_out = photos(tmp_path / "train", 60, labels), photos(tmp_path / "test", 20, labels)
-    arguments = (["Left"], training, held_out, labels, tmp_path / "judges.safetensors", torch.device("cpu"))
-    judges = fit_judges(*arguments)
-    figures = judges.figures["Left"]
+    arguments = (["Left"], training, held_out, labels, tmp_path / "classifiers.safetensors", torch.device("cpu"))
+    classifiers = fit_classifiers(*arguments)
+    figures = classifiers.figures["Left"]
     assert figures["accuracy"] > 0.9 and figures["auc"] > 0.95 and figures["people_in_both"] == 0
     assert (figures["photos_fitted"], figures["photos_tested"]) == (60, 20)
 
     images = next(held_out.in_order(20))[0]
-    logits = judges(images)["Left"]
+    logits = classifiers(images)["Left"]
     assert np.mean((logits.numpy() > 0) == (np.arange(20) % 2 == 1)) == pytest.approx(figures["accuracy"])
     passes = network.passes
-    again = fit_judges(*arguments)
-    assert network.passes == passes and again.figures == judges.figures
+    again = fit_classifiers(*arguments)
+    assert network.passes == passes and again.figures == classifiers.figures
     torch.testing.assert_close(again(images)["Left"], logits)
 
     labels["train_000.png"]["Left"] = "1"
-    fit_judges(*arguments)
-    assert network.passes > passes + 1, "other labels, other judges"
+    fit_classifiers(*arguments)
+    assert network.passes > passes + 1, "other labels, other classifiers"
 
 
 def test_photos_without_labels_are_named(network, tmp_path):
@@ -75,12 +75,12 @@ def test_photos_without_labels_are_named(network, tmp_path):
     training = photos(tmp_path / "train", 4, labels)
     del labels["train_002.png"]
     with pytest.raises(UserError, match=r"1 of 4 photos, such as train_002\.png"):
-        fit_judges(["Left"], training, training, labels, tmp_path / "judges.safetensors", torch.device("cpu"))
+        fit_classifiers(["Left"], training, training, labels, tmp_path / "classifiers.safetensors", torch.device("cpu"))
 
 
-def test_judges_of_a_direction():
-    def found(attribute: str | None, name: str = "any", known=("Young", "Smiling", *FACE_JUDGES)):
-        return judges_of(Direction(name, torch.eye(4)[0], {"attribute": attribute} if attribute else {}), known)
+def test_classifiers_of_a_direction():
+    def found(attribute: str | None, name: str = "any", known=("Young", "Smiling", *FACE_CLASSIFIERS)):
+        return classifiers_of(Direction(name, torch.eye(4)[0], {"attribute": attribute} if attribute else {}), known)
 
     assert found("-Young") == {"ssrnet_age": 1, "faceres_age": 1, "Young": -1}
     assert found("Young", known=["ssrnet_age", "Young"]) == {"ssrnet_age": -1, "Young": 1}
@@ -107,14 +107,15 @@ def test_only_the_judges_that_are_asked_for_run(monkeypatch, tmp_path):
         return type(name, (Mean,), {"name": name, "filenames": (str(file),), "find": classmethod(lambda cls: cls())})
 
     table = {
-        name: judge.__class__(network(name), "", judge.unit, judge.attribute) for name, judge in FACE_JUDGES.items()
+        name: classifier.__class__(network(name), "", classifier.unit, classifier.attribute)
+        for name, classifier in FACE_CLASSIFIERS.items()
     }
-    monkeypatch.setattr(judges_module, "FACE_JUDGES", table)
+    monkeypatch.setattr(classifiers_module, "FACE_CLASSIFIERS", table)
     monkeypatch.setattr("hyperinverter.extractors.base.locate", lambda name: tmp_path / name)
-    judges = Judges(["faceres_age", "fsanet_yaw"], None, torch.device("cpu"))
-    found = judges(torch.full((2, 3, 8, 8), 0.5), {"fsanet_yaw"})
+    classifiers = Classifiers(["faceres_age", "fsanet_yaw"], None, torch.device("cpu"))
+    found = classifiers(torch.full((2, 3, 8, 8), 0.5), {"fsanet_yaw"})
     assert list(found) == ["fsanet_yaw"] and found["fsanet_yaw"].tolist() == [0.5, 0.5] and passes == ["fsanet_yaw"]
-    about = judges.about()
-    assert list(about) == judges.known == ["faceres_age", "fsanet_yaw"]
+    about = classifiers.about()
+    assert list(about) == classifiers.known == ["faceres_age", "fsanet_yaw"]
     (digest,) = about["faceres_age"]["sha256"].values()
     assert len(digest) == 64 and digest not in about["fsanet_yaw"]["sha256"].values()

@@ -1,7 +1,7 @@
-"""Judges of edits: how much of an attribute an image shows, told by networks that see neither the encoders nor w.
+"""Classifiers of edits: how much of an attribute an image shows, as networks say that see neither the encoders nor w.
 
-Of two kinds. Networks that come trained (FACE_JUDGES) tell years, degrees or a probability. Other attributes have a
-classifier each, fitted here to real photos and their labels: logistic regression on features of SqueezeNet, which was
+Of two kinds. Networks that come trained (FACE_CLASSIFIERS) give years, degrees or a probability. Other attributes have
+a classifier each, fitted here to real photos and their labels: logistic regression on features of SqueezeNet, which was
 trained on ImageNet. Its score is the logit, which does not saturate as a probability does. Letters: N images, F
 features, A attributes.
 """
@@ -30,7 +30,7 @@ from hyperinverter.extractors.ssrnet import SsrNetAge
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.safetensors_io import write_tensors
 
-FORMAT = "hyperinverter-judges-1"
+FORMAT = "hyperinverter-classifiers-1"
 TENSORS = ("weight", "bias", "centre", "scale")
 BATCH_SIZE = 64
 LOGIT = "logit"  # unit of a fitted classifier
@@ -41,7 +41,7 @@ INVERSE_RIDGE = 0.001  # C of the logistic regression, on standardised features
 
 
 @dataclass
-class AttributeJudges:
+class AttributeClassifiers:
     """Logits of several attributes from one pass of the network.
 
     Attributes:
@@ -72,24 +72,24 @@ def pooled(extractor: SqueezeNetFeatures, images: Tensor) -> Tensor:
     return torch.cat([F.adaptive_avg_pool2d(taps[i], side).flatten(1) for i, side in TAPS.items()], dim=1).cpu()
 
 
-def fit_judges(
+def fit_classifiers(
     attributes: Sequence[str],
     training: Batches,
     held_out: Batches,
     labels: dict[str, dict[str, str]],
     cache: Path,
     device: torch.device,
-) -> AttributeJudges:
+) -> AttributeClassifiers:
     """Fit a classifier per attribute to the training photos, and measure it on the held-out ones.
 
-    The same photos and labels give the same judges; `cache` is taken again as long as both stay (their names and the
-    labels are compared, not the pixels).
+    The same photos and labels give the same classifiers; `cache` is taken again as long as both stay (their names and
+    the labels are compared, not the pixels).
 
     Args:
         attributes: columns of the labels.
         training, held_out: photos, of different people.
         labels: as `read_labels` gives them.
-        cache: file for the judges.
+        cache: file for the classifiers.
     Raises:
         UserError: the features' network is missing, a column is, or photos have no labels.
     """
@@ -101,14 +101,14 @@ def fit_judges(
     for part, batches in (("fit", training), ("test", held_out)):
         key.update("\n".join(batches.names).encode())
         key.update(b"".join(truth[part][a].tobytes() for a in attributes))
-    judges = _read(cache, key.hexdigest(), extractor, attributes)
-    if judges is None:
+    classifiers = _read(cache, key.hexdigest(), extractor, attributes)
+    if classifiers is None:
         people = {part: {row.get("identity") for row in result} - {None, ""} for part, result in rows.items()}
-        judges = _fit(extractor, attributes, training, held_out, truth, device)
-        for figures in judges.figures.values():
+        classifiers = _fit(extractor, attributes, training, held_out, truth, device)
+        for figures in classifiers.figures.values():
             figures["people_in_both"] = len(people["fit"] & people["test"])
-        _write(judges, cache, key.hexdigest())
-    return judges
+        _write(classifiers, cache, key.hexdigest())
+    return classifiers
 
 
 def _fit(
@@ -118,7 +118,7 @@ def _fit(
     held_out: Batches,
     truth: dict[str, dict[str, np.ndarray]],
     device: torch.device,
-) -> AttributeJudges:
+) -> AttributeClassifiers:
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import roc_auc_score
 
@@ -142,13 +142,15 @@ def _fit(
             "photos_fitted": len(fit),
             "photos_tested": len(test),
         }
-    return AttributeJudges(extractor, attributes, torch.stack(weights), torch.tensor(biases), centre, scale, figures)
+    return AttributeClassifiers(
+        extractor, attributes, torch.stack(weights), torch.tensor(biases), centre, scale, figures
+    )
 
 
 @torch.no_grad()
 def _all_features(extractor: SqueezeNetFeatures, batches: Batches, device: torch.device) -> Tensor:
     result = []
-    with tqdm(total=len(batches), desc="judges", unit="photo") as bar:
+    with tqdm(total=len(batches), desc="classifiers", unit="photo") as bar:
         for images, names in batches.in_order(BATCH_SIZE):
             result.append(pooled(extractor, images.to(device)))
             bar.update(len(names))
@@ -161,32 +163,32 @@ def _rows(names: Sequence[str], labels: dict[str, dict[str, str]]) -> list[dict[
     if missing:
         raise UserError(
             f"{len(missing)} of {len(names)} photos, such as {missing[0]}, have no row in labels, from which the "
-            f"judges of edits learn; give labels of all photos"
+            f"classifiers of edits learn; give labels of all photos"
         )
     return result
 
 
-def _read(cache: Path, key: str, extractor: SqueezeNetFeatures, attributes: list[str]) -> AttributeJudges | None:
+def _read(cache: Path, key: str, extractor: SqueezeNetFeatures, attributes: list[str]) -> AttributeClassifiers | None:
     if not cache.is_file():
         return None
-    metadata, parts = read_safetensors(cache, "delete it: the judges are fitted again")
+    metadata, parts = read_safetensors(cache, "delete it: the classifiers are fitted again")
     if metadata.get("format") != FORMAT or metadata.get("key") != key:
         return None
     if set(parts) != set(TENSORS):
         raise UserError(
-            f"{cache}: holds other tensors than {', '.join(TENSORS)}; delete it: the judges are fitted again"
+            f"{cache}: holds other tensors than {', '.join(TENSORS)}; delete it: the classifiers are fitted again"
         )
-    return AttributeJudges(extractor, attributes, **parts, figures=recorded(cache, metadata, "figures", dict))
+    return AttributeClassifiers(extractor, attributes, **parts, figures=recorded(cache, metadata, "figures", dict))
 
 
-def _write(judges: AttributeJudges, cache: Path, key: str) -> None:
-    parts = {name: getattr(judges, name) for name in TENSORS}
-    metadata = {"format": FORMAT, "key": key, "figures": json.dumps(judges.figures)}
+def _write(classifiers: AttributeClassifiers, cache: Path, key: str) -> None:
+    parts = {name: getattr(classifiers, name) for name in TENSORS}
+    metadata = {"format": FORMAT, "key": key, "figures": json.dumps(classifiers.figures)}
     write_tensors(cache, parts, metadata)
 
 
 @dataclass(frozen=True)
-class FaceJudge:
+class FaceClassifier:
     """A network that says something of a face in one number.
 
     Attributes:
@@ -194,7 +196,7 @@ class FaceJudge:
         unit: of the number.
         attribute: that it measures, as directions name theirs.
         sign: -1 where more of the attribute lowers the number.
-        stands_in_for: the network with which the paper judged the same, and whose numbers these are not.
+        stands_in_for: the network with which the paper measured the same, and whose numbers these are not.
     """
 
     extractor: type[Extractor]
@@ -205,18 +207,18 @@ class FaceJudge:
     stands_in_for: str = ""
 
 
-FACE_JUDGES = {
-    "ssrnet_age": FaceJudge(SsrNetAge, "age by SSR-Net", "years", "Young", -1, "DEX"),
-    "faceres_age": FaceJudge(FaceResAge, "age by FaceRes", "years", "Young", -1, "DEX"),
-    "fsanet_yaw": FaceJudge(FsaNetYaw, "yaw of the head by FSA-Net", "degrees", "Yaw", 1, "FacePoseNet"),
-    "emotion_happy": FaceJudge(EmotionHappy, "how probably a face looks happy", "probability", "Smiling"),
+FACE_CLASSIFIERS = {
+    "ssrnet_age": FaceClassifier(SsrNetAge, "age by SSR-Net", "years", "Young", -1, "DEX"),
+    "faceres_age": FaceClassifier(FaceResAge, "age by FaceRes", "years", "Young", -1, "DEX"),
+    "fsanet_yaw": FaceClassifier(FsaNetYaw, "yaw of the head by FSA-Net", "degrees", "Yaw", 1, "FacePoseNet"),
+    "emotion_happy": FaceClassifier(EmotionHappy, "how probably a face looks happy", "probability", "Smiling"),
 }
 # Attribute of the directions that InterFaceGAN published for FFHQ, whose files hold a vector alone.
 PUBLISHED = {"age": "-Young", "smile": "Smiling", "rotation": "Yaw"}
 
 
-def unit_of(judge: str) -> str:
-    return FACE_JUDGES[judge].unit if judge in FACE_JUDGES else LOGIT
+def unit_of(classifier: str) -> str:
+    return FACE_CLASSIFIERS[classifier].unit if classifier in FACE_CLASSIFIERS else LOGIT
 
 
 def attribute_of(direction: Direction) -> str:
@@ -224,26 +226,26 @@ def attribute_of(direction: Direction) -> str:
     return str(direction.info.get("attribute") or PUBLISHED.get(direction.name, ""))
 
 
-def judges_of(direction: Direction, known: Collection[str]) -> dict[str, int]:
-    """Which of the known judges tell of a direction: name -> 1, or -1 where the direction lowers the judge's score."""
+def classifiers_of(direction: Direction, known: Collection[str]) -> dict[str, int]:
+    """Which of the known classifiers measure a direction: name -> 1, or -1 where it lowers the classifier's score."""
     attribute = attribute_of(direction)
     name, sign = attribute.removeprefix("-"), -1 if attribute.startswith("-") else 1
-    result = {judge: sign * about.sign for judge, about in FACE_JUDGES.items() if about.attribute == name} | {
-        name: sign
-    }
-    return {judge: way for judge, way in result.items() if judge in known}
+    result = {
+        classifier: sign * about.sign for classifier, about in FACE_CLASSIFIERS.items() if about.attribute == name
+    } | {name: sign}
+    return {classifier: way for classifier, way in result.items() if classifier in known}
 
 
-class Judges:
-    """Scores of images by the judges that are asked for, so that no network runs for nothing.
+class Classifiers:
+    """Scores of images by the classifiers that are asked for, so that no network runs for nothing.
 
     Args:
-        names: of FACE_JUDGES; their files must be there.
+        names: of FACE_CLASSIFIERS; their files must be there.
         attributes: fitted classifiers, or None.
     """
 
-    def __init__(self, names: Iterable[str], attributes: AttributeJudges | None, device: torch.device) -> None:
-        self.networks = {name: FACE_JUDGES[name].extractor.find().to(device) for name in names}
+    def __init__(self, names: Iterable[str], attributes: AttributeClassifiers | None, device: torch.device) -> None:
+        self.networks = {name: FACE_CLASSIFIERS[name].extractor.find().to(device) for name in names}
         self.attributes = attributes
 
     @property
@@ -252,7 +254,7 @@ class Judges:
 
     @torch.no_grad()
     def __call__(self, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
-        """Images [N,3,R,R] -> judge -> scores [N] on the CPU."""
+        """Images [N,3,R,R] -> classifier -> scores [N] on the CPU."""
         result = {
             name: network.features(images)[:, 0].cpu() for name, network in self.networks.items() if name in wanted
         }
@@ -261,11 +263,11 @@ class Judges:
         return result
 
     def about(self) -> dict[str, dict[str, Any]]:
-        """Judge network -> its unit, files with their SHA-256, and the paper's network in whose place it stands."""
+        """Network -> its unit, files with their SHA-256, and the paper's network in whose place it stands."""
         result = {}
         for name in self.networks:
-            judge = FACE_JUDGES[name]
-            places = {file: find_required(judge.extractor, file) for file in judge.extractor.filenames}
+            classifier = FACE_CLASSIFIERS[name]
+            places = {file: find_required(classifier.extractor, file) for file in classifier.extractor.filenames}
             hashes = {file: hashlib.sha256(path.read_bytes()).hexdigest() for file, path in places.items()}
-            result[name] = {"unit": judge.unit, "stands_in_for": judge.stands_in_for, "sha256": hashes}
+            result[name] = {"unit": classifier.unit, "stands_in_for": classifier.stands_in_for, "sha256": hashes}
         return result
