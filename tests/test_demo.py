@@ -25,6 +25,7 @@ from hyperinverter.reports.demo_stages import Demo, edit_portrait, name_domain
 from hyperinverter.reports.html_page import Report, curves, metrics_rows
 
 SHORT = ["--config", "configs/demo/short.yaml", "domain=tiny", "portrait=configs/edit/tiny.yaml"]
+FEW = ["phase1_steps=4", "phase2_steps=4", "adversarial_steps=2", "training_images=16", "evaluated_images=8"]
 pytestmark = pytest.mark.timeout(900)  # a quarter of a minute of computing, on machines that are busy with other things
 
 
@@ -47,7 +48,7 @@ def demo(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HYPERINVERTER_MODELS", str(models))
-        run_script("demo", [*SHORT, "device=cpu", "output=out"], folder)
+        run_script("demo", [*SHORT, *FEW, "device=cpu", "output=out"], folder)
     return folder / "out"
 
 
@@ -119,7 +120,7 @@ def test_a_model_of_portrait_that_is_not_there_is_named(
 
 def test_metrics_follow_the_schema(demo: Path):
     metrics = json.loads((demo / "metrics.json").read_text())
-    assert metrics["domain"] == "tiny" and metrics["num_images"] == 16 and metrics["protocol"]["resolution"] == 32
+    assert metrics["domain"] == "tiny" and metrics["num_images"] == 8 and metrics["protocol"]["resolution"] == 32
     assert set(metrics["methods"]) == {"w_encoder", "hyperinverter"}
     for values in metrics["methods"].values():
         assert values["time_ms_median"] > 0 and values["l2"] > 0

@@ -79,10 +79,12 @@ def test_the_whole_way_on_the_tiny_domain(tmp_path: Path):
     def out(name: str) -> Path:
         return tmp_path / "outputs" / name
 
-    run("train_stylegan2", "--config", "configs/stylegan2/tiny.yaml", "data.root=photos", "schedule.max_steps=4")
+    run("train_stylegan2", "--config", "configs/stylegan2/tiny.yaml", "data.root=photos", "schedule.max_steps=2")
     folder = "domain.weights.folder=outputs"
-    run("train_phase1", "--config", "configs/phase1/tiny.yaml", f"{folder}/stylegan2_tiny/model")
-    run("train_phase2", "--config", "configs/phase2/tiny.yaml", f"{folder}/phase1_tiny/model")
+    short = ["schedule.max_steps=2", "data.num_generated=16", "data.validation_fraction=0.25"]
+    run("train_phase1", "--config", "configs/phase1/tiny.yaml", f"{folder}/stylegan2_tiny/model", *short)
+    short += ["adversarial.start_step=1"]
+    run("train_phase2", "--config", "configs/phase2/tiny.yaml", f"{folder}/phase1_tiny/model", *short)
     model = "outputs/phase2_tiny/model"
     assert {path.stem for path in (tmp_path / model).glob("*.safetensors")} >= set(PARTS)
 
@@ -97,7 +99,8 @@ def test_the_whole_way_on_the_tiny_domain(tmp_path: Path):
     for figure in ("weight_changes", "difference_map", "quality_time"):
         assert (out("analyze_tiny") / f"{figure}.svg").is_file()
     assert (out("analyze_tiny") / "interpolation_0.gif").is_file()
-    run("ablate", "--config", "configs/ablate/tiny.yaml", f"{folder}/phase1_tiny/model", "photos=photos")
+    one_step = ["settings=[schedule.max_steps=1,adversarial.weight=0]", "data.num_generated=16"]
+    run("ablate", "--config", "configs/ablate/tiny.yaml", f"{folder}/phase1_tiny/model", "photos=photos", *one_step)
     assert len(json.loads((out("ablate_tiny") / "ablations.json").read_text())["rows"]) == 3
 
     run("export_model", "--config", "configs/export/tiny.yaml", f"model={model}")

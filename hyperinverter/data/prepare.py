@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -82,7 +83,7 @@ def prepare_data(config: PrepareConfig) -> dict[str, int]:
     _check_counts(config, splits)
     duplicates, sizes = _write(config, splits, output)
     counts = {split: len(images) for split, images in splits.items()}
-    report = {
+    report: dict[str, Any] = {
         "dataset": config.dataset,
         "counts": counts,
         "shorter_sides_px": {split: dict(sorted(found.items())) for split, found in sizes.items()},
@@ -183,6 +184,7 @@ def _splits(config: PrepareConfig) -> dict[str, list[Found]]:
 
 
 def _celeba_hq(config: PrepareConfig, source: ImageSource) -> dict[str, list[Found]]:
+    assert config.mapping is not None and config.partition is not None  # the config's checks ask for both
     split_of = celeba_hq_partition(bounded_lines(Path(config.mapping)), bounded_lines(Path(config.partition)))
     splits: dict[str, dict[int, Found]] = {split: {} for split in PARTITIONS}
     for index, name in enumerate(source.names):

@@ -11,7 +11,7 @@ from hyperinverter.inverters import INVERTERS
 from hyperinverter.inverters import load as load_method
 from hyperinverter.utils.errors import UserError
 
-FEW_STEPS = ProjectionConfig(steps=3, tuning_steps=2)
+FEW_STEPS = ProjectionConfig(steps=2, tuning_steps=1)
 
 
 def load(source, method="hyperinverter"):
@@ -26,11 +26,11 @@ def inverter(request, tiny_model):
 
 @pytest.fixture(scope="module")
 def images():
-    return torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    return torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(3)) * 2 - 1
 
 
 def test_a_batch_equals_its_images_one_by_one(inverter, images):
-    together = inverter.invert(images, batch_size=8)
+    together = inverter.invert(images, batch_size=4)
     singly = [inverter.invert(image) for image in images]
     for i, one in enumerate(singly):
         torch.testing.assert_close(one.ws, together[i].ws, atol=1e-4, rtol=0)

@@ -59,8 +59,8 @@ def test_more_steps_come_closer_and_tuning_closer_still(tiny_model, image):
         inverter.tuning_learning_rate = 0.003
         return (inverter.render(inverter.invert(image)) - image).square().mean()
 
-    start, code = error("sg2", steps=1), error("sg2", steps=60)
-    tuned = error("pti", steps=60, tuning_steps=30)
+    start, code = error("sg2", steps=1), error("sg2", steps=30)
+    tuned = error("pti", steps=30, tuning_steps=20)
     assert code < start and tuned < 0.7 * code
 
 

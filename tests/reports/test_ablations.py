@@ -40,7 +40,7 @@ def config(tiny_domain, tiny_model, tmp_path) -> AblateConfig:
         Path(rows[title]).write_text(text)
     return AblateConfig(
         domain=domain, output=str(tmp_path / "out"), device="cpu", threads=1, rows=rows,
-        settings=["schedule.max_steps=3", "schedule.batch_size=4", "optimizer.lr=1e-3"],
+        settings=["schedule.max_steps=2", "schedule.batch_size=4", "optimizer.lr=1e-3"],
         data=DataConfig(root=str(tmp_path / "photos"), validation_fraction=0.25), photos=str(tmp_path / "held_out"),
         metrics=["l2", "psnr"], batch_size=3, sheet_rows=2, publish=str(tmp_path / "docs" / "results"),
     )  # fmt: skip
@@ -52,7 +52,7 @@ def test_rows_are_trained_measured_and_resumed(config: AblateConfig, tmp_path: P
     assert [row["title"] for row in result["rows"]] == [
         "full, D = 4", "without Phase II", "without features of the Phase I image", "D = 2"
     ]  # fmt: skip
-    assert result["budget"] == {"steps": 3, "adversarial_steps": 0, "images": 12, "seed": 2107}
+    assert result["budget"] == {"steps": 2, "adversarial_steps": 0, "images": 8, "seed": 2107}
     assert result["num_images"] == 4 and result["photos"] == ["held_out"]
     assert base["parameters"] > others[1]["parameters"] > 0 and "against_base" not in base
     ratio = without["values"]["l2"] / base["values"]["l2"]
@@ -81,12 +81,13 @@ def test_rows_are_trained_measured_and_resumed(config: AblateConfig, tmp_path: P
     assert ablations.ablate(config) == result and steps == []
 
     # rows that went further do not pass for the shorter budget
-    config.settings[0] = "schedule.max_steps=2"
-    with pytest.raises(UserError, match="was trained for 3 steps by an earlier call, the rows' budget is now 2"):
+    config.settings[0] = "schedule.max_steps=1"
+    with pytest.raises(UserError, match="was trained for 2 steps by an earlier call, the rows' budget is now 1"):
         ablations.ablate(config)
 
 
 def test_a_row_stopped_half_way_goes_on_and_ends_the_same(config: AblateConfig, tmp_path: Path, monkeypatch):
+    config.rows = dict(list(config.rows.items())[:2])
     config.settings.append("schedule.save_every=1")
     whole = ablations.ablate(config)
     config.output, config.publish = str(tmp_path / "again"), None
@@ -94,7 +95,7 @@ def test_a_row_stopped_half_way_goes_on_and_ends_the_same(config: AblateConfig, 
 
     def dying(*arguments, **options):
         taken.append(1)
-        if len(taken) == 5:  # in the second row
+        if len(taken) == 4:  # in the second row
             raise KeyboardInterrupt
         return step(*arguments, **options)
 
@@ -103,11 +104,12 @@ def test_a_row_stopped_half_way_goes_on_and_ends_the_same(config: AblateConfig, 
         ablations.ablate(config)
     monkeypatch.setattr(phase2, "step_over_parts", lambda *a, **o: taken.append(1) or step(*a, **o))
     again = ablations.ablate(config)
-    assert len(taken) == 5 + 5  # the first row and a step of the second are not done again
+    assert len(taken) == 4 + 1  # the first row and a step of the second are not done again
     assert again["rows"] == whole["rows"] and again["statements"] == whole["statements"]
 
 
 def test_a_row_beyond_the_paper_is_told_as_one(config: AblateConfig):
+    config.settings[0] = "schedule.max_steps=1"
     title, path = list(config.rows.items())[1]
     domain = Path(path).with_name("1.domain.yaml")
     text = domain.read_text().replace("use_w_image_features: false", "use_w_image_features: true")
