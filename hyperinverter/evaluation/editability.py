@@ -233,8 +233,9 @@ def records_of(cases: Sequence[Case], ways: Sequence[float], photos: Sequence[st
     """One photo after the other, what every direction did to it.
 
     Yields:
-        `photo`, and direction -> `classifiers` -> name -> phase -> strength -> change, beside it `kept`, null where it
-        moved the score the other way in Phase I; `identity` -> network -> against what -> phase -> strength -> likeness.
+        `photo`, and direction -> `classifiers` -> name -> phase -> strength -> change, beside it `kept`, null where
+        Phase I moved this photo's score the other way; `identity` -> network -> against what -> phase -> strength ->
+        likeness.
     """
     changes = {case.direction.name: {name: case.changes_by(name) for name in case.changes} for case in cases}
     for i, photo in enumerate(photos):

@@ -277,7 +277,7 @@ class Discriminator(nn.Module):
         return self._blocks(images)[0]
 
     def forward(self, images: Tensor, c: Tensor | None = None, batch_sizes: Sequence[int] | None = None) -> Tensor:
-        """Judge images.
+        """Score images.
 
         Args:
             images: [N, I, R, R] in [-1, 1].
