@@ -149,8 +149,8 @@ def sort_out(names: Names, read_head: Callable[[int], bytes] | None = None) -> t
 
     Args:
         names: of all files.
-        read_head: gives the first bytes of a file by its index; files without a suffix are recognised by them. None: they
-            are no images.
+        read_head: gives the first bytes of a file by its index, by which files without a suffix are recognised. None:
+            they are no images.
     """
     texts = list(names)  # for a moment
     order = sorted(range(len(texts)), key=texts.__getitem__)
