@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from hyperinverter.config.encoder_schema import TrainEncoderConfig
 from hyperinverter.config.load import list_domains, load_config, load_domain, to_yaml
 from hyperinverter.config.model_schema import DirectionConfig, ExportConfig, GanspaceConfig
 from hyperinverter.config.report_schema import AblateConfig, AnalyzeConfig, BenchmarkConfig, DemoConfig, ReproduceConfig
@@ -23,6 +24,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 SCHEMAS = {
     "stylegan2": StyleGAN2Config,
     "early_head": EarlyHeadConfig,
+    "encoder": TrainEncoderConfig,
     "phase1": Phase1Config,
     "phase2": Phase2Config,
     "evaluate": EvaluateConfig,
@@ -77,7 +79,7 @@ def test_head_names_command_and_expected_result(name: str):
 def test_domain_has_all_its_configs(name: str):
     domain = load_domain(name)
     assert domain.name == name and name in list_domains()
-    for folder in ("phase1", "phase2", "evaluate", "edit"):
+    for folder in ("phase1", "phase2", "encoder", "evaluate", "edit"):
         assert f"{folder}/{name}.yaml" in FILES
 
 
@@ -93,7 +95,8 @@ def test_runs_of_an_own_domain_are_named_after_it(name: str, tmp_path: Path):
     text = loaded(name).domain
     (tmp_path / "otters.yaml").write_text(to_yaml(text).replace(f"name: {text.name}", "name: otters"))
     config = load_config(schema_of(name), CONFIGS / name, [f"domain={tmp_path / 'otters.yaml'}"])
-    assert config.output == f"outputs/{Path(name).parent}_otters"
+    kind = config.method if name.startswith("encoder/") else Path(name).parent
+    assert config.output == f"outputs/{kind}_otters"
 
 
 @pytest.mark.parametrize("name", [name for name in RUNS if name.startswith(("reproduce/", "benchmark/"))])
@@ -120,6 +123,21 @@ def test_papers_hyper_parameters():
         assert (adversarial.weight, adversarial.r1_gamma) == gan
         assert (adversarial.start_step, two.schedule.batch_size, adversarial.batch_size) == (200_000, 8, 4)
         assert two.domain.hypernetwork.hidden_size == 256
+
+
+@pytest.mark.parametrize("name", ["ffhq", "church", "faces64", "churches64", "ffhq_mobile"])
+def test_other_encoders_are_trained_at_phase_ones_terms(name: str):
+    """Data, losses, optimiser and batch; published rates and weights of e4e where Phase I has the paper's."""
+    one, other = loaded(f"phase1/{name}.yaml"), loaded(f"encoder/{name}.yaml")
+    assert (other.data, other.loss_weights, other.optimizer) == (one.data, one.loss_weights, one.optimizer)
+    assert other.schedule.batch_size == one.schedule.batch_size
+    if name in ("ffhq", "church"):
+        critic = other.latent_discriminator
+        assert (other.progressive_start, other.progressive_every, other.delta_weight) == (20_000, 2_000, 2e-4)
+        assert (critic.weight, critic.optimizer.lr, critic.r1_gamma, critic.r1_every) == (0.1, 2e-5, 10.0, 16)
+        assert (critic.pool_size, other.n_iters, other.head_width, other.w_norm_weight) == (50, 5, None, 0.0)
+    steps = other.progressive_start + other.progressive_every * 22
+    assert steps < other.schedule.max_steps  # all differences learn, of ffhq_mobile's 23 styles too
 
 
 @pytest.mark.parametrize("domain", ["faces64", "churches64"])

@@ -94,6 +94,12 @@ COMMANDS: dict[str, Script | None] = {  # None: not ours, see test_make_and_shel
     "python scripts/align.py my_photos output=outputs/aligned": Script(
         "data.max_images=1", "outputs/aligned/alignment.json", device=""
     ),
+    # tests/test_scripts.py trains one on the tiny domain, and measures it beside another method
+    "python scripts/train_encoder.py --config configs/encoder/faces64.yaml method=e4e data.root=my_photos": Script(
+        "--dry-run"
+    ),
+    "python scripts/evaluate.py data.root=my_photos 'methods=[w_encoder,e4e,hyperinverter]' "
+    "domain.weights.e4e=outputs/e4e_faces64/model/e4e.safetensors": Script("--dry-run"),
     "python scripts/benchmark.py": Script("--dry-run"),  # measured on the tiny domain in tests/reports
     "python scripts/benchmark.py --config configs/benchmark/all.yaml publish=docs/performance": Script("--dry-run"),
     "python scripts/benchmark.py --config configs/benchmark/gpu.yaml publish=docs/performance": Script("--dry-run"),

@@ -20,6 +20,7 @@ CONFIGS = {
     "train_stylegan2": "stylegan2",
     "train_phase1": "phase1",
     "train_phase2": "phase2",
+    "train_encoder": "encoder",
     "evaluate": "evaluate",
     "edit": "edit",
     "invert": "edit",
@@ -87,6 +88,13 @@ def test_the_whole_way_on_the_tiny_domain(tmp_path: Path):
     run("train_phase2", "--config", "configs/phase2/tiny.yaml", f"{folder}/phase1_tiny/model", *short)
     model = "outputs/phase2_tiny/model"
     assert {path.stem for path in (tmp_path / model).glob("*.safetensors")} >= set(PARTS)
+
+    run("train_encoder", "--config", "configs/encoder/tiny.yaml", f"{folder}/phase1_tiny/model", "method=hyperstyle")
+    other = "domain.weights.hyperstyle=outputs/hyperstyle_tiny/model/hyperstyle.safetensors"
+    methods = ["methods=[hyperinverter,hyperstyle]", other, "output=outputs/evaluate_methods", "metrics=[l2]"]
+    run("evaluate", "--config", "configs/evaluate/tiny.yaml", f"{folder}/phase2_tiny/model", *methods)
+    compared = json.loads((out("evaluate_methods") / "metrics.json").read_text())["methods"]
+    assert set(compared) == {"hyperinverter", "hyperstyle"}
 
     run("evaluate", "--config", "configs/evaluate/tiny.yaml", f"model={model}")
     metrics = json.loads((out("evaluate_tiny") / "metrics.json").read_text())

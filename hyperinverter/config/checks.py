@@ -12,6 +12,13 @@ from typing import Any
 from hyperinverter.config import names
 from hyperinverter.config import schema as s
 from hyperinverter.config.domain_checks import DOMAIN_CHECKS
+from hyperinverter.config.encoder_schema import (
+    RESTYLE_OVER,
+    TRUNKS_FROM,
+    HyperStyleSizes,
+    LatentDiscriminatorConfig,
+    TrainEncoderConfig,
+)
 from hyperinverter.config.report_checks import REPORT_CHECKS
 from hyperinverter.config.report_schema import DemoConfig
 from hyperinverter.config.rules import (
@@ -21,6 +28,7 @@ from hyperinverter.config.rules import (
     between_0_and_1,
     choice,
     every,
+    fits_methods,
     known,
     not_empty,
     not_negative,
@@ -202,6 +210,27 @@ def _phase2(c: s.Phase2Config) -> Iterator[Problem]:
         yield from _groups("adversarial.batch_size", gan.batch_size // max(c.gradient_accumulation, 1), c.domain)
 
 
+def _train_encoder(c: TrainEncoderConfig) -> Iterator[Problem]:
+    yield from choice(c, "method", names.PUBLISHED_METHODS)
+    yield from choice(c, "restyle_over", RESTYLE_OVER)
+    yield from choice(c, "trunk_from", TRUNKS_FROM)
+    yield from at_least(c, 1, "n_iters head_width progressive_every")
+    yield from at_least(c, 0, "progressive_start")
+    yield from not_negative(c, "w_norm_weight delta_weight")
+    if c.n_iters > names.MOST_ITERATIONS:
+        yield Problem(("n_iters",), f"must be {names.MOST_ITERATIONS} or less, got {c.n_iters}")
+
+
+def _latent_discriminator(c: LatentDiscriminatorConfig) -> Iterator[Problem]:
+    yield from not_negative(c, "weight r1_gamma")
+    yield from at_least(c, 0, "pool_size")
+    yield from every(c, "r1_every", "r1_gamma: 0")
+
+
+def _hyperstyle(c: HyperStyleSizes) -> Iterator[Problem]:
+    yield from at_least(c, 1, "width shared_width code_size")
+
+
 def _groups(key: str, batch_size: int, domain: s.DomainConfig) -> Iterator[Problem]:
     """The discriminator's minibatch statistics split a batch into equal groups."""
     group = domain.discriminator.mbstd_group_size
@@ -235,7 +264,8 @@ def _stylegan2(c: s.StyleGAN2Config) -> Iterator[Problem]:
 
 
 def _invert(c: s.InvertConfig) -> Iterator[Problem]:
-    yield from choice(c, "method", ("hyperinverter", "w_encoder"))
+    yield from choice(c, "method", names.METHODS)
+    yield from fits_methods(c, "method", [c.method])
     if c.resolution is not None:
         yield from power_of_two(c, "resolution", 8)
     yield from choice(c, "precision", s.PRECISIONS)
@@ -286,6 +316,9 @@ CHECKS: Checks = {
     s.EarlyHeadConfig: _early_head,
     s.Phase2Config: _phase2,
     s.StyleGAN2Config: _stylegan2,
+    TrainEncoderConfig: _train_encoder,
+    LatentDiscriminatorConfig: _latent_discriminator,
+    HyperStyleSizes: _hyperstyle,
     s.InvertConfig: _invert,
     s.EditConfig: _edit,
     s.InterpolateConfig: _interpolate,

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 import hyperinverter
-from hyperinverter.config import model_schema, report_schema, schema
+from hyperinverter.config import encoder_schema, model_schema, report_schema, schema
 from hyperinverter.config.cli import Command, run, stop
 from hyperinverter.config.faults import did_you_mean
 from hyperinverter.config.weights import ConvertConfig, DownloadConfig
@@ -87,6 +87,14 @@ COMMANDS: dict[str, Command] = {
         "hyperinverter.training.phase2:train",
         "configs/phase2/faces64.yaml",
         "Train Phase II: the encoder E2 and the hypernetworks (image to weight residuals), E1 and generator frozen.",
+        inputs="data.root",
+    ),
+    "train encoder": Command(
+        encoder_schema.TrainEncoderConfig,
+        "hyperinverter.training.encoder:train",
+        "configs/encoder/faces64.yaml",
+        "Train another published encoder against the domain's frozen generator: method=psp, e4e, restyle or hyperstyle "
+        "(which needs the domain's E1).",
         inputs="data.root",
     ),
     "train early-head": Command(

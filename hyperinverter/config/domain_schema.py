@@ -138,6 +138,10 @@ class WeightsConfig:
     discriminator: str | None = None  # the same of D
     w_encoder: str | None = None  # the same of E1; Phase I goes on from it
     hyperinverter: str | None = None  # the same of E2 and hypernetworks; Phase II goes on from it
+    psp: str | None = None  # the same of pSp, so that methods which were trained apart can be compared
+    e4e: str | None = None  # the same of e4e
+    restyle: str | None = None  # the same of ReStyle
+    hyperstyle: str | None = None  # the same of HyperStyle
 
 
 @dataclass

@@ -39,7 +39,11 @@ METRICS = (
 CLASSIFIERS = ("attributes", "ssrnet_age", "faceres_age", "fsanet_yaw", "emotion_happy")
 
 # floor 5, inverters: entries of `methods`
-METHODS = ("w_encoder", "hyperinverter", "psp", "e4e", "restyle", "hyperstyle", "sg2", "sg2_plus", "pti")
+PUBLISHED_METHODS = ("psp", "e4e", "restyle", "hyperstyle")  # of others; each has a file of its name
+OPTIMISING_METHODS = ("sg2", "sg2_plus", "pti")  # for every image, in fp32 at the generator's size
+METHODS = ("w_encoder", "hyperinverter", *PUBLISHED_METHODS, *OPTIMISING_METHODS)
+REFINED_METHODS = ("hyperinverter", "w_encoder")  # which `refine` has steps for
+MOST_ITERATIONS = 50  # of restyle and hyperstyle
 # networks that methods which optimise per image (sg2, sg2_plus, pti) may measure with: LPIPS on VGG16 or AlexNet, and
 # two that stand in for it. `auto` takes the first that is there: for a code, and for tuning a generator
 PERCEPTUAL = ("lpips_vgg", "lpips", "squeezenet_features", "discriminator_features")

@@ -10,6 +10,7 @@ from hyperinverter.config.rules import (
     at_least,
     choice,
     file_names,
+    fits_methods,
     known,
     not_empty,
     positive,
@@ -45,6 +46,7 @@ def _benchmark(c: report_schema.BenchmarkConfig) -> Iterator[Problem]:
 def _evaluate(c: schema.EvaluateConfig) -> Iterator[Problem]:
     yield from not_empty(c, "methods metrics")
     yield from known("methods", "method", c.methods, names.METHODS)
+    yield from fits_methods(c, "methods", c.methods)
     yield from known("metrics", "metric", c.metrics, names.METRICS)
     yield from choice(c, "precision", schema.PRECISIONS)
     yield from choice(c, "metric_filter", schema.METRIC_FILTERS)

@@ -38,7 +38,7 @@ class AnalyzeConfig(CommandConfig):
     data: ImagesConfig = field(default_factory=ImagesConfig)
     figures: list[str] = field(default_factory=lambda: list(FIGURES))  # some of FIGURES
     model: str | None = None  # model folder or name; None: the domain's
-    method: str = "hyperinverter"  # one that changes the generator's weights
+    method: str = "hyperinverter"  # one of METHODS; two of the figures need one that changes the generator's weights
     batch_size: int = 8  # images that are inverted at a time
     rows: int = 6  # images on the sheet of difference maps: a third each least, middle and most changed
     pairs: int = 3  # of images, blended into each other

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Union, get_args, get_origin
 
 from hyperinverter.config.faults import unknown_name
+from hyperinverter.config.names import OPTIMISING_METHODS, REFINED_METHODS
 
 
 @dataclass(frozen=True)
@@ -118,3 +119,21 @@ def every(section: Any, key: str, how_to_switch_off: str) -> Iterator[Problem]:
     value = getattr(section, key)
     if value < 1:
         yield Problem((key,), f"must be 1 or more, got {value}; to switch it off write {how_to_switch_off}")
+
+
+def fits_methods(section: Any, key: str, methods: Sequence[str]) -> Iterator[Problem]:
+    """Settings that some of the chosen methods cannot be run with, said before any work.
+
+    Args:
+        section: with precision, compile, resolution and refine.
+        key: that names the methods.
+    """
+    slow = [method for method in methods if method in OPTIMISING_METHODS]
+    plain = {"precision": "fp32", "compile": False, "resolution": None}
+    changed = [name for name, value in plain.items() if getattr(section, name) != value] if slow else []
+    for name in changed:
+        message = f"is {getattr(section, name)}, but {', '.join(slow)} optimise for every image: leave {name} out"
+        yield Problem((name, key), message)
+    if section.refine.steps > 0 and not set(methods) & set(REFINED_METHODS):
+        message = f"is {section.refine.steps}, but refining is for {' and '.join(REFINED_METHODS)}: leave it at 0"
+        yield Problem(("refine.steps", key), message)

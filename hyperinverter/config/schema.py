@@ -298,7 +298,8 @@ class InvertConfig(CommandConfig):
 
     data: PhotosConfig = field(default_factory=PhotosConfig)
     model: str | None = None  # model folder or name; None: the domain's
-    method: str = "hyperinverter"  # hyperinverter | w_encoder (Phase I alone)
+    method: str = "hyperinverter"  # one of METHODS; w_encoder is Phase I alone
+    projection: ProjectionConfig = field(default_factory=ProjectionConfig)
     precision: str = "fp32"  # fp32 | bf16 | fp16: what networks compute in
     compile: bool = False  # torch.compile: minutes at the first image, then faster on a GPU
     resolution: int | None = None  # side in px of what is drawn; None: the domain's. Smaller is faster

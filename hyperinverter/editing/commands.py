@@ -82,8 +82,9 @@ def edit_images(config: EditConfig) -> dict:
 def invert_images(config: InvertConfig) -> dict:
     """Invert every photo.
 
-    Writes `<label>.safetensors`, `<label>.png` (reconstruction), `sheet.png` (input | Phase I | Phase II | difference)
-    and `invert.json` with L2 (mean squared difference to the input, images in [-1, 1]) of both phases.
+    Writes `<label>.safetensors`, `<label>.png` (reconstruction), `sheet.png` (input | Phase I | Phase II | difference;
+    another method has its own columns) and `invert.json` with L2 (mean squared difference to the input, images in
+    [-1, 1]) of the reconstruction and, where the method changes weights, of its code alone (Phase I).
     """
     inverter, output, begin = _open(config)
     rows, captions, records = [], [], []
@@ -92,19 +93,21 @@ def invert_images(config: InvertConfig) -> dict:
         for name in (f"{photo.label}.png", "sheet.png"):
             spare_inputs(output / name, inputs.places)
         photo.inversion.save(output / f"{photo.label}.safetensors")
-        phase1 = inverter.render(photo.inversion.without_weights()).cpu()[0]
-        phase2 = inverter.render(photo.inversion).cpu()[0]
-        save_image(phase2, output / f"{photo.label}.png")
+        drawn = {"l2": inverter.render(photo.inversion).cpu()[0]}
+        if inverter.code_title:
+            drawn = {"l2_of_code": inverter.render(photo.inversion.without_weights()).cpu()[0], **drawn}
+        save_image(drawn["l2"], output / f"{photo.label}.png")
         record = {"label": photo.label, "source": photo.source, "inversion": f"{photo.label}.safetensors"}
         difference = None
         if photo.image is not None:
-            record |= {"l2_phase1": _l2(phase1, photo.image), "l2_phase2": _l2(phase2, photo.image)}
-            difference = difference_map(phase2.clamp(-1, 1), photo.image, DIFFERENCE_MAXIMUM)
+            record |= {name: _l2(image, photo.image) for name, image in drawn.items()}
+            difference = difference_map(drawn["l2"].clamp(-1, 1), photo.image, DIFFERENCE_MAXIMUM)
         records.append(record)
         if len(rows) < SHEET_ROWS:
-            rows.append(_cells(photo.image, phase1, phase2, difference))
+            rows.append(_cells(photo.image, *drawn.values(), difference))
             captions.append(photo.label)
-    headings = ["input", "Phase I", "Phase II", f"difference (red: {DIFFERENCE_MAXIMUM:g} or more)"]
+    titles = [title for title in (inverter.code_title, inverter.title) if title]
+    headings = ["input", *titles, f"difference (red: {DIFFERENCE_MAXIMUM:g} or more)"]
     contact_sheet(rows, headings, output / "sheet.png", captions)
     return _finish(config, inverter, inputs, begin, "invert", {"images": records}, ["sheet.png"])
 
@@ -113,7 +116,8 @@ def interpolate_images(config: InterpolateConfig) -> dict:
     """Blend the two inputs (photos or saved Inversions), from the first (t = 0) to the second (t = 1).
 
     Writes `strip.png` (upper row codes and weights, lower row codes only), `codes_and_weights.gif`, `codes_only.gif`,
-    `beside.gif` (both, side by side), `frames/*.png`, both Inversions and `interpolate.json`.
+    `beside.gif` (both, side by side), `frames/*.png`, both Inversions and `interpolate.json`; of a method that changes
+    no weights, codes only.
     """
     inverter, output, begin = _open(config)
     inputs = Inputs(config, inverter)
@@ -129,21 +133,24 @@ def interpolate_images(config: InterpolateConfig) -> dict:
     for photo in photos:
         _save_photo(photo, inverter.render(photo.inversion)[0].cpu(), inside(output, photo.label))
     first, last = (photo.inversion for photo in photos)
-    frames = {}
-    for name, weights in (("codes_and_weights", True), ("codes_only", False)):
+    frames, kinds = {}, {"codes_and_weights": True, "codes_only": False}
+    if not (first.has_weights or last.has_weights):
+        del kinds["codes_and_weights"]  # the method changes none
+    for name, weights in kinds.items():
         blended = Inversion.cat(interpolate(first, last, config.steps, weights))
         with doing(f"drawing {config.steps} frames"):
             frames[name] = inverter.render(blended, batch_size=config.batch_size).cpu()  # [steps, 3, R, R]
         save_gif(list(frames[name]), output / f"{name}.gif", GIF_FRAME_MS)
         for number, frame in enumerate(frames[name]):
             save_image(frame, output / "frames" / f"{name}_{number:03d}.png")
-    save_gif(list(torch.cat(list(frames.values()), dim=3)), output / "beside.gif", GIF_FRAME_MS)
+    moving = "beside.gif" if len(frames) > 1 else "codes_only.gif"
+    save_gif(list(torch.cat(list(frames.values()), dim=3)), output / moving, GIF_FRAME_MS)
     ts = torch.linspace(0, 1, config.steps).tolist()
     rows = [_cells(photos[0].image, *images, photos[1].image) for images in frames.values()]
     headings = [photos[0].label, *(f"t = {t:.2f}" for t in ts), photos[1].label]
-    contact_sheet(rows, headings, output / "strip.png", ["codes and weights", "codes only"])
+    contact_sheet(rows, headings, output / "strip.png", [name.replace("_", " ") for name in kinds])
     ends = {"first": photos[0].source, "last": photos[1].source, "steps": config.steps, "t": ts}
-    return _finish(config, inverter, inputs, begin, "interpolate", ends, ["strip.png", "beside.gif"])
+    return _finish(config, inverter, inputs, begin, "interpolate", ends, ["strip.png", moving])
 
 
 def _open(config: InvertConfig) -> tuple[Inverter, Path, float]:
@@ -154,7 +161,7 @@ def _open(config: InvertConfig) -> tuple[Inverter, Path, float]:
     source = config.model or config.domain
     with doing("loading the model"):
         how = {"precision": config.precision, "compile": config.compile, "resolution": config.resolution}
-        inverter = load(source, config.method, config.device, refine=config.refine, **how)
+        inverter = load(source, config.method, config.device, config.projection, refine=config.refine, **how)
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     return inverter, output, begin

@@ -146,14 +146,14 @@ class Inputs:
         return f"is {message}" if message else "holds weights or other numbers, not a photo"
 
     def _photos(self, sources: list[tuple[str, ImageSource | None]]) -> Iterator[Photo]:
-        pending: list[tuple[str, Tensor]] = []
+        pending: list[tuple[str, Tensor, Tensor]] = []
         for source, item in self._items(sources):
             if isinstance(item, Inversion):
                 yield from self._inverted(pending)
                 pending = []
                 yield from self._saved(source, item)
-            elif (image := self._prepared(source, item)) is not None:
-                pending.append((source, image))
+            elif (prepared := self._prepared(source, item)) is not None:
+                pending.append((source, *prepared))
                 if len(pending) == self.config.batch_size:
                     yield from self._inverted(pending)
                     pending = []
@@ -177,8 +177,8 @@ class Inputs:
                 except BadImageError as error:
                     yield source.names[index], error
 
-    def _prepared(self, name: str, item: Image.Image | BadImageError) -> Tensor | None:
-        """Aligned if asked, as [3, R, R]; None when it cannot be used."""
+    def _prepared(self, name: str, item: Image.Image | BadImageError) -> tuple[Tensor, Tensor] | None:
+        """Aligned if asked, as [3, R, R] and as the method takes it; None when it cannot be used."""
         if isinstance(item, BadImageError):
             return self._bad(name, item.reason)
         if self.config.align:
@@ -191,7 +191,9 @@ class Inputs:
         else:
             self._note(name, self.framing.look(name, item), self.framing.line(name))
         self.fit.note(name, item.size)
-        return from_uint8(to_tensor(item, self.inverter.resolution))
+        size, taken = self.inverter.resolution, self.inverter.input_shape
+        image = from_uint8(to_tensor(item, size))
+        return image, image if taken == (size, size) else from_uint8(to_tensor(item, taken))
 
     def _note(self, name: str, note: str | None, line: str | None) -> None:
         """Keep what is to be known of a photo's face; say it at once where `line` is not None."""
@@ -206,11 +208,11 @@ class Inputs:
         self.skipped[name] = reason
         tqdm.write(f"skipped {name}: {reason}")
 
-    def _inverted(self, pending: list[tuple[str, Tensor]]) -> Iterator[Photo]:
+    def _inverted(self, pending: list[tuple[str, Tensor, Tensor]]) -> Iterator[Photo]:
         if pending:
             with doing("inverting"):
-                inversion = self.inverter.invert(torch.stack([image for _, image in pending]), self.config.batch_size)
-            for (source, image), one in zip(pending, inversion, strict=True):
+                inversion = self.inverter.invert(torch.stack([taken for *_, taken in pending]), self.config.batch_size)
+            for (source, image, _), one in zip(pending, inversion, strict=True):
                 yield Photo(self._labels.label(source), source, image, one)
 
     def _saved(self, source: str, inversion: Inversion) -> Iterator[Photo]:

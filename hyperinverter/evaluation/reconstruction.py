@@ -26,7 +26,7 @@ from hyperinverter.evaluation.reconstructing import Reconstructor, reconstruct, 
 from hyperinverter.evaluation.sheet import SHEET_RULE, choose_rows, draw_sheet
 from hyperinverter.evaluation.tables import TIMES, to_markdown
 from hyperinverter.extractors.framing import look_at_some
-from hyperinverter.inverters import INVERTERS, Inverter, load
+from hyperinverter.inverters import INVERTERS, Inverter, check_methods, load
 from hyperinverter.metrics import FILTERS, Metric, NotMeasured, Reduction
 from hyperinverter.metrics.pixel import L2
 from hyperinverter.metrics.timing import WARM_UP_CALLS, Timing, time_per_image, timing_of
@@ -62,6 +62,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     check_images(config.data.root, config.data.kind)
     device = set_up(config)
     source = config.domain if config.model is None else config.model
+    check_methods(source, config.methods)
     fast = {"precision": config.precision, "compile": config.compile, "resolution": config.resolution}
     with doing("loading the model"):
         inverters = {}

@@ -1,6 +1,6 @@
 """Methods that turn images into Inversions. To add one, write `inverters/x.py` and add its class to INVERTERS."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import ClassVar
@@ -10,9 +10,9 @@ from hyperinverter.inverters.base import Inverter
 from hyperinverter.inverters.hub import is_on_hub
 from hyperinverter.inverters.hyperinverter import HyperInverter
 from hyperinverter.inverters.inversion import Inversion
-from hyperinverter.pretrained.files import PARTS, PUBLISHED_METHODS
+from hyperinverter.pretrained.files import PARTS, PUBLISHED_METHODS, part_file, weights_file
 
-__all__ = ["INVERTERS", "HyperInverter", "Inversion", "Inverter", "load"]
+__all__ = ["INVERTERS", "HyperInverter", "Inversion", "Inverter", "check_methods", "load"]
 
 
 class _Inverters(Mapping[str, type[Inverter]]):
@@ -42,6 +42,26 @@ class _Inverters(Mapping[str, type[Inverter]]):
 
 
 INVERTERS = _Inverters()
+
+
+def check_methods(source: str | Path | DomainConfig, methods: Sequence[str]) -> None:
+    """Look for the files of several methods, before any of them is read.
+
+    Raises:
+        FileNotFoundError: more than one is missing; names all (one alone is told by `load`).
+    """
+    from hyperinverter.releases.obtain import released_name
+
+    if released_name(source):
+        return  # made from released files where it is loaded
+    faults = []
+    for part in dict.fromkeys(part for method in methods for part in INVERTERS[method].parts):
+        try:
+            weights_file(source, part) if isinstance(source, DomainConfig) else part_file(source, part)
+        except FileNotFoundError as error:
+            faults.append(str(error))
+    if len(faults) > 1:
+        raise FileNotFoundError("\n".join(dict.fromkeys(faults)))
 
 
 def load(

@@ -37,6 +37,9 @@ class Inverter(Edits, OnHub, ABC):
 
     Attributes:
         name: key in INVERTERS.
+        title: heading of what it draws.
+        code_title: heading of what its codes draw without its weights; None where it changes none.
+        parts: files of a model folder that it needs.
         generator: the domain's generator; renders, and gives R and L.
         domain: sizes and name of the domain.
         folder: the model folder, where directions are looked for.
@@ -48,6 +51,9 @@ class Inverter(Edits, OnHub, ABC):
     """
 
     name: ClassVar[str]
+    title: ClassVar[str]
+    code_title: ClassVar[str | None] = None
+    parts: ClassVar[tuple[str, ...]] = ("generator",)
     generator: Generator
     domain: DomainConfig
     folder: Path

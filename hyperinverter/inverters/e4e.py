@@ -9,4 +9,5 @@ from hyperinverter.inverters.psp import PspInverter
 class E4eInverter(PspInverter):
     """One pass; its encoder's config says how the codes are put together."""
 
-    name = "e4e"
+    name, title = "e4e", "e4e"
+    parts = ("generator", "e4e")

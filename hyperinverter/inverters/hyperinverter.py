@@ -21,7 +21,8 @@ from hyperinverter.utils.device import HALF_TYPES, store_in, to_device
 class HyperInverter(Inverter):
     """Both phases; an Inversion is (ws, tokens)."""
 
-    name = "hyperinverter"
+    name, title, code_title = "hyperinverter", "Phase II", "Phase I"
+    parts = ("generator", "w_encoder", "hyperinverter")
     refines = ("tokens", "w")
 
     def __init__(self, model: LoadedModel) -> None:

@@ -13,7 +13,8 @@ from hyperinverter.models.hyperstyle import HyperStyle
 class HyperStyleInverter(PspInverter):
     """An Inversion is the code, repeated to every style, and weight * delta by parameter name."""
 
-    name = "hyperstyle"
+    name, title, code_title = "hyperstyle", "HyperStyle", "W encoder"
+    parts = ("generator", "hyperstyle")
     network: HyperStyle
 
     def settings(self) -> dict[str, str | float | None]:

@@ -21,7 +21,8 @@ from hyperinverter.releases.obtain import obtain
 class PspInverter(Inverter):
     """Codes of a released encoder, from <name>.safetensors of a model folder; other published methods build on it."""
 
-    name = "psp"
+    name, title = "psp", "pSp"
+    parts = ("generator", "psp")
     network: WPlusModel | HyperStyle
 
     def __init__(self, model: LoadedMethod) -> None:

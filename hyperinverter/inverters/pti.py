@@ -108,7 +108,7 @@ class PtiInverter(ProjectorInverter):
         lpips_threshold: stops the tuning early. A distance in LPIPS: on a stand-in network nothing stops it.
     """
 
-    name = "pti"
+    name, title, code_title = "pti", "PTI", "pivot"
     steps = 450
     w_avg_samples = 600
     tuning_steps: int = 350

@@ -17,7 +17,8 @@ from hyperinverter.pretrained.methods import LoadedMethod
 class ReStyleInverter(PspInverter):
     """The number of iterations is the checkpoint's own; the image of the average code is drawn once."""
 
-    name = "restyle"
+    name, title = "restyle", "ReStyle"
+    parts = ("generator", "restyle")
     network: ReStyleModel
 
     def __init__(self, model: LoadedMethod) -> None:

@@ -32,7 +32,7 @@ class ProjectorInverter(Inverter):
         seed: of the exploring noise.
     """
 
-    name = "sg2"
+    name, title = "sg2", "SG2"
     space: ClassVar[str] = "w"
     steps: int = 600
     seed: int = 0
@@ -137,6 +137,6 @@ class ProjectorInverter(Inverter):
 class WPlusProjectorInverter(ProjectorInverter):
     """One code per style: closer to the image, farther from what the generator was trained on."""
 
-    name = "sg2_plus"
+    name, title = "sg2_plus", "SG2 W+"
     space = "w_plus"
     steps = 2000

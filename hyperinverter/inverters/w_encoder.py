@@ -17,7 +17,8 @@ from hyperinverter.utils.device import to_device
 class WEncoderInverter(Inverter):
     """w = E1(image) + w_avg, repeated to every style."""
 
-    name = "w_encoder"
+    name, title = "w_encoder", "Phase I"
+    parts = ("generator", "w_encoder")
     refines = ("w",)
 
     def __init__(self, model: LoadedModel) -> None:

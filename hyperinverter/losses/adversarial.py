@@ -48,7 +48,7 @@ def r1_penalty(real_images: Tensor, real_logits: Tensor) -> Tensor:
     """Mean over the batch of ||d D(x) / d x||², to be weighted with `lazy_r1_weight`.
 
     Args:
-        real_images: [N,3,R,R] with requires_grad set before the discriminator saw them.
+        real_images: [N,3,R,R], or codes [N, w_dim], with requires_grad set before the discriminator saw them.
         real_logits: D(real_images), [N,1].
     Raises:
         ValueError: the images do not require gradients.
@@ -56,4 +56,4 @@ def r1_penalty(real_images: Tensor, real_logits: Tensor) -> Tensor:
     if not real_images.requires_grad:
         raise ValueError("r1_penalty: these images require no gradient; call images.requires_grad_() before D(images)")
     (gradient,) = torch.autograd.grad(real_logits.sum(), real_images, create_graph=True)
-    return gradient.square().sum(dim=(1, 2, 3)).mean()
+    return gradient.square().flatten(1).sum(dim=1).mean()

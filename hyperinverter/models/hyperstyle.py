@@ -4,10 +4,15 @@ Source: HyperStyle (Alaluf et al., CVPR 2022, arXiv:2111.15666), section 3, and 
 yuval-alaluf/hyperstyle: parameter names, layer numbers, the shapes of the three kinds of blocks, the raw view of the
 shared hypernetwork's product, the order of the iterations. Residuals are multiplicative, weight * (1 + delta); here
 weight * delta is handed to the generator as an additive residual, image by image.
+Of a depthwise separable convolution the pointwise kernel alone changes: the effective kernel is pointwise[o, i] *
+depthwise[i], so that HyperStyle's factor of a pair of channels, the same for every tap, is one of pointwise[o, i], and
+a factor of depthwise[i] would add nothing.
 Letters: N images, L styles, O/I/k output channels, input channels and kernel side of a weight, C feature channels.
 """
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
@@ -19,9 +24,9 @@ from hyperinverter.config.schema import EncoderConfig
 from hyperinverter.models.backbones import Trunk
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.stylegan2.layers import FullyConnected
-from hyperinverter.models.target_layers import target_names
+from hyperinverter.models.target_layers import target_layers, target_names
 from hyperinverter.models.wplus.encoders import halvings_of
-from hyperinverter.models.wplus.model import WPlusConfig, build_encoder, pooled, prepared
+from hyperinverter.models.wplus.model import WPlusConfig, build_encoder, enough_px, pooled, prepared
 from hyperinverter.utils.errors import UserError
 
 ITERATIONS = 5  # published for inference
@@ -49,6 +54,7 @@ class HyperStyleConfig:
         wide: images are 4:3 (the car models), as in WPlusConfig.
         n_iters: how often the weights are refined.
         w_encoder: sizes of the encoder of the first codes; None when there is none.
+        layers: parameter name below `synthesis.` of every number; None: StyleGAN2's in the published numbering.
     """
 
     resolution: int
@@ -67,12 +73,48 @@ class HyperStyleConfig:
     wide: bool = False
     n_iters: int = ITERATIONS
     w_encoder: WPlusConfig | None = None
+    layers: list[str] | None = None
 
     @property
     def names(self) -> dict[int, str]:
         """Number of each predicted layer -> parameter name below `synthesis.`."""
-        names = target_names(self.resolution, "conv_without_bias")
+        names = target_names(self.resolution, "conv_without_bias") if self.layers is None else self.layers
         return {number: names[number] for number in sorted(self.shapes)}
+
+    @classmethod
+    def of(cls, generator: Generator, *, left_out: Sequence[str] = (), code_size: int = 512, **sizes: Any) -> Self:
+        """Sizes that change a generator's convolutions of pairs of channels, all but toRGB's (published).
+
+        The shared hypernetwork serves the pair that occurs most often (published: 512 to 512 channels), with a factor
+        for each tap where its kernels are alike.
+
+        Args:
+            left_out: names, or patterns with `*`, of weights that are not to be changed.
+            sizes: the other attributes.
+        """
+        names = [layer.name for layer in target_layers(generator)]
+        plain = {layer.name for layer in target_layers(generator, "conv_without_bias_without_torgb")}
+        kept = [layer for layer in target_layers(generator, left_out=left_out) if layer.name in plain]
+        shapes = {names.index(layer.name): layer.shape for layer in kept if layer.shape[1] > 1}
+        if not shapes:
+            raise ValueError("HyperStyle: no convolution of pairs of channels is left to change; leave out fewer")
+        pair, count = Counter(shape[:2] for shape in shapes.values()).most_common(1)[0]
+        shared = [number for number, shape in shapes.items() if shape[:2] == pair] if count > 1 else []
+        sides = {shapes[number][-1] for number in shared}
+        published = target_names(generator.resolution, "conv_without_bias")
+        return cls(
+            generator.resolution,
+            shapes,
+            shared,
+            code_size=code_size,
+            token_size=code_size,
+            shared_rows=pair[0],
+            shared_columns=pair[1] * (sides.pop() ** 2 if len(sides) == 1 else 1),
+            w_dim=generator.w_dim,
+            average_rows=1,
+            layers=None if names == published else names,
+            **sizes,
+        )
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"shapes": {str(number): list(shape) for number, shape in self.shapes.items()}}
@@ -278,10 +320,18 @@ class HyperStyle(nn.Module):
         x, shape = prepared(images, self.hypernet.input_shape), self.hypernet.input_shape
         deltas: dict[str, Tensor] = {}
         for _ in range(self.config.n_iters):
-            drawn = pooled(self._decoder.synthesis(ws, self.residuals(deltas), noise_mode="const"), shape)
-            more = self.hypernet(torch.cat([x, drawn], dim=1))
-            deltas = {name: deltas[name] + value if deltas else value for name, value in more.items()}
+            drawn = pooled(self.render(ws, deltas, enough_px(self.decoder, shape)), shape)
+            deltas = self.step(x, drawn, deltas)
         return HyperStyleOutput(ws, deltas)
+
+    def step(self, images: Tensor, drawn: Tensor, deltas: dict[str, Tensor]) -> dict[str, Tensor]:
+        """One refinement: prepared images and what was drawn with `deltas`, [N, 3, H, W] each -> the deltas now."""
+        more = self.hypernet(torch.cat([images, drawn], dim=1))
+        return {name: deltas[name] + value if deltas else value for name, value in more.items()}
+
+    def render(self, ws: Tensor, deltas: dict[str, Tensor], px: int | None = None) -> Tensor:
+        """Codes [N, L, w_dim] -> images [N, 3, px, px] by the decoder with weights * (1 + delta); px None: its own."""
+        return self._decoder.synthesis(ws, self.residuals(deltas), noise_mode="const", resolution=px)
 
     @property
     def _decoder(self) -> Generator:

@@ -5,18 +5,19 @@ import shlex
 from difflib import get_close_matches
 from pathlib import Path
 
+from hyperinverter.config.names import PUBLISHED_METHODS
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.utils.checkout import IS_INSTALLED, REPOSITORY, command_of, download_root
 from hyperinverter.utils.text import expanded
 
 PARTS = ("generator", "discriminator", "w_encoder", "hyperinverter")
-PUBLISHED_METHODS = ("psp", "e4e", "restyle", "hyperstyle")  # of others; each has a file of its name
 # the trainer that writes each part, for error messages
 MADE_BY = {
     "generator": "stylegan2",
     "discriminator": "stylegan2",
     "w_encoder": "phase1",
     "hyperinverter": "phase2",
+    **dict.fromkeys(PUBLISHED_METHODS, "encoder"),
 }
 
 
@@ -131,7 +132,9 @@ def part_file(source: str | Path, part: str, domain_name: str | None = None) -> 
         command = command_for(part, domain_name or folder.name, folder)
         alone = part == "hyperinverter" and (folder / "w_encoder.safetensors").is_file()
         or_phase1 = ' (Phase I alone is there: method=w_encoder, in Python load(NAME, "w_encoder"))' if alone else ""
-        raise FileNotFoundError(f"{folder}: has no {file.name}{or_phase1}; make it with: {command}")
+        convert = f"{command_of('convert')} FILE {shlex.quote(str(file))}"
+        or_released = f"; or convert a released checkpoint: {convert}" if part in PUBLISHED_METHODS else ""
+        raise FileNotFoundError(f"{folder}: has no {file.name}{or_phase1}; make it with: {command}{or_released}")
     return file
 
 
@@ -141,18 +144,21 @@ def command_for(part: str, domain_name: str, folder: Path | None = None) -> str:
     given = f"--config {config}" if (REPOSITORY / config).is_file() else "domain=DOMAIN.yaml"
     is_start = folder is not None and MADE_BY[part] != "stylegan2"
     start = f" {shlex.quote(f'domain.weights.folder={folder}')}" if is_start else ""
-    return f"{command_of('train_' + MADE_BY[part])} {given}{start}"
+    method = f" method={part}" if part in PUBLISHED_METHODS else ""
+    return f"{command_of('train_' + MADE_BY[part])} {given}{method}{start}"
 
 
 def _where_weights_may_be(domain_name: str, part: str) -> str:
     """Of a domain without a model folder of its name: its trainers' run folders that hold the part, or the command."""
-    runs = [Path("outputs") / f"{trainer}_{domain_name}" / "model" for trainer in dict.fromkeys(MADE_BY.values())]
+    trainers = [part] if part in PUBLISHED_METHODS else dict.fromkeys(MADE_BY[each] for each in PARTS)
+    runs = [Path("outputs") / f"{trainer}_{domain_name}" / "model" for trainer in trainers]
     there = [run for run in runs if (run / f"{part}.safetensors").is_file()]
     if there:
         return f"Domain {domain_name} was trained here: write domain.weights.folder={there[-1]}"
+    run = part if part in PUBLISHED_METHODS else MADE_BY[part]
     return (
         f"Weights of domain {domain_name} that lie elsewhere are named by domain.weights.folder=FOLDER (a trainer's "
-        f"are in outputs/{MADE_BY[part]}_{domain_name}/model); none yet: {command_for(part, domain_name)}"
+        f"are in outputs/{run}_{domain_name}/model); none yet: {command_for(part, domain_name)}"
     )
 
 
@@ -160,11 +166,11 @@ def weights_file(domain: DomainConfig, part: str) -> Path:
     """The file of one part of a domain: `weights.<part>` when named there, else `<part>.safetensors` in its folder.
 
     Raises:
-        ValueError: `part` is not one of PARTS.
+        ValueError: `part` is neither one of PARTS nor of PUBLISHED_METHODS.
         FileNotFoundError: it is not there; says where it was looked for and which command makes it.
     """
-    if part not in PARTS:
-        raise ValueError(f"part is {part!r}; write one of {', '.join(PARTS)}")
+    if part not in (*PARTS, *PUBLISHED_METHODS):
+        raise ValueError(f"part is {part!r}; write one of {', '.join((*PARTS, *PUBLISHED_METHODS))}")
     folder = domain.weights.folder or domain.name
     named = getattr(domain.weights, part)
     if named is None:

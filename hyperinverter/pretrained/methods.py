@@ -1,4 +1,4 @@
-"""Files of the methods that others published: <method>.safetensors beside the generator of a model folder.
+"""Files of the methods that others published, converted or trained here: <method>.safetensors beside a generator.
 
 `psp`, `e4e`, `restyle` and `hyperstyle` hold everything of the method but its generator, which lies in
 generator.safetensors as for every other method, and which they were trained with.
@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from hyperinverter.checkpoint import read_model, save_model
+from hyperinverter.config.names import MOST_ITERATIONS
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.models.hyperstyle import HyperStyle, HyperStyleConfig
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.wplus import WPlusConfig, WPlusModel, build_model
-from hyperinverter.pretrained.files import PUBLISHED_METHODS, find_model_folder
+from hyperinverter.pretrained.files import PUBLISHED_METHODS, part_file, weights_file
 from hyperinverter.pretrained.load import (
     LoadedModel,
     check_counts,
@@ -24,11 +25,10 @@ from hyperinverter.pretrained.load import (
     load_model,
     model_hash,
 )
-from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.errors import DAMAGED, UserError, reason_of
 from hyperinverter.utils.skip_init import shapes_only, skip_init
 
-MOST_STYLES, MOST_ITERATIONS = 99, 50
+MOST_STYLES = 99
 
 
 @dataclass
@@ -83,7 +83,7 @@ def load_method(source: str | Path | DomainConfig, method: str) -> LoadedMethod:
     """A published method around its generator, in eval mode.
 
     Args:
-        source: a model folder by name or path, or a DomainConfig (`weights.folder` names the folder of the file).
+        source: a model folder by name or path, or a DomainConfig (its `weights` section says where the files lie).
         method: one of PUBLISHED_METHODS.
     Raises:
         FileNotFoundError: no such model, or no file of this method; says which command makes it.
@@ -91,12 +91,7 @@ def load_method(source: str | Path | DomainConfig, method: str) -> LoadedMethod:
     """
     if method not in PUBLISHED_METHODS:
         raise ValueError(f"method is {method!r}; write one of {', '.join(PUBLISHED_METHODS)}")
-    folder = find_model_folder((source.weights.folder or source.name) if isinstance(source, DomainConfig) else source)
-    path = folder / f"{method}.safetensors"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{folder}: has no {path.name}; make it from the released checkpoint: {command_of('convert')} FILE {path}"
-        )
+    path = weights_file(source, method) if isinstance(source, DomainConfig) else part_file(source, method)
     model = load_model(source, with_hyperinverter=False, with_w_encoder=False)
     file = read_model(path, method)
     check_requires(file, generator=model.hashes["generator"])
@@ -107,11 +102,11 @@ def load_method(source: str | Path | DomainConfig, method: str) -> LoadedMethod:
         with skip_init():
             network = _build(file.config[method], method, model.generator, len(file.state))
     except DAMAGED as error:
-        raise UserError(f"{path}: its config describes no {method} ({reason_of(error)}); convert it again") from error
+        raise UserError(f"{path}: its config describes no {method} ({reason_of(error)}); make it again") from error
     fill(network, file.state, path)
     network.decoder = model.generator
     hashes = model.hashes | {method: file.hash}
-    loaded = replace(model, hashes=hashes, hash=model_hash(**hashes), folder=folder)
+    loaded = replace(model, hashes=hashes, hash=model_hash(**hashes))
     return LoadedMethod(**vars(loaded), method=network.eval())
 
 

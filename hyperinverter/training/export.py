@@ -8,8 +8,11 @@ from torch import Tensor, nn
 
 from hyperinverter.checkpoint import save_model, write_atomically
 from hyperinverter.config.schema import DomainConfig
+from hyperinverter.models.hyperstyle import HyperStyle
 from hyperinverter.models.stylegan2 import Discriminator, Generator
+from hyperinverter.models.wplus import WPlusModel
 from hyperinverter.pretrained.files import MADE_BY, early_head_file
+from hyperinverter.pretrained.methods import save_method
 from hyperinverter.releases.obtain import obtain_weights
 from hyperinverter.training.progress import Progress
 from hyperinverter.utils.distributed import is_main
@@ -40,8 +43,7 @@ def export_part(
     """
     if not is_main():
         return
-    what = "last step" if measured is None else "best step so far" if measured else "latest step"
-    measured = progress.last_validation() if measured is None else measured
+    what, measured = _step_and_losses(progress, measured)
     copy_parts(folder, domain, COPIED[part])
     info = _info(f"train_{MADE_BY[part]}", progress, measured)
     save_part(folder, f"{part}.safetensors", trained, domain, frozen=frozen, info=info, what=what)
@@ -61,6 +63,13 @@ def export_gan(
     config = {**head, "discriminator": asdict(domain.discriminator)}
     needs = {"generator": digest}
     save_model(folder / "discriminator.safetensors", D, kind="discriminator", config=config, requires=needs, info=info)
+
+
+def _step_and_losses(progress: Progress, measured: dict[str, float] | None) -> tuple[str, dict[str, float]]:
+    """Which step it is, in words, and the losses to go with it."""
+    if measured is None:
+        return "last step", progress.last_validation()
+    return "best step so far" if measured else "latest step", measured
 
 
 def _info(trainer: str, progress: Progress, measured: dict[str, float]) -> dict:
@@ -106,14 +115,46 @@ def save_part(
     config = {"domain": domain.name, "resolution": domain.resolution}
     config |= {section: asdict(getattr(domain, section)) for section in CONFIG_SECTIONS[kind]}
     save_model(folder / filename, trained, kind=kind, config=config, requires=frozen, info=info)
+    method = ', "w_encoder"' if kind == "w_encoder" else ""  # Phase I alone holds no hypernetworks
+    then = f"Load with `hyperinverter.load(FOLDER{method})`; train on it with `domain.weights.folder=FOLDER`."
+    _write_readme(folder, filename, domain, info, what, then)
+
+
+def export_method(
+    method: str,
+    network: WPlusModel | HyperStyle,
+    domain: DomainConfig,
+    frozen: dict[str, str],
+    folder: Path,
+    progress: Progress,
+    measured: dict[str, float] | None = None,
+) -> None:
+    """Write a model folder with <method>.safetensors and copies of what it needs, in one process.
+
+    Args:
+        method: one of PUBLISHED_METHODS.
+        frozen: part -> weights hash of what is not trained; the generator's decides what it can be loaded with.
+        measured: as in `export_part`.
+    """
+    if not is_main():
+        return
+    what, measured = _step_and_losses(progress, measured)
+    copy_parts(folder, domain, ("generator", "discriminator"))
+    info = _info("train_encoder", progress, measured)
+    about = {"method": method, "domain": domain.name, "generator_hash": frozen["generator"]}
+    save_method(folder / f"{method}.safetensors", network, **about, info={**info, "trained_with": frozen})
+    then = f'Load with `hyperinverter.load(FOLDER, "{method}")`.'
+    _write_readme(folder, f"{method}.safetensors", domain, info, what, then)
+
+
+def _write_readme(folder: Path, filename: str, domain: DomainConfig, info: dict, what: str, then: str) -> None:
     figures = {name: value if name == "step" else f"{value:.5g}" for name, value in info["validation"].items()}
     rows = "".join(f"| {name} | {value} |\n" for name, value in figures.items())
     table = f"Means over the validation images:\n\n| loss | value |\n|---|---|\n{rows}\n" if rows else ""
-    method = ', "w_encoder"' if kind == "w_encoder" else ""  # Phase I alone holds no hypernetworks
     text = (
         f"# {domain.name}\n\n`{filename}`: {what}, step {info['step']}, {info['images_seen']} training images seen. "
         f"Written by `{info['trainer']}`; the run's `config.yaml` lies one folder up.\n\n{table}"
-        f"Load with `hyperinverter.load(FOLDER{method})`; train on it with `domain.weights.folder=FOLDER`.\n"
+        f"{then}\n"
     )
     with write_atomically(folder / "README.md") as temporary:
         temporary.write_text(text)

@@ -14,32 +14,30 @@ import torch
 from torch import Tensor
 
 from hyperinverter.config.schema import Phase1Config
-from hyperinverter.data import Batches, check_training_data, open_training_data, reports
+from hyperinverter.data import Batches, check_training_data, open_training_data
 from hyperinverter.data.generated import GeneratedSource
 from hyperinverter.losses import TotalLoss, build_losses
 from hyperinverter.models.encoders import WEncoder
 from hyperinverter.models.stylegan2 import Discriminator, Generator
-from hyperinverter.ops.batch_norm import average_running_statistics, synchronised
+from hyperinverter.ops.batch_norm import synchronised
 from hyperinverter.pretrained.files import command_for
 from hyperinverter.pretrained.load import hash_of, load_generator
 from hyperinverter.releases.obtain import obtain_weights
-from hyperinverter.training.augment import RandomChanges
 from hyperinverter.training.common import set_up
 from hyperinverter.training.export import export_part
 from hyperinverter.training.guard import guarded
-from hyperinverter.training.optim import build_optimizer, set_rates, split_microbatches, step_over_parts
-from hyperinverter.training.progress import due_at, open_run
-from hyperinverter.training.resume import Parts, find_state, restore, save_state
+from hyperinverter.training.loop import Trainee, fit
+from hyperinverter.training.optim import build_optimizer, split_microbatches, step_over_parts
+from hyperinverter.training.progress import Progress
+from hyperinverter.training.resume import find_state
 from hyperinverter.training.start import (
     load_discriminator_of_losses,
-    notes_on_photos,
     photo_resolution,
     start_w_encoder,
     training_resolution,
 )
-from hyperinverter.training.validation import sample_images, side_by_side, validate
 from hyperinverter.utils.device import to_device
-from hyperinverter.utils.distributed import check_divides, in_all_processes, is_main, place_of
+from hyperinverter.utils.distributed import check_divides, in_all_processes
 
 
 def reconstruct(generator: Generator, w_encoder: WEncoder, images: Tensor, resolution: int | None = None) -> Tensor:
@@ -117,9 +115,9 @@ def train(config: Phase1Config) -> dict[str, float]:
         FileNotFoundError: a network or the images are not there.
     """
     # -- set up: networks, data, losses, optimiser
-    device, domain, schedule, output = set_up(config), config.domain, config.schedule, Path(config.output)
+    device, domain, output = set_up(config), config.domain, Path(config.output)
     count = config.gradient_accumulation
-    check_divides("schedule.batch_size", schedule.batch_size, count)
+    check_divides("schedule.batch_size", config.schedule.batch_size, count)
     check_training_data(config.data)
     generator = load_generator(obtain_weights(domain, "generator"), domain).to(device).requires_grad_(False)
     generator.synthesis.recompute_from_px = config.recompute_from_px
@@ -134,66 +132,30 @@ def train(config: Phase1Config) -> dict[str, float]:
     photo_px = photo_resolution(size, domain)
     train_data, validation_data = open_training_data(config.data, domain, config.seed, generator, device, photo_px)
     optimizer = build_optimizer(w_encoder.parameters(), config.optimizer)
-    changes = RandomChanges(config.augment, config.augment_p, device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
     objective = Objective(generator, w_encoder, losses, size, config.w_loss_weight, autocast)
 
-    # -- resume
-    parts: Parts = {"w_encoder": w_encoder, "optimizer": optimizer}
-    rates = {optimizer: config.optimizer}
-    progress = restore(resumed, parts, rates, data=(train_data, validation_data))
-    origin = f"resumed at step {progress.step}" if progress.step else origin
+    def update(images: Tensor, names: Sequence[str], step: int, measure: bool) -> dict[str, Tensor | None]:
+        pairs = microbatches(images, objective.true_w(train_data, names), count)
+        compute, clip = (lambda pair: objective(*pair)), config.gradient_clip
+        return step_over_parts(optimizer, compute, pairs, clip=clip, measure=measure)
 
-    with open_run(config, progress) as (run, bar):
-        run.log(f"Phase I on {place_of(device)}: {progress.data()}", origin, *resumed.notes)
-        run.log(*notes_on_photos(train_data, domain, progress.step))
-        shown = sample_images(validation_data, train_data, 8, device)
+    def write(folder: Path, progress: Progress, measured: dict[str, float] | None) -> None:
+        export_part(folder, "w_encoder", w_encoder, domain, progress, frozen, measured)
 
-        while progress.step < schedule.max_steps:
-            # -- one step
-            due = due_at(progress.step + 1, schedule)
-            images, names = train_data.get(progress.position, schedule.batch_size)
-            codes, images = objective.true_w(train_data, names), changes.photos(images.to(device))
-            pairs = microbatches(images, codes, count)
-            set_rates(progress.step, schedule, rates)
-            values = step_over_parts(
-                optimizer, lambda pair: objective(*pair), pairs, clip=config.gradient_clip, measure=due.look
-            )
-            average_running_statistics(w_encoder)
-            due = progress.step_done(due, schedule, values, images=schedule.batch_size)
-            bar.update()
-            if not due.look:
-                continue
-
-            # -- log
-            progress.history.stop_if_not_finite(config, run.checkpoints)
-            if due.log:
-                bar.set_postfix(loss=f"{progress.log_losses(run):.4f}")
-
-            # -- pictures, validation, best model
-            w_encoder.eval()
-            if due.images and is_main():
-                grid = side_by_side(shown, objective.reconstruct(shown))
-                run.images(progress.step, "input_phase1", grid, columns=4)
-            if due.validation:
-                measured = validate(
-                    lambda images, names: objective(images, objective.true_w(validation_data, names)),
-                    validation_data,
-                    schedule,
-                    device,
-                )
-                if progress.log_validation(run, measured):
-                    export_part(output / "model", "w_encoder", w_encoder, domain, progress, frozen, measured)
-            w_encoder.train()
-
-            # -- save
-            if due.save:
-                save_state(run, config, trainer="phase1", frozen=used, progress=progress, parts=parts)
-            if due.stop:
-                run.stop(progress.step)
-
-        # -- stop
-        export_part(output / "model_last", "w_encoder", w_encoder, domain, progress, frozen)
-        then = command_for("hyperinverter", domain.name, output / "model")
-        run.log(*reports(train_data, validation_data), progress.conclusion(output, then))
-    return progress.summary()
+    trainee = Trainee(
+        trainer="phase1",
+        title="Phase I",
+        network=w_encoder,
+        parts={"w_encoder": w_encoder, "optimizer": optimizer},
+        rates={optimizer: config.optimizer},
+        frozen=used,
+        origin=origin,
+        update=update,
+        measure=lambda images, names: objective(images, objective.true_w(validation_data, names)),
+        draw=lambda images: [objective.reconstruct(images)],
+        pictures="input_phase1",
+        write=write,
+        then=command_for("hyperinverter", domain.name, output / "model"),
+    )
+    return fit(config, trainee, resumed, (train_data, validation_data), device)

@@ -58,13 +58,15 @@ def find_state(
     trainer: str,
     networks: Sequence[str],
     frozen: dict[str, str],
+    settings: Sequence[str] = (),
 ) -> Resumed:
     """Find and check the state that `config.resume` asks for.
 
     Args:
-        trainer: "stylegan2", "phase1" or "phase2"; a state of another trainer is refused.
+        trainer: "stylegan2", "phase1", "phase2" or "encoder"; a state of another trainer is refused.
         networks: sections of `domain` whose sizes must agree with the state's, e.g. ["generator", "w_encoder"].
         frozen: part -> weights hash of the networks that are used but not trained; they must be the state's.
+        settings: other keys that decide what is trained, and must be the state's.
     Raises:
         UserError: checkpoints are in the way (resume=never), or the state does not fit; names every difference.
         FileNotFoundError: the named checkpoint is not there.
@@ -94,7 +96,7 @@ def find_state(
         )
     check_origin(state, source, trainer)
 
-    sizes = tuple(["domain.resolution", *(f"domain.{section}" for section in networks)])
+    sizes = ("domain.resolution", *(f"domain.{section}" for section in networks), *settings)
     # A state of an earlier version lacks the settings that came later: they had their defaults.
     usual = {key: value for key, value in flatten(asdict(type(config)())).items() if not under(key, ["loss_weights"])}
     old, new = usual | flatten(state["config"]), flatten(asdict(config))

@@ -56,7 +56,7 @@ def start_w_encoder(domain: DomainConfig, generator: Generator, init_from: str |
     """
     if init_from is not None:
         w_encoder = build_w_encoder(domain)
-        file = _to_continue(init_from, "w_encoder", domain)
+        file = to_continue(init_from, "w_encoder", domain)
         fill(w_encoder, file.state, file.path)
         return w_encoder, f"E1 goes on from the weights of {file.path}, with a fresh optimiser"
     if domain.weights.w_encoder is not None:
@@ -65,7 +65,7 @@ def start_w_encoder(domain: DomainConfig, generator: Generator, init_from: str |
     w_encoder = build_w_encoder(domain)
     if domain.w_encoder.init is None:
         return w_encoder, "E1 starts from random weights"
-    return w_encoder, f"E1's trunk starts from {load_trunk(w_encoder, domain.w_encoder.init, 'w_encoder')}"
+    return w_encoder, f"E1's trunk starts from {load_trunk(w_encoder, domain.w_encoder.init, 'domain.w_encoder')}"
 
 
 def training_resolution(
@@ -155,7 +155,7 @@ def start_hyperinverter(domain: DomainConfig, init_from: str | None = None) -> S
         return Start(loaded.network, frozen, _goes_on(path), is_new=False)
     model = build_hyperinverter(domain, loaded.generator, loaded.w_encoder)
     if init_from is not None:
-        file = _to_continue(init_from, "hyperinverter", domain)
+        file = to_continue(init_from, "hyperinverter", domain)
         trained = nn.ModuleDict({name: getattr(model, name) for name in ("layerwise_encoder", "hypernetwork")})
         fill(trained, file.state, file.path)
         return Start(model, frozen, _goes_on(file.path), is_new=False)
@@ -163,7 +163,7 @@ def start_hyperinverter(domain: DomainConfig, init_from: str | None = None) -> S
         return Start(model, frozen, "E2 and hypernetworks start from random weights")
     init = domain.layerwise_encoder.init
     source = str(obtain_weights(domain, "w_encoder")) if init == FROM_E1 else init
-    path = load_trunk(model.layerwise_encoder, source, "layerwise_encoder")
+    path = load_trunk(model.layerwise_encoder, source, "domain.layerwise_encoder")
     return Start(model, frozen, f"E2's trunk starts from {path}, its heads and the hypernetworks from random weights")
 
 
@@ -171,7 +171,8 @@ def _goes_on(path: Path) -> str:
     return f"E2 and hypernetworks go on from the weights of {path}, with a fresh optimiser"
 
 
-def _to_continue(folder: str, part: str, domain: DomainConfig) -> ModelFile:
+def to_continue(folder: str, part: str, domain: DomainConfig) -> ModelFile:
+    """The weights that `init_from` names; they must have the domain's sizes, and may be for another generator."""
     file = read_model(part_file(folder, part), part)
     check_domain(file, domain)
     return file
@@ -180,31 +181,36 @@ def _to_continue(folder: str, part: str, domain: DomainConfig) -> ModelFile:
 def load_trunk(trunk: Trunk, init: str, section: str) -> Path:
     """Fill the trunk (stem and body) of an encoder from a weights file; everything else keeps its values.
 
+    A trunk that sees a second image too takes the weights of the photo's three channels (published).
+
     Args:
         init: a path, or a file name looked for beside the models: ArcFace's or torchvision's layout, or a w_encoder.
-        section: `w_encoder` or `layerwise_encoder`, for messages.
+        section: key of the trunk's sizes, for messages.
     Raises:
         UserError: no such file, or its tensors do not fit this trunk; names them.
     """
     path = Path(init) if Path(init).is_file() else find_network_file(init)
     if path is None:
         raise UserError(
-            f"domain.{section}.init: {init} was not found; put it into pretrained_models/ (or a folder named in "
-            f"HYPERINVERTER_MODELS), or write domain.{section}.init=null to start from random weights"
+            f"{section}.init: {init} was not found; put it into pretrained_models/ (or a folder named in "
+            f"HYPERINVERTER_MODELS), or write {section}.init=null to start from random weights"
         )
     if path.suffix == ".safetensors":
         source = read_model(path).state
     else:
         source = read_published(path).content
         if not isinstance(source, dict) or not all(isinstance(value, torch.Tensor) for value in source.values()):
-            raise UserError(f"domain.{section}.init: {path} holds no tensors by name; give the weights of a trunk")
+            raise UserError(f"{section}.init: {path} holds no tensors by name; give the weights of a trunk")
     source = _flat_resnet(source) if any(key.startswith("layer1.") for key in source) else source
     wanted = {key: value for key, value in trunk.state_dict().items() if key.startswith(TRUNK_PARTS)}
     own = {key: value for key, value in source.items() if key in wanted or key.startswith(("body.", "_blocks."))}
+    for key in wanted.keys() & own.keys():
+        if own[key].ndim == 4 and own[key].shape[1] == 3 < wanted[key].shape[1]:
+            own[key] = torch.cat([own[key], wanted[key][:, 3:]], dim=1)
     if fault := misfits(wanted, own, MAY_BE_MISSING):
         raise UserError(
-            f"domain.{section}.init: {path} holds another trunk than {section} is ({fault}); give a file for this "
-            f"trunk, or write domain.{section}.init=null"
+            f"{section}.init: {path} holds another trunk than {section} is ({fault}); give a file for this "
+            f"trunk, or write {section}.init=null"
         )
     trunk.load_state_dict({**trunk.state_dict(), **own})
     return path

@@ -100,7 +100,7 @@ def test_invert_writes_small_files_that_render_to_the_reconstruction(config, pho
     results = invert_images(config(photos, data={"max_images": 2}))
     out = tmp_path / "out"
     assert [image["label"] for image in results["images"]] == ["a", "b"]
-    assert all(image["l2_phase1"] > 0 and image["l2_phase2"] > 0 for image in results["images"])
+    assert all(image["l2_of_code"] > 0 and image["l2"] > 0 for image in results["images"])
     rendered = load(model).render(Inversion.load(out / "a.safetensors"))[0]
     pixels = np.asarray(Image.open(out / "a.png")).astype(int)
     assert np.abs(to_uint8(rendered).permute(1, 2, 0).numpy().astype(int) - pixels).max() <= 1

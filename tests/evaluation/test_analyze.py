@@ -83,17 +83,21 @@ def test_figures_without_their_input_are_left_out(config: AnalyzeConfig, capsys)
     assert analyze(config) == {}
     told = capsys.readouterr().err
     assert "interpolation: left out: it needs two images at least, got 1" in told
-    assert "quality_time: left out, because results is not given" in told
+    assert "quality_time: left out: results is not given" in told
     config.data.root = None
     with pytest.raises(UserError, match="nothing to draw"):
         analyze(config)
     config.data.max_images = None
     config.data.kind, config.data.num_generated, config.method = "generated", 6, "w_encoder"
-    config.figures = ["weight_changes", "difference_maps"]
-    assert set(analyze(config)) == {"difference_maps"}
+    config.figures = ["weight_changes", "interpolation"]
+    (pair, *_) = analyze(config)["interpolation"]["pairs"]
+    assert "codes_only" in pair and "codes_and_weights" not in pair
     assert "weight_changes: left out: method w_encoder leaves the generator's weights as they are" in (
         capsys.readouterr().err
     )
+    config.figures = ["weight_changes", "difference_maps"]
+    with pytest.raises(UserError, match=r"nothing to draw \(weight_changes: method w_encoder leaves .* or a method"):
+        analyze(config)
 
 
 def test_unreadable_images_are_named(config: AnalyzeConfig, tmp_path: Path, capsys):

@@ -1,6 +1,8 @@
 """psp, e4e, restyle and hyperstyle as methods: their files, and what an Inversion of each holds."""
 
+import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,8 +10,24 @@ import torch
 from PIL import Image
 
 import hyperinverter
-from hyperinverter.config.schema import DataConfig, DomainConfig, EvaluateConfig, WeightsConfig
+from hyperinverter.config.checks import problems
+from hyperinverter.config.report_schema import AnalyzeConfig
+from hyperinverter.config.schema import (
+    DataConfig,
+    DomainConfig,
+    EditConfig,
+    EvaluateConfig,
+    InterpolateConfig,
+    InvertConfig,
+    PhotosConfig,
+    ProjectionConfig,
+    RefineConfig,
+    WeightsConfig,
+)
 from hyperinverter.data import Batches, open_source
+from hyperinverter.editing import Direction, save_direction
+from hyperinverter.editing.commands import edit_images, interpolate_images, invert_images
+from hyperinverter.evaluation.analysis.command import analyze
 from hyperinverter.evaluation.reconstructing import as_taken
 from hyperinverter.evaluation.reconstruction import evaluate
 from hyperinverter.inverters import load
@@ -142,3 +160,87 @@ def test_evaluation_takes_them(tiny_model, tmp_path):
         sheet_rows=1,
     )
     assert set(evaluate(config)["methods"]) == set(PUBLISHED_METHODS)
+
+
+@pytest.mark.parametrize("method", ["psp", "hyperstyle", "sg2"])
+def test_every_command_takes_them(method, tiny_model, tmp_path):
+    """Photos of another size than the encoder's, resized once from their files."""
+    changes = method == "hyperstyle"
+    torch.manual_seed(0)
+    for name in ("a.png", "b.png"):
+        save_image(torch.rand(3, 20, 20) * 2 - 1, tmp_path / name)
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    generator_hash = load(folder, method).generator_hash
+    save_direction(Direction("up", torch.ones(16), {}, generator_hash), folder / "directions" / "up.safetensors")
+    roots = [str(tmp_path / name) for name in ("a.png", "b.png")]
+    common = {"model": str(folder), "method": method, "data": PhotosConfig(root=roots), "device": "cpu"}
+    common |= {"projection": ProjectionConfig(steps=2), "output": str(tmp_path / "out")}
+    inverted = invert_images(InvertConfig(**common))["images"]
+    assert [set(image) >= {"l2"} and ("l2_of_code" in image) == changes for image in inverted] == [True, True]
+    saved = hyperinverter.Inversion.load(tmp_path / "out" / "a.safetensors")
+    expected = load(folder, method, projection=ProjectionConfig(steps=2)).invert(tmp_path / "a.png")
+    torch.testing.assert_close(saved.ws, expected.ws, atol=1e-5, rtol=0)
+    edit_images(EditConfig(**common, directions=["up"], strengths=[1.0]))
+    edited = hyperinverter.Inversion.load(tmp_path / "out" / "a" / "up_+1.safetensors")
+    torch.testing.assert_close(edited.ws, expected.ws + 0.25, atol=1e-5, rtol=0)
+    interpolate_images(InterpolateConfig(**common, steps=2))
+    assert (tmp_path / "out" / "codes_and_weights.gif").exists() == changes
+    assert json.loads((tmp_path / "out" / "interpolate.json").read_text())["method"] == method
+    if method != "sg2":
+        figures = ["weight_changes", "interpolation"]
+        found = analyze(
+            AnalyzeConfig(
+                model=str(folder),
+                method=method,
+                data=DataConfig(root=roots),
+                figures=figures,
+                pairs=1,
+                steps=2,
+                output=str(tmp_path / "figures"),
+                device="cpu",
+            )
+        )
+        assert list(found) == figures[not changes :]
+
+
+def test_what_a_method_cannot_do_is_said_before_any_work(tiny_model):
+    config = InvertConfig(method="pti", precision="bf16", resolution=8, refine=RefineConfig(steps=3))
+    found = {problem.keys[0]: problem.message for problem in problems(config)}
+    assert found.keys() == {"precision", "resolution", "refine.steps"}
+    assert "pti optimise for every image" in found["precision"]
+    assert not list(problems(replace(config, method="w_encoder")))
+    (problem,) = problems(EvaluateConfig(methods=["psp", "sg2"], compile=True))
+    assert problem.keys == ("compile", "methods") and "sg2 optimise" in problem.message
+    assert not list(problems(EvaluateConfig(methods=["psp", "w_encoder"], refine=RefineConfig(steps=3))))
+
+
+def test_all_missing_methods_are_named_at_once_before_a_photo_is_read(tiny_model, tmp_path):
+    folder = shutil.copytree(tiny_model, tmp_path / "micro")
+    for method in ("psp", "e4e"):
+        (folder / f"{method}.safetensors").unlink()
+    config = EvaluateConfig(
+        model=str(folder), data=DataConfig(kind="generated"), methods=["w_encoder", *PUBLISHED_METHODS], device="cpu"
+    )
+    with pytest.raises(FileNotFoundError) as refusal:
+        evaluate(config)
+    for method in ("psp", "e4e"):
+        assert f"has no {method}.safetensors; make it with: python scripts/train_encoder.py" in str(refusal.value)
+        assert f"method={method}" in str(refusal.value)
+    assert "restyle" not in str(refusal.value)
+
+
+def test_a_domain_names_files_of_several_methods_trained_apart(tiny_model, tmp_path, images):
+    """As evaluate takes them beside each other: domain.weights.psp=FILE domain.weights.e4e=FILE."""
+    bare = tmp_path / "micro"
+    bare.mkdir()
+    for part in ("generator", "w_encoder"):
+        shutil.copy(tiny_model / f"{part}.safetensors", bare)
+    files = {method: shutil.copy(tiny_model / f"{method}.safetensors", tmp_path) for method in ("psp", "hyperstyle")}
+    domain = load(tiny_model, "psp").domain
+    domain = replace(domain, weights=WeightsConfig(folder=str(bare), **{k: str(v) for k, v in files.items()}))
+    for method in files:
+        torch.testing.assert_close(load(domain, method).invert(images).ws, load(tiny_model, method).invert(images).ws)
+    with pytest.raises(FileNotFoundError, match=r"has no e4e.safetensors"):
+        load(domain, "e4e")
+    with pytest.raises(FileNotFoundError, match=r"domain.weights.e4e: .*no such file"):
+        load(replace(domain, weights=replace(domain.weights, e4e="gone.safetensors")), "e4e")

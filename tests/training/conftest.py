@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from hyperinverter.config.encoder_schema import HyperStyleSizes, LatentDiscriminatorConfig, TrainEncoderConfig
 from hyperinverter.config.schema import (
     AdversarialConfig,
     DataConfig,
@@ -22,10 +23,19 @@ from hyperinverter.config.schema import (
     StyleGAN2Config,
     WeightsConfig,
 )
-from hyperinverter.training import phase1, phase2, stylegan2
+from hyperinverter.training import encoder, phase1, phase2, stylegan2
 
-Config = Phase1Config | Phase2Config | StyleGAN2Config
+Config = Phase1Config | Phase2Config | StyleGAN2Config | TrainEncoderConfig
 TRAIN = {"phase1": phase1.train, "phase2": phase2.train, "stylegan2": stylegan2.train}
+# the other published methods, by the part of a model folder that they train
+ENCODERS = {
+    "psp": {"method": "psp", "w_norm_weight": 0.01},
+    "e4e": {"method": "e4e"},
+    "restyle": {"method": "restyle"},
+    "restyle_e4e": {"method": "restyle", "restyle_over": "e4e"},
+    "hyperstyle": {"method": "hyperstyle"},
+}
+TRAIN |= dict.fromkeys(ENCODERS, encoder.train)
 
 
 def write_photos(folder: Path, count: int = 12, size: int = 16) -> Path:
@@ -63,6 +73,13 @@ def tiny_config(phase: str, model: Path, photos: Path, output: Path, domain: Dom
     if phase == "phase1":
         ranger = OptimizerConfig(name="ranger", lr=1e-2, betas=[0.95, 0.999], eps=1e-5)
         return Phase1Config(**{**common, "optimizer": ranger, **changes})
+    if phase in ENCODERS:
+        discriminator = LatentDiscriminatorConfig(r1_every=2, pool_size=5, optimizer=OptimizerConfig(lr=1e-3))
+        sizes = {"hyperstyle": HyperStyleSizes(width=8, shared_width=4, code_size=8), "head_width": 8, "n_iters": 2}
+        sizes |= {"progressive_start": 1, "progressive_every": 2, "latent_discriminator": discriminator}
+        return TrainEncoderConfig(
+            **{**common, "optimizer": OptimizerConfig(lr=1e-3), **sizes, **ENCODERS[phase], **changes}
+        )
     gan = AdversarialConfig(weight=0.1, start_step=3, batch_size=2, cold_steps=2, r1_every=2)
     own = {"optimizer": OptimizerConfig(lr=1e-3), "adversarial": gan}
     own |= {"edit_consistency_weight": 0.5, "edit_consistency_every": 2}

@@ -32,7 +32,7 @@ from hyperinverter.models.build import build_generator
 from hyperinverter.models.encoders import LayerwiseEncoder
 from hyperinverter.models.mobile_stylegan import mean_w
 from hyperinverter.pretrained.load import load_generator, load_model
-from hyperinverter.training import early_head, phase1, phase2
+from hyperinverter.training import early_head, encoder, phase1, phase2
 from hyperinverter.utils.errors import UserError
 
 from .conftest import stats, tiny_config
@@ -148,6 +148,33 @@ def test_both_phases_train_through_the_head_and_render_full_images(domain, with_
     assert sizes == [16, 64]  # the Phase I image that E2 looks at, and the picture
     network = load_model(tmp_path / "two" / "model").network
     assert not any(name.startswith(("layers.2", "to_img")) for name in network.hypernetwork.targets)
+
+
+def test_hyperstyle_multiplies_its_effective_kernels_and_e4e_knows_its_styles(domain, with_head, photos, tmp_path):
+    """pointwise * (1 + delta) is the kernel of both, times HyperStyle's factor of a pair of channels."""
+    schedule = {"max_steps": 2, "validate_every": 2}
+    domain = replace(domain, weights=WeightsConfig(folder=str(with_head)))
+    phase1.train(tiny_config("phase1", with_head, photos, tmp_path / "one", domain, schedule=schedule))
+    folder = tmp_path / "one" / "model"
+    for method in ("hyperstyle", "e4e"):
+        config = tiny_config(method, folder, photos, tmp_path / method, domain, schedule=schedule)
+        encoder.train(config)
+    model = load(tmp_path / "hyperstyle" / "model_last", "hyperstyle")
+    with torch.no_grad():
+        image = torch.rand(1, 3, 64, 64) * 2 - 1
+        deltas = model.network(image).deltas
+    pointwise = [f"layers.{i}.{conv}.pointwise" for i in (0, 1) for conv in ("conv1", "conv2")]
+    assert list(deltas) == ["conv1.weight", *pointwise]  # neither depthwise nor what the domain leaves out
+    weights = dict(model.generator.synthesis.named_parameters())
+    residuals = model.invert(image).residuals
+    for name in pointwise:
+        pairs = deltas[name][0]  # [O, I, 1, 1]
+        depthwise = weights[name.replace("pointwise", "depthwise")][:, 0]  # [I, 3, 3]
+        kernel = weights[name] * depthwise
+        torch.testing.assert_close((weights[name] + residuals[name][0]) * depthwise, kernel * (1 + pairs))
+    other = load(tmp_path / "e4e" / "model_last", "e4e")
+    assert other.render(other.invert(photos / "00.png")).shape == (1, 3, 64, 64)
+    assert other.invert(photos / "00.png").ws.shape[1] == model.generator.num_ws == 11
 
 
 def test_losses_below_the_photos_size_train_through_a_smaller_head(domain, with_head, photos, tmp_path, monkeypatch):

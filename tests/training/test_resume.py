@@ -32,7 +32,10 @@ def shown_steps(output: Path) -> dict[str, list[int]]:
 
 
 # (phase, batch at which the process dies): saved at 2 and 4; Phase II turns adversarial at 3
-@pytest.mark.parametrize(("phase", "dies_at"), [("phase1", 2), ("phase2", 4), ("phase2", 6), ("stylegan2", 4)])
+@pytest.mark.parametrize(
+    ("phase", "dies_at"),
+    [("phase1", 2), ("phase2", 4), ("phase2", 6), ("stylegan2", 4), ("restyle_e4e", 4), ("hyperstyle", 4)],
+)
 def test_killed_and_resumed_is_the_run_that_never_stopped(phase, dies_at, make_config, whole_run, monkeypatch):
     config, calls, get = make_config(phase), [], Batches.get
 

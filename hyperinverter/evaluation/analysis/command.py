@@ -14,7 +14,7 @@ from hyperinverter.data import Batches, check_images
 from hyperinverter.evaluation.analysis import difference_maps, interpolation, quality_time, weight_changes
 from hyperinverter.evaluation.messages import log_message
 from hyperinverter.evaluation.reconstruction import open_images
-from hyperinverter.inverters import Inverter, load
+from hyperinverter.inverters import INVERTERS, Inverter, load
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.training.common import set_up
 from hyperinverter.utils.errors import UserError
@@ -81,7 +81,11 @@ def analyze(config: AnalyzeConfig) -> dict[str, Any]:
     """
     missing = {figure: _missing(config, figure) for figure in config.figures}
     if all(missing.values()):
-        raise UserError("nothing to draw: give data.root=FOLDER of images, or results=[FILE] of evaluations")
+        reasons = "; ".join(f"{figure}: {reason}" for figure, reason in missing.items())
+        raise UserError(
+            f"nothing to draw ({reasons}): give data.root=FOLDER of images, results=[FILE] of evaluations, or a method "
+            f"that changes weights"
+        )
     if "quality_time" in config.figures and config.results:
         quality_time.read_points(
             config.results, config.quality
@@ -91,7 +95,7 @@ def analyze(config: AnalyzeConfig) -> dict[str, Any]:
     results: dict[str, Any] = {}
     for figure in config.figures:
         if missing[figure]:
-            log_message(f"{figure}: left out, because {missing[figure]} is not given")
+            log_message(f"{figure}: left out: {missing[figure]}")
             continue
         try:
             result = FIGURES[figure](analysis)
@@ -113,9 +117,12 @@ def analyze(config: AnalyzeConfig) -> dict[str, Any]:
 
 
 def _missing(config: AnalyzeConfig, figure: str) -> str | None:
+    """Why a figure cannot be drawn with this config, for the log."""
+    if figure in ("weight_changes", "difference_maps") and INVERTERS[config.method].code_title is None:
+        return f"method {config.method} leaves the generator's weights as they are"
     if figure == "quality_time":
-        return None if config.results else "results"
-    return None if config.data.root or config.data.kind == "generated" else "data.root"
+        return None if config.results else "results is not given"
+    return None if config.data.root or config.data.kind == "generated" else "data.root is not given"
 
 
 def _weight_changes(analysis: Analysis) -> dict[str, Any]:

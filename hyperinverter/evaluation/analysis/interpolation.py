@@ -33,7 +33,10 @@ def draw_interpolations(
         inversions = list(inverter.invert(ends.to(inverter.device), batch_size=2))
         pair: dict[str, Any] = {"first": labels[0], "last": labels[1]}
         animations = []
-        for way, weights in (("codes_and_weights", True), ("codes_only", False)):
+        ways = {"codes_and_weights": True, "codes_only": False}
+        if not inversions[0].has_weights:
+            del ways["codes_and_weights"]  # the method changes none
+        for way, weights in ways.items():
             frames = _frames(inverter, inversions, steps, weights)
             animations.append(_frames(inverter, inversions, max(steps, GIF_FRAMES), weights))
             moved = (frames[1:] - frames[:-1]).square().mean((1, 2, 3)).sqrt()

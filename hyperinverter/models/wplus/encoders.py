@@ -28,18 +28,20 @@ class MapToStyle(nn.Module):
 
     Args:
         in_channels: C of the map.
-        w_dim: width of the convolutions and of the style.
+        w_dim: width of the style.
         map_size: longer side of the map, px.
+        width: channels of the convolutions; None: w_dim, as published.
     """
 
-    def __init__(self, in_channels: int, w_dim: int, map_size: int):
+    def __init__(self, in_channels: int, w_dim: int, map_size: int, width: int | None = None):
         super().__init__()
+        width = w_dim if width is None else width
         layers: list[nn.Module] = []
         for _ in range(halvings_of(map_size)):
-            layers += [nn.Conv2d(in_channels, w_dim, 3, 2, 1), nn.LeakyReLU(0.01)]  # torch's slope, as published
-            in_channels = w_dim
+            layers += [nn.Conv2d(in_channels, width, 3, 2, 1), nn.LeakyReLU(0.01)]  # torch's slope, as published
+            in_channels = width
         self.convs = nn.Sequential(*layers)
-        self.linear = FullyConnected(w_dim, w_dim)
+        self.linear = FullyConnected(width, w_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, w_dim]."""
@@ -49,11 +51,19 @@ class MapToStyle(nn.Module):
 class GradualStyleEncoder(FeaturePyramid):
     """pSp's encoder: styles 0-2 read the coarse map of the pyramid, 3-6 the middle one, the rest the fine one."""
 
-    def __init__(self, config: EncoderConfig, *, num_styles: int, w_dim: int = 512, input_channels: int = 3):
+    def __init__(
+        self,
+        config: EncoderConfig,
+        *,
+        num_styles: int,
+        w_dim: int = 512,
+        input_channels: int = 3,
+        head_width: int | None = None,
+    ):
         super().__init__(config, input_channels=input_channels)
         self.num_styles, self.w_dim = num_styles, w_dim
         sizes = [self.pyramid_sizes[pyramid_level(style)] for style in range(num_styles)]
-        self.styles = nn.ModuleList(MapToStyle(self.pyramid_channels, w_dim, size) for size in sizes)
+        self.styles = nn.ModuleList(MapToStyle(self.pyramid_channels, w_dim, size, head_width) for size in sizes)
 
     def offsets(self, images: Tensor, last: int) -> list[Tensor]:
         """Outputs [N, w_dim] of the heads 0 to `last`."""
@@ -68,11 +78,19 @@ class GradualStyleEncoder(FeaturePyramid):
 class BackboneEncoder(Trunk):
     """ReStyle's simpler encoder: every style reads the trunk's last map."""
 
-    def __init__(self, config: EncoderConfig, *, num_styles: int, w_dim: int = 512, input_channels: int = 3):
+    def __init__(
+        self,
+        config: EncoderConfig,
+        *,
+        num_styles: int,
+        w_dim: int = 512,
+        input_channels: int = 3,
+        head_width: int | None = None,
+    ):
         super().__init__(config, input_channels=input_channels)
         self.num_styles, self.w_dim = num_styles, w_dim
-        heads = (MapToStyle(self.widths[-1], w_dim, self.stage_sizes[-1]) for _ in range(num_styles))
-        self.styles = nn.ModuleList(heads)
+        size = (self.widths[-1], w_dim, self.stage_sizes[-1], head_width)
+        self.styles = nn.ModuleList(MapToStyle(*size) for _ in range(num_styles))
 
     def offsets(self, images: Tensor, last: int) -> list[Tensor]:
         """Outputs [N, w_dim] of the heads 0 to `last`."""
@@ -107,6 +125,16 @@ class ProgressiveBackboneEncoder(BackboneEncoder):
     def forward(self, images: Tensor) -> Tensor:
         """Images [N, C, H, W], any size -> codes [N, L, w_dim]."""
         return _progressive(self, images)
+
+
+def start_at_w(encoder: Encoder4Editing | ProgressiveBackboneEncoder) -> None:
+    """Let every difference from w begin at zero, so that an encoder whose last heads have not learned yet is whole.
+
+    Published heads begin at small random differences, which an encoder saved before they are trained would add.
+    """
+    for head in encoder.styles[1:]:
+        nn.init.zeros_(head.linear.weight)
+        nn.init.zeros_(head.linear.bias)
 
 
 def _progressive(encoder: Encoder4Editing | ProgressiveBackboneEncoder, images: Tensor) -> Tensor:

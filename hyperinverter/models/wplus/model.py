@@ -15,7 +15,12 @@ from hyperinverter.config.recorded import recorded_section
 from hyperinverter.config.schema import EncoderConfig
 from hyperinverter.models.backbones import Trunk
 from hyperinverter.models.stylegan2 import Generator
-from hyperinverter.models.wplus.encoders import ENCODERS, LastLayerWPlusEncoder
+from hyperinverter.models.wplus.encoders import (
+    ENCODERS,
+    BackboneEncoder,
+    GradualStyleEncoder,
+    LastLayerWPlusEncoder,
+)
 from hyperinverter.utils.errors import UserError
 
 RESTYLE_ITERATIONS = 5  # published
@@ -32,6 +37,7 @@ class WPlusConfig:
         input_channels: 3 for an image, 6 with the reconstruction beside it (ReStyle), else label maps and the like.
         trunk: sizes of the trunk; its `input_size` is the longer side of the images.
         hidden_size: width before the last layer of LastLayerWPlusEncoder; None means w_dim.
+        head_width: channels in each style's head, of encoders that have such; None means w_dim, as published.
         average_rows: codes in `latent_avg`: 0 none, 1 for all styles, or L.
         start_from_latent_avg: whether the average code is added to what the encoder gives.
         wide: images are 4:3 (the car models): middle three quarters of the rows of a square image.
@@ -44,6 +50,7 @@ class WPlusConfig:
     input_channels: int = 3
     trunk: EncoderConfig = field(default_factory=EncoderConfig)
     hidden_size: int | None = None
+    head_width: int | None = None
     average_rows: int = 0
     start_from_latent_avg: bool = True
     wide: bool = False
@@ -94,15 +101,17 @@ class WPlusModel(nn.Module):
         ws = codes if average is None else codes + average
         return ws.expand(-1, self.config.num_styles, -1)
 
-    def render(self, ws: Tensor) -> Tensor:
-        """ws [N, L, w_dim] -> images [N, 3, R, R] by the decoder with its stored noise; surplus styles are unused.
+    def render(self, ws: Tensor, px: int | None = None) -> Tensor:
+        """ws [N, L, w_dim] -> images [N, 3, px, px] by the decoder with its stored noise; surplus styles are unused.
 
+        Args:
+            px: a part of the decoder's R, which it may draw faster; None: R.
         Raises:
             UserError: there is no decoder.
         """
         if self.decoder is None:
             raise UserError("this encoder came without its decoder; set .decoder to the generator it was trained with")
-        return self.decoder.synthesis(ws[:, : self.decoder.num_ws], noise_mode="const")
+        return self.decoder.synthesis(ws[:, : self.decoder.num_ws], noise_mode="const", resolution=px)
 
 
 class ReStyleModel(WPlusModel):
@@ -126,7 +135,21 @@ class ReStyleModel(WPlusModel):
         if self.latent_avg is None:
             raise UserError("this ReStyle encoder came without its average code; give latent_avg=[512] or [L, 512]")
         ws = self.latent_avg.expand(self.config.num_styles, -1).unsqueeze(0)
-        return pooled(self.render(ws), self.encoder.input_shape)[0]
+        return self.drawn(ws)[0]
+
+    def drawn(self, ws: Tensor) -> Tensor:
+        """ws [N, L, w_dim] -> what the decoder draws, at the encoder's size, [N, 3, H, W]."""
+        shape = self.encoder.input_shape
+        return pooled(self.render(ws, enough_px(self.decoder, shape)), shape)
+
+    def step(self, images: Tensor, drawn: Tensor, ws: Tensor | None = None) -> Tensor:
+        """One iteration: prepared images and what was drawn last, [N, 3, H, W] each -> the codes [N, L, w_dim] now.
+
+        Args:
+            ws: the codes that it was drawn from; None at the first iteration, which starts from the average code.
+        """
+        offsets = self.encoder(torch.cat([images, drawn], dim=1))
+        return self.around_average(offsets) if ws is None else ws + offsets
 
     def steps(self, images: Tensor, average_image: Tensor | None = None) -> list[Tensor]:
         """The codes after every iteration; each one's drawing is what the next one compares the image with.
@@ -139,10 +162,9 @@ class ReStyleModel(WPlusModel):
         """
         x = self.prepare(images)
         drawn = (self.average_image() if average_image is None else average_image).expand(len(x), -1, -1, -1)
-        results = [self.around_average(self.encoder(torch.cat([x, drawn], dim=1)))]
+        results = [self.step(x, drawn)]
         while len(results) < (self.config.n_iters or 1):
-            drawn = pooled(self.render(results[-1]), self.encoder.input_shape)
-            results.append(results[-1] + self.encoder(torch.cat([x, drawn], dim=1)))
+            results.append(self.step(x, self.drawn(results[-1]), results[-1]))
         return results
 
     def forward(self, images: Tensor, average_image: Tensor | None = None) -> Tensor:
@@ -160,6 +182,8 @@ def build_encoder(config: WPlusConfig) -> Trunk:
         sizes["num_styles"] = config.num_styles
     if encoder_class is LastLayerWPlusEncoder:
         sizes["hidden_size"] = config.hidden_size
+    if issubclass(encoder_class, GradualStyleEncoder | BackboneEncoder):
+        sizes["head_width"] = config.head_width
     encoder = encoder_class(config.trunk, **sizes)
     side = config.trunk.input_size
     encoder.input_shape = (side * 3 // 4 if config.wide else side, side)
@@ -182,6 +206,12 @@ def prepared(images: Tensor, shape: tuple[int, int]) -> Tensor:
 def pooled(images: Tensor, shape: tuple[int, int]) -> Tensor:
     """A decoder's images [N, 3, R, R] -> [N, 3, *shape] by means over pixels (repeating them where shape is larger)."""
     return F.adaptive_avg_pool2d(_of_aspect(images, shape), shape)
+
+
+def enough_px(decoder: Generator | None, shape: tuple[int, int]) -> int | None:
+    """Side at which a decoder's images are drawn to be `pooled` to this shape; None: their own."""
+    side = shape[1]
+    return side if decoder is not None and side < decoder.resolution and decoder.resolution % side == 0 else None
 
 
 def _of_aspect(images: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -1,0 +1,127 @@
+"""Train another published encoder on a domain's generator, which stays frozen: pSp, e4e, ReStyle or HyperStyle.
+
+Data, losses, loop, resume and validation are Phase I's (`loop.py`); the methods' own losses are in
+`encoder_objectives.py`. Sources: pSp (arXiv:2008.00951), e4e (arXiv:2102.02766), ReStyle (arXiv:2104.02699), HyperStyle
+(arXiv:2111.15666) and their public training code.
+"""
+
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from hyperinverter.config.encoder_schema import TrainEncoderConfig
+from hyperinverter.data import check_training_data, open_training_data
+from hyperinverter.losses import TotalLoss, build_losses
+from hyperinverter.models.hyperstyle import HyperStyle
+from hyperinverter.models.stylegan2 import Generator
+from hyperinverter.models.wplus import ReStyleModel
+from hyperinverter.ops.batch_norm import synchronised
+from hyperinverter.pretrained.load import hash_of, load_generator
+from hyperinverter.releases.obtain import obtain_weights
+from hyperinverter.training.common import set_up
+from hyperinverter.training.encoder_objectives import E4eObjective, HyperStyleObjective, Objective, WPlusObjective
+from hyperinverter.training.encoder_start import EncoderStart, start_encoder, trunk_of
+from hyperinverter.training.export import export_method
+from hyperinverter.training.guard import guarded
+from hyperinverter.training.latent_adversary import LatentAdversary
+from hyperinverter.training.loop import Trainee, fit
+from hyperinverter.training.optim import build_optimizer
+from hyperinverter.training.resume import find_state
+from hyperinverter.training.start import load_discriminator_of_losses, photo_resolution, training_resolution
+from hyperinverter.utils.checkout import command_of
+from hyperinverter.utils.device import to_device
+from hyperinverter.utils.distributed import check_divides, in_all_processes
+
+# of which a training state can have only one value
+SIZES = ("method", "restyle_over", "trunk_from", "head_width", "hyperstyle", "latent_discriminator.pool_size")
+TITLES = {"psp": "pSp", "e4e": "e4e", "restyle": "ReStyle", "hyperstyle": "HyperStyle"}
+
+
+@in_all_processes
+@guarded
+def train(config: TrainEncoderConfig) -> dict[str, float]:
+    """Train until `schedule.max_steps`; the best model goes to `<output>/model`, the last to `<output>/model_last`.
+
+    Returns:
+        The last logged losses ("train/..."), the last validation losses ("validation/..."), "best/loss", "best/step".
+    Raises:
+        UserError: the losses are no longer finite, the checkpoint does not fit the config, or the data cannot be used.
+        FileNotFoundError: a network or the images are not there.
+    """
+    device, domain, method = set_up(config), config.domain, config.method
+    check_divides("schedule.batch_size", config.schedule.batch_size, config.gradient_accumulation)
+    check_training_data(config.data)
+    generator = load_generator(obtain_weights(domain, "generator"), domain).to(device).requires_grad_(False)
+    generator.synthesis.recompute_from_px = config.recompute_from_px
+    start = start_encoder(config, generator)
+    frozen = {"generator": hash_of(generator), **start.frozen}
+    discriminator, used = load_discriminator_of_losses(config, frozen)
+    own = [*SIZES, *(["trunk"] if config.trunk_from == "own" else [])]
+    networks = ["generator", *(["w_encoder"] if start.frozen else []), *({config.trunk_from} - {"own"})]
+    resumed = find_state(config, trainer="encoder", networks=networks, frozen=used, settings=own)
+    losses = build_losses(config.loss_weights, discriminator=discriminator, loss_resolution=domain.loss_resolution)
+    losses = losses.to(device).eval()
+    size = drawing_resolution(config, generator, losses)
+    photo_px = min(domain.resolution, max(photo_resolution(size, domain), trunk_of(config).input_size))
+    data = open_training_data(config.data, domain, config.seed, generator, device, photo_px)
+
+    network = to_device(start.model, device)
+    trained = synchronised(start.trained.requires_grad_(True).train(), config.sync_batchnorm)
+    optimizer = build_optimizer(trained.parameters(), config.optimizer)
+    parts, rates = {start.part: trained, "optimizer": optimizer}, {optimizer: config.optimizer}
+    adversary = build_adversary(config, generator, device)
+    if adversary is not None:
+        parts |= adversary.parts()
+        rates[adversary.optimizer] = adversary.config.optimizer
+    objective = build_objective(config, start, losses, size, adversary)
+    folder = Path(config.output) / "model"
+    trainee = Trainee(
+        trainer="encoder",
+        title=TITLES[method],
+        network=trained,
+        parts=parts,
+        rates=rates,
+        frozen=used,
+        origin=start.origin,
+        update=lambda images, _, step, measure: objective.update(images, step, optimizer, measure=measure),
+        measure=objective.measure,
+        draw=objective.draw,
+        pictures=f"input_{method}",
+        write=partial(export_method, method, network, domain, frozen),
+        then=f"{command_of('evaluate')} model={folder} 'methods=[{method}]' data.root=FOLDER",
+    )
+    return fit(config, trainee, resumed, data, device)
+
+
+def drawing_resolution(config: TrainEncoderConfig, generator: Generator, losses: TotalLoss) -> int:
+    """Side in px at which images are drawn: large enough for the losses, and for the trunk where it sees them."""
+    size = training_resolution(generator, config.domain, losses)
+    if config.method not in ("restyle", "hyperstyle"):
+        return size
+    seen = min(generator.resolution, trunk_of(config).input_size)
+    return max(size, min(px for px in generator.synthesis.resolutions if px >= seen))
+
+
+def uses_e4e(config: TrainEncoderConfig) -> bool:
+    """Whether the method has e4e's encoder and losses."""
+    return config.method == "e4e" or (config.method == "restyle" and config.restyle_over == "e4e")
+
+
+def build_adversary(config: TrainEncoderConfig, generator: Generator, device: torch.device) -> LatentAdversary | None:
+    settings = config.latent_discriminator
+    return LatentAdversary(settings, generator, device) if uses_e4e(config) and settings.weight > 0 else None
+
+
+def build_objective(
+    config: TrainEncoderConfig, start: EncoderStart, losses: TotalLoss, px: int, adversary: LatentAdversary | None
+) -> Objective:
+    device = next(start.trained.parameters()).device
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
+    n_iters = start.model.config.n_iters or 1
+    common = {"config": config, "losses": losses, "px": px, "autocast": autocast, "n_iters": n_iters}
+    if isinstance(start.model, HyperStyle):
+        return HyperStyleObjective(**common, network=start.model)
+    average = start.model.average_image() if isinstance(start.model, ReStyleModel) else None
+    common |= {"network": start.model, "average_image": average}
+    return E4eObjective(**common, adversary=adversary) if uses_e4e(config) else WPlusObjective(**common)
