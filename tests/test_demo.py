@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -182,6 +183,17 @@ def test_starting_empties_a_demo_behind_a_link_and_follows_no_link_in_it(tmp_pat
     assert [path.name for path in (tmp_path / "demo").iterdir()] == ["demo.json"]
     assert (tmp_path / "demo").is_symlink() and (tmp_path / "photos/holiday.jpg").is_file()
     assert json.loads((tmp_path / "disk/demo.json").read_text())["phase1_steps"] == 400
+
+
+def test_a_full_disk_leaves_no_half_written_file(tmp_path: Path, largest_file: Callable[[int], None]):
+    domain = load_domain("tiny")
+    domain.weights.folder = "my models/tiny"
+    config = load_config(DemoConfig, None, ["domain=tiny", f"output={tmp_path / 'demo'}"])
+    largest_file(20)
+    for write in (lambda: start_folder(config), lambda: name_domain(domain, tmp_path / "demo")):
+        with pytest.raises(OSError, match="File too large"):
+            write()
+    assert not list((tmp_path / "demo").iterdir())
 
 
 def test_commands_name_a_changed_domain_by_a_file(tmp_path: Path):

@@ -1,6 +1,7 @@
 """Images sampled from a generator instead of read from disk: one seed per image, kept in a store where one is named."""
 
 import hashlib
+import io
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -157,8 +158,10 @@ class GeneratedSource:
                 )
             return images
         images = self._sample(start, start + CHUNK)
-        with write_atomically(path) as partial, partial.open("wb") as file:
-            np.save(file, images)
+        encoded = io.BytesIO()
+        np.save(encoded, images)  # not into the file: numpy loses the reason when a disk is full
+        with write_atomically(path) as partial:
+            partial.write_bytes(encoded.getbuffer())
         return images
 
     def _open_store(self) -> None:

@@ -131,4 +131,5 @@ def start_folder(config: DemoConfig) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
-    (output / MARKER).write_text(json.dumps({"domain": config.domain.name, **sizes(config)}) + "\n")
+    with write_atomically(output / MARKER) as marker:
+        marker.write_text(json.dumps({"domain": config.domain.name, **sizes(config)}) + "\n")

@@ -107,6 +107,26 @@ def test_members_that_cannot_be_read_are_named(tmp_path):
         damaged(entry, longer).read(0)
 
 
+@pytest.mark.parametrize("count", [2**40, 2**62, 2**63])
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_member_of_impossible_size_is_one_bad_image(method, count, tmp_path):
+    """Its bytes were asked for as declared: a MemoryError or an OverflowError ended the run."""
+    path = write(tmp_path / "a.zip", {"a.png": b"first" * 9, "b.png": b"second" * 9}, method)
+    whole = path.read_bytes()
+    at, end = whole.rindex(b"PK\1\2"), whole.rindex(b"PK\5\6")
+    entry = bytearray(whole[at:end])
+    extra = struct.pack("<2H2Q", 1, 16, count, count)  # size and packed size beyond 32 bits
+    struct.pack_into("<2L", entry, 20, 2**32 - 1, 2**32 - 1)
+    struct.pack_into("<H", entry, 30, len(extra))
+    tail = bytearray(whole[end:])
+    struct.pack_into("<L", tail, 12, struct.unpack_from("<L", tail, 12)[0] + len(extra))
+    path.write_bytes(whole[:at] + entry + extra + tail)
+    source = open_source(path)
+    assert source.read_bytes(0) == b"first" * 9
+    with pytest.raises(BadImageError, match=r"b\.png: cannot be read: "):
+        source.read(1)
+
+
 def test_an_archive_that_is_cut_or_damaged_is_refused_as_a_whole(tmp_path):
     path = write(tmp_path / "a.zip", MEMBERS)
     whole = path.read_bytes()

@@ -1,5 +1,6 @@
 """A domain of the MobileStyleGAN architecture through its trainers, and images that are sampled once into a store."""
 
+import errno
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -232,6 +233,16 @@ def test_the_code_of_a_sample_draws_it_again(domain):
     spread = (source.w(source.names) - generator.mapping.w_avg).norm(dim=1)
     full = (GeneratedSource(generator, 20).w(source.names) - generator.mapping.w_avg).norm(dim=1)
     assert ((spread / full > 0.29) & (spread / full < 0.91)).all() and (spread / full).std() > 0.05
+
+
+def test_a_full_disk_names_the_file_of_samples_that_did_not_fit(domain, tmp_path, largest_file):
+    """numpy told how many bytes it had written, and neither the file nor the reason: a traceback."""
+    source = GeneratedSource(load_generator(Path(domain.weights.folder)), 4, resolution=16, store=tmp_path / "store")
+    largest_file(2000)
+    with pytest.raises(OSError) as caught:
+        source.fill_store()
+    assert caught.value.errno == errno.EFBIG and Path(caught.value.filename).parent == tmp_path / "store"
+    assert [path.name for path in (tmp_path / "store").iterdir()] == ["store.json"]
 
 
 def test_truncation_is_the_mapping_networks_own(domain):

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import lzma
 import os
 import shutil
 import subprocess
@@ -86,6 +87,36 @@ def test_what_is_not_installed_is_named(monkeypatch):
 def test_damaged_ones_are_one_error(head):
     with pytest.raises(BadImageError, match="photo: "):
         decode_image(head + bytes(100), "photo")
+
+
+@needs_avif
+def test_damage_inside_an_avif_is_one_error():
+    """Its decoder raises a RuntimeError of its own, which once ended the run."""
+    whole, refused = encoded("AVIF"), 0
+    for at in range(0, len(whole), 7):
+        try:
+            decode_image(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :], "a.avif")
+        except BadImageError:
+            refused += 1
+    assert refused > 10
+
+
+@pytest.mark.parametrize(
+    "raised", [RuntimeError, SystemError, MemoryError, OverflowError, lzma.LZMAError, RecursionError]
+)
+def test_whatever_a_library_raises_of_one_file_stays_that_file_s(raised, monkeypatch, tmp_path):
+    def fail(*_):
+        raise raised("tile cannot extend outside image")
+
+    (tmp_path / "a.png").write_bytes(encoded("PNG"))
+    source = open_source(tmp_path / "a.png")
+    with monkeypatch.context() as patch:
+        patch.setattr(source, "read_bytes", fail)
+        with pytest.raises(BadImageError, match=r"a\.png: cannot be read: "):
+            source.read(0)
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
+    with pytest.raises(BadImageError, match=r"a\.png: damaged or unsupported: "):
+        source.read(0)
 
 
 def test_large_photos_of_other_formats_than_jpeg_are_refused_with_the_size_to_reduce_to():
