@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from hyperinverter.utils import files
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import HOST, AppendedFile, check_writable, copy_file, write_atomically
 from hyperinverter.utils.held_folders import lock_folder
@@ -136,3 +137,11 @@ def test_a_copy_is_whole_or_absent(tmp_path):
     assert error.value.filename == str(target) and not list(target.parent.iterdir())
     copy_file(source, target)
     assert target.read_bytes() == source.read_bytes() and target.stat().st_mtime_ns == source.stat().st_mtime_ns
+
+
+def test_files_are_copied_in_one_place():
+    """`shutil` leaves half a copy on a full disk."""
+    package = Path(files.__file__).parents[1]
+    for path in package.rglob("*.py"):
+        if path.name != "files.py":
+            assert not re.search(r"shutil\.(copy|move)|copytree", path.read_text()), f"{path}: use copy_file"

@@ -14,10 +14,10 @@ from PIL import Image
 from hyperinverter.config.faults import ConfigError
 from hyperinverter.config.load import load_config
 from hyperinverter.config.model_schema import DirectionConfig
-from hyperinverter.config.schema import DataConfig, EditConfig
+from hyperinverter.config.schema import DataConfig, EditConfig, InterpolateConfig
 from hyperinverter.data import align_folder as aligning
 from hyperinverter.data.align import AlignedFace
-from hyperinverter.editing.commands import edit_images, invert_images
+from hyperinverter.editing.commands import edit_images, interpolate_images, invert_images
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.output_names import LONGEST_PART, OutputNames, file_name, inside
 
@@ -77,21 +77,27 @@ def test_no_result_lies_behind_a_link_that_leads_out(tmp_path):
             assert inside(base, name) == base / name
 
 
-@pytest.mark.parametrize("command", ["align", "edit"])
+@pytest.mark.parametrize("command", ["align", "edit", "interpolate"])
 def test_a_link_in_the_output_folder_is_not_written_through(command, tmp_path, tiny_model, tiny_domain, monkeypatch):
     """Once `edit` put a photo's pictures wherever a link of its name led."""
     photos, output, elsewhere = tmp_path / "photos", tmp_path / "out", tmp_path / "elsewhere"
     for folder in (photos / "a", output, elsewhere):
         folder.mkdir(parents=True)
-    Image.new("RGB", (16, 16), "red").save(photos / "a" / "a.png")
+    for name in ("a", "b") if command == "interpolate" else ("a",):
+        Image.new("RGB", (16, 16), "red").save(photos / "a" / f"{name}.png")
     (output / "a").symlink_to(elsewhere)
-    config = EditConfig(
-        domain=tiny_domain, data=DataConfig(root=str(photos)), output=str(output), model=str(tiny_model),
-        directions=[], strengths=[1.0],
-    )  # fmt: skip
+    (output / "a_a").symlink_to(elsewhere)
+    given = {"domain": tiny_domain, "data": DataConfig(root=str(photos)), "output": str(output)}
+    given["model"] = str(tiny_model)
+    config = {
+        "align": lambda: EditConfig(**given),
+        "edit": lambda: EditConfig(**given, directions=[], strengths=[1.0]),
+        "interpolate": lambda: InterpolateConfig(**given),
+    }[command]()
+    act = {"align": aligning.align_folder, "edit": edit_images, "interpolate": interpolate_images}[command]
     monkeypatch.setattr(aligning, "align", lambda *_: AlignedFace(BLACK, np.zeros((4, 2)), np.zeros((68, 2))))
     with pytest.raises(UserError, match=r"out/a.*: a link that leads out of"):
-        (edit_images if command == "edit" else aligning.align_folder)(config)
+        act(config)
     assert not list(elsewhere.iterdir())
 
 
