@@ -149,8 +149,7 @@ class SharedHypernet(nn.Module):
 
     def forward(self, code: Tensor, shape: tuple[int, ...]) -> Tensor:
         """code [N, token_size] -> factors [N, O, I, k, k]: the product [N, rows, columns] read anew, not permuted."""
-        rows = (code @ self.w2 + self.b2).reshape(-1, self.rows, self.token_size)
-        product = rows @ self.w1 + self.b1  # [N, rows, columns]
+        product = (code @ self.w2 + self.b2).reshape(-1, self.rows, self.token_size) @ self.w1 + self.b1
         if self.rows * self.columns == math.prod(shape):
             return product.reshape(-1, *shape)
         return product.reshape(-1, *shape[:2], 1, 1).expand(-1, *shape)  # one factor per pair of channels
@@ -177,7 +176,8 @@ class RefinementBlock(nn.Module):
         super().__init__()
         self.shape = shape
         halvings = halvings_of(map_size) - (shape[-1] == 3)  # 3x3: two pixels are left, which the pooling averages
-        self.convs = _convs([channels, *[width] * (halvings - 1), code_size], [2] * halvings)
+        strides = [2] * halvings or [1]  # a map of two pixels
+        self.convs = _convs([channels, *[width] * (len(strides) - 1), code_size], strides)
         factors = nn.Conv2d(code_size, shape[0] * shape[1], 1)
         self.output = nn.Sequential(factors) if shape[-1] == 1 else nn.Sequential(nn.AdaptiveAvgPool2d(1), factors)
 

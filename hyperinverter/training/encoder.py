@@ -27,7 +27,7 @@ from hyperinverter.training.guard import guarded
 from hyperinverter.training.latent_adversary import LatentAdversary
 from hyperinverter.training.loop import Trainee, fit
 from hyperinverter.training.optim import build_optimizer
-from hyperinverter.training.resume import find_state
+from hyperinverter.training.resume import Parts, find_state
 from hyperinverter.training.start import load_discriminator_of_losses, photo_resolution, training_resolution
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.device import to_device
@@ -69,7 +69,8 @@ def train(config: TrainEncoderConfig) -> dict[str, float]:
     network = to_device(start.model, device)
     trained = synchronised(start.trained.requires_grad_(True).train(), config.sync_batchnorm)
     optimizer = build_optimizer(trained.parameters(), config.optimizer)
-    parts, rates = {start.part: trained, "optimizer": optimizer}, {optimizer: config.optimizer}
+    parts: Parts = {start.part: trained, "optimizer": optimizer}
+    rates = {optimizer: config.optimizer}
     adversary = build_adversary(config, generator, device)
     if adversary is not None:
         parts |= adversary.parts()
@@ -119,9 +120,9 @@ def build_objective(
     device = next(start.trained.parameters()).device
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
     n_iters = start.model.config.n_iters or 1
-    common = {"config": config, "losses": losses, "px": px, "autocast": autocast, "n_iters": n_iters}
     if isinstance(start.model, HyperStyle):
-        return HyperStyleObjective(**common, network=start.model)
+        return HyperStyleObjective(config, losses, px, autocast, n_iters, start.model)
     average = start.model.average_image() if isinstance(start.model, ReStyleModel) else None
-    common |= {"network": start.model, "average_image": average}
-    return E4eObjective(**common, adversary=adversary) if uses_e4e(config) else WPlusObjective(**common)
+    if uses_e4e(config):
+        return E4eObjective(config, losses, px, autocast, n_iters, start.model, average, adversary)
+    return WPlusObjective(config, losses, px, autocast, n_iters, start.model, average)

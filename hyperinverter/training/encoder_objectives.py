@@ -10,6 +10,7 @@ Letters: N images, L styles, R pixels.
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from hyperinverter.config.encoder_schema import TrainEncoderConfig
 from hyperinverter.losses import TotalLoss
 from hyperinverter.losses.codes import delta_norm, w_norm
 from hyperinverter.models.hyperstyle import HyperStyle
-from hyperinverter.models.wplus import ReStyleModel, WPlusModel
+from hyperinverter.models.wplus import Encoder4Editing, ReStyleModel, WPlusModel
 from hyperinverter.models.wplus.model import pooled, prepared
 from hyperinverter.training.latent_adversary import LatentAdversary
 from hyperinverter.training.optim import split_microbatches, step_over_parts
@@ -100,9 +101,9 @@ class WPlusObjective(Objective):
     average_image: Tensor | None = None
 
     def outputs(self, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        network, ws = self.network, None
-        x = network.prepare(images)
-        drawn = None if self.average_image is None else self.average_image.expand(len(x), -1, -1, -1)
+        network, x = self.network, self.network.prepare(images)
+        drawn = x if self.average_image is None else self.average_image.expand(len(x), -1, -1, -1)
+        ws: Tensor | None = None
         for _ in range(self.n_iters):
             with self.autocast:
                 if isinstance(network, ReStyleModel):
@@ -114,8 +115,8 @@ class WPlusObjective(Objective):
             ws, drawn = ws.detach(), pooled(image.detach(), network.encoder.input_shape)
 
     def terms(self, ws: Tensor) -> dict[str, tuple[float, Tensor]]:
-        weight = self.config.w_norm_weight
-        return {"w_norm": (weight, w_norm(ws, self.network.latent_avg))} if weight else {}
+        weight, average = self.config.w_norm_weight, self.network.latent_avg
+        return {"w_norm": (weight, w_norm(ws, average))} if weight and average is not None else {}
 
 
 @dataclass
@@ -135,7 +136,7 @@ class E4eObjective(WPlusObjective):
         config, most = self.config, self.network.config.num_styles - 1
         begun = step - config.progressive_start
         self.stage = 0 if begun < 0 else min(begun // config.progressive_every + 1, most)
-        self.network.encoder.progressive_stage = self.stage
+        cast(Encoder4Editing, self.network.encoder).progressive_stage = self.stage
         self.codes.clear()
 
     def terms(self, ws: Tensor) -> dict[str, tuple[float, Tensor]]:
@@ -159,7 +160,8 @@ class HyperStyleObjective(Objective):
 
     def outputs(self, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         network, shape = self.network, self.network.hypernet.input_shape
-        x, deltas = prepared(images, shape), {}
+        x = prepared(images, shape)
+        deltas: dict[str, Tensor] = {}
         with torch.no_grad(), self.autocast:
             ws = network.codes(images).float()
             drawn = pooled(network.render(ws, {}, self.px).float(), shape)

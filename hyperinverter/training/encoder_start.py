@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field, fields
 
-from torch import nn
-
 from hyperinverter.config.encoder_schema import TrainEncoderConfig
 from hyperinverter.config.schema import FROM_E1, EncoderConfig
+from hyperinverter.models.backbones import Trunk
+from hyperinverter.models.encoders import WEncoder
 from hyperinverter.models.hyperstyle import HyperStyle, HyperStyleConfig
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.wplus import Encoder4Editing, ProgressiveBackboneEncoder, WPlusConfig, WPlusModel, build_model
@@ -13,6 +13,7 @@ from hyperinverter.models.wplus.encoders import start_at_w
 from hyperinverter.pretrained.load import fill, hash_of, load_w_encoder
 from hyperinverter.releases.obtain import obtain_weights
 from hyperinverter.training.start import load_trunk, to_continue
+from hyperinverter.utils.errors import UserError
 
 # published: which encoder each method has; ReStyle's reads one map in place of three
 ENCODER_TYPES = {
@@ -36,7 +37,7 @@ class EncoderStart:
     """
 
     model: WPlusModel | HyperStyle
-    trained: nn.Module
+    trained: Trunk
     part: str
     origin: str
     frozen: dict[str, str] = field(default_factory=dict)
@@ -44,16 +45,20 @@ class EncoderStart:
 
 def start_encoder(config: TrainEncoderConfig, generator: Generator) -> EncoderStart:
     """The method's networks: going on from `init_from`, else with the trunk that the domain names, else random."""
+    model: WPlusModel | HyperStyle
+    trained: Trunk
     if config.method == "hyperstyle":
         w_encoder = load_w_encoder(obtain_weights(config.domain, "w_encoder"), generator, config.domain)
-        model = build_hyperstyle(config, generator)
-        model.w_encoder.load_state_dict(w_encoder.state_dict())
-        model.w_encoder.eval().requires_grad_(False)
+        model = build_hyperstyle(config, generator, w_encoder)
         trained, part, frozen = model.hypernet, "hypernet", {"w_encoder": hash_of(w_encoder)}
     else:
         model = build_wplus(config, generator)
         trained, part, frozen = model.encoder, "encoder", {}
-    model.latent_avg.copy_(generator.mapping.w_avg)
+    if (average := generator.mapping.w_avg) is None:
+        raise UserError(
+            "the generator has no mean of w (w_avg), around which codes are learned; give another generator"
+        )
+    model.latent_avg = average.detach().clone()[None]
     if config.init_from is not None:
         file = to_continue(config.init_from, config.method, config.domain)
         state = {key.removeprefix(f"{part}."): value for key, value in file.state.items() if key.startswith(f"{part}.")}
@@ -93,10 +98,14 @@ def build_wplus(config: TrainEncoderConfig, generator: Generator) -> WPlusModel:
     return model
 
 
-def build_hyperstyle(config: TrainEncoderConfig, generator: Generator) -> HyperStyle:
-    """HyperStyle, with random weights; what the domain leaves out for its hypernetworks is left out here too."""
+def build_hyperstyle(config: TrainEncoderConfig, generator: Generator, w_encoder: WEncoder) -> HyperStyle:
+    """HyperStyle around E1, with random weights; what the domain leaves out for its hypernetworks is left out here too.
+
+    Args:
+        w_encoder: the domain's E1, which stays as it is.
+    """
     own = config.hyperstyle
-    w_encoder = WPlusConfig(INTO_W, generator.num_ws, generator.w_dim, trunk=config.domain.w_encoder)
+    e1 = WPlusConfig(INTO_W, generator.num_ws, generator.w_dim, trunk=config.domain.w_encoder)
     sizes = HyperStyleConfig.of(
         generator,
         left_out=config.domain.hypernetwork.left_out,
@@ -106,6 +115,9 @@ def build_hyperstyle(config: TrainEncoderConfig, generator: Generator) -> HyperS
         shared_width=own.shared_width,
         separable=own.separable,
         n_iters=config.n_iters,
-        w_encoder=w_encoder,
+        w_encoder=e1,
     )
-    return HyperStyle(sizes, generator)
+    model = HyperStyle(sizes, generator)
+    model.w_encoder = w_encoder.eval().requires_grad_(False)
+    model.w_encoder.input_shape = (w_encoder.input_size, w_encoder.input_size)
+    return model

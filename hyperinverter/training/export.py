@@ -141,8 +141,14 @@ def export_method(
     what, measured = _step_and_losses(progress, measured)
     copy_parts(folder, domain, ("generator", "discriminator"))
     info = _info("train_encoder", progress, measured)
-    about = {"method": method, "domain": domain.name, "generator_hash": frozen["generator"]}
-    save_method(folder / f"{method}.safetensors", network, **about, info={**info, "trained_with": frozen})
+    save_method(
+        folder / f"{method}.safetensors",
+        network,
+        method=method,
+        domain=domain.name,
+        generator_hash=frozen["generator"],
+        info={**info, "trained_with": frozen},
+    )
     then = f'Load with `hyperinverter.load(FOLDER, "{method}")`.'
     _write_readme(folder, f"{method}.safetensors", domain, info, what, then)
 

@@ -76,8 +76,8 @@ def fit(
         data,
     )
     changes = RandomChanges(config.augment, config.augment_p, device)
-    state = {"trainer": trainee.trainer, "frozen": trainee.frozen, "parts": trainee.parts}
-    progress = restore(resumed, trainee.parts, trainee.rates, data=data)
+    trainer, frozen, parts = trainee.trainer, trainee.frozen, trainee.parts
+    progress = restore(resumed, parts, trainee.rates, data=data)
     origin = f"resumed at step {progress.step}" if progress.step else trainee.origin
 
     with open_run(config, progress) as (run, bar):
@@ -115,7 +115,7 @@ def fit(
 
             # -- save
             if due.save:
-                save_state(run, config, progress=progress, **state)
+                save_state(run, config, trainer=trainer, frozen=frozen, progress=progress, parts=parts)
             if due.stop:
                 run.stop(progress.step)
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from hyperinverter.checkpoint import ModelFile, read_model
-from hyperinverter.config.schema import FROM_E1, DomainConfig, Phase1Config, Phase2Config
+from hyperinverter.config.schema import FROM_E1, DomainConfig, Phase2Config, PhaseConfig
 from hyperinverter.data import Batches
 from hyperinverter.extractors.framing import look_at_some
 from hyperinverter.losses import TotalLoss
@@ -101,7 +101,7 @@ def notes_on_photos(data: Batches, domain: DomainConfig, step: int) -> list[str]
 
 
 def load_discriminator_of_losses(
-    config: Phase1Config | Phase2Config, frozen: dict[str, str]
+    config: PhaseConfig, frozen: dict[str, str]
 ) -> tuple[Discriminator | None, dict[str, str]]:
     """The discriminator whose features a loss compares, None where none does; and `frozen` with its hash beside."""
     if not config.loss_weights.get("discriminator_features"):

@@ -21,13 +21,14 @@ from torch import Tensor, nn
 
 from hyperinverter import metrics
 from hyperinverter.checkpoint import load_training_state
+from hyperinverter.config.encoder_schema import LatentDiscriminatorConfig
 from hyperinverter.config.schema import AdversarialConfig, DataConfig, EvaluateConfig, OptimizerConfig, StyleGAN2Config
 from hyperinverter.data import Batches
 from hyperinverter.evaluation.reconstruction import evaluate
 from hyperinverter.metrics.distribution import SetMetric
 from hyperinverter.models.stylegan2.discriminator import DiscriminatorEpilogue, DiscriminatorOptions
 from hyperinverter.ops.batch_norm import synchronised
-from hyperinverter.training import phase1, phase2, stylegan2
+from hyperinverter.training import encoder, phase1, phase2, stylegan2
 from hyperinverter.utils import distributed, gradients
 from hyperinverter.utils.distributed import average, in_all_processes, own_rows, rank
 from hyperinverter.utils.errors import UserError
@@ -41,6 +42,7 @@ TRAINED = {
     "phase1": ["w_encoder"],
     "phase2": ["layerwise_encoder", "hypernetwork", "discriminator"],
     "stylegan2": ["G", "D", "average"],
+    "restyle_e4e": ["encoder", "latent_discriminator"],
 }
 ADAM = OptimizerConfig(lr=1e-3, eps=1e-4)
 
@@ -269,6 +271,17 @@ def test_the_gan_in_two_processes_is_that_in_one(augment, config_of, tmp_path):
     assert run_processes(2, work, (stylegan2.train, two), log=tmp_path / "log") == [0, 0], log_of(tmp_path)
     stylegan2.train(one)
     assert_alike("stylegan2", tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.slow
+def test_restyles_steps_and_e4es_discriminator_in_two_processes_are_those_in_one(config_of, tmp_path):
+    """Every process sees the codes of all, and holds the same pools."""
+    critic = LatentDiscriminatorConfig(r1_every=2, pool_size=6, optimizer=ADAM)
+    settings = {"optimizer": ADAM, "latent_discriminator": critic, "progressive_every": 4}
+    one, two = (config_of("restyle_e4e", name, **settings) for name in ("one", "two"))
+    assert run_processes(2, work, (encoder.train, two), log=tmp_path / "log") == [0, 0], log_of(tmp_path)
+    encoder.train(one)
+    assert_alike("restyle_e4e", tmp_path / "one", tmp_path / "two")
 
 
 @pytest.mark.slow

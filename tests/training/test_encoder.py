@@ -142,7 +142,7 @@ def test_e4es_own_terms_are_the_published_ones_and_choose_no_step(parts):
     l2 = (image - images).square().mean()
     total = float(values["l2"] + weight * values["delta"] + 0.1 * values["adversarial"])
     assert float(values["loss"]) == pytest.approx(total, rel=1e-5)
-    assert float(objective.measure(images, [])["loss"]) == pytest.approx(l2.item(), rel=1e-5)
+    assert objective.measure(images, [])["loss"].item() == pytest.approx(l2.item(), rel=1e-5)
 
 
 def test_the_latent_discriminators_step_is_the_published_one(parts):
@@ -208,6 +208,20 @@ def test_hyperstyle_multiplies_weights_and_refines_them(parts):
         drawn = torch.cat(singly).detach()
         torch.testing.assert_close(image.detach(), drawn, rtol=1e-4, atol=1e-4)
     assert len(outputs) == 2 and "b4.conv1.weight" in totals and not any("torgb" in name for name in totals)
+
+
+@pytest.mark.parametrize("separable", [False, True])
+@pytest.mark.parametrize("strides", [[2, 1, 1, 1], [2, 2, 2, 1], [2, 2, 2, 2]])
+def test_hyperstyle_takes_any_trunk(strides, separable, parts, make_config):
+    """Last maps of 8, 2 and 1 px: a published block halves 16 px to two before it pools."""
+    sizes = replace(make_config("hyperstyle").hyperstyle, separable=separable)
+    trunk = replace(make_config("hyperstyle").domain.w_encoder, strides=strides)
+    _, start, _, images = parts("hyperstyle", trunk_from="own", trunk=trunk, hyperstyle=sizes)
+    factors = start.trained(torch.cat([images, images], dim=1))
+    config = start.model.config
+    assert {name: tuple(value.shape[1:]) for name, value in factors.items()} == {
+        config.names[number]: shape for number, shape in config.shapes.items()
+    }
 
 
 # -------------------------------------------------------------------------------------------- what each is for

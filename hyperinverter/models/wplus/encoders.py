@@ -6,6 +6,9 @@ yuval-alaluf/restyle-encoder). All return what the network gives; adding the ave
 Letters: N images, L styles, C channels, H and W pixels, w_dim numbers of a style vector.
 """
 
+from collections.abc import Iterable
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -132,7 +135,7 @@ def start_at_w(encoder: Encoder4Editing | ProgressiveBackboneEncoder) -> None:
 
     Published heads begin at small random differences, which an encoder saved before they are trained would add.
     """
-    for head in encoder.styles[1:]:
+    for head in cast(Iterable[MapToStyle], encoder.styles[1:]):
         nn.init.zeros_(head.linear.weight)
         nn.init.zeros_(head.linear.bias)
 
