@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 import hyperinverter
-from hyperinverter.data.align import NoFaceError, align_face
 from hyperinverter.directions import Direction, save_direction
+from hyperinverter.extractors.align import NoFaceError, align_face
 from hyperinverter.utils.errors import UserError
 
 # seconds to import, and used by few: fetched inside the functions that need them

@@ -263,7 +263,13 @@ def _stylegan2(c: s.StyleGAN2Config) -> Iterator[Problem]:
         yield Problem(("data.kind",), "a generator cannot learn from its own samples; write auto and data.root=FOLDER")
 
 
+def _which_face(c: s.AlignConfig | s.InvertConfig) -> Iterator[Problem]:
+    if c.face != "all" and not (isinstance(c.face, int) and c.face >= 1):
+        yield Problem(("face",), f"must be 1 for the largest face, 2 for the next, and so on, or all; got {c.face!r}")
+
+
 def _invert(c: s.InvertConfig) -> Iterator[Problem]:
+    yield from _which_face(c)
     yield from choice(c, "method", names.METHODS)
     yield from fits_methods(c, "method", [c.method])
     if c.resolution is not None:
@@ -308,6 +314,7 @@ CHECKS: Checks = {
     s.AdversarialConfig: _adversarial,
     s.ScheduleConfig: _schedule,
     s.PrepareConfig: _prepare,
+    s.AlignConfig: _which_face,
     s.OutputConfig: _output,
     s.CommandConfig: _command,
     s.TrainConfig: _train,

@@ -46,7 +46,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "align": Command(
         schema.AlignConfig,
-        "hyperinverter.data.align_folder:align_folder",
+        "hyperinverter.editing.align_command:align_folder",
         "configs/edit/faces64.yaml",
         "Find the face in each photo and crop it as FFHQ does, at the domain's resolution. Needs the extra `faces`; "
         "its landmark model was trained on iBUG 300-W, whose terms exclude commercial use.",

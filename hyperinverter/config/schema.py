@@ -277,6 +277,7 @@ class AlignConfig(OutputConfig):
     """align: crops in the domain's resolution."""
 
     data: PhotosConfig = field(default_factory=PhotosConfig)
+    face: int | str = 1  # of several in a photo: 1 is the largest, 2 the next; all: every one
 
 
 @dataclass
@@ -305,6 +306,7 @@ class InvertConfig(CommandConfig):
     resolution: int | None = None  # side in px of what is drawn; None: the domain's. Smaller is faster
     refine: RefineConfig = field(default_factory=RefineConfig)
     align: bool = False  # find the face and crop it as FFHQ does; for photos that are not cropped yet
+    face: int | str = 1  # with align, of several in a photo: 1 is the largest, 2 the next; all: every one
     batch_size: int = 8  # photos that are inverted at a time
 
 

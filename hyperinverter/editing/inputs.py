@@ -10,11 +10,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hyperinverter.config.schema import InvertConfig
-from hyperinverter.data import align
 from hyperinverter.data.fit import FitNotes
 from hyperinverter.data.image_source import ImageSource
 from hyperinverter.data.other_files import NUMBERS
 from hyperinverter.data.sources import check_images, open_source
+from hyperinverter.extractors import align
 from hyperinverter.extractors.framing import Framing
 from hyperinverter.inverters import Inversion, Inverter
 from hyperinverter.published.names import foreign, plain_names
@@ -152,7 +152,8 @@ class Inputs:
                 yield from self._inverted(pending)
                 pending = []
                 yield from self._saved(source, item)
-            elif (prepared := self._prepared(source, item)) is not None:
+                continue
+            for prepared in self._prepared(source, item):
                 pending.append((source, *prepared))
                 if len(pending) == self.config.batch_size:
                     yield from self._inverted(pending)
@@ -177,23 +178,28 @@ class Inputs:
                 except BadImageError as error:
                     yield source.names[index], error
 
-    def _prepared(self, name: str, item: Image.Image | BadImageError) -> tuple[Tensor, Tensor] | None:
-        """Aligned if asked, as [3, R, R] and as the method takes it; None when it cannot be used."""
+    def _prepared(self, name: str, item: Image.Image | BadImageError) -> Iterator[tuple[Tensor, Tensor]]:
+        """The photo or, if asked, its faces, as [3, R, R] and as the method takes it; none if it cannot be used."""
         if isinstance(item, BadImageError):
-            return self._bad(name, item.reason)
+            self._bad(name, item.reason)
+            return
+        pictures = [item]
         if self.config.align:
+            size = max(self.inverter.resolution, align.ALIGNED_SIZE)
             try:
-                face = align.align(item, max(self.inverter.resolution, align.ALIGNED_SIZE), name)
+                faces = align.align_faces(item, size, name, self.config.face)
             except align.NoFaceError as error:
-                return self._bad(name, str(error))
-            item = face.image
-            self._note(name, face.note, face.note)
+                self._bad(name, str(error))
+                return
+            pictures = [face.image for face in faces]
+            self._note(name, faces[0].note, faces[0].note)
         else:
             self._note(name, self.framing.look(name, item), self.framing.line(name))
-        self.fit.note(name, item.size)
         size, taken = self.inverter.resolution, self.inverter.input_shape
-        image = from_uint8(to_tensor(item, size))
-        return image, image if taken == (size, size) else from_uint8(to_tensor(item, taken))
+        for picture in pictures:
+            self.fit.note(name, picture.size)
+            image = from_uint8(to_tensor(picture, size))
+            yield image, image if taken == (size, size) else from_uint8(to_tensor(picture, taken))
 
     def _note(self, name: str, note: str | None, line: str | None) -> None:
         """Keep what is to be known of a photo's face; say it at once where `line` is not None."""

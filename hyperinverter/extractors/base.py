@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from hyperinverter.data.face_models import faces_file
+from hyperinverter.extractors.face_models import faces_file
 from hyperinverter.pretrained.files import find_network_file
 from hyperinverter.published.reading import read_published
 from hyperinverter.releases.catalog import catalog

@@ -8,18 +8,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from hyperinverter.data.align import LEFT_EYE, MOUTH_LEFT, MOUTH_RIGHT, RIGHT_EYE, dlib_models, has_landmark_model
+from hyperinverter.extractors.crop import LEFT_EYE, MOUTH_LEFT, MOUTH_RIGHT, RIGHT_EYE
+from hyperinverter.extractors.face_models import faces_file, has_dlib
 from hyperinverter.pretrained.files import find_network_file
 from hyperinverter.utils.errors import UserError
 
 YUNET_FILES = ("yunet_n_640_640.onnx", "yunet_n_640.onnx", "face_detection_yunet_2023mar.onnx")
 YUNET_PX = 320  # longer side at which it looks: faces from a tenth of the photo's height are found
+FINER_PX = (640, 1280)  # and at which it looks for smaller ones, where that is asked for
 YUNET_LEAST = 0.6  # score of what is reported at all; found photos of faces have 0.9 and more
-DLIB_PX = (256, 640)  # the first for faces that fill the photo, the second if none was there
+DLIB_PX = (256, 640, 1280, 2560)  # the first for faces that fill the photo, the later ones while none was there
+LANDMARK_MODEL = "shape_predictor_68_face_landmarks.dat"
 # From this score on it is surely a face: the highest on 320 photos of churches were 0.77 (YuNet) and 0.1 (dlib).
 SURE = {"yunet": 0.85, "dlib": 1.0}
 
@@ -34,13 +38,29 @@ class FoundFace:
     right_eye: np.ndarray
     mouth: np.ndarray  # between its corners
 
+    @property
+    def points(self) -> np.ndarray:
+        """Eyes and mouth, [3, 2]."""
+        return np.stack([self.left_eye, self.right_eye, self.mouth])
+
 
 @dataclass(frozen=True)
 class FaceFinder:
-    """`find` gives the faces of an upright RGB photo, the widest first; `name` is yunet or dlib."""
+    """`find` gives the faces of an upright RGB photo, the widest first; `name` is yunet or dlib.
+
+    `sizes`: longer sides in px at which a photo is looked at, one after the other while there is no face.
+    """
 
     name: str
-    find: Callable[[Image.Image], list[FoundFace]]
+    find_at: Callable[[Image.Image, int], list[FoundFace]]
+    sizes: tuple[int, ...]
+
+    def find(self, photo: Image.Image, finer: bool = False) -> list[FoundFace]:
+        """With `finer` smaller faces are found too, which takes longer where there is none."""
+        return next(filter(None, (self.find_at(photo, px) for px in self._sizes(finer))), [])
+
+    def _sizes(self, finer: bool) -> tuple[int, ...]:
+        return self.sizes if finer else self.sizes[: 1 if self.name == "yunet" else 2]
 
     @property
     def sure(self) -> float:
@@ -56,11 +76,11 @@ def face_finder() -> FaceFinder | None:
     """
     file = next(filter(None, map(find_network_file, YUNET_FILES)), None)
     if file is not None and (find := _yunet(file)) is not None:
-        return FaceFinder("yunet", find)
-    return FaceFinder("dlib", _find_by_dlib) if has_landmark_model() else None
+        return FaceFinder("yunet", find, (YUNET_PX, *FINER_PX))
+    return FaceFinder("dlib", _find_by_dlib, DLIB_PX) if has_landmark_model() else None
 
 
-def _yunet(file: Path) -> Callable[[Image.Image], list[FoundFace]] | None:
+def _yunet(file: Path) -> Callable[[Image.Image, int], list[FoundFace]] | None:
     """None where OpenCV is absent or has no face detector."""
     try:
         import cv2
@@ -74,8 +94,8 @@ def _yunet(file: Path) -> Callable[[Image.Image], list[FoundFace]] | None:
     except cv2.error as error:
         raise UserError(f"{file}: cannot be read as the face detector YuNet; fetch it again, or remove it") from error
 
-    def find(photo: Image.Image) -> list[FoundFace]:
-        pixels, scale = _resized(photo, YUNET_PX)
+    def find(photo: Image.Image, px: int) -> list[FoundFace]:
+        pixels, scale = _resized(photo, px)
         network.setInputSize(pixels.shape[1::-1])
         _, rows = network.detect(np.ascontiguousarray(pixels[:, :, ::-1]))  # BGR
         result = []
@@ -87,13 +107,10 @@ def _yunet(file: Path) -> Callable[[Image.Image], list[FoundFace]] | None:
     return find
 
 
-def _find_by_dlib(photo: Image.Image) -> list[FoundFace]:
+def _find_by_dlib(photo: Image.Image, px: int) -> list[FoundFace]:
     _, detector, predictor = dlib_models()
-    for px in DLIB_PX:
-        pixels, scale = _resized(photo, px)
-        boxes, scores, _ = detector.run(pixels, 0, 0.0)
-        if len(boxes):
-            break
+    pixels, scale = _resized(photo, px)
+    boxes, scores, _ = detector.run(pixels, 0, 0.0)
     found = []
     for box, score in zip(boxes, scores, strict=True):
         shape = predictor(pixels, box)
@@ -113,3 +130,16 @@ def _resized(photo: Image.Image, px: int) -> tuple[np.ndarray, float]:
 
 def _widest_first(result: list[FoundFace]) -> list[FoundFace]:
     return sorted(result, key=lambda face: -face.box[2])
+
+
+def has_landmark_model() -> bool:
+    """Whether `dlib_models` will work."""
+    return has_dlib() and faces_file(LANDMARK_MODEL) is not None
+
+
+@lru_cache(maxsize=1)
+def dlib_models() -> tuple[Any, Any, Any]:
+    """The dlib module, its HOG face detector and the 68-point predictor; about a second on the first call."""
+    import dlib
+
+    return dlib, dlib.get_frontal_face_detector(), dlib.shape_predictor(str(faces_file(LANDMARK_MODEL)))

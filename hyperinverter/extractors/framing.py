@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from hyperinverter.config.schema import DomainConfig
-from hyperinverter.data.align import side_and_place
 from hyperinverter.data.image_source import ImageSource
+from hyperinverter.extractors.crop import side_and_place
 from hyperinverter.extractors.face_finder import FaceFinder, FoundFace, face_finder
 from hyperinverter.utils.decode import BadImageError, centre_crop
 
@@ -86,7 +86,7 @@ class Framing:
                 return []
             return [
                 "photos were taken to be in the FFHQ crop, as no face detector is here (pip install "
-                f"'hyperinverter[faces]'); if they are not: {self.remedy}"
+                f"opencv-python-headless); if they are not: {self.remedy}"
             ]
         if not self.faults:
             return []

@@ -196,15 +196,15 @@ class Inverter(Edits, OnHub, ABC):
         return next(self.generator.parameters()).device
 
     @torch.no_grad()
-    def invert(self, images: "ImagesLike", batch_size: int = 4, *, align: bool = False) -> Inversion:
+    def invert(self, images: "ImagesLike", batch_size: int = 4, *, align: bool | int = False) -> Inversion:
         """Invert images.
 
         Args:
             images: a tensor [N, 3, H, W] in [-1, 1], a PIL image, a path (image, folder, zip), or a list of these.
             batch_size: images at a time; the result does not depend on it.
-            align: True finds the face in each photo and crops it as FFHQ does; needs the extra `faces`.
+            align: True finds the largest face in each photo and crops it as FFHQ does; 2 takes the second largest.
         Raises:
-            NoFaceError: `align`, and a photo shows no face.
+            NoFaceError: `align`, and a photo shows no face, or not so many.
             UserError: `align`, and the model is not of faces.
         """
         if align and (self.domain.alignment != "ffhq" or self.domain.kind == "scenes"):

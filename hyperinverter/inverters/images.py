@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from hyperinverter.data.align import ALIGNED_SIZE
-from hyperinverter.data.align import align as align_photo
 from hyperinverter.data.sources import open_source
+from hyperinverter.extractors.align import ALIGNED_SIZE
+from hyperinverter.extractors.align import align as align_photo
 from hyperinverter.utils.decode import centre_crop, to_tensor, upright_rgb
 from hyperinverter.utils.images import from_uint8
 
@@ -24,7 +24,7 @@ def as_images(
     images: ImagesLike,
     size: int | tuple[int, int],
     look: Callable[[str, Image.Image], object] = lambda name, photo: None,
-    align: bool = False,
+    align: bool | int = False,
 ) -> Tensor:
     """Anything image-like as a batch [N, 3, R, R] in [-1, 1].
 
@@ -34,7 +34,8 @@ def as_images(
             antialiasing), the one policy of the project; PIL images are turned upright and laid over white, as files
             are.
         look: called with name and upright RGB photo of each image that is no tensor, before its crop.
-        align: True finds the face in each photo and takes the FFHQ crop of it, at which nothing looks any more.
+        align: True finds the largest face in each photo and takes the FFHQ crop of it, at which nothing looks any more;
+            2 takes the second largest, and so on.
     Raises:
         NoFaceError: `align`, and a photo shows no face.
         ValueError: another shape, type or (of a tensor on the CPU) range; says what was given.
@@ -59,10 +60,10 @@ def _taken_in(
     photo: Image.Image,
     size: int | tuple[int, int],
     look: Callable[[str, Image.Image], object],
-    align: bool,
+    align: bool | int,
 ) -> Tensor:
     if align:
-        face = align_photo(photo, max(size if isinstance(size, int) else max(size), ALIGNED_SIZE), name)
+        face = align_photo(photo, max(size if isinstance(size, int) else max(size), ALIGNED_SIZE), name, int(align))
         if face.note:
             logger.warning(f"{name}: {face.note}")
         photo = face.image

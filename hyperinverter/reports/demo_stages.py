@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -21,25 +20,21 @@ from hyperinverter.config.schema import (
     Phase1Config,
     Phase2Config,
 )
-from hyperinverter.data.align import align_face, crop_quad
 from hyperinverter.data.generated import GeneratedSource
 from hyperinverter.editing.commands import edit_images, interpolate_images
 from hyperinverter.evaluation.reconstruction import evaluate
+from hyperinverter.extractors.align import align_face
 from hyperinverter.pretrained.load import load_generator
 from hyperinverter.releases.obtain import obtain_weights
 from hyperinverter.reports.html_page import Report, curves, metrics_rows, read_stats
 from hyperinverter.training import phase1, phase2
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.decode import read_image
-from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_atomically
 from hyperinverter.utils.images import contact_sheet, from_uint8, save_image
 
 STAGES = 7
 PORTRAIT_PX = 512  # of each picture on the page; files of the full size lie beside it
-# The FFHQ crop of scikit-image's astronaut (Eileen Collins, NASA, public domain), as data.align finds it with dlib:
-# corners x, y in px, top-left, bottom-left, bottom-right, top-right. Used where the extra `faces` is not installed.
-ASTRONAUT_QUAD = [[142.5, 14.7], [133.0, 188.7], [307.0, 198.2], [316.5, 24.2]]
 CURVES = {
     "train/l2": "L2, training",
     "validation/l2": "L2, validation",
@@ -106,7 +101,7 @@ def prepare_inputs(demo: Demo) -> tuple[list[Path], Path]:
             files.append(save_image(image, demo.output / "inputs" / f"generated_{index}.png"))
         # read from the installed package: skimage.data would want pooch and the network for other pictures
         portrait = read_image(Path(skimage.__file__).parent / "data" / "astronaut.png")
-        crop, how = align_portrait(portrait, max(domain.resolution, 256))  # 256: worth looking at
+        crop = align_face(portrait, max(domain.resolution, 256), "scikit-image's astronaut")  # 256: worth looking at
         photo = save_image(crop, demo.output / "inputs" / "photo.png")
 
     report = demo.report
@@ -118,19 +113,10 @@ def prepare_inputs(demo: Demo) -> tuple[list[Path], Path]:
     )
     report.text(
         f"Pictures: {count} samples of the generator, and the one real photo that the scikit-image package carries "
-        f"(astronaut Eileen Collins, NASA, public domain), {how}. Samples of the generator are easier than photos, "
+        f"(astronaut Eileen Collins, NASA, public domain), aligned. Samples of the generator are easier than photos, "
         "because the generator can show them exactly; README.md says how to measure on photos of your own."
     )
     return [*files, photo], photo
-
-
-def align_portrait(portrait: Image.Image, size: int) -> tuple[Image.Image, str]:
-    """The FFHQ crop of the photo and how it was found."""
-    try:
-        return align_face(portrait, size, "scikit-image's astronaut"), "aligned by its landmarks"
-    except UserError as error:
-        print(f"      fixed crop of the photo: {error}")
-        return crop_quad(portrait, np.array(ASTRONAUT_QUAD), size), "cut out at a fixed place"
 
 
 def train_phase1(demo: Demo) -> dict[str, Any]:

@@ -193,16 +193,20 @@ def test_another_models_inversion_is_refused(config, other_tiny_model, tmp_path)
 
 
 def test_align_goes_through_the_aligner_and_skips_photos_without_a_face(config, photos, tmp_path, monkeypatch):
-    from hyperinverter.data import align
+    from hyperinverter.extractors import align
 
-    def pretend(image, size, name="the image"):
+    def pretend(image, size, name, which):
         if name == "b.png":
             raise align.NoFaceError(f"{name}: no face")
-        return align.AlignedFace(Image.new("RGB", (size, size), (255, 0, 0)), np.zeros((4, 2)), np.zeros((68, 2)))
+        return [align.AlignedFace(Image.new("RGB", (size, size), (255, 0, 0)), np.zeros((4, 2)))] * (
+            2 if which == "all" else 1
+        )
 
-    monkeypatch.setattr(align, "align", pretend)
+    monkeypatch.setattr(align, "align_faces", pretend)
     results = invert_images(config(photos, align=True))
     assert list(results["skipped"]) == ["b.png"] and len(results["images"]) == 2
+    both = invert_images(config(photos / "a.png", align=True, face="all"))
+    assert len(both["images"]) == 2
     edit_images(config(photos / "a.png", align=True, strengths=[0.0]))
     assert np.asarray(Image.open(tmp_path / "out" / "a" / "input.png")).reshape(-1, 3).mean(0).tolist() == [255, 0, 0]
 
@@ -241,13 +245,13 @@ def test_many_photos_show_a_bar_and_a_sheet_says_what_it_leaves_out(config, phot
 
 
 def test_which_of_several_faces_was_taken_is_told_and_in_the_json(config, photos, monkeypatch, capsys):
-    from hyperinverter.data import align
+    from hyperinverter.extractors import align
 
-    def pretend(image, size, name="the image"):
+    def pretend(image, size, name, which):
         crop = Image.new("RGB", (size, size))
-        return align.AlignedFace(crop, np.zeros((4, 2)), np.zeros((68, 2)), "2 faces; the most certain one was taken")
+        return [align.AlignedFace(crop, np.zeros((4, 2)), None, "2 faces; the largest was taken")]
 
-    monkeypatch.setattr(align, "align", pretend)
+    monkeypatch.setattr(align, "align_faces", pretend)
     results = invert_images(config(photos / "a.png", align=True))
-    assert results["face_notes"] == {"a.png": "2 faces; the most certain one was taken"}
-    assert "note: a.png: 2 faces; the most certain one was taken" in capsys.readouterr().out
+    assert results["face_notes"] == {"a.png": "2 faces; the largest was taken"}
+    assert "note: a.png: 2 faces; the largest was taken" in capsys.readouterr().out

@@ -19,10 +19,10 @@ from hyperinverter.config.schema import (
     WeightsConfig,
 )
 from hyperinverter.data import open_source
-from hyperinverter.data.align import align_face
 from hyperinverter.editing.commands import invert_images
 from hyperinverter.extractors import face_finder as finder_module
 from hyperinverter.extractors import framing as framing_module
+from hyperinverter.extractors.align import align_face
 from hyperinverter.extractors.face_finder import FaceFinder, FoundFace, face_finder
 from hyperinverter.extractors.framing import Framing, look_at_some
 from hyperinverter.inverters import load
@@ -54,7 +54,9 @@ def look(monkeypatch):
     """What is said of a photo of 100 px in which these faces are found."""
 
     def look(*faces: FoundFace, domain: DomainConfig = FACES, size=(100, 100)) -> str | None:
-        monkeypatch.setattr(framing_module, "face_finder", lambda: FaceFinder("dlib", lambda photo: list(faces)))
+        monkeypatch.setattr(
+            framing_module, "face_finder", lambda: FaceFinder("dlib", lambda photo, px: list(faces), (256,))
+        )
         return Framing(domain, "align").look("a.png", Image.new("RGB", size))
 
     return look
@@ -94,7 +96,9 @@ def test_scenes_are_doubted_when_a_face_fills_them(look):
 
 
 def test_the_fourth_photo_and_later_ones_are_only_counted(monkeypatch):
-    monkeypatch.setattr(framing_module, "face_finder", lambda: FaceFinder("dlib", lambda photo: [face(side=0.5)]))
+    monkeypatch.setattr(
+        framing_module, "face_finder", lambda: FaceFinder("dlib", lambda photo, px: [face(side=0.5)], (256,))
+    )
     framing = Framing(FACES, "write align=true")
     for number in range(5):
         framing.look(f"{number}.png", Image.new("RGB", (100, 100)))
@@ -112,7 +116,7 @@ def test_without_a_detector_one_line_says_so(monkeypatch):
     framing = Framing(FACES, "write align=true")
     assert framing.look("a.png", Image.new("RGB", (9, 9))) is None and framing.finder is None
     (line,) = framing.unreported()
-    assert "no face detector is here (pip install 'hyperinverter[faces]')" in line and line.endswith("write align=true")
+    assert "no face detector is here (pip install opencv-python-headless)" in line and line.endswith("write align=true")
     assert not Framing(DomainConfig(alignment="none"), "").unreported()
 
 

@@ -6,10 +6,10 @@ import torch
 from PIL import Image
 from script_runner import run_script, write_labels, write_photos
 
-from hyperinverter.data import align_folder
-from hyperinverter.data.align import AlignedFace
 from hyperinverter.directions.direction import Direction
 from hyperinverter.directions.files import save_direction
+from hyperinverter.editing import align_command
+from hyperinverter.extractors.align import AlignedFace
 from hyperinverter.utils.files import LEFTOVER
 
 ROOMS = {
@@ -24,7 +24,7 @@ def test_one_message(command, room, tiny_model, tmp_path, largest_file, capsys, 
     photos = write_photos(tmp_path / "photos", 12, 16)
     write_labels(tmp_path / "labels.csv", photos)
     face = AlignedFace(Image.open(photos[0]), np.zeros((4, 2)), np.zeros((68, 2)))
-    monkeypatch.setattr(align_folder, "align", lambda *_: face)
+    monkeypatch.setattr(align_command, "align_faces", lambda *_: [face])
     words = {
         "edit": [photos[0], f"directions=[{direction_file(tmp_path)}]", "strength_unit=w"],
         "interpolate": photos[:2],

@@ -15,9 +15,9 @@ from hyperinverter.config.faults import ConfigError
 from hyperinverter.config.load import load_config
 from hyperinverter.config.model_schema import DirectionConfig
 from hyperinverter.config.schema import DataConfig, EditConfig, InterpolateConfig
-from hyperinverter.data import align_folder as aligning
-from hyperinverter.data.align import AlignedFace
+from hyperinverter.editing import align_command as aligning
 from hyperinverter.editing.commands import edit_images, interpolate_images, invert_images
+from hyperinverter.extractors.align import AlignedFace
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.output_names import LONGEST_PART, OutputNames, file_name, inside
 
@@ -95,7 +95,7 @@ def test_a_link_in_the_output_folder_is_not_written_through(command, tmp_path, t
         "interpolate": lambda: InterpolateConfig(**given),
     }[command]()
     act = {"align": aligning.align_folder, "edit": edit_images, "interpolate": interpolate_images}[command]
-    monkeypatch.setattr(aligning, "align", lambda *_: AlignedFace(BLACK, np.zeros((4, 2)), np.zeros((68, 2))))
+    monkeypatch.setattr(aligning, "align_faces", lambda *_: [AlignedFace(BLACK, np.zeros((4, 2)))])
     with pytest.raises(UserError, match=r"out/a.*: a link that leads out of"):
         act(config)
     assert not list(elsewhere.iterdir())
@@ -165,7 +165,7 @@ def test_no_command_writes_outside_its_output(container, command, tmp_path, tiny
         directions=[], strengths=[1.0],
     )  # fmt: skip
     if command == "align":
-        monkeypatch.setattr(aligning, "align", lambda *_: AlignedFace(BLACK, np.zeros((4, 2)), np.zeros((68, 2))))
+        monkeypatch.setattr(aligning, "align_faces", lambda *_: [AlignedFace(BLACK, np.zeros((4, 2)))])
         aligning.align_folder(config)
         record = json.loads((work / "out" / "alignment.json").read_text())
         count = len(record["photos"])

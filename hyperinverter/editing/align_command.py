@@ -10,8 +10,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from hyperinverter.config.schema import AlignConfig
-from hyperinverter.data.align import NoFaceError, align
 from hyperinverter.data.sources import open_source, spare_inputs
+from hyperinverter.extractors.align import NoFaceError, align_faces
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.decode import FULL_SIZE, BadImageError
 from hyperinverter.utils.errors import UserError
@@ -29,7 +29,7 @@ def align_folder(config: AlignConfig) -> dict[str, Path]:
     upright photo, and which of several faces was taken; and the photos left out with the reason) and `sheet.png`.
 
     Returns:
-        Photo name -> crop file.
+        Photo name -> crop file; with `face=all` the second face of a photo is NAME#2.
     Raises:
         UserError: data.root is not set; no photo has a face; or some have none and data.on_bad_file is "refuse".
     """
@@ -51,36 +51,38 @@ def align_folder(config: AlignConfig) -> dict[str, Path]:
     for index, name in enumerate(tqdm(source.names, desc="align", unit="photo", leave=False, disable=len(source) < 2)):
         try:
             photo = source.read(index)
-            face = align(photo, config.domain.resolution, name)
+            faces = align_faces(photo, config.domain.resolution, name, config.face)
         except (BadImageError, NoFaceError) as error:
             left_out[name] = str(error)
             tqdm.write(f"left out: {error}")
             continue
-        file = names.path(name, ".png", keep_suffix=stems[os.path.splitext(name)[0]] > 1)  # a.jpg beside a.png
-        for written in (file, "sheet.png"):
-            spare_inputs(output / written, places)
-        files[name] = save_image(face.image, inside(output, file))
         full = photo.info.get(FULL_SIZE, photo.size)  # of a photo that was reduced while it was decoded
         scale = np.array(full) / photo.size
-        records[name] = {
-            "file": file,
-            "photo_size": list(full),
-            "quad": (face.quad * scale).tolist(),
-            "landmarks": (face.landmarks * scale).tolist(),
-            "note": face.note,
-        }
-        if face.note:
-            tqdm.write(f"note: {name}: {face.note}")
-        if len(rows) < SHEET_ROWS:
-            photo.thumbnail((side, side))  # whole photos of a modern camera would fill the memory
-            rows.append([photo, face.image])
+        photo.thumbnail((side, side))  # whole photos of a modern camera would fill the memory
+        for number, face in enumerate(faces, 1):
+            file = names.path(name, ".png", keep_suffix=stems[os.path.splitext(name)[0]] > 1)  # a.jpg beside a.png
+            for written in (file, "sheet.png"):
+                spare_inputs(output / written, places)
+            key = name if number == 1 else f"{name}#{number}"
+            files[key] = save_image(face.image, inside(output, file))
+            records[key] = {
+                "file": file,
+                "photo_size": list(full),
+                "quad": (face.quad * scale).tolist(),
+                "landmarks": None if face.landmarks is None else (face.landmarks * scale).tolist(),
+                "note": face.note,
+            }
+            if face.note:
+                tqdm.write(f"note: {name}: {face.note}")
+            if len(rows) < SHEET_ROWS:
+                rows.append([photo, face.image])
     if not files or (left_out and config.data.on_bad_file == "refuse"):
         listed = "\n  ".join(left_out.values())
         raise UserError(f"{len(left_out)} of {len(source)} photos could not be aligned:\n  {listed}")
     with write_atomically(output / "alignment.json") as temporary:
         temporary.write_text(json.dumps({"photos": records, "left_out": left_out}, indent=1))
     if len(files) > SHEET_ROWS:
-        print(f"sheet.png shows the first {SHEET_ROWS} of {len(files)} photos")
+        print(f"sheet.png shows the first {SHEET_ROWS} of {len(files)} faces")
     contact_sheet(rows, ["photo", "aligned"], output / "sheet.png", captions=list(files)[:SHEET_ROWS], cell=side)
-    print(f"aligned {len(files)} of {len(source)} photos to {config.domain.resolution} px in {output}")
+    print(f"aligned {len(source) - len(left_out)} of {len(source)} photos to {config.domain.resolution} px in {output}")
     return files
