@@ -48,8 +48,9 @@ COMMANDS: dict[str, Command] = {
         schema.AlignConfig,
         "hyperinverter.editing.align_command:align_folder",
         "configs/edit/faces64.yaml",
-        "Find the face in each photo and crop it as FFHQ does, at the domain's resolution. Needs the extra `faces`; "
-        "its landmark model was trained on iBUG 300-W, whose terms exclude commercial use.",
+        "Find the face in each photo, tilted by any angle, and crop it as FFHQ does, at the domain's resolution. face=2 "
+        "takes the second largest, face=all every one. With the extra `faces`, dlib's landmarks place the crop; their "
+        "model was trained on iBUG 300-W, whose terms exclude commercial use.",
         inputs="data.root",
     ),
     "prepare-data": Command(
