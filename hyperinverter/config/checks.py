@@ -282,6 +282,8 @@ def _invert(c: s.InvertConfig) -> Iterator[Problem]:
 
 
 def _edit(c: s.EditConfig) -> Iterator[Problem]:
+    if c.paste_back and not c.align:
+        yield Problem(("paste_back", "align"), "puts aligned faces back into their photos; write align=true too")
     yield from not_empty(c, "directions strengths")
     if not all(map(math.isfinite, c.strengths)):
         yield Problem(("strengths",), f"must be finite, got {c.strengths}")

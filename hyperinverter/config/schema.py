@@ -318,6 +318,7 @@ class EditConfig(InvertConfig):
     # how far, one picture each; 0 is the reconstruction
     strengths: list[float] = field(default_factory=lambda: [-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0])
     strength_unit: str = "w"  # w (the paper's gamma, a distance in W) | std (of w·d over the photos it was learned on)
+    paste_back: bool = False  # with align: also each whole photo with the edited face in its place
 
 
 @dataclass

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -16,9 +17,10 @@ from hyperinverter.data.sources import spare_inputs
 from hyperinverter.directions.direction import Direction, edit
 from hyperinverter.editing.inputs import Inputs, Photo, check_inputs
 from hyperinverter.editing.interpolation import interpolate
+from hyperinverter.editing.paste_back import paste_back
 from hyperinverter.inverters import Inversion, Inverter, load
 from hyperinverter.utils.errors import UserError
-from hyperinverter.utils.images import contact_sheet, difference_map, save_gif, save_image, to_pil
+from hyperinverter.utils.images import contact_sheet, difference_map, save_gif, save_image, to_pil, write_picture
 from hyperinverter.utils.output_names import OutputNames, inside
 from hyperinverter.utils.seeding import seed_everything
 from hyperinverter.utils.waiting import QUIET_S, doing
@@ -33,8 +35,8 @@ def edit_images(config: EditConfig) -> dict:
     """Edit every photo along every direction, at every strength.
 
     Writes per photo `<label>/`: input.png, reconstruction.png, inversion.safetensors, and per direction and strength a
-    PNG and the edited Inversion, and a GIF; over all photos `sheet_<direction>.png` (rows photos, columns input and
-    strengths) and `edit.json`, which is also returned.
+    PNG and the edited Inversion, a GIF, and with `paste_back` the whole photo with the edited face; over all photos
+    `sheet_<direction>.png` (rows photos, columns input and strengths) and `edit.json`, which is also returned.
     """
     inverter, output, begin = _open(config)
     directions = _directions(config, inverter)
@@ -64,6 +66,9 @@ def edit_images(config: EditConfig) -> dict:
                 stem = f"{named[direction.name]}_{strength:+g}"
                 files[stem] = _relative(save_image(image, folder / f"{stem}.png"), output)
                 one.save(folder / f"{stem}.safetensors")
+                if config.paste_back and photo.whole is not None and photo.quad is not None:
+                    path = folder / f"{stem}_photo.png"
+                    files[f"{stem}_photo"] = _relative(_save_pasted(photo.whole(), photo.quad, image, path), output)
             order = sorted(range(len(strengths)), key=strengths.__getitem__)
             save_gif([images[i] for i in order], folder / f"{named[direction.name]}.gif", GIF_FRAME_MS)
             if len(sheets[direction.name]) < SHEET_ROWS:
@@ -200,6 +205,13 @@ def _save_photo(photo: Photo, reconstruction: Tensor, folder: Path) -> dict[str,
     photo.inversion.save(folder / "inversion.safetensors")
     files["inversion"] = _relative(folder / "inversion.safetensors", folder.parent)
     return files
+
+
+def _save_pasted(whole: Image.Image, quad: np.ndarray, image: Tensor, path: Path) -> Path:
+    """The whole photo with the edited crop [3, R, R] in its place, with the photo's EXIF data."""
+    exif = {"exif": whole.info["exif"]} if "exif" in whole.info else {}
+    write_picture(paste_back(whole, quad, to_pil(image.clamp(-1, 1))), path, format="PNG", **exif)
+    return path
 
 
 def _cells(*images: Tensor | None) -> list[Image.Image | None]:

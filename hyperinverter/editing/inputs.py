@@ -1,9 +1,11 @@
 """What edit, invert and interpolate are given: photos (files, folders, zips; aligned on request), saved Inversions."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -36,12 +38,27 @@ class Photo:
         source: its name where it came from.
         image: what the networks saw, [3, R, R] in [-1, 1]; None for a saved Inversion.
         inversion: of one image.
+        whole: reads the whole upright photo again; None for a saved Inversion.
+        quad: where its crop lies in the whole photo, as of `AlignedFace`; None where it was not aligned.
     """
 
     label: str
     source: str
     image: Tensor | None
     inversion: Inversion
+    whole: Callable[[], Image.Image] | None = None
+    quad: np.ndarray | None = None
+
+
+@dataclass
+class Prepared:
+    """A photo that is to be inverted; attributes as of `Photo`, and `taken`: as the method takes it."""
+
+    source: str
+    image: Tensor
+    taken: Tensor
+    whole: Callable[[], Image.Image]
+    quad: np.ndarray | None
 
 
 def check_inputs(config: InvertConfig) -> None:
@@ -146,15 +163,15 @@ class Inputs:
         return f"is {message}" if message else "holds weights or other numbers, not a photo"
 
     def _photos(self, sources: list[tuple[str, ImageSource | None]]) -> Iterator[Photo]:
-        pending: list[tuple[str, Tensor, Tensor]] = []
-        for source, item in self._items(sources):
+        pending: list[Prepared] = []
+        for source, item, whole in self._items(sources):
             if isinstance(item, Inversion):
                 yield from self._inverted(pending)
                 pending = []
                 yield from self._saved(source, item)
                 continue
-            for prepared in self._prepared(source, item):
-                pending.append((source, *prepared))
+            for prepared in self._prepared(source, item, whole):
+                pending.append(prepared)
                 if len(pending) == self.config.batch_size:
                     yield from self._inverted(pending)
                     pending = []
@@ -162,28 +179,31 @@ class Inputs:
 
     def _items(
         self, sources: list[tuple[str, ImageSource | None]]
-    ) -> Iterator[tuple[str, Inversion | Image.Image | BadImageError]]:
-        """(name, what was read) of every input."""
+    ) -> Iterator[tuple[str, Inversion | Image.Image | BadImageError, Callable[[], Image.Image] | None]]:
+        """(name, what was read, what reads it again) of every input."""
         left = self._most
         for root, source in sources:
             if source is None:
-                yield root, Inversion.load(expanded(root))
+                yield root, Inversion.load(expanded(root)), None
                 continue
             for index in range(len(source)):
                 if left <= 0:
                     return
                 left -= 1
+                whole = partial(source.read, index)
                 try:
-                    yield source.names[index], source.read(index)
+                    yield source.names[index], whole(), whole
                 except BadImageError as error:
-                    yield source.names[index], error
+                    yield source.names[index], error, whole
 
-    def _prepared(self, name: str, item: Image.Image | BadImageError) -> Iterator[tuple[Tensor, Tensor]]:
-        """The photo or, if asked, its faces, as [3, R, R] and as the method takes it; none if it cannot be used."""
+    def _prepared(
+        self, name: str, item: Image.Image | BadImageError, whole: Callable[[], Image.Image]
+    ) -> Iterator[Prepared]:
+        """The photo or, if asked, its faces; nothing if it cannot be used."""
         if isinstance(item, BadImageError):
             self._bad(name, item.reason)
             return
-        pictures = [item]
+        pictures: list[tuple[Image.Image, np.ndarray | None]] = [(item, None)]
         if self.config.align:
             size = max(self.inverter.resolution, align.ALIGNED_SIZE)
             try:
@@ -191,15 +211,16 @@ class Inputs:
             except align.NoFaceError as error:
                 self._bad(name, str(error))
                 return
-            pictures = [face.image for face in faces]
+            pictures = [(face.image, face.quad) for face in faces]
             self._note(name, faces[0].note, faces[0].note)
         else:
             self._note(name, self.framing.look(name, item), self.framing.line(name))
         size, taken = self.inverter.resolution, self.inverter.input_shape
-        for picture in pictures:
+        for picture, quad in pictures:
             self.fit.note(name, picture.size)
             image = from_uint8(to_tensor(picture, size))
-            yield image, image if taken == (size, size) else from_uint8(to_tensor(picture, taken))
+            as_taken = image if taken == (size, size) else from_uint8(to_tensor(picture, taken))
+            yield Prepared(name, image, as_taken, whole, quad)
 
     def _note(self, name: str, note: str | None, line: str | None) -> None:
         """Keep what is to be known of a photo's face; say it at once where `line` is not None."""
@@ -214,12 +235,13 @@ class Inputs:
         self.skipped[name] = reason
         tqdm.write(f"skipped {name}: {reason}")
 
-    def _inverted(self, pending: list[tuple[str, Tensor, Tensor]]) -> Iterator[Photo]:
+    def _inverted(self, pending: list[Prepared]) -> Iterator[Photo]:
         if pending:
             with doing("inverting"):
-                inversion = self.inverter.invert(torch.stack([taken for *_, taken in pending]), self.config.batch_size)
-            for (source, image, _), one in zip(pending, inversion, strict=True):
-                yield Photo(self._labels.label(source), source, image, one)
+                inversion = self.inverter.invert(torch.stack([each.taken for each in pending]), self.config.batch_size)
+            for each, one in zip(pending, inversion, strict=True):
+                label = self._labels.label(each.source)
+                yield Photo(label, each.source, each.image, one, each.whole, each.quad)
 
     def _saved(self, source: str, inversion: Inversion) -> Iterator[Photo]:
         for one in inversion:

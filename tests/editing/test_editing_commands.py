@@ -198,16 +198,23 @@ def test_align_goes_through_the_aligner_and_skips_photos_without_a_face(config, 
     def pretend(image, size, name, which):
         if name == "b.png":
             raise align.NoFaceError(f"{name}: no face")
-        return [align.AlignedFace(Image.new("RGB", (size, size), (255, 0, 0)), np.zeros((4, 2)))] * (
-            2 if which == "all" else 1
-        )
+        quad = np.array([[2.0, 2], [2, 14], [14, 14], [14, 2]])
+        return [align.AlignedFace(Image.new("RGB", (size, size), (255, 0, 0)), quad)] * (2 if which == "all" else 1)
 
     monkeypatch.setattr(align, "align_faces", pretend)
     results = invert_images(config(photos, align=True))
     assert list(results["skipped"]) == ["b.png"] and len(results["images"]) == 2
     both = invert_images(config(photos / "a.png", align=True, face="all"))
     assert len(both["images"]) == 2
-    edit_images(config(photos / "a.png", align=True, strengths=[0.0]))
+    exif = Image.Exif()
+    exif[0x010E] = "at the sea"  # ImageDescription
+    Image.open(photos / "a.png").resize((40, 30)).save(photos / "a.png", exif=exif)
+    results = edit_images(config(photos / "a.png", align=True, strengths=[0.0], paste_back=True))
+    (pasted,) = [file for name, file in results["images"][0]["files"].items() if name.endswith("_photo")]
+    whole, pasted = Image.open(photos / "a.png").convert("RGB"), Image.open(tmp_path / "out" / pasted)
+    assert pasted.size == (40, 30) and pasted.getexif()[0x010E] == "at the sea"
+    changed = (np.asarray(pasted) != np.asarray(whole)).any(axis=2)
+    assert changed[4:12, 4:12].any() and not changed[16:].any() and not changed[:, 16:].any()
     assert np.asarray(Image.open(tmp_path / "out" / "a" / "input.png")).reshape(-1, 3).mean(0).tolist() == [255, 0, 0]
 
 
