@@ -270,6 +270,8 @@ def _which_face(c: s.AlignConfig | s.InvertConfig) -> Iterator[Problem]:
 
 def _invert(c: s.InvertConfig) -> Iterator[Problem]:
     yield from _which_face(c)
+    if c.face != 1 and not c.align:
+        yield Problem(("face", "align"), f"is {c.face}, but faces are chosen only with align=true: write that too")
     yield from choice(c, "method", names.METHODS)
     yield from fits_methods(c, "method", [c.method])
     if c.resolution is not None:

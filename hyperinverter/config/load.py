@@ -190,8 +190,8 @@ class _Builder:
         except ValueError as error:
             self.faults.append(Fault(COMMAND_LINE, key, str(error)))
             return
-        # text stays as typed: output=2024_01 or data.root=a: b are names, not numbers or mappings; null stays null
-        if value is not None or not raw.strip():
+        # text stays as typed: output=2024_01 or data.root=a: b are names, unless a number may stand there; null stays null
+        if type(value) not in {*options(hint), type(None)} - {str} or not raw.strip():
             if str in options(hint) and not raw.lstrip().startswith(("[", "'", '"')):
                 value = raw
             elif is_list(hint) and raw.strip() and not raw.lstrip().startswith(("[", "{", "'", '"')):

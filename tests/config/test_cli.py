@@ -11,6 +11,8 @@ from tqdm import tqdm
 
 from hyperinverter.config import cli
 from hyperinverter.config.commands import COMMANDS
+from hyperinverter.config.faults import ConfigError
+from hyperinverter.config.load import load_config
 from hyperinverter.config.schema import EditConfig, Phase1Config
 from hyperinverter.utils.errors import UserError
 
@@ -202,3 +204,12 @@ def test_dry_run_shows_config_and_parameter_counts_without_data(tmp_path: Path):
     assert shown.returncode == 0, shown.stderr
     assert "start_step: 200000" in shown.stdout and "30,370,060" in shown.stdout and "642,351,195" in shown.stdout
     assert not list(tmp_path.iterdir()), "a dry run writes nothing"
+
+
+def test_a_face_is_a_number_or_all_and_chosen_only_where_faces_are_looked_for():
+    for face in (2, "all"):
+        assert load_config(EditConfig, None, [f"face={face}", "align=true"]).face == face
+        with pytest.raises(ConfigError, match=f"face: is {face}, but faces are chosen only with align=true"):
+            load_config(EditConfig, None, [f"face={face}"])
+    with pytest.raises(ConfigError, match="face: must be 1 for the largest"):
+        load_config(EditConfig, None, ["face=0", "align=true"])
