@@ -34,6 +34,7 @@ HASH_SIDE = 16  # a fingerprint has 16 x 16 bits
 SAME_BITS = 10  # fingerprints that differ in at most this many are of one photo; of two faces some 60 to 130 differ
 SHOWN = 8  # pairs, or images of a split, on a sheet
 CELL = 128  # px
+SUFFIXES = (".webp", ".jpg", ".png")  # of images whose key in a database has none
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ def prepare_data(config: PrepareConfig) -> dict[str, int]:
     output = Path(config.output)
     splits = _splits(config)
     _check_counts(config, splits)
+    _check_output(splits, output)
     duplicates, sizes = _write(config, splits, output)
     counts = {split: len(images) for split, images in splits.items()}
     report: dict[str, Any] = {
@@ -95,11 +97,12 @@ def prepare_data(config: PrepareConfig) -> dict[str, int]:
     contact_sheet(rows, None, output / "sheet.png", captions=[f"{s}: {n:,}" for s, n in counts.items()], cell=CELL)
     if duplicates:
         pairs = [[one.source.read(one.index) for _, one in pair] for pair in duplicates[:SHOWN]]
-        captions = [f"{a[1].name} = {b[1].name}" for a, b in duplicates[:SHOWN]]
-        contact_sheet(pairs, [duplicates[0][0][0], duplicates[0][1][0]], output / "duplicates.png", captions, CELL)
+        captions = [f"{a}\n{b}" for a, b in report["duplicates"][:SHOWN]]
+        contact_sheet(pairs, None, output / "duplicates.png", captions, CELL)
         raise UserError(
             f"{len(duplicates)} photos stand in two splits, such as {report['duplicates'][0]}; all are in "
-            f"{output / 'prepare.json'}, some to be looked at in duplicates.png. Remove them from one split"
+            f"{output / 'prepare.json'}, some to be looked at in duplicates.png. Remove each from one of its splits: "
+            f"from {output}, and from where it came"
         )
     print(f"{', '.join(f'{n:,} {split}' for split, n in counts.items())} images in {output}; none is in two splits")
     return counts
@@ -109,6 +112,7 @@ def dry_run(config: PrepareConfig) -> str:
     """What would be written, for --dry-run."""
     splits = _splits(config)
     _check_counts(config, splits)
+    _check_output(splits, Path(config.output))
     rows = (f"{Path(config.output) / split}: {len(images):,} images" for split, images in splits.items())
     return "\n".join(rows)
 
@@ -218,6 +222,25 @@ def _check_counts(config: PrepareConfig, splits: dict[str, list[Found]]) -> None
         )
 
 
+def _check_output(splits: dict[str, list[Found]], output: Path) -> None:
+    """Refuse folders of splits with images of an earlier run: what was removed from a dataset would stay in use."""
+    for split in dict.fromkeys((*splits, *PARTITIONS)):
+        names = {name for image in splits.get(split, ()) for name in _possible_names(image)}
+        folder = output / split
+        written = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+        others = sorted(name for path in written if (name := path.relative_to(folder).as_posix()) not in names)
+        if others:
+            raise UserError(
+                f"{folder}: has {len(others):,} files that are not of this dataset's {split} images, such as "
+                f"{others[0]}; remove them, or give another output=FOLDER"
+            )
+
+
+def _possible_names(image: Found) -> list[str]:
+    """What the file of an image may be called in its split's folder; an image of a database may have no suffix."""
+    return [image.name] if Path(image.name).suffix else [image.name + suffix for suffix in SUFFIXES]
+
+
 def _write(
     config: PrepareConfig, splits: dict[str, list[Found]], output: Path
 ) -> tuple[list[tuple[tuple[str, Found], tuple[str, Found]]], dict[str, Counter]]:
@@ -231,12 +254,14 @@ def _write(
     for split, images in splits.items():
         rows, sizes[split] = np.zeros((len(images), HASH_SIDE**2 // 8), np.uint8), Counter()
         for number, image in enumerate(tqdm(images, desc=split, unit="image", mininterval=1)):
+            original_name = image.source.names[image.index]
             try:
                 content = image.source.checked_bytes(image.index)
-                picture = decode_image(content, image.name, config.data.max_megapixels)
+                picture = decode_image(content, original_name, config.data.max_megapixels)
                 shorter = min(picture.size)
                 if side is not None and shorter != side:
-                    raise BadImageError(image.name, f"is {shorter} px on its shorter side; {config.dataset} has {side}")
+                    fault = f"is {shorter} px on its shorter side; {config.dataset} has {side}"
+                    raise BadImageError(original_name, fault)
             except BadImageError as error:
                 bad.append(str(error))
                 continue
@@ -266,8 +291,8 @@ def _suffix(content: bytes) -> str:
 
 
 def _place(original: Path | None, content: bytes, target: Path) -> None:
-    """Link the image's own file, or write what it holds; a target of the same size is it already."""
-    if target.is_file() and target.stat().st_size == len(content):
+    """Link the image's own file, or write what it holds, unless it is there already."""
+    if target.is_file() and target.stat().st_size == len(content) and target.read_bytes() == content:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     if original is not None:

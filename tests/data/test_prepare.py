@@ -109,6 +109,36 @@ def test_a_photo_in_two_splits_is_found_in_another_size_and_format(tmp_path):
     assert (tmp_path / "out" / "duplicates.png").is_file()
 
 
+def test_files_of_an_earlier_run_are_refused_and_never_taken_for_others(tmp_path):
+    """A photo that was removed from the dataset must not stay in its split."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for seed in (1, 2):
+        picture(seed).save(photos / f"{seed}.bmp")  # all of one size
+    config = PrepareConfig(data=PhotosConfig(root=str(photos)), output=str(tmp_path / "out"))
+    prepare_data(config)
+    (photos / "2.bmp").unlink()
+    with pytest.raises(UserError, match=r"train: has 1 files that are not of this dataset's train images.*2\.bmp"):
+        prepare_data(config)
+    with pytest.raises(UserError, match=r"such as 2\.bmp"):
+        prepare.dry_run(config)
+    (tmp_path / "out" / "train" / "2.bmp").rename(tmp_path / "other.bmp")
+    (photos / "1.bmp").unlink()
+    (tmp_path / "other.bmp").rename(photos / "1.bmp")
+    prepare_data(config)
+    assert (tmp_path / "out" / "train" / "1.bmp").samefile(photos / "1.bmp")
+    (tmp_path / "out" / "test").mkdir()
+    picture(3).save(tmp_path / "out" / "test" / "old.png")
+    with pytest.raises(UserError, match=r"test: has 1 files.*old\.png"):
+        prepare_data(config)
+
+
+def test_an_unreadable_image_is_named_as_its_file_is(celeba_hq, tmp_path):
+    (tmp_path / "b" / "17.jpg").write_bytes(b"\xff\xd8 no more")
+    with pytest.raises(UserError, match=r"1 images cannot be used.*\n  17\.jpg: "):
+        prepare_data(celeba_hq)
+
+
 def test_fingerprints_of_different_pictures_are_far_apart():
     prints = np.array([fingerprint(picture(seed)) for seed in range(40)])
     assert list(same_photos(prints, prints)) == [(i, i) for i in range(40)]
