@@ -173,6 +173,9 @@ def test_a_photo_is_aligned_on_request(tiny_model: Path, tmp_path: Path, monkeyp
         model.invert(Image.new("RGB", (300, 200)), align=True)
     with pytest.raises(ValueError, match="a tensor has to be cropped already"):
         model.invert(torch.zeros(3, 64, 64), align=True)
+    for wrong in ("all", -1):
+        with pytest.raises(ValueError, match="give True for the largest face, 2 for the second"):
+            model.invert(photo, align=wrong)
     model.domain = replace(model.domain, alignment="none")
     with pytest.raises(UserError, match="not of faces in the FFHQ crop"):
         model.invert(photo, align=True)

@@ -253,7 +253,7 @@ def _finish(
         },
         "align": config.align,
         "skipped": inputs.skipped,
-        "face_detector": "dlib" if config.align else inputs.framing.finder,  # null: faces were not looked at
+        "face_detector": inputs.finder,  # null: faces were not looked at
         "face_notes": inputs.face_notes,
         "notes": [*inputs.fit.report(), *inputs.framing.report()],
         "seconds": seconds,  # from the weights on disk to the last file written, without Python's imports

@@ -17,6 +17,7 @@ from hyperinverter.data.image_source import ImageSource
 from hyperinverter.data.other_files import NUMBERS
 from hyperinverter.data.sources import check_images, open_source
 from hyperinverter.extractors import align
+from hyperinverter.extractors.face_finder import face_finder
 from hyperinverter.extractors.framing import Framing
 from hyperinverter.inverters import Inversion, Inverter
 from hyperinverter.published.names import foreign, plain_names
@@ -108,7 +109,6 @@ class Inputs:
         self.fit = FitNotes(inverter.resolution)
         self.framing = Framing(inverter.domain, "write align=true")
         self.face_notes: dict[str, str] = {}
-        self._alone = False  # one photo shows no bar
         self.places: set[Path] = set()
         self._labels = OutputNames(reserved=("sheet", "frames"))  # a photo sheet.jpg must not meet the commands' own
 
@@ -117,14 +117,21 @@ class Inputs:
         total = min(sum(1 if source is None else len(source) for _, source in sources), self._most)
         count = 0
         with tqdm(total=total, desc="photos", unit="photo", leave=False, disable=total < 2) as bar:
-            self._alone = total < 2
             for photo in self._photos(sources):
                 yield photo
                 count += 1
+                bar.total = max(total, count + len(self.skipped))  # a photo may have several faces
                 bar.update(count + len(self.skipped) - bar.n)
         if count == 0:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in self.skipped.items())
             raise UserError(f"no image could be used: {reasons or 'there are none in data.root'}; give other images")
+
+    @property
+    def finder(self) -> str | None:
+        """Name of the face detector; None: faces are not looked at."""
+        if not self.config.align:
+            return self.framing.finder
+        return finder.name if (finder := face_finder()) else None
 
     @property
     def _most(self) -> float:

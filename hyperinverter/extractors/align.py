@@ -6,6 +6,7 @@ FFHQ's own did; that model was trained on iBUG 300-W, whose terms exclude commer
 that the detector gives.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,7 @@ from hyperinverter.utils.errors import UserError
 ALIGNED_SIZE = 256  # px; crops for smaller domains are made at this size and then reduced by the one resize policy
 LOOKED_AT = 320  # px, side of the crops in which a face is looked at again
 WIDER = 1.4  # those crops' sides over FFHQ's: a face that is not upright yet must lie inside
-TURNED_PX = 640  # and of a whole photo that is turned
+TURNED_PX = 640  # and, at least, of a whole photo that is turned
 MOST_PX = 1024  # of a crop in which landmarks are taken
 MIDDLE = 0.25  # of such a crop's side: so near its middle must the face be
 ROUNDS = 6  # of looking again
@@ -28,6 +29,8 @@ DOUBTED = 0.92  # of YuNet's score: upright faces have 0.92 and more, turned one
 BETTER = 0.02  # by which the score of another turn must win
 AGREES = 0.2  # of the side: so near must the corners by landmarks and by the detector's points be
 SMALLEST = 0.25  # width of a face over the widest one's, from which on it counts
+# side in px of the crop square of the smallest face that is surely seen; dlib is too slow to look for more of them
+SEEN = {"yunet": 24, "dlib": 0}
 SURE_SCORE = {
     "yunet": 0.88,
     "dlib": 0.0,
@@ -114,10 +117,13 @@ def find_faces(image: Image.Image, name: str = "the image") -> list[tuple[np.nda
         raise UserError("aligning photos needs OpenCV for its face detector: pip install opencv-python-headless")
     squares: list[np.ndarray] = []
     for degrees in (0, 90, 270, 180):  # faces that lie on their side may not be seen at all
-        for quad in _first_look(finder, image, degrees):
-            upright = _upright(finder, image, quad)
-            if upright is not None and all(_apart(upright, other) for other in squares):
-                squares.append(upright)
+        for px, quads in _first_looks(finder, image, degrees):
+            for quad in quads:
+                upright = _upright(finder, image, quad) if _is_new(quad, squares) else None
+                if upright is not None and all(_apart(upright, other) for other in squares):
+                    squares.append(upright)
+            if squares and SMALLEST * max(map(_side, squares)) * px / max(image.size) >= SEEN[finder.name]:
+                break  # a smaller face that counts would have been seen
         if squares:
             break
     squares.sort(key=_side, reverse=True)
@@ -125,18 +131,27 @@ def find_faces(image: Image.Image, name: str = "the image") -> list[tuple[np.nda
     if not squares:
         raise NoFaceError(
             f"no face found in {name} ({image.width} x {image.height}): give a photo with a whole face of at least "
-            "80 px, or leave align out if it is an aligned crop already"
+            "80 px; a crop that is aligned already is used without align"
         )
     return [_by_landmarks(finder, image, quad) for quad in squares]
 
 
-def _first_look(finder: FaceFinder, image: Image.Image, degrees: int) -> list[np.ndarray]:
-    """Squares [4, 2] around what may be faces, upright or not, in the photo turned counter-clockwise by `degrees`."""
-    if degrees == 0:
-        return [_around(face.points) for face in finder.find(image, finer=True)]
+def _first_looks(finder: FaceFinder, image: Image.Image, degrees: int) -> Iterator[tuple[int, list[np.ndarray]]]:
+    """At every size in px, coarse to fine, squares [4, 2] around what may be faces, upright or not.
+
+    The photo is turned counter-clockwise by `degrees`.
+    """
     whole = turned(square(np.array(image.size) / 2, np.array([max(image.size) / 2, 0.0])), degrees)
-    seen = finder.find(glimpse(image, whole, TURNED_PX), finer=True)
-    return [_around(from_crop(face.points / TURNED_PX, whole)) for face in seen]
+    for px in finder.sizes:
+        side = max(px, TURNED_PX)
+        seen = [face.points for face in finder.find_at(glimpse(image, whole, side) if degrees else image, px)]
+        yield px, [_around(from_crop(points / side, whole) if degrees else points) for points in seen]
+
+
+def _is_new(quad: np.ndarray, squares: list[np.ndarray]) -> bool:
+    """Whether a closer look may show a face that counts beside those found; spares the many of a crowd."""
+    widest = max(map(_side, squares), default=0.0)
+    return _side(quad) >= SMALLEST * widest and all(_apart(quad, other) for other in squares)
 
 
 def _upright(finder: FaceFinder, image: Image.Image, quad: np.ndarray) -> np.ndarray | None:

@@ -20,7 +20,7 @@ from hyperinverter.utils.errors import UserError
 
 YUNET_FILES = ("yunet_n_640_640.onnx", "yunet_n_640.onnx", "face_detection_yunet_2023mar.onnx")
 YUNET_PX = 320  # longer side at which it looks: faces from a tenth of the photo's height are found
-FINER_PX = (640, 1280)  # and at which it looks for smaller ones, where that is asked for
+FINER_PX = (640, 1280)  # and at which alignment looks for smaller ones
 YUNET_LEAST = 0.6  # score of what is reported at all; found photos of faces have 0.9 and more
 DLIB_PX = (256, 640, 1280, 2560)  # the first for faces that fill the photo, the later ones while none was there
 LANDMARK_MODEL = "shape_predictor_68_face_landmarks.dat"
@@ -48,19 +48,17 @@ class FoundFace:
 class FaceFinder:
     """`find` gives the faces of an upright RGB photo, the widest first; `name` is yunet or dlib.
 
-    `sizes`: longer sides in px at which a photo is looked at, one after the other while there is no face.
+    `sizes`: longer sides in px at which a photo can be looked at, for ever smaller faces; `find` stops at the first
+    with a face, and leaves out those for faces that are a small part of the photo.
     """
 
     name: str
     find_at: Callable[[Image.Image, int], list[FoundFace]]
     sizes: tuple[int, ...]
 
-    def find(self, photo: Image.Image, finer: bool = False) -> list[FoundFace]:
-        """With `finer` smaller faces are found too, which takes longer where there is none."""
-        return next(filter(None, (self.find_at(photo, px) for px in self._sizes(finer))), [])
-
-    def _sizes(self, finer: bool) -> tuple[int, ...]:
-        return self.sizes if finer else self.sizes[: 1 if self.name == "yunet" else 2]
+    def find(self, photo: Image.Image) -> list[FoundFace]:
+        sizes = self.sizes[: 1 if self.name == "yunet" else 2]
+        return next(filter(None, (self.find_at(photo, px) for px in sizes)), [])
 
     @property
     def sure(self) -> float:

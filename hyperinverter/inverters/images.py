@@ -40,6 +40,8 @@ def as_images(
         NoFaceError: `align`, and a photo shows no face.
         ValueError: another shape, type or (of a tensor on the CPU) range; says what was given.
     """
+    if not isinstance(align, int) or align < 0:
+        raise ValueError(f"align is {align!r}; give True for the largest face, 2 for the second largest, and so on")
     if isinstance(images, Tensor) and align:
         raise ValueError("align=True takes photos, as paths or PIL images; a tensor has to be cropped already")
     if isinstance(images, Tensor):

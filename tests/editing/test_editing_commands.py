@@ -13,6 +13,7 @@ from PIL import Image
 from hyperinverter.config.schema import DataConfig, EditConfig, InterpolateConfig
 from hyperinverter.editing import Direction, commands, save_direction
 from hyperinverter.editing.commands import edit_images, interpolate_images, invert_images
+from hyperinverter.extractors.face_finder import face_finder
 from hyperinverter.inverters import Inversion, load
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import load_image, to_uint8
@@ -261,4 +262,6 @@ def test_which_of_several_faces_was_taken_is_told_and_in_the_json(config, photos
     monkeypatch.setattr(align, "align_faces", pretend)
     results = invert_images(config(photos / "a.png", align=True))
     assert results["face_notes"] == {"a.png": "2 faces; the largest was taken"}
+    detector = face_finder()
+    assert results["face_detector"] == (detector.name if detector else None)
     assert "note: a.png: 2 faces; the largest was taken" in capsys.readouterr().out

@@ -127,6 +127,15 @@ def test_of_several_faces_one_is_chosen_by_size_or_all_are_taken():
         align_faces(photo, 64, "two.png", 3)
 
 
+def test_all_faces_that_count_are_found_where_the_largest_is_a_small_part_of_the_photo():
+    """At the first size only the large face is seen; one that is turned is found beside one that is not."""
+    photo = Image.new("RGB", (2000, 1250), (90, 90, 90))
+    for side, degrees, place in ((550, 0, (750, 300)), (225, 0, (1550, 750)), (400, 90, (40, 40))):
+        photo.paste(astronaut().resize((side, side)).rotate(degrees), place)
+    faces = align_faces(photo, 64, which="all")
+    assert [face.quad.mean(axis=0).round(-2).tolist() for face in faces] == [[1000, 400], [100, 300], [1600, 800]]
+
+
 @needs_faces
 def test_astronaut_is_aligned_to_the_ffhq_frame():
     face = align(astronaut(), 256)
