@@ -11,6 +11,7 @@ from hyperinverter.config.load import list_domains, load_config, load_domain, to
 from hyperinverter.config.model_schema import DirectionConfig, ExportConfig, GanspaceConfig
 from hyperinverter.config.report_schema import AblateConfig, AnalyzeConfig, BenchmarkConfig, DemoConfig, ReproduceConfig
 from hyperinverter.config.schema import (
+    AlignConfig,
     EarlyHeadConfig,
     EditConfig,
     EvaluateConfig,
@@ -29,6 +30,7 @@ SCHEMAS = {
     "phase2": Phase2Config,
     "evaluate": EvaluateConfig,
     "edit": EditConfig,
+    "align": AlignConfig,
     "invert": InvertConfig,
     "directions": DirectionConfig,
     "export": ExportConfig,

@@ -47,7 +47,7 @@ COMMANDS: dict[str, Command] = {
     "align": Command(
         schema.AlignConfig,
         "hyperinverter.editing.align_command:align_folder",
-        "configs/edit/faces64.yaml",
+        "configs/align/faces64.yaml",
         "Find the face in each photo and crop it as FFHQ does: tilted by any angle, at the domain's resolution. face=2 "
         "takes the second largest, face=all every one. With the extra `faces`, dlib's landmarks place the crop; their "
         "model was trained on iBUG 300-W, whose terms exclude commercial use.",
