@@ -190,7 +190,7 @@ class _Builder:
         except ValueError as error:
             self.faults.append(Fault(COMMAND_LINE, key, str(error)))
             return
-        # text stays as typed: output=2024_01 or data.root=a: b are names, unless a number may stand there; null stays null
+        # text stays as typed: output=2024_01 or data.root=a: b are names, where no number may stand; null stays null
         if type(value) not in {*options(hint), type(None)} - {str} or not raw.strip():
             if str in options(hint) and not raw.lstrip().startswith(("[", "'", '"')):
                 value = raw
