@@ -79,7 +79,7 @@ def test_an_installed_wheel_inverts_and_edits_outside_the_checkout(installed: Pa
     assert "hyperinverter train phase1 " in run(
         installed / "hyperinverter", "train", "phase1", "--help", folder=tmp_path
     )
-    plan = run(installed / "hyperinverter", "download", "ffhq_mobile", "--dry-run", folder=tmp_path)
+    plan = run(installed / "hyperinverter", "download", "vgg16", "--dry-run", folder=tmp_path)
     assert str(tmp_path / "cache" / "hyperinverter") in plan
     shown = run(installed / "python", "-m", "hyperinverter", "--version", folder=tmp_path)
     assert shown == f"hyperinverter {hyperinverter.__version__}\n"
