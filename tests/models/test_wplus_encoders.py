@@ -106,6 +106,6 @@ def test_restyle_adds_every_change_to_the_codes_so_far(monkeypatch):
     config = WPlusConfig("BackboneEncoder", 3, 2, input_channels=6, trunk=TRUNK, n_iters=3)
     model = build_model(config)
     monkeypatch.setattr(model.encoder, "forward", lambda images: torch.full([len(images), 3, 2], 0.5))
-    monkeypatch.setattr(model, "render", lambda ws: torch.zeros(len(ws), 3, 16, 16))
+    monkeypatch.setattr(model, "render", lambda ws, px=None: torch.zeros(len(ws), 3, 16, 16))
     found = model.steps(torch.zeros(1, 3, 16, 16), average_image=torch.zeros(3, *model.encoder.input_shape))
     assert [float(codes[0, 0, 0]) for codes in found] == [0.5, 1.0, 1.5]
