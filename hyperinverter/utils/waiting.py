@@ -1,6 +1,7 @@
 """Signs of life: while a command works, its terminal shows something at least every two seconds."""
 
 import contextlib
+import os
 import sys
 import threading
 import time
@@ -55,7 +56,7 @@ class _Life:
         self.paused = 0
         self._lock = threading.RLock()  # a signal's handler may write while its thread does
         self._over = threading.Event()
-        self._last, self._in_line = time.monotonic(), False
+        self._last, self._in_line, self._named = time.monotonic(), False, ""
         self._streams = sys.stdout, sys.stderr
         sys.stdout, sys.stderr = (stream and _Heard(stream, self) for stream in self._streams)
         self._thread = threading.Thread(target=self._watch, name="signs of life", daemon=True)
@@ -86,14 +87,26 @@ class _Life:
                     bar.delay = 0  # it is shown from now on, so that its end clears it
                     bar.refresh()
             if not bars and not self.paused:
+                name = _doing[-1] if _doing else "working"
                 with self._lock:
-                    self._show("." if self._in_line else f"{_doing[-1] if _doing else 'working'} ...")
-                    self._in_line = True
+                    if self._in_line and name == self._named:
+                        self._show(".")
+                    else:
+                        self._show("\n" * self._in_line + f"{name} ...")
+                    self._in_line, self._named = True, name
 
     def _show(self, text: str) -> None:
         with contextlib.suppress(OSError, ValueError, AttributeError):  # nobody reads it any more
             self._streams[1].write(text)
             self._streams[1].flush()
+
+
+def _give_bars_a_size() -> None:
+    """A terminal of no size (some containers and CI) hides tqdm's bars: they get one, if tqdm is not imported yet."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # no terminal
+        if 0 in os.get_terminal_size(sys.stderr.fileno()):
+            os.environ.setdefault("TQDM_NCOLS", "80")
+            os.environ.setdefault("TQDM_NROWS", "24")
 
 
 _life: _Life | None = None
@@ -106,6 +119,7 @@ def signs_of_life(wanted: bool = True) -> Iterator[None]:
     if _life is not None or not wanted:
         yield
         return
+    _give_bars_a_size()
     _life = _Life()
     try:
         yield

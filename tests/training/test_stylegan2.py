@@ -102,6 +102,9 @@ def test_the_distance_to_photos_is_zero_for_the_photos_themselves_and_says_why_n
     monkeypatch.setattr(gan_validation, "sample_features", lambda device: "no network")
     absent = gan_validation.SampleDistance(photos, None, 2, seed=0, device=torch.device("cpu"))
     assert absent.name is None and absent.reason == "no network"
+    _, one = open_training_data(replace(config.data, max_images=4, validation_fraction=0.25), tiny_domain, 0)
+    few = gan_validation.SampleDistance(one, None, 2, seed=0, device=torch.device("cpu"))
+    assert len(one) == 1 and few.reason.startswith("it needs 2 validation photos, there are 1 (")
 
 
 def test_an_earlier_run_is_not_overwritten_and_a_foreign_checkpoint_is_named(config, tmp_path):

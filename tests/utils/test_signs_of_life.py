@@ -1,5 +1,7 @@
 """What shows that something happens."""
 
+import os
+import subprocess
 import sys
 import time
 
@@ -26,6 +28,41 @@ def test_a_word_where_nothing_else_is_shown(capsys):
     first, second = shown.err.splitlines()
     assert first.startswith("loading the model ....") and second.startswith("the whole ...")
     assert shown.out == "loaded\n" and shown.err.endswith(".\n")
+
+
+def test_what_comes_next_gets_a_line_of_its_own(capsys):
+    """Dots went on behind `loading PyTorch` long after it was loaded."""
+    with signs_of_life():
+        with doing("loading PyTorch"):
+            time.sleep(0.4)
+        time.sleep(0.4)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("loading PyTorch ...") and second.startswith("working ...")
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a pseudo-terminal")
+@pytest.mark.parametrize(("rows", "columns"), [(0, 0), (40, 100)])
+def test_a_terminal_without_a_size_shows_bars(rows, columns):
+    """As under `docker run -t` in some CI: tqdm drew nothing there, for minutes."""
+    import fcntl
+    import struct
+    import termios
+
+    code = (
+        "from hyperinverter.utils.waiting import signs_of_life\n"
+        "with signs_of_life():\n"
+        "    from tqdm import tqdm\n"
+        "    with tqdm(total=2) as bar: bar.update()\n"
+    )
+    near, far = os.openpty()
+    fcntl.ioctl(far, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    try:
+        subprocess.run([sys.executable, "-c", code], stderr=far, check=True, timeout=60)
+        shown = os.read(near, 4096).decode()
+    finally:
+        os.close(far)
+        os.close(near)
+    assert "| 0/2 [" in shown and "hidden" not in shown
 
 
 def test_a_bar_that_was_shown_early_is_cleared_at_its_end(capsys):
