@@ -54,6 +54,7 @@ def edit_images(config: EditConfig) -> dict:
         if len(captions) < SHEET_ROWS:
             captions.append(photo.label)
         prepared = inverter.prepare(photo.inversion)  # so that each of its edits costs one synthesis
+        whole = photo.whole() if config.paste_back and photo.whole is not None and photo.quad is not None else None
         count = len(directions) * len(strengths)
         bar = tqdm(total=count, desc=f"edits of {photo.label}", unit="edit", leave=False, delay=QUIET_S)
         for direction in directions:
@@ -66,9 +67,9 @@ def edit_images(config: EditConfig) -> dict:
                 stem = f"{named[direction.name]}_{strength:+g}"
                 files[stem] = _relative(save_image(image, folder / f"{stem}.png"), output)
                 one.save(folder / f"{stem}.safetensors")
-                if config.paste_back and photo.whole is not None and photo.quad is not None:
-                    path = folder / f"{stem}_photo.png"
-                    files[f"{stem}_photo"] = _relative(_save_pasted(photo.whole(), photo.quad, image, path), output)
+                if whole is not None and photo.quad is not None:
+                    path = _save_pasted(whole, photo.quad, image, folder / f"{stem}_photo.png")
+                    files[f"{stem}_photo"] = _relative(path, output)
             order = sorted(range(len(strengths)), key=strengths.__getitem__)
             save_gif([images[i] for i in order], folder / f"{named[direction.name]}.gif", GIF_FRAME_MS)
             if len(sheets[direction.name]) < SHEET_ROWS:

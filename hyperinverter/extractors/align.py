@@ -31,16 +31,12 @@ AGREES = 0.2  # of the side: so near must the corners by landmarks and by the de
 SMALLEST = 0.25  # width of a face over the widest one's, from which on it counts
 # side in px of the crop square of the smallest face that is surely seen; dlib is too slow to look for more of them
 SEEN = {"yunet": 24, "dlib": 0}
-SURE_SCORE = {
-    "yunet": 0.88,
-    "dlib": 0.0,
-}  # of an upright face that counts; churches reach 0.872, FFHQ has 0.915 and more
+# score of an upright face that counts; churches reach 0.872, FFHQ has 0.915 and more
+SURE_SCORE = {"yunet": 0.88, "dlib": 0.0}
 # FFHQ's crop follows dlib's points. From YuNet's it comes out right with these: least squares on crops of FFHQ.
 YUNET_SIDE, YUNET_DOWN = 0.986, 0.031
 # scales over FFHQ's square and degrees of the crops whose points are averaged
 GLANCES = [(scale, degrees) for scale in (1.2, 1.4, 1.65) for degrees in (-8.0, 0.0, 8.0)]
-
-
 ALL_FACES = "all"
 
 
@@ -217,8 +213,9 @@ def _steadied(finder: FaceFinder, image: Image.Image, quad: np.ndarray) -> np.nd
     """The square by the mean of points seen in slightly different crops: a detector's scatter by some degrees."""
     centre = quad.mean(axis=0)
     crops = [turned(centre + (quad - centre) * scale, degrees) for scale, degrees in GLANCES]
-    seen = [points for crop in crops if (one := _look(finder, image, crop)) for points in [one[1]]]
-    return _square_of(finder, np.mean(seen, axis=0)) if seen else quad
+    seen = filter(None, (_look(finder, image, crop) for crop in crops))
+    points = [each for _, each in seen]
+    return _square_of(finder, np.mean(points, axis=0)) if points else quad
 
 
 def _square_of(finder: FaceFinder, points: np.ndarray) -> np.ndarray:
