@@ -1,5 +1,6 @@
 """Directions as files: found by name or path, read without running code, written with the generator they belong to."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,14 +13,12 @@ from hyperinverter.published.reading import read_published
 from hyperinverter.published.vectors import SEFA, Space, as_direction, laid_out
 from hyperinverter.releases.catalog import VECTORS, catalog
 from hyperinverter.utils.checkout import command_of
-from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.errors import UserError, reason_of
 from hyperinverter.utils.text import expanded, whole_number
 
 SUFFIXES = (".safetensors", ".npy", ".pt")  # of files that have a name in a model folder; a path may have any
-WANTED = (  # in the place of a picture or a text
-    "give a direction as .npy, .pt or .safetensors; numbers in a text become one by "
-    "numpy.save('smile.npy', numpy.loadtxt('smile.txt')), with delimiter=',' where commas stand between them"
-)
+WANTED = "give a direction as .npy, .pt or .safetensors"  # in the place of a picture or a text
+TEXT_BYTES = 2**24  # a longer text is none of numbers for a direction
 PCA_FILE = "{name}.safetensors"  # directly in a model folder
 
 
@@ -112,7 +111,7 @@ def _read(path: Path, space: Space) -> Direction:
     Raises:
         ValueError: it holds something else; says what.
     """
-    published = read_published(path, wanted=WANTED)
+    published = read_published(path, wanted=_what_to_give)
     if published.metadata.get("format") != MODEL_FORMAT:
         return Direction(path.stem, as_direction(published.content, space))
     file = read_model(path, "direction")
@@ -126,6 +125,25 @@ def _read(path: Path, space: Space) -> Direction:
             raise ValueError(f"is a direction of a W of {direction.w_dim} numbers, this generator's has {space.w_dim}")
         return direction
     raise ValueError(f"holds tensors {sorted(file.state)}; expected one named 'direction'")
+
+
+def _what_to_give(path: Path) -> str:
+    """In the place of a picture or a text; where the text holds numbers, how they become a direction."""
+    data = path.read_bytes() if path.stat().st_size <= TEXT_BYTES else b""
+    if data.lstrip()[:1] in (b"[", b"{"):
+        try:
+            content = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            return f"as JSON it is damaged ({reason_of(error)}): write it again, or {WANTED}"
+        key = f"[{next(iter(content))!r}]" if isinstance(content, dict) and content else ""
+        read = f"json.load(open({path.name!r})){key}"
+    else:
+        try:
+            [float(word) for word in data.replace(b",", b" ").split()]
+        except ValueError:
+            return WANTED
+        read = f"numpy.loadtxt({path.name!r}{', delimiter=' + repr(',') if b',' in data else ''})"
+    return f"{WANTED}; its numbers become one by numpy.save({path.stem + '.npy'!r}, {read})"
 
 
 def _read_one_of_many(path: Path, inside: str, space: Space) -> Direction:

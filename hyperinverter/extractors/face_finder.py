@@ -4,6 +4,7 @@ YuNet (Wu, Peng, Yu, "YuNet: A Tiny Millisecond-level Face Detector", 2023; Shiq
 looks at a photo in 10 ms on one CPU core; dlib's HOG detector and 68 landmarks (extra `faces`) in 10 to 100 ms.
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,6 +17,7 @@ from PIL import Image
 from hyperinverter.extractors.crop import LEFT_EYE, MOUTH_LEFT, MOUTH_RIGHT, RIGHT_EYE
 from hyperinverter.extractors.face_models import faces_file, has_dlib
 from hyperinverter.pretrained.files import find_network_file
+from hyperinverter.releases.shipped import NETWORKS, shipped_models
 from hyperinverter.utils.errors import UserError
 
 YUNET_FILES = ("yunet_n_640_640.onnx", "yunet_n_640.onnx", "face_detection_yunet_2023mar.onnx")
@@ -87,10 +89,14 @@ def _yunet(file: Path) -> Callable[[Image.Image, int], list[FoundFace]] | None:
     if not hasattr(cv2, "FaceDetectorYN"):
         return None
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # its engine warns of settings that are its own
+    message = f"{file}: cannot be read as the face detector YuNet; fetch it again, or remove it"
+    published = shipped_models()[NETWORKS].files.get(file.name)  # some damage ends OpenCV, and Python with it
+    if published and hashlib.sha256(file.read_bytes()).hexdigest() != published:
+        raise UserError(message)
     try:
         network = cv2.FaceDetectorYN.create(str(file), "", (YUNET_PX, YUNET_PX), YUNET_LEAST)
     except cv2.error as error:
-        raise UserError(f"{file}: cannot be read as the face detector YuNet; fetch it again, or remove it") from error
+        raise UserError(message) from error
 
     def find(photo: Image.Image, px: int) -> list[FoundFace]:
         pixels, scale = _resized(photo, px)

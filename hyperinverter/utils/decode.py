@@ -8,6 +8,8 @@ Only the formats of FORMATS are decoded, whatever a file is called: Pillow knows
 it starts another program. How many pixels a file declares is checked before any is decoded.
 """
 
+import contextlib
+import ctypes
 import functools
 import io
 import logging
@@ -66,9 +68,10 @@ BAND_PIXELS = 1 << 17  # what is converted at a time
 # What Pillow's decoders raise on damaged files (it has no common base class for them).
 _DECODE_ERRORS = (OSError, *DAMAGED, Image.DecompressionBombError)
 
-# Pillow warns of its own limit (ours is lower, and reported), of odd EXIF, of palettes: nothing a user can mend.
+# Pillow warns of its own limit (ours is lower, and told), odd EXIF, palettes, and logs what it raises: no use to a user.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", module=r"(PIL|pillow_heif)(\.|$)")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 logger = logging.getLogger(__name__)
 
 
@@ -101,6 +104,7 @@ def decode_image(data: bytes, name: str, max_megapixels: float = MAX_MEGAPIXELS)
     """
     if not data:
         raise BadImageError(name, "the file is empty (0 bytes)")
+    _silence_libtiff()
     if Image.MAX_IMAGE_PIXELS is not None and max_megapixels * 1e6 > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = int(max_megapixels * 1e6)  # Pillow's own limit, which is not above the user's
     try:
@@ -110,17 +114,15 @@ def decode_image(data: bytes, name: str, max_megapixels: float = MAX_MEGAPIXELS)
             ImageOps.exif_transpose(image, in_place=True)
             upright = _to_rgb(image, name)
     except Image.UnidentifiedImageError:
-        absent, known = ABSENT.get(_kind_by_brand(data) or ""), ", ".join(FORMATS)
-        if name.lower().endswith(OTHER_PICTURES):
-            absent = CONVERT
-        raise BadImageError(name, absent or f"not an image ({len(data)} bytes that are none of {known})") from None
+        raise BadImageError(name, _why_unidentified(data, name)) from None
     except Image.DecompressionBombError as error:  # of Pillow, before the size is known here
         found = re.search(r"\d+", str(error))
         raise _too_large(name, f"{int(found[0]) / 1e6:.4g} megapixels" if found else "it", max_megapixels) from None
     except BadImageError:
         raise
     except _DECODE_ERRORS as error:
-        raise BadImageError(name, f"damaged or unsupported: {reason_of(error)}") from error
+        reason = re.sub(r"decoder error -?\d+", "its pixels cannot be decoded", reason_of(error))
+        raise BadImageError(name, f"damaged or unsupported: {reason}") from error
     if full is not None:
         turned = (upright.width > upright.height) != (full[0] > full[1])
         upright.info[FULL_SIZE] = full[::-1] if turned else full
@@ -130,6 +132,17 @@ def decode_image(data: bytes, name: str, max_megapixels: float = MAX_MEGAPIXELS)
 def looks_like_image(head: bytes) -> bool:
     """Whether the first HEAD_BYTES of a file are those of an image of FORMATS; for files whose name says nothing."""
     return re.match(SIGNATURES, head, re.DOTALL) is not None or _kind_by_brand(head) is not None
+
+
+def _why_unidentified(data: bytes, name: str) -> str:
+    kind = _kind_by_brand(data)
+    if name.lower().endswith(OTHER_PICTURES):
+        return CONVERT
+    if kind is not None and not _can_read(kind):
+        return ABSENT[kind]
+    if looks_like_image(data[:HEAD_BYTES]):
+        return f"damaged ({len(data)} bytes that begin as an image's do)"
+    return f"not an image ({len(data)} bytes that are none of {', '.join(FORMATS)})"
 
 
 def _kind_by_brand(data: bytes) -> str | None:
@@ -147,6 +160,18 @@ def _decoders(data: bytes) -> list[str]:
     if kind is not None:
         return [kind] if _can_read(kind) else []
     return [name for name in FORMATS if name not in BRANDS]
+
+
+@functools.cache
+def _silence_libtiff() -> None:
+    """Keep libtiff's own lines about a damaged file off the terminal; Pillow raises the same.
+
+    Pillow's module is linked to libtiff. In its wheels for Windows it holds it, out of reach, and the lines appear.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        set_handler = ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler
+        set_handler.argtypes, set_handler.restype = [ctypes.c_void_p], ctypes.c_void_p
+        set_handler(None)
 
 
 @functools.cache
@@ -214,12 +239,12 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         return image
     if image.mode == "F":
         raise BadImageError(name, "floating-point pixels have no stated range; save it with 8 or 16 bits per channel")
-    convert = _levels if image.mode.startswith("I") else _over_white if image.has_transparency_data else _plain
+    deep, clear = image.mode.startswith("I"), image.has_transparency_data
     rgb = Image.new("RGB", image.size)
     rows = max(BAND_PIXELS // max(image.width, 1), 1)
     for top in range(0, image.height, rows):
         band = image.crop((0, top, image.width, min(top + rows, image.height)))
-        rgb.paste(convert(band, name), (0, top))
+        rgb.paste(_levels(band, name) if deep else _over_white(band) if clear else band.convert("RGB"), (0, top))
     return rgb
 
 
@@ -231,14 +256,10 @@ def _levels(band: Image.Image, name: str) -> Image.Image:
     return Image.fromarray(np.rint(values / 257).astype(np.uint8)).convert("RGB")  # 65535 / 255 = 257
 
 
-def _over_white(band: Image.Image, name: str) -> Image.Image:
+def _over_white(band: Image.Image) -> Image.Image:
     """RGBA, LA, PA, and palettes or RGB with a transparent colour."""
     rgba = band.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-
-
-def _plain(band: Image.Image, name: str) -> Image.Image:
-    return band.convert("RGB")
 
 
 def decode_tensor(
@@ -269,11 +290,8 @@ def _decode_plain_jpeg(data: bytes, max_megapixels: float = FAST_MEGAPIXELS) -> 
                 return None
             if image.mode != "RGB" or image.getexif().get(ORIENTATION, 1) != 1:
                 return None
-    except (*_DECODE_ERRORS, Image.UnidentifiedImageError, Image.DecompressionBombError):
-        return None
-    try:
         return simplejpeg.decode_jpeg(data, "RGB", strict=True)
-    except ValueError:
+    except _DECODE_ERRORS:
         return None
 
 

