@@ -68,7 +68,7 @@ BAND_PIXELS = 1 << 17  # what is converted at a time
 # What Pillow's decoders raise on damaged files (it has no common base class for them).
 _DECODE_ERRORS = (OSError, *DAMAGED, Image.DecompressionBombError)
 
-# Pillow warns of its own limit (ours is lower, and told), odd EXIF, palettes, and logs what it raises: no use to a user.
+# Pillow warns of its own limit (ours is lower, and told), odd EXIF, palettes, and logs what it raises: of no use here.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", module=r"(PIL|pillow_heif)(\.|$)")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
