@@ -30,7 +30,10 @@ _PLACES = {
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module 'hyperinverter' has no attribute {name!r}")
-    return getattr(import_module(_PLACES[name]), name)
+    from hyperinverter.utils.waiting import shown_on_terminal
+
+    with shown_on_terminal("loading PyTorch"):
+        return getattr(import_module(_PLACES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -5,6 +5,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from PIL import Image
 import hyperinverter
 from hyperinverter.directions import Direction, save_direction
 from hyperinverter.extractors.align import NoFaceError, align_face
+from hyperinverter.inverters.w_encoder import WEncoderInverter
+from hyperinverter.utils import waiting
 from hyperinverter.utils.errors import UserError
 
 # seconds to import, and used by few: fetched inside the functions that need them
@@ -29,6 +32,22 @@ def python(code: str) -> str:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_on_a_terminal_loading_and_inverting_show_that_something_happens(tiny_model, monkeypatch, capsys):
+    """As commands do; elsewhere nothing, and within a command nothing of its own."""
+    monkeypatch.setattr(waiting, "QUIET_S", 0.05)
+    slow = WEncoderInverter._invert
+    monkeypatch.setattr(WEncoderInverter, "_invert", lambda self, images: (time.sleep(0.2), slow(self, images))[1])
+
+    def shown(terminal: bool) -> str:
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+        hyperinverter.load(tiny_model, "w_encoder").invert(torch.zeros(3, 3, 16, 16), batch_size=1)
+        return capsys.readouterr().err
+
+    assert "inverting:" in shown(True) and "/3 [" in shown(True) and not shown(False)
+    with waiting.signs_of_life():
+        assert "inverting:" not in shown(True)
 
 
 def test_importing_the_package_imports_nothing_heavy():
@@ -169,7 +188,7 @@ def test_a_photo_is_aligned_on_request(tiny_model: Path, tmp_path: Path, monkeyp
     crop = align_face(photo, 256)
     for given in (tmp_path / "photo.png", str(tmp_path), photo, [photo]):
         assert torch.equal(model.invert(given, align=True).ws, model.invert(crop).ws)
-    with pytest.raises(NoFaceError, match="no face found in an image"):
+    with pytest.raises(NoFaceError, match="an image: no face found"):
         model.invert(Image.new("RGB", (300, 200)), align=True)
     with pytest.raises(ValueError, match="a tensor has to be cropped already"):
         model.invert(torch.zeros(3, 64, 64), align=True)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hyperinverter.utils.decode import is_square
+from hyperinverter.utils.text import counted
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ class FitNotes:
         """One line per kind that occurred."""
         kinds = ((CROPPED, "not square, centre-cropped"), (ENLARGED, f"smaller than {self.resolution} px, enlarged"))
         return [
-            f"{what}: {self._count(kind)} files, such as {self._example(kind)}" for kind, what in kinds
+            f"{what}: {counted(self._count(kind), 'file')}, such as {self._example(kind)}" for kind, what in kinds
             if self._count(kind)
         ]  # fmt: skip
 

@@ -30,6 +30,7 @@ from hyperinverter.utils.device import own_cores
 from hyperinverter.utils.distributed import check_divides, gather_to_all, own_rows, rank, world_size
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import from_uint8
+from hyperinverter.utils.text import counted
 
 BATCHES_AHEAD = 2  # that workers decode while the present one is trained on
 UNREADABLE = -1  # in the place of an index
@@ -168,7 +169,7 @@ class Batches:
         """What happened to files so far, one line each: skipped, ignored, cropped, enlarged."""
         lines = [f"unreadable, skipped: {name}: {reason}" for name, reason in sorted(self.bad_files.items())]
         if ignored := self.source.ignored:
-            lines.append(f"ignored, no image by their extension: {len(ignored)} files, such as {ignored[0]}")
+            lines.append(f"ignored, no image by their extension: {counted(len(ignored), 'file')}, such as {ignored[0]}")
         return lines + self.fit.report()
 
     def _finished(self, pixels: Tensor) -> Tensor:

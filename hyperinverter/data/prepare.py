@@ -28,6 +28,7 @@ from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_atomically
 from hyperinverter.utils.images import contact_sheet
 from hyperinverter.utils.output_names import OutputNames
+from hyperinverter.utils.text import counted
 
 PARTITIONS = ("train", "validation", "test")  # 0, 1, 2 in list_eval_partition.txt
 HASH_SIDE = 16  # a fingerprint has 16 x 16 bits
@@ -274,7 +275,9 @@ def _write(
         prints[split] = rows
     if bad:
         listed = "\n  ".join(bad[:SHOWN] + ["..."] * (len(bad) > SHOWN))
-        raise UserError(f"{len(bad)} images cannot be used; replace or remove them, the rest is done:\n  {listed}")
+        raise UserError(
+            f"{counted(len(bad), 'image')} cannot be used; replace or remove them, the rest is done:\n  {listed}"
+        )
     names = list(splits)
     duplicates = [
         ((a, splits[a][i]), (b, splits[b][j]))

@@ -17,6 +17,7 @@ from hyperinverter.utils.decode import HEAD_BYTES, IMAGE_SUFFIXES, MAX_MEGAPIXEL
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import ordinary_bytes
 from hyperinverter.utils.paths import expand
+from hyperinverter.utils.text import counted
 
 KINDS = ("auto", "folder", "zip", "lmdb")
 NAMED = 5  # files that a warning names before it writes "..."
@@ -105,7 +106,9 @@ def open_source(
     source = parts[0] if len(parts) == 1 else ConcatSource(parts, labels)
     source.max_megapixels = max_megapixels
     if len(source) == 0:
-        others = f" ({len(source.ignored)} other files, such as {source.ignored[0]})" if source.ignored else ""
+        others = (
+            f" ({counted(len(source.ignored), 'other file')}, such as {source.ignored[0]})" if source.ignored else ""
+        )
         where = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
         if len(paths) == 1 and (message := what_is_inside(paths[0], source.ignored)):
             raise UserError(f"no images in {where}: it {message}")

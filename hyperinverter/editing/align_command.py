@@ -11,13 +11,14 @@ from tqdm import tqdm
 
 from hyperinverter.config.schema import AlignConfig
 from hyperinverter.data.sources import open_source, spare_inputs
-from hyperinverter.extractors.align import NoFaceError, align_faces
+from hyperinverter.extractors.align import align_faces
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.decode import FULL_SIZE, BadImageError
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_atomically
 from hyperinverter.utils.images import contact_sheet, save_image
 from hyperinverter.utils.output_names import OutputNames, inside
+from hyperinverter.utils.text import counted
 
 SHEET_ROWS = 16  # photos on the contact sheet
 
@@ -26,7 +27,7 @@ def align_folder(config: AlignConfig) -> dict[str, Path]:
     """Align the photos of `data.root` into `output`, at the domain's resolution.
 
     Writes `<name>.png` per photo, `alignment.json` (per photo: its file, size, quad and landmarks in pixels of the
-    upright photo, and which of several faces was taken; and the photos left out with the reason) and `sheet.png`.
+    upright photo, and which of its faces, 1 the largest; and the photos left out with the reason) and `sheet.png`.
 
     Returns:
         Photo name -> crop file; with `face=all` the second face of a photo is NAME#2.
@@ -52,21 +53,23 @@ def align_folder(config: AlignConfig) -> dict[str, Path]:
         try:
             photo = source.read(index)
             faces = align_faces(photo, config.domain.resolution, name, config.face)
-        except (BadImageError, NoFaceError) as error:
-            left_out[name] = str(error)
-            tqdm.write(f"left out: {error}")
+        except BadImageError as error:
+            left_out[name] = error.reason
+            if len(source) > 1:  # of one alone the error says it
+                tqdm.write(f"left out: {error}")
             continue
         full = photo.info.get(FULL_SIZE, photo.size)  # of a photo that was reduced while it was decoded
         scale = np.array(full) / photo.size
         photo.thumbnail((side, side))  # whole photos of a modern camera would fill the memory
-        for number, face in enumerate(faces, 1):
+        for face in faces:
             file = names.path(name, ".png", keep_suffix=stems[os.path.splitext(name)[0]] > 1)  # a.jpg beside a.png
             for written in (file, "sheet.png"):
                 spare_inputs(output / written, places)
-            key = name if number == 1 else f"{name}#{number}"
+            key = name if face is faces[0] else f"{name}#{face.number}"
             files[key] = save_image(face.image, inside(output, file))
             records[key] = {
                 "file": file,
+                "face": face.number,
                 "photo_size": list(full),
                 "quad": (face.quad * scale).tolist(),
                 "landmarks": None if face.landmarks is None else (face.landmarks * scale).tolist(),
@@ -77,8 +80,12 @@ def align_folder(config: AlignConfig) -> dict[str, Path]:
             if len(rows) < SHEET_ROWS:
                 rows.append([photo, face.image])
     if not files or (left_out and config.data.on_bad_file == "refuse"):
-        listed = "\n  ".join(left_out.values())
-        raise UserError(f"{len(left_out)} of {len(source)} photos could not be aligned:\n  {listed}")
+        if len(source) == 1:
+            raise UserError("; ".join(f"{name}: {reason}" for name, reason in left_out.items()))
+        raise UserError(f"{len(left_out)} of {len(source)} photos could not be aligned, for the reasons above")
+    kept = sorted({file.name for file in output.glob("*.png")} - {file.name for file in files.values()} - {"sheet.png"})
+    if kept:
+        print(f"{output} also holds {counted(len(kept), 'picture')} of before, as {kept[0]}: not in alignment.json now")
     with write_atomically(output / "alignment.json") as temporary:
         temporary.write_text(json.dumps({"photos": records, "left_out": left_out}, indent=1))
     if len(files) > SHEET_ROWS:

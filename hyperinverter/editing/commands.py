@@ -23,6 +23,7 @@ from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import contact_sheet, difference_map, save_gif, save_image, to_pil, write_picture
 from hyperinverter.utils.output_names import OutputNames, inside
 from hyperinverter.utils.seeding import seed_everything
+from hyperinverter.utils.text import counted
 from hyperinverter.utils.waiting import QUIET_S, doing
 
 SHEET_ROWS = 32  # photos on a contact sheet; all the others still have their own files
@@ -75,7 +76,7 @@ def edit_images(config: EditConfig) -> dict:
             if len(sheets[direction.name]) < SHEET_ROWS:
                 sheets[direction.name].append(_cells(photo.image, unedited, *images))
         bar.close()
-        records.append({"label": photo.label, "source": photo.source, "files": files})
+        records.append({**photo.record, "files": files})
     for name, rows in sheets.items():
         unit = " sd" if config.strength_unit == "std" else ""
         headings = ["input", "reconstruction", *(f"{name} {strength:+g}{unit}" for strength in strengths)]
@@ -103,7 +104,7 @@ def invert_images(config: InvertConfig) -> dict:
         if inverter.code_title:
             drawn = {"l2_of_code": inverter.render(photo.inversion.without_weights()).cpu()[0], **drawn}
         save_image(drawn["l2"], output / f"{photo.label}.png")
-        record = {"label": photo.label, "source": photo.source, "inversion": f"{photo.label}.safetensors"}
+        record = {**photo.record, "inversion": f"{photo.label}.safetensors"}
         difference = None
         if photo.image is not None:
             record |= {name: _l2(image, photo.image) for name, image in drawn.items()}
@@ -267,6 +268,6 @@ def _finish(
     if (count := len(results.get("images", ()))) > SHEET_ROWS:
         print(f"a sheet shows the first {SHEET_ROWS} of {count} photos; all have files of their own")
     if inputs.skipped:
-        print(f"{len(inputs.skipped)} inputs were skipped; reasons in {path}")
+        print(f"skipped: {counted(len(inputs.skipped), 'input')}; reasons in {path}")
     print(f"{command}: {seconds:.1f} s; look at {', '.join(look_at)} in {config.output}")
     return head | results

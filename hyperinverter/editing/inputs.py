@@ -41,6 +41,7 @@ class Photo:
         inversion: of one image.
         whole: reads the whole upright photo again; None for a saved Inversion.
         quad: where its crop lies in the whole photo, as of `AlignedFace`; None where it was not aligned.
+        face: which of the photo's faces it is, 1 the largest; None where it was not aligned.
     """
 
     label: str
@@ -49,6 +50,12 @@ class Photo:
     inversion: Inversion
     whole: Callable[[], Image.Image] | None = None
     quad: np.ndarray | None = None
+    face: int | None = None
+
+    @property
+    def record(self) -> dict:
+        """How the JSON names it."""
+        return {"label": self.label, "source": self.source, **({} if self.face is None else {"face": self.face})}
 
 
 @dataclass
@@ -60,6 +67,7 @@ class Prepared:
     taken: Tensor
     whole: Callable[[], Image.Image]
     quad: np.ndarray | None
+    face: int | None
 
 
 def check_inputs(config: InvertConfig) -> None:
@@ -110,11 +118,12 @@ class Inputs:
         self.framing = Framing(inverter.domain, "write align=true")
         self.face_notes: dict[str, str] = {}
         self.places: set[Path] = set()
+        self._total = 0.0  # of the inputs
         self._labels = OutputNames(reserved=("sheet", "frames"))  # a photo sheet.jpg must not meet the commands' own
 
     def __iter__(self) -> Iterator[Photo]:
         sources = self._sources()
-        total = min(sum(1 if source is None else len(source) for _, source in sources), self._most)
+        total = self._total = min(sum(1 if source is None else len(source) for _, source in sources), self._most)
         count = 0
         with tqdm(total=total, desc="photos", unit="photo", leave=False, disable=total < 2) as bar:
             for photo in self._photos(sources):
@@ -123,8 +132,10 @@ class Inputs:
                 bar.total = max(total, count + len(self.skipped))  # a photo may have several faces
                 bar.update(count + len(self.skipped) - bar.n)
         if count == 0:
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in self.skipped.items())
-            raise UserError(f"no image could be used: {reasons or 'there are none in data.root'}; give other images")
+            why = "; ".join(f"{name}: {reason}" for name, reason in self.skipped.items())
+            if total > 1 and self.skipped:
+                why = f"all {len(self.skipped)} were skipped, for the reasons above"
+            raise UserError(f"no image could be used: {why or 'there are none in data.root'}; give other images")
 
     @property
     def finder(self) -> str | None:
@@ -210,24 +221,24 @@ class Inputs:
         if isinstance(item, BadImageError):
             self._bad(name, item.reason)
             return
-        pictures: list[tuple[Image.Image, np.ndarray | None]] = [(item, None)]
+        pictures: list[tuple[Image.Image, np.ndarray | None, int | None]] = [(item, None, None)]
         if self.config.align:
             size = max(self.inverter.resolution, align.ALIGNED_SIZE)
             try:
                 faces = align.align_faces(item, size, name, self.config.face)
             except align.NoFaceError as error:
-                self._bad(name, str(error))
+                self._bad(name, error.reason)
                 return
-            pictures = [(face.image, face.quad) for face in faces]
+            pictures = [(face.image, face.quad, face.number) for face in faces]
             self._note(name, faces[0].note, faces[0].note)
         else:
             self._note(name, self.framing.look(name, item), self.framing.line(name))
         size, taken = self.inverter.resolution, self.inverter.input_shape
-        for picture, quad in pictures:
+        for picture, quad, face in pictures:
             self.fit.note(name, picture.size)
             image = from_uint8(to_tensor(picture, size))
             as_taken = image if taken == (size, size) else from_uint8(to_tensor(picture, taken))
-            yield Prepared(name, image, as_taken, whole, quad)
+            yield Prepared(name, image, as_taken, whole, quad, face)
 
     def _note(self, name: str, note: str | None, line: str | None) -> None:
         """Keep what is to be known of a photo's face; say it at once where `line` is not None."""
@@ -240,7 +251,8 @@ class Inputs:
         if self.config.data.on_bad_file == "refuse":
             raise UserError(f"{name}: {reason}; remove it, or set data.on_bad_file=skip")
         self.skipped[name] = reason
-        tqdm.write(f"skipped {name}: {reason}")
+        if self._total > 1:  # of one alone the error says it
+            tqdm.write(f"skipped {name}: {reason}")
 
     def _inverted(self, pending: list[Prepared]) -> Iterator[Photo]:
         if pending:
@@ -248,7 +260,7 @@ class Inputs:
                 inversion = self.inverter.invert(torch.stack([each.taken for each in pending]), self.config.batch_size)
             for each, one in zip(pending, inversion, strict=True):
                 label = self._labels.label(each.source)
-                yield Photo(label, each.source, each.image, one, each.whole, each.quad)
+                yield Photo(label, each.source, each.image, one, each.whole, each.quad, each.face)
 
     def _saved(self, source: str, inversion: Inversion) -> Iterator[Photo]:
         for one in inversion:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from hyperinverter.evaluation.comparison import compared
+from hyperinverter.utils.text import counted
 
 TIMES = ("time_ms_median", "time_ms_p95")
 ARROWS = {"lower": "↓", "higher": "↑"}
@@ -16,7 +17,7 @@ def to_markdown(result: dict[str, Any]) -> str:
         result: as `evaluation.reconstruction.evaluate` returns it.
     """
     protocol = result["protocol"]
-    count = f"{result['num_images']} image{'' if result['num_images'] == 1 else 's'}"
+    count = counted(result["num_images"], "image")
     brackets = " Brackets: 95 % interval over images." if any(result["intervals_95"].values()) else ""
     text = (
         f"{count} of domain {result['domain']} at {protocol['resolution']} px; time on {protocol['device']}, batch of "

@@ -14,7 +14,9 @@ from PIL import Image
 
 from hyperinverter.extractors.crop import crop_quad, ffhq_quad, from_crop, glimpse, quad_of, square, turned
 from hyperinverter.extractors.face_finder import FaceFinder, dlib_models, face_finder, has_landmark_model
+from hyperinverter.utils.decode import BadImageError
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.text import counted
 
 ALIGNED_SIZE = 256  # px; crops for smaller domains are made at this size and then reduced by the one resize policy
 LOOKED_AT = 320  # px, side of the crops in which a face is looked at again
@@ -40,8 +42,8 @@ GLANCES = [(scale, degrees) for scale in (1.2, 1.4, 1.65) for degrees in (-8.0, 
 ALL_FACES = "all"
 
 
-class NoFaceError(UserError, ValueError):
-    """No face was found in an image."""
+class NoFaceError(BadImageError):
+    """No face was found in an image, or not so many; `name` is the photo, `reason` one line."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,15 @@ class AlignedFace:
 
     `quad` [4, 2] holds the crop's corners in pixels of the upright photo, in the order top-left, bottom-left,
     bottom-right, top-right of the upright face; they may lie outside the photo. `landmarks` [68, 2] are in pixels too,
-    None without dlib's model. `note` says which face was taken where there are several; None: there is one.
+    None without dlib's model. `note` says which face was taken where there are several; None: there is one. `number` is
+    its place by size, 1 is the largest.
     """
 
     image: Image.Image
     quad: np.ndarray
     landmarks: np.ndarray | None = None
     note: str | None = None
+    number: int = 1
 
 
 def align_face(image: Image.Image, size: int, name: str = "the image") -> Image.Image:
@@ -78,20 +82,20 @@ def align(image: Image.Image, size: int, name: str = "the image", number: int = 
     """
     faces = find_faces(image, name)
     if number > len(faces):
-        raise NoFaceError(f"{name}: has {len(faces)} face{'s' * (len(faces) > 1)}, so there is no face number {number}")
+        raise NoFaceError(name, f"has {counted(len(faces), 'face')}, so there is no face number {number}")
     note = None
     if len(faces) > 1:
         x, y = faces[number - 1][0].mean(axis=0).round().astype(int)
         which = "the largest" if number == 1 else f"number {number} by size"
         note = f"{len(faces)} faces; {which} was taken, {x} px from the left and {y} from the top"
-    return _cut(image, faces[number - 1], size, note)
+    return _cut(image, faces[number - 1], size, note, number)
 
 
 def align_faces(image: Image.Image, size: int, name: str = "the image", which: int | str = 1) -> list[AlignedFace]:
     """Crop the face of that number, or with "all" every one, the largest first; arguments and errors as of `align`."""
     if which != ALL_FACES:
         return [align(image, size, name, int(which))]
-    return [_cut(image, face, size, None) for face in find_faces(image, name)]
+    return [_cut(image, face, size, None, number) for number, face in enumerate(find_faces(image, name), 1)]
 
 
 def _apart(one: np.ndarray, other: np.ndarray) -> bool:
@@ -99,9 +103,11 @@ def _apart(one: np.ndarray, other: np.ndarray) -> bool:
     return np.hypot(*(one.mean(axis=0) - other.mean(axis=0))) > 0.3 * min(_side(one), _side(other))
 
 
-def _cut(image: Image.Image, face: tuple[np.ndarray, np.ndarray | None], size: int, note: str | None) -> AlignedFace:
+def _cut(
+    image: Image.Image, face: tuple[np.ndarray, np.ndarray | None], size: int, note: str | None, number: int
+) -> AlignedFace:
     quad, landmarks = face
-    return AlignedFace(crop_quad(image, quad, size), quad, landmarks, note)
+    return AlignedFace(crop_quad(image, quad, size), quad, landmarks, note, number)
 
 
 def find_faces(image: Image.Image, name: str = "the image") -> list[tuple[np.ndarray, np.ndarray | None]]:
@@ -126,8 +132,9 @@ def find_faces(image: Image.Image, name: str = "the image") -> list[tuple[np.nda
     squares = [quad for quad in squares if _side(quad) >= SMALLEST * _side(squares[0])]
     if not squares:
         raise NoFaceError(
-            f"no face found in {name} ({image.width} x {image.height}): give a photo with a whole face of at least "
-            "80 px; a crop that is aligned already is used without align"
+            name,
+            f"no face found ({image.width} x {image.height} px): give a photo with a whole face of at least 80 px; a "
+            "crop that is aligned already is used without align",
         )
     return [_by_landmarks(finder, image, quad) for quad in squares]
 

@@ -11,6 +11,7 @@ from hyperinverter.inverters.hub import is_on_hub
 from hyperinverter.inverters.hyperinverter import HyperInverter
 from hyperinverter.inverters.inversion import Inversion
 from hyperinverter.pretrained.files import PARTS, PUBLISHED_METHODS, part_file, weights_file
+from hyperinverter.utils.waiting import shown_on_terminal
 
 __all__ = ["INVERTERS", "HyperInverter", "Inversion", "Inverter", "check_methods", "load"]
 
@@ -115,4 +116,5 @@ def load(
     if download and (released := released_name(source)):
         part = method if method in (*PARTS, *PUBLISHED_METHODS) else "generator"
         make_model(released, [part], download=True)
-    return INVERTERS[method].load(source).set_up(device, precision, compile, resolution, projection, refine)
+    with shown_on_terminal("loading the model"):
+        return INVERTERS[method].load(source).set_up(device, precision, compile, resolution, projection, refine)

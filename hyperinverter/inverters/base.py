@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Self, cast
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from hyperinverter.config.schema import PRECISIONS, DomainConfig, ProjectionConfig, RefineConfig
 from hyperinverter.inverters.edits import Edits
@@ -22,6 +23,7 @@ from hyperinverter.models.stylegan2.layers import check_reduced
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.device import arithmetic, resolve_device, warn_if_slower
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.waiting import shown_on_terminal
 
 if TYPE_CHECKING:  # loaded where photos are read
     from hyperinverter.inverters.images import ImagesLike
@@ -213,11 +215,14 @@ class Inverter(Edits, OnHub, ABC):
         from hyperinverter.inverters.images import as_images
 
         framing = Framing(self.domain, f"pass align=True, or crop them first by {command_of('align')}")
-        batches = as_images(images, self.input_shape, framing.look, align).split(batch_size)
-        for line in framing.report():
-            logger.warning(line)
-        with arithmetic(self.device, self.precision):
-            result = Inversion.cat([self._invert(batch.to(self.device)) for batch in batches])
+        with shown_on_terminal("inverting") as is_shown:
+            batches = as_images(images, self.input_shape, framing.look, align).split(batch_size)
+            for line in framing.report():
+                logger.warning(line)
+            hidden = not is_shown or len(batches) < 2
+            with arithmetic(self.device, self.precision):
+                bar = tqdm(batches, desc="inverting", unit="batch", leave=False, disable=hidden)
+                result = Inversion.cat([self._invert(batch.to(self.device)) for batch in bar])
         return replace(result if self.precision == "fp32" else result.float(), model=self)
 
     @torch.no_grad()

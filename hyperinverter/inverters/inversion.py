@@ -23,6 +23,7 @@ from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.safetensors_io import write_tensors
 from hyperinverter.utils.state_dicts import is_finite
+from hyperinverter.utils.text import counted
 
 INVERSION_FORMAT = "hyperinverter-inversion-1"
 
@@ -73,7 +74,7 @@ class Inversion:
         elif self.residuals is not None:
             how = f"{len(self.residuals)} weight residuals"
         made = f"{self.model_name} {self.model_hash}".strip() or "an unknown model"
-        count = f"{len(self)} image{'' if len(self) == 1 else 's'}"
+        count = counted(len(self), "image")
         return f"Inversion({count} by {made}: codes {list(self.ws.shape)}, {how})"
 
     def __getstate__(self) -> dict[str, Any]:

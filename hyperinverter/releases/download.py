@@ -9,7 +9,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from hyperinverter.published.reading import read_published
 from hyperinverter.releases import lock
 from hyperinverter.releases.catalog import CatalogEntry, address_of, download_folder
 from hyperinverter.releases.package_index import MARKERS, command_for_package, fetch_package
@@ -141,6 +140,8 @@ def check_whole(entry: CatalogEntry, path: Path, what: str) -> None:
         if path.name.removesuffix(".part").endswith(LANDMARKS):
             _read_landmarks(path)
         else:
+            from hyperinverter.published.reading import read_published  # brings torch along
+
             read_published(path, entry.members)
     except (UserError, RuntimeError) as error:
         reason = str(error).removeprefix(f"{path}: ")

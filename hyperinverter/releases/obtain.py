@@ -20,7 +20,6 @@ from hyperinverter.releases.catalog import (
 from hyperinverter.utils.checkout import PACKAGE, command_of
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import copy_file
-from hyperinverter.utils.safetensors_io import read_head
 
 # part -> the parts that have to be there with it
 NEEDS = {
@@ -202,6 +201,8 @@ def _is_converted(path: Path) -> bool:
 
 def _head(path: Path) -> dict[str, Any]:
     """`info` of a model file; {} of one that cannot be read: whoever loads it says what is wrong."""
+    from hyperinverter.utils.safetensors_io import read_head  # brings torch along
+
     try:
         with open(path, "rb") as file:
             found = json.loads(read_head(file).metadata.get("info", "{}"))

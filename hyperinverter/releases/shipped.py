@@ -9,6 +9,7 @@ from hyperinverter.releases.catalog import released_models
 from hyperinverter.releases.obtain import GENERATOR
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_atomically
+from hyperinverter.utils.text import counted
 
 LIST = Path(__file__).with_name("shipped.yaml")
 NETWORKS = "nets"  # the folder of small networks, which holds downloads too
@@ -50,7 +51,7 @@ def record_shipped(name: str, folder: Path, path: Path = LIST) -> None:
         lines += [f"    {file}: {digest}" for file, digest in sorted(files.items())]
     with write_atomically(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n")
-    print(f"{path.name}: SHA-256 of {len(hashes)} files of {name}")
+    print(f"{path.name}: SHA-256 of {counted(len(hashes), 'file')} of {name}")
 
 
 def _known(name: str, models: dict[str, ShippedModel]) -> ShippedModel:

@@ -29,6 +29,7 @@ from hyperinverter.training.resume import Parts, find_state, restore, save_state
 from hyperinverter.training.validation import side_by_side, validate
 from hyperinverter.utils.distributed import in_all_processes, is_main, place_of
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.text import counted
 
 
 @in_all_processes
@@ -123,5 +124,5 @@ def train(config: EarlyHeadConfig) -> dict[str, float]:
                 run.stop(progress.step)
         whole = validate(validation_losses, data[1], replace(schedule, validation_images=None), device)
         message = ", ".join(f"{name} {value:.4f}" for name, value in whole.items())
-        run.log(f"on all {len(validation_source)} validation images: {message}", progress.conclusion(output))
+        run.log(f"on {counted(len(validation_source), 'validation image')}: {message}", progress.conclusion(output))
     return progress.summary()

@@ -91,6 +91,7 @@ def train(config: TrainEncoderConfig) -> dict[str, float]:
         pictures=f"input_{method}",
         write=partial(export_method, method, network, domain, frozen),
         then=f"{command_of('evaluate')} model={folder} 'methods=[{method}]' data.root=FOLDER",
+        notes=objective.notes,
     )
     return fit(config, trainee, resumed, data, device)
 

@@ -43,6 +43,11 @@ class Objective(ABC):
     autocast: torch.autocast
     n_iters: int
 
+    @property
+    def notes(self) -> list[str]:
+        """What the user is to know of the settings."""
+        return []
+
     @abstractmethod
     def outputs(self, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Photos [N,3,R,R] -> after every step, codes [N, L, w_dim] and what is drawn [N,3,px,px], with gradients."""
@@ -132,10 +137,23 @@ class E4eObjective(WPlusObjective):
         self.stage = 0  # how many differences there are
         self.codes: list[Tensor] = []  # of this step of the trainer, for the discriminator
 
+    @property
+    def notes(self) -> list[str]:
+        config, steps = self.config, self.config.schedule.max_steps
+        start, each = config.progressive_start, config.progressive_every
+        most, stage = self.network.config.num_styles - 1, self._stage_at(steps - 1)
+        if stage == most:
+            return []
+        return [f"at the end only {stage} of the {most} differences from w are trained; all take schedule.max_steps="
+                f"{start + each * (most - 1) + 1} (now {steps}), or smaller progressive_start ({start}) and "
+                f"progressive_every ({each})"]  # fmt: skip
+
+    def _stage_at(self, step: int) -> int:
+        begun, most = step - self.config.progressive_start, self.network.config.num_styles - 1
+        return 0 if begun < 0 else min(begun // self.config.progressive_every + 1, most)
+
     def begin(self, step: int) -> None:
-        config, most = self.config, self.network.config.num_styles - 1
-        begun = step - config.progressive_start
-        self.stage = 0 if begun < 0 else min(begun // config.progressive_every + 1, most)
+        self.stage = self._stage_at(step)
         cast(Encoder4Editing, self.network.encoder).progressive_stage = self.stage
         self.codes.clear()
 

@@ -41,6 +41,7 @@ class Trainee:
         pictures: name of these grids.
         write: a model folder, at a progress, with the validation losses of its best step; None: it is the last step.
         then: the command that goes on from the best model.
+        notes: what the user is to know of the settings.
     """
 
     trainer: str
@@ -56,6 +57,7 @@ class Trainee:
     pictures: str
     write: Callable[[Path, Progress, dict[str, float] | None], None]
     then: str
+    notes: Sequence[str] = ()
 
 
 def fit(
@@ -81,7 +83,7 @@ def fit(
     origin = f"resumed at step {progress.step}" if progress.step else trainee.origin
 
     with open_run(config, progress) as (run, bar):
-        run.log(f"{trainee.title} on {place_of(device)}: {progress.data()}", origin, *resumed.notes)
+        run.log(f"{trainee.title} on {place_of(device)}: {progress.data()}", origin, *trainee.notes, *resumed.notes)
         run.log(*notes_on_photos(train_data, config.domain, progress.step))
         shown = sample_images(validation_data, train_data, 8, device)
 

@@ -20,6 +20,7 @@ from hyperinverter.training.validation import Best
 from hyperinverter.training.watch import LossHistory
 from hyperinverter.utils.distributed import any_process, gather_to_all, is_main, rank, world_size
 from hyperinverter.utils.held_folders import check_held
+from hyperinverter.utils.text import counted
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class Progress:
 
     def data(self) -> str:
         """How many images the run has, in words."""
-        return f"{self.images['training']} training and {self.images['validation']} validation images"
+        return f"{self.images['training']} training and {counted(self.images['validation'], 'validation image')}"
 
     def last_validation(self) -> dict[str, float]:
         """The losses of the last validation and, as "step", when it was: the last step need not be validated."""

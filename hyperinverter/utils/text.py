@@ -25,6 +25,11 @@ def printable(text: str, keep: str = "", longest: int | None = None) -> str:
     )
 
 
+def counted(count: int, what: str) -> str:
+    """`1 image`, `2 images`."""
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
 def whole_number(text: str) -> int | None:
     """The number that up to 15 plain digits are, else None: `int` fails on `²`, a digit, and on 5,000 of them."""
     return int(text) if re.fullmatch(r"[0-9]{1,15}", text) else None

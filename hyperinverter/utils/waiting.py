@@ -129,6 +129,15 @@ def signs_of_life(wanted: bool = True) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def shown_on_terminal(what: str) -> Iterator[bool]:
+    """For calls from Python, as commands do it: signs of life on a terminal, and True; within a command nothing."""
+    main = threading.current_thread() is threading.main_thread()
+    wanted = _life is None and main and sys.stderr is not None and sys.stderr.isatty()
+    with signs_of_life(wanted), doing(what) if wanted else contextlib.nullcontext():
+        yield wanted
+
+
+@contextlib.contextmanager
 def another_process_speaks() -> Iterator[None]:
     """No signs: a process that was started writes to the same terminal."""
     life = _life

@@ -183,17 +183,20 @@ def test_control_c_ends_quietly(capsys: pytest.CaptureFixture[str]):
     assert "the same command goes on" in capsys.readouterr().err
 
 
-def test_faults_come_without_torch(tmp_path: Path):
+def test_faults_and_the_list_of_downloads_come_without_torch(tmp_path: Path):
     """From any folder, at once: torch takes seconds to import. tests/test_scripts.py asks the same of --help."""
     code = (
-        "import sys, runpy\n"
+        "import sys\n"
+        "from hyperinverter.config.commands import main\n"
+        "main(['download', '--list'])\n"  # nothing of it needs torch
         "try:\n"
-        f"    runpy.run_path({str(ROOT / 'scripts/train_phase2.py')!r}, run_name='__main__')\n"
+        "    main(['train', 'phase2', 'domain=x'])\n"
         "finally:\n"
         "    assert 'torch' not in sys.modules, 'torch was imported'\n"
     )
-    refused = subprocess.run([sys.executable, "-c", code, "domain=x"], cwd=tmp_path, capture_output=True, text=True)
+    refused = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert refused.returncode == 2 and "no such domain 'x'" in refused.stderr, refused.stderr
+    assert "stylegan2_ffhq" in refused.stdout
 
 
 def test_dry_run_shows_config_and_parameter_counts_without_data(tmp_path: Path):

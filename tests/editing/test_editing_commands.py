@@ -142,7 +142,7 @@ def test_interpolation_ends_are_the_inversions_and_starts_at_the_first(config, p
     assert np.abs(again - pixels(tmp_path / "before" / "frames" / "codes_and_weights_001.png")).max() <= 1
 
 
-def test_what_cannot_be_used_is_refused_with_a_reason(config, photos, tmp_path):
+def test_what_cannot_be_used_is_refused_with_a_reason(config, photos, tmp_path, capsys):
     with pytest.raises(UserError, match=r"needs two images .*got 1"):
         interpolate_images(config(photos / "a.png"))
     with pytest.raises(UserError, match="got more than two"):
@@ -152,6 +152,11 @@ def test_what_cannot_be_used_is_refused_with_a_reason(config, photos, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"text")
     with pytest.raises(UserError, match=r"no image could be used: bad\.png: "):
         invert_images(config(tmp_path / "bad.png"))
+    assert "bad.png" not in capsys.readouterr().out, "the error says it"
+    (tmp_path / "worse.png").write_bytes(b"words")
+    with pytest.raises(UserError, match="no image could be used: all 2 were skipped, for the reasons above"):
+        invert_images(config(tmp_path / "bad.png", tmp_path / "worse.png"))
+    assert capsys.readouterr().out.count("skipped ") == 2
     with pytest.raises(UserError, match=r"set data\.on_bad_file=skip"):
         invert_images(config(photos / "a.png", tmp_path / "bad.png", data={"on_bad_file": "refuse"}))
     with pytest.raises(FileNotFoundError, match="no direction 'age'"):
@@ -193,20 +198,22 @@ def test_another_models_inversion_is_refused(config, other_tiny_model, tmp_path)
         edit_images(config(tmp_path / "foreign.safetensors"))
 
 
-def test_align_goes_through_the_aligner_and_skips_photos_without_a_face(config, photos, tmp_path, monkeypatch):
+def test_align_goes_through_the_aligner_and_skips_photos_without_a_face(config, photos, tmp_path, monkeypatch, capsys):
     from hyperinverter.extractors import align
 
     def pretend(image, size, name, which):
         if name == "b.png":
-            raise align.NoFaceError(f"{name}: no face")
+            raise align.NoFaceError(name, "no face")
         quad = np.array([[2.0, 2], [2, 14], [14, 14], [14, 2]])
-        return [align.AlignedFace(Image.new("RGB", (size, size), (255, 0, 0)), quad)] * (2 if which == "all" else 1)
+        red, numbers = Image.new("RGB", (size, size), (255, 0, 0)), (1, 2) if which == "all" else (which,)
+        return [align.AlignedFace(red, quad, number=number) for number in numbers]
 
     monkeypatch.setattr(align, "align_faces", pretend)
     results = invert_images(config(photos, align=True))
-    assert list(results["skipped"]) == ["b.png"] and len(results["images"]) == 2
+    assert results["skipped"] == {"b.png": "no face"} and len(results["images"]) == 2
+    assert "skipped b.png: no face\n" in capsys.readouterr().out
     both = invert_images(config(photos / "a.png", align=True, face="all"))
-    assert len(both["images"]) == 2
+    assert [each["face"] for each in both["images"]] == [1, 2]
     exif = Image.Exif()
     exif[0x010E] = "at the sea"  # ImageDescription
     Image.open(photos / "a.png").resize((40, 30)).save(photos / "a.png", exif=exif)

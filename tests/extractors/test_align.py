@@ -123,6 +123,7 @@ def test_of_several_faces_one_is_chosen_by_size_or_all_are_taken():
     assert largest.note.startswith("2 faces; the largest was taken") and "number 2 by size" in second.note
     both = align_faces(photo, 64, which="all")
     assert [np.allclose(a.quad, b.quad) for a, b in zip(both, (largest, second), strict=True)] == [True, True]
+    assert [face.number for face in (largest, second, *both)] == [1, 2, 1, 2]
     with pytest.raises(NoFaceError, match=r"two\.png: has 2 faces, so there is no face number 3"):
         align_faces(photo, 64, "two.png", 3)
 
@@ -149,11 +150,11 @@ def test_astronaut_is_aligned_to_the_ffhq_frame():
 
 
 def test_no_face_names_the_image():
-    with pytest.raises(NoFaceError, match=r"no face found in wall\.png \(300 x 200\)"):
+    with pytest.raises(NoFaceError, match=r"^wall\.png: no face found \(300 x 200 px\)"):
         align_face(Image.new("RGB", (300, 200), "grey"), 64, "wall.png")
 
 
-def test_folder_of_photos(tmp_path):
+def test_folder_of_photos(tmp_path, capsys):
     photos = tmp_path / "photos"
     photos.mkdir()
     astronaut().save(photos / "eileen.png")
@@ -170,11 +171,21 @@ def test_folder_of_photos(tmp_path):
     assert all(Image.open(file).size == (64, 64) for file in files.values())
     record = json.loads((tmp_path / "aligned" / "alignment.json").read_text())
     assert record["photos"]["eileen.png"]["photo_size"] == [512, 512]
-    assert "no face found" in record["left_out"]["wall.png"]
+    assert record["photos"]["eileen.png"]["face"] == 1
+    assert record["left_out"]["wall.png"].startswith("no face found")
     assert (tmp_path / "aligned" / "sheet.png").is_file()
     config.data.on_bad_file = "refuse"
-    with pytest.raises(UserError, match=r"1 of 3 photos could not be aligned:\n  no face found in wall\.png"):
+    capsys.readouterr()
+    with pytest.raises(UserError, match=r"1 of 3 photos could not be aligned, for the reasons above"):
         align_folder(config)
+    assert "left out: wall.png: no face found" in capsys.readouterr().out
+    config.data.root = str(photos / "wall.png")
+    with pytest.raises(UserError, match=r"^wall\.png: no face found"):
+        align_folder(config)
+    assert "wall.png" not in capsys.readouterr().out
+    config.data.root = str(photos / "eileen.png")
+    align_folder(config)
+    assert "also holds 2 pictures of before, as eileen.jpg.png" in capsys.readouterr().out
 
 
 def test_a_crop_is_never_written_over_its_photo(tmp_path):

@@ -126,6 +126,11 @@ def test_e4e_adds_one_difference_after_another(parts):
         (ws, _), *_ = objective.outputs(images)
         differs = [bool((ws[:, i] != ws[:, 0]).any()) for i in range(last + 1)]
         assert differs == [0 < i <= stage for i in range(last + 1)], step
+    enough = 4 + 3 * (last - 1) + 1
+    for steps, stage in ((1, 0), (4, 0), (5, 1), (enough - 1, last - 1), (enough, last)):
+        objective.config.schedule.max_steps = steps
+        told = f"only {stage} of the {last} differences from w are trained; all take schedule.max_steps={enough} "
+        assert [told in note for note in objective.notes] == [True] * (stage < last)
 
 
 def test_e4es_own_terms_are_the_published_ones_and_choose_no_step(parts):
@@ -295,10 +300,11 @@ def test_a_method_goes_on_from_a_model_folder_and_from_e1s_trunk(make_config, wh
     assert inner and all(torch.equal(state[key], e1[key]) for key in inner)
 
 
-def test_an_encoder_saved_before_its_last_heads_are_trained_is_whole(make_config, whole_run, tiny_model):
+def test_an_encoder_saved_before_its_last_heads_are_trained_is_whole(make_config, capsys):
     """Heads that have not joined yet add nothing, whatever the stage at inference."""
     config = make_config("e4e", progressive_start=100)
     config.schedule = replace(config.schedule, max_steps=2)
     encoder.train(config)
+    assert "only 0 of the 5 differences from w are trained; all take schedule.max_steps=" in capsys.readouterr().err
     inversion = hyperinverter.load(Path(config.output) / "model_last", "e4e").invert(torch.zeros(1, 3, 16, 16))
     assert torch.equal(inversion.ws, inversion.ws[:, :1].expand_as(inversion.ws))

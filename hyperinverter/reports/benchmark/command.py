@@ -35,6 +35,7 @@ from hyperinverter.training.common import set_up
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import slug, write_atomically
+from hyperinverter.utils.text import counted
 
 PASSED_ON = ("device", "threads", "seed", "rounds", "least_rounds", "seconds")  # to each of `runs`, where set
 
@@ -217,7 +218,7 @@ def _processor() -> str:
         text = ""
     found = re.search(r"model name\s*:\s*(.+)", text)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{found[1].strip() if found else platform.processor() or 'CPU'}, {cores} core{'s' * (cores != 1)}"
+    return f"{found[1].strip() if found else platform.processor() or 'CPU'}, {counted(cores, 'core')}"
 
 
 def _json(result: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 from hyperinverter.reports.benchmark.counting import STAGES
 from hyperinverter.reports.benchmark.loading import loading_rows
+from hyperinverter.utils.text import counted
 
 
 def page(about: str, results: list[dict[str, Any]]) -> str:
@@ -14,7 +15,7 @@ def page(about: str, results: list[dict[str, Any]]) -> str:
 
 def tables(result: dict[str, Any]) -> str:
     """Everything in one benchmark.json as Markdown."""
-    threads = f", {result['threads']} thread{'s' * (result['threads'] != 1)}" if result["threads"] else ""
+    threads = f", {counted(result['threads'], 'thread')}" if result["threads"] else ""
     capability = f", {result['capability']}" if result["capability"] else ""
     lines = [
         f"## {result['device']}{threads}{capability}",
