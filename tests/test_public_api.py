@@ -24,7 +24,7 @@ from hyperinverter.utils.errors import UserError
 # seconds to import, and used by few: fetched inside the functions that need them
 HEAVY = (
     "torchvision", "matplotlib", "sklearn", "lpips", "dlib", "cv2", "onnxruntime", "torch_fidelity", "skimage",
-    "tensorboard",
+    "tensorboard", "av",
 )  # fmt: skip
 
 

@@ -289,6 +289,12 @@ def _edit(c: s.EditConfig) -> Iterator[Problem]:
     yield from not_empty(c, "directions strengths")
     if not all(map(math.isfinite, c.strengths)):
         yield Problem(("strengths",), f"must be finite, got {c.strengths}")
+    if not all(map(math.isfinite, c.edits.values())):
+        yield Problem(("edits",), f"must be finite, got {c.edits}")
+    if c.sweep == 1 or c.sweep < 0:
+        yield Problem(("sweep",), f"must be 0, or 2 or more, got {c.sweep}")
+    if c.styles is not None and not re.fullmatch(r"\d{1,3}-\d{1,3}", c.styles):
+        yield Problem(("styles",), f"must be START-END, such as 0-4, got {c.styles!r}")
     yield from choice(c, "strength_unit", ("w", "std"))
 
 

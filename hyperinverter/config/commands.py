@@ -14,7 +14,10 @@ from hyperinverter.config.faults import did_you_mean
 from hyperinverter.config.weights import ConvertConfig, DownloadConfig
 
 EVALUATION = "hyperinverter.evaluation"
-PHOTOS_OR_INVERSIONS = "photos, folders, .zip files, or Inversions that `invert` saved (.safetensors)"
+PHOTOS_OR_INVERSIONS = (
+    "photos, folders, .zip files, Inversions that `invert` saved (.safetensors), or codes of other methods "
+    "(latents.pt, .npy, .npz, .pkl)"
+)
 
 COMMANDS: dict[str, Command] = {
     "invert": Command(
@@ -31,7 +34,8 @@ COMMANDS: dict[str, Command] = {
         "hyperinverter.editing.commands:edit_images",
         "configs/edit/faces64.yaml",
         "Invert photos and move them along directions: w + strength * direction on every style, each photo's own "
-        "weight residuals kept (InterFaceGAN). align=true first crops unaligned photos as FFHQ does.",
+        "weight residuals kept (InterFaceGAN). 'edits={smile: 2, age: -1}' makes several edits at once. align=true "
+        "first crops unaligned photos as FFHQ does.",
         inputs="data.root",
         inputs_help=PHOTOS_OR_INVERSIONS,
     ),
@@ -39,10 +43,10 @@ COMMANDS: dict[str, Command] = {
         schema.InterpolateConfig,
         "hyperinverter.editing.commands:interpolate_images",
         "configs/edit/faces64.yaml",
-        "Blend two inverted photos: codes and weights, and codes only beside it. t = 0 is the first photo named (the "
-        "published script starts at its second).",
+        "Blend each photo into the next: codes and weights, and codes only beside it. t = 0 is the first photo named "
+        "(the published script starts at its second). circle=true ends where it began.",
         inputs="data.root",
-        inputs_help="two photos, or two Inversions that `invert` saved (.safetensors)",
+        inputs_help="photos, or Inversions that `invert` saved (.safetensors)",
     ),
     "align": Command(
         schema.AlignConfig,

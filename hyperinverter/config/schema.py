@@ -318,14 +318,22 @@ class EditConfig(InvertConfig):
     # how far, one picture each; 0 is the reconstruction
     strengths: list[float] = field(default_factory=lambda: [-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0])
     strength_unit: str = "w"  # w (the paper's gamma, a distance in W) | std (of w·d over the photos it was learned on)
+    # direction -> strength, all at once and in the place of directions and strengths: {smile: 2, age: -1}
+    edits: dict[str, float] = field(default_factory=dict)
+    styles: str | None = None  # START-END, END excluded: only these move, 0 is the coarsest; None: all
+    # frames of the GIF, from the least strength to the largest (edits: from none to all); 0: the pictures alone
+    sweep: int = 0
+    mp4: bool = False  # beside each GIF the same as a film (H.264)
     paste_back: bool = False  # with align: also each whole photo with the edited face in its place
 
 
 @dataclass
 class InterpolateConfig(InvertConfig):
-    """interpolate: from one photo to another."""
+    """interpolate: from one photo to the next."""
 
-    steps: int = 7  # frames, both photos included
+    steps: int = 7  # frames from one photo to the next, both included
+    circle: bool = False  # from the last photo back to the first
+    mp4: bool = False  # beside each GIF the same as a film (H.264)
 
 
 # One file serves all commands of a line: each reads its own keys and passes over those of the others. On the command

@@ -15,6 +15,7 @@ from torch import Tensor
 from hyperinverter.published.vectors import Space, laid_out
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.text import whole_number
 
 
 class Codes(Protocol):
@@ -78,13 +79,16 @@ class Direction:
         return {"direction": self.vector}, {}
 
 
-def edit(inversion: Edited, direction: Direction, strength: float | Tensor) -> Edited:
+def edit(
+    inversion: Edited, direction: Direction, strength: float | Tensor, styles: tuple[int, int] | None = None
+) -> Edited:
     """Move every image of `inversion` by `strength` along `direction`; Δθ stays.
 
     Args:
         inversion: N images.
         direction: of the same generator.
         strength: γ, a distance in W (paper: ±1 to ±3), one for all or a tensor [N].
+        styles: the first one that moves and the one behind the last; None: all.
     Raises:
         ValueError: the direction has another w_dim or other styles, or there are not N strengths.
     """
@@ -96,7 +100,26 @@ def edit(inversion: Edited, direction: Direction, strength: float | Tensor) -> E
     gamma = torch.as_tensor(strength, dtype=ws.dtype, device=ws.device).reshape(-1, 1, 1)
     if len(gamma) not in (1, len(ws)):
         raise ValueError(f"{len(gamma)} strengths for {len(ws)} images; give one, or one per image")
-    return inversion.with_ws(direction.move(ws, gamma))  # [N, L, w_dim]
+    moved = direction.move(ws, gamma)  # [N, L, w_dim]
+    if styles is not None:
+        start, end = styles
+        moved = torch.cat([ws[:, :start], moved[:, start:end], ws[:, end:]], dim=1)
+    return inversion.with_ws(moved)
+
+
+def style_range(text: str, num_ws: int) -> tuple[int, int]:
+    """START-END as two numbers, END excluded.
+
+    Raises:
+        UserError: it is no range of L styles.
+    """
+    start, _, end = text.partition("-")
+    first, behind = whole_number(start), whole_number(end)
+    if first is None or behind is None or not first < behind <= num_ws:
+        raise UserError(
+            f"styles: {text!r} is no range of this generator's {num_ws} styles; write START-END, as 0-{num_ws}"
+        )
+    return first, behind
 
 
 def in_w(strengths: Sequence[float], unit: str, direction: Direction) -> list[float]:

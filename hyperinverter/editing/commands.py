@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,14 @@ from tqdm import tqdm
 from hyperinverter.checkpoint import write_atomically
 from hyperinverter.config.schema import EditConfig, InterpolateConfig, InvertConfig
 from hyperinverter.data.sources import spare_inputs
-from hyperinverter.directions.direction import Direction, edit
+from hyperinverter.directions.direction import Direction
+from hyperinverter.editing.changes import Change, changes_of
 from hyperinverter.editing.inputs import Inputs, Photo, check_inputs
 from hyperinverter.editing.interpolation import interpolate
 from hyperinverter.editing.paste_back import paste_back
 from hyperinverter.inverters import Inversion, Inverter, load
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.films import check_films, save_mp4
 from hyperinverter.utils.images import contact_sheet, difference_map, save_gif, save_image, to_pil, write_picture
 from hyperinverter.utils.output_names import OutputNames, inside
 from hyperinverter.utils.seeding import seed_everything
@@ -28,24 +31,26 @@ from hyperinverter.utils.waiting import QUIET_S, doing
 
 SHEET_ROWS = 32  # photos on a contact sheet; all the others still have their own files
 CELL_PX = 256  # of a contact sheet, at most; the files beside it have the full resolution
-GIF_FRAME_MS = 160
+GIF_FRAME_MS = 160  # how long each of few pictures stands in a film
+SMOOTH_FRAMES, SMOOTH_FRAME_MS = 24, 40  # from so many on they run as in the cinema
 DIFFERENCE_MAXIMUM = 0.5  # of the [-1, 1] range; red in the difference column
 
 
 def edit_images(config: EditConfig) -> dict:
-    """Edit every photo along every direction, at every strength.
+    """Edit every photo along every direction at every strength, or along several directions at once.
 
     Writes per photo `<label>/`: input.png, reconstruction.png, inversion.safetensors, and per direction and strength a
-    PNG and the edited Inversion, a GIF, and with `paste_back` the whole photo with the edited face; over all photos
-    `sheet_<direction>.png` (rows photos, columns input and strengths) and `edit.json`, which is also returned.
+    PNG and the edited Inversion, a GIF (with `mp4` a film too, with `sweep` of as many steps, which lie in frames/),
+    and with `paste_back` the whole photo with the edited face; over all photos `sheet_<direction>.png` (rows photos,
+    columns input and strengths) and `edit.json`, which is also returned.
     """
+    if config.mp4:
+        check_films()
     inverter, output, begin = _open(config)
-    directions = _directions(config, inverter)
-    strengths = list(config.strengths)
-    gammas = {direction.name: inverter.in_w(strengths, config.strength_unit, direction) for direction in directions}
-    sheets: dict[str, list[list[Image.Image | None]]] = {direction.name: [] for direction in directions}
+    changes = changes_of(config, inverter)
     names = OutputNames()
-    named = {direction.name: names.file(direction.name) for direction in directions}
+    named = {change.name: names.file(change.name) for change in changes}
+    sheets: dict[str, list[list[Image.Image | None]]] = {change.name: [] for change in changes}
     captions, records = [], []
     inputs = Inputs(config, inverter)
     for photo in inputs:
@@ -56,34 +61,74 @@ def edit_images(config: EditConfig) -> dict:
             captions.append(photo.label)
         prepared = inverter.prepare(photo.inversion)  # so that each of its edits costs one synthesis
         whole = photo.whole() if config.paste_back and photo.whole is not None and photo.quad is not None else None
-        count = len(directions) * len(strengths)
+        count = sum(len(change.places) + config.sweep for change in changes)
         bar = tqdm(total=count, desc=f"edits of {photo.label}", unit="edit", leave=False, delay=QUIET_S)
-        for direction in directions:
-            edited = [edit(prepared, direction, gamma) for gamma in gammas[direction.name]]
+        for change in changes:
             images = []
-            for one in edited:
-                images.append(inverter.render(one).cpu()[0])
-                bar.update()
-            for strength, image, one in zip(strengths, images, edited, strict=True):
-                stem = f"{named[direction.name]}_{strength:+g}"
+            for place in change.places:
+                one = change.at(prepared, place)
+                image = inverter.render(one).cpu()[0]
+                stem = named[change.name] + change.stem(place)
                 files[stem] = _relative(save_image(image, folder / f"{stem}.png"), output)
                 one.save(folder / f"{stem}.safetensors")
                 if whole is not None and photo.quad is not None:
                     path = _save_pasted(whole, photo.quad, image, folder / f"{stem}_photo.png")
                     files[f"{stem}_photo"] = _relative(path, output)
-            order = sorted(range(len(strengths)), key=strengths.__getitem__)
-            save_gif([images[i] for i in order], folder / f"{named[direction.name]}.gif", GIF_FRAME_MS)
-            if len(sheets[direction.name]) < SHEET_ROWS:
-                sheets[direction.name].append(_cells(photo.image, unedited, *images))
+                images.append(image)
+                bar.update()
+            drawn = dict(zip(change.places, images, strict=True))
+            frames = _frames(change, drawn, config, inverter, prepared, folder / "frames" / named[change.name], bar)
+            files |= _save_films(frames, folder / named[change.name], config, output)
+            if len(sheets[change.name]) < SHEET_ROWS:
+                sheets[change.name].append(_cells(photo.image, unedited, *images))
         bar.close()
         records.append({**photo.record, "files": files})
-    for name, rows in sheets.items():
-        unit = " sd" if config.strength_unit == "std" else ""
-        headings = ["input", "reconstruction", *(f"{name} {strength:+g}{unit}" for strength in strengths)]
-        contact_sheet(rows, headings, output / f"sheet_{named[name]}.png", captions)
-    described = {direction.name: _described(direction, gammas[direction.name]) for direction in directions}
-    result = {"strengths": strengths, "strength_unit": config.strength_unit, "directions": described, "images": records}
-    return _finish(config, inverter, inputs, begin, "edit", result, [f"sheet_{named[name]}.png" for name in sheets])
+    for change in changes:
+        headings = ["input", "reconstruction", *map(change.title, change.places)]
+        contact_sheet(sheets[change.name], headings, output / f"sheet_{named[change.name]}.png", captions)
+    moves = {name: move for change in changes for name, move in change.moves().items()}
+    result = {
+        "strengths": [] if config.edits else list(config.strengths),
+        "strength_unit": config.strength_unit,
+        "edits": config.edits,
+        "styles": config.styles,
+        "directions": {name: _described(*move) for name, move in moves.items()},
+        "images": records,
+    }
+    look_at = [f"sheet_{named[change.name]}.png" for change in changes]
+    return _finish(config, inverter, inputs, begin, "edit", result, look_at)
+
+
+def _frames(
+    change: Change,
+    drawn: dict[float, Tensor],
+    config: EditConfig,
+    inverter: Inverter,
+    inversion: Inversion,
+    stem: Path,
+    bar: tqdm,
+) -> list[Tensor]:
+    """What a film of one photo shows, [3, R, R] each, some of it `drawn` before; those of a sweep are saved too."""
+    frames = []
+    for number, place in enumerate(change.film(config.sweep)):
+        image = drawn.get(place)
+        frames.append(inverter.render(change.at(inversion, place)).cpu()[0] if image is None else image)
+        if config.sweep:
+            save_image(frames[-1], stem.with_name(f"{stem.name}_{number:03d}.png"))
+            bar.update()
+    return frames
+
+
+def _save_films(
+    frames: Sequence[Tensor], stem: Path, config: EditConfig | InterpolateConfig, output: Path, turns: bool = True
+) -> dict[str, str]:
+    """`stem`.gif and, if wanted, `stem`.mp4, which play back and forth where it `turns`; label -> file in `output`."""
+    ms = SMOOTH_FRAME_MS if len(frames) >= SMOOTH_FRAMES else GIF_FRAME_MS
+    films = {f"{stem.name}.gif": save_gif(frames, stem.with_name(f"{stem.name}.gif"), ms, turns)}
+    if config.mp4:
+        played = [*frames, *frames[-2:0:-1]] if turns else frames
+        films[f"{stem.name}.mp4"] = save_mp4(played, stem.with_name(f"{stem.name}.mp4"), ms)
+    return {name: _relative(path, output) for name, path in films.items()}
 
 
 def invert_images(config: InvertConfig) -> dict:
@@ -120,44 +165,52 @@ def invert_images(config: InvertConfig) -> dict:
 
 
 def interpolate_images(config: InterpolateConfig) -> dict:
-    """Blend the two inputs (photos or saved Inversions), from the first (t = 0) to the second (t = 1).
+    """Blend each input (photo or saved Inversion) into the next, with `circle` the last one into the first.
 
-    Writes `strip.png` (upper row codes and weights, lower row codes only), `codes_and_weights.gif`, `codes_only.gif`,
-    `beside.gif` (both, side by side), `frames/*.png`, both Inversions and `interpolate.json`; of a method that changes
-    no weights, codes only.
+    Writes `strip.png` (rows: codes and weights, and codes only, of every pair), `codes_and_weights.gif`,
+    `codes_only.gif`, `beside.gif` (both, side by side; with `mp4` films too), `frames/*.png`, the Inversions and
+    `interpolate.json`; of a method that changes no weights, codes only.
     """
+    if config.mp4:
+        check_films()
     inverter, output, begin = _open(config)
     inputs = Inputs(config, inverter)
-    photos = []
-    for photo in inputs:
-        photos.append(photo)
-        if len(photos) > 2:
-            break
-    if len(photos) != 2:
-        given = "more than two" if len(photos) > 2 else str(len(photos))
+    photos = list(inputs)
+    if len(photos) < 2:
         reasons = "".join(f"; skipped {name}: {reason}" for name, reason in inputs.skipped.items())
-        raise UserError(f"interpolation needs two images (or two saved Inversions), got {given}{reasons}")
+        raise UserError(f"interpolation needs two images or more (or saved Inversions), got {len(photos)}{reasons}")
     for photo in photos:
         _save_photo(photo, inverter.render(photo.inversion)[0].cpu(), inside(output, photo.label))
-    first, last = (photo.inversion for photo in photos)
-    frames, kinds = {}, {"codes_and_weights": True, "codes_only": False}
-    if not (first.has_weights or last.has_weights):
+    pairs = list(pairwise([*photos, photos[0]] if config.circle else photos))
+    kinds = {"codes_and_weights": True, "codes_only": False}
+    if not any(photo.inversion.has_weights for photo in photos):
         del kinds["codes_and_weights"]  # the method changes none
-    for name, weights in kinds.items():
-        blended = Inversion.cat(interpolate(first, last, config.steps, weights))
-        with doing(f"drawing {config.steps} frames"):
-            frames[name] = inverter.render(blended, batch_size=config.batch_size).cpu()  # [steps, 3, R, R]
-        save_gif(list(frames[name]), output / f"{name}.gif", GIF_FRAME_MS)
-        for number, frame in enumerate(frames[name]):
+    films: dict[str, list[Tensor]] = {name: [] for name in kinds}
+    rows, captions = [], []
+    for first, last in tqdm(pairs, desc="pairs", unit="pair", leave=False, disable=len(pairs) < 2):
+        for name, weights in kinds.items():
+            blended = Inversion.cat(interpolate(first.inversion, last.inversion, config.steps, weights))
+            with doing(f"drawing {config.steps} frames"):
+                frames = inverter.render(blended, batch_size=config.batch_size).cpu()  # [steps, 3, R, R]
+            rows.append(_cells(first.image, *frames, last.image))
+            ends = f"{first.label} to {last.label}\n" if len(pairs) > 1 else ""
+            captions.append(ends + name.replace("_", " "))
+            films[name] += list(frames[1:] if films[name] else frames)  # a photo between two pairs is one frame
+    for name, frames in films.items():
+        if config.circle:
+            frames.pop()  # the first one follows
+        _save_films(frames, output / name, config, output, turns=not config.circle)
+        for number, frame in enumerate(frames):
             save_image(frame, output / "frames" / f"{name}_{number:03d}.png")
-    moving = "beside.gif" if len(frames) > 1 else "codes_only.gif"
-    save_gif(list(torch.cat(list(frames.values()), dim=3)), output / moving, GIF_FRAME_MS)
+    moving = "codes_only.gif"
+    if len(films) > 1:
+        moving = "beside.gif"
+        both = [torch.cat(frames, dim=2) for frames in zip(*films.values(), strict=True)]
+        _save_films(both, output / "beside", config, output, turns=not config.circle)
     ts = torch.linspace(0, 1, config.steps).tolist()
-    rows = [_cells(photos[0].image, *images, photos[1].image) for images in frames.values()]
-    headings = [photos[0].label, *(f"t = {t:.2f}" for t in ts), photos[1].label]
-    contact_sheet(rows, headings, output / "strip.png", [name.replace("_", " ") for name in kinds])
-    ends = {"first": photos[0].source, "last": photos[1].source, "steps": config.steps, "t": ts}
-    return _finish(config, inverter, inputs, begin, "interpolate", ends, ["strip.png", moving])
+    contact_sheet(rows, ["from", *(f"t = {t:.2f}" for t in ts), "to"], output / "strip.png", captions)
+    told = {"photos": [photo.source for photo in photos], "circle": config.circle, "steps": config.steps, "t": ts}
+    return _finish(config, inverter, inputs, begin, "interpolate", told, ["strip.png", moving])
 
 
 def _open(config: InvertConfig) -> tuple[Inverter, Path, float]:
@@ -172,22 +225,6 @@ def _open(config: InvertConfig) -> tuple[Inverter, Path, float]:
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     return inverter, output, begin
-
-
-def _directions(config: EditConfig, inverter: Inverter) -> list[Direction]:
-    try:
-        result = [inverter.direction(name, config.domain.directions) for name in config.directions]
-    except FileNotFoundError as error:
-        mine, settings = inverter.domain.name, config.domain.name
-        if mine == settings:
-            raise
-        raise FileNotFoundError(
-            f"{error}. The model is of domain {mine}, the settings are for {settings}: give the --config of {mine} too"
-        ) from error
-    names = [direction.name for direction in result]
-    if len(set(names)) < len(names):
-        raise UserError(f"directions: {', '.join(names)}: a name is given twice; leave one out or rename its file")
-    return result
 
 
 def _described(direction: Direction, gammas: Sequence[float]) -> dict:

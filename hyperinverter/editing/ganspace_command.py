@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from hyperinverter.checkpoint import read_model, write_atomically
 from hyperinverter.config.model_schema import GanspaceConfig
-from hyperinverter.directions.direction import edit, in_w
+from hyperinverter.directions.direction import edit, in_w, style_range
 from hyperinverter.directions.files import save_direction
 from hyperinverter.directions.ganspace import Pca, fit_pca, save_pca
 from hyperinverter.inverters.inversion import Inversion
@@ -27,7 +27,6 @@ from hyperinverter.utils.device import resolve_device, to_device
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import contact_sheet
 from hyperinverter.utils.seeding import seed_everything
-from hyperinverter.utils.text import whole_number
 from hyperinverter.utils.waiting import doing
 
 
@@ -48,7 +47,7 @@ def find_directions(config: GanspaceConfig) -> dict[str, Any]:
     check_served(read_model(part_file(source, "generator"), "generator"))
     with doing("loading the model"):
         generator = to_device(load_generator(source), device).eval()
-    ranges = [_range(text, generator.num_ws) for text in config.styles] or _thirds(generator.num_ws)
+    ranges = [style_range(text, generator.num_ws) for text in config.styles] or _thirds(generator.num_ws)
     try:
         pca = fit_pca(generator, config.components, samples=config.samples, seed=config.seed)
         named = {name: pca.named(text) for name, text in config.directions.items()}
@@ -86,16 +85,6 @@ def find_directions(config: GanspaceConfig) -> dict[str, Any]:
     if not named:
         print("what you want to keep gets a name: 'directions={NAME: COMPONENT:START-END}' writes it as a direction")
     return found
-
-
-def _range(text: str, num_ws: int) -> tuple[int, int]:
-    start, _, end = text.partition("-")
-    first, behind = whole_number(start), whole_number(end)
-    if first is None or behind is None or not first < behind <= num_ws:
-        raise UserError(
-            f"styles: {text!r} is no range of this generator's {num_ws} styles; write START-END, as 0-{num_ws}"
-        )
-    return first, behind
 
 
 def _thirds(num_ws: int) -> list[tuple[int, int]]:

@@ -14,20 +14,20 @@ from tqdm import tqdm
 from hyperinverter.config.schema import InvertConfig
 from hyperinverter.data.fit import FitNotes
 from hyperinverter.data.image_source import ImageSource
-from hyperinverter.data.other_files import NUMBERS
 from hyperinverter.data.sources import check_images, open_source
+from hyperinverter.editing.latents import is_latents, read_latents
 from hyperinverter.extractors import align
 from hyperinverter.extractors.face_finder import face_finder
 from hyperinverter.extractors.framing import Framing
 from hyperinverter.inverters import Inversion, Inverter
-from hyperinverter.published.names import foreign, plain_names
-from hyperinverter.published.reading import read_published
 from hyperinverter.utils.decode import BadImageError, to_tensor
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import from_uint8
 from hyperinverter.utils.output_names import OutputNames
 from hyperinverter.utils.text import expanded
 from hyperinverter.utils.waiting import doing
+
+CODES_NOTE = "codes are taken to be of this generator; of another one they give a wrong picture"
 
 
 @dataclass
@@ -73,7 +73,7 @@ class Prepared:
 def check_inputs(config: InvertConfig) -> None:
     """Refuse inputs that cannot be used, before networks are loaded.
 
-    Files of codes and other numbers are left to `Inputs`: what it says of them depends on the generator.
+    Codes of other methods are left to `Inputs`: what they are depends on the generator.
 
     Raises:
         UserError: no input was named, or one holds no images or no Inversion.
@@ -84,19 +84,17 @@ def check_inputs(config: InvertConfig) -> None:
         raise UserError("no images were given; name files, folders or zips, or set data.root=FOLDER")
     for root in roots:
         path = expanded(root)
+        if is_latents(path):
+            continue
         if path.suffix == ".safetensors":
             Inversion.load(path)
-        elif not _is_numbers(path):
+        else:
             check_images(root)
 
 
 def _roots(config: InvertConfig) -> list[str]:
     root = config.data.root
     return [root] if isinstance(root, str) else list(root or [])
-
-
-def _is_numbers(path: Path) -> bool:
-    return path.suffix.lower() in NUMBERS and path.suffix != ".safetensors" and path.is_file()
 
 
 class Inputs:
@@ -119,6 +117,7 @@ class Inputs:
         self.face_notes: dict[str, str] = {}
         self.places: set[Path] = set()
         self._total = 0.0  # of the inputs
+        self._latents: dict[str, dict[str, Inversion]] = {}
         self._labels = OutputNames(reserved=("sheet", "frames"))  # a photo sheet.jpg must not meet the commands' own
 
     def __iter__(self) -> Iterator[Photo]:
@@ -150,35 +149,20 @@ class Inputs:
         return most if most is not None else float("inf")
 
     def _sources(self) -> list[tuple[str, ImageSource | None]]:
-        """Every root with its images; None for a saved Inversion."""
+        """Every root with its images; None for saved Inversions and codes."""
         roots = _roots(self.config)
         check_inputs(self.config)
-        for path in (expanded(one) for one in roots):
-            if _is_numbers(path):
-                raise UserError(f"{path}: {self._kind_of_numbers(path)}; give a photo")
+        self._latents = {
+            root: read_latents(path, self.inverter) for root in roots if is_latents(path := expanded(root))
+        }
         most, align = self.config.data.max_megapixels, self.config.align
         known = {"max_megapixels": most, "resolution": None if align else self.inverter.resolution}  # of the largest
         sources = [
-            (root, None if Path(root).suffix == ".safetensors" else open_source(root, **known)) for root in roots
+            (root, None if root in self._latents or Path(root).suffix == ".safetensors" else open_source(root, **known))
+            for root in roots
         ]
         self.places = {place for _, source in sources if source for place in source.places()}
         return sources
-
-    def _kind_of_numbers(self, path: Path) -> str:
-        """For a refusal: what a file of numbers among the photos is."""
-        content = plain_names(read_published(path).content)
-        entries = list(content.values()) if isinstance(content, dict) else [content]
-        codes = entries[0] if len(entries) == 1 and isinstance(entries[0], Tensor) else torch.zeros(0)
-        num_ws, w_dim = self.inverter.generator.num_ws, self.inverter.generator.w_dim
-        message = foreign(content) if isinstance(content, dict) else None
-        if not message and codes.numel() and codes.shape[-1] in (w_dim, num_ws * w_dim):
-            each = codes.numel() % (num_ws * w_dim) == 0
-            ws = f"reshape(-1, {num_ws}, {w_dim})" if each else f"reshape(-1, 1, {w_dim}).repeat(1, {num_ws}, 1)"
-            return (
-                f"holds codes {list(codes.shape)} of W or W+, not a photo. If they are of this generator, Python draws "
-                f"them: load({self.inverter.model_name!r}).render(Inversion(codes.{ws}), allow_other_model=True)"
-            )
-        return f"is {message}" if message else "holds weights or other numbers, not a photo"
 
     def _photos(self, sources: list[tuple[str, ImageSource | None]]) -> Iterator[Photo]:
         pending: list[Prepared] = []
@@ -201,6 +185,14 @@ class Inputs:
         """(name, what was read, what reads it again) of every input."""
         left = self._most
         for root, source in sources:
+            if root in self._latents:
+                self._note(root, CODES_NOTE, f"{root}: {CODES_NOTE}")
+                for name, one in self._latents[root].items():
+                    if left <= 0:
+                        return
+                    left -= 1
+                    yield name, one, None
+                continue
             if source is None:
                 yield root, Inversion.load(expanded(root)), None
                 continue

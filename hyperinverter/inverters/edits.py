@@ -63,6 +63,7 @@ class Edits:
         /,
         *,
         unit: str = "std",
+        styles: tuple[int, int] | None = None,
         **named: float | Tensor,
     ) -> Inversion:
         """The same photos edited; Δθ stays.
@@ -73,6 +74,7 @@ class Edits:
             inversion: by this model; for many edits of it give `prepare(inversion)`.
             strengths: as `named`, for directions whose names are no words of Python: a file, `pca#34:10-11`.
             unit: `std`, standard deviations over photos; or `w`, distances in W (the paper's ±1 to ±3).
+            styles: the first one that moves and the one behind the last, 0 the coarsest; None: all.
             named: direction -> strength, one for all photos or a tensor [N]; several add up.
         Raises:
             FileNotFoundError: no such direction; lists those there are.
@@ -88,10 +90,22 @@ class Edits:
             raise ValueError(f"no direction is given; write, say, edit(inversion, smile=2). There are: {there}")
         if unit not in ("std", "w"):
             raise ValueError(f"unit is {unit!r}; write std or w")
-        for name, strength in wanted.items():
+        for direction, gamma in self.moves(wanted, unit):
+            inversion = edit(inversion, direction, gamma, styles)
+        return replace(inversion, model=self)
+
+    def moves(
+        self,
+        strengths: Mapping[str, float] | Mapping[str | Path, float | Tensor],
+        unit: str = "std",
+        files: Mapping[str, str] | None = None,
+    ) -> "list[tuple[Direction, float | Tensor]]":
+        """Directions, and how far to go along each in W; arguments and errors as of `edit` and `direction`."""
+        result: list[tuple[Direction, float | Tensor]] = []
+        for name, strength in strengths.items():
             if isinstance(strength, bool) or not isinstance(strength, int | float | Tensor):
                 raise ValueError(f"{name} is {strength!r}; write a number, or a tensor with one per photo")
-            direction = self.direction(name)
+            direction = self.direction(name, files)
             (gamma,) = self.in_w([cast(float, strength)], unit, direction)  # a tensor is scaled as a number is
-            inversion = edit(inversion, direction, gamma)
-        return replace(inversion, model=self)
+            result.append((direction, gamma))
+        return result

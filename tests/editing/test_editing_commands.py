@@ -123,7 +123,7 @@ def test_large_images_become_small_cells_of_a_sheet():
 def test_interpolation_ends_are_the_inversions_and_starts_at_the_first(config, photos, tmp_path):
     results = interpolate_images(config(photos / "b.png", photos / "a.png"))
     out = tmp_path / "out"
-    assert results["first"] == "b.png" and results["t"] == [0.0, 0.5, 1.0]
+    assert results["photos"] == ["b.png", "a.png"] and results["t"] == [0.0, 0.5, 1.0]
 
     def pixels(path):
         return np.asarray(Image.open(path)).astype(int)
@@ -142,11 +142,65 @@ def test_interpolation_ends_are_the_inversions_and_starts_at_the_first(config, p
     assert np.abs(again - pixels(tmp_path / "before" / "frames" / "codes_and_weights_001.png")).max() <= 1
 
 
+def test_interpolation_goes_through_all_photos_and_back_in_a_circle(config, photos, tmp_path):
+    results = interpolate_images(config(photos, circle=True, mp4=True))
+    out = tmp_path / "out"
+    assert results["photos"] == ["a.png", "b.png", "sub/a.png"] and results["circle"]
+    # three pairs of three frames; a photo between two pairs is one frame, and the first one ends the circle
+    assert len(list((out / "frames").glob("codes_only_*.png"))) == 3 * 3 - 3
+    assert Image.open(out / "beside.gif").n_frames == 6
+    for number, label in ((0, "a"), (2, "b"), (4, "sub_a")):
+        frame, photo = (np.asarray(Image.open(path)).astype(int) for path in (
+            out / "frames" / f"codes_and_weights_{number:03d}.png", out / label / "reconstruction.png"))  # fmt: skip
+        assert np.abs(frame - photo).max() <= 1
+    assert film_frames(out / "beside.mp4").shape == (6, 16, 32, 3)
+
+
+def film_frames(path):
+    """Frames of a film, [n, H, W, 3] of 0 to 255."""
+    import av
+
+    with av.open(str(path)) as film:
+        assert film.streams.video[0].codec_context.name == "h264"
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)])
+
+
+def test_several_edits_at_once_are_what_python_does_and_a_sweep_leads_to_them(config, photos, model, tmp_path):
+    np.save(tmp_path / "up.npy", np.arange(16, dtype=np.float32))
+    edits = {"smile": 2.0, str(tmp_path / "up.npy"): -1.0}
+    results = edit_images(config(photos / "a.png", edits=edits, strength_unit="std", styles="1-4", sweep=5, mp4=True))
+    out = tmp_path / "out"
+    edited, plain = (Inversion.load(out / "a" / f"{name}.safetensors") for name in ("smile+2_up-1", "inversion"))
+    inverter = load(model)
+    expected = inverter.edit(inverter.invert(photos / "a.png"), edits, styles=(1, 4))
+    torch.testing.assert_close(edited.ws, expected.ws, atol=1e-4, rtol=0)
+    moved = (edited.ws - plain.ws).abs().amax(dim=(0, 2)) > 1e-5
+    assert moved.tolist() == [False, True, True, True, False, False]
+    assert results["edits"] == edits and set(results["directions"]) == {"smile", "up"}
+    assert results["directions"]["smile"]["strengths_in_std"] == [2.0]
+    frames = [np.asarray(Image.open(out / "a" / "frames" / f"smile+2_up-1_{i:03d}.png")).astype(int) for i in range(5)]
+    for frame, name in ((frames[0], "reconstruction"), (frames[4], "smile+2_up-1")):
+        assert np.abs(frame - np.asarray(Image.open(out / "a" / f"{name}.png"))).max() <= 1
+    film = film_frames(out / "a" / "smile+2_up-1.mp4")  # there and back
+    assert film.shape == (8, 16, 16, 3) and Image.open(out / "a" / "smile+2_up-1.gif").n_frames == 8
+    assert np.abs(film[4].astype(int) - frames[4]).mean() < 25  # of noise, in H.264
+    assert (out / "sheet_smile+2_up-1.png").is_file()
+
+
+def test_a_film_without_pyav_is_refused_before_any_work(config, photos, monkeypatch):
+    monkeypatch.setattr("hyperinverter.utils.films.find_spec", lambda name: None)
+    for command in (edit_images, interpolate_images):
+        with pytest.raises(UserError, match=r"need PyAV.*pip install 'hyperinverter\[video\]'"):
+            command(config(photos, mp4=True))
+
+
 def test_what_cannot_be_used_is_refused_with_a_reason(config, photos, tmp_path, capsys):
     with pytest.raises(UserError, match=r"needs two images .*got 1"):
         interpolate_images(config(photos / "a.png"))
-    with pytest.raises(UserError, match="got more than two"):
-        interpolate_images(config(photos))
+    with pytest.raises(FileNotFoundError, match="no direction 'age'"):
+        edit_images(config(photos, edits={"smile": 1.0, "age": 1.0}))
+    with pytest.raises(UserError, match=r"'4-7' is no range of this generator's 6 styles"):
+        edit_images(config(photos, styles="4-7"))
     with pytest.raises(UserError, match="no images were given"):
         invert_images(config())
     (tmp_path / "bad.png").write_bytes(b"text")
