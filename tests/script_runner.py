@@ -1,6 +1,7 @@
 """Runs a script as the command line would, but in this process: importing torch once for all of them."""
 
 import csv
+import io
 import runpy
 import sys
 from collections.abc import Sequence
@@ -30,6 +31,13 @@ def astronaut() -> Image.Image:
     import skimage
 
     return Image.open(Path(skimage.__file__).parent / "data" / "astronaut.png").convert("RGB")
+
+
+def bomb() -> bytes:
+    """A small PNG of 200 megapixels."""
+    buffer = io.BytesIO()
+    Image.new("1", (20_000, 10_000)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def write_photos(folder: Path, count: int, size: int) -> list[Path]:

@@ -14,7 +14,7 @@ FLOORS = {
     "directions": 6, "extractors": 6,
     "losses": 7, "metrics": 7, "inverters": 7,
     "editing": 8,
-    "training": 9,
+    "training": 9, "app": 9,
     "evaluation": 10,
     "reports": 11, "__main__": 11,
 }  # fmt: skip

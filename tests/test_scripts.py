@@ -32,6 +32,7 @@ CONFIGS = {
     "analyze": "analyze",
     "ablate": "ablate",
     "find_directions": None,
+    "app": "edit",
     "reproduce": None,
     "demo": None,
 }

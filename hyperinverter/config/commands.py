@@ -48,6 +48,13 @@ COMMANDS: dict[str, Command] = {
         inputs="data.root",
         inputs_help="photos, or Inversions that `invert` saved (.safetensors)",
     ),
+    "app": Command(
+        model_schema.AppConfig,
+        "hyperinverter.app.web:run_app",
+        "configs/app/faces64.yaml",
+        "Edit photos in a browser: a photo is aligned and inverted once, then sliders edit it. Only this machine "
+        "reaches it, unless host says otherwise, and nothing leaves this machine. Ends with Ctrl-C.",
+    ),
     "align": Command(
         schema.AlignConfig,
         "hyperinverter.editing.align_command:align_folder",

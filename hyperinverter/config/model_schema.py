@@ -1,8 +1,8 @@
-"""Settings of the commands that add to a finished model or ship it: learn_direction, find_directions, export_model."""
+"""Settings of the commands that work on a finished model: learn_direction, find_directions, export_model, app."""
 
 from dataclasses import dataclass, field
 
-from hyperinverter.config.schema import CommandConfig, FilesConfig
+from hyperinverter.config.schema import CommandConfig, FilesConfig, InvertConfig
 
 
 @dataclass
@@ -43,3 +43,16 @@ class GanspaceConfig(CommandConfig):
     images: int = 2  # of the generator, each moved along every component
     truncation_psi: float = 0.7  # of these images
     directions: dict[str, str] = field(default_factory=dict)  # name -> COMPONENT:START-END, to be saved
+
+
+@dataclass
+class AppConfig(InvertConfig):
+    """app: photos edited in a browser. They are chosen there; data.max_megapixels bounds them, align ticks a box."""
+
+    host: str = "127.0.0.1"  # to listen at; this one is reached from this machine alone, 0.0.0.0 from others too
+    port: int = 7860  # to listen at; 0 takes a free one
+    preview_px: int = 256  # side of the picture while a slider moves; it is drawn whole when the slider stops
+    max_upload_mb: float = 25.0  # millions of bytes of a photo
+    session_minutes: float = 30.0  # without use, after which a person's photos are forgotten
+    max_sessions: int = 8  # people at a time
+    max_waiting: int = 32  # requests that wait for their turn; more are told to come again

@@ -122,6 +122,15 @@ def _ganspace(c: model_schema.GanspaceConfig) -> Iterator[Problem]:
     yield from file_names("directions", c.directions, each_has_a_key=True)
 
 
+def _app(c: model_schema.AppConfig) -> Iterator[Problem]:
+    yield from not_empty(c, "host")
+    if not 0 <= c.port <= 65535:
+        yield Problem(("port",), f"must be from 0 (any free one) to 65535, got {c.port}")
+    yield from power_of_two(c, "preview_px", 8)
+    yield from positive(c, "max_upload_mb session_minutes")
+    yield from at_least(c, 1, "max_sessions max_waiting")
+
+
 REPORT_CHECKS: Checks = {
     schema.EvaluateConfig: _evaluate,
     schema.ProjectionConfig: _projection,
@@ -132,5 +141,6 @@ REPORT_CHECKS: Checks = {
     model_schema.GanspaceConfig: _ganspace,
     model_schema.DirectionConfig: _direction,
     model_schema.ExportConfig: _export,
+    model_schema.AppConfig: _app,
     report_schema.ReproduceConfig: _reproduce,
 }

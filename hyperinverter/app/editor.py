@@ -1,0 +1,311 @@
+"""What the app does with a photo: align and invert it once, then draw it at any settings. It knows no web.
+
+Letters: R px of the model's images, r px of the picture that is drawn.
+"""
+
+import io
+import math
+import shlex
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from hyperinverter.app.session import FIRST, SECOND, Base, Loaded, Session, Settings
+from hyperinverter.config.load import load_config
+from hyperinverter.config.model_schema import AppConfig
+from hyperinverter.config.schema import EditConfig
+from hyperinverter.directions import Direction, edit
+from hyperinverter.directions.ganspace import AbsoluteDirection
+from hyperinverter.editing.paste_back import paste_back
+from hyperinverter.extractors import align
+from hyperinverter.extractors.framing import Framing
+from hyperinverter.inverters import Inversion, Inverter
+from hyperinverter.utils.checkout import REPOSITORY, command_of
+from hyperinverter.utils.decode import decode_image, to_tensor
+from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.images import from_uint8, to_pil
+from hyperinverter.utils.text import printable
+
+REACH = 4.0  # standard deviations that a slider goes to either side
+BEYOND = 1.2  # times its published strength, where that is more
+STEP = 0.1  # of a slider
+SCREEN_PX = 1600  # longer side of a whole photo on the screen; downloads have all of it
+LOSSLESS_PX = 256  # up to which pictures go to the browser as PNG, above as JPEG
+VIEWS = ("original", "phase1", "inversion", "edit")
+
+
+@dataclass(frozen=True)
+class Slider:
+    """A direction of the domain; strengths in standard deviations. `sets`: where the photo is, not how far to move."""
+
+    name: str
+    direction: Direction
+    std: float  # in W
+    least: float
+    most: float
+    sets: bool
+
+
+class Editor:
+    """One model for all sessions.
+
+    Args:
+        inverter: the method, set up.
+        config: how it was, for the command line that makes the same picture.
+    """
+
+    def __init__(self, inverter: Inverter, config: AppConfig) -> None:
+        self.inverter, self.config = inverter, config
+        self.sliders = {name: self._slider(name) for name in self._names()}
+        self.can_align = inverter.domain.alignment == "ffhq" and inverter.domain.kind != "scenes"
+        self.views = [view for view in VIEWS if view != "phase1" or inverter.code_title]
+
+    def _names(self) -> list[str]:
+        """The domain's directions in their own order, then others of the model folder."""
+        there = self.inverter.directions
+        return [*(name for name in self.inverter.domain.directions if name in there),
+                *(name for name in there if name not in self.inverter.domain.directions)]  # fmt: skip
+
+    def _slider(self, name: str) -> Slider:
+        direction = self.inverter.direction(name)
+        (std,) = self.inverter.in_w([1.0], "std", direction)
+        reach = max(REACH, BEYOND * abs(direction.info.get("published_strength_in_std", 0.0)))
+        reach = math.ceil(reach)
+        return Slider(name, direction, std, -reach, reach, isinstance(direction, AbsoluteDirection))
+
+    def open(self, session: Session, slot: str, data: bytes, name: str, aligned: bool, face: int = 1) -> None:
+        """Read, align and invert a photo, and put it into the session.
+
+        Args:
+            slot: FIRST or SECOND.
+            data: the file's bytes; they are not kept.
+            name: of the file.
+            aligned: find the face and crop it.
+            face: which, 1 is the largest.
+        Raises:
+            UserError: it is no image, too large, without a face, or there is no first photo yet.
+        """
+        if slot == SECOND:
+            session.photo(FIRST)
+        name = printable(Path(name).name, longest=100) or "photo"
+        whole = decode_image(data, name, self.config.data.max_megapixels)
+        self._put(session, slot, whole, name, aligned, face)
+
+    def choose(self, session: Session, slot: str, aligned: bool, face: int) -> None:
+        """Take another face of a photo that is there; arguments and errors as of `open`."""
+        there = session.photo(slot)
+        self._put(session, slot, there.whole, there.name, aligned, face)
+
+    def _put(self, session: Session, slot: str, whole: Image.Image, name: str, aligned: bool, face: int) -> None:
+        picture, quad, count, notes = whole, None, 0, []
+        if aligned and self.can_align:
+            faces = align.align_faces(whole, max(self.inverter.resolution, align.ALIGNED_SIZE), name, align.ALL_FACES)
+            count = len(faces)
+            if not 1 <= face <= count:
+                raise UserError(f"{name} has {count} face{'s' * (count > 1)}, so there is no face number {face}")
+            picture, quad = faces[face - 1].image, faces[face - 1].quad
+        else:
+            framing = Framing(self.inverter.domain, 'tick "find the face"')
+            framing.look(name, whole)
+            face, notes = 0, [line] if (line := framing.line(name)) else []
+        size, taken = self.inverter.resolution, self.inverter.input_shape
+        image = from_uint8(to_tensor(picture, size))
+        as_taken = image if taken == (size, size) else from_uint8(to_tensor(picture, taken))
+        inversion = self.inverter.invert(as_taken[None])
+        shown = whole.copy()
+        shown.thumbnail((SCREEN_PX, SCREEN_PX), Image.Resampling.LANCZOS)
+        photo = Loaded(name, whole, shown, image, inversion, quad, count, face, notes)
+        with session.lock:
+            session.put(slot, photo)
+
+    def settings(self, given: Mapping[str, Any], session: Session) -> Settings:
+        """Settings out of what a browser sent.
+
+        Raises:
+            UserError: a direction that is not there, a strength beyond its slider, or something else than a number.
+        """
+        starts, edits = self.starts(session), {}
+        strengths = given.get("edits", {})
+        if not isinstance(strengths, dict):
+            raise UserError("edits must name directions and their strengths")
+        if unknown := [name for name in strengths if name not in self.sliders]:
+            raise UserError(f"no direction {str(unknown[0])[:40]!r}; there are: {', '.join(self.sliders)}")
+        for name, slider in self.sliders.items():  # in one order, whatever was moved first
+            value = _number(strengths.get(name, starts[name]), name, slider.least, slider.most)
+            if value != starts[name]:
+                edits[name] = value
+        blend = _number(given.get("blend", 0.0), "blend", 0.0, 1.0)
+        if blend:
+            session.photo(SECOND)
+        pasted = given.get("paste_back", False) is True
+        if pasted and session.photo().quad is None:
+            raise UserError("pasting back needs a photo whose face was found here")
+        return Settings(edits, blend, pasted)
+
+    def starts(self, session: Session) -> dict[str, float]:
+        """Where every slider stands before it is moved: 0, or where the photo is on a component."""
+        photo = session.photos.get(FIRST)
+        starts = dict.fromkeys(self.sliders, 0.0)
+        for name, slider in self.sliders.items():
+            if isinstance(slider.direction, AbsoluteDirection) and photo is not None:
+                vector, mean = slider.direction.vector, slider.direction.mean
+                at = float((photo.inversion.ws[0, 0].cpu() - mean) @ vector) / slider.std
+                starts[name] = _rounded(min(max(at, slider.least), slider.most))
+        return starts
+
+    def draw(self, session: Session, view: str, settings: Settings, px: int | None = None) -> Image.Image:
+        """A picture.
+
+        Args:
+            view: one of VIEWS: the photo, what the code alone draws, with weights, or edited.
+            px: r; None is R, and with `paste_back` the whole photo instead of one for the screen.
+        Raises:
+            UserError: there is no photo.
+        """
+        photo = session.photo()
+        if view == "original":
+            return self._original(photo, settings, px)
+        base = self._base(session, settings.blend)
+        inversion = {
+            "phase1": base.inversion.without_weights,
+            "inversion": lambda: base.prepared,
+            "edit": lambda: self._edited(base.prepared, settings),
+        }[view]()
+        drawn = self.inverter.render(inversion, resolution=self._side(px))[0].cpu()
+        picture = to_pil(drawn.clamp(-1, 1))
+        if not settings.paste_back or photo.quad is None:
+            return picture
+        under = photo.whole if px is None else photo.shown
+        return paste_back(under, photo.quad * (under.width / photo.whole.width), picture)
+
+    def _original(self, photo: Loaded, settings: Settings, px: int | None) -> Image.Image:
+        if settings.paste_back and photo.quad is not None:
+            return photo.whole if px is None else photo.shown
+        picture, side = to_pil(photo.image), self._side(px) or self.inverter.resolution
+        return picture if picture.width == side else picture.resize((side, side), Image.Resampling.BOX)
+
+    def _side(self, px: int | None) -> int | None:
+        """The side to draw at: a part of R, and not above it."""
+        if px is None or px >= self.inverter.resolution:
+            return None
+        return max(px, 1)
+
+    def _edited(self, inversion: Inversion, settings: Settings) -> Inversion:
+        for name, strength in settings.edits.items():
+            slider = self.sliders[name]
+            inversion = edit(inversion, slider.direction, strength * slider.std)
+        return inversion
+
+    @torch.no_grad()
+    def _base(self, session: Session, blend: float) -> Base:
+        """What edits start from; the last one is kept."""
+        with session.lock:
+            base = session.base
+            first = session.photo().inversion
+            inversion = first if not blend else first.interpolate(session.photo(SECOND).inversion, blend)
+        if base is None or base.blend != blend:
+            base = Base(blend, inversion, self.inverter.prepare(inversion))
+            with session.lock:
+                session.base = base
+        return base
+
+    def file(self, session: Session) -> bytes:
+        """The present picture in full, as `edit` writes it."""
+        picture, buffer = self.draw(session, "edit", session.settings), io.BytesIO()
+        picture.save(buffer, format="PNG", **({"exif": exif} if (exif := picture.info.get("exif")) else {}))
+        return buffer.getvalue()
+
+    def saved(self, session: Session) -> bytes:
+        """The file of the inversion that edits start from, as `invert` writes it."""
+        with tempfile.TemporaryDirectory(prefix="hyperinverter-") as folder:
+            path = Path(folder) / "inversion.safetensors"
+            self._base(session, session.settings.blend).inversion.save(path)
+            return path.read_bytes()
+
+    def command(self, session: Session) -> str:
+        """The command line that makes the present picture: of the photo, or of the saved inversion of a blend."""
+        photo, settings = session.photo(), session.settings
+        words = [photo.name if not settings.blend else f"{self.stem(session)}.safetensors"]
+        if not settings.blend and photo.face:
+            words += ["align=true", *([f"face={photo.face}"] if photo.face > 1 else [])]
+        edits = settings.edits or (dict.fromkeys(list(self.sliders)[:1], 0.0) if settings.paste_back else {})
+        if edits:
+            listed = ", ".join(f"{name}: {strength:g}" for name, strength in edits.items())
+            words += [f"edits={{{listed}}}", "strength_unit=std"]
+        if settings.paste_back and not settings.blend:
+            words.append("paste_back=true")
+        return f"{command_of('edit' if edits else 'invert')} {shlex.join([*self._same_settings(), *words])}"
+
+    def _same_settings(self) -> list[str]:
+        """The config of this domain's edits, and what is set otherwise here."""
+        domain = self.config.domain.name
+        file = f"configs/edit/{domain}.yaml"
+        known = (REPOSITORY / file).is_file()
+        plain = load_config(EditConfig, file if known else None, [] if known else [f"domain={domain}"])
+        words = ["--config", file] if known else [f"domain={domain}"]
+        for key in ("model", "method", "precision", "resolution", "device", "threads", "seed"):
+            if (value := getattr(self.config, key)) != getattr(plain, key):
+                words.append(f"{key}={value}")
+        for key, value in vars(self.config.refine).items():
+            if value != getattr(plain.refine, key) and not isinstance(value, dict):
+                words.append(f"refine.{key}={value}")
+        return words
+
+    def stem(self, session: Session) -> str:
+        """What downloads are called, without suffix."""
+        return Path(session.photo().name).stem[:60] + ("_blend" if session.settings.blend else "")
+
+    def state(self, session: Session) -> dict[str, Any]:
+        """All that a page needs to show a session."""
+        with session.lock:
+            photos = {slot: {"name": each.name, "faces": each.faces, "face": each.face, "notes": each.notes,
+                             "can_paste": each.quad is not None}
+                      for slot, each in session.photos.items()}  # fmt: skip
+            history = [self._step(*pair) for pair in zip([None, *session.history], session.history, strict=False)]
+            return {
+                "photos": photos,
+                "settings": vars(session.settings),
+                "starts": self.starts(session),
+                "history": history,
+                "at": session.at,
+                "command": self.command(session) if photos else "",
+            }
+
+    def _step(self, before: Settings | None, after: Settings) -> str:
+        """What a step of the history changed."""
+        if before is None or after == Settings():
+            return "start" if before is None else "reset"
+        parts = []
+        for name in self.sliders:
+            if before.edits.get(name) != after.edits.get(name):
+                value = after.edits.get(name)
+                parts.append(f"{name} back" if value is None else f"{name} {value:+g}")
+        if before.blend != after.blend:
+            parts.append(f"blend {after.blend:g}")
+        if before.paste_back != after.paste_back:
+            parts.append("whole photo" if after.paste_back else "face alone")
+        return ", ".join(parts).replace("_", " ")
+
+
+def encoded(picture: Image.Image) -> tuple[bytes, str]:
+    """A picture for the browser and its media type."""
+    buffer, small = io.BytesIO(), max(picture.size) <= LOSSLESS_PX
+    how: dict[str, Any] = {"format": "PNG", "compress_level": 1} if small else {"format": "JPEG", "quality": 92}
+    picture.save(buffer, **how)
+    return buffer.getvalue(), "image/png" if small else "image/jpeg"
+
+
+def _number(value: Any, name: str, least: float, most: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise UserError(f"{name} is {str(value)[:40]}; it goes from {least:g} to {most:g}")
+    return _rounded(value)
+
+
+def _rounded(value: float) -> float:
+    """To two digits, as the command line says it; sliders have one."""
+    return round(float(value), 2) + 0.0
