@@ -5,6 +5,7 @@ The full collection is `../shared/golden` beside the checkout; without it the sm
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +53,15 @@ class Case:
         assert len(found) == 1, f"{name}: {len(found)} inputs of that name among {list(self.info['inputs'])}"
         return torch.from_numpy(recipe.make_input(found[0], self.info["seed"]))
 
-    def state(self, which: str | None = None) -> dict[str, Tensor]:
-        """Weights by their published names: of one network without its prefix, or of all with theirs."""
+    def state(self, which: str | None = None, zero: str = "") -> dict[str, Tensor]:
+        """Weights by their published names: of one network without its prefix, or of all with theirs.
+
+        Those whose name matches `zero` are zeros: a hundred million numbers take seconds to draw.
+        """
         if which is None:
             return {key: value for each in self.info["fills"] for key, value in self._weights(each).items()}
         prefix = self.info["fills"][which]["key_prefix"]
-        return {key.removeprefix(prefix): value for key, value in self._weights(which).items()}
+        return {key.removeprefix(prefix): value for key, value in self._weights(which, zero).items()}
 
     def release(self) -> dict[str, Any]:
         """The networks that share a checkpoint (those with a prefix) as that checkpoint, with its options."""
@@ -65,9 +69,9 @@ class Case:
         state = {k: v for which in fills if fills[which]["key_prefix"] for k, v in self._weights(which).items()}
         return {"state_dict": state, "opts": self.info["config"]["opts"]}
 
-    def _weights(self, which: str) -> dict[str, Tensor]:
+    def _weights(self, which: str, zero: str = "") -> dict[str, Tensor]:
         table = GOLDEN / self.info["fills"][which]["table"]
-        values = recipe.fill_table(table, self.info["seed"])
+        values = recipe.fill_table(table, self.info["seed"], zero)
         return {key: torch.from_numpy(np.asarray(value)) for key, value in values.items()}
 
     def fill(self, network: nn.Module, which: str) -> None:
@@ -76,13 +80,24 @@ class Case:
         assert {key for key in network.state_dict() if not key.endswith("resample_filter")} == set(state)
         network.load_state_dict({**network.state_dict(), **state})
 
-    def compare(self, name: str, value: Tensor) -> None:
-        """Every stride-th number within the recorded tolerance; mean, std and norm of the whole tensor."""
+    def compare(self, name: str, value: Tensor, columns: Sequence[int] = ()) -> None:
+        """Every stride-th number within the recorded tolerance; mean, std and norm of the whole tensor.
+
+        Args:
+            columns: numbers of the second dimension; where given, these alone are compared.
+        """
         entry = self.info["tensors"][name]
         value = value.detach()
         assert list(value.shape) == entry["shape"], name
-        sample = value.flatten()[:: entry["stride"]].numpy()
-        np.testing.assert_allclose(sample, self.arrays[name].flatten(), rtol=0, atol=entry["atol"], err_msg=name)
+        sample, recorded = value.flatten()[:: entry["stride"]].numpy(), self.arrays[name].flatten()
+        if columns:
+            of = torch.arange(value.shape[1])[:, None].expand(value[0].reshape(value.shape[1], -1).shape)
+            of = of.flatten().repeat(len(value))[:: entry["stride"]]
+            kept = np.isin(of.numpy(), columns)
+            assert kept.sum() > 10, "too few of them are recorded"
+            np.testing.assert_allclose(sample[kept], recorded[kept], rtol=0, atol=entry["atol"], err_msg=name)
+            return
+        np.testing.assert_allclose(sample, recorded, rtol=0, atol=entry["atol"], err_msg=name)
         whole = value.double()
         found = {"mean": whole.mean(), "std": whole.std(unbiased=False), "l2": whole.norm()}
         for key, number in found.items():

@@ -6,6 +6,7 @@ key with shape, rule and sum; a rule scales and shifts the draw so that the netw
 
 import json
 import math
+import re
 import zlib
 from pathlib import Path
 from typing import Any
@@ -52,11 +53,17 @@ def filled(name: str, shape: list[int], rule: str, seed: int) -> np.ndarray:
     return np.float32(shift) + np.float32(scale) * numbers
 
 
-def fill_table(path: Path, seed: int) -> dict[str, np.ndarray]:
-    """Published key -> tensor; each sum must be the recorded one, else the recipe was not followed."""
+def fill_table(path: Path, seed: int, zero: str = "") -> dict[str, np.ndarray]:
+    """Published key -> tensor; each sum must be the recorded one, else the recipe was not followed.
+
+    Keys that match `zero` get zeros instead.
+    """
     state = {}
     for key, (shape, rule, total) in json.loads(path.read_text()).items():
         if rule == KEPT:
+            continue
+        if zero and re.match(zero, key):
+            state[key] = np.zeros(shape, np.float32)
             continue
         state[key] = filled(key, shape, rule, seed)
         assert math.isclose(state[key].sum(dtype=np.float64), total, rel_tol=1e-4, abs_tol=1e-3), key

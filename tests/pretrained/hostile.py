@@ -5,10 +5,12 @@ in this one process and writes what came of each as JSON.
 """
 
 import gzip
+import io
 import json
 import resource
 import struct
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -262,7 +264,32 @@ def networks() -> dict[str, bytes]:
 
 
 PACKED = ("pack/net.xml", "pack/net.bin")  # members that are read of packages
-ZEROS = 400_000_000  # bytes; packed they are some hundred kB
+ZEROS = 240  # MiB, more than may be held; packed they are some hundred kB
+
+
+def head_of(member: str) -> bytes:
+    """In a tar archive, before a member of ZEROS."""
+    info = tarfile.TarInfo(member)
+    info.size = ZEROS * 2**20
+    return info.tobuf()
+
+
+def gzipped(*content: bytes | int) -> bytes:
+    """Bytes, and of numbers so many MiB of zeros, which are not all held at once."""
+    stream = io.BytesIO()
+    with gzip.GzipFile(fileobj=stream, mode="wb", compresslevel=1) as file:
+        for each in content:
+            for part in [each] if isinstance(each, bytes) else [bytes(2**20)] * each:
+                file.write(part)
+    return stream.getvalue()
+
+
+def wheel_of_zeros(zeros: str, **members: bytes) -> bytes:
+    stream = io.BytesIO(wheel(members))
+    with zipfile.ZipFile(stream, "a", zipfile.ZIP_DEFLATED, compresslevel=1) as file, file.open(zeros, "w") as member:
+        for _ in range(ZEROS):
+            member.write(bytes(2**20))
+    return stream.getvalue()
 
 
 def packages() -> dict[str, bytes]:
@@ -276,21 +303,24 @@ def packages() -> dict[str, bytes]:
     levels = "".join(f'<!ENTITY {chr(98 + i)} "{f"&{chr(97 + i)};" * 10}">' for i in range(9))
     entities = f'<!DOCTYPE net [<!ENTITY a "{"a" * 10}">{levels}]><net name="&j;"/>'.encode()
     header = bytearray(tar({PACKED[0]: b""})[:512])
-    header[124:136], header[156:157] = b"%011o\0" % ZEROS, b"x"  # a pax header, which tarfile reads in one piece
+    header[124:136], header[156:157] = (
+        b"%011o\0" % (ZEROS * 2**20),
+        b"x",
+    )  # a pax header, which tarfile reads in one piece
     header[148:156] = b"        "
     header[148:156] = b"%06o\0 " % sum(header)
     return {
-        "unpacks_to_zeros.whl": wheel({PACKED[0]: ir.xml(), PACKED[1]: bytes(ZEROS)}),
-        "graph_of_zeros.whl": wheel({PACKED[0]: bytes(ZEROS), PACKED[1]: ir.numbers}),
+        "unpacks_to_zeros.whl": wheel_of_zeros(PACKED[1], **{PACKED[0]: ir.xml()}),
+        "graph_of_zeros.whl": wheel_of_zeros(PACKED[0], **{PACKED[1]: ir.numbers}),
         "entities.whl": wheel({PACKED[0]: entities, PACKED[1]: b""}),
         "elements.whl": wheel({PACKED[0]: b"<net>" + b"<a/>" * 2_000_000 + b"</net>", PACKED[1]: b""}),
         "attributes.whl": wheel(
             {PACKED[0]: b"<net %b/>" % b" ".join(b'a%d=""' % i for i in range(300_000)), PACKED[1]: b""}
         ),
         "overlaps.whl": wheel({PACKED[0]: shifted.xml(), PACKED[1]: shifted.numbers}),
-        "zeros_before.tar.gz": gzip.compress(tar({"other": bytes(ZEROS), PACKED[0]: b"<net/>"}), 1),
-        "zeros_inside.tar.gz": gzip.compress(tar({PACKED[0]: bytes(ZEROS)}), 1),
-        "pax_of_zeros.tar.gz": gzip.compress(bytes(header) + bytes(ZEROS), 1),
+        "zeros_before.tar.gz": gzipped(head_of("other"), ZEROS, tar({PACKED[0]: b"<net/>"})),
+        "zeros_inside.tar.gz": gzipped(head_of(PACKED[0]), ZEROS, bytes(1024)),
+        "pax_of_zeros.tar.gz": gzipped(bytes(header), ZEROS),
     }
 
 

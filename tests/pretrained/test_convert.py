@@ -26,17 +26,6 @@ from hyperinverter.utils.errors import UserError
 WRITTEN = ["discriminator", "generator", "hyperinverter", "w_encoder"]
 
 
-@pytest.fixture(scope="module")
-def church():
-    return church_model()
-
-
-@pytest.fixture(scope="module")
-def files(church, tmp_path_factory) -> Path:
-    """Read-only."""
-    return write_releases(tmp_path_factory.mktemp("released"), *church)
-
-
 @pytest.fixture
 def domain():
     return church_domain()

@@ -33,12 +33,6 @@ HTML = {"Content-Type": "text/html; charset=utf-8"}
 
 
 @pytest.fixture
-def server():
-    with file_server() as running:
-        yield running
-
-
-@pytest.fixture
 def one(server) -> CatalogEntry:
     server.answers["/x.pkl"] = Answer(CONTENT)
     return replace(entry("stylegan2_church"), name="one", file="x.pkl", copies=(server.url("/x.pkl"),))

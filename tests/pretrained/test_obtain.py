@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from file_server import QUOTA_PAGE, Answer, FileServer, file_server
+from file_server import QUOTA_PAGE, Answer, FileServer
 from released_files import E1, NAME, PKL, WHOLE, below, church_model, write_domain, write_releases
 from script_runner import run_script, write_photos
 
@@ -28,26 +28,10 @@ from hyperinverter.utils.errors import UserError
 KINDS = {PKL: "stylegan2_ada_generator", E1: "w_encoder", WHOLE: "hyperinverter"}
 
 
-@pytest.fixture(scope="module")
-def church():
-    return church_model()
-
-
-@pytest.fixture(scope="module")
-def files(church, tmp_path_factory) -> Path:
-    return write_releases(tmp_path_factory.mktemp("released"), *church)
-
-
 @pytest.fixture
-def server(files):
-    with file_server() as running:
-        running.answers.update({f"/{name}": Answer((files / name).read_bytes()) for name in KINDS})
-        yield running
-
-
-@pytest.fixture
-def models(server: FileServer, tmp_path, monkeypatch) -> Path:
-    """A folder of pretrained models, empty; the catalog knows micro_church."""
+def models(server: FileServer, files, tmp_path, monkeypatch) -> Path:
+    """A folder of pretrained models, empty; the catalog knows micro_church, and the server has its files."""
+    server.answers.update({f"/{name}": Answer((files / name).read_bytes()) for name in KINDS})
     for name, kind in KINDS.items():
         entry = CatalogEntry(
             kind, kind, name, "me/mine", "README.md", (server.url(f"/{name}"),), kind, NAME, licence="MIT"

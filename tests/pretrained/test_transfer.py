@@ -25,12 +25,6 @@ HTML = {"Content-Type": "text/html; charset=utf-8"}
 
 
 @pytest.fixture
-def server():
-    with file_server() as running:
-        yield running
-
-
-@pytest.fixture
 def target(tmp_path: Path) -> Path:
     return tmp_path / "models" / "x.pkl"
 

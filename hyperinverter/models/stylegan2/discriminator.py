@@ -21,6 +21,7 @@ from hyperinverter.models.stylegan2.layers import (
     RESAMPLE_TAPS,
     Conv2d,
     FullyConnected,
+    arguments,
     block_resolutions,
     channels_at,
     check_architecture,
@@ -208,32 +209,14 @@ class Discriminator(nn.Module):
         mapping_activation: str = "lrelu",
         mapping_lr_multiplier: float = LR_MULTIPLIER,
     ) -> None:
+        given = arguments(locals())
         super().__init__()
+        self.config: dict[str, Any] = {**given, "resample_filter": [float(tap) for tap in resample_filter]}
         if mbstd_group_size is not None and mbstd_group_size < 1:
             raise ValueError(f"mbstd_group_size must be at least 1 or None (the whole batch), got {mbstd_group_size}")
         check_architecture(architecture)
         self.resolution, self.c_dim, self.img_channels = resolution, c_dim, img_channels
         self.recompute_from_px: int | None = None
-        self.config: dict[str, Any] = {
-            "resolution": resolution,
-            "channel_base": channel_base,
-            "channel_max": channel_max,
-            "mbstd_group_size": mbstd_group_size,
-            "mbstd_num_channels": mbstd_num_channels,
-            "architecture": architecture,
-            "c_dim": c_dim,
-            "cmap_dim": cmap_dim,
-            "img_channels": img_channels,
-            "activation": activation,
-            "epilogue_activation": epilogue_activation,
-            "resample_filter": [float(tap) for tap in resample_filter],
-            "conv_clamp": conv_clamp,
-            "mapping_layers": mapping_layers,
-            "mapping_embed_features": mapping_embed_features,
-            "mapping_layer_features": mapping_layer_features,
-            "mapping_activation": mapping_activation,
-            "mapping_lr_multiplier": mapping_lr_multiplier,
-        }
         options = DiscriminatorOptions(
             img_channels=img_channels,
             architecture=architecture,

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from hyperinverter.models.residuals import Residuals
-from hyperinverter.models.stylegan2.layers import RESAMPLE_TAPS
+from hyperinverter.models.stylegan2.layers import RESAMPLE_TAPS, arguments
 from hyperinverter.models.stylegan2.mapping import LR_MULTIPLIER, W_AVG_BETA, MappingNetwork
 from hyperinverter.models.stylegan2.synthesis import SynthesisNetwork, SynthesisOptions
 
@@ -65,28 +65,10 @@ class Generator(nn.Module):
         mapping_lr_multiplier: float = LR_MULTIPLIER,
         w_avg_beta: float | None = W_AVG_BETA,
     ) -> None:
+        given = arguments(locals())
         super().__init__()
+        self.config: dict[str, Any] = {**given, "resample_filter": [float(tap) for tap in resample_filter]}
         self.resolution, self.z_dim, self.w_dim, self.c_dim = resolution, z_dim, w_dim, c_dim
-        self.config: dict[str, Any] = {
-            "resolution": resolution,
-            "z_dim": z_dim,
-            "w_dim": w_dim,
-            "channel_base": channel_base,
-            "channel_max": channel_max,
-            "mapping_layers": mapping_layers,
-            "architecture": architecture,
-            "c_dim": c_dim,
-            "img_channels": img_channels,
-            "use_noise": use_noise,
-            "activation": activation,
-            "resample_filter": [float(tap) for tap in resample_filter],
-            "conv_clamp": conv_clamp,
-            "mapping_embed_features": mapping_embed_features,
-            "mapping_layer_features": mapping_layer_features,
-            "mapping_activation": mapping_activation,
-            "mapping_lr_multiplier": mapping_lr_multiplier,
-            "w_avg_beta": w_avg_beta,
-        }
         options = SynthesisOptions(
             w_dim=w_dim,
             img_channels=img_channels,

@@ -51,8 +51,8 @@ class MapToStyle(nn.Module):
         return self.linear(self.convs(x).flatten(1))
 
 
-class GradualStyleEncoder(FeaturePyramid):
-    """pSp's encoder: styles 0-2 read the coarse map of the pyramid, 3-6 the middle one, the rest the fine one."""
+class _OneHeadPerStyle(Trunk):
+    """A head for every style; which map each of them reads is the subclass's."""
 
     def __init__(
         self,
@@ -65,48 +65,45 @@ class GradualStyleEncoder(FeaturePyramid):
     ):
         super().__init__(config, input_channels=input_channels)
         self.num_styles, self.w_dim = num_styles, w_dim
-        sizes = [self.pyramid_sizes[pyramid_level(style)] for style in range(num_styles)]
-        self.styles = nn.ModuleList(MapToStyle(self.pyramid_channels, w_dim, size, head_width) for size in sizes)
+        self.styles = nn.ModuleList(MapToStyle(c, w_dim, px, head_width) for c, px in map(self.seen, range(num_styles)))
+
+    def seen(self, style: int) -> tuple[int, int]:
+        """Channels, and side in px, of the map that a style's head reads."""
+        raise NotImplementedError
 
     def offsets(self, images: Tensor, last: int) -> list[Tensor]:
         """Outputs [N, w_dim] of the heads 0 to `last`."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [N, C, H, W], any size -> codes [N, L, w_dim]."""
+        return torch.stack(self.offsets(images, self.num_styles - 1), dim=1)
+
+
+class GradualStyleEncoder(_OneHeadPerStyle, FeaturePyramid):
+    """pSp's encoder: styles 0-2 read the coarse map of the pyramid, 3-6 the middle one, the rest the fine one."""
+
+    def seen(self, style: int) -> tuple[int, int]:
+        return self.pyramid_channels, self.pyramid_sizes[pyramid_level(style)]
+
+    def offsets(self, images: Tensor, last: int) -> list[Tensor]:
         maps = self.pyramid(images)
         return [head(maps[pyramid_level(i)]) for i, head in enumerate(self.styles[: last + 1])]
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Images [N, C, H, W], any size -> codes [N, L, w_dim]."""
-        return torch.stack(self.offsets(images, self.num_styles - 1), dim=1)
 
-
-class BackboneEncoder(Trunk):
+class BackboneEncoder(_OneHeadPerStyle):
     """ReStyle's simpler encoder: every style reads the trunk's last map."""
 
-    def __init__(
-        self,
-        config: EncoderConfig,
-        *,
-        num_styles: int,
-        w_dim: int = 512,
-        input_channels: int = 3,
-        head_width: int | None = None,
-    ):
-        super().__init__(config, input_channels=input_channels)
-        self.num_styles, self.w_dim = num_styles, w_dim
-        size = (self.widths[-1], w_dim, self.stage_sizes[-1], head_width)
-        self.styles = nn.ModuleList(MapToStyle(*size) for _ in range(num_styles))
+    def seen(self, style: int) -> tuple[int, int]:
+        return self.widths[-1], self.stage_sizes[-1]
 
     def offsets(self, images: Tensor, last: int) -> list[Tensor]:
-        """Outputs [N, w_dim] of the heads 0 to `last`."""
         features = self.stages(images)[-1]
         return [head(features) for head in self.styles[: last + 1]]
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Images [N, C, H, W], any size -> codes [N, L, w_dim]."""
-        return torch.stack(self.offsets(images, self.num_styles - 1), dim=1)
 
-
-class Encoder4Editing(GradualStyleEncoder):
-    """e4e's encoder: pSp's architecture, but the first head gives w and the others how their styles differ from w.
+class _FromW(_OneHeadPerStyle):
+    """The first head gives w and the others how their styles differ from w.
 
     Attributes:
         progressive_stage: how many differences are added, in the order of the styles; the other styles stay at w.
@@ -117,17 +114,21 @@ class Encoder4Editing(GradualStyleEncoder):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [N, C, H, W], any size -> codes [N, L, w_dim]."""
-        return _progressive(self, images)
+        last = self.num_styles - 1
+        stage = last if self.progressive_stage is None else self.progressive_stage
+        if stage < 0:
+            raise ValueError(f"progressive_stage is {stage}; expected 0 (w only) to {last}, or None for all")
+        w, *differences = self.offsets(images, min(stage, last))
+        unchanged = [w] * (last - len(differences))
+        return torch.stack([w, *(w + difference for difference in differences), *unchanged], dim=1)
 
 
-class ProgressiveBackboneEncoder(BackboneEncoder):
-    """ReStyle's encoder for e4e: the simpler architecture read as `Encoder4Editing` reads pSp's."""
+class Encoder4Editing(_FromW, GradualStyleEncoder):
+    """e4e's encoder: pSp's architecture, with w and differences from it."""
 
-    progressive_stage: int | None = None
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Images [N, C, H, W], any size -> codes [N, L, w_dim]."""
-        return _progressive(self, images)
+class ProgressiveBackboneEncoder(_FromW, BackboneEncoder):
+    """ReStyle's encoder for e4e: the simpler architecture, with w and differences from it."""
 
 
 def start_at_w(encoder: Encoder4Editing | ProgressiveBackboneEncoder) -> None:
@@ -138,17 +139,6 @@ def start_at_w(encoder: Encoder4Editing | ProgressiveBackboneEncoder) -> None:
     for head in cast(Iterable[MapToStyle], encoder.styles[1:]):
         nn.init.zeros_(head.linear.weight)
         nn.init.zeros_(head.linear.bias)
-
-
-def _progressive(encoder: Encoder4Editing | ProgressiveBackboneEncoder, images: Tensor) -> Tensor:
-    """w of the first head, repeated to every style, plus the differences up to the encoder's stage."""
-    last = encoder.num_styles - 1
-    stage = last if encoder.progressive_stage is None else encoder.progressive_stage
-    if stage < 0:
-        raise ValueError(f"progressive_stage is {stage}; expected 0 (w only) to {last}, or None for all")
-    w, *differences = encoder.offsets(images, min(stage, last))
-    unchanged = [w] * (last - len(differences))
-    return torch.stack([w, *(w + difference for difference in differences), *unchanged], dim=1)
 
 
 class LastLayerWPlusEncoder(Trunk):
