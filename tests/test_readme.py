@@ -116,6 +116,12 @@ COMMANDS: dict[str, Script | None] = {  # None: not ours, see test_make_and_shel
     "'training_photos=FOLDER/faces64_train_*.zip' labels=FOLDER/labels.csv.gz publish=docs/results": Script(
         "--dry-run"
     ),  # half an hour
+    # an hour; on the tiny domain in tests/reports
+    "python scripts/reproduce.py table1 photos=FOLDER/faces64_test.zip": Script("--dry-run"),
+    "python scripts/reproduce.py table2 fig4 fig5 photos=FOLDER/faces64_test.zip labels=FOLDER/labels.csv.gz "
+    "shown=my_photos": Script("--dry-run"),
+    "python scripts/reproduce.py --config configs/reproduce/ffhq.yaml all photos=FOLDER/CelebA-HQ "
+    "shown=my_photos": Script("--dry-run"),
     "python scripts/reproduce.py --config configs/reproduce/ffhq_mobile.yaml 'parts=[editability]' "
     "photos=FOLDER/ffhq256_test.zip": Script("--dry-run"),  # an hour
     "python scripts/reproduce.py 'parts=[]' publish=docs/results": Script(makes="docs/results.md"),

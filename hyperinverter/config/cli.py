@@ -21,7 +21,7 @@ from hyperinverter.config.load import load_config, to_yaml
 from hyperinverter.config.words import as_settings, overrides
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import check_writable
-from hyperinverter.utils.paths import expand
+from hyperinverter.utils.paths import MissingDataError, expand
 from hyperinverter.utils.text import expanded, printable
 from hyperinverter.utils.waiting import close_bars, doing, signs_of_life
 
@@ -29,7 +29,8 @@ PACKAGE = Path(__file__).resolve().parents[1]
 USER_MISTAKE = 2  # exit code, as argparse's own
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # what a full or read-only disk says
 PIPE_CLOSED = 141  # as of a program that SIGPIPE ended
-INPUT_PATHS = ("data.root", "photos")  # keys of paths to images, which are looked at before PyTorch is loaded
+# keys of paths to images, which are looked at before PyTorch is loaded
+INPUT_PATHS = ("data.root", "photos", "other_photos", "training_photos", "shown")
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def _obey(command: Command, argv: Sequence[str], program: str | None) -> None:
             dry_run = _import(command.plan)
         print("\n" + dry_run(config))
     if not (options.print_config or options.dry_run):
-        _check_inputs(command, config)
+        _check_inputs(config)
         if getattr(config, "output", None):  # reported before hours are put into what could not be written
             config.output = str(expanded(config.output))
             check_writable(config.output)
@@ -136,18 +137,24 @@ def _parser(command: Command, program: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def _check_inputs(command: Command, config: Any) -> None:
-    """Tell that a photo or folder is not there before PyTorch is loaded.
+def _check_inputs(config: Any) -> None:
+    """Tell that photos or folders are not there before PyTorch is loaded.
 
     Raises:
-        MissingDataError: names the first.
+        MissingDataError: names all.
     """
-    if command.inputs in INPUT_PATHS:
+    faults = []
+    for key in INPUT_PATHS:
         value = config
-        for name in command.inputs.split("."):
-            value = getattr(value, name)
+        for name in key.split("."):
+            value = getattr(value, name, None)
         for root in [value] if isinstance(value, str) else value or []:
-            expand(root)
+            try:
+                expand(root)
+            except MissingDataError as error:
+                faults.append(str(error))
+    if faults:
+        raise MissingDataError("\n".join(dict.fromkeys(faults)))
 
 
 def _import(name: str) -> Callable[..., Any]:

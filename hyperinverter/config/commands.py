@@ -145,7 +145,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "ablate": Command(
         report_schema.AblateConfig,
-        "hyperinverter.reports.reproduce.ablations:ablate",
+        "hyperinverter.reports.reproduce.ablate_command:ablate",
         "configs/ablate/faces64.yaml",
         "Train and measure the rows of the paper's table 3: at one budget, without this, without that, and several D.",
         inputs="data.root",
@@ -155,9 +155,12 @@ COMMANDS: dict[str, Command] = {
         report_schema.ReproduceConfig,
         "hyperinverter.reports.reproduce.command:reproduce",
         "configs/reproduce/faces64.yaml",
-        "Measure all that docs/results.md says of a model: into JSON files, and with publish=docs/results the page.",
-        inputs="photos",
-        inputs_help="held-out photos of the collection that the model was trained on",
+        "Make the paper's tables and figures of a domain by every method. Also measures all that docs/results.md says "
+        "of a model. Writes JSON files, Markdown, HTML and pictures, and with publish=docs/results the page. Stopped "
+        "at any time, the same command goes on.",
+        inputs="parts",
+        inputs_help="names of tables and figures (table1, fig4), of other measurements, or all",
+        inputs_name="PART",
     ),
     "benchmark": Command(
         report_schema.BenchmarkConfig,

@@ -32,6 +32,7 @@ METRICS = (
     "emotion_happy",
     "fid",
     "kid_x1e3",
+    "frechet_squeezenet",
 )
 
 # evaluation: entries of `classifiers`, which say how far an edit moves an image. `attributes` are classifiers that are

@@ -70,14 +70,19 @@ def _refine(c: schema.RefineConfig) -> Iterator[Problem]:
 
 
 def _reproduce(c: report_schema.ReproduceConfig) -> Iterator[Problem]:
-    yield from known("parts", "part", c.parts, report_schema.REPRODUCED)
+    parts = (*report_schema.PAPER, report_schema.ALL, *report_schema.REPRODUCED)
+    yield from known("parts", "part", c.parts, parts)
+    for key in ("methods", "blends"):
+        yield from known(key, "method", getattr(c, key), names.METHODS)
+    yield from known("models", "method", c.models, names.METHODS, each_has_a_key=True)
+    yield from known("table_metrics", "metric", c.table_metrics, names.METRICS)
     yield from known("metrics", "metric", c.metrics, names.METRICS)
     yield from known("augment", "augmentation", c.augment, schema.AUGMENTATIONS)
     yield from known("classifiers", "classifier", c.classifiers, names.CLASSIFIERS)
     yield from choice(c, "strength_unit", ("w", "std"))
-    yield from not_empty(c, "strengths metrics classifiers")
-    yield from at_least(c, 2, "generated edited_photos")
-    yield from at_least(c, 1, "bounds_photos bounds_steps")
+    yield from not_empty(c, "strengths metrics classifiers methods blends")
+    yield from at_least(c, 2, "generated edited_photos table_photos optimised_photos")
+    yield from at_least(c, 1, "bounds_photos bounds_steps shown_photos")
     yield from weights("bounds_losses", c.bounds_losses, names.DISTANCES)
     yield from at_least(c, 1, "batch_size time_repeats")
     if not all(0 < strength < math.inf for strength in c.strengths):

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from hyperinverter.config.names import CLASSIFIERS, METRICS
-from hyperinverter.config.schema import CommandConfig, ImagesConfig, RunConfig
+from hyperinverter.config.names import CLASSIFIERS, METHODS, METRICS
+from hyperinverter.config.schema import CommandConfig, ImagesConfig, ProjectionConfig, RunConfig
 
 
 @dataclass
@@ -100,7 +100,14 @@ class DemoConfig(CommandConfig):
     edited_images: int = 3  # generated; beside them the one real photo
 
 
-# What may be measured, each into a JSON file of its name; `figures` are the paper's, `pictures` the model card's.
+# Tables and figures of the paper, each by its name there; fig26 is figure 9 by every method. What the paper has once
+# for each kind of domain is no part of `all` on the other kind.
+PAPER = ("table1", "table2", "table3", "fig1", "fig4", "fig5", "fig7", "fig8", "fig9", "fig11", "fig12", "fig13",
+         "fig14", "fig26")  # fmt: skip
+ALL = "all"
+OF_FACES = ("fig8", "fig13")
+OF_SCENES = ("fig11", "fig14")  # the same of scenes, in this order
+# What else may be measured, each into a JSON file of its name; `figures` are the paper's, `pictures` the model card's.
 REPRODUCED = (
     "photos",
     "other_photos",
@@ -117,12 +124,13 @@ REPRODUCED = (
 
 @dataclass
 class ReproduceConfig(CommandConfig):
-    """reproduce: all that docs/results.md says of a model, and the page itself.
+    """reproduce: all that docs/results.md says of a model, the paper's tables and figures, and the page itself.
 
     A part whose images are not given is left out; what an earlier call measured of it stays on the page.
     """
 
-    parts: list[str] = field(default_factory=lambda: list(REPRODUCED))  # []: the page alone, from earlier measurements
+    # some of REPRODUCED and PAPER; all: the paper's; []: the page alone, from earlier measurements
+    parts: list[str] = field(default_factory=lambda: list(REPRODUCED))
     model: str | None = None  # model folder or name; None: the domain's
     photos: str | list[str] | None = None  # held-out photos of the collection that it was trained on
     other_photos: str | list[str] | None = None  # of another collection
@@ -147,5 +155,19 @@ class ReproduceConfig(CommandConfig):
     metrics: list[str] = field(default_factory=lambda: list(METRICS))  # some of METRICS
     batch_size: int = 16  # images that are inverted at a time
     time_repeats: int = 30  # how often the time of an image is measured
+    methods: list[str] = field(
+        default_factory=lambda: list(METHODS)
+    )  # of the paper's tables and figures: some of METHODS
+    # method -> model folder with its file; others are looked for in `model`, then in outputs/METHOD_DOMAIN/model
+    models: dict[str, str] = field(default_factory=dict)
+    table_metrics: list[str] = field(default_factory=list)  # of table 1, some of METRICS; []: those of `metrics`
+    table_photos: int | None = None  # that encoders are measured on, at equal distances in name order; None: all
+    optimised_photos: int = 32  # of these, for methods that optimise for every photo
+    projection: ProjectionConfig = field(default_factory=ProjectionConfig)  # of methods that optimise
+    shown: str | list[str] | None = None  # photos that may be shown, for the figures; None: images of the generator
+    shown_photos: int = 3  # rows of a figure, a third each of the best, median and worst
+    shown_credit: str = ""  # whose photos these are, and their licence: written under the figures
+    blends: list[str] = field(default_factory=lambda: ["w_encoder", "psp", "e4e", "restyle", "hyperinverter"])  # fig26
+    ablations: str | None = None  # table 3: config of the ablate command; None: configs/ablate/DOMAIN.yaml
     publish: str | None = None  # folder for the JSON files, and beside it the page <folder>.md made of all in it
     pictures: str | None = None  # folder for samples.png, reconstructions.png, edits.png; None: in output

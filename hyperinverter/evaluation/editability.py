@@ -82,7 +82,6 @@ def choose_photos(people: Sequence[str | None], count: int) -> list[int]:
     return [indices[round(place)] for place in np.linspace(0, len(indices) - 1, count)]
 
 
-@torch.no_grad()
 def measure_editability(
     inverter: Inverter,
     cases: Sequence[Case],
@@ -108,13 +107,44 @@ def measure_editability(
     Returns:
         direction -> its figures: the classifiers' effects and kept shares, identity, see `figures_of`.
     """
+    measure_edits_of(
+        inverter, both_phases, cases, batches, strengths, classifier, identities, unit=unit, measured_px=measured_px
+    )
+    return {case.direction.name: figures_of(case, both_ways(strengths)) for case in cases}
+
+
+def both_phases(inverter: Inverter, photos: Tensor) -> dict[str, Inversion]:
+    """What is edited of a batch of photos: Phase I's Inversion and HyperInverter's, by their methods."""
+    inversion = inverter.invert(photos, batch_size=len(photos))
+    return {"w_encoder": inversion.without_weights(), "hyperinverter": inverter.prepare(inversion)}
+
+
+@torch.no_grad()
+def measure_edits_of(
+    inverter: Inverter,
+    inversions: Callable[[Inverter, Tensor], dict[str, Inversion]],
+    cases: Sequence[Case],
+    batches: Iterable[Tensor],
+    strengths: Sequence[float],
+    classifier: Classifier,
+    identities: Sequence[Identity] = (),
+    *,
+    unit: str = "std",
+    measured_px: int | None = None,
+) -> None:
+    """Fill `cases` with how edits of photos change scores and likenesses.
+
+    Args:
+        inverter: draws.
+        inversions: of a batch of photos, rounded to 8 bits: name -> what is edited.
+        cases, ...: as in `measure_editability`.
+    """
     ways = both_ways(strengths)
     for photos in batches:
-        inversion = inverter.invert(rounded(photos), batch_size=len(photos))
-        phases = {"w_encoder": inversion.without_weights(), "hyperinverter": inverter.prepare(inversion)}
-        seen = _reduced(rounded(photos), measured_px)
+        photos = rounded(photos)
+        seen = _reduced(photos, measured_px)
         people = {one.name: one.features(seen) for one in identities}
-        for phase, start in phases.items():
+        for phase, start in inversions(inverter, photos).items():
             plain = shown(inverter, start, measured_px)
             before = classifier(plain, {name for case in cases for name in case.classifiers})
             faces = {one.name: one.features(plain) for one in identities}
@@ -138,7 +168,6 @@ def measure_editability(
                 for name in case.classifiers:
                     taken = case.changes.setdefault(name, {}).setdefault(phase, [])
                     taken.append(torch.stack([score[name] for score in scores], dim=1))
-    return {case.direction.name: figures_of(case, ways) for case in cases}
 
 
 def both_ways(strengths: Sequence[float]) -> list[float]:

@@ -17,7 +17,7 @@ from torch import Tensor
 import hyperinverter
 from hyperinverter.data import Batches
 from hyperinverter.data.image_source import ImageSource
-from hyperinverter.inverters import Inverter
+from hyperinverter.inverters import Inversion, Inverter
 from hyperinverter.inverters.images import as_images
 from hyperinverter.metrics.timing import synchronise
 from hyperinverter.utils.images import from_uint8, to_pil, to_uint8, write_picture
@@ -54,11 +54,13 @@ class Reconstructor:
         inverter: the method.
         folder: where finished images of a method that optimises lie.
         photos: the images, for methods that take them from their files.
+        keep_inversions: beside the PNG also the Inversion, a .safetensors file of the same name, for edits and blends;
+            PTI's is as large as the generator.
     """
 
-    def __init__(self, inverter: Inverter, folder: Path, photos: Batches) -> None:
+    def __init__(self, inverter: Inverter, folder: Path, photos: Batches, keep_inversions: bool = False) -> None:
         self.inverter, self.photos = inverter, photos
-        self.keeps = inverter.optimises
+        self.keeps, self.keep_inversions = inverter.optimises, keep_inversions
         self.folder = folder
         made_by = [inverter.name, inverter.model_hash, inverter.settings(), hyperinverter.__version__]
         self._made_by = json.dumps(made_by, sort_keys=True)
@@ -86,21 +88,45 @@ class Reconstructor:
             done(1)
         return torch.stack(outputs).to(images.device), seconds
 
+    def invert(self, images: Tensor, names: Sequence[str]) -> Inversion:
+        """The images' Inversion; of a method that optimises, those that are kept are read, and new ones kept.
+
+        Args:
+            images: [N,3,R,R], rounded.
+        """
+        if not self.keeps:
+            taken = as_taken(self.inverter, self.photos, images, names)
+            return self.inverter.invert(taken, batch_size=len(taken))
+        if not self.keep_inversions:
+            raise ValueError("Inversions of this Reconstructor are not kept: build it with keep_inversions=True")
+        found = []
+        for image, name in zip(images, names, strict=True):
+            self._once(image, name)
+            found.append(Inversion.load(self._path(image, name).with_suffix(".safetensors")))
+        return Inversion.cat(found).to(self.inverter.device)
+
     def _once(self, image: Tensor, name: str) -> tuple[Tensor, float]:
-        path = self.folder / f"{file_name(name)}_{self._key(image)}.png"
-        if (kept := _read(path)) is not None:
+        path = self._path(image, name)
+        is_whole = not self.keep_inversions or path.with_suffix(".safetensors").is_file()
+        if is_whole and (kept := _read(path)) is not None:
             self.found += 1
             return kept
         synchronise(self.inverter.device)
         start = time.perf_counter()
-        output = reconstruct(self.inverter, image[None])
+        inversion = self.inverter.invert(image[None], batch_size=1)
+        output = self.inverter.render(inversion, batch_size=1)
         synchronise(self.inverter.device)
         seconds = time.perf_counter() - start
         output = rounded(output)[0].cpu()
+        if self.keep_inversions:  # before the PNG, which says that the image is finished
+            inversion.save(path.with_suffix(".safetensors"))
         about = PngImagePlugin.PngInfo()
         about.add_text(SECONDS, repr(seconds))
         write_picture(to_pil(output), path, format="PNG", pnginfo=about)
         return output, seconds
+
+    def _path(self, image: Tensor, name: str) -> Path:
+        return self.folder / f"{file_name(name)}_{self._key(image)}.png"
 
     def _key(self, image: Tensor) -> str:
         digest = hashlib.sha256(self._made_by.encode())

@@ -46,11 +46,16 @@ CROP = f"crop them first: {command_of('align')} FOLDER output=ALIGNED"
 
 
 @in_all_processes
-def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+def evaluate(
+    config: EvaluateConfig, *, chosen: Sequence[int] | None = None, keep_inversions: bool = False
+) -> dict[str, Any]:
     """Measure `config.methods` on the images of `config.data` and write the results into `config.output`.
 
     Writes images.jsonl (one record per image), metrics.json (the returned summary), table.md and sheet.png.
 
+    Args:
+        chosen: numbers of some of the images; None: all.
+        keep_inversions: of methods that optimise, see `Reconstructor`.
     Raises:
         UserError: no images, or none readable; the model's files are missing or do not belong together.
     """
@@ -71,7 +76,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             inverters[method] = load(source, method, device, config.projection, refine=refine, **fast)
     last_inverter = list(inverters.values())[-1]
     domain = last_inverter.domain
-    images = open_images(config.data, last_inverter.generator, device, resolution=config.resolution)
+    images = open_images(config.data, last_inverter.generator, device, chosen, config.resolution)
     measured, not_measured = metric_table.build(
         config.metrics,
         domain,
@@ -88,7 +93,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     for line in framing:
         log_message(line)
     kept = Path(config.output) / "reconstructions"
-    methods = {method: Reconstructor(inverter, kept / method, images) for method, inverter in inverters.items()}
+    methods = {name: Reconstructor(one, kept / name, images, keep_inversions) for name, one in inverters.items()}
     if slow := [method for method, one in methods.items() if one.keeps and is_main()]:
         log_message(f"{', '.join(slow)}: optimised image by image; finished ones are kept in {kept} and not made again")
 

@@ -80,5 +80,9 @@ class SqueezeNetFeatures(Extractor):
                 taps.append(x)
         return [unit_normalise(tap) for tap in taps]
 
+    def pooled(self, images: Tensor) -> Tensor:
+        """The last tap's mean over the image, [N,512]: for the Frechet distance `frechet_squeezenet`."""
+        return self.features(images)[-1].mean((2, 3))
+
     def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
         return perceptual_distance(a, b, [getattr(self, f"head{i}") for i in range(len(TAPS))])

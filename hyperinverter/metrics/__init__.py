@@ -6,7 +6,7 @@ import torch
 
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.metrics.base import FILTERS, KID_SUBSET_SIZE, Metric, NotMeasured, Parts, Reduction
-from hyperinverter.metrics.distribution import Fid, Kid
+from hyperinverter.metrics.distribution import Fid, FrechetSqueezeNet, Kid
 from hyperinverter.metrics.features import (
     AgeDifference,
     CurricularFaceIdentity,
@@ -44,6 +44,7 @@ METRICS: dict[str, type[Metric]] = {
         HappyDifference,
         Fid,
         Kid,
+        FrechetSqueezeNet,
     )
 }
 

@@ -10,7 +10,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from hyperinverter.metrics.base import KID_SUBSET_SIZE, Metric, NotMeasured, Parts
+from hyperinverter.extractors.base import too_small
+from hyperinverter.extractors.squeezenet import SqueezeNetFeatures
+from hyperinverter.metrics.base import KID_SUBSET_SIZE, Metric, NotMeasured, Parts, Remembered
 from hyperinverter.utils.checks import check_pairs
 
 KID_SUBSETS, KID_SEED = 100, 2020  # as the paper's scripts call torch-fidelity
@@ -63,6 +65,26 @@ class Fid(SetMetric):
 
     def protocol(self) -> dict[str, Any]:
         return {"fid_images": self.count}
+
+
+class FrechetSqueezeNet(Fid):
+    """FID's formula on the small SqueezeNet's last features, at the loss resolution: where Inception is absent."""
+
+    name = "frechet_squeezenet"
+
+    @classmethod
+    def build(cls, parts: Parts) -> Self:
+        resolution = min(parts.domain.resolution, parts.domain.loss_resolution)
+        if resolution < SqueezeNetFeatures.smallest_px:
+            raise NotMeasured(too_small(resolution, SqueezeNetFeatures))
+        reason = SqueezeNetFeatures.why_missing()
+        if reason:
+            raise NotMeasured(reason)
+        network = SqueezeNetFeatures.find().to(parts.device)
+        return cls(Remembered(lambda images: network.pooled(parts.reduction(images))))
+
+    def protocol(self) -> dict[str, Any]:
+        return {"frechet_squeezenet_images": self.count}
 
 
 class Kid(SetMetric):

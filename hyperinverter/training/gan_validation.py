@@ -13,11 +13,11 @@ from hyperinverter.data import Batches
 from hyperinverter.extractors.base import too_small
 from hyperinverter.extractors.inception import Inception
 from hyperinverter.extractors.squeezenet import SqueezeNetFeatures
-from hyperinverter.metrics.distribution import FEWEST_IMAGES, Fid
+from hyperinverter.metrics.distribution import FEWEST_IMAGES, Fid, FrechetSqueezeNet
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.utils.distributed import from_main, gather_numbered, is_main, own_rows
 
-BY_SQUEEZENET = "frechet_squeezenet"
+BY_SQUEEZENET = FrechetSqueezeNet.name
 
 
 class SampleDistance:
@@ -79,4 +79,4 @@ def sample_features(device: torch.device) -> tuple[str, Callable[[Tensor], Tenso
     if reason is not None:
         return reason
     squeezenet = SqueezeNetFeatures.find().to(device)
-    return BY_SQUEEZENET, lambda images: squeezenet.features(images)[-1].mean((2, 3)).cpu()
+    return BY_SQUEEZENET, lambda images: squeezenet.pooled(images).cpu()

@@ -101,9 +101,9 @@ def in_all_processes(function: Callable[..., T]) -> Callable[..., T]:
     """
 
     @functools.wraps(function)
-    def wrapped(config: Any) -> T:
+    def wrapped(config: Any, **more: Any) -> T:
         if processes_started() == 1 or dist.is_initialized():
-            return function(config)
+            return function(config, **more)
         device = own_device(config.device)
         if device.type == "cuda":
             torch.cuda.set_device(device)
@@ -111,7 +111,7 @@ def in_all_processes(function: Callable[..., T]) -> Callable[..., T]:
         store, own_rank, size = _meet()
         dist.init_process_group(backend, store=store, rank=own_rank, world_size=size, timeout=PATIENCE)
         try:
-            result = function(config)
+            result = function(config, **more)
             dist.barrier()
         except (UserError, ValueError, OSError) as error:
             vars(error)["is_reported"] = not _is_first_to_say(str(error))

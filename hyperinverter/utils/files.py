@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.held_folders import check_held, open_own
@@ -77,6 +79,17 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # on a disk that is read-only by now: the first error is the one to report
             temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """A whole file of text."""
+    with write_atomically(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, result: Any) -> None:
+    """A whole file of JSON, indented by one so that changes can be read."""
+    write_text(path, json.dumps(result, indent=1) + "\n")
 
 
 def copy_file(source: Path, target: Path) -> None:

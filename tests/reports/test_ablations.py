@@ -12,6 +12,7 @@ from hyperinverter.config.load import load_config, to_yaml
 from hyperinverter.config.report_schema import AblateConfig
 from hyperinverter.config.schema import DataConfig, WeightsConfig
 from hyperinverter.reports.reproduce import ablations
+from hyperinverter.reports.reproduce.ablate_command import ablate
 from hyperinverter.reports.reproduce.page import page
 from hyperinverter.training import phase2
 from hyperinverter.utils.errors import UserError
@@ -47,7 +48,7 @@ def config(tiny_domain, tiny_model, tmp_path) -> AblateConfig:
 
 
 def test_rows_are_trained_measured_and_resumed(config: AblateConfig, tmp_path: Path, monkeypatch):
-    result = ablations.ablate(config)
+    result = ablate(config)
     base, without, *others = result["rows"]
     assert [row["title"] for row in result["rows"]] == [
         "full, D = 4", "without Phase II", "without features of the Phase I image", "D = 2"
@@ -78,18 +79,18 @@ def test_rows_are_trained_measured_and_resumed(config: AblateConfig, tmp_path: P
     monkeypatch.setattr(ablations, "evaluate", lambda config: pytest.fail("measured again"))
     steps = []
     monkeypatch.setattr(phase2, "step_over_parts", lambda *arguments, **options: steps.append(1))
-    assert ablations.ablate(config) == result and steps == []
+    assert ablate(config) == result and steps == []
 
     # rows that went further do not pass for the shorter budget
     config.settings[0] = "schedule.max_steps=1"
     with pytest.raises(UserError, match="was trained for 2 steps by an earlier call, the rows' budget is now 1"):
-        ablations.ablate(config)
+        ablate(config)
 
 
 def test_a_row_stopped_half_way_goes_on_and_ends_the_same(config: AblateConfig, tmp_path: Path, monkeypatch):
     config.rows = dict(list(config.rows.items())[:2])
     config.settings.append("schedule.save_every=1")
-    whole = ablations.ablate(config)
+    whole = ablate(config)
     config.output, config.publish = str(tmp_path / "again"), None
     step, taken = phase2.step_over_parts, []
 
@@ -101,9 +102,9 @@ def test_a_row_stopped_half_way_goes_on_and_ends_the_same(config: AblateConfig, 
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(phase2, "step_over_parts", dying)
-        ablations.ablate(config)
+        ablate(config)
     monkeypatch.setattr(phase2, "step_over_parts", lambda *a, **o: taken.append(1) or step(*a, **o))
-    again = ablations.ablate(config)
+    again = ablate(config)
     assert len(taken) == 4 + 1  # the first row and a step of the second are not done again
     assert again["rows"] == whole["rows"] and again["statements"] == whole["statements"]
 
@@ -115,7 +116,7 @@ def test_a_row_beyond_the_paper_is_told_as_one(config: AblateConfig):
     text = domain.read_text().replace("use_w_image_features: false", "use_w_image_features: true")
     domain.write_text(text.replace("token_range: non_negative", "token_range: signed"))
     config.rows = {**dict(list(config.rows.items())[:1]), title: path}
-    statements = [one["statement"] for one in ablations.ablate(config)["statements"]]
+    statements = [one["statement"] for one in ablate(config)["statements"]]
     assert statements[1].endswith("is worse than full, D = 4 (not a row of the paper)")
 
 
@@ -123,14 +124,14 @@ def test_rows_of_unequal_budgets_are_refused(config: AblateConfig):
     path = Path(list(config.rows.values())[1])
     path.write_text(path.read_text() + "gradient_clip: 0.5\n")
     with pytest.raises(UserError, match=r"Phase I image: differs from full, D = 4 in gradient_clip"):
-        ablations.ablate(config)
+        ablate(config)
     config.photos = str(path.parent / "nowhere")
     with pytest.raises(FileNotFoundError, match="nowhere"):  # before anything is trained
-        ablations.ablate(config)
+        ablate(config)
     assert not Path(config.output).exists()
     config.photos = None
     with pytest.raises(UserError, match="photos is not set"):
-        ablations.ablate(config)
+        ablate(config)
 
 
 def test_mistakes_in_settings_are_told_together():

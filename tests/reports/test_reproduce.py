@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from paper_bench import Brightness
 
 from hyperinverter.config.faults import ConfigError
 from hyperinverter.config.load import load_config, to_yaml
@@ -25,17 +26,6 @@ from hyperinverter.reports.reproduce.command import reproduce
 from hyperinverter.reports.reproduce.page import page
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import load_image, save_image
-
-
-class Brightness:
-    """Stands in for the fitted classifiers."""
-
-    def __init__(self) -> None:
-        keys = ("accuracy", "balanced_accuracy", "auc", "positive_fraction", "photos_fitted", "photos_tested")
-        self.attributes, self.figures = ["Bright"], {"Bright": dict.fromkeys(keys, 0.5)}
-
-    def __call__(self, images):
-        return {"Bright": images.mean(dim=(1, 2, 3)).cpu()}
 
 
 @pytest.fixture

@@ -27,11 +27,10 @@ from hyperinverter.evaluation.reconstruction import evaluate, originals
 from hyperinverter.evaluation.sheet import choose_rows
 from hyperinverter.inverters import load
 from hyperinverter.models.build import build_hyperinverter
-from hyperinverter.reports.reproduce.publish import publish, write_json, write_page
 from hyperinverter.training import phase2
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.errors import UserError
-from hyperinverter.utils.files import slug
+from hyperinverter.utils.files import slug, write_json
 from hyperinverter.utils.images import contact_sheet
 from hyperinverter.utils.skip_init import shapes_only
 
@@ -41,7 +40,7 @@ RESULT = "row.json"  # in a row's folder: what was measured, and of which weight
 NOTE = "one training of each row; intervals over images, of paired differences to the base where they say so"
 
 
-def ablate(config: AblateConfig) -> dict[str, Any]:
+def measure_ablations(config: AblateConfig) -> dict[str, Any]:
     """Train and measure every row; write ablations.json and ablations.png into `output`.
 
     Returns:
@@ -74,9 +73,6 @@ def ablate(config: AblateConfig) -> dict[str, Any]:
     for one in result["statements"]:
         log_message(f"{one['statement']}: {one['verdict']} in this one training, ratio of L2 {one['ratio']:.3f}")
     log_message(f"written: {output / 'ablations.json'}, ablations.png")
-    if config.publish is not None:
-        publish(Path(config.publish), config.domain.name, "ablations", result)
-        log_message(f"written: {write_page(Path(config.publish))}")
     return result
 
 

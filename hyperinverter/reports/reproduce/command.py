@@ -1,5 +1,6 @@
 """reproduce as a command: the parts one after the other, each into its JSON, and the page of all domains' parts."""
 
+import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,17 @@ from hyperinverter.evaluation.messages import log_message
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.pretrained.files import PARTS, find_model_folder, part_file
 from hyperinverter.pretrained.load import check_served
+from hyperinverter.reports.paper.bench import Bench
+from hyperinverter.reports.paper.parts import PARTS as PAPER_PARTS
+from hyperinverter.reports.paper.parts import expanded_parts, write_html
 from hyperinverter.reports.reproduce import measures
 from hyperinverter.reports.reproduce.edits import ATTRIBUTES
 from hyperinverter.reports.reproduce.page import TITLES, section
-from hyperinverter.reports.reproduce.publish import publish, write_json, write_page, write_text
+from hyperinverter.reports.reproduce.publish import publish, write_page
 from hyperinverter.training.common import set_up
 from hyperinverter.utils.checkout import REPOSITORY, command_of
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.files import write_json, write_text
 from hyperinverter.utils.text import expanded
 from hyperinverter.utils.waiting import doing
 
@@ -45,15 +50,24 @@ SHOWN = {  # part -> pictures that the page shows
     "figures": ["figures/interpolation.png", "figures/difference_maps.png"],
     "learning_curve": ["learning_curve.svg"],
 }
+ON_SHOWN = ("fig4", "fig5", "fig7", "fig9", "fig13", "fig14", "fig26")
 ALSO_NAMED = {
+    **{part: ["methods", "table_photos", "optimised_photos"] for part in ("table1", "fig1")},
+    "table2": ["methods", "edited_photos", "optimised_photos", "strengths", "strength_unit", "classifiers"],
+    **{part: ["methods", "shown_photos"] for part in ON_SHOWN},
     "editability": ["edited_photos", "strengths", "strength_unit", "classifiers"],
     "generated": ["generated"],
     "figures": ["generated"],
     "bounds": ["bounds_photos", "bounds_steps", "bounds_losses"],
 }  # unless default
-ALSO_USED = {"generator": ["labels"], "editability": ["labels"]}  # where given
+# where given
+ALSO_USED = {part: ["labels"] for part in ("generator", "editability", "table1", "fig1")} | {
+    "table2": ["training_photos", "labels"],
+    "table3": ["photos", "training_photos"],
+    **{part: ["shown"] for part in ON_SHOWN},
+}
 EMBEDDED = "faces64"  # whose config the script takes when none is named
-NAMED_IN_COMMAND = ("photos", "other_photos", "training_photos", "labels")
+NAMED_IN_COMMAND = ("photos", "other_photos", "training_photos", "labels", "shown")
 
 
 def reproduce(config: ReproduceConfig) -> dict[str, Any]:
@@ -67,13 +81,14 @@ def reproduce(config: ReproduceConfig) -> dict[str, Any]:
     Raises:
         UserError: the model's files are missing, images or labels cannot be read, or no part has what it needs.
     """
+    config.parts = expanded_parts(config.parts, config.domain.kind)
     absent = {part: [key for key in _needs(config, part) if not getattr(config, key)] for part in config.parts}
     if absent and all(absent.values()):
         message = "; ".join(f"{part} needs {', '.join(f'{key}=...' for key in keys)}" for part, keys in absent.items())
         raise UserError(f"none of the parts can be measured: {message}")
     if not config.parts and config.publish is None:
         raise UserError("parts=[] makes the page alone, which needs its folder: write publish=docs/results")
-    for key in ("photos", "other_photos", "training_photos"):
+    for key in ("photos", "other_photos", "training_photos", "shown"):
         check_images(getattr(config, key))
     if config.labels is not None and not expanded(config.labels).is_file():
         raise UserError(f"labels: {config.labels}: there is no such file; give a CSV of labels, or leave it out")
@@ -82,16 +97,21 @@ def reproduce(config: ReproduceConfig) -> dict[str, Any]:
     if config.parts:
         check_served(read_model(part_file(measures.model_of(config), "generator"), "generator"))
     device = set_up(config)
+    bench = Bench(config, device) if set(config.parts) & set(PAPER_PARTS) else None
+    _tell_what_is_missing(absent, bench)
     results: dict[str, Any] = {}
+    result: dict[str, Any] | None
     for part in config.parts:
-        measure, needs = MEASURES[part][0], _needs(config, part)
+        needs = _needs(config, part)
         if absent[part]:
-            log_message(f"{part}: left out, because {', '.join(absent[part])} is not given")
             continue
         log_message(f"{part} ...")
         try:
             with doing(part):
-                result = measure(config, device)
+                if bench is not None and part in PAPER_PARTS:
+                    result = PAPER_PARTS[part].make(bench)
+                else:
+                    result = MEASURES[part][0](config, device)
         except NotMeasured as reason:
             log_message(f"{part}: not measured: {reason}")
             continue
@@ -102,15 +122,36 @@ def reproduce(config: ReproduceConfig) -> dict[str, Any]:
         log_message(f"{part}: written to {Path(config.output) / part}.json")
         _show(part, results[part], Path(config.output))
         if config.publish is not None:
-            shown = [Path(config.output) / name for name in SHOWN.get(part, ())]
+            names = PAPER_PARTS[part].pictures if part in PAPER_PARTS else SHOWN.get(part, ())
+            shown = [path for name in names if (path := Path(config.output) / name).is_file()]
             if "quality_time" in results[part]:
                 shown.append(Path(config.output) / "figures" / "quality_time.svg")
             publish(Path(config.publish), config.domain.name, part, results[part], shown)
+    if any(part in PAPER_PARTS for part in results):
+        log_message(f"written: {_write_html(config)}")
     if config.publish is not None:
         log_message(f"written: {write_page(Path(config.publish))}")
     else:
         log_message("no page is made; publish=FOLDER puts the JSON files there and makes the page FOLDER.md")
     return results
+
+
+def _tell_what_is_missing(absent: dict[str, list[str]], bench: Bench | None) -> None:
+    """Everything that will be left out, before any work: parts without their images, methods without their files."""
+    lines = [f"{part}: left out, because {', '.join(keys)} is not given" for part, keys in absent.items() if keys] + (
+        bench.faults() if bench else []
+    )
+    if lines:
+        log_message("what cannot be made, and the rest will be:\n  " + "\n  ".join(lines))
+    if bench and not bench.present:
+        raise UserError("no method has its files:\n" + "\n".join(bench.faults()))
+
+
+def _write_html(config: ReproduceConfig) -> Path:
+    """paper.html of all parts of the paper that lie in `output`, of earlier calls too."""
+    files = {part: Path(config.output) / f"{part}.json" for part in PAPER_PARTS}
+    results = {part: json.loads(path.read_text()) for part, path in files.items() if path.is_file()}
+    return write_html(results, Path(config.output), f"The paper's tables and figures on {config.domain.name}")
 
 
 def _show(part: str, result: dict[str, Any], output: Path) -> None:
@@ -125,12 +166,14 @@ def _show(part: str, result: dict[str, Any], output: Path) -> None:
 def _needs(config: ReproduceConfig, part: str) -> list[str]:
     """Settings without which a part cannot be measured."""
     is_fitted = part == "editability" and ATTRIBUTES in config.classifiers
+    if part in PAPER_PARTS:
+        return list(PAPER_PARTS[part].needs)
     return [*MEASURES[part][1], *(["training_photos", "labels"] if is_fitted else [])]
 
 
 def _about(config: ReproduceConfig, part: str, needs: list[str]) -> dict[str, Any]:
     """What the numbers belong to: command, weights and versions, without the folders of this machine."""
-    words = [*command_of("reproduce").split(), *_config_of(config), f"parts=[{part}]"]
+    words = [*command_of("reproduce").split(), *_config_of(config), part if part in PAPER_PARTS else f"parts=[{part}]"]
     used = [*needs, *ALSO_USED.get(part, ())]
     named = [key for key in NAMED_IN_COMMAND if key in used and getattr(config, key)]
     words += [f"{key}={_placeholder(getattr(config, key))}" for key in named]

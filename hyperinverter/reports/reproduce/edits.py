@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,28 @@ SHEET_FACES = 2  # of a sheet of edits, per direction
 ATTRIBUTES = "attributes"  # the classifiers that are fitted to labels
 
 
-def measure_edits(config: ReproduceConfig, inverter: Inverter, device: torch.device) -> dict[str, Any]:
-    """Beside the figures, in `output`: `editability.jsonl`, a line per photo, and `edits.png`, some photos edited.
+@dataclass
+class Judges:
+    """Directions of a model, and what tells how far an edit goes.
+
+    Attributes:
+        cases: directions with the classifiers that tell of them.
+        missing: classifier -> why it cannot be asked.
+        labels: of photos, {} where none are given.
+        fitted: the classifiers called attributes, None where there are none.
+        pixels: side of the images that networks see.
+    """
+
+    cases: list[Case]
+    classifiers: Classifiers
+    missing: dict[str, str]
+    labels: dict[str, dict[str, str]]
+    fitted: AttributeClassifiers | None
+    pixels: int
+
+
+def find_judges(config: ReproduceConfig, inverter: Inverter, device: torch.device) -> Judges:
+    """The directions of the inverter's folder and `config.classifiers`, as far as they are here.
 
     Raises:
         NotMeasured: there are no directions, or no classifier of them.
@@ -57,7 +78,11 @@ def measure_edits(config: ReproduceConfig, inverter: Inverter, device: torch.dev
     pixels = min(inverter.resolution, inverter.domain.loss_resolution)
     missing = _missing(config.classifiers, inverter.domain.kind)
     networks = [name for name in config.classifiers if name in FACE_CLASSIFIERS and name not in missing]
-    fitted = _fitted(config, directions, labels, pixels, device) if ATTRIBUTES in config.classifiers else None
+    fitted = None
+    if ATTRIBUTES in config.classifiers and config.training_photos and config.labels:
+        fitted = _fitted(config, directions, labels, pixels, device)
+    elif ATTRIBUTES in config.classifiers:
+        missing[ATTRIBUTES] = "they are fitted to training_photos and labels, which are not given"
     classifiers = Classifiers(networks, fitted, device)
     cases = [
         Case(direction, result) for direction in directions if (result := classifiers_of(direction, classifiers.known))
@@ -67,22 +92,32 @@ def measure_edits(config: ReproduceConfig, inverter: Inverter, device: torch.dev
         raise NotMeasured(f"no classifier of {', '.join(direction.name for direction in directions)}: {reasons}")
     left_out = [d.name for d in directions if d.name not in {case.direction.name for case in cases}]
     if left_out:
-        log_message(f"editability: no classifier of {', '.join(left_out)}: left out")
+        log_message(f"edits: no classifier of {', '.join(left_out)}: left out")
+    return Judges(cases, classifiers, missing, labels, fitted, pixels)
 
+
+def measure_edits(config: ReproduceConfig, inverter: Inverter, device: torch.device) -> dict[str, Any]:
+    """Beside the figures, in `output`: `editability.jsonl`, a line per photo, and `edits.png`, some photos edited.
+
+    Raises:
+        NotMeasured: as `find_judges`.
+    """
+    judges = find_judges(config, inverter, device)
+    cases, fitted = judges.cases, judges.fitted
     source = open_source(config.photos, resolution=inverter.resolution)
-    people = [row and row.get("identity") for row in rows_of(list(source.names), labels)]
+    people = [row and row.get("identity") for row in rows_of(list(source.names), judges.labels)]
     chosen = Subset(source, choose_photos(people, config.edited_photos))
     batches = Batches(chosen, inverter.resolution, on_bad_file="refuse")
-    identities = _identities(device) if inverter.domain.kind == "faces" else []
+    identities = find_identities(device) if inverter.domain.kind == "faces" else []
     figures = measure_editability(
         inverter,
         cases,
         (images.to(device) for images, _ in batches.in_order(config.batch_size)),
         config.strengths,
-        classifiers,
+        judges.classifiers,
         identities,
         unit=config.strength_unit,
-        measured_px=pixels,
+        measured_px=judges.pixels,
     )
     with write_atomically(Path(config.output) / "editability.jsonl") as path:
         records = records_of(cases, both_ways(config.strengths), chosen.names)
@@ -95,14 +130,14 @@ def measure_edits(config: ReproduceConfig, inverter: Inverter, device: torch.dev
         "domain": inverter.domain.name,
         "photos": len(chosen.names),
         "photos_rule": "of each person the first photo in name order, of these as many as asked for at equal distances"
-        if labels
+        if judges.labels
         else "as many as asked for at equal distances in name order",
         "strengths": sorted(config.strengths),
         "strength_unit": config.strength_unit,
-        "measured_px": pixels,
+        "measured_px": judges.pixels,
         "classifiers": fitted.figures if fitted else {},
-        "classifier_networks": classifiers.about(),
-        "not_measured": missing,
+        "classifier_networks": judges.classifiers.about(),
+        "not_measured": judges.missing,
         "directions": figures,
     }
 
@@ -147,7 +182,7 @@ def _fitted(
     return fit_classifiers(sorted(attributes), training, held_out, labels, cache, device)
 
 
-def _identities(device: torch.device) -> list[Identity]:
+def find_identities(device: torch.device) -> list[Identity]:
     """fr_feature's and dlib's networks, which no loss uses; MobileFaceNet's where both are absent."""
     result = []
     if FrFeature.why_missing() is None:

@@ -1,10 +1,12 @@
 """The JSON files of reproduce -> the published page."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from hyperinverter.evaluation.tables import ARROWS, TIMES, mean, metrics_table, table
+from hyperinverter.reports.paper.blocks import to_markdown
+from hyperinverter.reports.paper.parts import PARTS, Part
 from hyperinverter.reports.reproduce.edits_page import edits_section
 
 ABOUT = "about.md"  # in the published folder, written by hand
@@ -207,7 +209,12 @@ def _paired(against: dict[str, Any]) -> str:
     return f" ({against['difference']:+.3g} [{low:+.3g}, {high:+.3g}])"
 
 
+def _of_paper(part: Part) -> Callable[[dict[str, Any], Path], Iterable[str]]:
+    return lambda result, folder: to_markdown(part.blocks(result), folder, _link(folder))
+
+
 TITLES = {
+    **{name: part.title for name, part in PARTS.items()},
     "photos": "Held-out photos",
     "other_photos": "Photos of another collection",
     "generated": "Images of the generator",
@@ -220,6 +227,7 @@ TITLES = {
     "ablations": "Ablations",
 }
 SECTIONS = {
+    **{name: _of_paper(part) for name, part in PARTS.items()},
     "photos": _reconstruction,
     "other_photos": _reconstruction,
     "generated": _reconstruction,

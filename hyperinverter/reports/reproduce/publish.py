@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperinverter.reports.reproduce.page import TITLES, page
-from hyperinverter.utils.files import copy_file, write_atomically
+from hyperinverter.utils.files import copy_file, write_json, write_text
 from hyperinverter.utils.output_names import file_name
 
 
@@ -32,13 +32,3 @@ def write_page(folder: Path) -> Path:
     path = folder.with_suffix(".md")
     write_text(path, page(read_published(folder), folder))
     return path
-
-
-def write_json(path: Path, result: dict[str, Any]) -> None:
-    write_text(path, json.dumps(result, indent=1) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with write_atomically(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

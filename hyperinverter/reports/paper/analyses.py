@@ -1,0 +1,202 @@
+"""Figures 1, 8, 9, 11 to 14 by `evaluation.analysis`, and Table 3 by the ablate command, beside the paper's numbers."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from hyperinverter.config.load import load_config
+from hyperinverter.config.report_schema import AblateConfig, AnalyzeConfig
+from hyperinverter.config.schema import DataConfig
+from hyperinverter.evaluation.analysis.command import analyze
+from hyperinverter.metrics import NotMeasured
+from hyperinverter.reports.paper.bench import OURS, Bench
+from hyperinverter.reports.paper.blocks import Block, Picture, Table
+from hyperinverter.reports.paper.table1 import table1
+from hyperinverter.reports.paper.values import TABLE_3, TABLE_3_METRICS
+from hyperinverter.reports.reproduce.ablations import measure_ablations
+from hyperinverter.utils.checkout import REPOSITORY, command_of
+from hyperinverter.utils.files import copy_file
+
+QUALITY = ("l2", "lpips")  # figure 1 is drawn of the first
+PAIRS, BLEND_STEPS, MAP_ROWS = 3, 7, 6  # of figure 9, of its blends, and of figures 13 and 14
+
+
+def _analysis(bench: Bench, figure: str, kind: str, on_shown: bool, pictures: dict[str, str], **more: Any) -> Any:
+    """One figure of `analyze`, in a folder of its own; pictures are copied to `output`: its name -> the figure's."""
+    method = bench.methods.get(OURS)
+    if method is None or method.fault:
+        raise NotMeasured(f"it is of {OURS}: {method.fault if method else 'not among the methods'}")
+    config, places = bench.config, [bench.output / name for name in pictures.values()]
+    photos = bench.shown_digest if on_shown else bench.digest(range(len(bench.source)))
+    key = bench.key(figure, bench.method_key(method), photos, more, bench.credit() if on_shown else None)
+    folder = bench.output / "figures" / figure
+    if known := bench.found(folder / "kept.json", key, places):
+        return known
+    generated = DataConfig(kind="generated", num_generated=len(bench.shown)) if on_shown and not config.shown else None
+    passed_on = {name: getattr(config, name) for name in ("domain", "threads", "seed", "batch_size")}
+    settings = AnalyzeConfig(
+        **passed_on,
+        device=str(bench.device),
+        model=method.folder,
+        method=OURS,
+        output=str(folder),
+        figures=[kind],
+        data=generated or DataConfig(root=config.shown if on_shown else config.photos, on_bad_file="refuse"),
+        **more,
+    )
+    result = analyze(settings)[kind]
+    for source, place in zip(pictures, places, strict=True):
+        copy_file(folder / source, place)
+    credit = {"credit": bench.credit()} if on_shown else {}
+    return bench.keep(folder / "kept.json", key, {"pictures": list(pictures.values()), **credit, "analysis": result})
+
+
+def weight_changes(figure: str) -> Callable[[Bench], dict[str, Any]]:
+    def make(bench: Bench) -> dict[str, Any]:
+        drawings = {"weight_changes.svg": f"{figure}.svg", "weight_changes.png": f"{figure}.png"}
+        other = bench.config.compare_with
+        return _analysis(bench, figure, "weight_changes", False, drawings, compare_with=other)
+
+    return make
+
+
+def mean_map(bench: Bench) -> dict[str, Any]:
+    return _analysis(bench, "fig12", "difference_maps", False, {"difference_map.png": "fig12.png"}, rows=MAP_ROWS)
+
+
+def single_maps(figure: str) -> Callable[[Bench], dict[str, Any]]:
+    def make(bench: Bench) -> dict[str, Any]:
+        drawing = {"difference_maps.png": f"{figure}.png"}
+        return _analysis(bench, figure, "difference_maps", True, drawing, rows=MAP_ROWS)
+
+    return make
+
+
+def blends(bench: Bench) -> dict[str, Any]:
+    drawing = {"interpolation.png": "fig9.png"}
+    return _analysis(bench, "fig9", "interpolation", True, drawing, pairs=PAIRS, steps=BLEND_STEPS)
+
+
+def quality_time(bench: Bench) -> dict[str, Any]:
+    """Figure 1, of Table 1's rows, which are measured first where they are missing."""
+    table = table1(bench)
+    rows = {name: row for name, row in table["rows"].items() if "n" in row}
+    drawn = [q for q in QUALITY if any((row["cells"].get(q) or {}).get("value") is not None for row in rows.values())]
+    if not drawn:
+        raise NotMeasured(f"table 1 has none of {', '.join(QUALITY)}")
+    missing = {name: row["missing"] for name, row in table["rows"].items() if "missing" in row}
+    key = bench.key("fig1", [row["key"] for row in rows.values()], missing, drawn)
+    place, pictures = bench.output / "figures" / "fig1.json", [bench.output / f"{_figure1(q)}.svg" for q in drawn]
+    if known := bench.found(place, key, pictures):
+        return known
+    files = [str(bench.output / "table1" / name / "metrics.json") for name in rows]
+    results = {}
+    for quality in drawn:
+        folder = bench.output / "figures" / _figure1(quality)
+        settings = AnalyzeConfig(
+            figures=["quality_time"], results=files, quality=quality, output=str(folder), device="cpu"
+        )
+        results[quality] = analyze(settings)["quality_time"]["points"]
+        for point in results[quality]:
+            del point["file"]
+        for suffix in (".svg", ".png"):
+            copy_file(folder / f"quality_time{suffix}", bench.output / f"{_figure1(quality)}{suffix}")
+    return bench.keep(place, key, {"points": results, "missing": missing})
+
+
+def _figure1(quality: str) -> str:
+    return "fig1" if quality == QUALITY[0] else f"fig1_{quality}"
+
+
+# ------------------------------------------------------------------------------------------------------ table 3
+
+
+def table3(bench: Bench) -> dict[str, Any]:
+    """The rows that the ablate command trains and measures; those that are trained already are not trained again.
+
+    Without training_photos an earlier run's rows are taken, where there are any.
+    """
+    config = bench.config
+    path = Path(config.ablations or REPOSITORY / "configs" / "ablate" / f"{config.domain.name}.yaml")
+    if not path.is_file():
+        raise NotMeasured(f"{path.name}: there is no such config of {command_of('ablate')}; name one in ablations")
+    settings = load_config(AblateConfig, path)
+    known = Path(settings.output) / "ablations.json"
+    if config.training_photos and config.photos:
+        settings.data.root, settings.photos = config.training_photos, config.photos
+        settings.device, settings.threads = str(bench.device), config.threads
+        result = measure_ablations(settings)
+    elif known.is_file():
+        result = json.loads(known.read_text(encoding="utf-8"))
+    else:
+        raise NotMeasured(
+            f"training_photos is not given, and {known} is not there: give training_photos=FOLDER, or run "
+            f"{command_of('ablate')} --config {path.name} first"
+        )
+    sheet = Path(settings.output) / "ablations.png"
+    if sheet.is_file():
+        copy_file(sheet, bench.output / "table3.png")
+    for row in result["rows"]:
+        row["paper"] = _paper_row(row["title"])
+    return {name: value for name, value in result.items() if name != "about"}
+
+
+def _paper_row(title: str) -> dict[str, float] | None:
+    """The paper's numbers of a row, by how its title begins."""
+    names = [name for name in TABLE_3 if title == name or title.startswith(f"{name},")]
+    return dict(zip(TABLE_3_METRICS, TABLE_3[names[0]], strict=True)) if names else None
+
+
+# ----------------------------------------------------------------------------------------------------- the page
+
+
+def table3_blocks(result: dict[str, Any]) -> Iterator[Block]:
+    budget = result["budget"]
+    yield (
+        f"Table 3 of the paper at one budget: every row trained for {budget['steps']:,} steps, {budget['images']:,} "
+        f"images, from random weights, and measured on {result['num_images']} held-out photos; {result['note']}. In "
+        "italics the paper's numbers, of human faces, whose full method has D = 256."
+    )
+    metrics = list(result["metrics"])
+    rows = []
+    for row in result["rows"]:
+        cells = [row["title"]]
+        for name in metrics:
+            interval = row["intervals_95"].get(name)
+            text = f"{row['values'][name]:.4g}" + (" [{:.4g}, {:.4g}]".format(*interval) if interval else "")
+            paper = (row["paper"] or {}).get(name)
+            cells.append(text + (f" *{paper:g}*" if paper is not None else ""))
+        rows.append(cells)
+    yield Table(["", *metrics], rows)
+    verdicts = []
+    for one in result["statements"]:
+        low, high = one["interval_95"]
+        verdicts.append([one["statement"], f"{one['ratio']:.3f} [{low:.3f}, {high:.3f}]", one["verdict"]])
+    yield Table(["the paper's order", "ratio of L2", "here"], verdicts)
+
+
+def quality_time_blocks(result: dict[str, Any]) -> Iterator[Block]:
+    yield "Quality against seconds per image, of Table 1's rows (numbers of photos as there)."
+    for quality in result["points"]:
+        yield Picture(f"{_figure1(quality)}.svg", f"Figure 1 by {quality}: lower and more to the left is better")
+    if result["missing"]:
+        yield f"Not drawn, as Table 1 says: {', '.join(result['missing'])}."
+
+
+def analysis_blocks(what: str) -> Callable[[dict[str, Any]], Iterator[Block]]:
+    """What the JSON of a figure by `analyze` says."""
+
+    def blocks(result: dict[str, Any]) -> Iterator[Block]:
+        name = next(n for n in result["pictures"] if n.endswith((".svg", ".png")))
+        yield Picture(name, what)
+        if credit := result.get("credit"):
+            yield f"Images: {credit}."
+        rows = [
+            [one["statement"], f"{one['ratio']:.2f}" if "ratio" in one else "", one["verdict"]]
+            for one in result["analysis"].get("statements", ())
+        ]
+        if rows:
+            yield Table(["the paper's statement", "ratio", "here"], rows)
+
+    return blocks

@@ -1,0 +1,317 @@
+"""What the paper's tables and figures have in common: the methods with their weights, the photos, what is kept.
+
+Everything that is finished lies in `output` under a key, a hash over weights, photos and settings: the same command
+finds it again, after a kill too, and makes anew only what belongs to another key. Letters: N images, R resolution.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import hyperinverter
+from hyperinverter.config.report_schema import ReproduceConfig
+from hyperinverter.config.schema import DataConfig
+from hyperinverter.data import Batches, open_source
+from hyperinverter.data.image_source import ImageSource, Subset
+from hyperinverter.editing.learn import read_labels, rows_of
+from hyperinverter.evaluation.editability import choose_photos
+from hyperinverter.evaluation.messages import log_message
+from hyperinverter.evaluation.reconstructing import Reconstructor, rounded
+from hyperinverter.evaluation.reconstruction import open_images
+from hyperinverter.evaluation.sheet import Row
+from hyperinverter.inverters import INVERTERS, Inverter, load
+from hyperinverter.models.stylegan2 import Generator
+from hyperinverter.pretrained.files import part_file
+from hyperinverter.pretrained.load import LoadedModel, load_model
+from hyperinverter.releases.obtain import obtain
+from hyperinverter.reports.reproduce.measures import model_of
+from hyperinverter.utils.checkout import REPOSITORY
+from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.files import write_json
+from hyperinverter.utils.safetensors_io import read_head
+
+OURS, PHASE_1 = "hyperinverter", "w_encoder"
+SHOWN_POOL = 64  # images of the generator that a figure's rows are chosen from
+TITLES = {PHASE_1: "Phase I", OURS: "both phases"}  # others by their class's
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the tables.
+
+    Attributes:
+        folder: model folder with its files; None where something is missing.
+        weights: part -> hash of its file.
+        fault: what is missing or does not fit, and how to get it.
+    """
+
+    name: str
+    folder: str | None = None
+    weights: dict[str, str] = field(default_factory=dict)
+    fault: str | None = None
+
+    @property
+    def title(self) -> str:
+        return TITLES.get(self.name, INVERTERS[self.name].title)
+
+    @property
+    def optimises(self) -> bool:
+        """Whether its seconds are those of steps on every photo."""
+        return INVERTERS[self.name].configure is not Inverter.configure
+
+
+class Bench:
+    """Methods and photos of one domain.
+
+    Args:
+        config: of the command.
+        device: where everything is computed.
+    Raises:
+        UserError, FileNotFoundError: the generator is not there, on which all methods build.
+    """
+
+    def __init__(self, config: ReproduceConfig, device: torch.device) -> None:
+        self.config, self.device, self.output = config, device, Path(config.output)
+        base = obtain(model_of(config), "generator")
+        path = part_file(base, "generator", config.domain.name)
+        head = _head(path)
+        self.base, self.generator_hash = str(path.parent), head["hash"]
+        made = json.loads(head["config"])
+        self.resolution, self.domain_name = int(made["resolution"]), config.domain.name
+        self.methods = {name: find_method(config, name, self.base, self.generator_hash) for name in config.methods}
+        self.chosen_rows: list[Row] | None = None  # of figures, see `grids`
+        self._loaded: tuple[str, Inverter] | None = None
+
+    # ------------------------------------------------------------------------------------------------ methods
+
+    @property
+    def present(self) -> list[Method]:
+        return [method for method in self.methods.values() if method.fault is None]
+
+    @property
+    def leading(self) -> Method:
+        """By whose L2 photos are chosen: both phases, else Phase I, else the first method that is here."""
+        names = [method.name for method in self.present]
+        return self.methods[next((name for name in (OURS, PHASE_1) if name in names), names[0])]
+
+    def faults(self) -> list[str]:
+        """One line per method that cannot be run."""
+        return [f"{method.name}: {method.fault}" for method in self.methods.values() if method.fault]
+
+    def load(self, method: Method) -> Inverter:
+        """The method, ready; the one that was asked for last stays in memory.
+
+        Raises:
+            UserError, FileNotFoundError: its files are damaged, or a network that it optimises with is not there.
+        """
+        if self._loaded is None or self._loaded[0] != method.name:
+            self._loaded = None  # its memory first
+            assert method.folder is not None, method.fault
+            device, projection = str(self.device), self.config.projection
+            self._loaded = (method.name, load(method.folder, method.name, device, projection))
+        return self._loaded[1]
+
+    def kept(self, method: Method) -> Path:
+        """Where Inversions and reconstructions of a method that optimises lie, one of each photo."""
+        return self.output / "table1" / method.name / "reconstructions" / method.name
+
+    def reconstructor(self, method: Method, images: Batches) -> Reconstructor:
+        return Reconstructor(self.load(method), self.kept(method), images, keep_inversions=True)
+
+    # ------------------------------------------------------------------------------------------------- photos
+
+    @cached_property
+    def model(self) -> LoadedModel:
+        """Generator and domain alone."""
+        return load_model(self.base, with_hyperinverter=False, with_w_encoder=False)
+
+    @property
+    def generator(self) -> Generator:
+        return self.model.generator.to(self.device)
+
+    @cached_property
+    def source(self) -> ImageSource:
+        return open_source(self.config.photos or [], resolution=self.resolution)
+
+    @cached_property
+    def people(self) -> list[str | None]:
+        """Who is on each photo, where the labels say it."""
+        if self.config.labels is None:
+            return [None] * len(self.source)
+        rows = rows_of(list(self.source.names), read_labels(self.config.labels))
+        return [row.get("identity") if row else None for row in rows]
+
+    @cached_property
+    def wide(self) -> list[int]:
+        """The photos of encoders."""
+        count = self.config.table_photos
+        return choose_photos([None] * len(self.source), len(self.source) if count is None else count)
+
+    @cached_property
+    def narrow(self) -> list[int]:
+        """The photos of methods that optimise, some of `wide`, each of another person where labels tell people."""
+        places = choose_photos([self.people[index] for index in self.wide], self.config.optimised_photos)
+        return [self.wide[place] for place in places]
+
+    def chosen(self, method: Method) -> list[int]:
+        return self.narrow if method.optimises else self.wide
+
+    def batches(self, indices: Sequence[int]) -> Batches:
+        """Some of the held-out photos."""
+        return Batches(Subset(self.source, indices), self.resolution, on_bad_file="refuse", device=self.device)
+
+    def digest(self, indices: Sequence[int]) -> str:
+        """Over names and bytes of some of the held-out photos."""
+        return self._digest(Subset(self.source, indices))
+
+    def _digest(self, source: ImageSource) -> str:
+        digest = hashlib.sha256()
+        for index, name in enumerate(source.names):
+            data = source.checked_bytes(index)
+            digest.update(f"{name} {len(data)}\n".encode("utf-8", "surrogatepass"))
+            digest.update(data)
+        return digest.hexdigest()[:16]
+
+    @cached_property
+    def shown(self) -> Batches:
+        """Photos that may be shown; where none are given, images of the generator."""
+        if self.config.shown is None:
+            return open_images(DataConfig(kind="generated", num_generated=SHOWN_POOL), self.generator, self.device)
+        return open_images(DataConfig(root=self.config.shown, on_bad_file="refuse"), self.generator, self.device)
+
+    @cached_property
+    def shown_digest(self) -> str:
+        source = self.shown.source
+        return self._digest(source) if isinstance(source, ImageSource) else f"generated {SHOWN_POOL}"
+
+    def credit(self) -> str:
+        """Under a figure: what its images are."""
+        if self.config.shown is None:
+            return "images of the generator, which no photo may stand for"
+        return self.config.shown_credit or "photos given as shown"
+
+    # --------------------------------------------------------------------------------------------------- keys
+
+    def key(self, *parts: Any) -> str:
+        """A hash over what a result depends on; plain JSON values."""
+        text = json.dumps([hyperinverter.__version__, self.device.type, *parts], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def method_key(self, method: Method) -> list[Any]:
+        """What a method's images depend on beside the photo."""
+        return [method.name, method.weights, asdict(self.config.projection) if method.optimises else None]
+
+    def methods_key(self) -> list[Any]:
+        return [self.method_key(method) for method in self.present]
+
+    def found(self, path: Path, key: str, pictures: Sequence[Path] = ()) -> dict[str, Any] | None:
+        """What lies at `path`, where it was made under this key and its pictures are there."""
+        try:
+            known = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        is_same = isinstance(known, dict) and known.get("key") == key and all(map(Path.is_file, pictures))
+        return known if is_same else None
+
+    def keep(self, path: Path, key: str, result: dict[str, Any]) -> dict[str, Any]:
+        """Write a finished result under its key."""
+        kept = {"key": key, **result}
+        write_json(path, kept)
+        return kept
+
+    # ------------------------------------------------------------------------------------------------- images
+
+    def reconstructions(
+        self, images: Batches, indices: Sequence[int], methods: Sequence[Method] | None = None
+    ) -> Iterator[tuple[Method, Tensor]]:
+        """Method after method its reconstructions [N,3,R,R] of some images, on the CPU."""
+        pairs = photos_at(images, indices)
+        names = [name for name, _ in pairs]
+        photos = torch.stack([photo for _, photo in pairs]).to(self.device)
+        for method in self.present if methods is None else methods:
+            log_message(f"{method.title}: {len(names)} photos")
+            yield method, self.reconstructor(method, images)(photos, names)[0].cpu()
+
+
+def photos_at(images: Batches, indices: Sequence[int]) -> list[tuple[str, Tensor]]:
+    """Name and rounded image [3,R,R] of some of the images, in the given order."""
+    wanted = {images.names[index]: index for index in indices}
+    found: dict[int, tuple[str, Tensor]] = {}
+    for batch, names in images.in_order(16):
+        for photo, name in zip(rounded(batch).cpu(), names, strict=True):
+            if name in wanted:
+                found[wanted[name]] = (name, photo)
+        if len(found) == len(wanted):
+            break
+    return [found[index] for index in indices]
+
+
+def find_method(config: ReproduceConfig, name: str, base: str, generator_hash: str) -> Method:
+    """Where the method's files are: as `models` says, in the model folder, or where its trainer writes them."""
+    run = Path("outputs") / f"{name}_{config.domain.name}" / "model"
+    named = config.models.get(name)
+    sources = [named] if named else [base, *([str(run)] if (run / f"{name}.safetensors").is_file() else [])]
+    faults = []
+    for source in sources:
+        try:
+            folder = obtain(source, *_obtained(name))
+            heads = {part: _head(part_file(folder, part, config.domain.name)) for part in INVERTERS[name].parts}
+        except (FileNotFoundError, UserError) as error:
+            faults.append(str(error))
+            continue
+        hashes = {part: head["hash"] for part, head in heads.items()}
+        if fault := _misfit(name, heads, generator_hash):
+            faults.append(f"{source}: {fault}")
+            continue
+        return Method(name, str(folder), hashes)
+    return Method(name, fault=portable(faults[0]))
+
+
+def portable(text: str) -> str:
+    """A message without the folders of this machine, for results that are published."""
+    for folder in (REPOSITORY, Path.cwd()):
+        text = text.replace(f"{folder}/", "")
+    return text
+
+
+def _obtained(name: str) -> tuple[str, ...]:
+    """Parts as `obtain` names them, by which a released model is made."""
+    own = [part for part in INVERTERS[name].parts if part != "generator"]
+    return tuple(own or ["generator"])
+
+
+def _misfit(name: str, heads: dict[str, dict[str, str]], generator_hash: str) -> str | None:
+    """Why files do not belong to the generator that all methods are measured with."""
+    if (own := heads["generator"]["hash"]) != generator_hash:
+        return f"its generator is {own}, the other methods' is {generator_hash}: give a folder of the same generator"
+    for part, head in heads.items():
+        wanted = json.loads(head.get("requires", "{}")).get("generator", generator_hash)
+        if wanted != generator_hash:
+            return (
+                f"{part}.safetensors was trained for generator {wanted}, this domain's is {generator_hash}: "
+                f"train {name} with this one, or give another folder in models"
+            )
+    return None
+
+
+def _head(path: Path) -> dict[str, str]:
+    """What a model file says of itself, without its weights.
+
+    Raises:
+        UserError: it is no file of ours.
+    """
+    with open(path, "rb") as file:
+        try:
+            found = read_head(file).metadata
+        except ValueError as error:
+            raise UserError(f"{path}: no model file ({error}); get or make it again") from error
+    if not {"hash", "config"} <= found.keys():
+        raise UserError(f"{path}: no model file of this project; get or make it again")
+    return found

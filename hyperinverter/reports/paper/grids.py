@@ -1,0 +1,198 @@
+"""Figures 4, 5, 7 and 26: the same photos reconstructed, edited and blended by every method, one sheet each.
+
+The photos are `shown`, which may be shown, or images of the generator; the rows are the best, median and worst of them
+by L2 of the leading method, the same in every figure. A figure is drawn anew when its weights, photos or settings
+change. Letters: N photos, S pictures of a row.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from hyperinverter.directions.direction import Direction, edit
+from hyperinverter.editing.interpolation import interpolate
+from hyperinverter.evaluation.editability import UNITS, shown
+from hyperinverter.evaluation.reconstructing import rounded
+from hyperinverter.evaluation.sheet import DIFFERENCE_MAXIMUM, SHEET_RULE, Row, choose_rows
+from hyperinverter.inverters import Inversion
+from hyperinverter.metrics import NotMeasured
+from hyperinverter.reports.paper.bench import OURS, PHASE_1, Bench, Method, photos_at
+from hyperinverter.reports.paper.blocks import Block, Picture
+from hyperinverter.reports.reproduce.edits import directions_of
+from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.images import contact_sheet, difference_map
+
+BLEND_STEPS = 5  # pictures of a blend in figure 26, both ends included
+EDITED_ROWS = 2  # photos of figure 5 for each direction
+Cells = list[list[Tensor | None]]
+
+
+def chosen_rows(bench: Bench) -> list[Row]:
+    """Which of the shown photos every figure has: `index` among them, and `place` with its L2."""
+    if bench.chosen_rows is None:
+        values = []
+        images, method = bench.shown, bench.leading
+        recon = bench.reconstructor(method, images)
+        if method.optimises:
+            raise UserError("figures choose their photos by an encoder: give one of w_encoder, hyperinverter, psp, ...")
+        with tqdm(total=len(images), desc="choosing photos", unit="img", leave=False) as bar:
+            for batch, names in images.in_order(bench.config.batch_size):
+                real = rounded(batch).to(bench.device)
+                fake, _ = recon(real, names)
+                values += (fake - real).square().mean((1, 2, 3)).tolist()
+                bar.update(len(names))
+        rows = choose_rows(values, bench.config.shown_photos)
+        bench.chosen_rows = [Row(row.index, f"{row.place}\nL2 {values[row.index]:.4f}") for row in rows]
+    return bench.chosen_rows
+
+
+def _drawn(
+    bench: Bench, figure: str, methods: Sequence[Method], more: Any, draw: Callable[[list[Row]], dict[str, Any]]
+) -> dict[str, Any]:
+    """A figure's JSON, and its sheet `<figure>.png`, from before where both are still valid."""
+    if not methods:
+        raise NotMeasured("none of its methods has its files")
+    path = bench.output / f"{figure}.png"
+    made_by = [bench.method_key(method) for method in (bench.leading, *methods)]
+    key = bench.key(figure, made_by, bench.shown_digest, bench.config.shown_photos, bench.credit(), more)
+    place = bench.output / "figures" / f"{figure}.json"
+    if known := bench.found(place, key, [path]):
+        return known
+    rows = chosen_rows(bench)
+    result = {
+        "photos": _told(bench, rows),
+        "of": len(bench.shown),
+        "rule": SHEET_RULE.format(method=bench.leading.title),
+        "credit": bench.credit(),
+        "methods": {method.name: method.title for method in methods},
+        "missing": bench.faults(),
+        "picture": path.name,
+    }
+    return bench.keep(place, key, result | draw(rows))
+
+
+def _told(bench: Bench, rows: Sequence[Row]) -> list[str]:
+    """Which images a figure shows."""
+    return [f"{bench.shown.names[row.index]} ({row.place.partition(chr(10))[0]})" for row in rows]
+
+
+def _photos(bench: Bench, rows: Sequence[Row]) -> tuple[Tensor, list[str]]:
+    """The rows' photos [N,3,R,R] and names."""
+    pairs = photos_at(bench.shown, [row.index for row in rows])
+    return torch.stack([photo for _, photo in pairs]).to(bench.device), [name for name, _ in pairs]
+
+
+def figure4(bench: Bench) -> dict[str, Any]:
+    """Reconstructions by every method."""
+
+    def draw(rows: list[Row]) -> dict[str, Any]:
+        photos, _ = _photos(bench, rows)
+        columns = {"input": photos.cpu()}
+        l2 = {}
+        for method, made in bench.reconstructions(bench.shown, [row.index for row in rows]):
+            columns[method.title] = made
+            l2[method.name] = (made - columns["input"]).square().mean((1, 2, 3)).tolist()
+        _sheet(bench, "fig4", columns, [row.place for row in rows])
+        return {"l2": l2}
+
+    return _drawn(bench, "fig4", bench.present, None, draw)
+
+
+def figure7(bench: Bench) -> dict[str, Any]:
+    """Input, Phase I, both phases, and where the second changes the first."""
+    methods = [bench.methods[name] for name in (PHASE_1, OURS) if name in bench.methods]
+    faults = [f"{method.name}: {method.fault}" for method in methods if method.fault]
+    if faults or len(methods) < 2:
+        raise NotMeasured(f"it needs {PHASE_1} and {OURS} among the methods; {'; '.join(faults)}")
+
+    def draw(rows: list[Row]) -> dict[str, Any]:
+        photos, _ = _photos(bench, rows)
+        places = [row.index for row in rows]
+        first, second = (made for _, made in bench.reconstructions(bench.shown, places, methods))
+        changed = [difference_map(a, b, DIFFERENCE_MAXIMUM) for a, b in zip(first, second, strict=True)]
+        heading = f"change (red: {DIFFERENCE_MAXIMUM:g})"
+        columns = {"input": photos.cpu(), methods[0].title: first, methods[1].title: second, heading: changed}
+        _sheet(bench, "fig7", columns, [row.place for row in rows])
+        return {}
+
+    return _drawn(bench, "fig7", methods, None, draw)
+
+
+def figure5(bench: Bench) -> dict[str, Any]:
+    """Edits by every method: of each direction a row per photo and way."""
+    leading = bench.load(bench.leading)
+    directions = directions_of(leading)
+    if not directions:
+        raise NotMeasured(f"{leading.folder.name} has no directions")
+    strength, unit = max(bench.config.strengths), bench.config.strength_unit
+    ways = {direction.name: leading.in_w([-strength, strength], unit, direction) for direction in directions}
+
+    def draw(rows: list[Row]) -> dict[str, Any]:
+        rows = [rows[0], rows[-1]][: min(EDITED_ROWS, len(rows))]
+        photos, names = _photos(bench, rows)
+        cells: Cells = [[photo] for _ in directions for _ in range(2) for photo in photos.cpu()]
+        for method in bench.present:
+            inverter = bench.load(method)
+            inversion = inverter.prepare(bench.reconstructor(method, bench.shown).invert(photos, names))
+            each = partial(_edited, inverter, inversion)
+            made = [image for d in directions for way in ways[d.name] for image in each(d, way)]
+            for row, image in zip(cells, made, strict=True):
+                row.append(image)
+        captions = [f"{d.name.replace('_', ' ')}\n{sign * strength:+g}{UNITS[unit]}\n{row.place}"
+                    for d in directions for sign in (-1, 1) for row in rows]  # fmt: skip
+        headings = ["input", *(method.title for method in bench.present)]
+        contact_sheet(cells, headings, bench.output / "fig5.png", captions)
+        return {"photos": _told(bench, rows), "directions": list(ways), "strength": strength, "unit": unit}
+
+    told = [sorted((d.name, d.vector.tolist()) for d in directions), ways]
+    return _drawn(bench, "fig5", bench.present, told, draw)
+
+
+def _edited(inverter: Any, inversion: Inversion, direction: Direction, way: float) -> list[Tensor]:
+    return list(shown(inverter, edit(inversion, direction, way)).cpu())
+
+
+def figure26(bench: Bench) -> dict[str, Any]:
+    """Blends of the best shown photo into the worst by the methods of `blends`, with weights where they have them."""
+    methods = [m for name in bench.config.blends if (m := bench.methods.get(name)) and not m.fault]
+
+    def draw(rows: list[Row]) -> dict[str, Any]:
+        if len(rows) < 2:
+            raise NotMeasured("a blend needs two photos: shown_photos is 1")
+        ends = [rows[0], rows[-1]]
+        photos, names = _photos(bench, ends)
+        cells: Cells = []
+        captions = []
+        for method in methods:
+            inverter = bench.load(method)
+            first, last = bench.reconstructor(method, bench.shown).invert(photos, names)
+            for weights in [True, False] if first.has_weights else [False]:
+                frames = shown(inverter, Inversion.cat(interpolate(first, last, BLEND_STEPS, weights))).cpu()
+                cells.append([photos[0].cpu(), *frames, photos[1].cpu()])
+                captions.append(method.title + ("\ncodes and weights" if weights else "\ncodes"))
+        headings = ["input 1", *(f"t = {t:.2f}" for t in torch.linspace(0, 1, BLEND_STEPS).tolist()), "input 2"]
+        contact_sheet(cells, headings, bench.output / "fig26.png", captions)
+        return {"photos": _told(bench, ends), "steps": BLEND_STEPS}
+
+    return _drawn(bench, "fig26", methods, None, draw)
+
+
+def _sheet(bench: Bench, figure: str, columns: dict[str, Any], captions: Sequence[str]) -> None:
+    cells = [[column[i] for column in columns.values()] for i in range(len(captions))]
+    contact_sheet(cells, list(columns), bench.output / f"{figure}.png", captions)
+
+
+def grid_blocks(what: str) -> Callable[[dict[str, Any]], Iterator[Block]]:
+    """What the JSON of one of these figures says."""
+
+    def blocks(result: dict[str, Any]) -> Iterator[Block]:
+        yield Picture(result["picture"], what)
+        yield f"{', '.join(result['photos'])}. Rule: {result['rule']}. Images: {result['credit']}."
+        if result["missing"]:
+            yield "Not drawn:\n\n" + "\n".join(f"- {' '.join(line.split())}" for line in result["missing"])
+
+    return blocks

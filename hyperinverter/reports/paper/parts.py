@@ -1,0 +1,95 @@
+"""The paper's tables and figures by name: what each needs and makes, how it reads, which pictures are published."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hyperinverter.config.report_schema import ALL, OF_FACES, OF_SCENES, PAPER
+from hyperinverter.reports.html_page import Report
+from hyperinverter.reports.paper.analyses import (
+    analysis_blocks,
+    blends,
+    mean_map,
+    quality_time,
+    quality_time_blocks,
+    single_maps,
+    table3,
+    table3_blocks,
+    weight_changes,
+)
+from hyperinverter.reports.paper.bench import Bench
+from hyperinverter.reports.paper.blocks import Block, add_to
+from hyperinverter.reports.paper.grids import figure4, figure5, figure7, figure26, grid_blocks
+from hyperinverter.reports.paper.table1 import table1, table1_blocks
+from hyperinverter.reports.paper.table2 import table2, table2_blocks
+
+
+@dataclass(frozen=True)
+class Part:
+    """One table or figure.
+
+    Attributes:
+        title: its heading.
+        make: measures and draws; the result is its JSON.
+        blocks: JSON -> what the page says.
+        needs: settings without which it cannot be made.
+        pictures: files of `output` that may be published: none that shows held-out photos.
+    """
+
+    title: str
+    make: Callable[[Bench], dict[str, Any]]
+    blocks: Callable[[dict[str, Any]], Iterable[Block]]
+    needs: Sequence[str] = ()
+    pictures: Sequence[str] = ()
+
+
+WEIGHTS = "How much Phase II changes each layer's weights, mean over the held-out photos"
+BLENDED = "Photos blended into each other: codes and weights together, and codes alone"
+MAPS = analysis_blocks("Input, Phase I, both phases, and where the second changes the first: least, middling and most")
+PARTS: dict[str, Part] = {
+    "table1": Part("Table 1: reconstruction by every method", table1, table1_blocks, ["photos"]),
+    "table2": Part("Table 2: edits by every method", table2, table2_blocks, ["photos"]),
+    "table3": Part("Table 3: ablations", table3, table3_blocks),
+    "fig1": Part(
+        "Figure 1: quality against time", quality_time, quality_time_blocks, ["photos"], ["fig1.svg", "fig1_lpips.svg"]
+    ),
+    "fig4": Part("Figure 4: reconstructions", figure4, grid_blocks("Reconstructions"), [], ["fig4.png"]),
+    "fig5": Part("Figure 5: edits", figure5, grid_blocks("Edits by every method"), [], ["fig5.png"]),
+    "fig7": Part("Figure 7: Phase II", figure7, grid_blocks("What the second phase brings back"), [], ["fig7.png"]),
+    "fig8": Part(
+        "Figure 8: changed weights", weight_changes("fig8"), analysis_blocks(WEIGHTS), ["photos"], ["fig8.svg"]
+    ),
+    "fig9": Part("Figure 9: interpolation", blends, analysis_blocks(BLENDED), [], ["fig9.png"]),
+    "fig11": Part(
+        "Figure 11: changed weights", weight_changes("fig11"), analysis_blocks(WEIGHTS), ["photos"], ["fig11.svg"]
+    ),
+    "fig12": Part(
+        "Figure 12: where the image changes",
+        mean_map,
+        analysis_blocks("Mean absolute difference between Phase I and both phases over the held-out photos"),
+        ["photos"],
+        ["fig12.png"],
+    ),
+    "fig13": Part("Figure 13: changes of single images", single_maps("fig13"), MAPS, [], ["fig13.png"]),
+    "fig14": Part("Figure 14: changes of single images", single_maps("fig14"), MAPS, [], ["fig14.png"]),
+    "fig26": Part("Figure 26: interpolation by several methods", figure26, grid_blocks("Blends"), [], ["fig26.png"]),
+}  # fmt: skip
+
+
+def expanded_parts(parts: Sequence[str], kind: str) -> list[str]:
+    """The parts with `all` written out: of figures that the paper has once for each kind of domain, this one's."""
+    others = OF_SCENES if kind == "faces" else OF_FACES
+    whole = [part for part in PAPER if part not in others]
+    return list(dict.fromkeys(one for part in parts for one in (whole if part == ALL else [part])))
+
+
+def write_html(results: dict[str, dict[str, Any]], output: Path, title: str) -> Path:
+    """One page of all parts that were made, pictures inside it."""
+    report = Report(title)
+    for name in PARTS:
+        if name in results:
+            report.section(PARTS[name].title)
+            report.command(results[name]["about"]["command"])
+            add_to(report, PARTS[name].blocks(results[name]), output)
+    return report.write(output / "paper.html")

@@ -1,0 +1,285 @@
+"""Table 1: how every method reconstructs held-out photos, beside the paper's numbers.
+
+A row is one evaluation (`evaluation.reconstruction`), kept in `table1/METHOD/row.json` under a key; methods that
+optimise keep each finished photo too. Rows of few photos compare with others on those photos: `paired`.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hyperinverter import metrics as metric_table
+from hyperinverter.config.schema import DataConfig, EvaluateConfig
+from hyperinverter.evaluation.comparison import compare
+from hyperinverter.evaluation.messages import log_message
+from hyperinverter.evaluation.reconstruction import evaluate
+from hyperinverter.evaluation.sheet import choose_rows
+from hyperinverter.evaluation.tables import ARROWS, TIMES
+from hyperinverter.pretrained.load import load_discriminator
+from hyperinverter.reports.paper.bench import Bench, Method, photos_at, portable
+from hyperinverter.reports.paper.blocks import Block, Picture, Table
+from hyperinverter.reports.paper.values import METRICS, TABLE_1, of_table_1
+from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.images import contact_sheet
+
+SHEET_ROWS = 6  # of table1.png
+# updates of a method that optimises, by which its time is foretold from another's: of a code, and of a generator
+STEPS = {"sg2": (600, 0), "sg2_plus": (2000, 0), "pti": (450, 350)}
+OF_A_SET = ("fid", "kid_x1e3", "frechet_squeezenet")  # grow as images get fewer: only equal counts compare
+PAPER_ONLY = {"faces": "Human Faces", "scenes": "Churches"}  # what the paper's columns are of, by kind
+
+
+def table1(bench: Bench) -> dict[str, Any]:
+    """Measure the rows that are missing; draw table1.png, local, of photos that need not be shown.
+
+    Returns:
+        `rows`: method -> `n`, `cells` (metric -> value, interval, the paper's value), `settings`, or `missing`;
+        `paired`: what both phases do against each other method on that one's photos.
+    """
+    names = list(dict.fromkeys(bench.config.table_metrics or bench.config.metrics))
+    measurable, not_measured = _measurable(bench, names)
+    rows: dict[str, dict[str, Any]] = {}
+    ordered = sorted(bench.methods.values(), key=lambda method: method.optimises)  # the fast ones first
+    for number, method in enumerate(ordered, 1):
+        if method.fault:
+            rows[method.name] = {"missing": method.fault}
+            continue
+        place = f"table 1, row {number} of {len(ordered)}, {method.title}"
+        log_message(f"{place}: {len(bench.chosen(method))} photos{_time_left(bench, method, ordered[number - 1 :])}")
+        try:
+            rows[method.name] = _row(bench, method, names, measurable)
+        except (UserError, FileNotFoundError, metric_table.NotMeasured) as error:
+            log_message(f"{place}: not measured: {error}")
+            rows[method.name] = {"missing": portable(str(error))}
+    done = {name: row for name, row in rows.items() if "missing" not in row}
+    if not done:
+        raise UserError("no method of table 1 could be measured:\n" + "\n".join(r["missing"] for r in rows.values()))
+    for row in done.values():
+        not_measured |= row["not_measured"]
+    about = next(iter(done.values()))["metrics"]
+    kind = bench.config.domain.kind
+    ordered_rows = {name: rows[name] for name in bench.config.methods}
+    for name, row in ordered_rows.items():
+        row["title"] = bench.methods[name].title
+        cells = row.setdefault("cells", {})
+        for metric in dict.fromkeys((*names, *METRICS)):
+            cells.setdefault(metric, {"value": None})["paper"] = of_table_1(kind, name, metric)
+    _draw(bench, done)
+    return {
+        "domain": bench.domain_name,
+        "kind": kind,
+        "rows": ordered_rows,
+        "metrics": about,
+        "not_measured": not_measured,
+        "paired": _paired(bench, done, about),
+    }
+
+
+def _measurable(bench: Bench, names: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Which metrics' networks are here, and why others' are not: a file that was added is a new row."""
+    try:
+        discriminator = load_discriminator(bench.base)
+    except FileNotFoundError:
+        discriminator = None
+    domain, device = bench.model.domain, bench.device
+    found, missing = metric_table.build(names, domain, discriminator=discriminator, device=device)
+    return [metric.name for metric in found], missing
+
+
+def _row(bench: Bench, method: Method, names: list[str], measurable: list[str]) -> dict[str, Any]:
+    """One method's row, from its file where that is still valid."""
+    config, indices = bench.config, bench.chosen(method)
+    folder = bench.output / "table1" / method.name
+    key = bench.key("row", bench.method_key(method), bench.digest(indices), names, measurable, config.time_repeats)
+    if known := bench.found(folder / "row.json", key):
+        log_message(f"{method.title}: measured before, still valid")
+        return known
+    passed_on = {name: getattr(config, name) for name in ("domain", "threads", "seed", "batch_size", "projection")}
+    settings = EvaluateConfig(
+        **passed_on,
+        device=str(bench.device),
+        model=method.folder,
+        methods=[method.name],
+        output=str(folder),
+        data=DataConfig(root=config.photos, on_bad_file="refuse"),
+        metrics=names,
+        time_repeats=config.time_repeats,
+        sheet_rows=0,
+    )
+    result = evaluate(settings, chosen=indices, keep_inversions=True)
+    values, intervals = result["methods"][method.name], result["intervals_95"][method.name]
+    cells = {name: {"value": values[name], "interval_95": intervals.get(name)} for name in names}
+    median, slow = (values[name] / 1000 for name in TIMES)
+    cells["seconds"] = {"value": median, "interval_95": None, "p95": slow}
+    protocol = result["protocol"]
+    row = {
+        "n": result["num_images"],
+        "weights": method.weights,
+        "settings": protocol["settings"].get(method.name, {}),
+        "device": protocol["device"],
+        "cells": cells,
+        "metrics": {name: result["metrics"][name] for name in names},
+        "not_measured": result["not_measured"],
+    }
+    return bench.keep(folder / "row.json", key, row)
+
+
+def _time_left(bench: Bench, method: Method, waiting: list[Method]) -> str:
+    """How long the methods that optimise will take, as far as finished photos foretell it."""
+    if not method.optimises:
+        return ""
+    seconds = []  # of one update, in methods that have finished photos
+    for name in STEPS:
+        if name in bench.methods and (row := _read(bench.output / "table1" / name / "row.json")):
+            seconds.append(row["cells"]["seconds"]["value"] / sum(_steps(bench, name)))
+    if not seconds:
+        return "; the first one tells how long they take"
+    left = sum(sum(_steps(bench, one.name)) * len(bench.narrow) * seconds[-1] for one in waiting if one.name in STEPS)
+    return f"; about {left / 60:.0f} minutes left for {', '.join(one.name for one in waiting)}"
+
+
+def _steps(bench: Bench, name: str) -> tuple[int, int]:
+    asked, (steps, tuning) = bench.config.projection, STEPS[name]
+    changed = asked.tuning_steps if tuning and asked.tuning_steps is not None else tuning
+    return (asked.steps if asked.steps is not None else steps), changed
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def records_of(bench: Bench, name: str) -> dict[str, dict[str, float]]:
+    """Photo -> metric -> value, of a row that was measured."""
+    path = bench.output / "table1" / name / "images.jsonl"
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return {line["name"]: line[name] for line in lines}
+
+
+def _paired(bench: Bench, done: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
+    """Other method -> metric -> both phases against it on the photos that both saw, and how many these are."""
+    ours = bench.leading.name
+    if ours not in done:
+        return {}
+    own, result = records_of(bench, ours), {}
+    for name in done:
+        if name == ours:
+            continue
+        theirs = records_of(bench, name)
+        both = [photo for photo in theirs if photo in own]
+        pairs = [{name: theirs[photo], ours: own[photo]} for photo in both]
+        result[name] = {"n": len(both), "of": ours, "metrics": compare(pairs, [name, ours], about)}
+    return result
+
+
+def _draw(bench: Bench, done: dict[str, Any]) -> None:
+    """table1.png: the best, median and worst of the photos that every method has, by L2 of the leading one."""
+    path, leading = bench.output / "table1.png", bench.leading.name
+    if leading not in done:
+        return
+    records, indices = records_of(bench, leading), bench.narrow
+    names = [bench.source.names[index] for index in indices]
+    values = [records[name].get("l2", 0.0) for name in names]
+    chosen = choose_rows(values, SHEET_ROWS)
+    places = [indices[row.index] for row in chosen]
+    key = bench.key("table1.png", bench.methods_key(), bench.digest(places), sorted(done))
+    stamp = bench.output / "table1" / "sheet.json"
+    if bench.found(stamp, key, [path]):
+        return
+    images = bench.batches(indices)
+    own = [row.index for row in chosen]  # places in `images`
+    columns = {"input": [photo for _, photo in photos_at(images, own)]}
+    methods = [method for method in bench.present if method.name in done]
+    columns |= {method.title: list(made) for method, made in bench.reconstructions(images, own, methods)}
+    cells = [[column[i] for column in columns.values()] for i in range(len(own))]
+    captions = [f"{row.place}\n{names[row.index]}\nL2 {values[row.index]:.4f}" for row in chosen]
+    contact_sheet(cells, list(columns), path, captions)
+    bench.keep(stamp, key, {})
+
+
+# ---------------------------------------------------------------------------------------------------- the page
+
+
+def table1_blocks(result: dict[str, Any]) -> Iterator[Block]:
+    """What table1.json says."""
+    rows, kind = result["rows"], result["kind"]
+    most = max((row["n"] for row in rows.values() if "n" in row), default=0)
+    columns = list(dict.fromkeys(name for row in rows.values() for name in row["cells"]))
+    columns = [c for c in columns if any(_has(row["cells"].get(c)) for row in rows.values())]
+    note = f" The paper's numbers in italics are those of its {PAPER_ONLY[kind]} column" if kind in TABLE_1 else ""
+    yield (
+        "Table 1 of the paper: reconstruction of held-out photos. Brackets: 95 % bootstrap intervals over n photos; "
+        "seconds are the median of an image, inverted and drawn alone; FID and its like are left out where n is "
+        f"smaller than elsewhere, as they grow then.{note}{', at another size on another machine.' if note else ''}"
+    )
+    units = {name: f", {about['unit']}" if about["unit"] else "" for name, about in result["metrics"].items()}
+    arrows = {name: " " + ARROWS[about["better"]] for name, about in result["metrics"].items()}
+    heads = ["method", "n", *(f"{name}{units.get(name, '')}{arrows.get(name, ' ↓')}" for name in columns)]
+    yield Table(heads, [_line(row, columns, most) for row in rows.values()])
+    devices = {row["device"] for row in rows.values() if "device" in row}
+    yield f"Seconds on {', '.join(sorted(devices))}. {_settings(rows)}".strip()
+    missing = [f"- {row['title']}: {row['missing']}" for row in rows.values() if "missing" in row]
+    if missing:
+        yield "Rows that could not be measured:\n\n" + "\n".join(map(_one_line, missing))
+    if absent := result["not_measured"]:
+        yield "Columns that could not be measured:\n\n" + "\n".join(
+            _one_line(f"- {name}: {reason}") for name, reason in absent.items()
+        )
+    if paired := result["paired"]:
+        yield from _paired_blocks(result, paired)
+    yield Picture("table1.png", "Reconstructions by every method, of held-out photos chosen by rule")
+
+
+def _paired_blocks(result: dict[str, Any], paired: dict[str, Any]) -> Iterator[Block]:
+    ours = result["rows"][next(iter(paired.values()))["of"]]["title"]
+    yield f"{ours[0].upper()}{ours[1:]} against each other method, on the photos of that one (ratios below 1: less):"
+    shown = [m for m in ("l2", "lpips", "squeezenet_features", "psnr", "mobilefacenet", "identity", "fr_feature")
+             if any(m in one["metrics"] for one in paired.values())]  # fmt: skip
+    lines = [
+        [result["rows"][name]["title"], one["n"], *(_against(one["metrics"].get(metric)) for metric in shown)]
+        for name, one in paired.items()
+    ]
+    yield Table(["against", "n", *shown], lines)
+
+
+def _has(cell: dict[str, Any] | None) -> bool:
+    return cell is not None and (cell["value"] is not None or cell.get("paper") is not None)
+
+
+def _line(row: dict[str, Any], columns: list[str], most: int) -> list[Any]:
+    cells = [row["title"], row.get("n", "")]
+    for name in columns:
+        cell = row["cells"].get(name, {"value": None})
+        is_few = name in OF_A_SET and row.get("n", most) < most
+        text = "" if is_few or cell["value"] is None else f"{cell['value']:.4g}"
+        if text and cell.get("interval_95"):
+            text += " [{:.4g}, {:.4g}]".format(*cell["interval_95"])
+        if cell.get("paper") is not None:
+            text += f"{' ' if text else ''}*{cell['paper']:g}*"
+        cells.append(text or "—")
+    return cells
+
+
+def _against(one: dict[str, Any] | None) -> str:
+    if one is None:
+        return "—"
+    low, high = one["interval_95"]
+    if "ratio" in one:
+        return f"× {one['ratio']:.3g} [{low:.3g}, {high:.3g}]"
+    return f"{one['difference']:+.3g} [{low:+.3g}, {high:+.3g}]"
+
+
+def _settings(rows: dict[str, Any]) -> str:
+    """Steps and networks of methods that optimise."""
+    told = {row["title"]: row["settings"] for row in rows.values() if row.get("settings")}
+    lines = [
+        f"{title}: {', '.join(f'{k} {v}' for k, v in one.items() if v is not None)}" for title, one in told.items()
+    ]
+    return "Settings: " + "; ".join(lines) + "." if lines else ""
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,333 @@
+"""Table 2: how far edits of equal strength go by every method, who the face still is, and what else changed.
+
+A line per photo is appended to `table2/METHOD_KEY.jsonl` as soon as its batch is measured; the same command goes on
+behind the last line. Letters: N photos, S strengths, both ways.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from hyperinverter.directions.direction import Direction
+from hyperinverter.evaluation.classifiers import unit_of
+from hyperinverter.evaluation.editability import Identity, both_ways, choose_photos, measure_edits_of
+from hyperinverter.evaluation.messages import log_message
+from hyperinverter.evaluation.reconstructing import Reconstructor
+from hyperinverter.evaluation.tables import mean
+from hyperinverter.inverters import Inversion, Inverter
+from hyperinverter.metrics.base import bootstrap_interval
+from hyperinverter.reports.paper.bench import Bench, Method
+from hyperinverter.reports.paper.blocks import Block, Table
+from hyperinverter.reports.paper.values import JUDGES, STRENGTHS, TABLE_2
+from hyperinverter.reports.reproduce.edits import Judges, find_identities, find_judges
+from hyperinverter.reports.reproduce.edits_page import STRENGTHS as UNITS_IN_WORDS
+from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.files import AppendedFile, write_text
+
+# The face in the FFHQ crop, as parts of the image's side: around eyes at 0.466, mouth at 0.728, chin and forehead
+FACE_CENTRE, FACE_AXES = (0.5, 0.57), (0.29, 0.38)  # x, y
+BACKGROUND = "background"  # how much an edit changes outside of it: mean absolute difference, images in [-1, 1]
+BATCH = 4  # photos between two writes
+
+
+def table2(bench: Bench) -> dict[str, Any]:
+    """Measure every method's edits.
+
+    Returns:
+        `directions`: direction -> classifier -> `unit`, and method -> `n`, `change` by strength with its interval and
+        the paper's value, `effect` (from -s to +s, mean over s); `kept`: direction -> method -> network -> strength ->
+        mean, `background` among the networks; `equal`: direction -> classifier -> the effect that all reach, and
+        method -> its strength there and what is kept.
+    Raises:
+        NotMeasured: no directions, or no classifier of them.
+    """
+    config = bench.config
+    judges = find_judges(config, bench.load(bench.leading), bench.device)
+    identities = _identities(bench)
+    ways = both_ways(config.strengths)
+    records: dict[str, list[dict[str, Any]]] = {}
+    for method in bench.present:
+        log_message(f"table 2, {method.title}: {len(_chosen(bench, method))} photos")
+        try:
+            records[method.name] = _measured(bench, method, judges, identities)
+        except (UserError, FileNotFoundError) as error:
+            log_message(f"table 2, {method.title}: not measured: {error}")
+    directions: dict[str, dict[str, Any]] = {}
+    kept: dict[str, dict[str, Any]] = {}
+    equal: dict[str, dict[str, Any]] = {}
+    for case in judges.cases:
+        name = case.direction.name
+        kept[name] = {method: _kept(lines, name) for method, lines in records.items()}
+        directions[name], equal[name] = {}, {}
+        for judge in case.classifiers:
+            changes = {method: _changes(lines, name, judge) for method, lines in records.items()}
+            directions[name][judge] = {
+                "unit": unit_of(judge),
+                "methods": {method: _figures(bench, method, judge, values, ways) for method, values in changes.items()},
+            }
+            equal[name][judge] = _equal(changes, kept[name], config.strengths)
+    return {
+        "domain": bench.domain_name,
+        "strengths": sorted(config.strengths),
+        "strength_unit": config.strength_unit,
+        "titles": {method.name: method.title for method in bench.methods.values()},
+        "missing": {method.name: method.fault for method in bench.methods.values() if method.fault},
+        "directions": directions,
+        "kept": kept,
+        "equal": equal,
+        "classifier_networks": judges.classifiers.about(),
+        "classifiers": judges.fitted.figures if judges.fitted else {},
+        "not_measured": judges.missing,
+    }
+
+
+def _chosen(bench: Bench, method: Method) -> list[int]:
+    """Optimised photos are those of table 1, which are kept; else one of each person where labels tell people."""
+    return bench.narrow if method.optimises else choose_photos(bench.people, bench.config.edited_photos)
+
+
+def _identities(bench: Bench) -> list[Identity]:
+    """What says who a face still is, the fast networks where there are any, and the background."""
+    if bench.model.domain.kind != "faces":
+        return []
+    found = find_identities(bench.device)
+    outside = _outside_the_face(bench.resolution)
+
+    def changed(a: Any, b: Any) -> Tensor:
+        return (a - b).abs().sum((1, 2, 3)) / (3 * outside_of(a).sum())
+
+    def outside_of(images: Any) -> Tensor:
+        return outside if images.shape[-1] == len(outside) else _outside_the_face(images.shape[-1])
+
+    background = Identity(BACKGROUND, lambda images: images.cpu() * outside_of(images), changed)
+    return [*([one for one in found if not one.is_slow] or found), background]
+
+
+def _outside_the_face(size: int) -> Tensor:
+    """1 outside of the face's ellipse, 0 in it, [size,size]."""
+    place = (torch.arange(size) + 0.5) / size
+    x, y = (place - FACE_CENTRE[0]) / FACE_AXES[0], (place - FACE_CENTRE[1]) / FACE_AXES[1]
+    return (x[None].square() + y[:, None].square() > 1).float()
+
+
+def _measured(bench: Bench, method: Method, judges: Judges, identities: list[Identity]) -> list[dict[str, Any]]:
+    """A record per photo: direction -> `changes` (classifier -> [S]), `kept` (network -> strength -> number)."""
+    config, indices = bench.config, _chosen(bench, method)
+    told = [[case.direction.name, _hash(case.direction), case.classifiers] for case in judges.cases]
+    settings = [config.strengths, config.strength_unit, judges.pixels, [one.name for one in identities]]
+    fitted = judges.fitted.figures if judges.fitted else None
+    what = [bench.method_key(method), bench.digest(indices), told, settings, judges.classifiers.about(), fitted]
+    path = bench.output / "table2" / f"{method.name}_{bench.key('edits', *what)}.jsonl"
+    done = _lines(path)
+    if len(done) >= len(indices):
+        log_message(f"{method.title}: measured before, still valid")
+        return done[: len(indices)]
+    inverter = bench.load(method)
+    images = bench.batches(indices)
+    recon = bench.reconstructor(method, images)
+    write_text(path, "".join(json.dumps(line) + "\n" for line in done))  # without a line that a kill cut off
+    file = AppendedFile(path, on_error=_raise)
+    with tqdm(total=len(indices), initial=len(done), desc=f"edits, {method.name}", unit="photo") as bar:
+        for batch, names in images.in_order(BATCH):
+            known = {line["photo"] for line in done}
+            new = [place for place, name in enumerate(names) if name not in known]
+            if not new:
+                continue
+            photos, labels = batch[new].to(bench.device), [names[place] for place in new]
+            cases = [replace(case, changes={}, identities={}) for case in judges.cases]
+            measure_edits_of(
+                inverter,
+                partial(_inversions, method, recon, labels),
+                cases,
+                [photos],
+                config.strengths,
+                judges.classifiers,
+                identities,
+                unit=config.strength_unit,
+                measured_px=judges.pixels,
+            )
+            for i, label in enumerate(labels):
+                done.append({"photo": label} | {case.direction.name: _record(case, method.name, i) for case in cases})
+                file.write((json.dumps(done[-1]) + "\n").encode())
+            bar.update(len(labels))
+    file.sync()
+    file.close()
+    return done
+
+
+def _hash(direction: Direction) -> str:
+    """Over the vector, and the unit that strengths may be in."""
+    spread = str(direction.info.get("projection_std")).encode()
+    return hashlib.sha256(direction.vector.cpu().numpy().tobytes() + spread).hexdigest()[:16]
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _inversions(
+    method: Method, recon: Reconstructor, names: Sequence[str], inverter: Inverter, photos: Tensor
+) -> dict[str, Inversion]:
+    return {method.name: inverter.prepare(recon.invert(photos, names))}
+
+
+def _record(case: Any, method: str, i: int) -> dict[str, Any]:
+    """What one direction did to photo number i of its batch."""
+    changes = {judge: torch.cat(parts[method])[i].tolist() for judge, parts in case.changes.items()}
+    kept = {
+        network: {way: torch.cat(parts)[i].item() for way, parts in against["to_unedited"][method].items()}
+        for network, against in case.identities.items()
+    }
+    return {"changes": changes, "kept": kept}
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Whole lines of a file; what a kill left of the last one is no line."""
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8")
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+# ------------------------------------------------------------------------------------------------ figures of it
+
+
+def _changes(lines: list[dict[str, Any]], direction: str, judge: str) -> np.ndarray:
+    """[N,S]"""
+    return np.array([line[direction]["changes"][judge] for line in lines], dtype=np.float64)
+
+
+def _figures(bench: Bench, method: str, judge: str, changes: np.ndarray, ways: Sequence[float]) -> dict[str, Any]:
+    paper = TABLE_2.get(JUDGES.get(judge, ""), {}).get(method) if bench.config.strength_unit == "w" else None
+    cells = {}
+    for way, values in zip(ways, changes.T, strict=True):
+        cells[f"{way:g}"] = _mean(values)
+        if paper and way in STRENGTHS:
+            cells[f"{way:g}"]["paper"] = paper[STRENGTHS.index(way)]
+    return {"n": len(changes), "change": cells, "effect": _mean(_spans(changes).mean(axis=1))}
+
+
+def _mean(values: np.ndarray) -> dict[str, Any]:
+    return {"mean": float(values.mean()), "interval_95": list(bootstrap_interval(values))}
+
+
+def _spans(changes: np.ndarray) -> np.ndarray:
+    """Changes at -s and +s -> from -s to +s, [N,S/2]; smallest s first."""
+    half = changes.shape[1] // 2
+    return changes[:, half:] - changes[:, half - 1 :: -1]
+
+
+def _kept(lines: list[dict[str, Any]], direction: str) -> dict[str, dict[str, float]]:
+    """Network -> strength -> mean over photos."""
+    first = lines[0][direction]["kept"]
+    return {
+        network: {way: float(np.mean([line[direction]["kept"][network][way] for line in lines])) for way in ways}
+        for network, ways in first.items()
+    }
+
+
+def _equal(changes: dict[str, np.ndarray], kept: dict[str, Any], strengths: Sequence[float]) -> dict[str, Any]:
+    """All methods at the largest effect that each of them reaches: what is kept there, between the measured strengths.
+
+    A method whose effect is not above zero beyond chance is left out.
+    """
+    places = [0.0, *sorted(strengths)]
+    sure = {method: values for method, values in changes.items()
+            if bootstrap_interval(_spans(values).mean(axis=1))[0] > 0}  # fmt: skip
+    spans = {
+        method: list(np.maximum.accumulate([0.0, *_spans(values).mean(axis=0)])) for method, values in sure.items()
+    }
+    if not spans:
+        return {"effect": None, "methods": {}}
+    effect = min(span[-1] for span in spans.values())
+    result = {}
+    for method, span in spans.items():
+        strength = float(np.interp(effect, span, places))
+        at = {"strength": strength}
+        for network, by_way in kept[method].items():
+            start = 0.0 if network == BACKGROUND else 1.0
+            known = [(s, (by_way[f"{s:g}"] + by_way[f"{-s:g}"]) / 2) for s in places[1:] if f"{s:g}" in by_way]
+            at[network] = float(np.interp(strength, [0.0, *(s for s, _ in known)], [start, *(v for _, v in known)]))
+        result[method] = at
+    return {"effect": effect, "methods": result}
+
+
+# ---------------------------------------------------------------------------------------------------- the page
+
+
+def table2_blocks(result: dict[str, Any]) -> Iterator[Block]:
+    """What table2.json says."""
+    titles = result["titles"]
+    yield (
+        "Table 2 of the paper: mean change of a judge's score when all methods' inversions are moved by the same "
+        f"strength along a direction, in {UNITS_IN_WORDS[result['strength_unit']]}. Brackets: 95 % bootstrap intervals "
+        "over n photos. Effect: from -s to +s, mean over the strengths."
+    )
+    for direction, judges in result["directions"].items():
+        for judge, one in judges.items():
+            rows = []
+            for method, figures in one["methods"].items():
+                cells = [_cell(cell) for cell in figures["change"].values()]
+                rows.append([titles[method], figures["n"], *cells, mean(figures["effect"])])
+            ways = [f"at {float(way):+g}" for way in next(iter(one["methods"].values()))["change"]]
+            yield f"{direction}, by {judge}, {one['unit']}:"
+            yield Table(["method", "n", *ways, "effect"], rows)
+    yield from _kept_blocks(result)
+    yield from _equal_blocks(result)
+    if absent := {**result["not_measured"], **{titles[name]: why for name, why in result["missing"].items()}}:
+        yield "Not measured:\n\n" + "\n".join(f"- {name}: {' '.join(why.split())}" for name, why in absent.items())
+
+
+def _kept_blocks(result: dict[str, Any]) -> Iterator[Block]:
+    rows: list[list[Any]] = []
+    ways: list[str] = []
+    for direction, methods in result["kept"].items():
+        for method, networks in methods.items():
+            for network, by_way in networks.items():
+                ways = list(by_way) if len(by_way) > len(ways) else ways
+                rows.append([direction, result["titles"][method], network, by_way])
+    if rows:
+        yield (
+            "What an edit keeps: likeness of the edited to the unedited reconstruction of the same method, and under "
+            f"`{BACKGROUND}` the mean absolute change of pixels (in [-1, 1]) outside of the face, an ellipse around "
+            f"{FACE_CENTRE} with half axes {FACE_AXES} of the side:"
+        )
+        cells = [[*head, *(f"{by_way[way]:.3f}" if way in by_way else "" for way in ways)] for *head, by_way in rows]
+        yield Table(["direction", "method", "", *(f"at {float(way):+g}" for way in ways)], cells)
+
+
+def _equal_blocks(result: dict[str, Any]) -> Iterator[Block]:
+    rows: list[list[Any]] = []
+    networks: list[str] = []
+    for direction, judges in result["equal"].items():
+        for judge, one in judges.items():
+            for method, at in one["methods"].items():
+                networks = list(dict.fromkeys([*networks, *(name for name in at if name != "strength")]))
+                rows.append([direction, judge, f"{one['effect']:.3g}", result["titles"][method], at])
+    if rows:
+        yield (
+            "The same at equal measured effect: every method at the strength (interpolated between the measured ones) "
+            "at which the judge's score moves as far from -s to +s as that of the method which moves least:"
+        )
+        cells = [
+            [*head, f"{at['strength']:.2f}", *(f"{at[name]:.3f}" if name in at else "" for name in networks)]
+            for *head, at in rows
+        ]
+        yield Table(["direction", "judge", "effect", "method", "strength", *networks], cells)
+    else:
+        yield "At equal measured effect nothing compares: no method's effect is above zero beyond chance."
+
+
+def _cell(cell: dict[str, Any]) -> str:
+    low, high = cell["interval_95"]
+    text = f"{cell['mean']:+.3g} [{low:+.3g}, {high:+.3g}]"
+    return text + (f" *{cell['paper']:+g}*" if "paper" in cell else "")

@@ -1,0 +1,18 @@
+"""ablate as a command: the rows of Table 3, and with `publish` their section of the page."""
+
+from pathlib import Path
+from typing import Any
+
+from hyperinverter.config.report_schema import AblateConfig
+from hyperinverter.evaluation.messages import log_message
+from hyperinverter.reports.reproduce.ablations import measure_ablations
+from hyperinverter.reports.reproduce.publish import publish, write_page
+
+
+def ablate(config: AblateConfig) -> dict[str, Any]:
+    """Measure every row, see `measure_ablations`; `publish` puts the result on the page."""
+    result = measure_ablations(config)
+    if config.publish is not None:
+        publish(Path(config.publish), config.domain.name, "ablations", result)
+        log_message(f"written: {write_page(Path(config.publish))}")
+    return result

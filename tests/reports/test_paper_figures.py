@@ -1,0 +1,170 @@
+"""Tables 2 and 3 and the figures on the tiny domain: what they say, what they publish, and how they go on."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from paper_bench import SLOW, paper_config
+
+from hyperinverter.config.load import to_yaml
+from hyperinverter.config.report_schema import AblateConfig, ReproduceConfig
+from hyperinverter.inverters.sg2 import ProjectorInverter
+from hyperinverter.reports.paper import analyses, table2
+from hyperinverter.reports.paper.parts import PARTS
+from hyperinverter.reports.reproduce.command import reproduce
+from hyperinverter.utils.images import load_image, save_image
+
+ONE_EACH = ["fig1", "fig4", "fig5", "fig7", "fig8", "fig9", "fig12", "fig13", "fig26"]
+
+
+@pytest.fixture
+def config(tiny_model, tmp_path, monkeypatch) -> ReproduceConfig:
+    return paper_config(tiny_model, tmp_path, monkeypatch)
+
+
+def test_table_2_compares_every_method_at_equal_strength_and_at_equal_effect(config, tmp_path):
+    config.parts, config.publish = ["table2"], str(tmp_path / "docs" / "results")
+    found = reproduce(config)["table2"]
+    methods = found["directions"]["bright"]["Bright"]["methods"]
+    assert list(methods) == [*SLOW, "w_encoder", "hyperinverter"] and methods["sg2"]["n"] == 2
+    assert list(methods["hyperinverter"]["change"]) == ["-2", "-1", "1", "2"] and methods["w_encoder"]["n"] == 3
+    for figures in methods.values():
+        low, high = figures["effect"]["interval_95"]
+        assert low <= figures["effect"]["mean"] <= high
+    background = found["kept"]["bright"]["hyperinverter"]["background"]
+    assert background["2"] > background["1"] > 0  # a longer edit changes more
+    assert "train_encoder" in found["missing"]["psp"]
+    text = (tmp_path / "docs" / "results.md").read_text()
+    assert "### Table 2: edits by every method" in text and "| both phases | 3 |" in text
+    assert "equal measured effect" in text
+
+
+def test_equal_effect_is_where_every_method_moves_the_score_as_far():
+    """Method b moves twice as far as a: at a's effect it stands at half the strength, with what it keeps there."""
+    one = np.array([[-2.0, -1, 1, 2], [-2.2, -1.1, 1.1, 2.2]])
+    kept = {"a": {"net": {"1": 0.8, "-1": 0.8, "2": 0.5, "-2": 0.7}, "background": {"2": 0.4, "-2": 0.4}}}
+    kept |= {"b": kept["a"], "none": kept["a"]}
+    changes = {"a": one, "b": 2 * one, "none": np.array([[1.0, 1, 1, 1], [-2, -2, -2, -2.5]])}
+    found = table2._equal(changes, kept, [1.0, 2.0])
+    assert found["effect"] == pytest.approx(4.2) and set(found["methods"]) == {"a", "b"}
+    a, b = found["methods"]["a"], found["methods"]["b"]
+    assert (a["strength"], b["strength"]) == (pytest.approx(2.0), pytest.approx(1.0))
+    assert (a["net"], b["net"]) == (pytest.approx(0.6), pytest.approx(0.8))
+    assert (a["background"], b["background"]) == (pytest.approx(0.4), pytest.approx(0.2))
+
+
+def test_the_face_is_no_background():
+    outside = table2._outside_the_face(64)
+    assert outside[0, 0] == 1 and outside[36, 32] == 0  # corner, nose
+    assert 0.5 < outside.mean() < 0.8
+
+
+def test_a_kill_in_table_2_repeats_no_batch(config, tmp_path, monkeypatch):
+    config.parts, config.methods, calls = ["table2"], ["w_encoder", "hyperinverter"], []
+    monkeypatch.setattr(table2, "BATCH", 1)
+    measure = table2.measure_edits_of
+
+    def counted(*arguments, **named):
+        if len(calls) in stops:
+            stops.discard(len(calls))
+            raise KeyboardInterrupt
+        calls.append(1)
+        return measure(*arguments, **named)
+
+    monkeypatch.setattr(table2, "measure_edits_of", counted)
+    stops: set[int] = set()
+    whole = reproduce(config)["table2"]
+    assert len(calls) == 6
+    for path in (tmp_path / "out" / "table2").glob("*.jsonl"):
+        path.unlink()
+    calls.clear()
+    stops |= {0, 2, 5}
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            reproduce(config)
+        for path in (tmp_path / "out" / "table2").glob("*.jsonl"):
+            path.write_text(path.read_text() + '{"photo": "cut o')  # what a kill while writing leaves
+    assert reproduce(config)["table2"] == whole and len(calls) == 6
+
+
+def test_figures_are_drawn_once_of_photos_that_may_be_shown(config, tmp_path, monkeypatch):
+    config.parts, config.publish = ONE_EACH, str(tmp_path / "docs" / "results")
+    made = []
+    project = ProjectorInverter._project
+    monkeypatch.setattr(ProjectorInverter, "_project", lambda self, image: made.append(1) or project(self, image))
+    found = reproduce(config)
+    assert set(found) == set(ONE_EACH)
+    published = {path.name for path in (tmp_path / "docs" / "results" / "ffhq").iterdir()}
+    for name in ONE_EACH:
+        picture = next(one for one in PARTS[name].pictures if one in published)
+        assert f"](results/ffhq/{picture})" in (tmp_path / "docs" / "results.md").read_text()
+        assert load_image(tmp_path / "out" / f"{name}.png", 32).shape == (3, 32, 32)
+    assert found["fig4"]["credit"].startswith("images of the generator") and len(found["fig4"]["photos"]) == 3
+    assert set(found["fig4"]["l2"]) == set(config.methods) - {"psp"}
+    assert len(found["fig5"]["photos"]) == 2 and found["fig5"]["directions"] == ["bright"]
+    assert {point["method"] for point in found["fig1"]["points"]["l2"]} == set(config.methods) - {"psp"}
+    assert any("psp" in line for line in found["fig4"]["missing"])
+    # again: nothing is computed anew; other photos: all of these figures
+    count, times = len(made), {p: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("fig*.png")}
+    again = reproduce(config)
+    assert again == found and len(made) == count
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    config.parts, config.shown, config.shown_credit = ["fig7"], str(tmp_path / "photos"), "mine, CC0"
+    shown = reproduce(config)["fig7"]
+    assert shown["credit"] == "mine, CC0" and shown["key"] != found["fig7"]["key"]
+
+
+def test_rows_of_figures_are_the_best_median_and_worst(config, monkeypatch):
+    config.parts, config.shown = ["fig4"], config.photos
+    l2 = reproduce(config)["fig4"]["l2"]["hyperinverter"]
+    assert l2 == sorted(l2) and len(l2) == 3
+
+
+def test_what_a_figure_needs_is_told(config, capsys):
+    config.parts, config.methods = ["fig7", "fig26", "fig4"], ["hyperinverter"]
+    assert set(reproduce(config)) == {"fig26", "fig4"}
+    assert "fig7: not measured: it needs w_encoder and hyperinverter" in capsys.readouterr().err
+    config.parts, config.methods = ["fig26"], ["sg2"]
+    assert reproduce(config) == {} and "none of its methods has its files" in capsys.readouterr().err
+
+
+def test_table_3_is_the_ablations_beside_the_papers_rows(config, tmp_path, monkeypatch):
+    path = tmp_path / "ablate.yaml"
+    path.write_text(to_yaml(AblateConfig(rows={"full": "a.yaml"}, output="ablated")))
+    rows = [{"title": title, "values": {"l2": 0.1}, "intervals_95": {}} for title in ("full, D = 64", "D = 32", "odd")]
+    of = {
+        "budget": {"steps": 4, "images": 8},
+        "num_images": 6,
+        "note": "small",
+        "metrics": {"l2": {}},
+        "statements": [],
+    }
+    config.parts, config.ablations = ["table3"], str(path)
+    given = []
+    measure = lambda settings: given.append(settings) or json.loads(json.dumps({**of, "rows": rows}))  # noqa: E731
+    monkeypatch.setattr(analyses, "measure_ablations", measure)
+    found = reproduce(config)["table3"]
+    assert given[0].data.root == config.training_photos and given[0].photos == config.photos
+    assert [row["paper"] and row["paper"]["l2"] for row in found["rows"]] == [0.0243, 0.0378, None]
+    config.training_photos = None
+    assert reproduce(config) == {}  # told: nothing was trained before
+    Path("ablated").mkdir()
+    Path("ablated/ablations.json").write_text(json.dumps({**of, "rows": rows}))
+    assert len(reproduce(config)["table3"]["rows"]) == 3 and len(given) == 1
+
+
+def test_the_leading_method_must_be_an_encoder(config, capsys):
+    config.parts, config.methods = ["fig4"], ["sg2"]
+    with pytest.raises(Exception, match="choose their photos by an encoder"):
+        reproduce(config)
+
+
+def test_a_picture_of_one_pixel_less_is_another_figure(config, tmp_path):
+    """Keys hold the photos themselves: a changed file under the same name is seen."""
+    config.parts, config.shown, config.methods = ["fig4"], config.photos, ["w_encoder"]
+    first = reproduce(config)["fig4"]
+    save_image(torch.zeros(3, 16, 16), tmp_path / "photos" / "0.png")
+    assert reproduce(replace(config))["fig4"]["key"] != first["key"]
