@@ -8,7 +8,7 @@ import pytest
 
 from hyperinverter.config.encoder_schema import TrainEncoderConfig
 from hyperinverter.config.load import list_domains, load_config, load_domain, to_yaml
-from hyperinverter.config.model_schema import AppConfig, DirectionConfig, ExportConfig, GanspaceConfig
+from hyperinverter.config.model_schema import AppConfig, DirectionConfig, ExportConfig, GanspaceConfig, VideoConfig
 from hyperinverter.config.report_schema import AblateConfig, AnalyzeConfig, BenchmarkConfig, DemoConfig, ReproduceConfig
 from hyperinverter.config.schema import (
     AlignConfig,
@@ -31,6 +31,7 @@ SCHEMAS = {
     "evaluate": EvaluateConfig,
     "edit": EditConfig,
     "app": AppConfig,
+    "video": VideoConfig,
     "align": AlignConfig,
     "invert": InvertConfig,
     "directions": DirectionConfig,

@@ -17,6 +17,7 @@ from PIL import Image
 from script_runner import ROOT, astronaut, run_script, write_labels, write_photos
 
 import hyperinverter
+from hyperinverter.utils.films import save_mp4
 
 PAGES = ("README.md", "CONTRIBUTING.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")))
 FETCHED = ('"ffhq_mobile", "w_encoder", refine=20, download=True', '"faces64"')  # its generator is a download
@@ -85,6 +86,7 @@ COMMANDS: dict[str, Script | None] = {  # None: not ours, see test_make_and_shel
     "python scripts/edit.py photo.jpg align=true 'edits={smile: 2, age: -1}' sweep=25 mp4=true": Script(
         "sweep=2", "outputs/edit_faces64/photo/smile+2_age-1.mp4"
     ),
+    "python scripts/edit_video.py in.mp4 out.mp4 'edits={smile: 2, age: -1}'": Script(makes="out.mp4"),
     "python scripts/interpolate.py my_photos steps=25 circle=true mp4=true": Script(
         "data.max_images=2 steps=2", "outputs/edit_faces64/beside.mp4"
     ),
@@ -184,6 +186,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
     astronaut().save(folder / "photo.jpg")
     astronaut().transpose(0).save(folder / "other_photo.jpg")  # 0: mirrored
+    save_mp4([astronaut().crop((100, 0, 400, 226))] * 2, folder / "in.mp4")
     photos = write_photos(folder / "my_photos", 12, 96)
     write_labels(folder / "labels.csv", photos)
     (folder / "CelebA-HQ-img").mkdir()

@@ -33,6 +33,7 @@ CONFIGS = {
     "ablate": "ablate",
     "find_directions": None,
     "app": "edit",
+    "edit_video": "edit",
     "reproduce": None,
     "demo": None,
 }

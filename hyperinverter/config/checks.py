@@ -19,7 +19,7 @@ from hyperinverter.config.encoder_schema import (
     LatentDiscriminatorConfig,
     TrainEncoderConfig,
 )
-from hyperinverter.config.report_checks import REPORT_CHECKS
+from hyperinverter.config.report_checks import REPORT_CHECKS, edits, which_face
 from hyperinverter.config.report_schema import DemoConfig
 from hyperinverter.config.rules import (
     Checks,
@@ -263,21 +263,19 @@ def _stylegan2(c: s.StyleGAN2Config) -> Iterator[Problem]:
         yield Problem(("data.kind",), "a generator cannot learn from its own samples; write auto and data.root=FOLDER")
 
 
-def _which_face(c: s.AlignConfig | s.InvertConfig) -> Iterator[Problem]:
-    if c.face != "all" and not (isinstance(c.face, int) and c.face >= 1):
-        yield Problem(("face",), f"must be 1 for the largest face, 2 for the next, and so on, or all; got {c.face!r}")
-
-
-def _invert(c: s.InvertConfig) -> Iterator[Problem]:
-    yield from _which_face(c)
-    if c.face != 1 and not c.align:
-        yield Problem(("face", "align"), f"is {c.face}, but faces are chosen only with align=true: write that too")
+def _method(c: s.MethodConfig) -> Iterator[Problem]:
     yield from choice(c, "method", names.METHODS)
     yield from fits_methods(c, "method", [c.method])
     if c.resolution is not None:
         yield from power_of_two(c, "resolution", 8)
     yield from choice(c, "precision", s.PRECISIONS)
     yield from at_least(c, 1, "batch_size")
+
+
+def _invert(c: s.InvertConfig) -> Iterator[Problem]:
+    yield from which_face(c)
+    if c.face != 1 and not c.align:
+        yield Problem(("face", "align"), f"is {c.face}, but faces are chosen only with align=true: write that too")
     if c.align and c.domain.alignment == "none":
         message = f"is true, but domain {c.domain.name} has alignment: none; write align=false"
         yield Problem(("align", "domain.alignment"), message)
@@ -289,13 +287,9 @@ def _edit(c: s.EditConfig) -> Iterator[Problem]:
     yield from not_empty(c, "directions strengths")
     if not all(map(math.isfinite, c.strengths)):
         yield Problem(("strengths",), f"must be finite, got {c.strengths}")
-    if not all(map(math.isfinite, c.edits.values())):
-        yield Problem(("edits",), f"must be finite, got {c.edits}")
+    yield from edits(c)
     if c.sweep == 1 or c.sweep < 0:
         yield Problem(("sweep",), f"must be 0, or 2 or more, got {c.sweep}")
-    if c.styles is not None and not re.fullmatch(r"\d{1,3}-\d{1,3}", c.styles):
-        yield Problem(("styles",), f"must be START-END, such as 0-4, got {c.styles!r}")
-    yield from choice(c, "strength_unit", ("w", "std"))
 
 
 def _interpolate(c: s.InterpolateConfig) -> Iterator[Problem]:
@@ -324,7 +318,7 @@ CHECKS: Checks = {
     s.AdversarialConfig: _adversarial,
     s.ScheduleConfig: _schedule,
     s.PrepareConfig: _prepare,
-    s.AlignConfig: _which_face,
+    s.AlignConfig: which_face,
     s.OutputConfig: _output,
     s.CommandConfig: _command,
     s.TrainConfig: _train,
@@ -336,6 +330,7 @@ CHECKS: Checks = {
     TrainEncoderConfig: _train_encoder,
     LatentDiscriminatorConfig: _latent_discriminator,
     HyperStyleSizes: _hyperstyle,
+    s.MethodConfig: _method,
     s.InvertConfig: _invert,
     s.EditConfig: _edit,
     s.InterpolateConfig: _interpolate,

@@ -55,6 +55,17 @@ COMMANDS: dict[str, Command] = {
         "Edit photos in a browser: a photo is aligned and inverted once, then sliders edit it. Only this machine "
         "reaches it, unless host says otherwise, and nothing leaves this machine. Ends with Ctrl-C.",
     ),
+    "edit-video": Command(
+        model_schema.VideoConfig,
+        "hyperinverter.editing.video.command:edit_video",
+        "configs/video/faces64.yaml",
+        "Edit the faces of a film, its sound kept: they are followed, cropped by smoothed landmarks, inverted, edited "
+        "by codes that are smoothed in time, and put back. The same command goes on where a killed one stopped. Needs "
+        "the extra `video`.",
+        inputs="files",
+        inputs_help="the film to read and the .mp4 to write",
+        inputs_name="FILM",
+    ),
     "align": Command(
         schema.AlignConfig,
         "hyperinverter.editing.align_command:align_folder",
@@ -129,8 +140,8 @@ COMMANDS: dict[str, Command] = {
         model_schema.GanspaceConfig,
         "hyperinverter.editing.ganspace_command:find_directions",
         "configs/ganspace/faces64.yaml",
-        "Find editing directions without labels: principal components of the generator's W (GANSpace), shown and "
-        "saved.",
+        "Find editing directions without labels: principal components of the generator's W (GANSpace), or with "
+        "method=sefa eigenvectors of its own weights (SeFa), shown and saved.",
         inputs="model",
         inputs_help="the model folder or name",
         inputs_name="MODEL",

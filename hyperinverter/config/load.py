@@ -330,8 +330,7 @@ def _wrong_quote(value: Any) -> str | None:
 
 def _is_of_another(name: str, schema_class: type) -> bool:
     """Whether another command that reads the same files has this key."""
-    lines = (line for line in SHARED_FILES if issubclass(schema_class, line))
-    return any(name in get_type_hints(other) for line in lines for other in line)
+    return any(name in get_type_hints(c) for line in SHARED_FILES if issubclass(schema_class, line) for c in line)
 
 
 def _as_lists(value: Any, hint: Any) -> Any:

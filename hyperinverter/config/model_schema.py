@@ -1,18 +1,22 @@
-"""Settings of the commands that work on a finished model: learn_direction, find_directions, export_model, app."""
+"""Settings of commands that work on a finished model: learn and find directions, export it, the app, films."""
 
 from dataclasses import dataclass, field
 
-from hyperinverter.config.schema import CommandConfig, FilesConfig, InvertConfig
+from hyperinverter.config.schema import CommandConfig, FilesConfig, InvertConfig, MethodConfig
 
 
 @dataclass
 class DirectionConfig(CommandConfig):
-    """learn_direction: a linear SVM on w."""
+    """learn_direction: a linear SVM on w, or the difference of two groups of photos."""
 
     data: FilesConfig = field(default_factory=FilesConfig)
     model: str | None = None  # model folder or name; None: the domain's
     labels: str | None = None  # CSV (.gz allowed) with a `file` column and one 0/1 column per attribute
     attributes: dict[str, str] = field(default_factory=dict)  # direction name -> column; a leading "-" flips it
+    # direction name -> [FROM, TO], photos or folders: it leads from the mean w of the ones to that of the others
+    differences: dict[str, list[str]] = field(default_factory=dict)
+    # direction name -> others that it is to leave alone (of this run, of the model, or files): {smile: [age, glasses]}
+    without: dict[str, list[str]] = field(default_factory=dict)
     held_out_fraction: float = 0.2  # of the photos, by which the accuracy is measured
     estimate: str = "normal"  # normal (of the SVM, as InterFaceGAN) | shrunk | pattern, see editing/learn.py
 
@@ -32,14 +36,16 @@ class ExportConfig(CommandConfig):
 
 @dataclass
 class GanspaceConfig(CommandConfig):
-    """find_directions: principal components of W (GANSpace), shown, and the named ones saved as directions."""
+    """find_directions: components of W, shown, and the named ones saved as directions."""
 
+    method: str = "ganspace"  # ganspace (principal components of W) | sefa (eigenvectors of the generator's weights)
     model: str | None = None  # model folder or name; None: the domain's
     components: int = 80  # K of the PCA, at most w_dim
-    samples: int = 100_000  # of W; GANSpace takes a million
+    samples: int = 100_000  # of W, for the PCA; GANSpace takes a million
     shown: int = 12  # components on each sheet, the widest first
     styles: list[str] = field(default_factory=list)  # START-END of each sheet, END excluded; []: all, and three thirds
-    strength: float = 3.0  # at the ends of a row, in standard deviations from the mean
+    # at the ends of a row, in standard deviations: ganspace from the mean, sefa from the sample
+    strength: float = 3.0
     images: int = 2  # of the generator, each moved along every component
     truncation_psi: float = 0.7  # of these images
     directions: dict[str, str] = field(default_factory=dict)  # name -> COMPONENT:START-END, to be saved
@@ -56,3 +62,16 @@ class AppConfig(InvertConfig):
     session_minutes: float = 30.0  # without use, after which a person's photos are forgotten
     max_sessions: int = 8  # people at a time
     max_waiting: int = 32  # requests that wait for their turn; more are told to come again
+
+
+@dataclass
+class VideoConfig(MethodConfig):
+    """edit_video: the faces of a film."""
+
+    files: list[str] = field(default_factory=list)  # the film to read and the MP4 to write
+    edits: dict[str, float] = field(default_factory=lambda: {"smile": 2.0})  # direction -> strength, all at once
+    strength_unit: str = "w"  # w (the paper's gamma, a distance in W) | std (of w·d over the photos it was learned on)
+    styles: str | None = None  # START-END, END excluded: only these move, 0 is the coarsest; None: all
+    face: int | str = 1  # of several: 1 is the largest when it is first seen, 2 the next; all: every one
+    smooth_crop_ms: float = 100.0  # landmarks are smoothed in time by a Gaussian of this deviation; 0: not at all
+    smooth_codes_ms: float = 150.0  # and so are codes and tokens

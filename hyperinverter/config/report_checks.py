@@ -1,6 +1,7 @@
 """What the configs of commands that measure, draw or work on a finished model must fulfil; see `checks.py`."""
 
 import math
+import re
 from collections.abc import Iterator
 
 from hyperinverter.config import model_schema, names, report_schema, schema
@@ -13,6 +14,7 @@ from hyperinverter.config.rules import (
     fits_methods,
     known,
     not_empty,
+    not_negative,
     positive,
     power_of_two,
     weights,
@@ -113,6 +115,17 @@ def _direction(c: model_schema.DirectionConfig) -> Iterator[Problem]:
         yield Problem(("held_out_fraction",), f"must be above 0 and below 1, got {c.held_out_fraction}")
     yield from choice(c, "estimate", ("normal", "shrunk", "pattern"))
     yield from file_names("attributes", c.attributes, each_has_a_key=True)
+    yield from file_names("differences", c.differences, each_has_a_key=True)
+    for name, roots in c.differences.items():
+        if len(roots) != 2:
+            yield Problem((f"differences.{name}",), f"must be [FROM, TO], two photos or folders, got {roots}")
+        if name in c.attributes:
+            yield Problem(("differences", "attributes"), f"both make a direction {name}; rename one")
+    for name, others in c.without.items():
+        if name not in {*c.attributes, *c.differences}:
+            yield Problem((f"without.{name}",), "is no direction of attributes or differences")
+        if not others or name in others:
+            yield Problem((f"without.{name}",), f"must name other directions, got {others}")
 
 
 def _export(c: model_schema.ExportConfig) -> Iterator[Problem]:
@@ -124,6 +137,7 @@ def _ganspace(c: model_schema.GanspaceConfig) -> Iterator[Problem]:
     yield from at_least(c, 1, "components shown images")
     yield from at_least(c, 2, "samples")
     yield from positive(c, "strength")
+    yield from choice(c, "method", ("ganspace", "sefa"))
     yield from file_names("directions", c.directions, each_has_a_key=True)
 
 
@@ -134,6 +148,26 @@ def _app(c: model_schema.AppConfig) -> Iterator[Problem]:
     yield from power_of_two(c, "preview_px", 8)
     yield from positive(c, "max_upload_mb session_minutes")
     yield from at_least(c, 1, "max_sessions max_waiting")
+
+
+def which_face(c: schema.AlignConfig | schema.InvertConfig | model_schema.VideoConfig) -> Iterator[Problem]:
+    if c.face != "all" and not (isinstance(c.face, int) and c.face >= 1):
+        yield Problem(("face",), f"must be 1 for the largest face, 2 for the next, and so on, or all; got {c.face!r}")
+
+
+def edits(c: schema.EditConfig | model_schema.VideoConfig) -> Iterator[Problem]:
+    if not all(map(math.isfinite, c.edits.values())):
+        yield Problem(("edits",), f"must be finite, got {c.edits}")
+    if c.styles is not None and not re.fullmatch(r"\d{1,3}-\d{1,3}", c.styles):
+        yield Problem(("styles",), f"must be START-END, such as 0-4, got {c.styles!r}")
+    yield from choice(c, "strength_unit", ("w", "std"))
+
+
+def _video(c: model_schema.VideoConfig) -> Iterator[Problem]:
+    yield from which_face(c)
+    yield from edits(c)
+    yield from not_empty(c, "edits")
+    yield from not_negative(c, "smooth_crop_ms smooth_codes_ms")
 
 
 REPORT_CHECKS: Checks = {
@@ -147,5 +181,6 @@ REPORT_CHECKS: Checks = {
     model_schema.DirectionConfig: _direction,
     model_schema.ExportConfig: _export,
     model_schema.AppConfig: _app,
+    model_schema.VideoConfig: _video,
     report_schema.ReproduceConfig: _reproduce,
 }

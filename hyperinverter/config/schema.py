@@ -294,10 +294,9 @@ class PrepareConfig:
 
 
 @dataclass
-class InvertConfig(CommandConfig):
-    """invert, and what edit and interpolate have too."""
+class MethodConfig(CommandConfig):
+    """What every command that inverts has."""
 
-    data: PhotosConfig = field(default_factory=PhotosConfig)
     model: str | None = None  # model folder or name; None: the domain's
     method: str = "hyperinverter"  # one of METHODS; w_encoder is Phase I alone
     projection: ProjectionConfig = field(default_factory=ProjectionConfig)
@@ -305,9 +304,16 @@ class InvertConfig(CommandConfig):
     compile: bool = False  # torch.compile: minutes at the first image, then faster on a GPU
     resolution: int | None = None  # side in px of what is drawn; None: the domain's. Smaller is faster
     refine: RefineConfig = field(default_factory=RefineConfig)
+    batch_size: int = 8  # photos that are inverted at a time
+
+
+@dataclass
+class InvertConfig(MethodConfig):
+    """invert, and what edit and interpolate have too."""
+
+    data: PhotosConfig = field(default_factory=PhotosConfig)
     align: bool = False  # find the face and crop it as FFHQ does; for photos that are not cropped yet
     face: int | str = 1  # with align, of several in a photo: 1 is the largest, 2 the next; all: every one
-    batch_size: int = 8  # photos that are inverted at a time
 
 
 @dataclass
@@ -339,6 +345,6 @@ class InterpolateConfig(InvertConfig):
 # One file serves all commands of a line: each reads its own keys and passes over those of the others. On the command
 # line a key must be the command's own.
 SHARED_FILES = (
-    (AlignConfig, InvertConfig, EditConfig, InterpolateConfig),
+    (AlignConfig, MethodConfig, InvertConfig, EditConfig, InterpolateConfig),
     (PhotosConfig, FilesConfig, ImagesConfig, DataConfig),
 )

@@ -1,6 +1,6 @@
 """Directions of W: what they are, their files, and GANSpace's principal components."""
 
-from hyperinverter.directions.direction import Direction, edit
+from hyperinverter.directions.direction import Direction, edit, project_out
 from hyperinverter.directions.files import available_directions, load_direction, save_direction
 from hyperinverter.directions.ganspace import Pca, fit_pca, read_pca, save_pca
 
@@ -11,6 +11,7 @@ __all__ = [
     "edit",
     "fit_pca",
     "load_direction",
+    "project_out",
     "read_pca",
     "save_direction",
     "save_pca",

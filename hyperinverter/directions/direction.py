@@ -6,7 +6,7 @@ Letters: N images, L styles.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, Self, TypeVar
 
 import torch
@@ -26,6 +26,7 @@ class Codes(Protocol):
     def with_ws(self, ws: Tensor) -> Self: ...
 
 
+SIGN = "positive strengths give more of what the name says"
 Edited = TypeVar("Edited", bound=Codes)
 
 
@@ -39,12 +40,14 @@ class Direction:
         info: where it comes from and how good it is; from `learn_direction` among others `projection_std`, the standard
             deviation of w·d over the photos, with which a strength can be compared.
         generator_hash: the generator in whose W it lies; "" when the file does not say.
+        styles: the first one that moves and the one behind the last; None: all.
     """
 
     name: str
     vector: Tensor
     info: dict = field(default_factory=dict)
     generator_hash: str = ""
+    styles: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -68,15 +71,17 @@ class Direction:
     @property
     def is_step_in_w(self) -> bool:
         """Whether it adds one vector to w, the same on every style."""
-        return self.vector.ndim == 1
+        return self.vector.ndim == 1 and self.styles is None
 
     def move(self, ws: Tensor, gamma: Tensor) -> Tensor:
         """Codes [N, L, w_dim] by γ [N or 1, 1, 1] further along."""
-        return ws + gamma * self.vector.to(ws)
+        return within(self.styles, ws, ws + gamma * self.vector.to(ws))
 
     def content(self) -> tuple[dict[str, Tensor], dict]:
         """Tensors and config entries of its file."""
-        return {"direction": self.vector}, {}
+        space = "W" if self.vector.ndim == 1 else "W+"
+        styles = {} if self.styles is None else {"styles": list(self.styles)}
+        return {"direction": self.vector}, {"space": space, "norm": 1.0, "sign": SIGN, **styles}
 
 
 def edit(
@@ -100,11 +105,45 @@ def edit(
     gamma = torch.as_tensor(strength, dtype=ws.dtype, device=ws.device).reshape(-1, 1, 1)
     if len(gamma) not in (1, len(ws)):
         raise ValueError(f"{len(gamma)} strengths for {len(ws)} images; give one, or one per image")
-    moved = direction.move(ws, gamma)  # [N, L, w_dim]
-    if styles is not None:
-        start, end = styles
-        moved = torch.cat([ws[:, :start], moved[:, start:end], ws[:, end:]], dim=1)
-    return inversion.with_ws(moved)
+    if direction.styles is not None and direction.styles[1] > ws.shape[1]:
+        raise ValueError(f"direction {direction.name!r} moves styles {direction.styles}; there are {ws.shape[1]} here")
+    return inversion.with_ws(within(styles, ws, direction.move(ws, gamma)))  # [N, L, w_dim]
+
+
+def within(styles: tuple[int, int] | None, ws: Tensor, moved: Tensor) -> Tensor:
+    """The moved codes [N, L, w_dim] on these styles, those of `ws` on the others."""
+    if styles is None:
+        return moved
+    start, end = styles
+    return torch.cat([ws[:, :start], moved[:, start:end], ws[:, end:]], dim=1)
+
+
+def project_out(direction: Direction, others: Sequence[Direction]) -> Direction:
+    """The direction without what it has in common with others, so that it leaves them alone (as far as W is linear).
+
+    Source: InterFaceGAN (Shen et al., CVPR 2020), section 3.3; for several, what is left beside all that they span.
+
+    Raises:
+        ValueError: nothing is left, or they differ in w_dim or styles.
+    """
+    everyone = (direction, *others)
+    counts = [1 if each.num_ws is None else each.num_ws for each in everyone]
+    num_ws = max(counts)
+    if len({each.w_dim for each in everyone}) > 1 or any(count not in (1, num_ws) for count in counts):
+        raise ValueError(f"direction {direction.name!r} and those to leave out are of different W")
+
+    def flat(each: Direction) -> Tensor:
+        return each.vector.reshape(-1, each.w_dim).expand(num_ws, -1).flatten().double()
+
+    basis = torch.linalg.qr(torch.stack([flat(each) for each in others], dim=1)).Q
+    vector = flat(direction)
+    left = vector - basis @ (basis.T @ vector)
+    if left.norm() < 1e-3 * vector.norm():
+        raise ValueError(f"direction {direction.name!r} is made of {', '.join(each.name for each in others)} alone")
+    info = {key: value for key, value in direction.info.items() if not key.startswith("projection_")}
+    info |= {"without": [each.name for each in others], "cosine_to_before": float(left.norm() / vector.norm())}
+    vector = left.float().reshape(num_ws, -1)
+    return replace(direction, vector=vector[0] if num_ws == 1 else vector[None], info=info)
 
 
 def style_range(text: str, num_ws: int) -> tuple[int, int]:

@@ -16,7 +16,13 @@ from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.errors import UserError, reason_of
 from hyperinverter.utils.text import expanded, whole_number
 
-SUFFIXES = (".safetensors", ".npy", ".pt")  # of files that have a name in a model folder; a path may have any
+SUFFIXES = (
+    ".safetensors",
+    ".npy",
+    ".pt",
+    ".npz",
+    ".pkl",
+)  # of files that have a name in a model folder; a path may have any
 WANTED = "give a direction as .npy, .pt or .safetensors"  # in the place of a picture or a text
 TEXT_BYTES = 2**24  # a longer text is none of numbers for a direction
 PCA_FILE = "{name}.safetensors"  # directly in a model folder
@@ -117,7 +123,15 @@ def _read(path: Path, space: Space) -> Direction:
     file = read_model(path, "direction")
     about = (file.info, file.requires.get("generator", ""))
     if set(file.state) == {"direction"}:
-        return Direction(path.stem, laid_out(file.state["direction"], space), *about)
+        styles = file.config.get("styles")
+        if styles is not None and not (isinstance(styles, list) and len(styles) == 2 and 0 <= styles[0] < styles[1]):
+            raise ValueError(f"says that it moves the styles {styles}; expected [START, END]")
+        return Direction(
+            path.stem,
+            laid_out(file.state["direction"], space),
+            *about,
+            None if styles is None else (styles[0], styles[1]),
+        )
     if set(file.state) == {"component", "mean"} and {"start", "end"} <= set(file.config):
         state, where = file.state, {key: file.config[key] for key in ("start", "end")}
         direction = AbsoluteDirection(path.stem, state["component"], *about, mean=state["mean"], **where)

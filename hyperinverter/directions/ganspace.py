@@ -145,8 +145,9 @@ class Pca:
             info["published_strength_in_std"] = edit.strength
         vector = self.components[edit.component]
         name = name or f"component_{edit.component}_styles_{edit.start}_{edit.end}"
-        where = {"start": edit.start, "end": edit.end}
-        return AbsoluteDirection(name, vector, info, self.generator_hash, mean=self.mean, **where)
+        return AbsoluteDirection(
+            name, vector, info, self.generator_hash, mean=self.mean, start=edit.start, end=edit.end
+        )
 
     def named(self, text: str) -> AbsoluteDirection:
         """A direction by its name in the published tables, or as COMPONENT:START-END."""

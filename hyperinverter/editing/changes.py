@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from hyperinverter.config.model_schema import VideoConfig
 from hyperinverter.config.schema import EditConfig
 from hyperinverter.directions.direction import Direction, edit, style_range
 from hyperinverter.inverters import Inversion, Inverter
@@ -78,20 +79,31 @@ def changes_of(config: EditConfig, inverter: Inverter) -> list[Change]:
         FileNotFoundError: no such direction.
         UserError: one that is named twice or of another generator, or styles that are not there.
     """
-    styles = style_range(config.styles, inverter.generator.num_ws) if config.styles else None
-    unit = " sd" if config.strength_unit == "std" else ""
     if config.edits:
-        steps = _steps(config, inverter, config.edits)
-        parts = [f"{each.name}{wanted:+g}" for (each, _), wanted in zip(steps, config.edits.values(), strict=True)]
-        return [Together("_".join(parts), [1.0], steps, unit, styles)]
+        return [all_at_once(config, inverter)]
     steps = _steps(config, inverter, dict.fromkeys(config.directions, 1.0))
     if len(steps) < len(config.directions):
         names = ", ".join(config.directions)
         raise UserError(f"directions: {names}: a name is given twice; leave one out or rename its file")
+    unit = " sd" if config.strength_unit == "std" else ""
+    styles = _styles(config, inverter)
     return [Change(step[0].name, list(config.strengths), [step], unit, styles) for step in steps]
 
 
-def _steps(config: EditConfig, inverter: Inverter, strengths: Mapping[str, float]) -> list[tuple[Direction, float]]:
+def all_at_once(config: EditConfig | VideoConfig, inverter: Inverter) -> Together:
+    """All `edits` of `config`; errors as of `changes_of`."""
+    steps = _steps(config, inverter, config.edits)
+    parts = [f"{each.name}{wanted:+g}" for (each, _), wanted in zip(steps, config.edits.values(), strict=True)]
+    return Together("_".join(parts), [1.0], steps, styles=_styles(config, inverter))
+
+
+def _styles(config: EditConfig | VideoConfig, inverter: Inverter) -> tuple[int, int] | None:
+    return style_range(config.styles, inverter.generator.num_ws) if config.styles else None
+
+
+def _steps(
+    config: EditConfig | VideoConfig, inverter: Inverter, strengths: Mapping[str, float]
+) -> list[tuple[Direction, float]]:
     """Directions, and γ of those strengths."""
     try:
         result = inverter.moves(strengths, config.strength_unit, config.domain.directions)

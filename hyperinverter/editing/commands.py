@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hyperinverter.checkpoint import write_atomically
-from hyperinverter.config.schema import EditConfig, InterpolateConfig, InvertConfig
+from hyperinverter.config.schema import EditConfig, InterpolateConfig, InvertConfig, MethodConfig
 from hyperinverter.data.sources import spare_inputs
 from hyperinverter.directions.direction import Direction
 from hyperinverter.editing.changes import Change, changes_of
@@ -217,14 +217,19 @@ def _open(config: InvertConfig) -> tuple[Inverter, Path, float]:
     """The method, the output folder, and when the work began (a reading of `time.perf_counter`)."""
     begin = time.perf_counter()
     check_inputs(config)
+    inverter = open_method(config)
+    output = Path(config.output)
+    output.mkdir(parents=True, exist_ok=True)
+    return inverter, output, begin
+
+
+def open_method(config: MethodConfig) -> Inverter:
+    """The method as it is configured."""
     seed_everything(config.seed, config.threads)
     source = config.model or config.domain
     with doing("loading the model"):
         how = {"precision": config.precision, "compile": config.compile, "resolution": config.resolution}
-        inverter = load(source, config.method, config.device, config.projection, refine=config.refine, **how)
-    output = Path(config.output)
-    output.mkdir(parents=True, exist_ok=True)
-    return inverter, output, begin
+        return load(source, config.method, config.device, config.projection, refine=config.refine, **how)
 
 
 def _described(direction: Direction, gammas: Sequence[float]) -> dict:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,7 +12,8 @@ from tqdm import tqdm
 from hyperinverter.checkpoint import read_safetensors, recorded, write_atomically
 from hyperinverter.config.model_schema import DirectionConfig
 from hyperinverter.data.loader import Batches
-from hyperinverter.data.sources import open_source
+from hyperinverter.data.sources import check_images, open_source
+from hyperinverter.directions.direction import Direction, project_out
 from hyperinverter.directions.files import save_direction
 from hyperinverter.editing.learn import (
     attribute_values,
@@ -23,6 +25,7 @@ from hyperinverter.editing.learn import (
     rows_of,
 )
 from hyperinverter.inverters import Inverter, load
+from hyperinverter.releases.writing import spread_along
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.output_names import file_name
 from hyperinverter.utils.safetensors_io import write_tensors
@@ -35,7 +38,7 @@ LICENCE = "Derived from the photos and labels named here; the terms of both hold
 
 
 def learn_directions(config: DirectionConfig) -> dict:
-    """Learn one direction per entry of `config.attributes`.
+    """Learn one direction per entry of `config.attributes` and of `config.differences`.
 
     Writes `directions/NAME.safetensors` (copy them into the model folder), `codes.safetensors` (the photos' w, taken
     again as long as the photos' names and the model stay the same) and `directions.json` with every figure.
@@ -43,39 +46,71 @@ def learn_directions(config: DirectionConfig) -> dict:
     Raises:
         UserError: no photos, labels or attributes were named, no photo has labels, or a class is too small.
     """
-    for key, value, example in (
-        ("data.root", config.data.root, "data.root=FOLDER"),
-        ("labels", config.labels, "labels=FILE.csv"),
-        ("attributes", config.attributes, "attributes.smile=Smiling"),
-    ):
-        if not value:
-            raise UserError(f"{key} is empty; write for instance {example}")
+    if config.attributes or not config.differences:
+        for key, value, example in (
+            ("data.root", config.data.root, "data.root=FOLDER"),
+            ("labels", config.labels, "labels=FILE.csv"),
+            ("attributes", config.attributes, "attributes.smile=Smiling"),
+        ):
+            if not value:
+                raise UserError(f"{key} is empty; write for instance {example}")
     seed_everything(config.seed, config.threads)
-    labels = read_labels(config.labels)
+    labels = read_labels(config.labels) if config.attributes else {}
     for column in config.attributes.values():
         check_column(labels.values(), column)  # a wrong one is reported before all photos are encoded
-    _check_labels(config, labels)
+    if config.attributes:
+        _check_labels(config, labels)
+    for roots in config.differences.values():
+        check_images(roots, config.data.kind)
     with doing("loading the model"):
         inverter = load(config.model or config.domain, "w_encoder", config.device)
     output = Path(config.output)
-    ws, names = photo_codes(config, inverter, output / "codes.safetensors")
+    about = {"model": inverter.model_name, "w_encoder": inverter.model_hash, "licence": LICENCE}
+    learned: dict[str, tuple[Direction, dict]] = {}
+    told: dict = {}
+    ws = None
+    if config.attributes:
+        ws, told = _learn(config, inverter, labels, learned)
+        for direction, _ in learned.values():
+            direction.info |= told
+    for name, roots in config.differences.items():
+        learned[name] = _difference(config, inverter, name, roots, output)
+    for name, others in config.without.items():
+        direction, figures = learned[name]
+        known = [learned[other][0] if other in learned else inverter.direction(other) for other in others]
+        direction = project_out(direction, known)
+        if ws is None or direction.num_ws is not None:
+            direction.info |= spread_along(inverter.generator, direction.vector)
+        else:
+            direction.info["projection_std"] = float((ws @ direction.vector).std(correction=0))
+        learned[name] = direction, figures | direction.info
+    domain = inverter.domain
+    for name, (direction, figures) in learned.items():
+        direction.info |= about
+        path = output / "directions" / f"{file_name(name)}.safetensors"
+        save_direction(direction, path, domain=domain.name, resolution=domain.resolution)
+        kept = figures.get("cosine_to_before")
+        if kept is not None:
+            print(f"{name}: without {', '.join(config.without[name])}; cosine {kept:.2f} to what it was")
+    results = {name: figures for name, (_, figures) in learned.items()}
+    summary = {"domain": domain.name, "generator": inverter.generator_hash, **told, **about, "directions": results}
+    with write_atomically(output / "directions.json") as temporary:
+        temporary.write_text(json.dumps(summary, indent=2) + "\n")
+    print(f"directions in {output / 'directions'}; copy them into the model folder to use them by name")
+    return summary
 
+
+def _learn(
+    config: DirectionConfig, inverter: Inverter, labels: dict, learned: dict[str, tuple[Direction, dict]]
+) -> tuple[Tensor, dict]:
+    """Fill `learned` with a direction per attribute; the labelled photos' w [n, w_dim], and what to say of all."""
+    ws, names = photo_codes(config, inverter, Path(config.output) / "codes.safetensors")
     result = rows_of(names, labels)
     labelled = [i for i, row in enumerate(result) if row is not None]
     if len(labelled) < len(names):
         print(f"{len(names) - len(labelled)} of {len(names)} photos have no row in {config.labels} and are left out")
     ws, names, rows = ws[labelled], [names[i] for i in labelled], [result[i] for i in labelled]
     held_out, how = held_out_mask(names, rows, config.held_out_fraction, config.seed)
-    source = {
-        "photos": len(names),
-        "labels": Path(config.labels).name,
-        "held_out": how,
-        "model": inverter.model_name,
-        "w_encoder": inverter.model_hash,
-        "method": f"{config.estimate} of a linear SVM (balanced classes) on E1 codes of real photos",
-        "licence": LICENCE,
-    }
-    results = {}
     for name, column in config.attributes.items():
         with doing(f"fitting {name}"):
             direction, figures = learn_direction(
@@ -86,19 +121,34 @@ def learn_directions(config: DirectionConfig) -> dict:
                 generator_hash=inverter.generator_hash,
                 estimate=config.estimate,
             )
-        direction.info |= {"attribute": column, **source}
-        domain, path = inverter.domain, output / "directions" / f"{file_name(name)}.safetensors"
-        save_direction(direction, path, domain=domain.name, resolution=domain.resolution)
-        results[name] = {"attribute": column, **figures}
+        method = f"{config.estimate} of a linear SVM (balanced classes) on E1 codes of real photos"
+        direction.info |= {"attribute": column, "method": method}
+        learned[name] = direction, {"attribute": column, **figures}
         print(
             f"{name} ({column}): accuracy {figures['accuracy']:.3f}, balanced {figures['balanced_accuracy']:.3f} on "
             f"{figures['n_held_out']} held-out photos; w·d has standard deviation {figures['projection_std']:.2f}"
         )
-    summary = {"domain": inverter.domain.name, "generator": inverter.generator_hash, **source, "directions": results}
-    with write_atomically(output / "directions.json") as temporary:
-        temporary.write_text(json.dumps(summary, indent=2) + "\n")
-    print(f"directions in {output / 'directions'}; copy them into the model folder to use them by name")
-    return summary
+    return ws, {"photos": len(names), "labels": Path(config.labels or "").name, "held_out": how}
+
+
+def _difference(
+    config: DirectionConfig, inverter: Inverter, name: str, roots: list[str], output: Path
+) -> tuple[Direction, dict]:
+    """The direction from the mean w of one group of photos to that of another, and its figures."""
+    means, counts = [], []
+    for number, root in enumerate(roots):
+        group = replace(config, data=replace(config.data, root=root))
+        ws, names = photo_codes(group, inverter, output / f"codes_{file_name(name)}_{number}.safetensors")
+        means.append(ws.mean(dim=0))
+        counts.append(len(names))
+    step = means[1] - means[0]
+    figures = {"photos_from": counts[0], "photos_to": counts[1], "class_distance": float(step.norm())}
+    if not figures["class_distance"]:
+        raise UserError(f"differences.{name}: both groups have the same mean; give other photos")
+    figures |= spread_along(inverter.generator, step)
+    method = "difference of two groups' mean E1 codes"
+    print(f"{name}: from {counts[0]} to {counts[1]} photos, {figures['class_distance']:.2f} in W")
+    return Direction(name, step, {"method": method, **figures}, inverter.generator_hash), figures
 
 
 def _check_labels(config: DirectionConfig, labels: dict[str, dict[str, str]]) -> None:

@@ -39,6 +39,7 @@ SURE_SCORE = {"yunet": 0.88, "dlib": 0.0}
 YUNET_SIDE, YUNET_DOWN = 0.986, 0.031
 # scales over FFHQ's square and degrees of the crops whose points are averaged
 GLANCES = [(scale, degrees) for scale in (1.2, 1.4, 1.65) for degrees in (-8.0, 0.0, 8.0)]
+FILM_GLANCES = [(1.4, 0.0), (1.2, -8.0), (1.65, 8.0)]  # the same for a frame of a film, whose neighbours help
 ALL_FACES = "all"
 
 
@@ -223,6 +224,26 @@ def _steadied(finder: FaceFinder, image: Image.Image, quad: np.ndarray) -> np.nd
     seen = filter(None, (_look(finder, image, crop) for crop in crops))
     points = [each for _, each in seen]
     return _square_of(finder, np.mean(points, axis=0)) if points else quad
+
+
+def follow(image: Image.Image, quad: np.ndarray) -> np.ndarray | None:
+    """Eyes and mouth [3, 2] of the face that was in FFHQ's square [4, 2] one frame ago; None: it is not seen there."""
+    finder = face_finder()
+    assert finder is not None, "the square came from a finder"
+    centre = quad.mean(axis=0)
+    looks = [turned(centre + (quad - centre) * scale, degrees) for scale, degrees in FILM_GLANCES]
+    first = _look(finder, image, looks[0])
+    if first is None:
+        return None
+    seen = [first, *filter(None, (_look(finder, image, crop) for crop in looks[1:]))]
+    return np.mean([points for _, points in seen], axis=0)
+
+
+def square_around(points: np.ndarray) -> np.ndarray:
+    """FFHQ's square [4, 2] of a face by its eyes and mouth [3, 2] as `follow` gives them."""
+    finder = face_finder()
+    assert finder is not None, "the points came from a finder"
+    return _square_of(finder, points)
 
 
 def _square_of(finder: FaceFinder, points: np.ndarray) -> np.ndarray:

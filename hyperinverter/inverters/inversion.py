@@ -195,6 +195,17 @@ class Inversion:
             prepared=None,
         )
 
+    def mixed(self, weights: Tensor) -> "Inversion":
+        """Weighted means of these images: codes, and Δθ, which is affine in tokens.
+
+        Args:
+            weights: [n, N], each row with a sum of 1; n images come out.
+        """
+        if weights.ndim != 2 or weights.shape[1] != len(self):
+            raise ValueError(f"weights have shape {tuple(weights.shape)}; expected [n, {len(self)}]")
+        plain = replace(self, prepared=None)
+        return plain._map(lambda tensor: torch.einsum("nm,m...->n...", weights.to(tensor), tensor))
+
     def _check_same_kind(self, other: "Inversion", verb: str) -> None:
         if (self.model_hash, self.generator_hash) != (other.model_hash, other.generator_hash):
             raise UserError(

@@ -1,12 +1,16 @@
-"""Films through PyAV, which carries FFmpeg's libraries (extra `video`): pictures to H.264 in an MP4 file.
+"""Films through PyAV, which carries FFmpeg's libraries (extra `video`): pictures to H.264 in MP4, films to frames.
 
-Inside the package a frame is a Pillow image or a tensor [3, H, W] in [-1, 1].
+Frames are upright RGB pictures. A film is written in parts, each whole or not there at all, which are joined at the end
+without a second loss: packets are copied, and so is the sound. Nothing here grows with a film's length.
 """
 
-from collections.abc import Sequence
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -18,6 +22,10 @@ from hyperinverter.utils.images import to_pil
 
 CRF = 18  # of x264: 0 keeps everything, 23 is its default, at 18 eyes see no difference
 H264 = {"crf": str(CRF), "preset": "medium"}
+PARTS = {**H264, "bf": "0"}  # no frame refers to a later one: parts are joined in the order of their frames
+PART_FORMAT = "nut"  # keeps times exactly, and the decoder's settings at every key frame
+MP4_SOUND = ("aac", "mp3", "mp3float", "ac3", "eac3", "alac", "opus", "libopus", "flac")  # what players take in MP4
+UNKNOWN_COLOURS = 2  # what FFmpeg calls a colour space that a film does not name
 
 
 def check_films() -> None:
@@ -57,13 +65,163 @@ def save_mp4(frames: Sequence[Tensor | Image.Image], path: str | Path, frame_ms:
         stream.pix_fmt = "yuv420p"
         for frame in frames:
             picture = to_pil(frame) if isinstance(frame, Tensor) else frame
-            film.mux(stream.encode(video_frame(picture, stream.width, stream.height)))
+            pixels = np.ascontiguousarray(np.asarray(picture)[: stream.height, : stream.width])
+            film.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         film.mux(stream.encode())
     return path
 
 
-def video_frame(picture: Image.Image, width: int, height: int):
-    """The picture's upper left width x height pixels as PyAV's frame."""
+@dataclass(frozen=True)
+class Film:
+    """A film file's first video.
+
+    Attributes:
+        size: width and height of its upright frames, px.
+        frames: how many there are, by its head; 0 where that does not say.
+        fps: frames a second, on average.
+        time_base: of `pts`, seconds.
+        sound: FFmpeg's name of the kind of its sound; None: it is silent.
+        colours: FFmpeg's number of its colour space.
+    """
+
+    path: Path
+    size: tuple[int, int]
+    frames: int
+    fps: Fraction
+    time_base: Fraction
+    sound: str | None
+    colours: int
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Film":
+        """Look at a film.
+
+        Raises:
+            FileNotFoundError: no such file.
+            UserError: PyAV is not installed, or the file is no film.
+        """
+        check_films()
+        import av
+
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such film")
+        try:
+            with av.open(str(path)) as film:
+                if not film.streams.video:
+                    raise UserError(f"{path}: holds no pictures; give a film")
+                stream = film.streams.video[0]
+                first = next(film.decode(stream), None)
+                if first is None:
+                    raise UserError(f"{path}: holds no frame that can be read; give another film")
+                fps = stream.average_rate or stream.guessed_rate or Fraction(25)
+                seconds = (stream.duration or 0) * (stream.time_base or 0)
+                frames = stream.frames or int(seconds * fps)
+                size, colours = _upright(first).size, int(first.colorspace)
+                time_base = stream.time_base or 1 / fps
+                sound = film.streams.audio[0].codec_context.name if film.streams.audio else None
+                return cls(path, size, frames, fps, time_base, sound, colours)
+        except av.FFmpegError as error:
+            raise UserError(f"{path}: cannot be read as a film ({error.strerror}); give an .mp4 or .mov") from error
+
+    def __iter__(self) -> Iterator[tuple[int, Image.Image]]:
+        """(pts, upright picture) of every frame, in order; a film that is cut short ends with its last whole frame."""
+        import av
+
+        with av.open(str(self.path)) as film:
+            stream = film.streams.video[0]
+            stream.thread_type = "AUTO"
+            before = None
+            try:
+                for frame in film.decode(stream):
+                    if frame.pts is None or (before is not None and frame.pts <= before):
+                        continue  # times that do not rise cannot be written
+                    before = frame.pts
+                    yield frame.pts, _upright(frame)
+            except av.FFmpegError:
+                return
+
+
+def _upright(frame: Any) -> Image.Image:
+    """A decoded frame as a picture, turned as the film's head says (phones write it)."""
+    pixels = frame.to_ndarray(format="rgb24")
+    turns = round(frame.rotation / 90) % 4  # counter-clockwise
+    return Image.fromarray(np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels)
+
+
+def write_part(film: Film, frames: Iterator[tuple[int, Image.Image]], path: Path) -> None:
+    """Encode some frames of a changed film, in its times and colour space, as one part."""
+    import av
+    from av.video.reformatter import ColorRange
+
+    width, height = (side // 2 * 2 for side in film.size)
+    with write_atomically(path) as temporary, av.open(str(temporary), "w", format=PART_FORMAT) as part:
+        stream = part.add_stream("libx264", rate=film.fps, options=PARTS)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        context = stream.codec_context
+        context.time_base = film.time_base
+        context.colorspace = film.colours
+        context.color_range = ColorRange.MPEG
+        colours = None if film.colours == UNKNOWN_COLOURS else film.colours
+        for pts, picture in frames:
+            pixels = np.ascontiguousarray(np.asarray(picture)[:height, :width])
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame = frame.reformat(format="yuv420p", dst_colorspace=colours, dst_color_range=ColorRange.MPEG)
+            frame.pts, frame.time_base = pts, film.time_base
+            part.mux(stream.encode(frame))
+        part.mux(stream.encode())
+
+
+def join_parts(film: Film, parts: Sequence[Path], path: Path) -> None:
+    """Join parts to an MP4 file with the sound of `film`, which is copied where players know its kind in such files."""
     import av
 
-    return av.VideoFrame.from_ndarray(np.ascontiguousarray(np.asarray(picture)[:height, :width]), format="rgb24")
+    with (
+        write_atomically(path) as temporary,
+        av.open(str(film.path)) as source,
+        av.open(str(parts[0])) as first,
+        av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as joined,
+    ):
+        video = joined.add_stream_from_template(first.streams.video[0])
+        ways = [_video_packets(parts, video)]
+        if film.sound:
+            sound = source.streams.audio[0]
+            if film.sound in MP4_SOUND:
+                written = joined.add_stream_from_template(sound)
+                ways.append(_sound_packets(source, sound, written))
+            else:
+                written = joined.add_stream("aac", rate=sound.codec_context.sample_rate)
+                ways.append(_encoded_sound(source, sound, written))
+        for _, packet in heapq.merge(*ways, key=lambda each: each[0]):  # by time, so that little is held
+            joined.mux(packet)
+
+
+def _video_packets(parts: Sequence[Path], written: Any) -> Iterator[tuple[float, Any]]:
+    import av
+
+    for part in parts:
+        with av.open(str(part)) as film:
+            for packet in film.demux(film.streams.video[0]):
+                if packet.dts is not None:
+                    packet.stream = written
+                    yield float(packet.dts * packet.time_base), packet
+
+
+def _sound_packets(source: Any, sound: Any, written: Any) -> Iterator[tuple[float, Any]]:
+    for packet in source.demux(sound):
+        if packet.dts is not None:
+            packet.stream = written
+            yield float(packet.dts * packet.time_base), packet
+
+
+def _encoded_sound(source: Any, sound: Any, written: Any) -> Iterator[tuple[float, Any]]:
+    at = 0.0
+    for frame in _frames_and_end(source, sound):
+        for packet in written.encode(frame):
+            at = float(packet.dts * packet.time_base) if packet.dts is not None else at
+            yield at, packet
+
+
+def _frames_and_end(source: Any, sound: Any) -> Iterator[Any]:
+    yield from source.decode(sound)
+    yield None  # what the encoder still holds

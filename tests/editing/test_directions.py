@@ -1,17 +1,20 @@
 """Directions from every kind of file, checked on the way in; the edit formula; interpolation over steps."""
 
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from hyperinverter.directions import available_directions, project_out
 from hyperinverter.directions.direction import in_w
 from hyperinverter.editing import Direction, edit, interpolate, load_direction, save_direction
 from hyperinverter.inverters import Inversion, load
 from hyperinverter.published.vectors import Space
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.safetensors_io import write_tensors
 
 
 @pytest.fixture
@@ -195,3 +198,39 @@ def test_interpolated_tokens_render_as_interpolated_weights(tiny_model):
     expected = Inversion(0.7 * first.ws + 0.3 * last.ws, residuals=dense)
     middle = model.render(first.interpolate(last, 0.3))
     torch.testing.assert_close(middle, model.render(expected, allow_other_model=True), atol=1e-4, rtol=1e-4)
+
+
+def test_a_direction_without_others_is_at_right_angles_to_them():
+    smile, age, tall = (torch.randn(16, generator=torch.Generator().manual_seed(i)) for i in range(3))
+    directions = [Direction(name, vector) for name, vector in (("smile", smile), ("age", age), ("tall", tall))]
+    left = project_out(directions[0], directions[1:])
+    assert abs(left.vector @ directions[1].vector) < 1e-6 and abs(left.vector @ directions[2].vector) < 1e-6
+    one = project_out(directions[0], directions[1:2])  # InterFaceGAN: n1 - (n1.n2) n2
+    n1, n2 = directions[0].vector, directions[1].vector
+    torch.testing.assert_close(one.vector, (n1 - (n1 @ n2) * n2) / (n1 - (n1 @ n2) * n2).norm())
+    assert left.info["without"] == ["age", "tall"] and 0 < left.info["cosine_to_before"] < 1
+    per_style = Direction("w_plus", torch.randn(1, 6, 16))
+    wide = project_out(directions[0], [per_style])
+    assert wide.num_ws == 6 and abs((wide.vector * per_style.vector).sum()) < 1e-5
+    with pytest.raises(ValueError, match="'smile' is made of smile alone"):
+        project_out(directions[0], [directions[0]])
+    with pytest.raises(ValueError, match="are of different W"):
+        project_out(directions[0], [Direction("small", torch.ones(8))])
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".pt", ".pkl", ".safetensors"])
+def test_every_container_of_a_direction_is_found_by_its_name(tmp_path, suffix):
+    vector, path = torch.arange(1.0, 17), tmp_path / "directions" / f"up{suffix}"
+    path.parent.mkdir()
+    if suffix == ".npy":
+        np.save(path, vector[None].numpy())
+    elif suffix == ".npz":
+        np.savez(path, boundary=vector.numpy())
+    elif suffix == ".pt":
+        torch.save(vector, path)
+    elif suffix == ".pkl":
+        path.write_bytes(pickle.dumps({"direction": vector.numpy()}))
+    else:
+        write_tensors(path, {"direction": vector}, {})
+    torch.testing.assert_close(load_direction("up", tmp_path).vector, vector / vector.norm())
+    assert available_directions(tmp_path) == ["up"]

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -231,6 +232,38 @@ def test_the_command_learns_from_photos_and_reuses_the_codes(tmp_path, tiny_mode
     assert "the codes are made again" in capsys.readouterr().out
     summary = json.loads((tmp_path / "out" / "directions.json").read_text())
     assert summary["directions"]["age"]["n_train"] + summary["directions"]["age"]["n_held_out"] == 300
+
+
+def test_the_difference_of_two_groups_and_one_direction_without_another(tmp_path, tiny_model, tiny_domain, capsys):
+    rng = np.random.default_rng(0)
+    for group in ("dark", "light", "one.png"):
+        for number in range(1 if "." in group else 3):
+            path = tmp_path / group if "." in group else tmp_path / group / f"{number}.png"
+            path.parent.mkdir(exist_ok=True)
+            pixels = rng.integers(0, 100, (16, 16, 3), dtype=np.uint8) + (100 if group == "light" else 0)
+            Image.fromarray(pixels.astype(np.uint8)).save(path)
+    model = load(tiny_model, "w_encoder")
+    means = [model.invert(tmp_path / group).ws[:, 0].mean(0) for group in ("dark", "light", "one.png")]
+    config = DirectionConfig(
+        domain=tiny_domain,
+        output=str(tmp_path / "out"),
+        model=str(tiny_model),
+        differences={
+            "light": [str(tmp_path / "dark"), str(tmp_path / "light")],
+            "own": [str(tmp_path / "one.png"), str(tmp_path / "dark")],
+        },
+        without={"own": ["light"]},
+    )
+    summary = learn_directions(config)
+    light, own = (load_direction(tmp_path / "out" / "directions" / f"{n}.safetensors") for n in ("light", "own"))
+    step = means[1] - means[0]
+    torch.testing.assert_close(light.vector, step / step.norm(), atol=1e-4, rtol=0)
+    assert summary["directions"]["light"]["class_distance"] == pytest.approx(float(step.norm()), rel=1e-3)
+    assert abs(own.vector @ light.vector) < 1e-5 and own.info["without"] == ["light"]
+    assert (means[0] - means[2]) @ own.vector > 0 and own.info["projection_std"] > 0
+    assert "own: without light; cosine" in capsys.readouterr().out
+    with pytest.raises(FileNotFoundError, match="no direction 'age'"):
+        learn_directions(replace(config, without={"own": ["age"]}))
 
 
 @pytest.mark.parametrize(
