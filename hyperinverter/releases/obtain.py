@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, overload
 
+from hyperinverter.config.names import PUBLISHED_METHODS
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.pretrained.files import MADE_BY, command_for, search_folders, weights_file
 from hyperinverter.releases.catalog import (
@@ -96,6 +97,11 @@ def make_model(name: str, parts: Sequence[str] = WHOLE, *, download: bool = Fals
     if not missing:
         _add_vectors(model, folder, root, download)
         return folder
+    if unknown := [part for part in missing if part in PUBLISHED_METHODS and _entry_of(part, model) is None]:
+        raise FileNotFoundError(
+            f"no {' and no '.join(unknown)} of {model.domain} has been released by its authors; train one: "
+            + "; ".join(command_for(part, model.domain) for part in unknown)
+        )
     sources = _sources(model, missing, root)
     if download:
         paths = [path or _download(each, root) for each, path in sources.items()]
@@ -226,13 +232,18 @@ def _sources(model: ReleasedModel, missing: list[str], root: Path | None) -> dic
         elif part == "hyperinverter":
             wanted.append(model.hyperinverter)
         elif part != "w_encoder":
-            method = next((e for e in catalog().values() if (e.kind, e.domain) == (part, model.domain)), None)
+            method = _entry_of(part, model)
             if method is not None:  # HyperStyle's first guess is a file of its own
                 wanted += [method.name, *(name for name in method.needs if entry(name).kind == "w_encoder")]
         elif "hyperinverter" not in missing:  # which carries E1
             here = [name for name in (model.w_encoder, model.hyperinverter) if _place(entry(name), root)]
             wanted.append(here[0] if here else model.w_encoder)
     return {entry(name): _place(entry(name), root) for name in dict.fromkeys(wanted)}
+
+
+def _entry_of(method: str, model: ReleasedModel) -> CatalogEntry | None:
+    """The catalog's first file of a method of others on the model's domain."""
+    return next((each for each in catalog().values() if (each.kind, each.domain) == (method, model.domain)), None)
 
 
 def _instructions(model: ReleasedModel, absent: list[CatalogEntry], missing: list[str], root: Path | None) -> str:

@@ -119,6 +119,14 @@ def test_methods_of_others_join_the_same_folder(models, server, monkeypatch):
     assert parts(models) == ["discriminator", "generator", "psp"]
 
 
+def test_a_method_that_nobody_released_for_a_domain_is_said_to_be_so(models, server):
+    """pSp's authors published no churches, ReStyle's and e4e's did."""
+    with pytest.raises(FileNotFoundError, match=r"no psp of church has been released.*train_encoder.*method=psp"):
+        make_model("church", ["psp"], download=True)
+    with pytest.raises(FileNotFoundError, match="Fetch them"):
+        make_model("church", ["e4e"])
+
+
 def test_a_file_that_changed_is_refused_before_it_is_converted(models, files):
     put(files, models, PKL, WHOLE)
     make_model(NAME, ["generator"])
