@@ -20,6 +20,8 @@ from hyperinverter.config.rules import (
     weights,
 )
 
+MOST_RANKED = 6  # methods beside each other on the page where people rank them
+
 
 def _benchmark(c: report_schema.BenchmarkConfig) -> Iterator[Problem]:
     b = report_schema
@@ -74,8 +76,10 @@ def _refine(c: schema.RefineConfig) -> Iterator[Problem]:
 def _reproduce(c: report_schema.ReproduceConfig) -> Iterator[Problem]:
     parts = (*report_schema.PAPER, report_schema.ALL, *report_schema.REPRODUCED)
     yield from known("parts", "part", c.parts, parts)
-    for key in ("methods", "blends"):
+    for key in ("methods", "blends", "ranked"):
         yield from known(key, "method", getattr(c, key), names.METHODS)
+    if not 2 <= len(set(c.ranked)) <= MOST_RANKED or len(set(c.ranked)) < len(c.ranked):
+        yield Problem(("ranked",), f"needs 2 to {MOST_RANKED} different methods that people rank, got {c.ranked}")
     yield from known("models", "method", c.models, names.METHODS, each_has_a_key=True)
     yield from known("table_metrics", "metric", c.table_metrics, names.METRICS)
     yield from known("metrics", "metric", c.metrics, names.METRICS)
@@ -83,7 +87,7 @@ def _reproduce(c: report_schema.ReproduceConfig) -> Iterator[Problem]:
     yield from known("classifiers", "classifier", c.classifiers, names.CLASSIFIERS)
     yield from choice(c, "strength_unit", ("w", "std"))
     yield from not_empty(c, "strengths metrics classifiers methods blends")
-    yield from at_least(c, 2, "generated edited_photos table_photos optimised_photos")
+    yield from at_least(c, 2, "generated edited_photos table_photos optimised_photos ranked_photos")
     yield from at_least(c, 1, "bounds_photos bounds_steps shown_photos")
     yield from weights("bounds_losses", c.bounds_losses, names.DISTANCES)
     yield from at_least(c, 1, "batch_size time_repeats")

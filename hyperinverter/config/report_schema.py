@@ -102,11 +102,11 @@ class DemoConfig(CommandConfig):
 
 # Tables and figures of the paper, each by its name there; fig26 is figure 9 by every method. What the paper has once
 # for each kind of domain is no part of `all` on the other kind.
-PAPER = ("table1", "table2", "table3", "fig1", "fig4", "fig5", "fig7", "fig8", "fig9", "fig11", "fig12", "fig13",
-         "fig14", "fig26")  # fmt: skip
+PAPER = ("table1", "table2", "table3", "fig1", "fig4", "fig5", "fig6", "fig7", "fig8", "fig9", "fig10", "fig11",
+         "fig12", "fig13", "fig14", "fig26")  # fmt: skip
 ALL = "all"
-OF_FACES = ("fig8", "fig13")
-OF_SCENES = ("fig11", "fig14")  # the same of scenes, in this order
+OF_FACES = ("fig6", "fig8", "fig13")
+OF_SCENES = ("fig10", "fig11", "fig14")  # the same of scenes, in this order
 # What else may be measured, each into a JSON file of its name; `figures` are the paper's, `pictures` the model card's.
 REPRODUCED = (
     "photos",
@@ -168,6 +168,9 @@ class ReproduceConfig(CommandConfig):
     shown_photos: int = 3  # rows of a figure, a third each of the best, median and worst
     shown_credit: str = ""  # whose photos these are, and their licence: written under the figures
     blends: list[str] = field(default_factory=lambda: ["w_encoder", "psp", "e4e", "restyle", "hyperinverter"])  # fig26
+    ranked: list[str] = field(default_factory=lambda: ["e4e", "restyle", "hyperinverter"])  # by people, fig6 and fig10
+    ranked_photos: int = 30  # of that page, each reconstructed and edited
+    votes: list[str] = field(default_factory=list)  # files of votes that the page saved, globs allowed
     ablations: str | None = None  # table 3: config of the ablate command; None: configs/ablate/DOMAIN.yaml
     publish: str | None = None  # folder for the JSON files, and beside it the page <folder>.md made of all in it
     pictures: str | None = None  # folder for samples.png, reconstructions.png, edits.png; None: in output

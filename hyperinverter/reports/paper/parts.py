@@ -21,6 +21,7 @@ from hyperinverter.reports.paper.analyses import (
 from hyperinverter.reports.paper.bench import Bench
 from hyperinverter.reports.paper.blocks import Block, add_to
 from hyperinverter.reports.paper.grids import figure4, figure5, figure7, figure26, grid_blocks
+from hyperinverter.reports.paper.ranking import ranking, ranking_blocks
 from hyperinverter.reports.paper.table1 import table1, table1_blocks
 from hyperinverter.reports.paper.table2 import table2, table2_blocks
 
@@ -56,11 +57,13 @@ PARTS: dict[str, Part] = {
     ),
     "fig4": Part("Figure 4: reconstructions", figure4, grid_blocks("Reconstructions"), [], ["fig4.png"]),
     "fig5": Part("Figure 5: edits", figure5, grid_blocks("Edits by every method"), [], ["fig5.png"]),
+    "fig6": Part("Figure 6: what people prefer", ranking("fig6"), ranking_blocks, [], ["fig6.svg"]),
     "fig7": Part("Figure 7: Phase II", figure7, grid_blocks("What the second phase brings back"), [], ["fig7.png"]),
     "fig8": Part(
         "Figure 8: changed weights", weight_changes("fig8"), analysis_blocks(WEIGHTS), ["photos"], ["fig8.svg"]
     ),
     "fig9": Part("Figure 9: interpolation", blends, analysis_blocks(BLENDED), [], ["fig9.png"]),
+    "fig10": Part("Figure 10: what people prefer", ranking("fig10"), ranking_blocks, [], ["fig10.svg"]),
     "fig11": Part(
         "Figure 11: changed weights", weight_changes("fig11"), analysis_blocks(WEIGHTS), ["photos"], ["fig11.svg"]
     ),

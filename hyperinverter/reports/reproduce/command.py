@@ -50,7 +50,7 @@ SHOWN = {  # part -> pictures that the page shows
     "figures": ["figures/interpolation.png", "figures/difference_maps.png"],
     "learning_curve": ["learning_curve.svg"],
 }
-ON_SHOWN = ("fig4", "fig5", "fig7", "fig9", "fig13", "fig14", "fig26")
+ON_SHOWN = ("fig4", "fig5", "fig6", "fig7", "fig10", "fig9", "fig13", "fig14", "fig26")
 ALSO_NAMED = {
     **{part: ["methods", "table_photos", "optimised_photos"] for part in ("table1", "fig1")},
     "table2": ["methods", "edited_photos", "optimised_photos", "strengths", "strength_unit", "classifiers"],
