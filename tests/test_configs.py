@@ -8,7 +8,14 @@ import pytest
 
 from hyperinverter.config.encoder_schema import TrainEncoderConfig
 from hyperinverter.config.load import list_domains, load_config, load_domain, to_yaml
-from hyperinverter.config.model_schema import AppConfig, DirectionConfig, ExportConfig, GanspaceConfig, VideoConfig
+from hyperinverter.config.model_schema import (
+    AppConfig,
+    DirectionConfig,
+    ExportConfig,
+    GanspaceConfig,
+    ListConfig,
+    VideoConfig,
+)
 from hyperinverter.config.report_schema import AblateConfig, AnalyzeConfig, BenchmarkConfig, DemoConfig, ReproduceConfig
 from hyperinverter.config.schema import (
     AlignConfig,
@@ -32,6 +39,7 @@ SCHEMAS = {
     "edit": EditConfig,
     "app": AppConfig,
     "video": VideoConfig,
+    "list": ListConfig,
     "align": AlignConfig,
     "invert": InvertConfig,
     "directions": DirectionConfig,

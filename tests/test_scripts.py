@@ -32,6 +32,7 @@ CONFIGS = {
     "analyze": "analyze",
     "ablate": "ablate",
     "find_directions": None,
+    "list_directions": None,
     "app": "edit",
     "edit_video": "edit",
     "reproduce": None,

@@ -146,6 +146,16 @@ COMMANDS: dict[str, Command] = {
         inputs_help="the model folder or name",
         inputs_name="MODEL",
     ),
+    "list-directions": Command(
+        model_schema.ListConfig,
+        f"{EVALUATION}.direction_list:list_directions",
+        "configs/list/faces64.yaml",
+        "Show what a model's directions do, on samples of its generator: a sheet per direction, and a leakage matrix, "
+        "what else it moves by networks that judge age, yaw and happiness.",
+        inputs="directions",
+        inputs_help="names of the model's directions, or files; none: all that it brings along",
+        inputs_name="DIRECTION",
+    ),
     "analyze": Command(
         report_schema.AnalyzeConfig,
         f"{EVALUATION}.analysis.command:analyze",

@@ -52,6 +52,22 @@ class GanspaceConfig(CommandConfig):
 
 
 @dataclass
+class ListConfig(CommandConfig):
+    """list_directions: what directions show, and what else they move."""
+
+    model: str | None = None  # model folder or name; None: the domain's
+    directions: list[str] = field(default_factory=list)  # names, or files; []: all that the model brings along
+    # judges of the leakage, some of CLASSIFIERS but attributes; one whose network is absent is named
+    judges: list[str] = field(default_factory=lambda: ["ssrnet_age", "fsanet_yaw", "emotion_happy"])
+    strength: float = 2.0  # at the ends of a row, and of the leakage, in standard deviations
+    images: int = 3  # samples on a sheet
+    samples: int = 48  # for the leakage
+    photos: str | None = None  # photos in the domain's crop, in the place of samples: a file or folder
+    truncation_psi: float = 0.7  # of the samples
+    resolution: int | None = None  # side in px of what is drawn; None: the domain's
+
+
+@dataclass
 class AppConfig(InvertConfig):
     """app: photos edited in a browser. They are chosen there; data.max_megapixels bounds them, align ticks a box."""
 

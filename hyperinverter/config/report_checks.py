@@ -145,6 +145,15 @@ def _ganspace(c: model_schema.GanspaceConfig) -> Iterator[Problem]:
     yield from file_names("directions", c.directions, each_has_a_key=True)
 
 
+def _list(c: model_schema.ListConfig) -> Iterator[Problem]:
+    yield from known("judges", "judge", c.judges, [name for name in names.CLASSIFIERS if name != "attributes"])
+    yield from positive(c, "strength")
+    yield from at_least(c, 1, "images")
+    yield from at_least(c, 2, "samples")
+    if c.resolution is not None:
+        yield from power_of_two(c, "resolution", 8)
+
+
 def _app(c: model_schema.AppConfig) -> Iterator[Problem]:
     yield from not_empty(c, "host")
     if not 0 <= c.port <= 65535:
@@ -186,5 +195,6 @@ REPORT_CHECKS: Checks = {
     model_schema.ExportConfig: _export,
     model_schema.AppConfig: _app,
     model_schema.VideoConfig: _video,
+    model_schema.ListConfig: _list,
     report_schema.ReproduceConfig: _reproduce,
 }

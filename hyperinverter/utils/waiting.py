@@ -26,7 +26,7 @@ def doing(what: str) -> Iterator[None]:
 def _bars() -> list[Any]:
     """Progress bars that are shown."""
     tqdm = sys.modules.get("tqdm")
-    return list(getattr(tqdm.tqdm, "_instances", ())) if tqdm else []
+    return list(getattr(getattr(tqdm, "tqdm", None), "_instances", ()))  # it may be half imported
 
 
 def close_bars() -> None:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 from tqdm import tqdm
@@ -108,3 +109,11 @@ def test_every_command_shows_signs(capsys, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")  # the first of torchrun's processes speaks
     cli.run(command, ["names=[x]"])
     assert capsys.readouterr().err == ""
+
+
+def test_a_sign_shown_while_tqdm_is_being_imported_is_no_error(monkeypatch):
+    """The thread met a module without its class, and said so on the terminal."""
+    monkeypatch.setitem(sys.modules, "tqdm", types.ModuleType("tqdm"))
+    assert waiting._bars() == []
+    monkeypatch.delitem(sys.modules, "tqdm")
+    assert waiting._bars() == []
