@@ -80,6 +80,12 @@ COMMANDS: dict[str, Script | None] = {  # None: not ours, see test_make_and_shel
         FEW, "outputs/evaluate_generated/sheet.png"
     ),
     "python scripts/edit.py --config configs/edit/ffhq_mobile.yaml photo.jpg align=true": Script("--dry-run"),
+    "python scripts/invert.py photo.jpg align=true 'methods=[w_encoder,hyperinverter,pti]'": Script(
+        "projection.steps=1 projection.tuning_steps=1", "outputs/invert_faces64/pti/photo.png"
+    ),
+    "python scripts/edit.py photo.jpg align=true 'methods=[w_encoder,hyperinverter]' 'directions=[smile]'": Script(
+        makes="outputs/edit_faces64/sheet_smile.png"
+    ),
     "python scripts/edit.py photo.jpg align=true 'directions=[smile,age]' 'strengths=[-3,0,3]'": Script(
         makes="outputs/edit_faces64/photo/smile_-3.png"
     ),

@@ -273,6 +273,8 @@ def _method(c: s.MethodConfig) -> Iterator[Problem]:
 
 
 def _invert(c: s.InvertConfig) -> Iterator[Problem]:
+    yield from known("methods", "method", c.methods, names.METHODS)
+    yield from fits_methods(c, "methods", c.methods) if c.methods else ()
     yield from which_face(c)
     if c.face != 1 and not c.align:
         yield Problem(("face", "align"), f"is {c.face}, but faces are chosen only with align=true: write that too")

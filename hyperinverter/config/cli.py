@@ -148,7 +148,7 @@ def _check_inputs(config: Any) -> None:
         value = config
         for name in key.split("."):
             value = getattr(value, name, None)
-        for root in [value] if isinstance(value, str) else value or []:
+        for root in [value] if isinstance(value, str) else value if isinstance(value, list) else []:
             try:
                 expand(root)
             except MissingDataError as error:

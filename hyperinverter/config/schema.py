@@ -314,6 +314,7 @@ class InvertConfig(MethodConfig):
     data: PhotosConfig = field(default_factory=PhotosConfig)
     align: bool = False  # find the face and crop it as FFHQ does; for photos that are not cropped yet
     face: int | str = 1  # with align, of several in a photo: 1 is the largest, 2 the next; all: every one
+    methods: list[str] = field(default_factory=list)  # in place of method: several, with a sheet across them
 
 
 @dataclass
@@ -324,8 +325,7 @@ class EditConfig(InvertConfig):
     # how far, one picture each; 0 is the reconstruction
     strengths: list[float] = field(default_factory=lambda: [-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0])
     strength_unit: str = "w"  # w (the paper's gamma, a distance in W) | std (of w·d over the photos it was learned on)
-    # direction -> strength, all at once and in the place of directions and strengths: {smile: 2, age: -1}
-    edits: dict[str, float] = field(default_factory=dict)
+    edits: dict[str, float] = field(default_factory=dict)  # all at once, in place of directions: {smile: 2, age: -1}
     styles: str | None = None  # START-END, END excluded: only these move, 0 is the coarsest; None: all
     # frames of the GIF, from the least strength to the largest (edits: from none to all); 0: the pictures alone
     sweep: int = 0

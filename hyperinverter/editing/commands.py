@@ -16,6 +16,7 @@ from hyperinverter.checkpoint import write_atomically
 from hyperinverter.config.schema import EditConfig, InterpolateConfig, InvertConfig, MethodConfig
 from hyperinverter.data.sources import spare_inputs
 from hyperinverter.directions.direction import Direction
+from hyperinverter.editing.across import Sheet, Sheets, by_every_method
 from hyperinverter.editing.changes import Change, changes_of
 from hyperinverter.editing.inputs import Inputs, Photo, check_inputs
 from hyperinverter.editing.interpolation import interpolate
@@ -23,7 +24,7 @@ from hyperinverter.editing.paste_back import paste_back
 from hyperinverter.inverters import Inversion, Inverter, load
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.films import check_films, save_mp4
-from hyperinverter.utils.images import contact_sheet, difference_map, save_gif, save_image, to_pil, write_picture
+from hyperinverter.utils.images import difference_map, save_gif, save_image, to_pil, write_picture
 from hyperinverter.utils.output_names import OutputNames, inside
 from hyperinverter.utils.seeding import seed_everything
 from hyperinverter.utils.text import counted
@@ -39,6 +40,8 @@ DIFFERENCE_MAXIMUM = 0.5  # of the [-1, 1] range; red in the difference column
 def edit_images(config: EditConfig) -> dict:
     """Edit every photo along every direction at every strength, or along several directions at once.
 
+    By several `methods` each in a folder of its own, and the sheets of all in one.
+
     Writes per photo `<label>/`: input.png, reconstruction.png, inversion.safetensors, and per direction and strength a
     PNG and the edited Inversion, a GIF (with `mp4` a film too, with `sweep` of as many steps, which lie in frames/),
     and with `paste_back` the whole photo with the edited face; over all photos `sheet_<direction>.png` (rows photos,
@@ -46,6 +49,10 @@ def edit_images(config: EditConfig) -> dict:
     """
     if config.mp4:
         check_films()
+    return by_every_method(config, "edit", _edit)
+
+
+def _edit(config: EditConfig, written: Sheets) -> dict:
     inverter, output, begin = _open(config)
     changes = changes_of(config, inverter)
     names = OutputNames()
@@ -85,7 +92,9 @@ def edit_images(config: EditConfig) -> dict:
         records.append({**photo.record, "files": files})
     for change in changes:
         headings = ["input", "reconstruction", *map(change.title, change.places)]
-        contact_sheet(sheets[change.name], headings, output / f"sheet_{named[change.name]}.png", captions)
+        sheet = Sheet(inverter.title, sheets[change.name], headings, captions)
+        sheet.write(output / f"sheet_{named[change.name]}.png")
+        written[f"sheet_{named[change.name]}.png"] = sheet
     moves = {name: move for change in changes for name, move in change.moves().items()}
     result = {
         "strengths": [] if config.edits else list(config.strengths),
@@ -136,8 +145,13 @@ def invert_images(config: InvertConfig) -> dict:
 
     Writes `<label>.safetensors`, `<label>.png` (reconstruction), `sheet.png` (input | Phase I | Phase II | difference;
     another method has its own columns) and `invert.json` with L2 (mean squared difference to the input, images in
-    [-1, 1]) of the reconstruction and, where the method changes weights, of its code alone (Phase I).
+    [-1, 1]) of the reconstruction and, where the method changes weights, of its code alone (Phase I). By several
+    `methods` each in a folder of its own, and a sheet of all reconstructions.
     """
+    return by_every_method(config, "invert", _invert)
+
+
+def _invert(config: InvertConfig, written: Sheets) -> dict:
     inverter, output, begin = _open(config)
     rows, captions, records = [], [], []
     inputs = Inputs(config, inverter)
@@ -160,7 +174,8 @@ def invert_images(config: InvertConfig) -> dict:
             captions.append(photo.label)
     titles = [title for title in (inverter.code_title, inverter.title) if title]
     headings = ["input", *titles, f"difference (red: {DIFFERENCE_MAXIMUM:g} or more)"]
-    contact_sheet(rows, headings, output / "sheet.png", captions)
+    written["sheet.png"] = Sheet(inverter.title, rows, headings, captions, column=inverter.title)
+    written["sheet.png"].write(output / "sheet.png")
     return _finish(config, inverter, inputs, begin, "invert", {"images": records}, ["sheet.png"])
 
 
@@ -169,10 +184,15 @@ def interpolate_images(config: InterpolateConfig) -> dict:
 
     Writes `strip.png` (rows: codes and weights, and codes only, of every pair), `codes_and_weights.gif`,
     `codes_only.gif`, `beside.gif` (both, side by side; with `mp4` films too), `frames/*.png`, the Inversions and
-    `interpolate.json`; of a method that changes no weights, codes only.
+    `interpolate.json`; of a method that changes no weights, codes only. By several `methods` each in a folder of its
+    own, and a strip of all.
     """
     if config.mp4:
         check_films()
+    return by_every_method(config, "interpolate", _interpolate)
+
+
+def _interpolate(config: InterpolateConfig, written: Sheets) -> dict:
     inverter, output, begin = _open(config)
     inputs = Inputs(config, inverter)
     photos = list(inputs)
@@ -208,7 +228,9 @@ def interpolate_images(config: InterpolateConfig) -> dict:
         both = [torch.cat(frames, dim=2) for frames in zip(*films.values(), strict=True)]
         _save_films(both, output / "beside", config, output, turns=not config.circle)
     ts = torch.linspace(0, 1, config.steps).tolist()
-    contact_sheet(rows, ["from", *(f"t = {t:.2f}" for t in ts), "to"], output / "strip.png", captions)
+    headings = ["from", *(f"t = {t:.2f}" for t in ts), "to"]
+    written["strip.png"] = Sheet(inverter.title, rows, headings, captions)
+    written["strip.png"].write(output / "strip.png")
     told = {"photos": [photo.source for photo in photos], "circle": config.circle, "steps": config.steps, "t": ts}
     return _finish(config, inverter, inputs, begin, "interpolate", told, ["strip.png", moving])
 

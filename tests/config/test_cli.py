@@ -21,6 +21,14 @@ TINY = "configs/phase1/tiny.yaml"
 CALLS: list[Any] = []
 
 
+def test_all_missing_photos_are_named_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    command = COMMANDS["reproduce"]
+    with pytest.raises(SystemExit):
+        cli.run(command, ["table1", "photos=nowhere", "shown=neither", f"output={tmp_path}"])
+    told = capsys.readouterr().err
+    assert "nowhere (looked from" in told and "neither (looked from" in told
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_function_of_a_command_is_there(name: str):
     assert callable(cli._import(COMMANDS[name].action))

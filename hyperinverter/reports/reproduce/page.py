@@ -6,6 +6,7 @@ from typing import Any
 
 from hyperinverter.evaluation.tables import ARROWS, TIMES, mean, metrics_table, table
 from hyperinverter.reports.paper.blocks import to_markdown
+from hyperinverter.reports.paper.claims import claims_section
 from hyperinverter.reports.paper.parts import PARTS, Part
 from hyperinverter.reports.reproduce.edits_page import edits_section
 
@@ -18,10 +19,12 @@ def page(domains: dict[str, dict[str, dict[str, Any]]], folder: Path) -> str:
 
     Args:
         domains: domain -> part -> what its JSON holds.
-        folder: that holds `<domain>/<part>.json`; pictures beside them are shown, and `about.md` is the page's head.
+        folder: that holds `<domain>/<part>.json`; pictures beside them are shown, and `about.md` is the page's head,
+            behind whose title stands what holds of the paper's claims.
     """
     about = folder / ABOUT
-    sections = [about.read_text() if about.is_file() else "# Results"]
+    title, _, rest = (about.read_text() if about.is_file() else "# Results").partition("\n")
+    sections = [title, claims_section(domains), rest]
     for domain, results in domains.items():
         sections.append(f"## {domain}")
         sections += [section(part, results[part], folder / domain) for part in TITLES if part in results]

@@ -1,0 +1,54 @@
+"""Every claim is told either way, by intervals, and what was not measured is said to be so."""
+
+import pytest
+
+from hyperinverter.reports.paper.claims import FAILS, HOLDS, NOT_YET, OPEN, STATEMENTS, claims_of, claims_section
+
+
+def table1(ratio: float, spread: float = 0.05) -> dict:
+    """Both phases against pSp and PTI on L2 and LPIPS; e4e has no weights."""
+    one = {"ratio": ratio, "interval_95": [ratio - spread, ratio + spread]}
+    paired = {"n": 8, "of": "hyperinverter", "metrics": {"l2": one, "lpips": one}}
+    seconds = {"pti": 20.0, "hyperinverter": 0.1}
+    rows = {name: {"title": name, "cells": {"seconds": {"value": seconds.get(name)}}} for name in
+            ("psp", "e4e", "sg2_plus", "pti", "hyperinverter")}  # fmt: skip
+    return {"rows": rows, "paired": {"psp": paired, "pti": paired, "sg2_plus": paired}}
+
+
+def verdicts(results: dict, number: int) -> list[str]:
+    return [verdict for verdict, _ in claims_of(results)[list(STATEMENTS)[number]]]
+
+
+@pytest.mark.parametrize(("ratio", "encoders", "pti"), [(0.5, HOLDS, FAILS), (1.5, FAILS, HOLDS), (1.01, OPEN, OPEN)])
+def test_reconstruction_is_decided_by_the_interval(ratio: float, encoders: str, pti: str):
+    results = {"table1": table1(ratio)}
+    assert verdicts(results, 0) == [encoders, encoders, NOT_YET]
+    assert verdicts(results, 1) == [encoders, encoders]
+    assert verdicts(results, 2) == [pti, pti, HOLDS]
+    assert "200 times the time (20 s an image)" in claims_section({"faces64": results})
+
+
+def test_edits_are_held_against_phase_one_and_against_w_plus():
+    kept = {name: {"kept": low + 0.05, "kept_interval_95": [low, low + 0.1]} for name, low in
+            (("a", 0.8), ("b", 0.3), ("c", 0.62))}  # fmt: skip
+    effect = lambda mean: {"n": 8, "effect": {"mean": mean, "interval_95": [mean - 1, mean + 1]}}  # noqa: E731
+    methods = {"hyperinverter": effect(5), "e4e": effect(1), "psp": effect(9), "restyle": effect(5.5), "pti": effect(1)}
+    results = {
+        "editability": {"directions": {"age": {"classifiers": {**kept, "none": {"kept": None}}}}},
+        "table2": {"directions": {"age": {"judge": {"methods": methods}}}},
+    }
+    assert verdicts(results, 3) == [HOLDS, FAILS, OPEN]
+    assert verdicts(results, 4) == [FAILS, HOLDS, OPEN], "pti edits in W and is no W+ method"
+
+
+def test_ablations_keep_their_verdicts():
+    told = ("holds", "does not hold", "open: the interval holds 1")
+    statements = [{"statement": word, "ratio": 1.1, "interval_95": [1, 1.2], "verdict": word} for word in told]
+    assert verdicts({"ablations": {"statements": statements}}, 5) == [HOLDS, FAILS, OPEN]
+
+
+def test_what_was_not_measured_is_said():
+    assert all(found == [(NOT_YET, "")] for found in claims_of({}).values())
+    text = claims_section({"faces64": {"table1": table1(0.5)}, "empty": {"photos": {}}})
+    assert "| claim | faces64 |" in text and "e4e, no weights yet" in text and "**not measured** |" in text
+    assert claims_section({"empty": {"photos": {}}}) == ""
