@@ -118,6 +118,14 @@ def model(tiny_model: Path, tmp_path: Path) -> hyperinverter.HyperInverter:
     return loaded
 
 
+def test_a_direction_of_a_file_with_many_is_listed(model: hyperinverter.HyperInverter):
+    """The GANSpace directions of ffhq_mobile were not, as if the file were called pca.safetensors#lipstick."""
+    files = {"big": "pca.safetensors#0:0-2", "lost": "lost.safetensors#1:0-2"}
+    model.domain = replace(model.domain, directions=files)
+    (model.folder / "pca.safetensors").touch()
+    assert model.directions == ["big", "plain", "smile"]
+
+
 def test_edits_by_name_in_standard_deviations(model: hyperinverter.HyperInverter):
     assert model.directions == ["plain", "smile"]
     image = torch.linspace(-1, 1, 3 * model.resolution**2).reshape(1, 3, model.resolution, model.resolution)

@@ -39,7 +39,7 @@ CONFIGS = {
     "demo": None,
 }
 # no domain: tests/pretrained, tests/data; no generator of the tiny domain's kind: tests/training/test_mobile.py
-OWN_TESTS = {"download", "convert", "prepare_data", "train_early_head"}
+OWN_TESTS = {"download", "convert", "inspect_image", "prepare_data", "train_early_head"}
 
 
 def test_help_of_every_script_comes_without_torch(tmp_path: Path):

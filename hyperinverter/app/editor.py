@@ -9,6 +9,7 @@ import shlex
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,12 @@ from hyperinverter.utils.checkout import REPOSITORY, command_of
 from hyperinverter.utils.decode import decode_image, to_tensor
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import from_uint8, to_pil
+from hyperinverter.utils.provenance import COMPOSITE, DRAWN, said
 from hyperinverter.utils.text import printable
 
 REACH = 4.0  # standard deviations that a slider goes to either side
 BEYOND = 1.2  # times its published strength, where that is more
-STEP = 0.1  # of a slider
+STEP = 0.1  # of a slider; one that starts between two steps would seem to be moved
 SCREEN_PX = 1600  # longer side of a whole photo on the screen; downloads have all of it
 LOSSLESS_PX = 256  # up to which pictures go to the browser as PNG, above as JPEG
 VIEWS = ("original", "phase1", "inversion", "edit")
@@ -155,7 +157,7 @@ class Editor:
             if isinstance(slider.direction, AbsoluteDirection) and photo is not None:
                 vector, mean = slider.direction.vector, slider.direction.mean
                 at = float((photo.inversion.ws[0, 0].cpu() - mean) @ vector) / slider.std
-                starts[name] = _rounded(min(max(at, slider.least), slider.most))
+                starts[name] = round(round(min(max(at, slider.least), slider.most) / STEP) * STEP, 2) + 0.0
         return starts
 
     def draw(self, session: Session, view: str, settings: Settings, px: int | None = None) -> Image.Image:
@@ -174,7 +176,7 @@ class Editor:
         inversion = {
             "phase1": base.inversion.without_weights,
             "inversion": lambda: base.prepared,
-            "edit": lambda: self._edited(base.prepared, settings),
+            "edit": lambda: self.edited(session, settings),
         }[view]()
         drawn = self.inverter.render(inversion, resolution=self._side(px))[0].cpu()
         picture = to_pil(drawn.clamp(-1, 1))
@@ -195,7 +197,9 @@ class Editor:
             return None
         return max(px, 1)
 
-    def _edited(self, inversion: Inversion, settings: Settings) -> Inversion:
+    def edited(self, session: Session, settings: Settings) -> Inversion:
+        """What is drawn at settings, with its weights."""
+        inversion = self._base(session, settings.blend).prepared
         for name, strength in settings.edits.items():
             slider = self.sliders[name]
             inversion = edit(inversion, slider.direction, strength * slider.std)
@@ -216,8 +220,11 @@ class Editor:
 
     def file(self, session: Session) -> bytes:
         """The present picture in full, as `edit` writes it."""
-        picture, buffer = self.draw(session, "edit", session.settings), io.BytesIO()
-        picture.save(buffer, format="PNG", **({"exif": exif} if (exif := picture.info.get("exif")) else {}))
+        settings = session.settings
+        picture, buffer = self.draw(session, "edit", settings), io.BytesIO()
+        exif = {"exif": picture.info["exif"]} if "exif" in picture.info else {}
+        made = COMPOSITE if settings.paste_back else DRAWN
+        picture.save(buffer, format="PNG", **said(made, "PNG"), **exif)
         return buffer.getvalue()
 
     def saved(self, session: Session) -> bytes:
@@ -239,8 +246,9 @@ class Editor:
             words += [f"edits={{{listed}}}", "strength_unit=std"]
         if settings.paste_back and not settings.blend:
             words.append("paste_back=true")
-        return f"{command_of('edit' if edits else 'invert')} {shlex.join([*self._same_settings(), *words])}"
+        return f"{command_of('edit' if edits else 'invert')} {shlex.join([*self._same_settings, *words])}"
 
+    @cached_property
     def _same_settings(self) -> list[str]:
         """The config of this domain's edits, and what is set otherwise here."""
         domain = self.config.domain.name
@@ -292,10 +300,12 @@ class Editor:
         return ", ".join(parts).replace("_", " ")
 
 
-def encoded(picture: Image.Image) -> tuple[bytes, str]:
-    """A picture for the browser and its media type."""
+def encoded(picture: Image.Image, view: str, settings: Settings) -> tuple[bytes, str]:
+    """A view for the browser, where it may be saved, and its media type."""
     buffer, small = io.BytesIO(), max(picture.size) <= LOSSLESS_PX
     how: dict[str, Any] = {"format": "PNG", "compress_level": 1} if small else {"format": "JPEG", "quality": 92}
+    if view != "original":
+        how |= said(COMPOSITE if settings.paste_back else DRAWN, how["format"])
     picture.save(buffer, **how)
     return buffer.getvalue(), "image/png" if small else "image/jpeg"
 

@@ -234,7 +234,7 @@ function build() {
     slider.id = label.htmlFor = value.htmlFor = `slider-${name}`;
     label.textContent = name.replaceAll("_", " ");
     label.title = sets ? "sets a coordinate, in standard deviations" : "in standard deviations over photos";
-    Object.assign(slider, { type: "range", min: least, max: most, step: 0.1, value: 0 });
+    Object.assign(slider, { type: "range", min: least, max: most, step: about.step, value: 0 });
     value.textContent = "0.0";
     slider.oninput = () => moved(slider);
     slider.onchange = () => commit();

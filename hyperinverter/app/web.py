@@ -11,14 +11,15 @@ import functools
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from hyperinverter.app.editor import Editor, encoded
+from hyperinverter.app.editor import STEP, Editor, encoded
 from hyperinverter.app.lane import BusyError, Lane
-from hyperinverter.app.session import FIRST, SECOND, EndedError, Session, Sessions
+from hyperinverter.app.session import FIRST, SECOND, EndedError, Session, Sessions, Settings
 from hyperinverter.config.model_schema import AppConfig
 from hyperinverter.inverters import load
 from hyperinverter.utils.errors import UserError
@@ -62,13 +63,25 @@ def run_app(config: AppConfig) -> None:
     with listening(config) as where:
         with doing("loading the model"):
             editor = make_editor(config)
-        server = uvicorn.Server(uvicorn.Config(build(editor, config), log_level="warning", access_log=False))
+        server = App(editor, config).server()
         host, port = where.getsockname()[:2]
         print(f"{editor.inverter!r}\nopen http://{f'[{host}]' if ':' in host else host}:{port}   (Ctrl-C ends it)")
         if not is_own(config.host):
             print(f"note: whoever reaches {host} can use it, as host={config.host} says")
         with another_process_speaks():  # waiting is no work
             server.run(sockets=[where])
+
+
+@contextlib.contextmanager
+def serving(app: "App") -> Iterator[str]:
+    """The app in a thread of this process, for tests and measurements; gives its address."""
+    with listening(app.config) as where:
+        server = app.server()
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [where]}, daemon=True)
+        thread.start()
+        yield "http://{}:{}".format(*where.getsockname()[:2])
+        server.should_exit = True
+        thread.join()
 
 
 def make_editor(config: AppConfig) -> Editor:
@@ -84,7 +97,7 @@ def is_own(host: str) -> bool:
 
 
 @contextlib.contextmanager
-def listening(config: AppConfig):
+def listening(config: AppConfig) -> Iterator[socket.socket]:
     """A socket at the config's host and port."""
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     try:
@@ -98,11 +111,6 @@ def listening(config: AppConfig):
         yield where
 
 
-def build(editor: Editor, config: AppConfig) -> Starlette:
-    """The application."""
-    return App(editor, config).starlette()
-
-
 class App:
     """Routes, sessions and the two queues: inversions take seconds, and must not hold up other people's sliders."""
 
@@ -111,6 +119,9 @@ class App:
         self.sessions = Sessions(config.session_minutes, config.max_sessions)
         self.inverting = Lane("inverting", config.max_waiting)
         self.drawing = Lane("drawing", config.max_waiting)
+
+    def server(self) -> uvicorn.Server:
+        return uvicorn.Server(uvicorn.Config(self.starlette(), log_level="warning", access_log=False))
 
     def starlette(self) -> Starlette:
         routes = [Route(path, self._page(*page)) for path, page in PAGES.items()]
@@ -172,6 +183,7 @@ class App:
             "px": inverter.resolution,
             "preview_px": min(config.preview_px, inverter.resolution),
             "sliders": sliders,
+            "step": STEP,
             "views": self.editor.views,
             "can_align": self.editor.can_align,
             "align": config.align and self.editor.can_align,
@@ -233,8 +245,11 @@ class App:
         px = _whole(query.get("px", "0")) or self.editor.inverter.resolution
         return await self._drawn(session, view, session.settings, px)
 
-    async def _drawn(self, session: Session, *how: Any) -> Response:
-        data, media_type = await self._do(self.drawing, lambda: encoded(self.editor.draw(session, *how)))
+    async def _drawn(self, session: Session, view: str, settings: Settings, px: int) -> Response:
+        def draw() -> tuple[bytes, str]:
+            return encoded(self.editor.draw(session, view, settings, px), view, settings)
+
+        data, media_type = await self._do(self.drawing, draw)
         return Response(data, media_type=media_type, headers=HEADERS)
 
     async def download(self, request: Request) -> Response:

@@ -115,7 +115,9 @@ def _obey(command: Command, argv: Sequence[str], program: str | None) -> None:
             check_writable(config.output)
         with doing("loading PyTorch"):
             act = _import(command.action)
-        _checked_for_processes(act)(config)
+            from hyperinverter.utils.provenance import stated
+        with stated(getattr(config, "provenance", True)):
+            _checked_for_processes(act)(config)
 
 
 def _parser(command: Command, program: str | None) -> argparse.ArgumentParser:

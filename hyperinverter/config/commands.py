@@ -11,7 +11,7 @@ import hyperinverter
 from hyperinverter.config import encoder_schema, model_schema, report_schema, schema
 from hyperinverter.config.cli import Command, run, stop
 from hyperinverter.config.faults import did_you_mean
-from hyperinverter.config.weights import ConvertConfig, DownloadConfig
+from hyperinverter.config.weights import ConvertConfig, DownloadConfig, InspectConfig
 
 EVALUATION = "hyperinverter.evaluation"
 PHOTOS_OR_INVERSIONS = (
@@ -65,6 +65,17 @@ COMMANDS: dict[str, Command] = {
         inputs="files",
         inputs_help="the film to read and the .mp4 to write",
         inputs_name="FILM",
+    ),
+    "inspect-image": Command(
+        InspectConfig,
+        "hyperinverter.data.inspect_image:inspect_images",
+        None,
+        "Show what pictures and films say of their origin: whether a network drew or edited them (IPTC's digital "
+        "source type). Metadata is easily lost: where there is none, nothing is proved.",
+        inputs="files",
+        inputs_help="pictures and films",
+        inputs_name="FILE",
+        plan="hyperinverter.data.inspect_image:dry_run",
     ),
     "align": Command(
         schema.AlignConfig,

@@ -305,6 +305,7 @@ class MethodConfig(CommandConfig):
     resolution: int | None = None  # side in px of what is drawn; None: the domain's. Smaller is faster
     refine: RefineConfig = field(default_factory=RefineConfig)
     batch_size: int = 8  # photos that are inverted at a time
+    provenance: bool = True  # pictures say in their metadata that a network drew or edited them
 
 
 @dataclass
@@ -342,8 +343,7 @@ class InterpolateConfig(InvertConfig):
     mp4: bool = False  # beside each GIF the same as a film (H.264)
 
 
-# One file serves all commands of a line: each reads its own keys and passes over those of the others. On the command
-# line a key must be the command's own.
+# One file serves all commands of a line: each passes over the others' keys. On the command line it takes its own alone.
 SHARED_FILES = (
     (AlignConfig, MethodConfig, InvertConfig, EditConfig, InterpolateConfig),
     (PhotosConfig, FilesConfig, ImagesConfig, DataConfig),

@@ -1,4 +1,4 @@
-"""Settings of the commands around released weights: download and convert. They have no domain of their own to train."""
+"""Settings of the commands around files: download and convert of released weights, inspect-image."""
 
 from dataclasses import dataclass, field
 
@@ -15,6 +15,13 @@ class DownloadConfig:
     max_gib: float = 16.0  # larger files are refused
     attempts: int = 6  # tries in a row that may end without a single new byte
     list: bool = False  # show models and files, what is here, sources and licences; do nothing else
+
+
+@dataclass
+class InspectConfig:
+    """inspect-image: what files say of their origin."""
+
+    files: list[str] = field(default_factory=list)  # pictures and films
 
 
 @dataclass

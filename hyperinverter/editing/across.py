@@ -18,6 +18,7 @@ from hyperinverter.inverters import INVERTERS, check_methods
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_json
 from hyperinverter.utils.images import contact_sheet
+from hyperinverter.utils.provenance import COMPOSITE
 from hyperinverter.utils.text import expanded
 
 C = TypeVar("C", bound=InvertConfig)
@@ -41,7 +42,7 @@ class Sheet:
     column: str | None = None
 
     def write(self, path: Path) -> None:
-        contact_sheet(self.rows, self.headings, path, self.captions)
+        contact_sheet(self.rows, self.headings, path, self.captions, made=COMPOSITE)
 
 
 Sheets = dict[str, Sheet]  # file name -> the sheet that was written there

@@ -26,6 +26,7 @@ from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.films import check_films, save_mp4
 from hyperinverter.utils.images import difference_map, save_gif, save_image, to_pil, write_picture
 from hyperinverter.utils.output_names import OutputNames, inside
+from hyperinverter.utils.provenance import COMPOSITE
 from hyperinverter.utils.seeding import seed_everything
 from hyperinverter.utils.text import counted
 from hyperinverter.utils.waiting import QUIET_S, doing
@@ -266,7 +267,7 @@ def _save_photo(photo: Photo, reconstruction: Tensor, folder: Path) -> dict[str,
     """Input, reconstruction and Inversion of one photo; label -> file relative to the output folder."""
     files = {}
     if photo.image is not None:
-        files["input"] = _relative(save_image(photo.image, folder / "input.png"), folder.parent)
+        files["input"] = _relative(save_image(photo.image, folder / "input.png", provenance=False), folder.parent)
     files["reconstruction"] = _relative(save_image(reconstruction, folder / "reconstruction.png"), folder.parent)
     photo.inversion.save(folder / "inversion.safetensors")
     files["inversion"] = _relative(folder / "inversion.safetensors", folder.parent)
@@ -276,7 +277,7 @@ def _save_photo(photo: Photo, reconstruction: Tensor, folder: Path) -> dict[str,
 def _save_pasted(whole: Image.Image, quad: np.ndarray, image: Tensor, path: Path) -> Path:
     """The whole photo with the edited crop [3, R, R] in its place, with the photo's EXIF data."""
     exif = {"exif": whole.info["exif"]} if "exif" in whole.info else {}
-    write_picture(paste_back(whole, quad, to_pil(image.clamp(-1, 1))), path, format="PNG", **exif)
+    write_picture(paste_back(whole, quad, to_pil(image.clamp(-1, 1))), path, COMPOSITE, format="PNG", **exif)
     return path
 
 

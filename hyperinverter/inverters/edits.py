@@ -31,7 +31,10 @@ class Edits:
         """Names of the edits that the model brings along, as `edit` takes them."""
         from hyperinverter.directions import available_directions
 
-        named = [name for name, file in self.domain.directions.items() if (self.folder / file).is_file()]
+        files = {
+            name: file.partition("#")[0] for name, file in self.domain.directions.items()
+        }  # FILE#WHICH: one of many
+        named = [name for name, file in files.items() if (self.folder / file).is_file()]
         return sorted({*named, *available_directions(self.folder)})
 
     def direction(self, name: str | Path, files: Mapping[str, str] | None = None) -> "Direction":

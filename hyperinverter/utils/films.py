@@ -19,6 +19,7 @@ from torch import Tensor
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_atomically
 from hyperinverter.utils.images import to_pil
+from hyperinverter.utils.provenance import COMPOSITE, DRAWN, comment
 
 CRF = 18  # of x264: 0 keeps everything, 23 is its default, at 18 eyes see no difference
 H264 = {"crf": str(CRF), "preset": "medium"}
@@ -38,13 +39,16 @@ def check_films() -> None:
         raise UserError("films need PyAV, which is not here: pip install 'hyperinverter[video]', or pip install av")
 
 
-def save_mp4(frames: Sequence[Tensor | Image.Image], path: str | Path, frame_ms: int = 40) -> Path:
+def save_mp4(
+    frames: Sequence[Tensor | Image.Image], path: str | Path, frame_ms: int = 40, made: str | None = None
+) -> Path:
     """Write pictures as a film that every player shows: H.264, 4:2:0, of even sides (an odd one loses a pixel).
 
     Args:
         frames: images [3, H, W] in [-1, 1], or Pillow images, all of one size.
         path: ends in .mp4.
         frame_ms: how long each frame stands, ms.
+        made: what the file says of its origin, a kind of `utils.provenance`; None: of tensors, that a network drew.
     Raises:
         UserError: PyAV is not installed.
     """
@@ -58,6 +62,8 @@ def save_mp4(frames: Sequence[Tensor | Image.Image], path: str | Path, frame_ms:
         write_atomically(path) as temporary,
         av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as film,
     ):
+        if made is not None or isinstance(frames[0], Tensor):
+            film.metadata["comment"] = comment(made or DRAWN)
         stream = film.add_stream("libx264", rate=Fraction(1000, frame_ms), options=H264)
         first = frames[0]
         size = first.size if isinstance(first, Image.Image) else tuple(first.shape[:0:-1])
@@ -182,6 +188,7 @@ def join_parts(film: Film, parts: Sequence[Path], path: Path) -> None:
         av.open(str(parts[0])) as first,
         av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as joined,
     ):
+        joined.metadata["comment"] = comment(COMPOSITE)
         video = joined.add_stream_from_template(first.streams.video[0])
         ways = [_video_packets(parts, video)]
         if film.sound:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hyperinverter.utils.decode import read_image, to_tensor
 from hyperinverter.utils.files import write_atomically
+from hyperinverter.utils.provenance import DRAWN, said
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont  # the second where Pillow lacks FreeType
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".gif": "GIF", ".bmp": "BMP"}
@@ -67,20 +68,30 @@ def resized_as_files(images: Tensor, resolution: int) -> Tensor:
     return from_uint8(torch.stack(small).to(images.device))
 
 
-def save_image(image: Tensor | Image.Image, path: str | Path) -> Path:
-    """Write one image ([3, H, W] in [-1, 1], uint8, or Pillow); the suffix chooses PNG, JPEG (quality 95) or WebP."""
+def save_image(image: Tensor | Image.Image, path: str | Path, provenance: bool = True) -> Path:
+    """Write one image; the suffix chooses PNG, JPEG (quality 95) or WebP.
+
+    Args:
+        image: a tensor ([3, H, W] in [-1, 1], or uint8), which is taken to be what a network drew, or Pillow.
+        path: ends in .png, .jpg or .webp.
+        provenance: a tensor's file says in its metadata that a network drew it; False leaves that out.
+    """
     path = Path(path)
+    made = DRAWN if provenance and isinstance(image, Tensor) else None
     picture = to_pil(image) if isinstance(image, Tensor) else image
-    write_picture(picture, path, format=_format_of(path), quality=95)
+    write_picture(picture, path, made, format=_format_of(path), quality=95)
     return path
 
 
-def write_picture(picture: Image.Image, path: str | Path, **options: Any) -> None:
+def write_picture(picture: Image.Image, path: str | Path, made: str | None = None, **options: Any) -> None:
     """Encode in memory, then write: of a full disk Pillow says "encoder error -2", and not which file.
 
     Args:
+        made: what the file says of its origin, a kind of `utils.provenance`; None: nothing.
         options: of Pillow's `save`.
     """
+    if made is not None:
+        options = said(made, options.get("format")) | options
     encoded = io.BytesIO()
     picture.save(encoded, **options)
     with write_atomically(path) as temporary:
@@ -88,7 +99,11 @@ def write_picture(picture: Image.Image, path: str | Path, **options: Any) -> Non
 
 
 def save_gif(
-    frames: Sequence[Tensor | Image.Image], path: str | Path, frame_ms: int = 80, there_and_back: bool = True
+    frames: Sequence[Tensor | Image.Image],
+    path: str | Path,
+    frame_ms: int = 80,
+    there_and_back: bool = True,
+    made: str | None = None,
 ) -> Path:
     """Write an endless animation.
 
@@ -97,15 +112,18 @@ def save_gif(
         path: ends in .gif.
         frame_ms: how long each frame stands, ms.
         there_and_back: play the inner frames backwards after the last one, so that the loop has no jump.
+        made: as of `write_picture`; None: of tensors, that a network drew them.
     """
     path = Path(path)
+    if made is None and any(isinstance(frame, Tensor) for frame in frames):
+        made = DRAWN
     pictures = [to_pil(frame) if isinstance(frame, Tensor) else frame for frame in frames]
     if not pictures:
         raise ValueError("expected at least one frame, got none")
     if there_and_back:
         pictures += pictures[-2:0:-1]
     more = {"save_all": True, "append_images": pictures[1:], "duration": frame_ms, "loop": 0, "disposal": 2}
-    write_picture(pictures[0], path, format="GIF", **more)
+    write_picture(pictures[0], path, made, format="GIF", **more)
     return path
 
 
@@ -160,6 +178,7 @@ def contact_sheet(
     path: str | Path | None,
     captions: Sequence[str] | None = None,
     cell: int | None = None,
+    made: str | None = None,
 ) -> Image.Image:
     """Draw rows of images with headings above the columns and a caption left of each row.
 
@@ -170,6 +189,7 @@ def contact_sheet(
         captions: one per row, or None.
         cell: side of a cell in pixels; None: the largest image's side, doubled, tripled, ... until it reaches 96 so
             that headings can be read. Smaller images are enlarged by whole pixels where that fits, else by Lanczos.
+        made: as of `write_picture`.
     Returns:
         The sheet.
     Raises:
@@ -209,7 +229,7 @@ def contact_sheet(
                 picture = _fit(item, cell)
                 sheet.paste(picture, (left + (cell - picture.width) // 2, top + (cell - picture.height) // 2))
     if path is not None:
-        save_image(sheet, path)
+        write_picture(sheet, path, made, format=_format_of(Path(path)), quality=95)
     return sheet
 
 

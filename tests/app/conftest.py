@@ -1,7 +1,6 @@
 """The app on faces64, once for all of its tests, and one whose port a browser can open."""
 
 import io
-import threading
 from collections.abc import Iterator
 
 import pytest
@@ -53,13 +52,8 @@ def opened(editor: Editor, photo: bytes) -> Session:
 @pytest.fixture(scope="session")
 def address(editor: Editor, app_config: AppConfig) -> Iterator[str]:
     """Where the app answers, in a thread of this process."""
-    uvicorn = pytest.importorskip("uvicorn", reason="the app needs the extra app")
-    from hyperinverter.app.web import build, listening
+    pytest.importorskip("uvicorn", reason="the app needs the extra app")
+    from hyperinverter.app.web import App, serving
 
-    with listening(app_config) as where:
-        server = uvicorn.Server(uvicorn.Config(build(editor, app_config), log_level="warning"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [where]}, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{where.getsockname()[1]}"
-        server.should_exit = True
-        thread.join(10)
+    with serving(App(editor, app_config)) as where:
+        yield where

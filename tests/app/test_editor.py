@@ -36,12 +36,12 @@ def test_a_photo_is_cropped_and_inverted_and_all_views_differ(editor: Editor, se
 
 
 def test_reset_gives_the_first_picture_back_exactly(editor: Editor, session: Session):
-    first = encoded(editor.draw(session, "edit", session.settings))
+    first = encoded(editor.draw(session, "edit", session.settings), "edit", Settings())
     session.change(editor.settings(MOVED, session))
-    assert encoded(editor.draw(session, "edit", session.settings)) != first
+    assert encoded(editor.draw(session, "edit", session.settings), "edit", Settings()) != first
     session.reset()
-    assert encoded(editor.draw(session, "edit", session.settings)) == first
-    assert encoded(editor.draw(session, "inversion", session.settings)) == first
+    assert encoded(editor.draw(session, "edit", session.settings), "edit", Settings()) == first
+    assert encoded(editor.draw(session, "inversion", session.settings), "inversion", Settings()) == first
 
 
 def test_every_direction_of_the_domain_has_a_slider(editor: Editor, session: Session):
@@ -120,6 +120,7 @@ def test_a_coordinate_starts_where_the_photo_is():
     starts = editor.starts(session)
     assert all(slider.sets for slider in editor.sliders.values()) and any(starts.values())
     assert editor.settings({"edits": starts}, session) == Settings()  # nothing was moved
+    assert all(round(start, 1) == start for start in starts.values())  # steps of the sliders
     name = max(starts, key=lambda each: abs(starts[each]))
     still = pixels(editor.draw(session, "edit", Settings()))
     near = pixels(editor.draw(session, "edit", Settings({name: starts[name]})))

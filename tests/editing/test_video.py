@@ -11,6 +11,7 @@ from PIL import Image
 from script_runner import astronaut
 
 from hyperinverter.config.model_schema import VideoConfig
+from hyperinverter.data.inspect_image import inspect_image
 from hyperinverter.directions import Direction, save_direction
 from hyperinverter.editing.video import command, tracks
 from hyperinverter.editing.video.command import edit_video
@@ -20,6 +21,7 @@ from hyperinverter.extractors.face_finder import face_finder
 from hyperinverter.inverters import Inversion, load
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.films import Film
+from hyperinverter.utils.provenance import COMPOSITE
 
 SIZE, FRAMES, FPS = (160, 120), 7, 10
 needs_faces = pytest.mark.skipif(face_finder() is None, reason="no face detector is installed")
@@ -131,6 +133,7 @@ def test_a_film_comes_back_edited_at_its_face_with_its_times_and_its_sound(confi
     assert times[0] == pytest.approx(times[1], abs=1e-4)
     assert result["flicker"] > 0 and (tmp_path / "out_sheet.png").is_file() and (tmp_path / "out.json").is_file()
     assert not (tmp_path / "out.mp4.parts").exists()
+    assert inspect_image(tmp_path / "out.mp4")[1].kind == COMPOSITE  # its file says so
 
 
 def test_a_run_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(config, film, faces, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from PIL import Image
 from hyperinverter.checkpoint import load_training_state
 from hyperinverter.config.load import load_config
 from hyperinverter.config.schema import EditConfig
+from hyperinverter.data.inspect_image import inspect_image
 from hyperinverter.data.sources import open_source
 from hyperinverter.directions.files import load_direction
 from hyperinverter.editing.learn import read_labels
@@ -32,6 +33,10 @@ def get_ready() -> None:
 
 def image(path: Path) -> None:
     decode_image(path.read_bytes(), path.name)
+
+
+def origin(path: Path) -> None:
+    inspect_image(path)
 
 
 def tensor(path: Path) -> None:

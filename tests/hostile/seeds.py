@@ -32,6 +32,7 @@ from hyperinverter.directions.files import save_direction  # noqa: E402
 from hyperinverter.directions.ganspace import Pca, save_pca  # noqa: E402
 from hyperinverter.editing import commands  # noqa: E402
 from hyperinverter.inverters import Inversion, Inverter, load  # noqa: E402
+from hyperinverter.utils.provenance import COMPOSITE, DRAWN, said  # noqa: E402
 
 CANARY = "canary"
 
@@ -76,6 +77,15 @@ def images(dice: random.Random) -> dict[str, bytes]:
     if features.check("avif"):
         files["a.avif"] = image_bytes("AVIF", dice)
     return files
+
+
+def origins(dice: random.Random) -> dict[str, bytes]:
+    return {
+        "said.png": image_bytes("PNG", dice, **said(DRAWN, "PNG")),
+        "said.jpg": image_bytes("JPEG", dice, **said(COMPOSITE, "JPEG")),
+        "said.webp": image_bytes("WEBP", dice, **said(DRAWN, "WEBP")),
+        "said.gif": image_bytes("GIF", dice, **said(DRAWN, "GIF")),
+    }
 
 
 def _turned() -> bytes:
@@ -178,6 +188,7 @@ def write_seeds(folder: Path) -> dict[str, list[Seed]]:
 
     found = {
         "image": given(images(dice), readings.image, "image") + given(images(dice), readings.tensor, "tensor"),
+        "origin": given(origins(dice), readings.origin, "origin"),
         "zip": given(zips(dice), readings.archive, "zip"),
         "weights": given(weights(folder.parent / CANARY), readings.weights, "weights"),
         "direction": [Seed(model / "d.safetensors", readings.direction),
