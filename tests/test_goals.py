@@ -99,8 +99,26 @@ def total(side: dict[str, Any]) -> float:
 @pytest.mark.parametrize("path", sorted((DOCS / "performance").glob("*.json")), ids=lambda path: path.stem)
 def test_speed_and_memory_reach_their_goals(path):
     result = json.loads(path.read_text())
+    if not result["runs"]:
+        pytest.skip("the app alone was measured on this machine")
     runs = [run for run in result["runs"] if run["resolution"] >= 64]  # smaller ones are there to try the commands
     goals = (goal for run in runs for goal in (*speed(run, result["threads"] is None), *memory(run)))
     outcomes = dict(goals)
     assert len(outcomes) > 20
     assert {goal for goal, is_met in outcomes.items() if not is_met} == MISSED_SPEED
+
+
+# ------------------------------------------------------------------------------------------------------ the app
+SLIDER_MS = {("faces64", 64): 60, ("ffhq_mobile", 256): 150, ("ffhq_mobile", 1024): 600}  # p95 on two cores
+MISSED_SLIDERS = {"ffhq_mobile, 256 px"}
+
+
+def test_sliders_reach_their_goals():
+    """By the processor's own time on one core: the machine was busy with other things when p95 was taken."""
+    results = [json.loads(path.read_text()) for path in sorted((DOCS / "performance").glob("*.json"))]
+    cases = [
+        (app["domain"], app[what]) for each in results for app in each.get("apps", ()) for what in ("moving", "stopped")
+    ]
+    assert {(domain, case["px"]) for domain, case in cases} == set(SLIDER_MS)
+    missed = {f"{domain}, {case['px']} px" for domain, case in cases if case["cpu_ms"] > SLIDER_MS[domain, case["px"]]}
+    assert missed == MISSED_SLIDERS

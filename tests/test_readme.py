@@ -96,9 +96,14 @@ COMMANDS: dict[str, Script | None] = {  # None: not ours, see test_make_and_shel
     "python scripts/interpolate.py my_photos steps=25 circle=true mp4=true": Script(
         "data.max_images=2 steps=2", "outputs/edit_faces64/beside.mp4"
     ),
+    "python scripts/inspect_image.py outputs/edit_faces64/photo/smile_+3.png photo.jpg": Script(device=""),
     "python scripts/interpolate.py photo.jpg other_photo.jpg align=true steps=9": Script(
         makes="outputs/edit_faces64/strip.png"
     ),
+    # tests/app runs it, in a browser too
+    "python scripts/app.py": Script("--dry-run"),
+    "python scripts/app.py --config configs/app/ffhq_mobile.yaml": Script("--dry-run"),
+    "python scripts/app.py --config configs/app/ffhq_mobile.yaml host=0.0.0.0 port=8000": Script("--dry-run"),
     "python scripts/analyze.py data.root=my_photos 'results=[outputs/evaluate_faces64/metrics.json]'": Script(
         "--dry-run"
     ),  # test_scripts.py draws on the tiny domain
@@ -117,6 +122,7 @@ COMMANDS: dict[str, Script | None] = {  # None: not ours, see test_make_and_shel
     "python scripts/benchmark.py": Script("--dry-run"),  # measured on the tiny domain in tests/reports
     "python scripts/benchmark.py --config configs/benchmark/all.yaml publish=docs/performance": Script("--dry-run"),
     "python scripts/benchmark.py --config configs/benchmark/gpu.yaml publish=docs/performance": Script("--dry-run"),
+    "python scripts/benchmark.py --config configs/benchmark/app.yaml publish=docs/performance": Script("--dry-run"),
     "python scripts/benchmark.py --config configs/benchmark/all.yaml 'runs=[]' 'sides={}' publish=docs/performance": (
         Script(makes="docs/performance.md")
     ),

@@ -75,6 +75,7 @@ class BenchmarkConfig(CommandConfig):
     rounds: int = 15  # of a comparison, at most
     least_rounds: int = 3  # however long they take
     seconds: float = 40.0  # of a comparison: no more rounds after the least ones than fit
+    apps: list[str] = field(default_factory=list)  # app configs whose time from a slider to the picture is measured
     runs: list[str] = field(default_factory=list)  # benchmark configs to run one after the other instead of all this
     publish: str | None = None  # folder for <device>.json, and beside it <folder>.md made of all .json in it
 

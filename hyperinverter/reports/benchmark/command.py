@@ -55,9 +55,9 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
         ConfigError: a config in `runs` has faults.
     """
     device = set_up(config)
-    parts = [config] if not config.runs else [_passed_on(config, path) for path in config.runs]
+    parts = [_passed_on(config, path) for path in config.runs] or ([config] if config.sides else [])
     result: dict[str, Any] = {}
-    if config.runs or config.sides:
+    if parts or config.apps:
         result = {**_machine(device), "runs": []}
         for part in parts:
             measured = in_fresh_process(_measure, part) if config.runs else measure_domain(part, device)
@@ -65,10 +65,19 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
             _write(Path(config.output) / "benchmark.json", _json(result))  # one by one: the whole takes long
             if config.publish is not None:
                 _publish(Path(config.publish), result)
+        if config.apps:
+            result["apps"] = [
+                {**in_fresh_process(_measure_app, config, path), "about": _about()} for path in config.apps
+            ]
+            _write(Path(config.output) / "benchmark.json", _json(result))
+            if config.publish is not None:
+                _publish(Path(config.publish), result)
         _write(Path(config.output) / "table.md", tables(result))
         tqdm.write(tables(result))
     elif config.publish is None:
-        raise UserError("nothing to measure (runs and sides are empty); publish=docs/performance makes the page alone")
+        raise UserError(
+            "nothing to measure (runs, sides and apps are empty); publish=docs/performance makes the page alone"
+        )
     else:
         _publish(Path(config.publish), result)
     return result
@@ -79,6 +88,17 @@ def _measure(part: BenchmarkConfig) -> dict[str, Any]:
     return measure_domain(part, set_up(part))
 
 
+def _measure_app(config: BenchmarkConfig, path: str) -> dict[str, Any]:
+    """One of `apps`."""
+    from hyperinverter.reports.benchmark.app import measure_app  # it needs the extra app
+
+    set_up(config)
+    threads = [] if config.threads is None else [f"threads={config.threads}"]
+    rounds = Rounds(config.rounds, config.least_rounds, config.seconds, warm_up=2)
+    log_message(f"{path}: from a slider to the picture")
+    return measure_app(path, [f"device={config.device}", *threads], rounds)
+
+
 def _publish(folder: Path, result: dict[str, Any]) -> None:
     """Put a result's domains into its device's file, and make the page of all files."""
     if result:
@@ -86,9 +106,10 @@ def _publish(folder: Path, result: dict[str, Any]) -> None:
         path = folder / f"{slug(result['device'])}{threads}.json"
         measured = [run["domain"] for run in result["runs"]]
         earlier = json.loads(path.read_text()) if path.is_file() else {"runs": []}
+        apps = result.get("apps", earlier.get("apps", []))
         runs = [run for run in earlier["runs"] if run["domain"] not in measured] + result["runs"]
         runs.sort(key=lambda run: run["resolution"])
-        _write(path, _json({**result, "notes": earlier.get("notes", []), "runs": runs}))
+        _write(path, _json({**result, "notes": earlier.get("notes", []), "runs": runs, "apps": apps}))
     results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     about = folder / "about.md"  # written by hand
     _write(folder.with_suffix(".md"), page(about.read_text() if about.is_file() else "# Performance\n", results))

@@ -21,8 +21,32 @@ def tables(result: dict[str, Any]) -> str:
         f"## {result['device']}{threads}{capability}",
         *result.get("notes", []),  # written by hand into the device's JSON; measuring again keeps them
         *(section for run in result["runs"] for section in _domain(run)),
+        *_apps(result.get("apps", [])),
     ]
     return "\n\n".join(filter(None, lines)) + "\n"
+
+
+def _apps(apps: list[dict[str, Any]]) -> Iterator[str]:
+    if not apps:
+        return
+    about, rows = apps[0]["about"], []
+    loads = ", ".join(f"{app['load']:.1f}" for app in apps if app["load"] is not None)
+    for app in apps:
+        for what in ("moving", "stopped"):
+            times, ratio = app[what]["times"]["app"], app[what]["over_synthesis"]
+            over = f"{ratio['median']:.2f} [{ratio['least']:.2f}, {ratio['most']:.2f}]"
+            ms = [_ms(times["median_ms"]), _ms(times["p95_ms"]), _ms(app[what]["cpu_ms"])]
+            rows.append([app["domain"], what, app[what]["px"], *ms, times["rounds"], over])
+    yield "### The app, from a slider to the picture"
+    yield (
+        f"`{about['command']}`, PyTorch {about['versions']['torch']}; load average "
+        f"of the machine when each began: {loads}. "
+        "From the request to the picture's last byte, over HTTP, in ms: `moving` is a preview, `stopped` keeps the "
+        "settings and draws in full. Times of the processor are the process's own, not those it waited while others "
+        "worked."
+    )
+    heads = ["domain", "slider", "px", "ms", "p95", "of the processor", "rounds", "over the synthesis alone"]
+    yield _table(heads, rows)
 
 
 def _domain(run: dict[str, Any]) -> Iterator[str]:
