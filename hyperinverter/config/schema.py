@@ -276,7 +276,7 @@ class EvaluateConfig(CommandConfig):
 class AlignConfig(OutputConfig):
     """align: crops in the domain's resolution."""
 
-    data: PhotosConfig = field(default_factory=PhotosConfig)
+    data: FilesConfig = field(default_factory=FilesConfig)
     face: int | str = 1  # of several in a photo: 1 is the largest, 2 the next; all: every one
 
 

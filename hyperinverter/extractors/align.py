@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from hyperinverter.extractors.crop import crop_quad, ffhq_quad, from_crop, glimpse, quad_of, square, turned
-from hyperinverter.extractors.face_finder import FaceFinder, dlib_models, face_finder, has_landmark_model
+from hyperinverter.extractors.face_finder import DLIB_ALONE, FaceFinder, dlib_models, face_finder, has_landmark_model
 from hyperinverter.utils.decode import BadImageError
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.text import counted
@@ -202,14 +202,17 @@ def _by_landmarks(finder: FaceFinder, image: Image.Image, quad: np.ndarray) -> t
     """The square by dlib's landmarks, and these; what was given and None where dlib finds no face there."""
     if not has_landmark_model():
         return _steadied(finder, image, quad), None
-    _, detector, predictor = dlib_models()
     wide = quad.mean(axis=0) + (quad - quad.mean(axis=0)) * WIDER
     px = int(min(max(_side(wide), LOOKED_AT), MOST_PX))
     crop = glimpse(image, wide, px)
-    boxes = detector.run(np.asarray(crop.resize((LOOKED_AT, LOOKED_AT), Image.Resampling.BILINEAR)), 0, 0.0)[0]
-    for box in boxes:
-        edges = (round(edge * px / LOOKED_AT) for edge in (box.left(), box.top(), box.right(), box.bottom()))
-        shape = predictor(np.asarray(crop), type(box)(*edges))
+    small = np.asarray(crop.resize((LOOKED_AT, LOOKED_AT), Image.Resampling.BILINEAR))
+    shapes = []
+    with DLIB_ALONE:
+        _, detector, predictor = dlib_models()
+        for box in detector.run(small, 0, 0.0)[0]:
+            edges = (round(edge * px / LOOKED_AT) for edge in (box.left(), box.top(), box.right(), box.bottom()))
+            shapes.append(predictor(np.asarray(crop), type(box)(*edges)))
+    for shape in shapes:
         landmarks = from_crop(np.array([(shape.part(i).x, shape.part(i).y) for i in range(68)]) / px, wide)
         own = ffhq_quad(landmarks)
         if np.abs(own - quad).max() < AGREES * _side(quad):

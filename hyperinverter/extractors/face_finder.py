@@ -5,6 +5,7 @@ looks at a photo in 10 ms on one CPU core; dlib's HOG detector and 68 landmarks 
 """
 
 import hashlib
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,6 +25,7 @@ YUNET_FILES = ("yunet_n_640_640.onnx", "yunet_n_640.onnx", "face_detection_yunet
 YUNET_PX = 320  # longer side at which it looks: faces from a tenth of the photo's height are found
 FINER_PX = (640, 1280)  # and at which alignment looks for smaller ones
 YUNET_LEAST = 0.6  # score of what is reported at all; found photos of faces have 0.9 and more
+DLIB_ALONE = threading.RLock()  # dlib's detector is for one thread at a time
 DLIB_PX = (256, 640, 1280, 2560)  # the first for faces that fill the photo, the later ones while none was there
 LANDMARK_MODEL = "shape_predictor_68_face_landmarks.dat"
 # From this score on it is surely a face: the highest on 320 photos of churches were 0.77 (YuNet) and 0.1 (dlib).
@@ -93,12 +95,20 @@ def _yunet(file: Path) -> Callable[[Image.Image, int], list[FoundFace]] | None:
     published = shipped_models()[NETWORKS].files.get(file.name)  # some damage ends OpenCV, and Python with it
     if published and hashlib.sha256(file.read_bytes()).hexdigest() != published:
         raise UserError(message)
+    of_thread = threading.local()  # a network keeps the size of its input
+
+    def own_network() -> Any:
+        if not hasattr(of_thread, "network"):
+            of_thread.network = cv2.FaceDetectorYN.create(str(file), "", (YUNET_PX, YUNET_PX), YUNET_LEAST)
+        return of_thread.network
+
     try:
-        network = cv2.FaceDetectorYN.create(str(file), "", (YUNET_PX, YUNET_PX), YUNET_LEAST)
+        own_network()
     except cv2.error as error:
         raise UserError(message) from error
 
     def find(photo: Image.Image, px: int) -> list[FoundFace]:
+        network = own_network()
         pixels, scale = _resized(photo, px)
         network.setInputSize(pixels.shape[1::-1])
         _, rows = network.detect(np.ascontiguousarray(pixels[:, :, ::-1]))  # BGR
@@ -112,12 +122,13 @@ def _yunet(file: Path) -> Callable[[Image.Image, int], list[FoundFace]] | None:
 
 
 def _find_by_dlib(photo: Image.Image, px: int) -> list[FoundFace]:
-    _, detector, predictor = dlib_models()
     pixels, scale = _resized(photo, px)
-    boxes, scores, _ = detector.run(pixels, 0, 0.0)
+    with DLIB_ALONE:
+        _, detector, predictor = dlib_models()
+        boxes, scores, _ = detector.run(pixels, 0, 0.0)
+        shapes = [predictor(pixels, box) for box in boxes]
     found = []
-    for box, score in zip(boxes, scores, strict=True):
-        shape = predictor(pixels, box)
+    for box, score, shape in zip(boxes, scores, shapes, strict=True):
         points = np.array([(shape.part(i).x, shape.part(i).y) for i in range(68)]) / scale
         eyes = points[LEFT_EYE].mean(axis=0), points[RIGHT_EYE].mean(axis=0)
         edges = np.array([box.left(), box.top(), box.width(), box.height()]) / scale

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 from PIL import Image
 
 from hyperinverter.config.schema import AlignConfig, DataConfig, DomainConfig
+from hyperinverter.editing import align_command
 from hyperinverter.editing.align_command import align_folder
 from hyperinverter.extractors import align as align_module
-from hyperinverter.extractors.align import NoFaceError, align, align_face, align_faces, find_faces
+from hyperinverter.extractors.align import AlignedFace, NoFaceError, align, align_face, align_faces, find_faces
 from hyperinverter.extractors.crop import crop_quad, ffhq_quad, from_crop, glimpse, quad_of, turned
 from hyperinverter.utils.decode import read_image
 from hyperinverter.utils.errors import UserError
@@ -186,6 +188,57 @@ def test_folder_of_photos(tmp_path, capsys):
     config.data.root = str(photos / "eileen.png")
     align_folder(config)
     assert "also holds 2 pictures of before, as eileen.jpg.png" in capsys.readouterr().out
+
+
+def test_a_killed_run_of_many_goes_on_and_ends_as_one_that_was_not(tmp_path, monkeypatch, capsys):
+    """Also with several threads, which end in any order."""
+    photos = tmp_path / "photos"
+    for folder in ("a", "b"):
+        (photos / folder).mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (20, 20), (20 * number, 0, 0)).save(photos / folder / f"{number}.png")
+    Image.new("RGB", (9, 9)).save(photos / "a" / "2.jpg")
+    looked_at = []
+
+    def pretend(photo, size, name, which):
+        looked_at.append(name)
+        if dies and len(looked_at) == 6:
+            raise KeyboardInterrupt
+        if name == "b/1.png":
+            raise NoFaceError(name, "no face found")
+        time.sleep(0.02 * (len(looked_at) % 3))
+        crop = photo.resize((size, size))
+        return [AlignedFace(crop, np.zeros((4, 2)), None, None, number) for number in (1, 2)]
+
+    monkeypatch.setattr(align_command, "align_faces", pretend)
+
+    def run(output):
+        data = DataConfig(root=str(photos), workers=3)
+        config = AlignConfig(domain=DomainConfig(resolution=16), data=data, output=str(tmp_path / output), face="all")
+        return align_folder(config), json.loads((tmp_path / output / "alignment.json").read_text())
+
+    dies = False
+    files, record = run("whole")
+    assert len(files) == 16 and list(record["left_out"]) == ["b/1.png"] and sorted(looked_at) == sorted(set(looked_at))
+    looked_at.clear()
+    dies = True
+    with pytest.raises(KeyboardInterrupt):
+        run("killed")
+    kept = (tmp_path / "killed" / ".alignment.jsonl").read_text().count("\n") - 1
+    assert 0 < kept < 6
+    with open(tmp_path / "killed" / ".alignment.jsonl", "a") as file:
+        file.write('{"name": "cut sh')
+    looked_at.clear()
+    dies = False
+    files_2, record_2 = run("killed")
+    assert len(looked_at) == 9 - kept and record_2 == record and "going on with" in capsys.readouterr().out
+    assert [file.name for file in files_2.values()] == [file.name for file in files.values()]
+    for file, other in zip(files.values(), files_2.values(), strict=True):
+        assert np.array_equal(np.asarray(Image.open(file)), np.asarray(Image.open(other)))
+    assert not (tmp_path / "killed" / ".alignment.jsonl").exists()
+    looked_at.clear()
+    run("killed")
+    assert len(looked_at) == 9  # a whole run is not taken for a killed one
 
 
 def test_a_crop_is_never_written_over_its_photo(tmp_path):
