@@ -1,7 +1,7 @@
 """README.md and CONTRIBUTING.md from top to bottom, as a reader types them: every command runs, every link exists.
 
-A command must stand in COMMANDS below; a new one without a line there fails. Training at full length is cut to two
-steps by added settings, never by another command.
+A command must stand in COMMANDS below; a new one without a line there fails. Training at full length is cut to one
+step by added settings, never by another command.
 """
 
 import re
@@ -34,7 +34,7 @@ class Script:
     device: str = "device=cpu"  # "" for a command that computes nothing
 
 
-SHORT = "schedule.max_steps=2 schedule.batch_size=2 data.cache_mib=16"
+SHORT = "schedule.max_steps=1 schedule.batch_size=2 data.cache_mib=16"
 SHORT_PHASE = f"{SHORT} data.validation_fraction=0.2 'loss_weights={{l2: 1.0}}'"
 FEW = "data.max_images=2 time_repeats=2 'metrics=[l2, psnr]'"
 COMMANDS: dict[str, Script | None] = {  # None: not ours, see test_make_and_shell_commands
@@ -59,7 +59,7 @@ COMMANDS: dict[str, Script | None] = {  # None: not ours, see test_make_and_shel
         SHORT_PHASE, "outputs/phase1_faces64/model/w_encoder.safetensors"
     ),
     "python scripts/train_phase2.py data.root=my_photos domain.weights.folder=outputs/phase1_faces64/model": Script(
-        f"{SHORT_PHASE} adversarial.start_step=1 adversarial.batch_size=2",
+        f"{SHORT_PHASE} adversarial.start_step=0 adversarial.batch_size=2",
         "outputs/phase2_faces64/model/hyperinverter.safetensors",
     ),
     "torchrun --nproc-per-node=2 scripts/train_phase2.py data.root=my_photos": Script("--dry-run"),  # test_distributed
@@ -77,8 +77,8 @@ COMMANDS: dict[str, Script | None] = {  # None: not ours, see test_make_and_shel
     "python scripts/evaluate.py model=outputs/phase2_faces64/model data.root=my_photos "
     "output=outputs/evaluate_mine": Script(FEW, "outputs/evaluate_mine/table.md"),
     "python scripts/evaluate.py data.kind=generated data.num_generated=64 output=outputs/evaluate_generated": Script(
-        FEW, "outputs/evaluate_generated/sheet.png"
-    ),
+        "--dry-run"
+    ),  # test_scripts.py measures generated images of the tiny domain
     "python scripts/edit.py --config configs/edit/ffhq_mobile.yaml photo.jpg align=true": Script("--dry-run"),
     "python scripts/invert.py photo.jpg align=true 'methods=[w_encoder,hyperinverter,pti]'": Script(
         "projection.steps=1 projection.tuning_steps=1", "outputs/invert_faces64/pti/photo.png"
@@ -140,8 +140,8 @@ COMMANDS: dict[str, Script | None] = {  # None: not ours, see test_make_and_shel
     "photos=FOLDER/ffhq256_test.zip": Script("--dry-run"),  # an hour
     "python scripts/reproduce.py 'parts=[]' publish=docs/results": Script(makes="docs/results.md"),
     "python scripts/export_model.py model=outputs/phase2_faces64/model output=my_models/shipped": Script(
-        "test_images=2 tolerance=1 largest=9", "my_models/shipped/hyperinverter.safetensors"
-    ),
+        "--dry-run"
+    ),  # test_scripts.py ships one of the tiny domain
     "python scripts/download.py --list": Script(device=""),
     "python scripts/download.py ffhq_mobile": Script("--dry-run", device=""),  # tests/pretrained fetch small ones
     "python scripts/download.py ffhq": Script("--dry-run", device=""),  # gigabytes, and no network here

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hyperinverter.config import checks
 from hyperinverter.config.faults import ConfigError, Fault, did_you_mean, unknown_name
-from hyperinverter.config.hints import all_keys, described, is_list
+from hyperinverter.config.hints import all_keys, defaults_of, described, is_list
 from hyperinverter.config.rules import options
 from hyperinverter.config.schema import SHARED_FILES, DomainConfig
 from hyperinverter.config.words import list_of
@@ -98,7 +98,7 @@ class _Builder:
 
     def __init__(self, schema_class: type) -> None:
         self.schema_class = schema_class
-        self.tree = OmegaConf.structured(schema_class)
+        self.tree = defaults_of(schema_class)
         self.origin: dict[str, str] = {}  # full dotted key -> FILE:LINE or "command line"
         self.faults: list[Fault] = []
 
@@ -208,7 +208,7 @@ class _Builder:
         file = file or self._find(name_or_path, where, key, folder)
         if file is None:
             return
-        fresh = OmegaConf.structured(DomainConfig(name=file.stem))
+        fresh = defaults_of(DomainConfig, name=file.stem)
         if key:
             OmegaConf.update(self.tree, key, fresh, merge=False)
         else:

@@ -1,12 +1,12 @@
 """The command line of a script: options, words, dry run, and errors as plain text with exit code 2."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from script_runner import run_script
 from tqdm import tqdm
 
 from hyperinverter.config import cli
@@ -207,13 +207,11 @@ def test_faults_and_the_list_of_downloads_come_without_torch(tmp_path: Path):
     assert "stylegan2_ffhq" in refused.stdout
 
 
-def test_dry_run_shows_config_and_parameter_counts_without_data(tmp_path: Path):
+def test_dry_run_shows_config_and_parameter_counts_without_data(tmp_path: Path, capsys):
     """1024 px, no weights, no images: the plan still comes, with the published size of the generator."""
-    command = [sys.executable, ROOT / "scripts/train_phase2.py", "--dry-run", "--config", "configs/phase2/ffhq.yaml"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
-    assert shown.returncode == 0, shown.stderr
-    assert "start_step: 200000" in shown.stdout and "30,370,060" in shown.stdout and "642,351,195" in shown.stdout
+    run_script("train_phase2", ["--dry-run", "--config", "configs/phase2/ffhq.yaml"], tmp_path)
+    shown = capsys.readouterr().out
+    assert "start_step: 200000" in shown and "30,370,060" in shown and "642,351,195" in shown
     assert not list(tmp_path.iterdir()), "a dry run writes nothing"
 
 

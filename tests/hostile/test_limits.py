@@ -5,6 +5,7 @@ Each file asks for a hundred times its size or more; behind # what reading it on
 """
 
 import bz2
+import functools
 import gzip
 import io
 import json
@@ -132,7 +133,7 @@ def npz_of_names_for_one_entry(folder: Path) -> Path:
 
 @hostile(readings.weights)
 def npz_that_unpacks_to_much(folder: Path) -> Path:
-    with zipfile.ZipFile(folder / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(folder / "x.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         head = "{'descr': '<f4', 'fortran_order': False, 'shape': (100000000,), }"
         archive.writestr("a.npy", npy(head, bytes(400_000_000)))
     return folder / "x.npz"
@@ -222,7 +223,10 @@ def inversion_of_many_images(folder: Path) -> Path:
 @hostile(readings.checkpoint)
 def checkpoint_that_unpacks_to_much(folder: Path) -> Path:  # 4.1 GB from 4 MB
     path = save_training_state(folder, 1, {"a": torch.zeros(75_000_000)})
-    with zipfile.ZipFile(path) as whole, zipfile.ZipFile(folder / "x", "w", zipfile.ZIP_DEFLATED) as archive:
+    with (
+        zipfile.ZipFile(path) as whole,
+        zipfile.ZipFile(folder / "x", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+    ):
         for name in whole.namelist():
             archive.writestr(name, whole.read(name))
     return (folder / "x").rename(path)
@@ -442,7 +446,7 @@ def zip_of_a_bz2_member_that_unpacks_to_much(folder: Path) -> Path:  # 3.1 GB fr
 
 @hostile(readings.archive, refused=False)
 def zip_of_a_member_that_declares_much(folder: Path) -> Path:
-    with zipfile.ZipFile(folder / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(folder / "x.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         archive.writestr("a.png", bytes(600_000_000))
     return folder / "x.zip"
 
@@ -461,10 +465,15 @@ def tar_of_a_long_name(size: int) -> bytes:
 
 @hostile(readings.archive)
 def photo_that_is_a_packed_tar_of_a_long_name(folder: Path) -> Path:  # 2 GB from 2 MB
+    head, zeros, many = tar_of_a_long_name(2_000_000_000), bytes(10_000_000), 200
     packer = zlib.compressobj(9, wbits=31)
-    parts = [packer.compress(tar_of_a_long_name(2_000_000_000))]
-    parts += [packer.compress(bytes(10_000_000)) for _ in range(200)]
-    return written(folder / "photo", b"".join([*parts, packer.flush()]))
+    packed = packer.compress(head) + packer.flush(zlib.Z_FULL_FLUSH)
+    once = packer.compress(zeros) + packer.flush(zlib.Z_FULL_FLUSH)  # stands for itself wherever it is put
+    end = packer.flush()[:-8]  # without sum and length
+    total = functools.reduce(lambda sum_, _: zlib.crc32(zeros, sum_), range(many), zlib.crc32(head))
+    about = struct.pack("<LL", total, len(head) + many * len(zeros))
+    data = packed + once * many + end + about
+    return written(folder / "photo", data)
 
 
 @hostile(readings.archive)

@@ -4,8 +4,6 @@ Code that ran would leave a file CANARY beside the corpus. `python hostile.py FO
 in this one process and writes what came of each as JSON.
 """
 
-import gzip
-import io
 import json
 import resource
 import struct
@@ -34,7 +32,7 @@ from handwritten import (
     torch_zip,
 )
 from nvidia_file import Stored, nested, nvidia_bytes
-from packages import Ir, tar, wheel
+from packages import Ir, gzipped, tar, wheel, wheel_of_zeros
 
 CANARY = "canary"
 SPARE_BYTES = 2**30  # address space that all files together may take on top of the imported packages
@@ -274,24 +272,6 @@ def head_of(member: str) -> bytes:
     return info.tobuf()
 
 
-def gzipped(*content: bytes | int) -> bytes:
-    """Bytes, and of numbers so many MiB of zeros, which are not all held at once."""
-    stream = io.BytesIO()
-    with gzip.GzipFile(fileobj=stream, mode="wb", compresslevel=1) as file:
-        for each in content:
-            for part in [each] if isinstance(each, bytes) else [bytes(2**20)] * each:
-                file.write(part)
-    return stream.getvalue()
-
-
-def wheel_of_zeros(zeros: str, **members: bytes) -> bytes:
-    stream = io.BytesIO(wheel(members))
-    with zipfile.ZipFile(stream, "a", zipfile.ZIP_DEFLATED, compresslevel=1) as file, file.open(zeros, "w") as member:
-        for _ in range(ZEROS):
-            member.write(bytes(2**20))
-    return stream.getvalue()
-
-
 def packages() -> dict[str, bytes]:
     """Wheels and source archives that are small and unpack, or build, to something large."""
     ir, shifted = Ir(), Ir()
@@ -310,8 +290,8 @@ def packages() -> dict[str, bytes]:
     header[148:156] = b"        "
     header[148:156] = b"%06o\0 " % sum(header)
     return {
-        "unpacks_to_zeros.whl": wheel_of_zeros(PACKED[1], **{PACKED[0]: ir.xml()}),
-        "graph_of_zeros.whl": wheel_of_zeros(PACKED[0], **{PACKED[1]: ir.numbers}),
+        "unpacks_to_zeros.whl": wheel_of_zeros(PACKED[1], ZEROS, **{PACKED[0]: ir.xml()}),
+        "graph_of_zeros.whl": wheel_of_zeros(PACKED[0], ZEROS, **{PACKED[1]: ir.numbers}),
         "entities.whl": wheel({PACKED[0]: entities, PACKED[1]: b""}),
         "elements.whl": wheel({PACKED[0]: b"<net>" + b"<a/>" * 2_000_000 + b"</net>", PACKED[1]: b""}),
         "attributes.whl": wheel(

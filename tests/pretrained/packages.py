@@ -55,6 +55,25 @@ def tar(members: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
+def gzipped(*content: bytes | int) -> bytes:
+    """Bytes, and of numbers so many MiB of zeros, which are not all held at once."""
+    stream = io.BytesIO()
+    with gzip.GzipFile(fileobj=stream, mode="wb", compresslevel=1) as file:
+        for each in content:
+            for part in [each] if isinstance(each, bytes) else [bytes(2**20)] * each:
+                file.write(part)
+    return stream.getvalue()
+
+
+def wheel_of_zeros(zeros: str, mib: int, **members: bytes) -> bytes:
+    """With one more member, of so many MiB of zeros."""
+    stream = io.BytesIO(wheel(members))
+    with zipfile.ZipFile(stream, "a", zipfile.ZIP_DEFLATED, compresslevel=1) as file, file.open(zeros, "w") as member:
+        for _ in range(mib):
+            member.write(bytes(2**20))
+    return stream.getvalue()
+
+
 class Ir:
     """An OpenVINO graph being written: `add` gives the number of a layer, `files` the .xml and the .bin."""
 
