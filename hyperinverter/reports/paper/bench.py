@@ -28,7 +28,7 @@ from hyperinverter.evaluation.reconstruction import open_images
 from hyperinverter.evaluation.sheet import Row
 from hyperinverter.inverters import INVERTERS, Inverter, load
 from hyperinverter.models.stylegan2 import Generator
-from hyperinverter.pretrained.files import part_file
+from hyperinverter.pretrained.files import part_file, search_folders
 from hyperinverter.pretrained.load import LoadedModel, load_model
 from hyperinverter.releases.obtain import obtain
 from hyperinverter.reports.reproduce.measures import model_of
@@ -276,7 +276,7 @@ def find_method(config: ReproduceConfig, name: str, base: str, generator_hash: s
 
 def portable(text: str) -> str:
     """A message without the folders of this machine, for results that are published."""
-    for folder in (REPOSITORY, Path.cwd()):
+    for folder in (REPOSITORY, Path.cwd(), *search_folders()):
         text = text.replace(f"{folder}/", "")
     return text
 

@@ -25,7 +25,11 @@ def claims_of(results: Results) -> dict[str, list[tuple[str, str]]]:
 
 def claims_section(domains: dict[str, Results]) -> str:
     """The head of the page: claims down, domains across."""
-    measured = {domain: results for domain, results in domains.items() if {"table1", "editability", "ablations"} & results.keys()}
+    measured = {
+        domain: results
+        for domain, results in domains.items()
+        if {"table1", "editability", "ablations"} & results.keys()
+    }
     if not measured:
         return ""
     found = {domain: claims_of(results) for domain, results in measured.items()}

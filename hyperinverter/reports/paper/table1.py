@@ -207,7 +207,7 @@ def table1_blocks(result: dict[str, Any]) -> Iterator[Block]:
     """What table1.json says."""
     rows, kind = result["rows"], result["kind"]
     most = max((row["n"] for row in rows.values() if "n" in row), default=0)
-    columns = list(dict.fromkeys(name for row in rows.values() for name in row["cells"]))
+    columns = sorted(dict.fromkeys((*result["metrics"], *METRICS)), key=lambda name: name == "seconds")  # these last
     columns = [c for c in columns if any(_has(row["cells"].get(c)) for row in rows.values())]
     note = f" The paper's numbers in italics are those of its {PAPER_ONLY[kind]} column" if kind in TABLE_1 else ""
     yield (

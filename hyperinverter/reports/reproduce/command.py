@@ -17,6 +17,7 @@ from hyperinverter.evaluation.messages import log_message
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.pretrained.files import PARTS, find_model_folder, part_file
 from hyperinverter.pretrained.load import check_served
+from hyperinverter.releases.obtain import obtain
 from hyperinverter.reports.paper.bench import Bench
 from hyperinverter.reports.paper.parts import PARTS as PAPER_PARTS
 from hyperinverter.reports.paper.parts import expanded_parts, write_html
@@ -95,7 +96,8 @@ def reproduce(config: ReproduceConfig) -> dict[str, Any]:
     if "figures" in config.parts and config.results:
         read_points(config.results, AnalyzeConfig.quality)  # a wrong file is reported before an hour of measuring
     if config.parts:
-        check_served(read_model(part_file(measures.model_of(config), "generator"), "generator"))
+        folder = obtain(measures.model_of(config), "generator")  # of a released model: made, or told how to get it
+        check_served(read_model(part_file(folder, "generator"), "generator"))
     device = set_up(config)
     bench = Bench(config, device) if set(config.parts) & set(PAPER_PARTS) else None
     _tell_what_is_missing(absent, bench)
@@ -180,7 +182,7 @@ def _about(config: ReproduceConfig, part: str, needs: list[str]) -> dict[str, An
     path = REPOSITORY / "configs" / "reproduce" / f"{config.domain.name}.yaml"
     usual = load_config(ReproduceConfig, path) if path.is_file() else ReproduceConfig()
     changed = [key for key in ALSO_NAMED.get(part, ()) if getattr(config, key) != getattr(usual, key)]
-    words += [f"{key}={getattr(config, key)}" for key in changed]
+    words += [f"{key}={_written(getattr(config, key))}" for key in changed]
     words += ["runs={NAME: FOLDER}"] if "runs" in needs else []
     if part == "figures" and config.results:
         here = not any(Path(name).is_absolute() for name in config.results)
@@ -203,6 +205,11 @@ def model_hashes(config: ReproduceConfig) -> dict[str, str]:
     folder = find_model_folder(measures.model_of(config))
     files = {part: folder / f"{part}.safetensors" for part in PARTS}
     return {part: read_model(path, part).hash for part, path in files.items() if path.is_file()}
+
+
+def _written(value: Any) -> str:
+    """A setting as it may be typed, lists without quotes around their words."""
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, list) else str(value)
 
 
 def _placeholder(value: str | list[str]) -> str:
