@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 from hyperinverter.config import schema as s
+from hyperinverter.config.domain_schema import FUSION_NORMS, MAPPERS
 from hyperinverter.config.rules import (
     Checks,
     Problem,
@@ -65,7 +66,7 @@ def _encoder(c: s.EncoderConfig) -> Iterator[Problem]:
     yield from positive(c, "linear_rate")
     if c.trunk == "efficientnet_lite0":
         for key, value in s.EFFICIENTNET_LITE0.items():
-            if getattr(c, key) != value:
+            if key != "strides" and getattr(c, key) != value:
                 yield Problem(
                     (key,), f"is {value} for trunk efficientnet_lite0, which has one size; got {getattr(c, key)}"
                 )
@@ -92,6 +93,14 @@ def _hypernetwork(c: s.HypernetworkConfig) -> Iterator[Problem]:
     yield from choice(c, "style_index", s.STYLE_INDICES)
     yield from choice(c, "init", s.HYPERNETWORK_INITS)
     yield from choice(c, "token_range", s.TOKEN_RANGES)
+    yield from choice(c, "mapper", MAPPERS)
+    yield from choice(c, "fusion_norm", FUSION_NORMS)
+    if c.mapper == "channel_scales" and (c.token_range != "signed" or c.init == "gradients"):
+        message = "scales up and down from 0; write token_range: signed and init: signal_preserving"
+        yield Problem(("mapper", "token_range", "init"), message)
+    if c.mapper == "channel_scales" and c.target_set == "all_without_bias":
+        message = "scales convolutions, not the style affines of all_without_bias; write target_set: conv_without_bias"
+        yield Problem(("mapper", "target_set"), message)
     if c.init == "gradients" and c.token_range != "signed":
         message = "starts tokens at 0, where the ReLU of non_negative ones has no gradient; write token_range: signed"
         yield Problem(("init", "token_range"), message)

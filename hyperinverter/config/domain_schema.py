@@ -18,6 +18,8 @@ EFFICIENTNET_LITE0: dict[str, Any] = {
 TARGET_SETS = ("conv_without_bias", "conv_without_bias_without_torgb", "all_without_bias")
 WEIGHT_LAYOUTS = ("released", "paper")
 STYLE_INDICES = ("released", "true")
+MAPPERS = ("matrices", "channel_scales")
+FUSION_NORMS = ("instance", "none")
 HYPERNETWORK_INITS = ("released", "signal_preserving", "gradients")
 FROM_E1 = "w_encoder"  # of `layerwise_encoder.init`: E2's trunk starts from the domain's own E1
 TOKEN_RANGES = ("non_negative", "signed")
@@ -125,6 +127,10 @@ class HypernetworkConfig:
     init: str = "released"
     # non_negative (released: ReLU after every convolution) | signed (leaky ones, none at the end: no number of it dies)
     token_range: str = "non_negative"
+    # matrices (published: a token to any residual, by two matrices of D columns) | channel_scales (a token has a number
+    # per output channel, which its weight is scaled by; D is not used)
+    mapper: str = "matrices"
+    fusion_norm: str = "instance"  # instance (released) | none: features keep their means and sizes
     use_w_image_features: bool = True  # False: ablation "without features of the Phase I image"
     shared_code: bool = False  # True: ablation "one code for all layers instead of layer-wise"
 

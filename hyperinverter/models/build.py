@@ -63,6 +63,8 @@ def build_hypernetwork(domain: DomainConfig, generator: "Generator | MobileGener
         style_index=config.style_index,
         init=config.init,
         token_range=config.token_range,
+        mapper=config.mapper,
+        fusion_norm=config.fusion_norm,
         use_w_image_features=config.use_w_image_features,
         shared_code=config.shared_code,
     )

@@ -13,7 +13,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from hyperinverter.config.domain_schema import FUSION_NORMS, MAPPERS
 from hyperinverter.config.schema import HYPERNETWORK_INITS, STYLE_INDICES, TOKEN_RANGES, WEIGHT_LAYOUTS
+from hyperinverter.models.residuals import ChannelScales
 from hyperinverter.models.target_layers import TargetLayer
 from hyperinverter.models.token_stack import TokenStack
 
@@ -42,6 +44,11 @@ class WeightRegressor(nn.Module):
             images. `signal_preserving` draws them as He et al., ICCV 2015, with biases 0, and scales the mapper so
             that residuals start near zero (START_RMS). `gradients` leaves the mapper to
             `training/gradient_basis.py`, and multiplies residuals by a number of the layer's size, `scale`.
+        mapper: `matrices`, as published, or `channel_scales`: the token has a number per channel of the weight, see
+            `ChannelScales`. Ours, after StyleSpace (Wu et al., CVPR 2021, arXiv:2011.12799), whose numbers scale
+            input channels. No weights but the transformer's; tokens start at 0.
+        scaled_dim: of `channel_scales`, see `TargetLayer`.
+        fusion_norm: `instance`, as released: takes each channel's mean and size out of the features; `none` keeps them.
         token_range: `non_negative`, as released: a ReLU follows every convolution of the transformer, the last one
             too. Of the numbers of a token so trained a fifth to three fifths were 0 for every face (faces64, D = 64).
             `signed` has leaky ones and none at the end, so that every number keeps its gradient.
@@ -62,23 +69,30 @@ class WeightRegressor(nn.Module):
         use_w_image_features: bool = True,
         init: str = "released",
         token_range: str = "non_negative",
+        mapper: str = "matrices",
+        scaled_dim: int = 1,
+        fusion_norm: str = "instance",
     ):
         super().__init__()
         self.shape = tuple(shape)
         self.weight_layout = weight_layout
         self.out_channels, self.in_channels = self.shape[:2]
-        columns = math.prod(self.shape) // self.in_channels  # O * k * k
-        self.w1 = nn.Parameter(torch.empty(hidden_size, self.in_channels * hidden_size))
-        self.b1 = nn.Parameter(torch.zeros(self.in_channels * hidden_size))
-        self.w2 = nn.Parameter(torch.empty(hidden_size, columns))
-        self.b2 = nn.Parameter(torch.zeros(columns))
-        # Published: Kaiming with fan_in taken from dim 1, the larger side; so residuals start near zero.
-        nn.init.kaiming_normal_(self.w1)
-        nn.init.kaiming_normal_(self.w2)
+        self.scales_channels = mapper == "channel_scales"
+        self.scaled_dim = scaled_dim
+        self.token_size = self.shape[scaled_dim] if self.scales_channels else hidden_size
+        if not self.scales_channels:
+            columns = math.prod(self.shape) // self.in_channels  # O * k * k
+            self.w1 = nn.Parameter(torch.empty(hidden_size, self.in_channels * hidden_size))
+            self.b1 = nn.Parameter(torch.zeros(self.in_channels * hidden_size))
+            self.w2 = nn.Parameter(torch.empty(hidden_size, columns))
+            self.b2 = nn.Parameter(torch.zeros(columns))
+            # Published: Kaiming with fan_in taken from dim 1, the larger side; so residuals start near zero.
+            nn.init.kaiming_normal_(self.w1)
+            nn.init.kaiming_normal_(self.w2)
         # Instance norm cancels the convolution's bias, which stays because released checkpoints hold it.
         self.fusion = nn.Sequential(
             nn.Conv2d(feature_channels * (2 if use_w_image_features else 1), fusion_channels, 1),
-            nn.InstanceNorm2d(fusion_channels),
+            nn.InstanceNorm2d(fusion_channels) if fusion_norm == "instance" else nn.Identity(),
             nn.ReLU(),
         )
         halvings = int(math.log2(feature_size))
@@ -87,10 +101,14 @@ class WeightRegressor(nn.Module):
         layers: list[nn.Module] = [nn.Conv2d(fusion_channels, transformer_channels, 3, 1, 1), inside()]
         for _ in range(1, halvings):  # 8 -> 4 -> 2 px
             layers += [nn.Conv2d(transformer_channels, transformer_channels, 4, 2, 1), inside()]
-        layers += [nn.Conv2d(transformer_channels, hidden_size, 4, 2, 1)]  # 1 px
+        last = nn.Conv2d(transformer_channels, self.token_size, 4, 2, 1)  # 1 px
+        layers += [last]
         self.feature_extractor = nn.Sequential(*layers, *([] if is_signed else [nn.ReLU()]))
         if init != "released":
             self._preserve_signal()
+        if self.scales_channels:
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(cast(Tensor, last.bias))
         self.register_buffer("scale", torch.ones(()) if init == "gradients" else None)
 
     @torch.no_grad()
@@ -100,6 +118,8 @@ class WeightRegressor(nn.Module):
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, a=slope)
                 nn.init.zeros_(cast(Tensor, layer.bias))
+        if self.scales_channels:
+            return
         # token of rms 1 -> rows of rms sqrt(D) std(w1) -> residual of rms D std(w1) std(w2)
         hidden_size, columns = self.w1.shape
         nn.init.normal_(self.w2, std=START_RMS / (hidden_size * math.sqrt(2 / columns)))
@@ -108,8 +128,10 @@ class WeightRegressor(nn.Module):
         """Concatenated features [N, 2C, size, size], the Phase I image's first -> token [N, D]."""
         return self.feature_extractor(self.fusion(features)).flatten(1)
 
-    def decode(self, token: Tensor) -> Tensor:
+    def decode(self, token: Tensor) -> Tensor | ChannelScales:
         """Token [N, D] -> residual [N, *shape] in units of the stored weight; affine in the token."""
+        if self.scales_channels:
+            return ChannelScales.of(token, self.scaled_dim)
         hidden_size = self.w1.shape[0]
         rows = torch.addmm(self.b1, token, self.w1).reshape(-1, hidden_size)  # [N*I, D]
         mapped = torch.addmm(self.b2, rows, self.w2)  # [N*I, O*k*k]
@@ -125,7 +147,7 @@ class WeightRegressor(nn.Module):
         rows = residual if self.weight_layout == "released" else residual.transpose(1, 2)
         return rows.reshape(len(residual), self.in_channels, -1)
 
-    def forward(self, h_w: Tensor | None, h: Tensor) -> Tensor:
+    def forward(self, h_w: Tensor | None, h: Tensor) -> Tensor | ChannelScales:
         """Features of the Phase I image (None where it is left out) and of the input [N, C, size, size] -> residual."""
         return self.decode(self.token(h if h_w is None else torch.cat([h_w, h], dim=1)))
 
@@ -141,7 +163,7 @@ class Hypernetwork(nn.Module):
             layer-wise", table 3 row 4). The paper does not say which; here it is the last style's (num_ws - 1), whose
             head stands on the finest map of the pyramid and so sees all three levels. E2 keeps its other heads, which
             then receive no gradient.
-        init, token_range: see `WeightRegressor`.
+        init, token_range, mapper, fusion_norm: see `WeightRegressor`.
 
     The remaining arguments are those of `WeightRegressor`.
 
@@ -165,9 +187,11 @@ class Hypernetwork(nn.Module):
         shared_code: bool = False,
         init: str = "released",
         token_range: str = "non_negative",
+        mapper: str = "matrices",
+        fusion_norm: str = "instance",
     ):
         super().__init__()
-        _check(weight_layout, style_index, init, token_range, feature_size)
+        _check(weight_layout, style_index, init, token_range, mapper, fusion_norm, feature_size)
         self.targets = {target.name: target for target in targets}
         self._stack: tuple[list, TokenStack] | None = None  # a cache of `tokens`, no part of the state
         self.num_ws = num_ws
@@ -196,10 +220,16 @@ class Hypernetwork(nn.Module):
                     use_w_image_features=use_w_image_features,
                     init=init,
                     token_range=token_range,
+                    mapper=mapper,
+                    scaled_dim=target.scaled_dim,
+                    fusion_norm=fusion_norm,
                 )
                 for target in targets
             }
         )
+        self.token_sizes = {name: self.regressor(name).token_size for name in self.targets}
+        # what a stack of all transformers can compute
+        self.stackable = fusion_norm == "instance" and len(set(self.token_sizes.values())) == 1
 
     def tokens(self, h: Tensor, h_w: Tensor | None) -> dict[str, Tensor]:
         """Predict one token per target layer: what the generator must change to turn the Phase I image into the input.
@@ -214,11 +244,11 @@ class Hypernetwork(nn.Module):
         Source: section 3.2 and figure 3.
         """
         features = self._fusion_input(h, h_w)  # [N, L, 2C, size, size]
-        if features.device.type != "cpu" and not torch.is_grad_enabled():
+        if self.stackable and features.device.type != "cpu" and not torch.is_grad_enabled():
             return dict(zip(self.targets, self._token_stack()(features).unbind(), strict=True))
         return {name: self.regressor(name).token(features[:, index]) for name, index in self.style_indices.items()}
 
-    def decode(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
+    def decode(self, tokens: dict[str, Tensor]) -> dict[str, Tensor | ChannelScales]:
         """Map tokens [N, D] to residuals [N, O, I, k, k], in units of the stored (unequalised) weight.
 
         Exactly affine: decoding a mixture of two token sets gives the same mixture of their residuals, which is why a
@@ -235,11 +265,12 @@ class Hypernetwork(nn.Module):
                 "they belong to a hypernetwork with other target layers"
             )
         for name, token in tokens.items():
-            if token.ndim != 2 or token.shape[1] != self.hidden_size:
-                raise ValueError(f"tokens[{name}]: got shape {list(token.shape)}, expected [N, {self.hidden_size}]")
+            if token.ndim != 2 or token.shape[1] != self.token_sizes[name]:
+                size = self.token_sizes[name]
+                raise ValueError(f"tokens[{name}]: got shape {list(token.shape)}, expected [N, {size}]")
         return {name: self.regressor(name).decode(token) for name, token in tokens.items()}
 
-    def forward(self, h: Tensor, h_w: Tensor | None) -> dict[str, Tensor]:
+    def forward(self, h: Tensor, h_w: Tensor | None) -> dict[str, Tensor | ChannelScales]:
         """Features, as in `tokens` -> layer name -> residual [N, O, I, k, k]."""
         return self.decode(self.tokens(h, h_w))
 
@@ -277,7 +308,9 @@ def regressor_name(target_name: str) -> str:
     return target_name.replace(".", "_")
 
 
-def _check(weight_layout: str, style_index: str, init: str, token_range: str, feature_size: int) -> None:
+def _check(
+    weight_layout: str, style_index: str, init: str, token_range: str, mapper: str, fusion_norm: str, feature_size: int
+) -> None:
     if weight_layout not in WEIGHT_LAYOUTS:
         raise ValueError(f"weight_layout: got {weight_layout!r}, expected one of {', '.join(WEIGHT_LAYOUTS)}")
     if style_index not in STYLE_INDICES:
@@ -286,5 +319,9 @@ def _check(weight_layout: str, style_index: str, init: str, token_range: str, fe
         raise ValueError(f"init: got {init!r}, expected one of {', '.join(HYPERNETWORK_INITS)}")
     if token_range not in TOKEN_RANGES:
         raise ValueError(f"token_range: got {token_range!r}, expected one of {', '.join(TOKEN_RANGES)}")
+    if mapper not in MAPPERS:
+        raise ValueError(f"mapper: got {mapper!r}, expected one of {', '.join(MAPPERS)}")
+    if fusion_norm not in FUSION_NORMS:
+        raise ValueError(f"fusion_norm: got {fusion_norm!r}, expected one of {', '.join(FUSION_NORMS)}")
     if feature_size < 8 or feature_size & (feature_size - 1):
         raise ValueError(f"feature_size: got {feature_size}, expected a power of two from 8")

@@ -52,12 +52,14 @@ def count_parameters(network: nn.Module) -> int:
 
 def _purposes(domain: DomainConfig, num_ws: int) -> list[str]:
     e1, e2, h = domain.w_encoder, domain.layerwise_encoder, domain.hypernetwork
+    published = f"D = {h.hidden_size}, {h.target_set}, layout {h.weight_layout}"
+    mapper = f"scales of channels, {h.target_set}" if h.mapper == "channel_scales" else published
     return [
         f"ws [{num_ws}, {domain.generator.w_dim}] -> {domain.resolution} px",
         f"{domain.resolution} px -> logit",
         f"{e1.trunk}, {e1.input_size} px -> w [{domain.generator.w_dim}]",
         f"{e2.trunk}, {e2.input_size} px -> [{num_ws}, {e2.feature_channels}, {e2.feature_size}, {e2.feature_size}]",
-        f"D = {h.hidden_size}, {h.target_set}, layout {h.weight_layout}, style index {h.style_index}"
+        f"{mapper}, style index {h.style_index}"
         + ("" if h.use_w_image_features else ", without features of the Phase I image")
         + (", one shared code" if h.shared_code else "")
         + (", signed tokens" if h.token_range == "signed" else ""),
@@ -73,12 +75,12 @@ def _network_lines(networks: dict[str, nn.Module], purposes: list[str]) -> list[
 def _target_lines(hypernetwork: Hypernetwork, domain: DomainConfig) -> list[str]:
     targets = hypernetwork.targets.values()
     numbers = sum(target.size for target in targets)
-    token_numbers = len(targets) * hypernetwork.hidden_size
+    token_numbers = sum(hypernetwork.token_sizes.values())
     stored = 4 * (token_numbers + domain.generator.w_dim)
     return [
         f"target layers: {len(targets)} weights, {numbers:,} numbers, "
         f"{4 * numbers / 2**20:.1f} MiB of residuals per image",
-        f"tokens: {len(targets)} x {hypernetwork.hidden_size} = {token_numbers:,} numbers per image, "
+        f"tokens: {len(targets)} x {token_numbers // len(targets)} = {token_numbers:,} numbers per image, "
         f"with w {stored / 2**10:.1f} KiB",
         f"  {'layer':<26}{'shape':<20}{'style':>6}{'features of':>13}",
         *(

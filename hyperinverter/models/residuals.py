@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+CHANNEL_UNIT = 0.5  # a number x scales its channel by 1 + 0.5 x; photos ask for about 0.1
 NOISE_MODES = ("const", "random", "none")
 
 
@@ -24,19 +25,54 @@ class Kernel(NamedTuple):
     energy: Tensor
 
 
-Residuals = Mapping[str, Tensor | Kernel]
+class ChannelScales(NamedTuple):
+    """The residual of a convolution's weight that is scaled per channel: stored weight times these numbers.
+
+    Attributes:
+        scales: [M, O, 1, 1, 1] of output or [M, 1, I, 1, 1] of input channels, dimensionless; 0 changes nothing.
+    """
+
+    scales: Tensor
+
+    @property
+    def factors(self) -> Tensor:
+        """What the stored weight is multiplied by, of the shape of `scales`."""
+        return 1 + self.scales
+
+    @classmethod
+    def of(cls, numbers: Tensor, dim: int) -> "ChannelScales":
+        """From numbers [M, channels] in CHANNEL_UNIT; dim 0: of output channels, 1: of input channels."""
+        scales = CHANNEL_UNIT * numbers
+        return cls(scales[:, :, None, None, None] if dim == 0 else scales[:, None, :, None, None])
+
+
+Residuals = Mapping[str, Tensor | Kernel | ChannelScales]
+
+
+def dense(parameter: Tensor, residual: "Tensor | Kernel | ChannelScales") -> Tensor:
+    """A residual as what is added to the stored parameter, [M, *shape of the parameter]."""
+    assert not isinstance(residual, Kernel), "a prepared kernel"
+    return parameter * residual.scales if isinstance(residual, ChannelScales) else residual
+
+
+def rows_of(residuals: Residuals) -> int:
+    """How many images residuals are for; 0 of none, 1 of those that a batch shares."""
+    return max((len(value[0] if isinstance(value, tuple) else value) for value in residuals.values()), default=0)
 
 
 def with_residual(parameter: Tensor, residuals: Residuals, name: str) -> Tensor:
     """Stored parameter plus its residual, [M, *shape of the parameter]."""
+    residual = residuals.get(name)
+    if isinstance(residual, ChannelScales):
+        return parameter * residual.factors
     residual = residual_of(residuals, name)
     return parameter.unsqueeze(0) if residual is None else parameter + residual
 
 
 def residual_of(residuals: Residuals, name: str) -> Tensor | None:
-    """The residual of a parameter of which no `Kernel` is ever prepared, [M, *shape]; None where it has none."""
+    """The residual of a parameter that is never a `Kernel` or scaled, [M, *shape]; None where it has none."""
     residual = residuals.get(name)
-    assert not isinstance(residual, Kernel), f"{name}: a prepared kernel"
+    assert not isinstance(residual, tuple), f"{name}: a {type(residual).__name__}"
     return residual
 
 
@@ -54,7 +90,7 @@ def of_image(residuals: Residuals, i: int) -> Residuals:
     def row(value: Tensor) -> Tensor:
         return value if len(value) == 1 else value[i : i + 1]
 
-    return {name: Kernel(*map(row, value)) if isinstance(value, Kernel) else row(value)
+    return {name: type(value)(*map(row, value)) if isinstance(value, tuple) else row(value)
             for name, value in residuals.items()}  # fmt: skip
 
 
@@ -85,9 +121,12 @@ def check_residuals(synthesis: nn.Module, residuals: Residuals, n: int) -> None:
         return
     parameters = dict(synthesis.named_parameters())
     for name, value in residuals.items():
-        value = value.weight if isinstance(value, Kernel) else value
         if name not in parameters:
             raise ValueError(f"weight_residuals: {name!r} is no parameter of this {synthesis.resolution} px generator")
-        shape = parameters[name].shape
+        shape: tuple[int, ...] = parameters[name].shape
+        if isinstance(value, ChannelScales):
+            dim = 0 if value.scales.shape[1] > 1 else 1
+            shape = tuple(size if i == dim else 1 for i, size in enumerate(shape))
+        value = value[0] if isinstance(value, tuple) else value
         if value.ndim != len(shape) + 1 or value.shape[1:] != shape or value.shape[0] not in (1, n):
             raise ValueError(f"weight residual {name!r} must be {(n, *shape)} (or N = 1), got {tuple(value.shape)}")

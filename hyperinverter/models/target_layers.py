@@ -29,12 +29,25 @@ class TargetLayer:
         style_index_true: the style (0 to L-1) that the layer receives in the generator.
         style_index_released: the style whose features released checkpoints feed to this layer's hypernetwork: one more
             than the true one for conv0 and conv1 above 4 px, equal to it elsewhere.
+        scaled_dim: which channels of it a scale each changes the image: 0 output, 1 input ones. Input ones are always
+            right; demodulation takes the scales of output channels away.
     """
 
     name: str
     shape: tuple[int, ...]
     style_index_true: int
     style_index_released: int
+    scaled_dim: int = 1
+
+    @property
+    def is_convolution(self) -> bool:
+        """And not a style affine."""
+        return len(self.shape) == 4
+
+    @property
+    def channels(self) -> int:
+        """How many channels `scaled_dim` has."""
+        return self.shape[self.scaled_dim]
 
     @property
     def size(self) -> int:

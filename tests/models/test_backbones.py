@@ -1,5 +1,7 @@
 """Trunks: stage sizes follow from the numbers, the published shortcut rule, and errors that name the key."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -85,6 +87,8 @@ def test_efficientnet_lite0_has_its_published_size_and_padding():
     assert sum(p.numel() for p in trunk.parameters()) + head == 4_652_008
     maps = trunk.stages(torch.randn(1, 3, 64, 64))
     assert [tuple(x.shape[1:]) for x in maps] == [(24, 16, 16), (40, 8, 8), (112, 4, 4), (320, 2, 2)]
+    smaller = replace(config, strides=[2, 2, 2, 1])
+    assert [x.shape[2] for x in Trunk(smaller).eval().stages(torch.randn(1, 3, 64, 64))] == [16, 8, 4, 4]
     image = torch.randn(1, 3, 64, 64)
     # a strided 3x3 on an even side begins at the first pixel and gets its border at the right and the bottom
     stem = trunk._conv_stem

@@ -1,11 +1,14 @@
 """Hypernetworks: published counts and outputs, styles, near-zero start, tokens affine."""
 
+import copy
+
 import pytest
 import recorded
 import torch
 
 from hyperinverter.models.hypernetwork import START_RMS, Hypernetwork, WeightRegressor
 from hyperinverter.models.plan import count_parameters
+from hyperinverter.models.residuals import CHANNEL_UNIT
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.target_layers import TargetLayer, target_layers
 from hyperinverter.published import from_published
@@ -134,6 +137,58 @@ def test_decode_is_affine_in_the_token(layout):
     for name, value in mixed.items():
         expected = torch.lerp(decoded_left[name], decoded_right[name], 0.3)
         torch.testing.assert_close(value, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+SCALES = {"mapper": "channel_scales", "token_range": "signed", "init": "signal_preserving"}
+
+
+@pytest.mark.parametrize("target_set", SETS[:2])
+def test_channel_scales_multiply_each_input_channel(target_set):
+    """At the start they change nothing; then the image is that of weights scaled in place, with its gradients."""
+    hypernetwork, generator = make_hypernetwork(target_set, fusion_norm="none", **SCALES)
+    ws = torch.randn(2, generator.num_ws, generator.w_dim)
+    with torch.no_grad():
+        torch.testing.assert_close(generator.synthesis(ws, hypernetwork(*features())), generator.synthesis(ws))
+    shapes = {target.name: target.shape for target in target_layers(generator, target_set)}
+    tokens = {name: torch.randn(2, shape[1], requires_grad=True) for name, shape in shapes.items()}
+    images = generator.synthesis(ws, hypernetwork.decode(tokens))
+    images.square().sum().backward()
+    for i in range(2):
+        changed = copy.deepcopy(generator)
+        factors = {name: torch.ones(shape[1], requires_grad=True) for name, shape in shapes.items()}
+        weights = {
+            f"synthesis.{name}": changed.synthesis.get_parameter(name).detach()
+            * (factor + CHANNEL_UNIT * tokens[name][i].detach()).view(1, -1, 1, 1)
+            for name, factor in factors.items()
+        }
+        image = torch.func.functional_call(Drawing(changed), weights, (ws[i : i + 1],))
+        torch.testing.assert_close(image[0], images[i], rtol=1e-4, atol=1e-4)
+        image.square().sum().backward()
+        for name, factor in factors.items():
+            expected = CHANNEL_UNIT * factor.grad
+            error = (tokens[name].grad[i] - expected).abs().max()
+            assert error <= 1e-3 * expected.abs().max() + 1e-5, name
+
+
+class Drawing(torch.nn.Module):
+    """A generator whose forward pass is its synthesis, for `functional_call`."""
+
+    def __init__(self, generator: Generator) -> None:
+        super().__init__()
+        self.synthesis = generator.synthesis
+
+    def forward(self, ws: torch.Tensor) -> torch.Tensor:
+        return self.synthesis(ws)
+
+
+def test_features_keep_their_means_without_a_norm():
+    """A brighter map is lost behind instance norm, and is not with fusion_norm: none."""
+    h, h_w = features()
+    for norm, differs in (("instance", False), ("none", True)):
+        hypernetwork, _ = make_hypernetwork(fusion_norm=norm)
+        tokens, brighter = hypernetwork.tokens(h, h_w), hypernetwork.tokens(h + 1, h_w)
+        errors = [(brighter[name] - token).abs().max() for name, token in tokens.items()]
+        assert (max(errors) > 1e-3) == differs
 
 
 @pytest.mark.parametrize("target_set", SETS)

@@ -5,6 +5,7 @@ squeeze-and-excitation, ReLU6), with the parameter names of `efficientnet-lite0-
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -62,12 +63,18 @@ class Stem(nn.BatchNorm2d):
         return F.relu6(super().forward(x))
 
 
-def efficientnet_modules(*, input_channels: int = 3) -> "OrderedDict[str, nn.Module]":
-    """Stem and blocks under their published names; sizes are `config.schema.EFFICIENTNET_LITE0`."""
+def efficientnet_modules(strides: Sequence[int], *, input_channels: int = 3) -> "OrderedDict[str, nn.Module]":
+    """Stem and blocks under their published names; sizes are `config.schema.EFFICIENTNET_LITE0`.
+
+    Args:
+        strides: of the four stages; published: 2 each. 1 keeps the size, for smaller images.
+    """
+    of_stage = iter(strides)
     channels = EFFICIENTNET_LITE0["stem_width"]
     modules = OrderedDict(_conv_stem=SameConv2d(input_channels, channels, 3, 2), _bn0=Stem(channels, EPS, MOMENTUM))
     blocks: list[nn.Module] = []
-    for expansion, kernel, stride, width, repeats in ROWS:
+    for expansion, kernel, halves, width, repeats in ROWS:
+        stride = next(of_stage) if halves == 2 else 1
         for position in range(repeats):
             blocks.append(InvertedResidual(channels, width, expansion, kernel, stride if position == 0 else 1))
             channels = width

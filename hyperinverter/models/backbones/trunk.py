@@ -39,7 +39,7 @@ class Trunk(nn.Module):
         if config.trunk == "efficientnet_lite0":
             from hyperinverter.models.backbones.efficientnet import efficientnet_modules
 
-            modules = efficientnet_modules(input_channels=input_channels)
+            modules = efficientnet_modules(config.strides, input_channels=input_channels)
         elif config.trunk == "resnet":
             from hyperinverter.models.backbones.resnet import resnet_modules
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hyperinverter.models.residuals import Residuals, part_of, residual_of, with_residual
+from hyperinverter.models.residuals import ChannelScales, Residuals, part_of, residual_of, with_residual
 from hyperinverter.ops.bias_act import LRELU_SLOPE
 from hyperinverter.ops.haar import inverse_haar
 from hyperinverter.utils.distributed import randn_rows
@@ -71,12 +71,12 @@ class StyledConv(nn.Module):
     def forward(self, x: Tensor, w: Tensor, residuals: Residuals, noise_mode: str, rows: slice = slice(None)) -> Tensor:
         """x [N, I, S, S] (or these rows of it), w [N, w_dim] -> [N, O, S, S]."""
         scales = self.modulation(w, part_of(residuals, "modulation")) * self.scale
-        kernels = [with_residual(getattr(self, kernel), residuals, kernel) for kernel in self.kernels]
+        (first, gains), *rest = [_scaled(getattr(self, kernel), residuals, kernel) for kernel in self.kernels]
         bias = with_residual(self.bias, residuals, "bias")
-        first, *rest = kernels
-        x = conv2d(x, first, None if rest else bias, scales, groups=x.shape[1] if rest else 1)
-        for kernel in rest:
-            x = conv2d(x, kernel, bias)
+        if rest:  # of a depthwise kernel, output channels are input channels
+            x = conv2d(x, first, None, scales if gains is None else scales * gains, groups=x.shape[1])
+            (first, gains), scales = rest[0], None
+        x = conv2d(x, first, bias, scales, gains)
         if noise_mode != "none":
             noise = self.noise_const[rows]
             if noise_mode == "random":
@@ -170,26 +170,49 @@ def draw_image(x: Tensor, w: Tensor, head: ToImage, residuals: Residuals) -> Ten
     return inverse_haar(head(x, w, residuals))
 
 
-def conv2d(x: Tensor, kernel: Tensor, bias: Tensor | None, scales: Tensor | None = None, groups: int = 1) -> Tensor:
-    """Convolution with scaled input channels and a kernel per image.
+def _scaled(parameter: Tensor, residuals: Residuals, name: str) -> tuple[Tensor, Tensor | None]:
+    """A kernel [M, *shape], and by what its output channels [M, O] are multiplied; None: by nothing."""
+    residual = residuals.get(name)
+    if isinstance(residual, ChannelScales) and residual.scales.shape[1] > 1:
+        return parameter.unsqueeze(0), residual.factors[:, :, 0, 0, 0]
+    return with_residual(parameter, residuals, name), None
+
+
+def conv2d(
+    x: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None,
+    scales: Tensor | None = None,
+    gains: Tensor | None = None,
+    groups: int = 1,
+) -> Tensor:
+    """Convolution with scaled input and output channels and a kernel per image.
 
     Args:
         x: [N, I, S, S].
         kernel: [M, O, I/groups, k, k].
         bias: [M, O], or None.
         scales: of the input channels [N, I], or None.
+        gains: of the output channels [M, O] before the bias, or None; not with `groups`.
         groups: 1, or I (depthwise).
     Returns:
         [N, O, S, S].
     """
     n, side = len(x), kernel.shape[-1]
-    if scales is not None and n == 1:  # into the kernel, which is smaller than x
+    # Into the kernel, which is smaller than x; but then the backward pass would compute the kernel's gradient, which
+    # costs as much as the convolution.
+    is_folded = n == 1 and (kernel.requires_grad or not torch.is_grad_enabled())
+    if is_folded and scales is not None:
         shape = (-1, 1, 1, 1) if groups > 1 else (1, -1, 1, 1)
         kernel, scales = kernel * scales.view(shape), None
+    if is_folded and gains is not None:
+        kernel, gains = kernel * gains.view(1, -1, 1, 1, 1), None
     if scales is not None:
         x = x * scales[:, :, None, None]
+    if gains is not None:
+        y = conv2d(x, kernel, bias=None, groups=groups) * gains[:, :, None, None]
+        return y if bias is None else y + bias[:, :, None, None]
     if side == 1:
-        assert bias is not None  # every 1x1 layer has one
         return _pointwise(x, kernel[..., 0, 0], bias)
     if len(kernel) == 1:
         y = F.conv2d(x, kernel[0], padding=side // 2, groups=groups)
@@ -199,11 +222,13 @@ def conv2d(x: Tensor, kernel: Tensor, bias: Tensor | None, scales: Tensor | None
     return y if bias is None else y + bias[:, :, None, None]
 
 
-def _pointwise(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
-    """x [N, I, H, W], kernel [M, O, I], bias [M, O] -> [N, O, H, W], channels last: one matrix product."""
+def _pointwise(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+    """x [N, I, H, W], kernel [M, O, I], bias [M, O] or None -> [N, O, H, W], channels last: one matrix product."""
     n, _, height, width = x.shape
     pixels = x.permute(0, 2, 3, 1).flatten(1, 2)  # [N, HW, I]
-    if len(kernel) == 1 and len(bias) == 1:
+    if bias is None:
+        y = pixels @ kernel.transpose(1, 2)
+    elif len(kernel) == 1 and len(bias) == 1:
         y = torch.addmm(bias[0], pixels.flatten(0, 1), kernel[0].t())
     else:
         y = torch.baddbmm(bias[:, None], pixels, kernel.transpose(1, 2).expand(n, -1, -1))

@@ -16,12 +16,12 @@ from torch.utils.checkpoint import checkpoint
 
 from hyperinverter.models.mobile_stylegan.layers import EarlyHead, MobileLayer, StyledConv, ToImage, draw_image
 from hyperinverter.models.residuals import (
-    Kernel,
     Residuals,
     check_drawing,
     check_residuals,
     of_image,
     part_of,
+    rows_of,
     with_residual,
 )
 from hyperinverter.models.stylegan2.layers import channels_at, check_reduced
@@ -148,10 +148,10 @@ class MobileSynthesis(nn.Module):
     def _layers(self) -> Sequence[MobileLayer]:
         return cast(Sequence[MobileLayer], self.layers)
 
-    def prepare(self, weight_residuals: Residuals | None = None) -> dict[str, Tensor | Kernel]:
+    def prepare(self, weight_residuals: Residuals | None = None) -> Residuals:
         """What `forward` takes in the place of the residuals; here they are what it needs, there is nothing to gain."""
         residuals = dict(weight_residuals or {})
-        check_residuals(self, residuals, len(next(iter(residuals.values()), ())))
+        check_residuals(self, residuals, rows_of(residuals))
         return residuals
 
     def target_layers(self, target_set: str) -> list[TargetLayer]:
@@ -169,4 +169,6 @@ class MobileSynthesis(nn.Module):
             styles = {name: style for name, (_, style) in convs.items()}
             styles |= {f"layers.{i}.up": 1 + 3 * i for i in range(len(self.layers))}
             kernels += [(f"{name}.modulation.weight", style) for name, style in styles.items()]
-        return [TargetLayer(name, tuple(self.get_parameter(name).shape), style, style) for name, style in kernels]
+        # A depthwise kernel's output channels are its input channels, and nothing is demodulated.
+        shapes = {name: tuple(self.get_parameter(name).shape) for name, _ in kernels}
+        return [TargetLayer(name, shapes[name], style, style, scaled_dim=0) for name, style in kernels]

@@ -23,8 +23,10 @@ from hyperinverter.models.residuals import (
     Residuals,
     check_drawing,
     check_residuals,
+    dense,
     of_image,
     part_of,
+    rows_of,
     with_residual,
 )
 from hyperinverter.models.stylegan2.layers import (
@@ -275,14 +277,14 @@ class SynthesisNetwork(nn.Module):
         return image
 
     @torch.no_grad()
-    def prepare(self, weight_residuals: Residuals | None = None) -> dict[str, Tensor | Kernel]:
+    def prepare(self, weight_residuals: Residuals | None = None) -> Residuals:
         """What `forward` would compute from residuals again at every call, whatever the styles are.
 
         Its result in the place of the residuals gives the same images. It holds one more set of the weights that have
         residuals, per image (100 MiB at 1024 px in float32), and is out of date when a weight changes.
         """
         residuals = dict(weight_residuals or {})
-        check_residuals(self, residuals, len(next(iter(residuals.values()), ())))
+        check_residuals(self, residuals, rows_of(residuals))
         for name, layer in self.named_modules():
             if isinstance(layer, SynthesisLayer | ToRGB):
                 key = f"{name}.weight"
@@ -299,6 +301,6 @@ def _kernel(weight: Tensor, residuals: Residuals) -> dict[str, Any]:
     """A layer's weight as `modulated_conv2d` takes it."""
     given = residuals.get("weight")
     if not isinstance(given, Kernel):
-        return {"weight": weight, "weight_residual": given}
+        return {"weight": weight, "weight_residual": None if given is None else dense(weight, given)}
     shared = len(given.weight) == 1
     return {"weight": given.weight[0], "energy": given.energy[0]} if shared else given._asdict()
