@@ -7,7 +7,7 @@ import logging
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self, cast
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from hyperinverter.config.schema import PRECISIONS, DomainConfig, ProjectionConf
 from hyperinverter.inverters.edits import Edits
 from hyperinverter.inverters.hub import OnHub
 from hyperinverter.inverters.inversion import Inversion
-from hyperinverter.models.residuals import Residuals
+from hyperinverter.models.residuals import Residuals, dense
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.stylegan2.layers import check_reduced
 from hyperinverter.utils.checkout import command_of
@@ -258,7 +258,8 @@ class Inverter(Edits, OnHub, ABC):
         with arithmetic(self.device, self.precision):
             residuals = self._residuals(replace(inversion, prepared=None).to(self.device))
         assert residuals is not None
-        return {name: cast(Tensor, residual).float() for name, residual in residuals.items()}
+        own = self.generator.synthesis.get_parameter
+        return {name: dense(own(name), residual).float() for name, residual in residuals.items()}
 
     @torch.no_grad()
     def render(

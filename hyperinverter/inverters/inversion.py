@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from hyperinverter.checkpoint import read_safetensors, recorded
-from hyperinverter.models.residuals import Kernel
+from hyperinverter.models.residuals import ChannelScales, Residuals
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.safetensors_io import write_tensors
@@ -36,7 +36,7 @@ class Inversion:
         ws: latent codes, [N, L, w_dim].
         tokens: target layer -> [N, D], dimensionless; None when the generator is used as it is.
         residuals: parameter name -> [N, *shape of the parameter], such as [N, O, I, k, k], added to the stored
-            parameter; a method gives tokens or these.
+            parameter, or `ChannelScales`, which multiply it; a method gives tokens or these.
         model_name: the model that made it, for people.
         model_hash: hash over that model's weights; tokens mean nothing to another model.
         generator_hash: hash of its generator alone; enough to render ws and residuals.
@@ -48,12 +48,12 @@ class Inversion:
 
     ws: Tensor
     tokens: dict[str, Tensor] | None = None
-    residuals: dict[str, Tensor] | None = None
+    residuals: Mapping[str, Tensor | ChannelScales] | None = None
     model_name: str = ""
     model_hash: str = ""
     generator_hash: str = ""
     info: dict[str, Any] = field(default_factory=dict)
-    prepared: dict[str, Tensor | Kernel] | None = field(default=None, repr=False, compare=False)
+    prepared: Residuals | None = field(default=None, repr=False, compare=False)
     model: Any = field(default=None, repr=False, compare=False)  # an Inverter
 
     def __post_init__(self) -> None:
@@ -62,7 +62,7 @@ class Inversion:
         if self.tokens is not None and self.residuals is not None:
             raise ValueError("an Inversion has tokens or residuals, not both; decode the tokens and add them up")
         for what, values, ndim in (("tokens", self.tokens, (2,)), ("residuals", self.residuals, range(1, 6))):
-            for name, value in (values or {}).items():
+            for name, value in ((name, _numbers(value)) for name, value in (values or {}).items()):
                 if value.ndim not in ndim or len(value) != len(self.ws):
                     raise ValueError(f"{what}[{name!r}] has shape {tuple(value.shape)}; expected [{len(self.ws)}, ...]")
 
@@ -72,7 +72,8 @@ class Inversion:
         if self.tokens is not None:
             how = f"{len(self.tokens)} tokens of {next(iter(self.tokens.values()), self.ws[0]).shape[-1]} numbers"
         elif self.residuals is not None:
-            how = f"{len(self.residuals)} weight residuals"
+            scaled = any(isinstance(value, ChannelScales) for value in self.residuals.values())
+            how = f"{len(self.residuals)} " + ("weights scaled per channel" if scaled else "weight residuals")
         made = f"{self.model_name} {self.model_hash}".strip() or "an unknown model"
         count = counted(len(self), "image")
         return f"Inversion({count} by {made}: codes {list(self.ws.shape)}, {how})"
@@ -112,8 +113,8 @@ class Inversion:
         return (self[i] for i in range(len(self)))
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "Inversion":
-        def one(value: Tensor | Kernel) -> Tensor | Kernel:
-            return Kernel(*map(change, value)) if isinstance(value, Kernel) else change(value)
+        def one(value: Tensor | tuple) -> Tensor | tuple:
+            return type(value)(*map(change, value)) if isinstance(value, tuple) else change(value)
 
         def each(values: Mapping[str, Any] | None) -> dict[str, Any] | None:
             return None if values is None else {name: one(value) for name, value in values.items()}
@@ -152,9 +153,11 @@ class Inversion:
         for other in inversions[1:]:
             first._check_same_kind(other, "joined")
 
-        def join(part: str) -> dict[str, Tensor] | None:
+        def join(part: str) -> dict[str, Any] | None:
             dicts = [getattr(inversion, part) for inversion in inversions]
-            return None if dicts[0] is None else {name: torch.cat([d[name] for d in dicts]) for name in dicts[0]}
+            if dicts[0] is None:
+                return None
+            return {name: _combined([d[name] for d in dicts], lambda *rows: torch.cat(rows)) for name in dicts[0]}
 
         return replace(
             first,
@@ -184,8 +187,8 @@ class Inversion:
         def blend(a: Tensor, b: Tensor) -> Tensor:
             return (1 - t) * a + t * b.to(a.device)
 
-        def each(a: dict[str, Tensor] | None, b: dict[str, Tensor] | None) -> dict[str, Tensor] | None:
-            return None if a is None or b is None else {name: blend(a[name], b[name]) for name in a}
+        def each(a: Mapping[str, Any] | None, b: Mapping[str, Any] | None) -> dict[str, Any] | None:
+            return None if a is None or b is None else {name: _combined([a[name], b[name]], blend) for name in a}
 
         return replace(
             first,
@@ -233,7 +236,8 @@ class Inversion:
                 raise ValueError(f"tokens have several shapes {sorted(sizes)}; expected one [N, D]")
             tensors["tokens"] = torch.stack(list(self.tokens.values()), dim=1)  # [N, layers, D]
         for name, value in (self.residuals or {}).items():
-            tensors[f"residuals.{name}"] = value
+            kind = "scales" if isinstance(value, ChannelScales) else "residuals"
+            tensors[f"{kind}.{name}"] = _numbers(value)
         metadata = {
             "format": INVERSION_FORMAT,
             "model_name": self.model_name,
@@ -269,15 +273,30 @@ class Inversion:
             raise UserError(f"{path}: no whole Inversion ({error}); invert the image again") from error
 
 
+def _numbers(value: Tensor | ChannelScales) -> Tensor:
+    return value.scales if isinstance(value, ChannelScales) else value
+
+
+def _combined(values: list[Any], combine: Callable[..., Tensor]) -> Any:
+    """Tensors, or equal kinds of tuples of them, as one."""
+    if len({type(value) for value in values}) > 1:
+        raise UserError("Inversions of two kinds cannot be combined; make both by one method and the same settings")
+    first = values[0]
+    return type(first)(*map(combine, *values)) if isinstance(first, tuple) else combine(*values)
+
+
 def _parts(metadata: dict[str, str], tensors: dict[str, Tensor], layers: list) -> dict[str, Any]:
     """The arguments of an Inversion from what its file holds.
 
     Raises:
         ValueError: something is missing, foreign, of another shape, or not finite.
     """
-    dense = {name.removeprefix("residuals."): v for name, v in tensors.items() if name.startswith("residuals.")}
-    if foreign := sorted(set(tensors) - {"w", "ws", "tokens"} - {f"residuals.{name}" for name in dense}):
-        raise ValueError(f"a tensor {foreign[0][:40]!r} is foreign")
+    residuals: dict[str, Any] = {}
+    for name in sorted(set(tensors) - {"w", "ws", "tokens"}):
+        kind, _, parameter = name.partition(".")
+        if kind not in ("residuals", "scales") or not parameter or parameter in residuals:
+            raise ValueError(f"a tensor {name[:40]!r} is foreign")
+        residuals[parameter] = tensors[name] if kind == "residuals" else ChannelScales(tensors[name])
     if bad := [name for name, tensor in tensors.items() if not (tensor.is_floating_point() and is_finite(tensor))]:
         raise ValueError(f"{bad[0][:40]} holds something else than finite numbers")
     if ("w" in tensors) == ("ws" in tensors):
@@ -297,4 +316,4 @@ def _parts(metadata: dict[str, str], tensors: dict[str, Tensor], layers: list) -
             raise ValueError(f"{len(layers)} names of layers for tokens of shape {tuple(stacked.shape)}")
         tokens = dict(zip(names, stacked.unbind(1), strict=True))
     hashes = {key: metadata.get(key, "") for key in ("model_name", "model_hash", "generator_hash")}
-    return {"ws": ws, "tokens": tokens, "residuals": dense or None, **hashes}
+    return {"ws": ws, "tokens": tokens, "residuals": residuals or None, **hashes}

@@ -1,7 +1,8 @@
 """Refinement: a few steps of Adam on the tokens that E2 predicted, and if asked on w, towards the photo.
 
-Beyond the paper. The tokens can hold more than E2's single prediction finds; the result is the same small file. The
-losses are Phase II's: L2, a perceptual distance and, for faces, identity. Letters: N images, L styles, R pixels.
+Beyond the paper. The tokens can hold more than E2's single prediction finds; the result is the same small file. Of
+`w_encoder` w moves, and as its tokens, from 0, a number per channel of the generator (`ChannelScales`). The losses are
+Phase II's: L2, a perceptual distance and, for faces, identity. Letters: N images, L styles, R pixels.
 """
 
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from hyperinverter.utils.errors import UserError
 
 Draw = Callable[[Tensor, dict[str, Tensor], int], Tensor]
 ADAM_BETAS = (0.9, 0.99)  # a short run: the second moment has to settle in some ten steps
-W_LEARNING_RATE = 0.03  # where w alone moves
+W_LEARNING_RATE = 0.03  # of w_encoder's w
 PERCEPTUAL = ("lpips", "squeezenet_features")  # best first
 PROGRESS_STEPS = 10  # shorter runs show no bar
 
@@ -49,14 +50,14 @@ class Refiner:
 
         Args:
             resolution: of the photos, px; larger ones are compared at the domain's `loss_resolution`.
-            has_tokens: whether the method has tokens to move, and not w alone.
+            has_tokens: whether E2 has predicted tokens, and w stays unless asked.
         Raises:
             UserError: the perceptual network is not there, or nothing is to move; says what to write.
         """
         if settings.w_learning_rate is None:
             settings = replace(settings, w_learning_rate=0.0 if has_tokens else W_LEARNING_RATE)
-        if not has_tokens and settings.w_learning_rate == 0:
-            raise UserError("this method has no tokens to refine, and refine.w_learning_rate is 0: leave that out")
+        if settings.learning_rate == settings.w_learning_rate == 0:
+            raise UserError("refine.learning_rate and refine.w_learning_rate are 0, so nothing moves: leave one out")
         px, perceptual, identity = min(resolution, domain.loss_resolution), None, None
         if settings.perceptual > 0:
             try:
@@ -82,16 +83,17 @@ class Refiner:
             draw: images [N, 3, r, r] of ws, tokens and r, by networks that are frozen and in eval mode.
             images: the photos, [N, 3, R, R] in [-1, 1].
             ws: their codes in W, once per style, [N, L, w_dim].
-            tokens: layer name -> [N, D]; {} where there are none.
+            tokens: layer name -> [N, D].
         """
         for network in (self.perceptual.extractor if self.perceptual else None, self.identity):
             if network is not None:
                 network.to(images.device)
         settings, images = self.settings, at_most(images.float(), self.loss_resolution)
-        codes = {name: token.detach().clone().requires_grad_() for name, token in tokens.items()}
+        moves = settings.learning_rate > 0
+        codes = {name: token.detach().clone().requires_grad_(moves) for name, token in tokens.items()}
         w_rate = settings.w_learning_rate or 0.0  # `build` has set it
         offset = torch.zeros_like(ws[:, :1]).requires_grad_(w_rate > 0)  # [N, 1, w_dim]
-        groups = [{"params": list(codes.values()), "lr": settings.learning_rate}] if codes else []
+        groups = [{"params": list(codes.values()), "lr": settings.learning_rate}] if moves else []
         if w_rate > 0:
             groups.append({"params": [offset], "lr": w_rate})
         optimizer = torch.optim.Adam(groups, betas=ADAM_BETAS)

@@ -9,6 +9,8 @@ from torch import Tensor
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.inverters.base import Inverter
 from hyperinverter.inverters.inversion import Inversion
+from hyperinverter.models.residuals import ChannelScales
+from hyperinverter.models.target_layers import target_layers
 from hyperinverter.pretrained.load import LoadedModel, load_model
 from hyperinverter.releases.obtain import obtain
 from hyperinverter.utils.device import to_device
@@ -19,7 +21,7 @@ class WEncoderInverter(Inverter):
 
     name, title = "w_encoder", "Phase I"
     parts = ("generator", "w_encoder")
-    refines = ("w",)
+    refines = ("scales", "w")
 
     def __init__(self, model: LoadedModel) -> None:
         self.generator = model.generator.eval().requires_grad_(False)
@@ -28,6 +30,9 @@ class WEncoderInverter(Inverter):
         self.domain, self.folder = model.domain, model.folder
         self.model_name, self.model_hash = model.name, model.hash
         self.generator_hash = model.hashes["generator"]
+        config = self.domain.hypernetwork
+        layers = target_layers(self.generator, config.target_set, config.left_out)
+        self._targets = {layer.name: layer for layer in layers if layer.is_convolution}
 
     @classmethod
     def load(cls, source: str | Path | DomainConfig) -> Self:
@@ -45,14 +50,22 @@ class WEncoderInverter(Inverter):
     def _invert(self, images: Tensor) -> Inversion:
         w = self.w_encoder(images) + self.generator.mapping.w_avg  # [N, w_dim]
         ws = w.unsqueeze(1).repeat(1, self.generator.num_ws, 1)
+        residuals = None
         if self.refiner is not None:
-            ws, _ = self.refiner(self._draw, images, ws, {})
+            start = {name: ws.new_zeros(len(ws), target.channels) for name, target in self._targets.items()}
+            ws, scales = self.refiner(self._draw, images, ws, start)
+            residuals = self._scaled(scales) if self.refiner.settings.learning_rate > 0 else None
         return Inversion(
             ws=ws,
+            residuals=residuals,
             model_name=self.model_name,
             model_hash=self.model_hash,
             generator_hash=self.generator_hash,
         )
 
     def _draw(self, ws: Tensor, tokens: dict[str, Tensor], resolution: int) -> Tensor:
-        return self.generator.synthesis(ws, noise_mode="const", resolution=resolution)
+        return self.generator.synthesis(ws, self._scaled(tokens), noise_mode="const", resolution=resolution)
+
+    def _scaled(self, numbers: dict[str, Tensor]) -> dict[str, Tensor | ChannelScales]:
+        """What refinement moves beside w: a number per channel of the layers that Phase II would change."""
+        return {name: ChannelScales.of(value, self._targets[name].scaled_dim) for name, value in numbers.items()}

@@ -96,13 +96,44 @@ def test_a_refined_model_may_draw_smaller_images(tiny_model, images):
     assert model.invert(images).images.shape[-1] == 8 and len(model.refiner.history) == 2
 
 
-def test_phase_1_alone_moves_w(tiny_model, images):
+def test_phase_1_alone_moves_w_and_scales_of_channels(tiny_model, images, tmp_path):
+    """Either alone comes closer, both come closest; what they gave is stored, joined and mixed as other Inversions."""
+    model, refined = load(tiny_model, "w_encoder"), {}
+    plain = model.invert(images)
+    errors = {"predicted": error(model, plain, images)}
+    for name, rates in {"w": (0.0, 0.03), "scales": (0.1, 0.0), "both": (0.1, 0.03)}.items():
+        settings = {"perceptual": 0.0, "identity": 0.0, "learning_rate": rates[0], "w_learning_rate": rates[1]}
+        refined[name] = model.refine_by(RefineConfig(steps=20, **settings)).invert(images)
+        errors[name] = error(model, refined[name], images)
+    assert all(bool((errors[name] < errors["predicted"]).all()) for name in refined)
+    assert bool((errors["both"] < errors["w"]).all())
+    assert refined["w"].residuals is None and torch.equal(
+        refined["scales"].ws, refined["scales"].ws[:, :1].expand(-1, 6, -1)
+    )
+    both = refined["both"]
+    both.save(tmp_path / "both.safetensors")
+    again = type(both).load(tmp_path / "both.safetensors")
+    assert "scaled per channel" in repr(again)
+    drawn = model.render(both)
+    assert torch.equal(model.render(again), drawn)
+    assert torch.equal(model.render(type(both).cat(list(again))), drawn)
+    torch.testing.assert_close(model.render(model.prepare(again)), drawn, rtol=0, atol=1e-5)
+    torch.testing.assert_close(model.render(both.interpolate(again, 0.4)), drawn, rtol=0, atol=1e-5)
+    dense = replace(both, residuals=model.weight_residuals(both))
+    torch.testing.assert_close(model.render(dense), drawn, rtol=0, atol=1e-5)
+    with pytest.raises(UserError, match="two kinds"):
+        type(both).cat([both, dense])
+
+
+def test_planted_scales_are_found_again(tiny_model, images):
     model = load(tiny_model, "w_encoder")
-    predicted = model.invert(images)
-    model.refine_by(RefineConfig(steps=20, perceptual=0.0, identity=0.0))
-    refined = model.invert(images)
-    assert bool((error(model, refined, images) < error(model, predicted, images)).all())
-    assert refined.tokens is None and torch.allclose(refined.ws, refined.ws[:, :1].expand_as(refined.ws), atol=1e-6)
+    predicted, random = model.invert(images), torch.Generator().manual_seed(1)
+    numbers = {name: 0.2 * torch.randn(3, at.channels, generator=random) for name, at in model._targets.items()}
+    target = model.render(replace(predicted, residuals=model._scaled(numbers)))
+    model.refine_by(RefineConfig(steps=100, w_learning_rate=0.0, **PLAIN))
+    ws, found = model.refiner(model._draw, target, predicted.ws, {n: torch.zeros_like(v) for n, v in numbers.items()})
+    refined = replace(predicted, ws=ws, residuals=model._scaled(found))
+    assert bool((error(model, refined, target) < 0.2 * error(model, predicted, target)).all())
 
 
 def test_a_refined_file_is_read_and_drawn_as_any_other(tiny_model, images, tmp_path):
@@ -116,8 +147,8 @@ def test_a_refined_file_is_read_and_drawn_as_any_other(tiny_model, images, tmp_p
 def test_what_cannot_be_refined_is_refused(tiny_model):
     with pytest.raises(ValueError, match="refine is for methods hyperinverter and w_encoder, not sg2"):
         load(tiny_model, "sg2", refine=5)
-    with pytest.raises(UserError, match=r"no tokens to refine, and refine\.w_learning_rate is 0"):
-        load(tiny_model, "w_encoder", refine=RefineConfig(steps=5, w_learning_rate=0))
+    with pytest.raises(UserError, match=r"refine\.learning_rate and refine\.w_learning_rate are 0, so nothing moves"):
+        load(tiny_model, "w_encoder", refine=RefineConfig(steps=5, learning_rate=0, w_learning_rate=0))
     with pytest.raises(UserError, match="leave precision at fp32"):
         load(tiny_model, refine=RefineConfig(steps=2, **PLAIN), precision="bf16")
     with pytest.raises(UserError, match="leave precision at fp32"):
