@@ -1,6 +1,6 @@
 """What the app does with a photo: align and invert it once, then draw it at any settings. It knows no web.
 
-Letters: R px of the model's images, r px of the picture that is drawn.
+Letter: R px of the model's images.
 """
 
 import io
@@ -36,7 +36,8 @@ from hyperinverter.utils.text import printable
 REACH = 4.0  # standard deviations that a slider goes to either side
 BEYOND = 1.2  # times its published strength, where that is more
 STEP = 0.1  # of a slider; one that starts between two steps would seem to be moved
-SCREEN_PX = 1600  # longer side of a whole photo on the screen; downloads have all of it
+SCREEN_PX, SMALL_PX = 1600, 640  # longer side of a whole photo on the screen, and while a slider moves
+FILE, SCREEN, PREVIEW = "file", "screen", "preview"  # sizes of what is drawn
 LOSSLESS_PX = 256  # up to which pictures go to the browser as PNG, above as JPEG
 VIEWS = ("original", "phase1", "inversion", "edit")
 
@@ -119,9 +120,8 @@ class Editor:
         image = from_uint8(to_tensor(picture, size))
         as_taken = image if taken == (size, size) else from_uint8(to_tensor(picture, taken))
         inversion = self.inverter.invert(as_taken[None])
-        shown = whole.copy()
-        shown.thumbnail((SCREEN_PX, SCREEN_PX), Image.Resampling.LANCZOS)
-        photo = Loaded(name, whole, shown, image, inversion, quad, count, face, notes)
+        shown, small = _within(whole, SCREEN_PX), _within(whole, SMALL_PX)
+        photo = Loaded(name, whole, shown, small, image, inversion, quad, count, face, notes)
         with session.lock:
             session.put(slot, photo)
 
@@ -160,42 +160,35 @@ class Editor:
                 starts[name] = round(round(min(max(at, slider.least), slider.most) / STEP) * STEP, 2) + 0.0
         return starts
 
-    def draw(self, session: Session, view: str, settings: Settings, px: int | None = None) -> Image.Image:
+    def draw(self, session: Session, view: str, settings: Settings, size: str = FILE) -> Image.Image:
         """A picture.
 
         Args:
             view: one of VIEWS: the photo, what the code alone draws, with weights, or edited.
-            px: r; None is R, and with `paste_back` the whole photo instead of one for the screen.
+            size: FILE; SCREEN, where a whole photo is reduced; PREVIEW, which is small and comes sooner.
         Raises:
             UserError: there is no photo.
         """
         photo = session.photo()
+        px = min(self.config.preview_px, self.inverter.resolution) if size == PREVIEW else self.inverter.resolution
         if view == "original":
-            return self._original(photo, settings, px)
-        base = self._base(session, settings.blend)
-        inversion = {
-            "phase1": base.inversion.without_weights,
-            "inversion": lambda: base.prepared,
-            "edit": lambda: self.edited(session, settings),
-        }[view]()
-        drawn = self.inverter.render(inversion, resolution=self._side(px))[0].cpu()
-        picture = to_pil(drawn.clamp(-1, 1))
+            picture = to_pil(photo.image)
+            picture = picture if picture.width == px else picture.resize((px, px), Image.Resampling.BOX)
+        else:
+            base = self._base(session, settings.blend)
+            inversion = {
+                "phase1": base.inversion.without_weights,
+                "inversion": lambda: base.prepared,
+                "edit": lambda: self.edited(session, settings),
+            }[view]()
+            drawn = self.inverter.render(inversion, resolution=None if px == self.inverter.resolution else px)
+            picture = to_pil(drawn[0].cpu().clamp(-1, 1))
         if not settings.paste_back or photo.quad is None:
             return picture
-        under = photo.whole if px is None else photo.shown
+        under = {FILE: photo.whole, SCREEN: photo.shown, PREVIEW: photo.small}[size]
+        if view == "original":
+            return under
         return paste_back(under, photo.quad * (under.width / photo.whole.width), picture)
-
-    def _original(self, photo: Loaded, settings: Settings, px: int | None) -> Image.Image:
-        if settings.paste_back and photo.quad is not None:
-            return photo.whole if px is None else photo.shown
-        picture, side = to_pil(photo.image), self._side(px) or self.inverter.resolution
-        return picture if picture.width == side else picture.resize((side, side), Image.Resampling.BOX)
-
-    def _side(self, px: int | None) -> int | None:
-        """The side to draw at: a part of R, and not above it."""
-        if px is None or px >= self.inverter.resolution:
-            return None
-        return max(px, 1)
 
     def edited(self, session: Session, settings: Settings) -> Inversion:
         """What is drawn at settings, with its weights."""
@@ -298,6 +291,13 @@ class Editor:
         if before.paste_back != after.paste_back:
             parts.append("whole photo" if after.paste_back else "face alone")
         return ", ".join(parts).replace("_", " ")
+
+
+def _within(photo: Image.Image, px: int) -> Image.Image:
+    """The photo, of sides of at most `px`."""
+    small = photo.copy()
+    small.thumbnail((px, px), Image.Resampling.LANCZOS)
+    return small
 
 
 def encoded(picture: Image.Image, view: str, settings: Settings) -> tuple[bytes, str]:

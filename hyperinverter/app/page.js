@@ -99,7 +99,7 @@ async function refresh(views) {
   const wanted = new Set([...views, against, "edit"]);
   for (const view of ["edit", ...about.views.filter((each) => each !== "edit" && wanted.has(each))]) {
     const large = view === "edit" || view === against;
-    const blob = await (await ask(`api/picture?view=${view}&px=${large ? 0 : about.preview_px}`)).blob();
+    const blob = await (await ask(`api/picture?view=${view}&size=${large ? "screen" : "preview"}`)).blob();
     if (number !== drawn) return;
     if (view === "edit") await put($("edited"), blob);
     if (view === against) await put($("before"), blob);

@@ -46,7 +46,7 @@ class Loaded:
     Attributes:
         name: its file's name, for people.
         whole: the upright photo.
-        shown: the same, small enough for a screen.
+        shown, small: the same, small enough for a screen, and for a moment.
         image: what the networks saw, [3, R, R] in [-1, 1].
         inversion: of one image.
         quad: where the crop lies in `whole`, [4, 2]; None where it was not aligned.
@@ -57,6 +57,7 @@ class Loaded:
     name: str
     whole: Image.Image
     shown: Image.Image
+    small: Image.Image
     image: Tensor
     inversion: Inversion
     quad: np.ndarray | None

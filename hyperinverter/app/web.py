@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from hyperinverter.app.editor import STEP, Editor, encoded
+from hyperinverter.app.editor import PREVIEW, SCREEN, STEP, Editor, encoded
 from hyperinverter.app.lane import BusyError, Lane
 from hyperinverter.app.session import FIRST, SECOND, EndedError, Session, Sessions, Settings
 from hyperinverter.config.model_schema import AppConfig
@@ -181,7 +181,6 @@ class App:
             "domain": inverter.domain.name,
             "method": inverter.title,
             "px": inverter.resolution,
-            "preview_px": min(config.preview_px, inverter.resolution),
             "sliders": sliders,
             "step": STEP,
             "views": self.editor.views,
@@ -234,20 +233,21 @@ class App:
         """The picture at settings that are not kept, small."""
         session = self._session(request)
         settings = self.editor.settings(await _json(request), session)
-        return await self._drawn(session, "edit", settings, self.config.preview_px)
+        return await self._drawn(session, "edit", settings, PREVIEW)
 
     async def picture(self, request: Request) -> Response:
-        """A view at the present settings; `px` 0 is as large as the screen takes it."""
+        """A view at the present settings, as `size` says: screen or preview."""
         session, query = self._session(request), request.query_params
-        view = query.get("view", "edit")
+        view, size = query.get("view", "edit"), query.get("size", SCREEN)
         if view not in self.editor.views:
             raise UserError(f"no view {view[:40]!r}; there are: {', '.join(self.editor.views)}")
-        px = _whole(query.get("px", "0")) or self.editor.inverter.resolution
-        return await self._drawn(session, view, session.settings, px)
+        if size not in (SCREEN, PREVIEW):
+            raise UserError(f"size is {size[:40]!r}; write {SCREEN} or {PREVIEW}")
+        return await self._drawn(session, view, session.settings, size)
 
-    async def _drawn(self, session: Session, view: str, settings: Settings, px: int) -> Response:
+    async def _drawn(self, session: Session, view: str, settings: Settings, size: str) -> Response:
         def draw() -> tuple[bytes, str]:
-            return encoded(self.editor.draw(session, view, settings, px), view, settings)
+            return encoded(self.editor.draw(session, view, settings, size), view, settings)
 
         data, media_type = await self._do(self.drawing, draw)
         return Response(data, media_type=media_type, headers=HEADERS)

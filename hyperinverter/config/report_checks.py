@@ -158,6 +158,8 @@ def _app(c: model_schema.AppConfig) -> Iterator[Problem]:
     yield from not_empty(c, "host")
     if not 0 <= c.port <= 65535:
         yield Problem(("port",), f"must be from 0 (any free one) to 65535, got {c.port}")
+    if c.methods:
+        yield Problem(("methods",), "the app shows one method: write method=NAME")
     yield from power_of_two(c, "preview_px", 8)
     yield from positive(c, "max_upload_mb session_minutes")
     yield from at_least(c, 1, "max_sessions max_waiting")

@@ -12,8 +12,8 @@ from PIL import Image
 from script_runner import astronaut, bomb, run_script
 
 import hyperinverter
-from hyperinverter.app.editor import Editor, encoded
-from hyperinverter.app.session import FIRST, SECOND, Session, Settings
+from hyperinverter.app.editor import SCREEN, Editor, encoded
+from hyperinverter.app.session import FIRST, SECOND, Loaded, Session, Settings
 from hyperinverter.config.load import load_config
 from hyperinverter.config.model_schema import AppConfig
 from hyperinverter.utils.errors import UserError
@@ -104,8 +104,12 @@ def test_paste_back_leaves_the_rest_of_the_photo(editor: Editor, session: Sessio
     quad = session.photo().quad
     rows, columns = np.nonzero(changed)
     assert columns.min() >= quad[:, 0].min() - 1 and rows.max() <= quad[:, 1].max() + 1
-    reached = editor.draw(session, "edit", settings, px=64)  # on a screen
-    assert reached.size == session.photo().shown.size
+    large = Loaded(**{**vars(session.photo()), "shown": session.photo().whole.resize((300, 300))})
+    session.photos[FIRST] = large
+    on_screen = editor.draw(session, "edit", settings, SCREEN)
+    assert on_screen.size == (300, 300)
+    near = pixels(Image.fromarray(pasted.astype(np.uint8)).resize((300, 300), Image.Resampling.BOX))
+    assert np.abs(pixels(on_screen) - near).mean() < 4  # at the same place
 
 
 def test_a_coordinate_starts_where_the_photo_is():

@@ -5,11 +5,10 @@ import json
 import re
 import urllib.error
 import urllib.request
-from pathlib import Path
 from typing import Any
 
 import pytest
-from script_runner import ROOT, bomb
+from script_runner import bomb
 
 from hyperinverter.app.editor import Editor
 from hyperinverter.config.load import load_config
@@ -158,7 +157,7 @@ def test_whoever_comes_when_too_many_wait_is_told(editor: Editor, app_config: Ap
         app.drawing.submit(print)
 
 
-def test_pages_are_in_the_package():
-    for name in ("page.html", "page.css", "page.js"):
-        assert (ROOT / "hyperinverter/app" / name).is_file()
-    assert Path(ROOT / "scripts/app.py").is_file()
+@pytest.mark.parametrize("query", ["view=nothing", "size=9999", "view=edit&size=file"])
+def test_only_views_and_sizes_that_there_are_can_be_asked_for(query: str, address: str):
+    status, content = ask(f"{address}/api/picture?{query}", session=begin(address))
+    assert status == 400 and re.search("write|there are", json.loads(content)["error"])

@@ -56,7 +56,7 @@ def measure_app(path: str, settings: list[str], rounds: Rounds) -> dict[str, Any
                     ask("/api/preview", {"edits": next(moves)})
                 else:
                     ask("/api/change", {"edits": next(moves)})
-                    ask("/api/picture?view=edit&px=0", None)
+                    ask("/api/picture?view=edit", None)
                 spent.append(1000 * (time.process_time() - begin))
 
             def synthesis(_: Any, px: int = px) -> None:
