@@ -18,6 +18,7 @@ from hyperinverter.inverters import Inversion
 from hyperinverter.pretrained.load import load_generator, load_model
 from hyperinverter.published import from_published
 from hyperinverter.published.reading import read_published
+from hyperinverter.reports.paper.ranking import read_votes
 from hyperinverter.utils.decode import BadImageError, decode_image, decode_tensor
 
 
@@ -90,6 +91,12 @@ def config(path: Path) -> None:
 
 def override(path: Path) -> None:
     load_config(EditConfig, None, [f"strengths={path.read_text()}"])
+
+
+def votes(path: Path) -> None:
+    """For the page that the seed was saved by."""
+    key = {"key": "page", "questions": {"editing_0": ["a", "b"]}, "codes": {"a": "e4e", "b": "psp"}, "methods": []}
+    read_votes([str(path)], key)
 
 
 def labels(path: Path) -> None:

@@ -159,6 +159,7 @@ strengths: [-1.5, 0, 2e0]
 output: outputs/${domain.name}
 align: false
 """
+VOTES = '{"page": "page", "participant": "x", "votes": [{"question": "editing_0", "ranked": ["b", "a"]}]}'
 TABLE = "image_id,Smiling,Young\n" + "".join(f"{i:06d}.jpg,{i % 2},{-1 if i % 3 else 1}\n" for i in range(40))
 
 
@@ -199,6 +200,7 @@ def write_seeds(folder: Path) -> dict[str, list[Seed]]:
         "inversion": [Seed(path, readings.inversion) for path in sorted(inversions.iterdir())],
         "checkpoint": [Seed(folder / "checkpoints" / "step_00000003.pt", readings.checkpoint)],
         "yaml": given({"a.yaml": YAML.encode()}, readings.config, "yaml"),
+        "votes": given({"a.json": VOTES.encode()}, readings.votes, "votes"),
         "csv": given({"a.csv": TABLE.encode(), "a.csv.gz": gzip.compress(TABLE.encode())}, readings.labels, "csv"),
     }  # fmt: skip
     if data := database(folder / "lmdb", dice):

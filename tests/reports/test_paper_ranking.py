@@ -84,6 +84,7 @@ def test_votes_that_do_not_belong_are_refused_all_at_once(config, tmp_path):
             "votes": [{**saved["votes"][0], "ranked": saved["votes"][0]["ranked"][:1]}],
         },
         "shape": [1, 2],
+        "types": {**saved, "participant": "w", "votes": [{"question": ["q"], "ranked": [1, 2]}]},
     }
     for name, content in changes.items():
         (tmp_path / f"synthetic_{name}.json").write_text(json.dumps(content))
@@ -94,7 +95,7 @@ def test_votes_that_do_not_belong_are_refused_all_at_once(config, tmp_path):
         reproduce(config)
     lines = str(error.value).splitlines()
     assert len(lines) == len(names)
-    words = ("page", "twice", "does not rank", "does not rank", "no file", "no file", "cannot be read")
+    words = ("page", "twice", "does not rank", "does not rank", "no file", "no file", "no file", "cannot be read")
     for name, word in zip(names, words, strict=True):
         assert any(f"synthetic_{name}.json" in line and word in line for line in lines), name
 

@@ -1,15 +1,18 @@
 """Table 1: every method's row, what is missing told first, and nothing lost or made twice after a kill."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
+import torch
 from paper_bench import SLOW, paper_config
 
 from hyperinverter.config.faults import ConfigError
 from hyperinverter.config.load import load_config
 from hyperinverter.config.report_schema import OF_FACES, OF_SCENES, PAPER, ReproduceConfig
 from hyperinverter.inverters.sg2 import ProjectorInverter
+from hyperinverter.reports.paper.bench import Bench
 from hyperinverter.reports.paper.parts import PARTS, expanded_parts
 from hyperinverter.reports.paper.values import METRICS, TABLE_1, of_table_1
 from hyperinverter.reports.reproduce.command import reproduce
@@ -97,6 +100,16 @@ def test_a_method_of_another_generator_is_told_and_left_out(config, other_tiny_m
     config.methods = ["psp", "w_encoder"]
     with pytest.raises(UserError, match=r"(?s)no method has its files.*psp.*w_encoder"):
         reproduce(config)
+
+
+def test_a_method_is_found_where_its_trainer_wrote_it(config, tmp_path, tiny_model):
+    (tmp_path / "micro" / "w_encoder.safetensors").unlink()
+    assert "w_encoder" in (Bench(config, torch.device("cpu")).methods["w_encoder"].fault or "")
+    shutil.copytree(tiny_model, tmp_path / "outputs" / f"w_encoder_{config.domain.name}" / "model")
+    bench = Bench(config, torch.device("cpu"))
+    found = bench.methods["w_encoder"]
+    assert found.fault is None and found.folder.endswith("model")
+    assert bench.load(found).model_hash and bench.leading.name == "w_encoder"  # both phases miss their own still
 
 
 def test_settings_are_checked_and_all_is_every_part_of_the_paper():

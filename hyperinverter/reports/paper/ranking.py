@@ -27,10 +27,12 @@ from hyperinverter.reports.paper.ranking_page import Question, encoded, write_pa
 from hyperinverter.reports.paper.values import FIRST_PLACES
 from hyperinverter.reports.reproduce.edits import directions_of
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.files import ordinary_bytes
 from hyperinverter.utils.images import to_pil
 
 TASKS = ("reconstruction", "editing")
 RESAMPLES = 1000
+MOST_BYTES = 10_000_000  # of a file of votes, which holds 12 letters a picture
 # kind -> task -> what people are asked, as the paper's supplement B.2 says
 ASKED = {
     "faces": {
@@ -147,29 +149,35 @@ def read_votes(patterns: Sequence[str], key: dict[str, Any]) -> list[dict[str, A
 
 
 def _votes_of(path: Path, key: dict[str, Any], seen: set[tuple[str, str]]) -> Iterator[dict[str, Any]]:
+    refusal = f"votes: {path}: is no file of votes that the page saved; ask for it again"
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > MOST_BYTES:
+            raise UserError(refusal)
+        saved = json.loads(ordinary_bytes(path).decode("utf-8"))
         page, participant, votes = saved["page"], saved["participant"], list(saved["votes"])
         pairs = [(vote["question"], list(vote["ranked"])) for vote in votes]
     except OSError as error:
         raise UserError(f"votes: {path}: cannot be read ({error.strerror or error})") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"votes: {path}: is no file of votes that the page saved; ask for it again") from error
+        raise UserError(refusal) from error
+    texts = [page, participant, *(text for question, ranked in pairs for text in (question, *ranked))]
+    if not all(isinstance(text, str) for text in texts):
+        raise UserError(refusal)
     if page != key["key"]:
         raise UserError(
-            f"votes: {path}: was saved by page {str(page)[:40]!r}, this one is {key['key']}: votes count only for the "
+            f"votes: {path}: was saved by page {page[:40]!r}, this one is {key['key']}: votes count only for the "
             f"page they were given on; give the output folder of that page, or leave the file out"
         )
     for question, ranked in pairs:
-        if question not in key["questions"] or sorted(map(str, ranked)) != key["questions"][question]:
+        if question not in key["questions"] or sorted(ranked) != key["questions"][question]:
             raise UserError(
                 f"votes: {path}: question {str(question)[:40]!r} does not rank the page's pictures, each once"
             )
-        if (str(participant), question) in seen:
-            raise UserError(f"votes: {path}: question {question} of participant {participant} is given twice")
-        seen.add((str(participant), question))
+        if (participant, question) in seen:
+            raise UserError(f"votes: {path}: question {question} of participant {participant[:40]} is given twice")
+        seen.add((participant, question))
     return iter(
-        {"participant": str(participant), "question": question, "ranked": [key["codes"][code] for code in ranked]}
+        {"participant": participant, "question": question, "ranked": [key["codes"][code] for code in ranked]}
         for question, ranked in pairs
     )
 
