@@ -92,6 +92,9 @@ COMMANDS: dict[str, Script | None] = {  # None: not ours, see test_make_and_shel
     "python scripts/edit.py photo.jpg align=true 'edits={smile: 2, age: -1}' sweep=25 mp4=true": Script(
         "sweep=2", "outputs/edit_faces64/photo/smile+2_age-1.mp4"
     ),
+    "python scripts/edit.py photo.jpg align=true 'edits={\"style:b16.conv1:5\": 3}'": Script(
+        makes="outputs/edit_faces64/photo/b16.conv1_5+3.png"
+    ),
     "python scripts/edit_video.py in.mp4 out.mp4 'edits={smile: 2, age: -1}'": Script(makes="out.mp4"),
     "python scripts/interpolate.py my_photos steps=25 circle=true mp4=true": Script(
         "data.max_images=2 steps=2", "outputs/edit_faces64/beside.mp4"

@@ -77,6 +77,11 @@ class Direction:
         """Codes [N, L, w_dim] by γ [N or 1, 1, 1] further along."""
         return within(self.styles, ws, ws + gamma * self.vector.to(ws))
 
+    def apply(self, inversion: Edited, gamma: Tensor, styles: tuple[int, int] | None) -> Edited:
+        """The images by γ [N or 1, 1, 1] further along, on some styles of W or all."""
+        ws = inversion.ws
+        return inversion.with_ws(within(styles, ws, self.move(ws, gamma)))  # [N, L, w_dim]
+
     def content(self) -> tuple[dict[str, Tensor], dict]:
         """Tensors and config entries of its file."""
         space = "W" if self.vector.ndim == 1 else "W+"
@@ -107,7 +112,7 @@ def edit(
         raise ValueError(f"{len(gamma)} strengths for {len(ws)} images; give one, or one per image")
     if direction.styles is not None and direction.styles[1] > ws.shape[1]:
         raise ValueError(f"direction {direction.name!r} moves styles {direction.styles}; there are {ws.shape[1]} here")
-    return inversion.with_ws(within(styles, ws, direction.move(ws, gamma)))  # [N, L, w_dim]
+    return direction.apply(inversion, gamma, styles)
 
 
 def within(styles: tuple[int, int] | None, ws: Tensor, moved: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 from hyperinverter.checkpoint import MODEL_FORMAT, read_model, save_model
 from hyperinverter.directions.direction import Direction
 from hyperinverter.directions.ganspace import AbsoluteDirection, read_pca
+from hyperinverter.directions.style_space import StyleDirection, place_of
 from hyperinverter.published.reading import read_published
 from hyperinverter.published.vectors import SEFA, Space, as_direction, laid_out
 from hyperinverter.releases.catalog import VECTORS, catalog
@@ -126,6 +127,9 @@ def _read(path: Path, space: Space) -> Direction:
         styles = file.config.get("styles")
         if styles is not None and not (isinstance(styles, list) and len(styles) == 2 and 0 <= styles[0] < styles[1]):
             raise ValueError(f"says that it moves the styles {styles}; expected [START, END]")
+        if file.config.get("space") == "S":
+            vector, where = laid_out(file.state["direction"], space), place_of(file.config)
+            return StyleDirection(path.stem, vector, *about, **where)
         return Direction(
             path.stem,
             laid_out(file.state["direction"], space),

@@ -60,7 +60,11 @@ class Together(Change):
         whole = inversion
         for direction, gamma in self.steps:
             whole = edit(whole, direction, gamma, self.styles)
-        return inversion.with_ws(torch.lerp(inversion.ws, whole.ws, place))
+        moved = inversion.with_ws(torch.lerp(inversion.ws, whole.ws, place))
+        for name, offset in (whole.offsets or {}).items():
+            there = (inversion.offsets or {}).get(name, torch.zeros_like(offset))
+            moved = moved.with_offset(name, place * (offset - there))
+        return moved
 
     def title(self, place: float) -> str:
         return self.name

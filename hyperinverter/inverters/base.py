@@ -17,6 +17,7 @@ from hyperinverter.config.schema import PRECISIONS, DomainConfig, ProjectionConf
 from hyperinverter.inverters.edits import Edits
 from hyperinverter.inverters.hub import OnHub
 from hyperinverter.inverters.inversion import Inversion
+from hyperinverter.inverters.offsets import added
 from hyperinverter.models.residuals import Residuals, dense
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.stylegan2.layers import check_reduced
@@ -290,6 +291,8 @@ class Inverter(Edits, OnHub, ABC):
 
     def _render(self, inversion: Inversion, resolution: int | None) -> Tensor:
         residuals = self._residuals(inversion) if inversion.prepared is None else inversion.prepared
+        if inversion.offsets:
+            residuals = {**(residuals or {}), **added(residuals or {}, inversion.offsets)}
         return self.generator.synthesis(
             inversion.ws, weight_residuals=residuals, noise_mode="const", resolution=resolution or self.draws_px
         )

@@ -10,6 +10,7 @@ from torch import Tensor
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.inverters.inversion import Inversion
 from hyperinverter.models.stylegan2 import Generator
+from hyperinverter.utils.errors import UserError
 
 if TYPE_CHECKING:  # loaded where directions are looked for
     from hyperinverter.directions import Direction
@@ -38,10 +39,19 @@ class Edits:
         return sorted({*named, *available_directions(self.folder)})
 
     def direction(self, name: str | Path, files: Mapping[str, str] | None = None) -> "Direction":
-        """A direction of this model's W, by name or from a file; see `directions.load_direction`."""
+        """A direction of this model's W, by name or from a file; see `directions.load_direction`.
+
+        style:LAYER:CHANNEL is one channel of a layer's style, see `directions.style_space`.
+        """
         from hyperinverter.directions import load_direction
+        from hyperinverter.directions.style_space import MARK, style_direction
         from hyperinverter.published.vectors import Space
 
+        if str(name).startswith(MARK):
+            try:
+                return style_direction(str(name), self.generator, self.generator_hash)
+            except ValueError as error:
+                raise UserError(str(error)) from error
         return load_direction(
             name,
             self.folder,

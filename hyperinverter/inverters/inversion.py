@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from hyperinverter.checkpoint import read_safetensors, recorded
+from hyperinverter.inverters.offsets import alike, joined
 from hyperinverter.models.residuals import ChannelScales, Residuals
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.errors import UserError
@@ -37,6 +38,7 @@ class Inversion:
         tokens: target layer -> [N, D], dimensionless; None when the generator is used as it is.
         residuals: parameter name -> [N, *shape of the parameter], such as [N, O, I, k, k], added to the stored
             parameter, or `ChannelScales`, which multiply it; a method gives tokens or these.
+        offsets: parameter name of a style's bias -> [N, C], added to the layer's style by edits of single channels.
         model_name: the model that made it, for people.
         model_hash: hash over that model's weights; tokens mean nothing to another model.
         generator_hash: hash of its generator alone; enough to render ws and residuals.
@@ -49,6 +51,7 @@ class Inversion:
     ws: Tensor
     tokens: dict[str, Tensor] | None = None
     residuals: Mapping[str, Tensor | ChannelScales] | None = None
+    offsets: dict[str, Tensor] | None = field(default=None, kw_only=True)
     model_name: str = ""
     model_hash: str = ""
     generator_hash: str = ""
@@ -61,7 +64,8 @@ class Inversion:
             raise ValueError(f"ws has shape {tuple(self.ws.shape)}; expected [N, L, w_dim]")
         if self.tokens is not None and self.residuals is not None:
             raise ValueError("an Inversion has tokens or residuals, not both; decode the tokens and add them up")
-        for what, values, ndim in (("tokens", self.tokens, (2,)), ("residuals", self.residuals, range(1, 6))):
+        for what, ndim in (("tokens", (2,)), ("residuals", range(1, 6)), ("offsets", (2,))):
+            values = getattr(self, what)
             for name, value in ((name, _numbers(value)) for name, value in (values or {}).items()):
                 if value.ndim not in ndim or len(value) != len(self.ws):
                     raise ValueError(f"{what}[{name!r}] has shape {tuple(value.shape)}; expected [{len(self.ws)}, ...]")
@@ -119,8 +123,9 @@ class Inversion:
         def each(values: Mapping[str, Any] | None) -> dict[str, Any] | None:
             return None if values is None else {name: one(value) for name, value in values.items()}
 
-        tokens, residuals, prepared = each(self.tokens), each(self.residuals), each(self.prepared)
-        return replace(self, ws=change(self.ws), tokens=tokens, residuals=residuals, prepared=prepared)
+        names = ("tokens", "residuals", "offsets", "prepared")
+        parts: dict[str, Any] = {name: each(getattr(self, name)) for name in names}
+        return replace(self, ws=change(self.ws), **parts)
 
     @property
     def has_weights(self) -> bool:
@@ -139,6 +144,12 @@ class Inversion:
         if ws.shape != self.ws.shape:
             raise ValueError(f"ws has shape {tuple(ws.shape)}; expected {tuple(self.ws.shape)} as in this Inversion")
         return replace(self, ws=ws)
+
+    def with_offset(self, name: str, offset: Tensor) -> "Inversion":
+        """The same images with so much more of a layer's style, [N or 1, C]; Δθ stays."""
+        offset = offset.expand(len(self), -1)
+        there = (self.offsets or {}).get(name)
+        return replace(self, offsets={**(self.offsets or {}), name: offset if there is None else there + offset})
 
     def without_weights(self) -> "Inversion":
         """Codes only, for the generator as it is; for HyperInverter this is the Phase I result."""
@@ -164,6 +175,7 @@ class Inversion:
             ws=torch.cat([i.ws for i in inversions]),
             tokens=join("tokens"),
             residuals=join("residuals"),
+            offsets=joined([one.offsets for one in inversions], list(map(len, inversions)), first.ws),
             prepared=None,
         )
 
@@ -195,6 +207,7 @@ class Inversion:
             ws=blend(first.ws, last.ws),
             tokens=each(first.tokens, last.tokens),
             residuals=each(first.residuals, last.residuals),
+            offsets=each(*alike([first.offsets, last.offsets], [len(first), len(last)], first.ws)),
             prepared=None,
         )
 
@@ -238,6 +251,8 @@ class Inversion:
         for name, value in (self.residuals or {}).items():
             kind = "scales" if isinstance(value, ChannelScales) else "residuals"
             tensors[f"{kind}.{name}"] = _numbers(value)
+        for name, value in (self.offsets or {}).items():
+            tensors[f"offsets.{name}"] = value
         metadata = {
             "format": INVERSION_FORMAT,
             "model_name": self.model_name,
@@ -292,11 +307,13 @@ def _parts(metadata: dict[str, str], tensors: dict[str, Tensor], layers: list) -
         ValueError: something is missing, foreign, of another shape, or not finite.
     """
     residuals: dict[str, Any] = {}
+    offsets: dict[str, Any] = {}
     for name in sorted(set(tensors) - {"w", "ws", "tokens"}):
         kind, _, parameter = name.partition(".")
-        if kind not in ("residuals", "scales") or not parameter or parameter in residuals:
+        found = offsets if kind == "offsets" else residuals
+        if kind not in ("residuals", "scales", "offsets") or not parameter or parameter in found:
             raise ValueError(f"a tensor {name[:40]!r} is foreign")
-        residuals[parameter] = tensors[name] if kind == "residuals" else ChannelScales(tensors[name])
+        found[parameter] = ChannelScales(tensors[name]) if kind == "scales" else tensors[name]
     if bad := [name for name, tensor in tensors.items() if not (tensor.is_floating_point() and is_finite(tensor))]:
         raise ValueError(f"{bad[0][:40]} holds something else than finite numbers")
     if ("w" in tensors) == ("ws" in tensors):
@@ -316,4 +333,4 @@ def _parts(metadata: dict[str, str], tensors: dict[str, Tensor], layers: list) -
             raise ValueError(f"{len(layers)} names of layers for tokens of shape {tuple(stacked.shape)}")
         tokens = dict(zip(names, stacked.unbind(1), strict=True))
     hashes = {key: metadata.get(key, "") for key in ("model_name", "model_hash", "generator_hash")}
-    return {"ws": ws, "tokens": tokens, "residuals": residuals or None, **hashes}
+    return {"ws": ws, "tokens": tokens, "residuals": residuals or None, "offsets": offsets or None, **hashes}
