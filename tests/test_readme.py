@@ -125,7 +125,7 @@ COMMANDS: dict[str, Script | None] = {  # None: not ours, see test_make_and_shel
     "python scripts/benchmark.py": Script("--dry-run"),  # measured on the tiny domain in tests/reports
     "python scripts/benchmark.py --config configs/benchmark/all.yaml publish=docs/performance": Script("--dry-run"),
     "python scripts/benchmark.py --config configs/benchmark/gpu.yaml publish=docs/performance": Script("--dry-run"),
-    "python scripts/benchmark.py --config configs/benchmark/app.yaml publish=docs/performance": Script("--dry-run"),
+    "python scripts/benchmark.py --config configs/benchmark/sliders.yaml publish=docs/performance": Script("--dry-run"),
     "python scripts/benchmark.py --config configs/benchmark/all.yaml 'runs=[]' 'sides={}' publish=docs/performance": (
         Script(makes="docs/performance.md")
     ),

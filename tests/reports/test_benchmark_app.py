@@ -43,5 +43,5 @@ def test_it_stands_on_the_page_and_stays_when_a_domain_is_measured(measured: dic
 
 
 def test_the_config_measures_apps_alone():
-    config = load_config(BenchmarkConfig, "configs/benchmark/app.yaml")
+    config = load_config(BenchmarkConfig, "configs/benchmark/sliders.yaml")
     assert config.apps and not config.sides and not config.runs
