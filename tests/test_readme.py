@@ -173,8 +173,8 @@ COMMANDS: dict[str, Script | None] = {  # None: not ours, see test_make_and_shel
     "python scripts/find_directions.py 'directions={forehead: 3:0-3}'": Script(
         "samples=2000 shown=2 images=1", "outputs/ganspace_faces64/directions/forehead.safetensors"
     ),
-    "python scripts/learn_direction.py 'differences={dim: [my_photos/00.png, my_photos/01.png]}' "
-    "'without={dim: [age]}'": Script(makes="outputs/directions_faces64/directions/dim.safetensors"),
+    "python scripts/learn_direction.py 'differences={mirrored: [photo.jpg, other_photo.jpg]}' "
+    "'without={mirrored: [age]}'": Script(makes="outputs/directions_faces64/directions/mirrored.safetensors"),
     "python scripts/list_directions.py smile age": Script("samples=2 images=1", "outputs/list_faces64/leakage.png"),
     "python scripts/learn_direction.py my_photos labels=labels.csv 'attributes={smile: Smiling}'": Script(
         makes="outputs/directions_faces64/directions/smile.safetensors"

@@ -13,7 +13,8 @@ class DirectionConfig(CommandConfig):
     model: str | None = None  # model folder or name; None: the domain's
     labels: str | None = None  # CSV (.gz allowed) with a `file` column and one 0/1 column per attribute
     attributes: dict[str, str] = field(default_factory=dict)  # direction name -> column; a leading "-" flips it
-    # direction name -> [FROM, TO], photos or folders: it leads from the mean w of the ones to that of the others
+    # direction name -> [FROM, TO], photos or folders: it leads from the mean w of the ones to that of the others.
+    # Without data.root and labels no attributes are learned beside
     differences: dict[str, list[str]] = field(default_factory=dict)
     # direction name -> others that it is to leave alone (of this run, of the model, or files): {smile: [age, glasses]}
     without: dict[str, list[str]] = field(default_factory=dict)

@@ -46,6 +46,8 @@ def learn_directions(config: DirectionConfig) -> dict:
     Raises:
         UserError: no photos, labels or attributes were named, no photo has labels, or a class is too small.
     """
+    if config.differences and not (config.data.root or config.labels):  # attributes that a config file brings along
+        config = replace(config, attributes={})
     if config.attributes or not config.differences:
         for key, value, example in (
             ("data.root", config.data.root, "data.root=FOLDER"),

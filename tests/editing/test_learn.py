@@ -248,6 +248,7 @@ def test_the_difference_of_two_groups_and_one_direction_without_another(tmp_path
         domain=tiny_domain,
         output=str(tmp_path / "out"),
         model=str(tiny_model),
+        attributes={"smile": "Smiling"},  # as a config file brings them; there are no labels
         differences={
             "light": [str(tmp_path / "dark"), str(tmp_path / "light")],
             "own": [str(tmp_path / "one.png"), str(tmp_path / "dark")],
