@@ -25,7 +25,7 @@ from hyperinverter.directions.ganspace import AbsoluteDirection
 from hyperinverter.editing.paste_back import paste_back
 from hyperinverter.extractors import align
 from hyperinverter.extractors.framing import Framing
-from hyperinverter.inverters import Inversion, Inverter
+from hyperinverter.inverters import Inversion, Inverter, load
 from hyperinverter.utils.checkout import REPOSITORY, command_of
 from hyperinverter.utils.decode import decode_image, to_tensor
 from hyperinverter.utils.errors import UserError
@@ -291,6 +291,13 @@ class Editor:
         if before.paste_back != after.paste_back:
             parts.append("whole photo" if after.paste_back else "face alone")
         return ", ".join(parts).replace("_", " ")
+
+
+def make_editor(config: AppConfig) -> Editor:
+    """The model with the config's settings."""
+    how: dict[str, Any] = {key: getattr(config, key) for key in ("precision", "compile", "resolution")}
+    source = config.model or config.domain
+    return Editor(load(source, config.method, config.device, config.projection, refine=config.refine, **how), config)
 
 
 def _within(photo: Image.Image, px: int) -> Image.Image:

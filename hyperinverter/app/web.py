@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from hyperinverter.app.editor import PREVIEW, SCREEN, STEP, Editor, encoded
+from hyperinverter.app.editor import PREVIEW, SCREEN, STEP, Editor, encoded, make_editor
 from hyperinverter.app.lane import BusyError, Lane
 from hyperinverter.app.session import FIRST, SECOND, EndedError, Session, Sessions, Settings
 from hyperinverter.config.model_schema import AppConfig
-from hyperinverter.inverters import load
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.seeding import seed_everything
 from hyperinverter.utils.waiting import another_process_speaks, doing
@@ -82,13 +81,6 @@ def serving(app: "App") -> Iterator[str]:
         yield "http://{}:{}".format(*where.getsockname()[:2])
         server.should_exit = True
         thread.join()
-
-
-def make_editor(config: AppConfig) -> Editor:
-    """The model with the config's settings."""
-    how: dict[str, Any] = {key: getattr(config, key) for key in ("precision", "compile", "resolution")}
-    source = config.model or config.domain
-    return Editor(load(source, config.method, config.device, config.projection, refine=config.refine, **how), config)
 
 
 def is_own(host: str) -> bool:

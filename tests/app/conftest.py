@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from script_runner import astronaut
 
-from hyperinverter.app.editor import Editor
+from hyperinverter.app.editor import Editor, make_editor
 from hyperinverter.app.session import FIRST, Session
 from hyperinverter.config.load import load_config
 from hyperinverter.config.model_schema import AppConfig
@@ -21,8 +21,6 @@ def app_config() -> AppConfig:
 
 @pytest.fixture(scope="session")
 def editor(app_config: AppConfig) -> Editor:
-    from hyperinverter.app.web import make_editor
-
     return make_editor(app_config)
 
 

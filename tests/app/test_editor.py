@@ -12,7 +12,7 @@ from PIL import Image
 from script_runner import astronaut, bomb, run_script
 
 import hyperinverter
-from hyperinverter.app.editor import SCREEN, Editor, encoded
+from hyperinverter.app.editor import SCREEN, Editor, encoded, make_editor
 from hyperinverter.app.session import FIRST, SECOND, Loaded, Session, Settings
 from hyperinverter.config.load import load_config
 from hyperinverter.config.model_schema import AppConfig
@@ -114,8 +114,6 @@ def test_paste_back_leaves_the_rest_of_the_photo(editor: Editor, session: Sessio
 
 def test_a_coordinate_starts_where_the_photo_is():
     """GANSpace's directions set a coordinate: at 0 is the mean, not the photo."""
-    from hyperinverter.app.web import make_editor
-
     editor = make_editor(load_config(AppConfig, "configs/app/churches64.yaml", ["device=cpu"]))
     session, buffer = Session(), io.BytesIO()
     astronaut().save(buffer, "PNG")

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from hyperinverter.app.editor import Editor
+from hyperinverter.app.editor import Editor, make_editor
 from hyperinverter.app.session import FIRST, Settings
-from hyperinverter.app.web import App, make_editor, serving
+from hyperinverter.app.web import App, serving
 from hyperinverter.config.load import load_config
 from hyperinverter.config.model_schema import AppConfig
 from hyperinverter.reports.benchmark.clock import Rounds, Side, speed_up, summarise, take_turns
