@@ -141,6 +141,8 @@ COMMANDS: dict[str, Script | None] = {  # None: not ours, see test_make_and_shel
     "shown=my_photos": Script("--dry-run"),
     "python scripts/reproduce.py --config configs/reproduce/ffhq_mobile.yaml 'parts=[editability]' "
     "photos=FOLDER/ffhq256_test.zip": Script("--dry-run"),  # an hour
+    "python scripts/reproduce.py all photos=FOLDER/faces64_test.zip labels=FOLDER/labels.csv.gz shown=PHOTOS "
+    "publish=docs/results": Script("--dry-run"),  # an hour and more
     "python scripts/reproduce.py 'parts=[]' publish=docs/results": Script(makes="docs/results.md"),
     "python scripts/export_model.py model=outputs/phase2_faces64/model output=my_models/shipped": Script(
         "--dry-run"

@@ -14,6 +14,7 @@ from hyperinverter.config.report_schema import OF_FACES, OF_SCENES, PAPER, Repro
 from hyperinverter.inverters.sg2 import ProjectorInverter
 from hyperinverter.reports.paper.bench import Bench
 from hyperinverter.reports.paper.parts import PARTS, expanded_parts
+from hyperinverter.reports.paper.table1 import table1_blocks
 from hyperinverter.reports.paper.values import METRICS, TABLE_1, of_table_1
 from hyperinverter.reports.reproduce.command import reproduce
 from hyperinverter.utils.errors import UserError
@@ -57,6 +58,8 @@ def test_every_method_has_a_row_beside_the_papers(config, tmp_path, capsys):
     assert "weights-inception" in found["not_measured"]["fid"]
     paired = found["paired"]["sg2"]
     assert paired["n"] == 2 and paired["of"] == "hyperinverter" and "ratio" in paired["metrics"]["l2"]
+    noted = table1_blocks({**found, "note": " Told by hand."})  # in the published JSON
+    assert any(isinstance(block, str) and block.endswith(" Told by hand.") for block in noted)
     sheet = load_image(tmp_path / "out" / "table1.png", 64)
     assert sheet.shape == (3, 64, 64)
     for page in ((tmp_path / "docs" / "results.md"), tmp_path / "out" / "table1.md"):

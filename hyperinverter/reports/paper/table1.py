@@ -220,7 +220,7 @@ def table1_blocks(result: dict[str, Any]) -> Iterator[Block]:
     heads = ["method", "n", *(f"{name}{units.get(name, '')}{arrows.get(name, ' ↓')}" for name in columns)]
     yield Table(heads, [_line(row, columns, most) for row in rows.values()])
     devices = {row["device"] for row in rows.values() if "device" in row}
-    yield f"Seconds on {', '.join(sorted(devices))}. {_settings(rows)}".strip()
+    yield f"Seconds on {', '.join(sorted(devices))}. {_settings(rows)}{result.get('note', '')}".strip()
     missing = [f"- {row['title']}: {row['missing']}" for row in rows.values() if "missing" in row]
     if missing:
         yield "Rows that could not be measured:\n\n" + "\n".join(map(_one_line, missing))
