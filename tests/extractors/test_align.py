@@ -102,7 +102,7 @@ def test_a_face_at_any_angle_comes_out_upright(landmarks, monkeypatch):
         monkeypatch.setattr(align_module, "has_landmark_model", lambda: False)
     photo = astronaut()
     (quad, _), middle = find_faces(photo)[0], np.array(photo.size) / 2
-    for degrees in (20, 45, 90, 180, 225, 300):
+    for degrees in (20, 45, 90, 180, 225, 300) if landmarks else (45, 180, 300):
         tilted = photo.rotate(degrees, expand=True, resample=Image.Resampling.BICUBIC)
         expected = turned_about(quad - middle, -degrees) + np.array(tilted.size) / 2
         result = find_faces(tilted)[0][0]
@@ -156,7 +156,7 @@ def test_no_face_names_the_image():
         align_face(Image.new("RGB", (300, 200), "grey"), 64, "wall.png")
 
 
-def test_folder_of_photos(tmp_path, capsys):
+def test_folder_of_photos(tmp_path, capsys, monkeypatch):
     photos = tmp_path / "photos"
     photos.mkdir()
     astronaut().save(photos / "eileen.png")
@@ -176,6 +176,13 @@ def test_folder_of_photos(tmp_path, capsys):
     assert record["photos"]["eileen.png"]["face"] == 1
     assert record["left_out"]["wall.png"].startswith("no face found")
     assert (tmp_path / "aligned" / "sheet.png").is_file()
+
+    def known(photo, size, name, which):  # the same in no time
+        if name == "wall.png":
+            raise NoFaceError(name, "no face found")
+        return [AlignedFace(Image.new("RGB", (size, size)), np.zeros((4, 2)))]
+
+    monkeypatch.setattr(align_command, "align_faces", known)
     config.data.on_bad_file = "refuse"
     capsys.readouterr()
     with pytest.raises(UserError, match=r"1 of 3 photos could not be aligned, for the reasons above"):

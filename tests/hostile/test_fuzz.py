@@ -20,7 +20,7 @@ PROMISED = ("executed", "written outside output", "raw exceptions", "above the c
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's account of a process's memory")
 @pytest.mark.timeout(3000)
-@pytest.mark.parametrize("files", [40, pytest.param(3000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("files", [24, pytest.param(3000, marks=pytest.mark.slow)])
 def test_changed_files_are_read_or_refused(files, tmp_path):
     command = [sys.executable, str(FUZZ), "--files", str(files), "--seed", "3", "--keep", str(tmp_path / "kept")]
     result = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -81,7 +81,7 @@ PARTS = {
 }
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", [pytest.param(p, marks=[pytest.mark.slow] * (p == "psp")) for p in PARTS])
 def test_metadata_of_every_kind(part, whole, tmp_path):
     folder = tmp_path / "micro"
     shutil.copytree(whole, folder)

@@ -36,9 +36,12 @@ def small_domain() -> DomainConfig:
     )
 
 
+GENERATOR: dict[str, str] = {}  # the hash of the one in the package, once it was made
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> tuple[Path, str]:
-    """The package, and the hash of the generator in it."""
+    """The package, and the hash of the synthesis network in it."""
     torch.manual_seed(0)
     generator = build_generator(small_domain())
     with torch.no_grad():
@@ -65,12 +68,13 @@ def models(wheel, tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYPERINVERTER_MODELS", os.pathsep.join(map(str, (tmp_path / "mine", tmp_path / "carried"))))
     write_domain(tmp_path, small_domain())
-    made = obtain.make_model(NAME, ["generator"], download=True, root=tmp_path / "first")
-    generator_hash = read_model(made / "generator.safetensors").hash
+    if not GENERATOR:
+        made = obtain.make_model(NAME, ["generator"], download=True, root=tmp_path / "first")
+        GENERATOR["hash"] = read_model(made / "generator.safetensors").hash
     e1, config = build_w_encoder(small_domain()), {"domain": NAME, "resolution": 64}
     config["w_encoder"] = TRUNK | {"input_size": 64}
     carried = tmp_path / "carried" / NAME / "w_encoder.safetensors"
-    save_model(carried, e1, kind="w_encoder", config=config, requires={"generator": generator_hash})
+    save_model(carried, e1, kind="w_encoder", config=config, requires={"generator": GENERATOR["hash"]})
     return tmp_path
 
 

@@ -205,7 +205,7 @@ def test_it_trains_along_directions_as_set(make_config, domain, monkeypatch):
     assert seen == [(True, {"relative": True, "bands": 2})]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_a_run_along_directions_resumes_exactly_and_only_with_the_same_ones(make_config, domain, tmp_path, precision):
     write_direction(Path(domain.weights.folder))
     more = {"edit_consistency_directions": ["smile"], "edit_consistency_relative": True, "gradient_accumulation": 2}
