@@ -20,12 +20,15 @@ from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_atomically
 from hyperinverter.utils.images import to_pil
 from hyperinverter.utils.provenance import COMPOSITE, DRAWN, comment
+from hyperinverter.utils.text import printable
 
 CRF = 18  # of x264: 0 keeps everything, 23 is its default, at 18 eyes see no difference
 H264 = {"crf": str(CRF), "preset": "medium"}
 PARTS = {**H264, "bf": "0"}  # no frame refers to a later one: parts are joined in the order of their frames
 PART_FORMAT = "nut"  # keeps times exactly, and the decoder's settings at every key frame
 MP4_SOUND = ("aac", "mp3", "mp3float", "ac3", "eac3", "alac", "opus", "libopus", "flac")  # what players take in MP4
+MOST_PIXELS = 40_000_000  # of a frame: 8K
+DAMAGED = (ValueError, OSError, ArithmeticError, RuntimeError, EOFError, LookupError)  # what PyAV raises on bad files
 UNKNOWN_COLOURS = 2  # what FFmpeg calls a colour space that a film does not name
 
 
@@ -117,6 +120,10 @@ class Film:
                 if not film.streams.video:
                     raise UserError(f"{path}: holds no pictures; give a film")
                 stream = film.streams.video[0]
+                if stream.codec_context is None:
+                    raise UserError(f"{path}: is packed in a way that is not known here; convert it to H.264")
+                if stream.codec_context.width * stream.codec_context.height > MOST_PIXELS:
+                    raise UserError(f"{path}: its frames have more than {MOST_PIXELS / 1e6:.0f} megapixels; reduce it")
                 first = next(film.decode(stream), None)
                 if first is None:
                     raise UserError(f"{path}: holds no frame that can be read; give another film")
@@ -125,10 +132,14 @@ class Film:
                 frames = stream.frames or int(seconds * fps)
                 size, colours = _upright(first).size, int(first.colorspace)
                 time_base = stream.time_base or 1 / fps
-                sound = film.streams.audio[0].codec_context.name if film.streams.audio else None
+                heard = film.streams.audio[0].codec_context if film.streams.audio else None
+                sound = heard.name if heard is not None else None
                 return cls(path, size, frames, fps, time_base, sound, colours)
-        except av.FFmpegError as error:
-            raise UserError(f"{path}: cannot be read as a film ({error.strerror}); give an .mp4 or .mov") from error
+        except UserError:
+            raise
+        except DAMAGED as error:
+            why = printable(getattr(error, "strerror", None) or str(error), longest=200)
+            raise UserError(f"{path}: cannot be read as a film ({why}); give an .mp4 or .mov") from error
 
     def __iter__(self) -> Iterator[tuple[int, Image.Image]]:
         """(pts, upright picture) of every frame, in order; a film that is cut short ends with its last whole frame."""
@@ -142,9 +153,11 @@ class Film:
                 for frame in film.decode(stream):
                     if frame.pts is None or (before is not None and frame.pts <= before):
                         continue  # times that do not rise cannot be written
-                    before = frame.pts
-                    yield frame.pts, _upright(frame)
-            except av.FFmpegError:
+                    if frame.width * frame.height > MOST_PIXELS:
+                        return
+                    before, picture = frame.pts, _upright(frame)
+                    yield before, picture if picture.size == self.size else picture.resize(self.size)
+            except DAMAGED:
                 return
 
 

@@ -198,6 +198,9 @@ def test_what_is_no_film_is_refused_with_what_to_do(config, faces, tmp_path, mon
             edit_video(config(*files))
     with pytest.raises(FileNotFoundError, match="no such film"):
         edit_video(config(tmp_path / "absent.mp4", tmp_path / "o.mp4"))
+    with monkeypatch.context() as small, pytest.raises(UserError, match="frames have more than 0 megapixels"):
+        small.setattr("hyperinverter.utils.films.MOST_PIXELS", 100 * 100)
+        edit_video(config(tmp_path / "grey.mp4", tmp_path / "o.mp4"))
     monkeypatch.undo()
     with pytest.raises(UserError, match="is not of faces in the FFHQ crop"):
         edit_video(config(tmp_path / "grey.mp4", tmp_path / "o.mp4"))

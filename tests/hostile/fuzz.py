@@ -50,6 +50,7 @@ SHARES = {
     "csv": 6,
     "lmdb": 9,
     "h5": 9,
+    "film": 6,
 }  # files of a kind for one of a model or a command, which take a second each
 
 

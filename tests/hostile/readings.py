@@ -20,6 +20,7 @@ from hyperinverter.published import from_published
 from hyperinverter.published.reading import read_published
 from hyperinverter.reports.paper.ranking import read_votes
 from hyperinverter.utils.decode import BadImageError, decode_image, decode_tensor
+from hyperinverter.utils.films import Film
 
 
 def get_ready() -> None:
@@ -50,6 +51,11 @@ def archive(path: Path) -> None:
     for index in range(len(source)):
         with contextlib.suppress(BadImageError):
             source.read(index)
+
+
+def film(path: Path) -> None:
+    for _ in Film.open(path):
+        pass
 
 
 def weights(path: Path) -> None:

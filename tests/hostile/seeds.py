@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ from hyperinverter.directions.files import save_direction  # noqa: E402
 from hyperinverter.directions.ganspace import Pca, save_pca  # noqa: E402
 from hyperinverter.editing import commands  # noqa: E402
 from hyperinverter.inverters import Inversion, Inverter, load  # noqa: E402
+from hyperinverter.utils.films import save_mp4  # noqa: E402
 from hyperinverter.utils.provenance import COMPOSITE, DRAWN, said  # noqa: E402
 
 CANARY = "canary"
@@ -203,6 +205,9 @@ def write_seeds(folder: Path) -> dict[str, list[Seed]]:
         "votes": given({"a.json": VOTES.encode()}, readings.votes, "votes"),
         "csv": given({"a.csv": TABLE.encode(), "a.csv.gz": gzip.compress(TABLE.encode())}, readings.labels, "csv"),
     }  # fmt: skip
+    if find_spec("av"):
+        moving = [Image.effect_noise((32, 24), 60).convert("RGB") for _ in range(4)]
+        found["film"] = [Seed(save_mp4(moving, folder / "film" / "a.mp4"), readings.film)]
     if data := database(folder / "lmdb", dice):
         found["lmdb"] = [Seed(data, database_of)]
     if keras(folder / "a.h5"):
