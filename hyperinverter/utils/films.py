@@ -29,6 +29,8 @@ PART_FORMAT = "nut"  # keeps times exactly, and the decoder's settings at every 
 MP4_SOUND = ("aac", "mp3", "mp3float", "ac3", "eac3", "alac", "opus", "libopus", "flac")  # what players take in MP4
 MOST_PIXELS = 40_000_000  # of a frame: 8K
 DAMAGED = (ValueError, OSError, ArithmeticError, RuntimeError, EOFError, LookupError)  # what PyAV raises on bad files
+# Films of any origin: no playlists and other formats that name further files or addresses, which would be opened.
+SAFE = {"format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,nut", "protocol_whitelist": "file"}
 UNKNOWN_COLOURS = 2  # what FFmpeg calls a colour space that a film does not name
 
 
@@ -116,7 +118,7 @@ class Film:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such film")
         try:
-            with av.open(str(path)) as film:
+            with av.open(str(path), options=SAFE) as film:
                 if not film.streams.video:
                     raise UserError(f"{path}: holds no pictures; give a film")
                 stream = film.streams.video[0]
@@ -145,7 +147,7 @@ class Film:
         """(pts, upright picture) of every frame, in order; a film that is cut short ends with its last whole frame."""
         import av
 
-        with av.open(str(self.path)) as film:
+        with av.open(str(self.path), options=SAFE) as film:
             stream = film.streams.video[0]
             stream.thread_type = "AUTO"
             before = None
@@ -197,7 +199,7 @@ def join_parts(film: Film, parts: Sequence[Path], path: Path) -> None:
 
     with (
         write_atomically(path) as temporary,
-        av.open(str(film.path)) as source,
+        av.open(str(film.path), options=SAFE) as source,
         av.open(str(parts[0])) as first,
         av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as joined,
     ):

@@ -40,8 +40,8 @@ def test_a_command_has_only_its_own_keys_and_passes_over_those_of_commands_that_
     assert load_config(InterpolateConfig, path).steps == 5
     assert load_config(InvertConfig, path).align and load_config(AlignConfig, path).data.max_images == 2
     assert fault(InvertConfig, "strengths=[1]").endswith("unknown key; known here: domain, output, seed, device, "
-        "threads, model, method, projection, precision, compile, resolution, refine, batch_size, data, align, "
-        "face, methods")  # fmt: skip
+        "threads, model, method, projection, precision, compile, resolution, refine, batch_size, provenance, data, "
+        "align, face, methods")  # fmt: skip
     for schema_class, key in (
         (InvertConfig, "steps"),
         (EditConfig, "steps"),

@@ -187,9 +187,14 @@ def test_what_is_no_film_is_refused_with_what_to_do(config, faces, tmp_path, mon
     faces.centres = []
     (tmp_path / "text.mp4").write_text("not a film")
     write_film(tmp_path / "grey.mp4", [Image.new("RGB", SIZE, (90, 90, 90))] * 3)
+    playlist = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\ngrey.mp4\n#EXT-X-ENDLIST\n"  # names another file
+    (tmp_path / "list.mp4").write_text(playlist)
+    (tmp_path / "list.m3u8").write_text(playlist)
     for files, message in (
         ([], "give the film to read and the one to write"),
         ([tmp_path / "text.mp4", tmp_path / "o.mp4"], r"text\.mp4: cannot be read as a film"),
+        ([tmp_path / "list.mp4", tmp_path / "o.mp4"], r"list\.mp4: cannot be read as a film"),
+        ([tmp_path / "list.m3u8", tmp_path / "o.mp4"], r"list\.m3u8: cannot be read as a film"),
         ([tmp_path / "grey.mp4", tmp_path / "o.avi"], r"give a name that ends in \.mp4"),
         ([tmp_path / "grey.mp4", tmp_path / "grey.mp4"], "the result would replace it"),
         ([tmp_path / "grey.mp4", tmp_path / "o.mp4"], "no face was found in its 3 frames"),
