@@ -5,6 +5,7 @@ Letter: R px of the model's images.
 
 import io
 import math
+import operator
 import shlex
 import tempfile
 from collections.abc import Mapping
@@ -205,10 +206,12 @@ class Editor:
             base = session.base
             first = session.photo().inversion
             inversion = first if not blend else first.interpolate(session.photo(SECOND).inversion, blend)
+            photos = list(session.photos.values())
         if base is None or base.blend != blend:
             base = Base(blend, inversion, self.inverter.prepare(inversion))
             with session.lock:
-                session.base = base
+                if all(map(operator.is_, photos, session.photos.values())):  # none came in the meantime
+                    session.base = base
         return base
 
     def file(self, session: Session) -> bytes:
@@ -230,7 +233,8 @@ class Editor:
     def command(self, session: Session) -> str:
         """The command line that makes the present picture: of the photo, or of the saved inversion of a blend."""
         photo, settings = session.photo(), session.settings
-        words = [photo.name if not settings.blend else f"{self.stem(session)}.safetensors"]
+        name = photo.name if not settings.blend else f"{self.stem(session)}.safetensors"
+        words = [f"./{name}" if name.startswith("-") or "=" in name else name]  # no option, and no setting
         if not settings.blend and photo.face:
             words += ["align=true", *([f"face={photo.face}"] if photo.face > 1 else [])]
         edits = settings.edits or (dict.fromkeys(list(self.sliders)[:1], 0.0) if settings.paste_back else {})
@@ -252,6 +256,8 @@ class Editor:
         for key in ("model", "method", "precision", "resolution", "device", "threads", "seed"):
             if (value := getattr(self.config, key)) != getattr(plain, key):
                 words.append(f"{key}={value}")
+        if (most := self.config.data.max_megapixels) != plain.data.max_megapixels:
+            words.append(f"data.max_megapixels={most:g}")
         for key, value in vars(self.config.refine).items():
             if value != getattr(plain.refine, key) and not isinstance(value, dict):
                 words.append(f"refine.{key}={value}")

@@ -69,12 +69,13 @@ async function take(file, slot) {
 }
 
 async function inverted(name, request, slot) {
-  const begun = Date.now();
+  const since = Date.now();
+  let isDone = false; // an answer on the queue may come later than the picture
   say(`${name}: ${$("align").checked ? "finding the face and " : ""}inverting …`);
   const timer = setInterval(async () => {
     const { inverting } = await askJson("api/queue").catch(() => ({ inverting: 0 }));
     const before = inverting > 1 ? `, ${inverting - 1} other${inverting > 2 ? "s" : ""} in the queue` : "";
-    say(`${name}: inverting, ${Math.round((Date.now() - begun) / 1000)} s${before} …`);
+    if (!isDone) say(`${name}: inverting, ${Math.round((Date.now() - since) / 1000)} s${before} …`);
   }, 1500);
   try {
     show(await request());
@@ -82,6 +83,7 @@ async function inverted(name, request, slot) {
     await refresh(slot === "first" ? about.views : ["edit"]);
     say(state.photos[slot].notes.join("; ") || `${name}: ready`, state.photos[slot].notes.length > 0);
   } finally {
+    isDone = true;
     clearInterval(timer);
   }
 }

@@ -78,9 +78,11 @@ def serving(app: "App") -> Iterator[str]:
         server = app.server()
         thread = threading.Thread(target=server.run, kwargs={"sockets": [where]}, daemon=True)
         thread.start()
-        yield "http://{}:{}".format(*where.getsockname()[:2])
-        server.should_exit = True
-        thread.join()
+        try:
+            yield "http://{}:{}".format(*where.getsockname()[:2])
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 def is_own(host: str) -> bool:
@@ -130,7 +132,7 @@ class App:
             ("GET", "/api/queue", self.queue),
         ]
         routes += [Route(path, _plainly(answer), methods=[method]) for method, path, answer in answers]
-        names = OWN_NAMES if is_own(self.config.host) else ["*"]
+        names = [*OWN_NAMES, self.config.host] if is_own(self.config.host) else ["*"]
         trusted = Middleware(TrustedHostMiddleware, allowed_hosts=names)
         return Starlette(routes=routes, middleware=[trusted], lifespan=self._life)
 
@@ -184,7 +186,10 @@ class App:
         }
         return JSONResponse(content, headers=HEADERS)
 
-    async def begin(self, _: Request) -> Response:
+    async def begin(self, request: Request) -> Response:
+        """A session. Without the header a browser would let any site's page ask, and so take all that there are."""
+        if "X-Session" not in request.headers:
+            raise UserError("send a header X-Session, which may be empty")
         return JSONResponse({"session": self.sessions.open()}, headers=HEADERS)
 
     async def end(self, request: Request) -> Response:
@@ -328,5 +333,5 @@ def _whole(value: Any) -> int:
     """A number out of a query; 1 where it does not stand."""
     try:
         return 1 if value is None else int(value)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:  # the last of infinity, which JSON here may hold
         raise UserError(f"{str(value)[:40]!r} is no whole number") from error

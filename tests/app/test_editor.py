@@ -204,6 +204,31 @@ def test_the_command_names_what_was_set_otherwise(editor: Editor, session: Sessi
     other = Editor(editor.inverter, replace(editor.config, method="w_encoder", seed=5))
     assert "method=w_encoder" in other.command(session) and "seed=5" in other.command(session)
     assert other.command(session).startswith("python scripts/invert.py --config configs/edit/faces64.yaml")
+    sizes = replace(editor.config.data, max_megapixels=60.0)
+    assert "data.max_megapixels=60" in Editor(editor.inverter, replace(editor.config, data=sizes)).command(session)
+
+
+@pytest.mark.parametrize("name", ["size=2.jpg", "-x.jpg"])
+def test_a_file_whose_name_reads_as_a_setting_or_option_is_a_photo_in_the_command(
+    name: str, editor: Editor, session: Session
+):
+    session.photos[FIRST] = replace(session.photo(), name=name)
+    assert f"./{name}" in shlex.split(editor.command(session))
+
+
+def test_a_base_of_a_photo_that_was_replaced_meanwhile_is_not_kept(
+    editor: Editor, session: Session, opened: Session, monkeypatch: pytest.MonkeyPatch
+):
+    """A slow drawing of the photo before ended after the new one was there, and edits then showed the former."""
+    prepare = editor.inverter.prepare
+
+    def slow(inversion: hyperinverter.Inversion) -> hyperinverter.Inversion:
+        session.put(FIRST, replace(opened.photo(), name="new.jpg"))
+        return prepare(inversion)
+
+    monkeypatch.setattr(editor.inverter, "prepare", slow)
+    editor.draw(session, "edit", Settings())
+    assert session.photo().name == "new.jpg" and session.base is None
 
 
 def test_the_saved_inversion_is_that_of_the_photo(editor: Editor, session: Session, tmp_path: Path):

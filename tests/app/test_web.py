@@ -3,8 +3,10 @@
 import http.client
 import json
 import re
+import sys
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -101,7 +103,8 @@ def test_a_body_without_a_length_is_not_read_beyond_the_bound(address: str):
 
 
 @pytest.mark.parametrize("path", ["/api/preview", "/api/change"])
-@pytest.mark.parametrize("body", [b"", b"[1]", b"{", b"[" * 50_000, b'{"edits": 3}', b'{"do": 1}', b'{"do": "go"}'])
+@pytest.mark.parametrize("body", [b"", b"[1]", b"{", b"[" * 50_000, b'{"edits": 3}', b'{"do": 1}', b'{"do": "go"}',
+                                  b'{"do": "go", "at": Infinity, "edits": 3}'])  # fmt: skip
 def test_nonsense_is_refused(path: str, body: bytes, address: str, photo: bytes):
     mine = begin(address)
     status, content = ask(address + path, body, mine)
@@ -114,6 +117,18 @@ def test_another_sites_page_cannot_ask(address: str):
     connection = http.client.HTTPConnection(host, timeout=30)
     connection.request("GET", "/api/about", headers={"Host": "evil.example"})
     assert connection.getresponse().status == 400
+    with urllib.request.urlopen(f"{address}/api/about", timeout=60) as answer:
+        assert answer.status == 200
+    with pytest.raises(urllib.error.HTTPError, match="400"):  # or all sessions could be taken by requests without it
+        urllib.request.urlopen(f"{address}/api/session", b"", timeout=60)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others do not have 127.0.0.2 of their own")
+def test_it_answers_under_the_own_address_that_it_was_given(editor: Editor, app_config: AppConfig):
+    from hyperinverter.app.web import App, serving
+
+    with serving(App(editor, replace(app_config, host="127.0.0.2"))) as where:
+        assert "127.0.0.2" in where and ask(f"{where}/api/about")[0] == 200
 
 
 def test_the_page_names_no_other_host(address: str):
