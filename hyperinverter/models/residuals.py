@@ -125,6 +125,11 @@ def check_residuals(synthesis: nn.Module, residuals: Residuals, n: int) -> None:
             raise ValueError(f"weight_residuals: {name!r} is no parameter of this {synthesis.resolution} px generator")
         shape: tuple[int, ...] = parameters[name].shape
         if isinstance(value, ChannelScales):
+            if len(shape) != 4 or value.scales.ndim != 5:  # files may be of any origin
+                raise ValueError(
+                    f"weight residual {name!r} scales channels, in shape {tuple(value.scales.shape)}: expected a "
+                    "convolution's weight, and [N, O, 1, 1, 1] or [N, 1, I, 1, 1]"
+                )
             dim = 0 if value.scales.shape[1] > 1 else 1
             shape = tuple(size if i == dim else 1 for i, size in enumerate(shape))
         value = value[0] if isinstance(value, tuple) else value

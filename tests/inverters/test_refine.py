@@ -7,8 +7,9 @@ import torch
 
 from hyperinverter.config.schema import DataConfig, EvaluateConfig, RefineConfig, WeightsConfig
 from hyperinverter.evaluation.reconstruction import evaluate
-from hyperinverter.inverters import load
+from hyperinverter.inverters import Inversion, load
 from hyperinverter.inverters.perceptual import Perceptual
+from hyperinverter.models.residuals import ChannelScales
 from hyperinverter.utils.errors import UserError
 
 # at 16 px no network looks at images, and residuals of random hypernetworks are large
@@ -123,6 +124,20 @@ def test_phase_1_alone_moves_w_and_scales_of_channels(tiny_model, images, tmp_pa
     torch.testing.assert_close(model.render(dense), drawn, rtol=0, atol=1e-5)
     with pytest.raises(UserError, match="two kinds"):
         type(both).cat([both, dense])
+
+
+def test_scales_of_what_is_no_convolution_are_refused(tiny_model):
+    """A file of any origin may hold them; they ended in a TypeError or IndexError of the layers."""
+    model = load(tiny_model, "w_encoder")
+    ws, made_for = torch.zeros(1, model.generator.num_ws, model.generator.w_dim), model.generator_hash
+    for name, parameter in model.generator.synthesis.named_parameters():
+        shape = [1, *parameter.shape[:1], *(1 for _ in parameter.shape[1:])]  # of output channels
+        whole, flat = ({name: ChannelScales(torch.zeros(size))} for size in (shape, [1]))
+        if parameter.ndim == 4:
+            model.render(Inversion(ws, residuals=whole, generator_hash=made_for))
+        for residuals in [flat] if parameter.ndim == 4 else [flat, whole] if parameter.ndim else [flat]:
+            with pytest.raises(ValueError, match="expected a convolution's weight"):
+                model.render(Inversion(ws, residuals=residuals, generator_hash=made_for))
 
 
 def test_planted_scales_are_found_again(tiny_model, images):

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hyperinverter.config.schema import ACTIVATIONS, GeneratorConfig
+from hyperinverter.models.residuals import ChannelScales
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.stylegan2.layers import Conv2d, channel_rule, channels_at
 from hyperinverter.models.stylegan2.synthesis import SynthesisLayer, SynthesisOptions
@@ -192,6 +193,14 @@ def test_a_residual_of_a_skip_may_be_shared_by_the_batch() -> None:
     one = random_residuals(generator, 1, ["b8.skip.weight"])
     both = {name: value.repeat(2, 1, 1, 1, 1) for name, value in one.items()}
     torch.testing.assert_close(generator.synthesis(ws, one), generator.synthesis(ws, both), rtol=1e-4, atol=1e-4)
+
+
+def test_a_skip_may_be_scaled_per_channel() -> None:
+    generator, name = make(architecture="resnet").eval(), "b8.skip.weight"
+    ws, weight = torch.randn(2, generator.num_ws, 12), generator.synthesis.get_parameter(name)
+    scaled = ChannelScales(torch.rand(2, 1, weight.shape[1], 1, 1))
+    plain = generator.synthesis(ws, {name: weight * scaled.scales})
+    torch.testing.assert_close(generator.synthesis(ws, {name: scaled}), plain, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["b4.const", "b8.conv0.weight", "b16.torgb.weight", "b8.conv1.affine.bias"])

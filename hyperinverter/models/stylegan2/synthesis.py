@@ -175,7 +175,8 @@ class SynthesisBlock(nn.Module):
         skip, gain = None, 1.0
         if self.skip is not None:
             gain = math.sqrt(0.5)  # two branches of unit variance add up to unit variance
-            skip = self.skip(x, gain, residuals.get("skip.weight"))
+            given = residuals.get("skip.weight")
+            skip = self.skip(x, gain, None if given is None else dense(self.skip.weight, given))
         if x is None:
             const = with_residual(self.const, residuals, "const")
             x = const.expand(ws.shape[0], -1, -1, -1).contiguous(memory_format=torch.channels_last)
