@@ -15,6 +15,7 @@ from hyperinverter.inverters.sg2 import ProjectorInverter
 from hyperinverter.reports.paper import analyses, table2
 from hyperinverter.reports.paper.parts import PARTS
 from hyperinverter.reports.reproduce.command import reproduce
+from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import load_image, save_image
 
 ONE_EACH = ["fig1", "fig4", "fig5", "fig7", "fig8", "fig9", "fig12", "fig13", "fig26"]
@@ -40,6 +41,22 @@ def test_table_2_compares_every_method_at_equal_strength_and_at_equal_effect(con
     text = (tmp_path / "docs" / "results.md").read_text()
     assert "### Table 2: edits by every method" in text and "| both phases | 3 |" in text
     assert "equal measured effect" in text
+
+
+def test_table_2_says_why_a_method_could_not_be_measured(config, monkeypatch, capsys):
+    measure, broken = table2._measured, ["w_encoder"]
+
+    def measured(bench, method, *more):
+        if method.name in broken:
+            raise UserError(f"{method.name} is damaged")
+        return measure(bench, method, *more)
+
+    monkeypatch.setattr(table2, "_measured", measured)
+    config.parts, config.methods = ["table2"], ["w_encoder", "hyperinverter"]
+    assert reproduce(config)["table2"]["missing"] == {"w_encoder": "w_encoder is damaged"}
+    broken.append("hyperinverter")
+    assert reproduce(config) == {}
+    assert "none of the methods could be: w_encoder is damaged; hyperinverter is damaged" in capsys.readouterr().err
 
 
 def test_equal_effect_is_where_every_method_moves_the_score_as_far():
@@ -157,9 +174,10 @@ def test_table_3_is_the_ablations_beside_the_papers_rows(config, tmp_path, monke
 
 
 def test_the_leading_method_must_be_an_encoder(config, capsys):
-    config.parts, config.methods = ["fig4"], ["sg2"]
-    with pytest.raises(Exception, match="choose their photos by an encoder"):
-        reproduce(config)
+    config.parts, config.methods = ["fig4", "fig6"], ["sg2"]
+    assert reproduce(config) == {}
+    told = capsys.readouterr().err
+    assert "fig4: not measured: its photos are chosen by an encoder" in told and "fig6: not measured" in told
 
 
 def test_a_picture_of_one_pixel_less_is_another_figure(config, tmp_path):

@@ -23,7 +23,6 @@ from hyperinverter.metrics import NotMeasured
 from hyperinverter.reports.paper.bench import OURS, PHASE_1, Bench, Method, photos_at
 from hyperinverter.reports.paper.blocks import Block, Picture
 from hyperinverter.reports.reproduce.edits import directions_of
-from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import contact_sheet, difference_map
 
 BLEND_STEPS = 5  # pictures of a blend in figure 26, both ends included
@@ -36,9 +35,9 @@ def chosen_rows(bench: Bench) -> list[Row]:
     if bench.chosen_rows is None:
         values = []
         images, method = bench.shown, bench.leading
-        recon = bench.reconstructor(method, images)
         if method.optimises:
-            raise UserError("figures choose their photos by an encoder: give one of w_encoder, hyperinverter, psp, ...")
+            raise NotMeasured("its photos are chosen by an encoder: give one of w_encoder, hyperinverter, psp, ...")
+        recon = bench.reconstructor(method, images)
         with tqdm(total=len(images), desc="choosing photos", unit="img", leave=False) as bar:
             for batch, names in images.in_order(bench.config.batch_size):
                 real = rounded(batch).to(bench.device)

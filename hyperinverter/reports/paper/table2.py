@@ -24,8 +24,9 @@ from hyperinverter.evaluation.messages import log_message
 from hyperinverter.evaluation.reconstructing import Reconstructor
 from hyperinverter.evaluation.tables import mean
 from hyperinverter.inverters import Inversion, Inverter
+from hyperinverter.metrics import NotMeasured
 from hyperinverter.metrics.base import bootstrap_interval
-from hyperinverter.reports.paper.bench import Bench, Method
+from hyperinverter.reports.paper.bench import Bench, Method, portable
 from hyperinverter.reports.paper.blocks import Block, Table
 from hyperinverter.reports.paper.values import JUDGES, STRENGTHS, TABLE_2
 from hyperinverter.reports.reproduce.edits import Judges, find_identities, find_judges
@@ -55,12 +56,16 @@ def table2(bench: Bench) -> dict[str, Any]:
     identities = _identities(bench)
     ways = both_ways(config.strengths)
     records: dict[str, list[dict[str, Any]]] = {}
+    missing = {method.name: method.fault for method in bench.methods.values() if method.fault}
     for method in bench.present:
         log_message(f"table 2, {method.title}: {len(_chosen(bench, method))} photos")
         try:
             records[method.name] = _measured(bench, method, judges, identities)
         except (UserError, FileNotFoundError) as error:
             log_message(f"table 2, {method.title}: not measured: {error}")
+            missing[method.name] = portable(str(error))
+    if not records:
+        raise NotMeasured("none of the methods could be: " + "; ".join(missing.values()))
     directions: dict[str, dict[str, Any]] = {}
     kept: dict[str, dict[str, Any]] = {}
     equal: dict[str, dict[str, Any]] = {}
@@ -80,7 +85,7 @@ def table2(bench: Bench) -> dict[str, Any]:
         "strengths": sorted(config.strengths),
         "strength_unit": config.strength_unit,
         "titles": {method.name: method.title for method in bench.methods.values()},
-        "missing": {method.name: method.fault for method in bench.methods.values() if method.fault},
+        "missing": missing,
         "directions": directions,
         "kept": kept,
         "equal": equal,
