@@ -7,7 +7,7 @@ Letters: N images, L styles.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ class Codes(Protocol):
     def with_ws(self, ws: Tensor) -> Self: ...
 
 
+SPAN = "expected START and END, 0 <= START < END"
 SIGN = "positive strengths give more of what the name says"
 Edited = TypeVar("Edited", bound=Codes)
 
@@ -58,6 +59,8 @@ class Direction:
         if not torch.isfinite(length) or length == 0:
             raise ValueError(f"direction {self.name!r} has length {length:.3g}; expected a finite vector other than 0")
         self.vector = vector / length
+        if self.styles is not None and not is_span(self.styles):
+            raise ValueError(f"direction {self.name!r} says that it moves the styles {self.styles}; {SPAN}")
 
     @property
     def w_dim(self) -> int:
@@ -113,6 +116,12 @@ def edit(
     if direction.styles is not None and direction.styles[1] > ws.shape[1]:
         raise ValueError(f"direction {direction.name!r} moves styles {direction.styles}; there are {ws.shape[1]} here")
     return direction.apply(inversion, gamma, styles)
+
+
+def is_span(styles: Sequence[Any]) -> bool:
+    """Whether a first style and the one behind the last are whole numbers that say so; files may be of any origin."""
+    whole = all(isinstance(each, int) and not isinstance(each, bool) for each in styles)
+    return whole and len(styles) == 2 and 0 <= styles[0] < styles[1]
 
 
 def within(styles: tuple[int, int] | None, ws: Tensor, moved: Tensor) -> Tensor:

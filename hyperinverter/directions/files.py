@@ -125,8 +125,8 @@ def _read(path: Path, space: Space) -> Direction:
     about = (file.info, file.requires.get("generator", ""))
     if set(file.state) == {"direction"}:
         styles = file.config.get("styles")
-        if styles is not None and not (isinstance(styles, list) and len(styles) == 2 and 0 <= styles[0] < styles[1]):
-            raise ValueError(f"says that it moves the styles {styles}; expected [START, END]")
+        if styles is not None:
+            styles = tuple(styles) if isinstance(styles, list) else (styles,)
         if file.config.get("space") == "S":
             vector, where = laid_out(file.state["direction"], space), place_of(file.config)
             return StyleDirection(path.stem, vector, *about, **where)
@@ -134,7 +134,7 @@ def _read(path: Path, space: Space) -> Direction:
             path.stem,
             laid_out(file.state["direction"], space),
             *about,
-            None if styles is None else (styles[0], styles[1]),
+            styles,
         )
     if set(file.state) == {"component", "mean"} and {"start", "end"} <= set(file.config):
         state, where = file.state, {key: file.config[key] for key in ("start", "end")}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from hyperinverter.directions.direction import Direction
+from hyperinverter.directions.direction import SPAN, Direction, is_span
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.pretrained.load import hash_of
 from hyperinverter.published.reading import read_published
@@ -79,8 +79,8 @@ class AbsoluteDirection(Direction):
             )
         if not (torch.isfinite(self.vector).all() and torch.isfinite(self.mean).all() and self.vector.any()):
             raise ValueError(f"direction {self.name!r}: component is 0, or it or the mean is not finite")
-        if not 0 <= self.start < self.end:
-            raise ValueError(f"direction {self.name!r}: styles {self.start}-{self.end}; expected 0 <= start < end")
+        if not is_span((self.start, self.end)):
+            raise ValueError(f"direction {self.name!r} says that it moves styles {self.start} to {self.end}; {SPAN}")
 
     @property
     def is_step_in_w(self) -> bool:

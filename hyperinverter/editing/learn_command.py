@@ -66,6 +66,9 @@ def learn_directions(config: DirectionConfig) -> dict:
         check_images(roots, config.data.kind)
     with doing("loading the model"):
         inverter = load(config.model or config.domain, "w_encoder", config.device)
+    made = {*config.attributes, *config.differences}
+    others = {name for names in config.without.values() for name in names} - made
+    there = {name: inverter.direction(name) for name in others}  # one that is not is told before photos are encoded
     output = Path(config.output)
     about = {"model": inverter.model_name, "w_encoder": inverter.model_hash, "licence": LICENCE}
     learned: dict[str, tuple[Direction, dict]] = {}
@@ -77,10 +80,10 @@ def learn_directions(config: DirectionConfig) -> dict:
             direction.info |= told
     for name, roots in config.differences.items():
         learned[name] = _difference(config, inverter, name, roots, output)
-    for name, others in config.without.items():
+    there |= {name: direction for name, (direction, _) in learned.items()}  # as they were learned, of each other too
+    for name, names in config.without.items():
         direction, figures = learned[name]
-        known = [learned[other][0] if other in learned else inverter.direction(other) for other in others]
-        direction = project_out(direction, known)
+        direction = project_out(direction, [there[each] for each in names])
         if ws is None or direction.num_ws is not None:
             direction.info |= spread_along(inverter.generator, direction.vector)
         else:

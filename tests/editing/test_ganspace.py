@@ -69,7 +69,7 @@ def test_styles_beyond_the_generator_are_left_out_or_refused(pca, inversion):
         edit(inversion, pca.direction(Edit(0, 10, 11), "lipstick"), 1.0)
     with pytest.raises(ValueError, match="component 12 of 12"):
         pca.direction(Edit(12, 0, 6))
-    with pytest.raises(ValueError, match=r"styles 3-3; expected 0 <= start < end"):
+    with pytest.raises(ValueError, match=r"styles 3 to 3; expected START"):
         pca.direction(Edit(0, 3, 3))
 
 

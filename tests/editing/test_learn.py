@@ -264,7 +264,12 @@ def test_the_difference_of_two_groups_and_one_direction_without_another(tmp_path
     assert (means[0] - means[2]) @ own.vector > 0 and own.info["projection_std"] > 0
     assert "own: without light; cosine" in capsys.readouterr().out
     with pytest.raises(FileNotFoundError, match="no direction 'age'"):
-        learn_directions(replace(config, without={"own": ["age"]}))
+        learn_directions(replace(config, without={"own": ["age"]}, output=str(tmp_path / "none")))
+    assert not (tmp_path / "none").exists()  # told before photos are encoded
+    learn_directions(replace(config, without={"own": ["light"], "light": ["own"]}))  # each of the other as it was
+    other = load_direction(tmp_path / "out" / "directions" / "light.safetensors")
+    before = (means[0] - means[2]) / (means[0] - means[2]).norm()
+    assert abs(other.vector @ before) < 1e-4 < abs(light.vector @ before)
 
 
 @pytest.mark.parametrize(

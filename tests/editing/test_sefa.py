@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hyperinverter.checkpoint import read_model
+from hyperinverter.checkpoint import read_model, save_model
 from hyperinverter.config.model_schema import GanspaceConfig
 from hyperinverter.directions import Direction, edit, load_direction, save_direction
 from hyperinverter.directions.sefa import Sefa, factors, style_matrix
@@ -13,6 +13,7 @@ from hyperinverter.inverters import Inversion, load
 from hyperinverter.models.mobile_stylegan import MobileGenerator
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.pretrained.load import load_generator
+from hyperinverter.utils.errors import UserError
 
 
 def small(architecture):
@@ -89,3 +90,16 @@ def test_a_directions_file_says_its_space_norm_sign_and_styles(tmp_path):
     assert said == {"space": "W", "norm": 1.0, "styles": [1, 4], "w_dim": 16, "domain": "micro", "resolution": 16}
     assert "positive" in file.config["sign"] and file.requires == {"generator": "abc"}
     assert load_direction(tmp_path / "up.safetensors").styles == (1, 4)
+
+
+@pytest.mark.parametrize("span", [["a", "b"], [0.5, 2.5], [True, 2], [[0], [1]], [3, 1], [-1, 1], [1], 5, {}, None])
+def test_styles_that_a_file_of_any_origin_names_are_checked(span, tmp_path):
+    vector, path = torch.eye(16)[0], tmp_path / "odd.safetensors"
+    if span is not None:
+        save_model(path, {"direction": vector}, kind="direction", config={"styles": span}, requires={}, info={})
+        with pytest.raises(UserError, match=r"says that it moves the styles .*; expected START and END"):
+            load_direction(path)
+    ends = dict(zip(("start", "end"), span if isinstance(span, list) and len(span) == 2 else [span, 2], strict=True))
+    save_model(path, {"component": vector, "mean": vector}, kind="direction", config=ends, requires={}, info={})
+    with pytest.raises(UserError, match=r"says that it moves styles .*; expected START and END"):
+        load_direction(path)
