@@ -7,6 +7,7 @@ Letters: N images, L styles.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from typing import Any, Protocol, Self, TypeVar
 
 import torch
@@ -61,6 +62,7 @@ class Direction:
         self.vector = vector / length
         if self.styles is not None and not is_span(self.styles):
             raise ValueError(f"direction {self.name!r} says that it moves the styles {self.styles}; {SPAN}")
+        check_numbers(self.name, self.info)
 
     @property
     def w_dim(self) -> int:
@@ -116,6 +118,14 @@ def edit(
     if direction.styles is not None and direction.styles[1] > ws.shape[1]:
         raise ValueError(f"direction {direction.name!r} moves styles {direction.styles}; there are {ws.shape[1]} here")
     return direction.apply(inversion, gamma, styles)
+
+
+def check_numbers(name: str, info: dict) -> None:
+    """Refuse an `info`, of a file of any origin, in which a number that is reckoned with is something else."""
+    for key in ("projection_std", "published_strength_in_std"):
+        value = info.get(key, 0.0)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value)):
+            raise ValueError(f"direction {name!r} says that its {key} is {str(value)[:40]!r}; expected a number")
 
 
 def is_span(styles: Sequence[Any]) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from hyperinverter.directions.direction import SPAN, Direction, is_span
+from hyperinverter.directions.direction import SPAN, Direction, check_numbers, is_span
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.pretrained.load import hash_of
 from hyperinverter.published.reading import read_published
@@ -81,6 +81,7 @@ class AbsoluteDirection(Direction):
             raise ValueError(f"direction {self.name!r}: component is 0, or it or the mean is not finite")
         if not is_span((self.start, self.end)):
             raise ValueError(f"direction {self.name!r} says that it moves styles {self.start} to {self.end}; {SPAN}")
+        check_numbers(self.name, self.info)
 
     @property
     def is_step_in_w(self) -> bool:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from hyperinverter.config.schema import InvertConfig, RefineConfig
 from hyperinverter.editing.inputs import check_inputs
+from hyperinverter.editing.latents import is_latents
 from hyperinverter.inverters import INVERTERS, check_methods
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_json
@@ -60,10 +61,10 @@ def by_every_method(config: C, command: str, act: Callable[[C, Sheets], dict[str
     if not config.methods:
         return act(config, {})
     roots = [config.data.root] if isinstance(config.data.root, str) else config.data.root or []
-    saved = [root for root in roots if expanded(root).suffix == ".safetensors"]
+    saved = [root for root in roots if (path := expanded(root)).suffix == ".safetensors" or is_latents(path)]
     if saved:
         raise UserError(
-            f"{', '.join(saved)}: a saved Inversion belongs to one method; give photos, or leave methods out"
+            f"{', '.join(saved)}: a saved Inversion or code is of one method; give photos, or leave methods out"
         )
     check_inputs(config)
     check_methods(config.model or config.domain, config.methods)

@@ -72,7 +72,7 @@ def list_directions(config: ListConfig) -> dict[str, Any]:
             effects[IDENTITY] = {"at_strength": config.strength, "similarity": float(torch.stack(alike).mean())}
         rows[direction.name] = {
             "sheet": sheet,
-            "space": "W" if direction.num_ws is None else "W+",
+            "space": direction.content()[1].get("space", "W"),
             "styles": direction.styles and list(direction.styles),
             "generator": direction.generator_hash or None,
             "attribute": attribute_of(direction) or None,
@@ -183,7 +183,8 @@ def _say(rows: dict[str, Any], judges: list[str], missing: dict[str, str], outpu
     for name, row in rows.items():
         moves = ", ".join(f"{judge} {row['effects'][judge]['in_score_sd']:+.2f}" for judge in judges)
         alike = f", {IDENTITY} {row['effects'][IDENTITY]['similarity']:.2f}" if judges else ""
-        print(f"{name}: 1 sd is {row['std_in_w']:.2f} in W{'; ' if moves else ''}{moves}{alike}")
+        where = "its style" if row["space"] == "S" else "W"
+        print(f"{name}: 1 sd is {row['std_in_w']:.2f} in {where}{'; ' if moves else ''}{moves}{alike}")
     for name, why in missing.items():
         print(f"not measured: {name}: {why}")
     leakage = "leakage.png and " if judges else ""

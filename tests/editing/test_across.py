@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from PIL import Image
 from test_editing_commands import config, model, photos  # noqa: F401 (fixtures)
@@ -59,5 +60,7 @@ def test_what_cannot_be_done_by_all_is_refused_before_any_work(config, photos, t
         invert_images(config(photos, methods=["psp", "e4e", "w_encoder"]))
     assert not (tmp_path / "out").exists()
     invert_images(config(photos / "a.png"))
-    with pytest.raises(UserError, match="belongs to one method"):
-        edit_images(config(tmp_path / "out" / "a.safetensors", methods=METHODS))
+    np.save(tmp_path / "codes.npy", np.zeros((1, 6, 16), np.float32))
+    for saved in (tmp_path / "out" / "a.safetensors", tmp_path / "codes.npy"):
+        with pytest.raises(UserError, match=f"{saved.name}: .* is of one method"):
+            edit_images(config(saved, methods=METHODS))

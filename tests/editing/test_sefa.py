@@ -92,6 +92,16 @@ def test_a_directions_file_says_its_space_norm_sign_and_styles(tmp_path):
     assert load_direction(tmp_path / "up.safetensors").styles == (1, 4)
 
 
+@pytest.mark.parametrize("key", ["projection_std", "published_strength_in_std"])
+@pytest.mark.parametrize("number", ["2", [1], True, float("inf"), float("nan")])
+def test_numbers_that_a_file_of_any_origin_gives_are_checked(key, number, tmp_path):
+    vector = torch.eye(16)[0]
+    for state, ends in (({"direction": vector}, {}), ({"component": vector, "mean": vector}, {"start": 0, "end": 2})):
+        save_model(tmp_path / "x.safetensors", state, kind="direction", config=ends, requires={}, info={key: number})
+        with pytest.raises(UserError, match=f"says that its {key} is .*; expected a number"):
+            load_direction(tmp_path / "x.safetensors")
+
+
 @pytest.mark.parametrize("span", [["a", "b"], [0.5, 2.5], [True, 2], [[0], [1]], [3, 1], [-1, 1], [1], 5, {}, None])
 def test_styles_that_a_file_of_any_origin_names_are_checked(span, tmp_path):
     vector, path = torch.eye(16)[0], tmp_path / "odd.safetensors"

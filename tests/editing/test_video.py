@@ -183,6 +183,15 @@ def test_other_sound_and_a_phones_turned_film(name, sound, told, config, faces, 
     assert Film.open(tmp_path / "out.mp4").size == found.size
 
 
+def test_a_folder_of_something_else_is_not_emptied_for_parts(config, tmp_path):
+    write_film(tmp_path / "in.mp4", [astronaut().resize(SIZE)] * 3)
+    (tmp_path / "out.mp4.parts").mkdir()
+    (tmp_path / "out.mp4.parts" / "mine.txt").write_text("kept")
+    with pytest.raises(UserError, match=r"out\.mp4\.parts is where .* rename it"):
+        edit_video(config(tmp_path / "in.mp4", tmp_path / "out.mp4"))
+    assert (tmp_path / "out.mp4.parts" / "mine.txt").read_text() == "kept"
+
+
 def test_what_is_no_film_is_refused_with_what_to_do(config, faces, tmp_path, monkeypatch):
     faces.centres = []
     (tmp_path / "text.mp4").write_text("not a film")

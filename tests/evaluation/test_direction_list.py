@@ -72,13 +72,15 @@ def test_a_judge_sees_what_a_direction_moves_and_its_opposite_undoes(config, tmp
         assert len(load_image(tmp_path / "out" / name, 64).unique()) > 10
 
 
-def test_all_of_the_models_directions_on_photos_and_none_is_told(config, tmp_path):
+def test_all_of_the_models_directions_on_photos_and_none_is_told(config, tmp_path, capsys):
     (tmp_path / "photos").mkdir()
     for number in range(3):
         Image.new("RGB", (16, 16), (80 * number, 90, 90)).save(tmp_path / "photos" / f"{number}.png")
     found = list_directions(replace(config, photos=str(tmp_path / "photos"), judges=[]))
     assert list(found["directions"]) == ["light"] and found["samples"] == 3
     assert not (tmp_path / "out" / "leakage.png").exists()
+    channel = list_directions(replace(config, directions=["style:b4.conv1:0"], judges=[]))
+    assert channel["directions"]["b4.conv1_0"]["space"] == "S" and "in its style" in capsys.readouterr().out
     shutil.rmtree(tmp_path / "micro" / "directions")
     with pytest.raises(UserError, match="brings no directions along"):
         list_directions(config)

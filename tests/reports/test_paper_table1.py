@@ -11,10 +11,11 @@ from paper_bench import SLOW, paper_config
 from hyperinverter.config.faults import ConfigError
 from hyperinverter.config.load import load_config
 from hyperinverter.config.report_schema import OF_FACES, OF_SCENES, PAPER, ReproduceConfig
+from hyperinverter.config.schema import ProjectionConfig
 from hyperinverter.inverters.sg2 import ProjectorInverter
 from hyperinverter.reports.paper.bench import Bench
 from hyperinverter.reports.paper.parts import PARTS, expanded_parts
-from hyperinverter.reports.paper.table1 import table1_blocks
+from hyperinverter.reports.paper.table1 import _steps, table1_blocks
 from hyperinverter.reports.paper.values import METRICS, TABLE_1, of_table_1
 from hyperinverter.reports.reproduce.command import reproduce
 from hyperinverter.utils.errors import UserError
@@ -113,6 +114,13 @@ def test_a_method_is_found_where_its_trainer_wrote_it(config, tmp_path, tiny_mod
     found = bench.methods["w_encoder"]
     assert found.fault is None and found.folder.endswith("model")
     assert bench.load(found).model_hash and bench.leading.name == "w_encoder"  # both phases miss their own still
+
+
+def test_time_is_foretold_from_the_methods_own_steps(config):
+    bench = Bench(config, torch.device("cpu"))
+    assert [_steps(bench, name) for name in ("sg2", "sg2_plus", "pti")] == [2, 2, 3]
+    bench.config.projection = ProjectionConfig(tuning_steps=5)
+    assert [_steps(bench, name) for name in ("sg2", "sg2_plus", "pti")] == [600, 2000, 455]
 
 
 def test_settings_are_checked_and_all_is_every_part_of_the_paper():

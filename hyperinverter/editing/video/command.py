@@ -153,6 +153,8 @@ def _claim(work: Work, inverter: Inverter) -> None:
         print(f"going on with {work.folder}")
         return
     if work.folder.exists():
+        if not mark.is_file() and any(not each.name.startswith(".") for each in work.folder.iterdir()):
+            raise UserError(f"{work.folder} is where parts of the film go, and holds something else: rename it")
         shutil.rmtree(work.folder)
     with write_atomically(mark) as temporary:
         temporary.write_text(key)

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from hyperinverter.evaluation.tables import table
+from hyperinverter.reports.paper.bench import OURS, PHASE_1
 
 Results = dict[str, dict[str, Any]]  # part -> its JSON, of one domain
 HOLDS, FAILS, OPEN, NOT_YET = "holds", "does not hold", "open", "not measured"
-OURS, PHASE_1 = "hyperinverter", "w_encoder"
-ENCODERS = {PHASE_1: "Phase I", "psp": "pSp", "e4e": "e4e", "restyle": "ReStyle", "hyperstyle": "HyperStyle"}
+ENCODERS = (PHASE_1, "psp", "e4e", "restyle", "hyperstyle")
 DISTANCES = ("l2", "lpips")
-IN_W_PLUS = {"psp": "pSp", "e4e": "e4e", "restyle": "ReStyle", "sg2_plus": "SG2 W+"}
+IN_W_PLUS = ("psp", "e4e", "restyle", "sg2_plus")
 NEARLY = 2 / 3  # of Phase I's effect is "nearly as far": the paper's Table 2 keeps 0.63 to 0.91 of it
 
 
@@ -55,11 +55,12 @@ def _cell(verdicts: list[tuple[str, str]]) -> str:
 
 
 def _beats_encoders(results: Results) -> Iterator[tuple[str, str]]:
-    for name, title in ENCODERS.items():
+    rows = results.get("table1", {}).get("rows", {})
+    for name in ENCODERS:
         if name in results.get("table1", {}).get("paired", {}):
             yield from _against(results, name, smaller=True)
-        elif name in results.get("table1", {}).get("rows", {}):
-            yield NOT_YET, f"{title}, no weights yet"
+        elif name in rows:
+            yield NOT_YET, f"{rows[name]['title']}, no weights yet"
 
 
 def _against(results: Results, name: str, smaller: bool) -> Iterator[tuple[str, str]]:
@@ -101,16 +102,19 @@ def _nearly_as_far(results: Results) -> Iterator[tuple[str, str]]:
 
 
 def _farther(results: Results) -> Iterator[tuple[str, str]]:
+    titles = results.get("table2", {}).get("titles", {})
     for direction, judges in results.get("table2", {}).get("directions", {}).items():
         for judge, one in judges.items():
             ours = one["methods"].get(OURS)
-            for name, title in IN_W_PLUS.items():
+            for name in IN_W_PLUS:
                 theirs = one["methods"].get(name)
                 if ours is None or theirs is None:
                     continue
                 mine, other = ours["effect"]["interval_95"], theirs["effect"]["interval_95"]
                 verdict = HOLDS if mine[0] > other[1] else FAILS if mine[1] < other[0] else OPEN
-                effects = f"{ours['effect']['mean']:.3g} against {title}'s {theirs['effect']['mean']:.3g}"
+                effects = (
+                    f"{ours['effect']['mean']:.3g} against {titles.get(name, name)}'s {theirs['effect']['mean']:.3g}"
+                )
                 yield verdict, f"{direction} ({judge}) {effects}, n = {theirs['n']}"
 
 

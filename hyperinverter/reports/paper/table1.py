@@ -16,6 +16,7 @@ from hyperinverter.evaluation.messages import log_message
 from hyperinverter.evaluation.reconstruction import evaluate
 from hyperinverter.evaluation.sheet import choose_rows
 from hyperinverter.evaluation.tables import ARROWS, TIMES
+from hyperinverter.inverters import INVERTERS
 from hyperinverter.pretrained.load import load_discriminator
 from hyperinverter.reports.paper.bench import Bench, Method, photos_at, portable
 from hyperinverter.reports.paper.blocks import Block, Picture, Table
@@ -24,8 +25,6 @@ from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import contact_sheet
 
 SHEET_ROWS = 6  # of table1.png
-# updates of a method that optimises, by which its time is foretold from another's: of a code, and of a generator
-STEPS = {"sg2": (600, 0), "sg2_plus": (2000, 0), "pti": (450, 350)}
 OF_A_SET = ("fid", "kid_x1e3", "frechet_squeezenet")  # grow as images get fewer: only equal counts compare
 PAPER_ONLY = {"faces": "Human Faces", "scenes": "Churches"}  # what the paper's columns are of, by kind
 
@@ -130,19 +129,20 @@ def _time_left(bench: Bench, method: Method, waiting: list[Method]) -> str:
     if not method.optimises:
         return ""
     seconds = []  # of one update, in methods that have finished photos
-    for name in STEPS:
-        if name in bench.methods and (row := _read(bench.output / "table1" / name / "row.json")):
-            seconds.append(row["cells"]["seconds"]["value"] / sum(_steps(bench, name)))
+    for name, one in bench.methods.items():
+        if one.optimises and (row := _read(bench.output / "table1" / name / "row.json")):
+            seconds.append(row["cells"]["seconds"]["value"] / _steps(bench, name))
     if not seconds:
         return "; the first one tells how long they take"
-    left = sum(sum(_steps(bench, one.name)) * len(bench.narrow) * seconds[-1] for one in waiting if one.name in STEPS)
+    left = sum(_steps(bench, one.name) * len(bench.narrow) * seconds[-1] for one in waiting if one.optimises)
     return f"; about {left / 60:.0f} minutes left for {', '.join(one.name for one in waiting)}"
 
 
-def _steps(bench: Bench, name: str) -> tuple[int, int]:
-    asked, (steps, tuning) = bench.config.projection, STEPS[name]
-    changed = asked.tuning_steps if tuning and asked.tuning_steps is not None else tuning
-    return (asked.steps if asked.steps is not None else steps), changed
+def _steps(bench: Bench, name: str) -> int:
+    """Updates of a method that optimises, of the code and of the generator, by which its time is foretold."""
+    asked, method = bench.config.projection, INVERTERS[name]
+    usual = {key: getattr(method, key) for key in ("steps", "tuning_steps") if hasattr(method, key)}
+    return sum(steps if (wanted := getattr(asked, key)) is None else wanted for key, steps in usual.items())
 
 
 def _read(path: Path) -> dict[str, Any] | None:
