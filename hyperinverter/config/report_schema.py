@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from hyperinverter.config.names import CLASSIFIERS, METHODS, METRICS
-from hyperinverter.config.schema import CommandConfig, ImagesConfig, ProjectionConfig, RunConfig
+from hyperinverter.config.schema import CommandConfig, ImagesConfig, ProjectionConfig, RefineConfig, RunConfig
 
 
 @dataclass
@@ -165,6 +165,7 @@ class ReproduceConfig(CommandConfig):
     table_photos: int | None = None  # that encoders are measured on, at equal distances in name order; None: all
     optimised_photos: int = 32  # of these, for methods that optimise for every photo
     projection: ProjectionConfig = field(default_factory=ProjectionConfig)  # of methods that optimise
+    refine: RefineConfig = field(default_factory=RefineConfig)  # of both phases and Phase I, in tables and figures
     shown: str | list[str] | None = None  # photos that may be shown, for the figures; None: images of the generator
     shown_photos: int = 3  # rows of a figure, a third each of the best, median and worst
     shown_credit: str = ""  # whose photos these are, and their licence: written under the figures

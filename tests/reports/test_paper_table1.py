@@ -11,7 +11,7 @@ from paper_bench import SLOW, paper_config
 from hyperinverter.config.faults import ConfigError
 from hyperinverter.config.load import load_config
 from hyperinverter.config.report_schema import OF_FACES, OF_SCENES, PAPER, ReproduceConfig
-from hyperinverter.config.schema import ProjectionConfig
+from hyperinverter.config.schema import ProjectionConfig, RefineConfig
 from hyperinverter.inverters.sg2 import ProjectorInverter
 from hyperinverter.reports.paper.bench import Bench
 from hyperinverter.reports.paper.parts import PARTS, expanded_parts
@@ -89,8 +89,13 @@ def test_only_what_changed_is_measured_again(config, projections, tmp_path, monk
     assert again == before and projections == ["sg2", "sg2", "pti", "pti"]
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
     config.projection.tuning_steps = 2  # PTI's alone, but both are asked for their code with it
-    reproduce(config)
+    retuned = reproduce(config)["table1"]["rows"]
     assert projections[4:] == ["pti", "pti"], "sg2 has no such steps: its finished photos stay"
+    config.refine = RefineConfig(steps=2, perceptual=0.0, identity=0.0)
+    refined = reproduce(config)["table1"]["rows"]
+    assert {name for name in again if refined[name] != retuned[name]} == {"w_encoder", "hyperinverter"}
+    assert refined["w_encoder"]["settings"]["refine_steps"] == 2
+    config.refine = RefineConfig()
     save_image(-load_image(tmp_path / "photos" / "5.png", 16), tmp_path / "photos" / "5.png")
     changed = reproduce(config)["table1"]["rows"]
     assert changed["w_encoder"]["key"] != again["w_encoder"]["key"]

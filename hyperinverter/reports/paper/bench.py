@@ -114,8 +114,9 @@ class Bench:
         if self._loaded is None or self._loaded[0] != method.name:
             self._loaded = None  # its memory first
             assert method.folder is not None, method.fault
+            refine = self.config.refine if INVERTERS[method.name].refines else 0
             device, projection = str(self.device), self.config.projection
-            self._loaded = (method.name, load(method.folder, method.name, device, projection))
+            self._loaded = (method.name, load(method.folder, method.name, device, projection, refine=refine))
         return self._loaded[1]
 
     def kept(self, method: Method) -> Path:
@@ -206,7 +207,9 @@ class Bench:
 
     def method_key(self, method: Method) -> list[Any]:
         """What a method's images depend on beside the photo."""
-        return [method.name, method.weights, asdict(self.config.projection) if method.optimises else None]
+        projection = asdict(self.config.projection) if method.optimises else None
+        is_refined = self.config.refine.steps > 0 and INVERTERS[method.name].refines
+        return [method.name, method.weights, projection, *([asdict(self.config.refine)] if is_refined else [])]
 
     def methods_key(self) -> list[Any]:
         return [self.method_key(method) for method in self.present]

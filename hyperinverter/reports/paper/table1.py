@@ -94,7 +94,8 @@ def _row(bench: Bench, method: Method, names: list[str], measurable: list[str]) 
     if known := bench.found(folder / "row.json", key):
         log_message(f"{method.title}: measured before, still valid")
         return known
-    passed_on = {name: getattr(config, name) for name in ("domain", "threads", "seed", "batch_size", "projection")}
+    shared = ("domain", "threads", "seed", "batch_size", "projection", "refine")
+    passed_on = {name: getattr(config, name) for name in shared}
     settings = EvaluateConfig(
         **passed_on,
         device=str(bench.device),
