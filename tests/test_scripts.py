@@ -92,9 +92,17 @@ def test_the_whole_way_on_the_tiny_domain(tmp_path: Path):
     model = "outputs/phase2_tiny/model"
     assert {path.stem for path in (tmp_path / model).glob("*.safetensors")} >= set(PARTS)
 
-    run("train_encoder", "--config", "configs/encoder/tiny.yaml", f"{folder}/phase1_tiny/model", "method=hyperstyle")
+    run(
+        "train_encoder",
+        "--config",
+        "configs/encoder/tiny.yaml",
+        f"{folder}/phase1_tiny/model",
+        "method=hyperstyle",
+        *short[:2],
+    )
     other = "domain.weights.hyperstyle=outputs/hyperstyle_tiny/model/hyperstyle.safetensors"
     methods = ["methods=[hyperinverter,hyperstyle]", other, "output=outputs/evaluate_methods", "metrics=[l2]"]
+    methods += ["data.num_generated=2", "time_repeats=1"]
     run("evaluate", "--config", "configs/evaluate/tiny.yaml", f"{folder}/phase2_tiny/model", *methods)
     compared = json.loads((out("evaluate_methods") / "metrics.json").read_text())["methods"]
     assert set(compared) == {"hyperinverter", "hyperstyle"}
@@ -110,7 +118,7 @@ def test_the_whole_way_on_the_tiny_domain(tmp_path: Path):
     for figure in ("weight_changes", "difference_map", "quality_time"):
         assert (out("analyze_tiny") / f"{figure}.svg").is_file()
     assert (out("analyze_tiny") / "interpolation_0.gif").is_file()
-    one_step = ["settings=[schedule.max_steps=1,adversarial.weight=0]", "data.num_generated=16"]
+    one_step = ["settings=[schedule.max_steps=1,adversarial.weight=0]", "data.num_generated=16", "metrics=[l2]"]
     run("ablate", "--config", "configs/ablate/tiny.yaml", f"{folder}/phase1_tiny/model", "photos=photos", *one_step)
     assert len(json.loads((out("ablate_tiny") / "ablations.json").read_text())["rows"]) == 3
 
@@ -121,7 +129,16 @@ def test_the_whole_way_on_the_tiny_domain(tmp_path: Path):
     run("learn_direction", "photos", "labels=labels.csv", "attributes={smile: Smiling}", *where)
     direction = "outputs/directions/directions/smile.safetensors"
 
-    run("find_directions", *where[:2], "output=outputs/pca", "samples=200", "components=6", "directions={far: 0:0-2}")
+    few = ["shown=1", "images=1", "styles=[0-2]"]
+    run(
+        "find_directions",
+        *where[:2],
+        "output=outputs/pca",
+        "samples=200",
+        "components=6",
+        "directions={far: 0:0-2}",
+        *few,
+    )
     far = "outputs/pca/directions/far.safetensors"
 
     edit = ["--config", "configs/edit/tiny.yaml", f"model={model}"]

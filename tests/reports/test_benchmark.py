@@ -16,6 +16,7 @@ from hyperinverter.config.load import load_config, load_domain
 from hyperinverter.config.report_schema import INFERENCE_SIDES, TRAINING_SIDES, BenchmarkConfig
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.models.hyperinverter import HyperInverterNetwork
+from hyperinverter.reports.benchmark import command
 from hyperinverter.reports.benchmark.budget import phase2_budget
 from hyperinverter.reports.benchmark.ceiling import Ceiling, measure_ceiling
 from hyperinverter.reports.benchmark.clock import Rounds, Stopwatch, speed_up, summarise, take_turns
@@ -236,7 +237,10 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, d
     words += ["sides={reference: [1], fp32: [1, 2], bf16: [1]}", "rounds=1"]
     config = load_config(BenchmarkConfig, "configs/benchmark/tiny.yaml", words)
     threads = torch.get_num_threads()
-    yield folder, benchmark(config)
+    with pytest.MonkeyPatch.context() as patch:  # the ceilings have a test of their own too
+        patch.setattr(command, "measure_ceiling", lambda *of: measure_ceiling(*of, seconds=0.01))
+        found = benchmark(config)
+    yield folder, found
     torch.set_num_threads(threads)
 
 

@@ -108,13 +108,14 @@ def make_config(tiny_domain: DomainConfig, tiny_model: Path, photos: Path, tmp_p
 @pytest.fixture(scope="session")
 def whole_run(
     tiny_domain: DomainConfig, tiny_model: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], tuple[Path, dict]]:
-    """The tiny run of a phase, trained once without a stop: its folder and what `train` returned. Read-only."""
-    folder = tmp_path_factory.mktemp("whole")
+) -> Callable[..., tuple[Path, dict]]:
+    """The tiny run of a phase and a schedule, trained once without a stop: its folder and what `train` returned.
+    Read-only."""
 
     @cache
-    def run(phase: str) -> tuple[Path, dict]:
-        return folder / phase, TRAIN[phase](tiny_config(phase, tiny_model, photos, folder / phase, tiny_domain))
+    def run(phase: str, **schedule: int) -> tuple[Path, dict]:
+        folder = tmp_path_factory.mktemp("whole") / phase
+        return folder, TRAIN[phase](tiny_config(phase, tiny_model, photos, folder, tiny_domain, schedule=schedule))
 
     return run
 

@@ -85,6 +85,7 @@ def test_phase_2_starts_at_phase_1_and_random_numbers_stay(model):
         assert float(each.feature_extractor[-1].weight.grad.abs().max()) > 0, "tokens can move away from 0"
 
 
+@pytest.mark.parametrize("domain", ["paper", pytest.param("released", marks=pytest.mark.slow)], indirect=True)
 def test_a_run_starts_so_once_and_goes_on_as_another(make_config, domain, tmp_path):
     def make(name):
         config = make_config("phase2", name)

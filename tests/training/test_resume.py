@@ -34,7 +34,14 @@ def shown_steps(output: Path) -> dict[str, list[int]]:
 # (phase, batch at which the process dies): saved at 2 and 4; Phase II turns adversarial at 3
 @pytest.mark.parametrize(
     ("phase", "dies_at"),
-    [("phase1", 2), ("phase2", 4), ("phase2", 6), ("stylegan2", 4), ("restyle_e4e", 4), ("hyperstyle", 4)],
+    [
+        ("phase1", 2),
+        pytest.param("phase2", 4, marks=pytest.mark.slow),
+        ("phase2", 6),
+        ("stylegan2", 4),
+        ("restyle_e4e", 4),
+        ("hyperstyle", 4),
+    ],
 )
 def test_killed_and_resumed_is_the_run_that_never_stopped(phase, dies_at, make_config, whole_run, monkeypatch):
     config, calls, get = make_config(phase), [], Batches.get
@@ -77,7 +84,7 @@ def test_more_steps_later_continue_the_same_run(make_config, whole_run):
     assert phase1.train(config) == final  # nothing left to do
 
 
-@pytest.mark.parametrize("phase", ["phase1", "phase2"])
+@pytest.mark.parametrize("phase", [pytest.param("phase1", marks=pytest.mark.slow), "phase2"])
 def test_the_discriminator_that_a_loss_looks_through_must_stay_the_same(
     phase, make_config, tiny_model, other_tiny_model, tmp_path
 ):
@@ -163,7 +170,7 @@ def test_settings_that_change_training_are_told_and_taken(make_config):
     assert after["best"]["step"] == 4  # the old best was another sum
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "bit"])
+@pytest.mark.parametrize("damage", ["cut", pytest.param("empty", marks=pytest.mark.slow), "bit"])
 def test_a_damaged_newest_checkpoint_falls_back_and_a_named_one_goes_on(damage, make_config, whole_run):
     config = make_config("phase1")
     phase1.train(config)

@@ -23,11 +23,11 @@ FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 @pytest.fixture
 def at_step(monkeypatch):
-    """at_step(n, act): `act` is called while the batch of the n-th step is read."""
+    """at_step(n, act): `act` is called while the batch of the n-th step from now on is read."""
     acts, calls, get = {}, [], Batches.get
 
     def getting(self, position, batch_size):
-        calls.append(position)
+        calls.extend([position] if acts else [])
         acts.pop(len(calls), lambda: None)()
         return get(self, position, batch_size)
 
@@ -80,13 +80,12 @@ def full_disk(monkeypatch):
     ],
 )
 def test_what_no_longer_fits_on_the_disk_ends_the_run_with_one_message(
-    trainer, validate_every, file, make_config, at_step, limit_files
+    trainer, validate_every, file, make_config, whole_run, at_step, limit_files
 ):
     """Real writes that the system refuses: by torch, by safetensors."""
-    schedule = {"validate_every": validate_every}
-    whole, config = (make_config(trainer, name, schedule=schedule) for name in ("whole", "run"))
-    TRAIN[trainer](whole)
-    at_step(10, lambda: limit_files(20_000))  # six of them were the other run's
+    whole, _ = whole_run(trainer, validate_every=validate_every)
+    config = make_config(trainer, schedule={"validate_every": validate_every})
+    at_step(4, lambda: limit_files(20_000))
     with pytest.raises(UserError) as end:
         TRAIN[trainer](config)
     limit_files(None)
@@ -96,7 +95,7 @@ def test_what_no_longer_fits_on_the_disk_ends_the_run_with_one_message(
     assert load_training_state(output / "checkpoints")["step"] == 2
     assert all(read_model(path) for path in output.glob("model*/*.safetensors"))
     TRAIN[trainer](config)
-    assert_same_run(Path(whole.output), output)
+    assert_same_run(whole, output)
 
 
 @linux_only
@@ -105,14 +104,14 @@ def test_what_no_longer_fits_on_the_disk_ends_the_run_with_one_message(
     [("stats.jsonl", "phase1"), ("log.txt", "phase2"), ("tfevents", "phase1")],  # Phase II logs a line at step 3
 )
 def test_rows_that_could_not_be_written_are_written_when_there_is_room(
-    name, trainer, make_config, at_step, full_disk, capfd
+    name, trainer, make_config, whole_run, at_step, full_disk, capfd
 ):
-    config, whole = (make_config(trainer, each, schedule={"log_every": 1}) for each in ("run", "whole"))
-    TRAIN[trainer](whole)
-    at_step(9, lambda: full_disk(name))
-    at_step(10, lambda: full_disk(None))
+    whole, _ = whole_run(trainer, log_every=1)
+    config = make_config(trainer, schedule={"log_every": 1})
+    at_step(3, lambda: full_disk(name))
+    at_step(4, lambda: full_disk(None))
     TRAIN[trainer](config)
-    assert_same_run(Path(whole.output), Path(config.output))
+    assert_same_run(whole, Path(config.output))
     told = [line for line in capfd.readouterr().err.splitlines() if "No space left on device" in line]
     assert len(told) == 1 and told[0].endswith("training goes on, and this is tried again")
     steps = [
