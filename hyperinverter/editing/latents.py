@@ -49,6 +49,8 @@ def read_latents(path: Path, inverter: Inverter) -> dict[str, Inversion]:
     num_ws, w_dim = inverter.generator.num_ws, inverter.generator.w_dim
     found = {}
     for name, tensor in _tensors(content, path.stem):
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise UserError(f"{path}: {name} holds numbers that are not finite; write the codes again")
         codes = _laid_out(tensor, num_ws, w_dim)
         if codes is None:
             raise UserError(
@@ -79,7 +81,7 @@ def _tensors(content: Any, name: str) -> Iterator[tuple[str, Tensor]]:
 
 def _laid_out(tensor: Tensor, num_ws: int, w_dim: int) -> Tensor | None:
     """[N, L, w_dim]; None where it has no such size."""
-    if not tensor.is_floating_point() or not tensor.numel() or not torch.isfinite(tensor).all():
+    if not tensor.is_floating_point() or not tensor.numel():
         return None
     tensor = tensor.detach().float()
     if tensor.shape[-2:] == (num_ws, w_dim) or tensor.shape[-1:] == (num_ws * w_dim,):

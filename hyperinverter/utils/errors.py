@@ -26,6 +26,9 @@ DAMAGED = (ArithmeticError, AssertionError, AttributeError, BufferError, EOFErro
 
 
 def reason_of(error: BaseException) -> str:
-    """The first line of what an error says, not long and printable; its class where it says nothing."""
-    lines = str(error).splitlines()
+    """The first line of what an error says, not long and printable; its class where it says nothing.
+
+    Of the operating system's errors, and PyAV's, without the number and the file, which the caller names.
+    """
+    lines = str(getattr(error, "strerror", None) or error).splitlines()
     return printable(lines[0].strip() if lines else "", longest=200) or type(error).__name__

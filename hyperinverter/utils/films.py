@@ -16,11 +16,10 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.errors import UserError, reason_of
 from hyperinverter.utils.files import write_atomically
 from hyperinverter.utils.images import to_pil
 from hyperinverter.utils.provenance import COMPOSITE, DRAWN, comment
-from hyperinverter.utils.text import printable
 
 CRF = 18  # of x264: 0 keeps everything, 23 is its default, at 18 eyes see no difference
 H264 = {"crf": str(CRF), "preset": "medium"}
@@ -140,8 +139,7 @@ class Film:
         except UserError:
             raise
         except DAMAGED as error:
-            why = printable(getattr(error, "strerror", None) or str(error), longest=200)
-            raise UserError(f"{path}: cannot be read as a film ({why}); give an .mp4 or .mov") from error
+            raise UserError(f"{path}: cannot be read as a film ({reason_of(error)}); give an .mp4 or .mov") from error
 
     def __iter__(self) -> Iterator[tuple[int, Image.Image]]:
         """(pts, upright picture) of every frame, in order; a film that is cut short ends with its last whole frame."""

@@ -71,8 +71,8 @@ def test_other_numbers_are_told_too(tiny_model, tmp_path):
     save_model(tmp_path / "d.safetensors", {"direction": torch.ones(16)}, kind="direction", config={})
     assert "SeFa's factors" in refusal(model, tmp_path / "factor.pt")
     assert "a cache of GANSpace" in refusal(model, tmp_path / "cache.npz")
-    for name in ("g.pt", "nan.pt"):
-        assert "holds weights or other numbers" in refusal(model, tmp_path / name)
+    assert "holds weights or other numbers" in refusal(model, tmp_path / "g.pt")
+    assert "nan holds numbers that are not finite" in refusal(model, tmp_path / "nan.pt")
     message = refusal(model, tmp_path / "wide.npy")
     assert "(wide: [18, 512])" in message and "6 styles of 16 numbers" in message
     assert "not an Inversion" in refusal(model, tmp_path / "d.safetensors")

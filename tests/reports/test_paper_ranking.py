@@ -89,15 +89,22 @@ def test_votes_that_do_not_belong_are_refused_all_at_once(config, tmp_path):
     for name, content in changes.items():
         (tmp_path / f"synthetic_{name}.json").write_text(json.dumps(content))
     (tmp_path / "synthetic_cut.json").write_text(good.read_text()[:40])
-    names = [*changes, "cut", "missing"]
+    names = [*changes, "cut"]
     config.votes = [str(good), *(str(tmp_path / f"synthetic_{name}.json") for name in names)]
     with pytest.raises(UserError) as error:
         reproduce(config)
     lines = str(error.value).splitlines()
     assert len(lines) == len(names)
-    words = ("page", "twice", "does not rank", "does not rank", "no file", "no file", "no file", "cannot be read")
+    words = ("page", "twice", "does not rank", "does not rank", "no file", "no file", "no file")
     for name, word in zip(names, words, strict=True):
         assert any(f"synthetic_{name}.json" in line and word in line for line in lines), name
+
+
+def test_votes_that_are_not_there_are_told_before_any_work(config, tmp_path):
+    config.votes = [str(tmp_path / "missing_*.json"), str(tmp_path / "none.json")]
+    with pytest.raises(UserError, match=r"votes: .*missing_\*\.json, .*none\.json: no such file"):
+        reproduce(config)
+    assert not (tmp_path / "out").exists()
 
 
 def test_fewer_than_two_methods_make_no_page(config, capsys):

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,8 @@ def reproduce(config: ReproduceConfig) -> dict[str, Any]:
         check_images(getattr(config, key))
     if config.labels is not None and not expanded(config.labels).is_file():
         raise UserError(f"labels: {config.labels}: there is no such file; give a CSV of labels, or leave it out")
+    if lost := [name for name in config.votes if not (glob(name, recursive=True) or Path(name).exists())]:
+        raise UserError(f"votes: {', '.join(lost)}: no such file; give those that the page saved, or leave it out")
     if "figures" in config.parts and config.results:
         read_points(config.results, AnalyzeConfig.quality)  # a wrong file is reported before an hour of measuring
     if config.parts:
