@@ -67,7 +67,7 @@ def run_app(config: AppConfig) -> None:
         print(f"{editor.inverter!r}\nopen http://{f'[{host}]' if ':' in host else host}:{port}   (Ctrl-C ends it)")
         if not is_own(config.host):
             print(f"note: whoever reaches {host} can use it, as host={config.host} says")
-        with another_process_speaks():  # waiting is no work
+        with another_process_speaks(), contextlib.suppress(KeyboardInterrupt):  # waiting is no work; Ctrl-C is its end
             server.run(sockets=[where])
 
 

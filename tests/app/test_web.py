@@ -2,7 +2,9 @@
 
 import http.client
 import json
+import os
 import re
+import signal
 import sys
 import urllib.error
 import urllib.request
@@ -149,6 +151,27 @@ def test_it_listens_on_this_machine_alone_unless_told(editor: Editor):
         with pytest.raises(UserError, match=f"port {config.port} .*port=0 takes a free one"), listening(config):
             pass
     assert is_own("localhost") and is_own("::1") and not is_own("0.0.0.0") and not is_own("192.168.1.2")
+
+
+def test_ctrl_c_is_its_end_and_no_broken_off_work(
+    editor: Editor, app_config: AppConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    uvicorn = pytest.importorskip("uvicorn", reason="the app needs the extra app")
+    from hyperinverter.app import web
+
+    started = uvicorn.Server.startup
+
+    async def startup(self: Any, *args: Any, **kwargs: Any) -> None:
+        await started(self, *args, **kwargs)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(uvicorn.Server, "startup", startup)
+    monkeypatch.setattr(web, "make_editor", lambda _: editor)
+    try:
+        web.run_app(app_config)
+    except KeyboardInterrupt:
+        pytest.fail("the command would say that it was stopped, and goes on from a checkpoint")
+    assert "(Ctrl-C ends it)" in capsys.readouterr().out
 
 
 def test_two_people_at_once_both_get_answers(address: str, photo: bytes):
