@@ -20,15 +20,20 @@ def inspect_images(config: InspectConfig) -> dict[str, Origin]:
     """Print a line for each file, and return what they say.
 
     Raises:
-        FileNotFoundError: no such file.
-        UserError: no file was named, or one is neither picture nor film.
+        UserError: no file was named, or some are not there or neither picture nor film: told after all the others.
     """
     if not config.files:
         raise UserError("no file was given; name pictures or films")
-    origins = {}
+    origins, faults = {}, []
     for name in config.files:
-        kind, origins[name] = inspect_image(expanded(name))
-        print(f"{printable(name)}: {kind}; {told(origins[name])}")
+        try:
+            kind, origins[name] = inspect_image(expanded(name))
+        except (UserError, FileNotFoundError) as error:
+            faults.append(str(error))
+        else:
+            print(f"{printable(name)}: {kind}; {told(origins[name])}")
+    if faults:
+        raise UserError("\n".join(faults))
     return origins
 
 
@@ -38,7 +43,12 @@ def dry_run(config: InspectConfig) -> str:
 
 
 def inspect_image(path: Path) -> tuple[str, Origin]:
-    """Format and size in words, and what the file says of its origin; errors as of `inspect_images`."""
+    """Format and size in words, and what the file says of its origin.
+
+    Raises:
+        FileNotFoundError: no such file.
+        UserError: it is neither picture nor film.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:

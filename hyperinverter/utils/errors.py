@@ -2,6 +2,7 @@
 
 import lzma
 import pickle
+import re
 import struct
 import zipfile
 import zlib
@@ -28,7 +29,9 @@ DAMAGED = (ArithmeticError, AssertionError, AttributeError, BufferError, EOFErro
 def reason_of(error: BaseException) -> str:
     """The first line of what an error says, not long and printable; its class where it says nothing.
 
-    Of the operating system's errors, and PyAV's, without the number and the file, which the caller names.
+    Of the operating system's errors, and PyAV's, without the number and the file, which the caller names; and without
+    addresses of objects in memory.
     """
-    lines = str(getattr(error, "strerror", None) or error).splitlines()
+    said = re.sub(r" ?<[\w.]+ object at 0x[0-9a-fA-F]+>", "", str(getattr(error, "strerror", None) or error))
+    lines = said.splitlines()
     return printable(lines[0].strip() if lines else "", longest=200) or type(error).__name__

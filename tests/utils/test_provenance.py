@@ -9,7 +9,8 @@ from PIL import Image
 from script_runner import run_script, write_photos
 
 import hyperinverter
-from hyperinverter.data.inspect_image import inspect_image
+from hyperinverter.config.weights import InspectConfig
+from hyperinverter.data.inspect_image import inspect_image, inspect_images
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import contact_sheet, save_gif, write_picture
 from hyperinverter.utils.provenance import COMPOSITE, DRAWN, Origin, stated
@@ -108,6 +109,7 @@ def test_every_picture_of_an_edit_but_the_photo_says_it(
     [
         ("x.png", b""),
         ("x.png", b"\x89PNG\r\n\x1a\n"),
+        ("x.jpg", b"a text"),
         ("x.jpg", b"\xff\xd8\xff\xe1\xff\xff"),
         ("x.mp4", b"#EXTM3U\n#EXTINF:1,\nother.mp4\n"),
     ],
@@ -118,6 +120,16 @@ def test_what_cannot_be_read_is_refused_in_one_line(name: str, content: bytes, t
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=name) as refused:
         inspect_image(tmp_path / name)
-    assert "\n" not in str(refused.value) and "Errno" not in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert not any(words in str(refused.value) for words in ("Errno", " object at 0x"))
     with pytest.raises(FileNotFoundError, match="no such file"):
         inspect_image(tmp_path / "nothing.png")
+
+
+def test_a_file_that_cannot_be_read_does_not_hide_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "text.jpg").write_text("a text")
+    hyperinverter.save_image(GREY, tmp_path / "x.png")
+    names = [str(tmp_path / name) for name in ("text.jpg", "nothing.png", "x.png")]
+    with pytest.raises(UserError, match=r"text.jpg: neither a picture.*\n.*nothing.png: no such file"):
+        inspect_images(InspectConfig(files=names))
+    assert f"{names[2]}: PNG, 16 x 16 px; says: " in capsys.readouterr().out
