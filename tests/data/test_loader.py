@@ -160,9 +160,9 @@ def test_cropped_and_enlarged_images_are_reported(photos):
     batches.get(0, 13)
     assert batches.fit.cropped == {"wide.png"} and batches.fit.enlarged == {"tiny.png"}
     assert batches.report() == [
-        "ignored, no image by their extension: 1 files, such as notes.txt",
-        "not square, centre-cropped: 1 files, such as wide.png",
-        "smaller than 16 px, enlarged: 1 files, such as tiny.png",
+        "ignored, no image by their extension: 1 file, such as notes.txt",
+        "not square, centre-cropped: 1 file, such as wide.png",
+        "smaller than 16 px, enlarged: 1 file, such as tiny.png",
     ]
 
 

@@ -135,7 +135,7 @@ def test_files_of_an_earlier_run_are_refused_and_never_taken_for_others(tmp_path
 
 def test_an_unreadable_image_is_named_as_its_file_is(celeba_hq, tmp_path):
     (tmp_path / "b" / "17.jpg").write_bytes(b"\xff\xd8 no more")
-    with pytest.raises(UserError, match=r"1 images cannot be used.*\n  17\.jpg: "):
+    with pytest.raises(UserError, match=r"1 image cannot be used.*\n  17\.jpg: "):
         prepare_data(celeba_hq)
 
 

@@ -109,7 +109,7 @@ def test_missing_and_empty_roots_say_what_to_do(tmp_path):
     with pytest.raises(UserError, match=r"no images in .*empty: put files there that end in \.jpg"):
         open_source(tmp_path / "empty")
     (tmp_path / "empty" / "readme.md").write_text("")
-    with pytest.raises(UserError, match=r"1 other files, such as readme\.md"):
+    with pytest.raises(UserError, match=r"1 other file, such as readme\.md"):
         open_source(tmp_path / "empty")
     with pytest.raises(UserError, match="no images in"):
         open_source(make_zip(tmp_path / "texts.zip", {"a.txt": b"text"}))
