@@ -19,7 +19,7 @@ from hyperinverter.data.sources import open_source, spare_inputs
 from hyperinverter.extractors.align import AlignedFace, align_faces
 from hyperinverter.extractors.face_finder import face_finder
 from hyperinverter.utils.checkout import command_of
-from hyperinverter.utils.decode import FULL_SIZE, BadImageError
+from hyperinverter.utils.decode import FULL_SIZE, BadImageError, read_image
 from hyperinverter.utils.device import own_cores
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import AppendedFile, write_atomically
@@ -121,8 +121,7 @@ def align_folder(config: AlignConfig) -> dict[str, Path]:
             records |= entry["faces"]
             for each in entry["faces"].values():
                 if len(rows) < SHEET_ROWS and isinstance(found, Seen):
-                    with Image.open(output / each["file"]) as crop:
-                        rows.append([found.small, crop.convert("RGB")])
+                    rows.append([found.small, read_image(output / each["file"])])
     except UserError:
         (output / DONE).unlink(missing_ok=True)
         raise
