@@ -6,6 +6,8 @@ darken by half a level). N images, R pixels, H and W any height and width. Files
 
 import io
 from collections.abc import Sequence
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -206,7 +208,7 @@ def contact_sheet(
     sides = [max(item.size) for row in pictures for item in row if isinstance(item, Image.Image)]
     largest = max(sides, default=96)
     cell = cell or largest * -(-96 // largest)
-    font = ImageFont.load_default(size=max(11, cell // 11))
+    font = _font(max(11, cell // 11))
     line = max(14, cell // 8)
     gap = max(2, cell // 48)
     head = max((len(_wrap(text, font, cell)) for text in headings), default=1) * line + gap if headings else 0
@@ -241,6 +243,17 @@ def _fit(picture: Image.Image, cell: int) -> Image.Image:
     width, height = (max(1, round(side * cell / largest)) for side in picture.size)
     whole = cell % largest == 0
     return picture.resize((width, height), Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS)
+
+
+@cache
+def _font(size: int) -> Font:
+    """DejaVu Sans, which matplotlib carries: names in most alphabets; Pillow's own has English letters alone."""
+    spec = find_spec("matplotlib")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        path = Path(folder) / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+        if path.is_file():
+            return ImageFont.truetype(str(path), size)
+    return ImageFont.load_default(size=size)
 
 
 def _wrap(text: str, font: Font, width: float) -> list[str]:

@@ -72,6 +72,15 @@ def test_difference_map_has_one_scale():
         difference_map(a, b[..., :2])
 
 
+def test_captions_have_the_letters_of_names():
+    """A letter that the font lacks is drawn as its box for missing ones."""
+    cell = [[torch.zeros(3, 96, 96)]]
+    drawn = [
+        np.asarray(contact_sheet(cell, None, None, captions=[name])) for name in ("Mü", "Mö", "Mж", "Mλ", "M\ufffe")
+    ]
+    assert all(not np.array_equal(one, other) for i, one in enumerate(drawn) for other in drawn[:i])
+
+
 def test_contact_sheet(tmp_path):
     red = torch.tensor([1.0, -1.0, -1.0])[:, None, None].expand(3, 32, 32)
     rows = [[red, red[None], "no face found here"], [Image.new("RGB", (200, 100), "blue"), None, red]]
