@@ -78,7 +78,7 @@ def run(command: Command, argv: Sequence[str], program: str | None = None) -> No
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(PIPE_CLOSED) from None
     except (UserError, ValueError, OSError) as error:
-        if "--traceback" in argv or not _is_users(error):
+        if "--traceback" in argv or not is_users(error):
             raise
         message = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
         if isinstance(error, OSError) and error.errno in NO_ROOM:
@@ -165,7 +165,7 @@ def _import(name: str) -> Callable[..., Any]:
     return getattr(importlib.import_module(module), function)
 
 
-def _is_users(error: Exception) -> bool:
+def is_users(error: Exception) -> bool:
     """Whether the message helps the user: a UserError, another error that this package itself raised, or the operating
     system's word on a file (no permission, a file where a folder should be, disk full).
 

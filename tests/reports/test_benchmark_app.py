@@ -7,9 +7,12 @@ import pytest
 
 from hyperinverter.config.load import load_config
 from hyperinverter.config.report_schema import BenchmarkConfig
+from hyperinverter.pretrained.load import load_model
 from hyperinverter.reports.benchmark.clock import Rounds
 from hyperinverter.reports.benchmark.command import _publish
+from hyperinverter.reports.benchmark.memory import _with_signs
 from hyperinverter.reports.benchmark.page import tables
+from hyperinverter.utils.errors import UserError
 
 ABOUT = {"command": "python scripts/benchmark.py", "versions": {"torch": "2"}}
 
@@ -40,6 +43,17 @@ def test_it_stands_on_the_page_and_stays_when_a_domain_is_measured(measured: dic
     assert kept["apps"][0]["domain"] == "faces64"
     assert "| faces64 | stopped | 64 |" in (tmp_path / "performance.md").read_text()
     assert "app" not in tables({**machine, "runs": []})
+
+
+def test_a_missing_model_is_told_from_another_process_as_in_this_one(tmp_path: Path):
+    with pytest.raises(UserError, match="nowhere"):
+        _with_signs(load_model, tmp_path / "nowhere")
+
+    def broken() -> None:
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):  # a fault in the code keeps its traceback
+        _with_signs(broken)
 
 
 def test_the_config_measures_apps_alone():

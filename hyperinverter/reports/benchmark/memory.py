@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from hyperinverter.config.cli import is_users
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.waiting import another_process_speaks, signs_of_life
@@ -74,7 +75,12 @@ def in_fresh_process(function: Callable[..., T], *arguments: Any) -> T:
 
 def _with_signs(function: Callable[..., T], *arguments: Any) -> T:
     with signs_of_life():
-        return function(*arguments)
+        try:
+            return function(*arguments)
+        except (ValueError, OSError) as error:
+            if not is_users(error):
+                raise
+            raise UserError(str(error)) from error  # where it was raised is lost on the way to the other process
 
 
 def give_back_memory() -> None:
