@@ -199,13 +199,11 @@ def conv2d(
         [N, O, S, S].
     """
     n, side = len(x), kernel.shape[-1]
-    # Into the kernel, which is smaller than x; but then the backward pass would compute the kernel's gradient, which
-    # costs as much as the convolution.
-    is_folded = n == 1 and (kernel.requires_grad or not torch.is_grad_enabled())
-    if is_folded and scales is not None:
+    if scales is not None and n == 1:  # into the kernel, which is smaller than x
         shape = (-1, 1, 1, 1) if groups > 1 else (1, -1, 1, 1)
         kernel, scales = kernel * scales.view(shape), None
-    if is_folded and gains is not None:
+    # So with gains; but a pointwise kernel's gradient, which the backward pass would then compute, costs much.
+    if gains is not None and n == 1 and not torch.is_grad_enabled():
         kernel, gains = kernel * gains.view(1, -1, 1, 1, 1), None
     if scales is not None:
         x = x * scales[:, :, None, None]
