@@ -236,7 +236,7 @@ class Inversion:
     def save(self, path: str | Path) -> None:
         """Write a .safetensors file (under 32 KiB for one image at 1024 px with D = 256).
 
-        w is stored once, [N, w_dim], when all styles are equal; tokens are stacked in one tensor [N, layers, D].
+        w is stored once, [N, w_dim], when all styles are equal; tokens of one size are stacked, [N, layers, D].
         """
         tensors = {}
         if torch.equal(self.ws, self.ws[:, :1].expand_as(self.ws)):
@@ -244,10 +244,10 @@ class Inversion:
         else:
             tensors["ws"] = self.ws
         if self.tokens is not None:
-            sizes = {tuple(token.shape) for token in self.tokens.values()}
-            if len(sizes) > 1:
-                raise ValueError(f"tokens have several shapes {sorted(sizes)}; expected one [N, D]")
-            tensors["tokens"] = torch.stack(list(self.tokens.values()), dim=1)  # [N, layers, D]
+            if len({token.shape for token in self.tokens.values()}) == 1:
+                tensors["tokens"] = torch.stack(list(self.tokens.values()), dim=1)  # [N, layers, D]
+            else:
+                tensors |= {f"tokens.{name}": token for name, token in self.tokens.items()}
         for name, value in (self.residuals or {}).items():
             kind = "scales" if isinstance(value, ChannelScales) else "residuals"
             tensors[f"{kind}.{name}"] = _numbers(value)
@@ -307,11 +307,11 @@ def _parts(metadata: dict[str, str], tensors: dict[str, Tensor], layers: list) -
         ValueError: something is missing, foreign, of another shape, or not finite.
     """
     residuals: dict[str, Any] = {}
-    offsets: dict[str, Any] = {}
+    parts: dict[str, dict[str, Any]] = {"residuals": residuals, "scales": residuals, "offsets": {}, "tokens": {}}
     for name in sorted(set(tensors) - {"w", "ws", "tokens"}):
         kind, _, parameter = name.partition(".")
-        found = offsets if kind == "offsets" else residuals
-        if kind not in ("residuals", "scales", "offsets") or not parameter or parameter in found:
+        found = parts.get(kind, {})
+        if kind not in parts or not parameter or parameter in found:
             raise ValueError(f"a tensor {name[:40]!r} is foreign")
         found[parameter] = ChannelScales(tensors[name]) if kind == "scales" else tensors[name]
     if bad := [name for name, tensor in tensors.items() if not (tensor.is_floating_point() and is_finite(tensor))]:
@@ -326,11 +326,18 @@ def _parts(metadata: dict[str, str], tensors: dict[str, Tensor], layers: list) -
         ws = tensors["w"].unsqueeze(1).expand(-1, int(count), -1)  # [N, L, w_dim] in the memory of [N, w_dim]
     if not ws.numel():
         raise ValueError(f"ws has shape {tuple(ws.shape)}")
-    tokens = None
+    names = [name for name in layers if isinstance(name, str)]
+    tokens = {name: parts["tokens"][name] for name in names if name in parts["tokens"]} or None  # in their first order
+    if parts["tokens"].keys() != (tokens or {}).keys():
+        raise ValueError("tokens of layers that it does not name")
     if (stacked := tensors.get("tokens")) is not None:
-        names = [name for name in layers if isinstance(name, str)]
-        if stacked.ndim != 3 or len(set(names)) != stacked.shape[1] or len(layers) != stacked.shape[1]:
+        if (
+            tokens is not None
+            or stacked.ndim != 3
+            or len(set(names)) != stacked.shape[1]
+            or len(layers) != stacked.shape[1]
+        ):
             raise ValueError(f"{len(layers)} names of layers for tokens of shape {tuple(stacked.shape)}")
         tokens = dict(zip(names, stacked.unbind(1), strict=True))
     hashes = {key: metadata.get(key, "") for key in ("model_name", "model_hash", "generator_hash")}
-    return {"ws": ws, "tokens": tokens, "residuals": residuals or None, "offsets": offsets or None, **hashes}
+    return {"ws": ws, "tokens": tokens, "residuals": residuals or None, "offsets": parts["offsets"] or None, **hashes}

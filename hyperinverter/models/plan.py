@@ -3,6 +3,8 @@
 Networks are built on torch's meta device, which holds shapes and no numbers, so 1024 px takes no memory and no time.
 """
 
+from collections import Counter
+
 from torch import nn
 
 from hyperinverter.config.schema import CommandConfig, DomainConfig
@@ -75,12 +77,13 @@ def _network_lines(networks: dict[str, nn.Module], purposes: list[str]) -> list[
 def _target_lines(hypernetwork: Hypernetwork, domain: DomainConfig) -> list[str]:
     targets = hypernetwork.targets.values()
     numbers = sum(target.size for target in targets)
-    token_numbers = sum(hypernetwork.token_sizes.values())
+    sizes = Counter(hypernetwork.token_sizes.values())
+    token_numbers = sum(size * n for size, n in sizes.items())
     stored = 4 * (token_numbers + domain.generator.w_dim)
     return [
         f"target layers: {len(targets)} weights, {numbers:,} numbers, "
         f"{4 * numbers / 2**20:.1f} MiB of residuals per image",
-        f"tokens: {len(targets)} x {token_numbers // len(targets)} = {token_numbers:,} numbers per image, "
+        f"tokens: {' + '.join(f'{n} x {size}' for size, n in sizes.items())} = {token_numbers:,} numbers per image, "
         f"with w {stored / 2**10:.1f} KiB",
         f"  {'layer':<26}{'shape':<20}{'style':>6}{'features of':>13}",
         *(

@@ -34,7 +34,9 @@ def test_batches_varying_styles_and_dense_residuals_survive_the_file(tmp_path):
     batch = synthetic(n=3, layers=4, size=8, styles=6, w_dim=5)
     varied = batch.with_ws(batch.ws + torch.randn_like(batch.ws))
     dense = Inversion(varied.ws, residuals={"b8.conv0.weight": torch.randn(3, 2, 4, 3, 3)}, model_name="m")
-    for inversion in (batch, varied, dense, batch.without_weights()):
+    uneven = {name: torch.randn(3, size) for name, size in (("b8.conv0.weight", 4), ("b4.conv1.weight", 6))}
+    several_sizes = Inversion(varied.ws, uneven, model_name="m")  # scales of layers that are not equally wide
+    for inversion in (batch, varied, dense, several_sizes, batch.without_weights()):
         inversion.save(tmp_path / "x.safetensors")
         assert_equal(Inversion.load(tmp_path / "x.safetensors"), inversion)
 
