@@ -264,7 +264,9 @@ def test_muons_iteration_is_newton_schulz(shape, rank, noise):
     for _ in range(5):
         square = x @ x.mT
         x = 3.4445 * x - 4.7750 * square @ x + 2.0315 * square @ square @ x
-    torch.testing.assert_close(orthogonal(matrix), x.float(), rtol=0, atol=3e-3 * x.abs().max().item())
+    several = torch.stack([matrix, 2 * matrix.flip(0)])  # of any length, each by itself
+    for result, expected in zip(orthogonal(several), (x, x.flip(0)), strict=True):
+        torch.testing.assert_close(result, expected.float(), rtol=0, atol=3e-3 * x.abs().max().item())
 
 
 def test_unknown_name_and_nothing_to_train():
