@@ -4,6 +4,7 @@ import argparse
 import collections
 import hashlib
 import io
+import json
 import pathlib
 import pickle
 import zipfile
@@ -210,6 +211,15 @@ def test_safetensors_and_their_text(tmp_path, tiny_model):
     ours = read_published(tiny_model / "generator.safetensors")
     assert ours.metadata["kind"] == "generator"
     assert set(ours.content) == set(read_model(tiny_model / "generator.safetensors").state)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_a_head_whose_length_begins_as_a_pickle_does_is_one_of_safetensors(tmp_path, protocol):
+    """80 04 00 00 00 00 00 00 is the length 1152; a pickle of protocol 4 begins with 80 04 too."""
+    length = 0x80 + 256 * protocol
+    head = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode().ljust(length)
+    (tmp_path / "w.safetensors").write_bytes(len(head).to_bytes(8, "little") + head + bytes(4))
+    assert torch.equal(read_published(tmp_path / "w.safetensors").content["w"], torch.zeros(1))
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
