@@ -1,4 +1,4 @@
-"""Learn editing directions from labelled photos: python scripts/learn_direction.py photos.zip labels=labels.csv.gz."""
+"""Learn edit directions of labels or predictors: python scripts/learn_direction.py photos.zip labels=labels.csv.gz."""
 
 from hyperinverter.config.commands import run_command
 

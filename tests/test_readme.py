@@ -177,6 +177,10 @@ COMMANDS: dict[str, Script | None] = {  # None: not ours, see test_make_and_shel
     ),
     "python scripts/learn_direction.py 'differences={mirrored: [photo.jpg, other_photo.jpg]}' "
     "'without={mirrored: [age]}'": Script(makes="outputs/directions_faces64/directions/mirrored.safetensors"),
+    "python scripts/learn_direction.py 'predictors={rotation: fsanet_yaw, older: ssrnet_age}' "
+    "'without={older: [rotation]}'": Script(
+        "samples=60 ends=0.4", "outputs/directions_faces64/directions/older.safetensors"
+    ),
     "python scripts/list_directions.py smile age": Script(
         "samples=2 images=1 'judges=[ssrnet_age]'", "outputs/list_faces64/leakage.png"
     ),

@@ -142,10 +142,10 @@ COMMANDS: dict[str, Command] = {
         model_schema.DirectionConfig,
         "hyperinverter.editing.learn_command:learn_directions",
         "configs/directions/faces64.yaml",
-        "Learn edit directions from labelled photos: a linear SVM per attribute on their w, whose unit normal is the "
-        "direction; held-out accuracy is reported.",
+        "Learn edit directions from labelled photos, or by networks that judge faces: a linear SVM per attribute on "
+        "their w, whose unit normal is the direction; held-out accuracy is reported.",
         inputs="data.root",
-        inputs_help="the labelled photos: folders, .zip files or globs",
+        inputs_help="the photos: folders, .zip files or globs; none for predictors of the generator's samples",
     ),
     "find-directions": Command(
         model_schema.GanspaceConfig,

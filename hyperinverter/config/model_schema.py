@@ -7,12 +7,18 @@ from hyperinverter.config.schema import CommandConfig, FilesConfig, InvertConfig
 
 @dataclass
 class DirectionConfig(CommandConfig):
-    """learn_direction: a linear SVM on w, or the difference of two groups of photos."""
+    """learn_direction: a linear SVM on w by labels or a network's scores, or the difference of two groups of photos."""
 
     data: FilesConfig = field(default_factory=FilesConfig)
     model: str | None = None  # model folder or name; None: the domain's
     labels: str | None = None  # CSV (.gz allowed) with a `file` column and one 0/1 column per attribute
     attributes: dict[str, str] = field(default_factory=dict)  # direction name -> column; a leading "-" flips it
+    # direction name -> a network of CLASSIFIERS but attributes, which scores samples of the generator, or the photos of
+    # data.root, in the place of labels; a leading "-" flips it. Without labels no attributes are learned beside
+    predictors: dict[str, str] = field(default_factory=dict)
+    ends: float = 0.2  # part of the images, with the highest scores and with the lowest, that a predictor's SVM sees
+    samples: int = 4000  # of the generator, for predictors without data.root
+    truncation_psi: float = 0.7  # of these samples
     # direction name -> [FROM, TO], photos or folders: it leads from the mean w of the ones to that of the others.
     # Without data.root and labels no attributes are learned beside
     differences: dict[str, list[str]] = field(default_factory=dict)

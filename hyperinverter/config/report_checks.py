@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import combinations
 
 from hyperinverter.config import model_schema, names, report_schema, schema
 from hyperinverter.config.rules import (
@@ -123,11 +124,24 @@ def _direction(c: model_schema.DirectionConfig) -> Iterator[Problem]:
     for name, roots in c.differences.items():
         if len(roots) != 2:
             yield Problem((f"differences.{name}",), f"must be [FROM, TO], two photos or folders, got {roots}")
-        if name in c.attributes:
-            yield Problem(("differences", "attributes"), f"both make a direction {name}; rename one")
+    yield from file_names("predictors", c.predictors, each_has_a_key=True)
+    judges = [name for name in names.CLASSIFIERS if name != "attributes"]
+    yield from known("predictors", "predictor", [text.removeprefix("-") for text in c.predictors.values()], judges)
+    attributes = c.attributes if c.labels else {}  # without labels those of the config file are left out
+    made: dict[str, Mapping[str, object]] = {
+        "attributes": attributes,
+        "differences": c.differences,
+        "predictors": c.predictors,
+    }
+    for (one, names_of_one), (other, names_of_other) in combinations(made.items(), 2):
+        for name in names_of_one.keys() & names_of_other.keys():
+            yield Problem((other, one), f"both make a direction {name}; rename one")
+    if not 0 < c.ends <= 0.5:
+        yield Problem(("ends",), f"must be above 0 and at most 0.5, got {c.ends}")
+    yield from at_least(c, 20, "samples")
     for name, others in c.without.items():
-        if name not in {*c.attributes, *c.differences}:
-            yield Problem((f"without.{name}",), "is no direction of attributes or differences")
+        if not any(name in directions for directions in (c.attributes, *made.values())):
+            yield Problem((f"without.{name}",), "is no direction of attributes, predictors or differences")
         if not others or name in others:
             yield Problem((f"without.{name}",), f"must name other directions, got {others}")
 

@@ -1,10 +1,14 @@
-"""What scripts/learn_direction.py does: E1 codes of labelled photos (cached), then one linear SVM per attribute."""
+"""What scripts/learn_direction.py does: codes of images and their classes, then one linear SVM per attribute.
+
+Classes are labels of photos, whose codes by E1 are cached, or the ends of a predictor's scores (`predicted`).
+"""
 
 import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -24,6 +28,8 @@ from hyperinverter.editing.learn import (
     read_labels,
     rows_of,
 )
+from hyperinverter.editing.predicted import check_predictors, scored_photos, scored_samples, surest_ends
+from hyperinverter.extractors.face_judges import FACE_CLASSIFIERS
 from hyperinverter.inverters import Inverter, load
 from hyperinverter.releases.writing import spread_along
 from hyperinverter.utils.errors import UserError
@@ -38,17 +44,20 @@ LICENCE = "Derived from the photos and labels named here; the terms of both hold
 
 
 def learn_directions(config: DirectionConfig) -> dict:
-    """Learn one direction per entry of `config.attributes` and of `config.differences`.
+    """Learn one direction per entry of `config.attributes`, `config.predictors` and `config.differences`.
 
     Writes `directions/NAME.safetensors` (copy them into the model folder), `codes.safetensors` (the photos' w, taken
-    again as long as the photos' names and the model stay the same) and `directions.json` with every figure.
+    again as long as the photos' names and the model stay the same), of predictors `scores.safetensors`, and
+    `directions.json` with every figure.
 
     Raises:
-        UserError: no photos, labels or attributes were named, no photo has labels, or a class is too small.
+        UserError: no photos, labels or attributes were named, no photo has labels, a class is too small, or a
+            predictor is missing.
     """
-    if config.differences and not (config.data.root or config.labels):  # attributes that a config file brings along
+    others_are_asked = config.predictors or (config.differences and not config.data.root)
+    if others_are_asked and not config.labels:  # attributes that a config file brings along
         config = replace(config, attributes={})
-    if config.attributes or not config.differences:
+    if config.attributes or not (config.differences or config.predictors):
         for key, value, example in (
             ("data.root", config.data.root, "data.root=FOLDER"),
             ("labels", config.labels, "labels=FILE.csv"),
@@ -64,9 +73,10 @@ def learn_directions(config: DirectionConfig) -> dict:
         _check_labels(config, labels)
     for roots in config.differences.values():
         check_images(roots, config.data.kind)
+    check_predictors(config)
     with doing("loading the model"):
         inverter = load(config.model or config.domain, "w_encoder", config.device)
-    made = {*config.attributes, *config.differences}
+    made = {*config.attributes, *config.predictors, *config.differences}
     others = {name for names in config.without.values() for name in names} - made
     there = {name: inverter.direction(name) for name in others}  # one that is not is told before photos are encoded
     output = Path(config.output)
@@ -78,6 +88,9 @@ def learn_directions(config: DirectionConfig) -> dict:
         ws, told = _learn(config, inverter, labels, learned)
         for direction, _ in learned.values():
             direction.info |= told
+    if config.predictors:
+        ws, more = _predict(config, inverter, learned)
+        told = {**told, "predicted": more}
     for name, roots in config.differences.items():
         learned[name] = _difference(config, inverter, name, roots, output)
     there |= {name: direction for name, (direction, _) in learned.items()}  # as they were learned, of each other too
@@ -136,6 +149,53 @@ def _learn(
     return ws, {"photos": len(names), "labels": Path(config.labels or "").name, "held_out": how}
 
 
+def _predict(
+    config: DirectionConfig, inverter: Inverter, learned: dict[str, tuple[Direction, dict]]
+) -> tuple[Tensor, dict]:
+    """Fill `learned` with a direction per predictor; the w [n, w_dim] of all images, and what to say of them."""
+    networks = sorted({text.removeprefix("-") for text in config.predictors.values()})
+    if config.data.root:
+        ws, names = photo_codes(config, inverter, Path(config.output) / "codes.safetensors")
+        scores = scored_photos(config, inverter, networks, _batches(config, inverter), names)
+        of = "E1 codes of real photos"
+    else:
+        ws, scores = scored_samples(config, inverter, networks)
+        names = [f"sample {number}" for number in range(len(ws))]
+        of = f"samples of the generator, truncation_psi {config.truncation_psi:g}"
+    held_out, how = held_out_mask(names, [{}] * len(names), config.held_out_fraction, config.seed)
+    told = {"images": len(ws), "of": of, "ends": config.ends, "held_out": how}
+    for name, text in config.predictors.items():
+        network = text.removeprefix("-")
+        column = scores[:, networks.index(network)].numpy()
+        kept, is_high = surest_ends(column, config.ends, name)
+        flip = text.startswith("-")
+        with doing(f"fitting {name}"):
+            direction, figures = learn_direction(
+                ws[kept],
+                is_high != flip,
+                held_out[kept],
+                name=name,
+                generator_hash=inverter.generator_hash,
+                estimate=config.estimate,
+            )
+        places = (ws @ direction.vector).numpy()  # of all images: the ends alone lie further apart
+        figures |= {
+            "projection_mean": float(places.mean()),
+            "projection_std": float(places.std()),
+            "score_correlation": float(np.corrcoef(places, column)[0, 1]),
+        }
+        about = FACE_CLASSIFIERS[network]
+        method = f"{config.estimate} of a linear SVM on the surest {config.ends:g} at both ends of {network}'s scores"
+        direction.info |= figures | {"attribute": about.raised(flip), "predictor": text, "method": method} | told
+        learned[name] = direction, {"predictor": text, **figures}
+        print(
+            f"{name} ({about.what}): accuracy {figures['accuracy']:.3f} on {figures['n_held_out']} of the surest that "
+            f"were held out; correlation of w·d with all scores {figures['score_correlation']:.2f}; w·d has standard "
+            f"deviation {figures['projection_std']:.2f}"
+        )
+    return ws, told
+
+
 def _difference(
     config: DirectionConfig, inverter: Inverter, name: str, roots: list[str], output: Path
 ) -> tuple[Direction, dict]:
@@ -172,6 +232,14 @@ def _check_labels(config: DirectionConfig, labels: dict[str, dict[str, str]]) ->
         check_classes(attribute_values(rows, column), held_out, name)
 
 
+def _batches(config: DirectionConfig, inverter: Inverter) -> Batches:
+    data = config.data
+    source = open_source(data.root, data.kind, data.max_images, data.max_megapixels, inverter.resolution)
+    return Batches(
+        source, inverter.resolution, on_bad_file=data.on_bad_file, cache_mib=0, workers=data.workers, flip=False
+    )
+
+
 def photo_codes(config: DirectionConfig, inverter: Inverter, cache: Path) -> tuple[Tensor, list[str]]:
     """E1's w of every readable photo of `config.data`, [n, w_dim], and their names; from `cache` when it fits.
 
@@ -192,9 +260,7 @@ def photo_codes(config: DirectionConfig, inverter: Inverter, cache: Path) -> tup
                 raise UserError(f"{cache}: holds codes of other photos; they are made again")
         except UserError as error:
             print(error)
-    batches = Batches(
-        source, inverter.resolution, on_bad_file=data.on_bad_file, cache_mib=0, workers=data.workers, flip=False
-    )
+    batches = _batches(config, inverter)
     codes, names = [], []
     with tqdm(total=len(source), desc="codes", unit="photo") as bar:
         for images, some in batches.in_order(BATCH_SIZE):

@@ -23,10 +23,9 @@ from hyperinverter.checkpoint import read_safetensors, recorded
 from hyperinverter.data import Batches
 from hyperinverter.directions.direction import Direction
 from hyperinverter.editing.learn import attribute_values, rows_of
-from hyperinverter.extractors.base import Extractor, find_required
-from hyperinverter.extractors.onnx_faces import EmotionHappy, FaceResAge, FsaNetYaw
+from hyperinverter.extractors.base import find_required
+from hyperinverter.extractors.face_judges import FACE_CLASSIFIERS
 from hyperinverter.extractors.squeezenet import SqueezeNetFeatures
-from hyperinverter.extractors.ssrnet import SsrNetAge
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.safetensors_io import write_tensors
 
@@ -187,32 +186,6 @@ def _write(classifiers: AttributeClassifiers, cache: Path, key: str) -> None:
     write_tensors(cache, parts, metadata)
 
 
-@dataclass(frozen=True)
-class FaceClassifier:
-    """A network that says something of a face in one number.
-
-    Attributes:
-        what: it is, in words.
-        unit: of the number.
-        attribute: that it measures, as directions name theirs.
-        sign: -1 where more of the attribute lowers the number.
-        stands_in_for: the network with which the paper measured the same, and whose numbers these are not.
-    """
-
-    extractor: type[Extractor]
-    what: str
-    unit: str
-    attribute: str
-    sign: int = 1
-    stands_in_for: str = ""
-
-
-FACE_CLASSIFIERS = {
-    "ssrnet_age": FaceClassifier(SsrNetAge, "age by SSR-Net", "years", "Young", -1, "DEX"),
-    "faceres_age": FaceClassifier(FaceResAge, "age by FaceRes", "years", "Young", -1, "DEX"),
-    "fsanet_yaw": FaceClassifier(FsaNetYaw, "yaw of the head by FSA-Net", "degrees", "Yaw", 1, "FacePoseNet"),
-    "emotion_happy": FaceClassifier(EmotionHappy, "how probably a face looks happy", "probability", "Smiling"),
-}
 # Attribute of the directions that InterFaceGAN published for FFHQ, whose files hold a vector alone.
 PUBLISHED = {"age": "-Young", "smile": "Smiling", "rotation": "Yaw"}
 

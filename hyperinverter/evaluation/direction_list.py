@@ -18,9 +18,10 @@ from tqdm import tqdm
 from hyperinverter.checkpoint import write_atomically
 from hyperinverter.config.model_schema import ListConfig
 from hyperinverter.directions.direction import Direction, edit
-from hyperinverter.evaluation.classifiers import FACE_CLASSIFIERS, attribute_of
+from hyperinverter.evaluation.classifiers import attribute_of
 from hyperinverter.evaluation.drawing import new_figure, save_figure
 from hyperinverter.extractors.base import Extractor
+from hyperinverter.extractors.face_judges import FACE_CLASSIFIERS
 from hyperinverter.extractors.mobilefacenet import MobileFaceNet
 from hyperinverter.inverters import Inversion, Inverter, load
 from hyperinverter.utils.errors import UserError

@@ -24,7 +24,7 @@ def test_distances_are_losses_and_metrics_of_which_less_is_better():
 
 
 def test_judges_agree():
-    from hyperinverter.evaluation.classifiers import FACE_CLASSIFIERS
+    from hyperinverter.extractors.face_judges import FACE_CLASSIFIERS
 
     assert ("attributes", *FACE_CLASSIFIERS) == names.CLASSIFIERS
 

@@ -9,8 +9,9 @@ from torch import nn
 from hyperinverter.data import Batches, open_source
 from hyperinverter.directions.direction import Direction
 from hyperinverter.evaluation import classifiers as classifiers_module
-from hyperinverter.evaluation.classifiers import FACE_CLASSIFIERS, Classifiers, classifiers_of, fit_classifiers
+from hyperinverter.evaluation.classifiers import Classifiers, classifiers_of, fit_classifiers
 from hyperinverter.extractors.base import Extractor
+from hyperinverter.extractors.face_judges import FACE_CLASSIFIERS
 from hyperinverter.extractors.squeezenet import SqueezeNetFeatures
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import save_image

@@ -16,9 +16,9 @@ from hyperinverter.config.report_schema import ReproduceConfig
 from hyperinverter.config.schema import AdversarialConfig, Phase2Config
 from hyperinverter.directions.direction import Direction
 from hyperinverter.directions.files import save_direction
-from hyperinverter.evaluation.classifiers import FACE_CLASSIFIERS
 from hyperinverter.extractors import base as extractor_base
 from hyperinverter.extractors.base import Extractor
+from hyperinverter.extractors.face_judges import FACE_CLASSIFIERS
 from hyperinverter.pretrained.load import load_generator
 from hyperinverter.reports.reproduce import edits as edits_module
 from hyperinverter.reports.reproduce import generator_distance

@@ -15,7 +15,6 @@ from hyperinverter.directions.direction import Direction
 from hyperinverter.directions.files import available_directions, load_direction
 from hyperinverter.editing.learn import read_labels, rows_of
 from hyperinverter.evaluation.classifiers import (
-    FACE_CLASSIFIERS,
     AttributeClassifiers,
     Classifiers,
     classifiers_of,
@@ -32,6 +31,7 @@ from hyperinverter.evaluation.editability import (
 )
 from hyperinverter.evaluation.messages import log_message
 from hyperinverter.extractors.dlib_face import DlibFace
+from hyperinverter.extractors.face_judges import FACE_CLASSIFIERS
 from hyperinverter.extractors.mobilefacenet import MobileFaceNet
 from hyperinverter.extractors.onnx_faces import FrFeature
 from hyperinverter.inverters import Inverter

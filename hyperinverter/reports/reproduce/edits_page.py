@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
-from hyperinverter.evaluation.classifiers import FACE_CLASSIFIERS
 from hyperinverter.evaluation.editability import PHASES
 from hyperinverter.evaluation.tables import mean, table
+from hyperinverter.extractors.face_judges import FACE_CLASSIFIERS
 
 STRENGTHS = {"std": "standard deviations of w along the direction", "w": "units of W (the paper's γ)"}
 AGAINST = {
