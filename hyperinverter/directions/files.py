@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from hyperinverter.checkpoint import MODEL_FORMAT, read_model, save_model
 from hyperinverter.directions.direction import Direction
 from hyperinverter.directions.ganspace import AbsoluteDirection, read_pca
+from hyperinverter.directions.mapper import is_mapper, mapper_of
 from hyperinverter.directions.style_space import StyleDirection, place_of
 from hyperinverter.published.reading import read_published
 from hyperinverter.published.vectors import SEFA, Space, as_direction, laid_out
@@ -49,8 +51,9 @@ def load_direction(
 
     Args:
         name_or_path: a direction's name; a file with one vector in any layout (the published age.pt, a .npy [L, w_dim],
-            ...); or one of a file with many, FILE#WHICH: of a GANSpace PCA WHICH is a name or COMPONENT:START-END
-            (ffhq_pca.pt#lipstick is ffhq_pca.pt#34:10-11, styles 10 to 11, 11 excluded), of SeFa's factors a number.
+            ...) or a mapper of StyleCLIP; or one of a file with many, FILE#WHICH: of a GANSpace PCA WHICH is a name or
+            COMPONENT:START-END (ffhq_pca.pt#lipstick is ffhq_pca.pt#34:10-11, styles 10 to 11, 11 excluded), of SeFa's
+            factors a number.
         model_folder: its `directions/NAME.*` are looked through, and of many NAME.safetensors in it.
         files: name -> file relative to the model folder (the domain's `directions` section); wins over the folder.
         space: of the generator: its W and styles, which the direction must fit.
@@ -120,13 +123,18 @@ def _read(path: Path, space: Space) -> Direction:
     """
     published = read_published(path, wanted=_what_to_give)
     if published.metadata.get("format") != MODEL_FORMAT:
+        if is_mapper(published.content):
+            return mapper_of(published.content, path.stem, space)
         return Direction(path.stem, as_direction(published.content, space))
     file = read_model(path, "direction")
     about = (file.info, file.requires.get("generator", ""))
+    styles = file.config.get("styles")
+    if styles is not None:
+        styles = tuple(styles) if isinstance(styles, list) else (styles,)
+    if is_mapper(file.state):
+        made = mapper_of(file.state, path.stem, space)
+        return replace(made, info=made.info | file.info, generator_hash=about[1], styles=styles)
     if set(file.state) == {"direction"}:
-        styles = file.config.get("styles")
-        if styles is not None:
-            styles = tuple(styles) if isinstance(styles, list) else (styles,)
         if file.config.get("space") == "S":
             vector, where = laid_out(file.state["direction"], space), place_of(file.config)
             return StyleDirection(path.stem, vector, *about, **where)

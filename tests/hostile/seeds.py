@@ -189,12 +189,15 @@ def write_seeds(folder: Path) -> dict[str, list[Seed]]:
             (place / file).write_bytes(data)
         return [Seed(place / file, read) for file in files]
 
+    torch.save({f"mapper.course_mapping.mapping.1.{part}": torch.randn(shape) for part, shape in
+                (("weight", (16, 16)), ("bias", (16,)))}, model / "mapper.pt")  # fmt: skip
     found = {
         "image": given(images(dice), readings.image, "image") + given(images(dice), readings.tensor, "tensor"),
         "origin": given(origins(dice), readings.origin, "origin"),
         "zip": given(zips(dice), readings.archive, "zip"),
         "weights": given(weights(folder.parent / CANARY), readings.weights, "weights"),
         "direction": [Seed(model / "d.safetensors", readings.direction),
+                      Seed(model / "mapper.pt", readings.direction),
                       Seed(folder / "pca.safetensors", readings.weights),
                       *given({"a.npy": (folder / "weights" / "a.npy").read_bytes()}, readings.direction, "direction")],
         "model": [Seed(model / f"{part}.safetensors", readings.model, True)
