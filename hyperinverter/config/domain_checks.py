@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 from hyperinverter.config import schema as s
-from hyperinverter.config.domain_schema import FUSION_NORMS, MAPPERS
+from hyperinverter.config.domain_schema import FUSION_NORMS, MAPPERS, FeatureResidualConfig
 from hyperinverter.config.rules import (
     Checks,
     Problem,
@@ -106,6 +106,10 @@ def _hypernetwork(c: s.HypernetworkConfig) -> Iterator[Problem]:
         yield Problem(("init", "token_range"), message)
 
 
+def _feature_residual(c: FeatureResidualConfig) -> Iterator[Problem]:
+    yield from at_least(c, 1, "channels width")
+
+
 def _domain(c: s.DomainConfig) -> Iterator[Problem]:
     yield from not_empty(c, "name")
     yield from file_names("name", filter(None, [c.name]))
@@ -133,5 +137,6 @@ DOMAIN_CHECKS: Checks = {
     s.EncoderConfig: _encoder,
     s.LayerwiseEncoderConfig: _layerwise_encoder,
     s.HypernetworkConfig: _hypernetwork,
+    FeatureResidualConfig: _feature_residual,
     s.DomainConfig: _domain,
 }

@@ -136,6 +136,17 @@ class HypernetworkConfig:
 
 
 @dataclass
+class FeatureResidualConfig:
+    """Phase III: a residual of one feature map of the generator, beyond the paper; models/feature_residual.py."""
+
+    # whose features it is added to: StyleGAN2's bN.conv1 at N px, MobileStyleGAN's layers.I; None: no Phase III
+    layer: str | None = None
+    # numbers at each place of the layer's map; together at most 0.17 of the image's, which is its capacity
+    channels: int = 8
+    width: int = 64  # channels inside its two networks
+
+
+@dataclass
 class WeightsConfig:
     """Where a domain's weights lie. `folder` is a model folder (generator.safetensors, ...); a single file wins."""
 
@@ -144,6 +155,7 @@ class WeightsConfig:
     discriminator: str | None = None  # the same of D
     w_encoder: str | None = None  # the same of E1; Phase I goes on from it
     hyperinverter: str | None = None  # the same of E2 and hypernetworks; Phase II goes on from it
+    feature_residual: str | None = None  # the same of Phase III's two networks; it goes on from it
     psp: str | None = None  # the same of pSp, so that methods which were trained apart can be compared
     e4e: str | None = None  # the same of e4e
     restyle: str | None = None  # the same of ReStyle
@@ -152,7 +164,7 @@ class WeightsConfig:
 
 @dataclass
 class DomainConfig:
-    """One domain: what its images are and the sizes of its five networks."""
+    """One domain: what its images are and the sizes of its networks."""
 
     name: str = "ffhq"  # of the domain; model folders and outputs are named after it
     kind: str = "faces"  # faces | scenes: decides which identity metrics make sense
@@ -164,5 +176,6 @@ class DomainConfig:
     w_encoder: EncoderConfig = field(default_factory=EncoderConfig)
     layerwise_encoder: LayerwiseEncoderConfig = field(default_factory=LayerwiseEncoderConfig)
     hypernetwork: HypernetworkConfig = field(default_factory=HypernetworkConfig)
+    feature_residual: FeatureResidualConfig = field(default_factory=FeatureResidualConfig)
     weights: WeightsConfig = field(default_factory=WeightsConfig)
     directions: dict[str, str] = field(default_factory=dict)  # name -> file, relative to the model folder

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from hyperinverter.config.schema import MOBILE, DomainConfig
 from hyperinverter.models.encoders import LayerwiseEncoder, WEncoder
+from hyperinverter.models.feature_residual import FeatureResidualNetwork
 from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.models.hypernetwork import Hypernetwork
 from hyperinverter.models.stylegan2 import Discriminator, Generator
@@ -78,3 +79,15 @@ def build_hyperinverter(
     w_encoder = build_w_encoder(domain) if w_encoder is None else w_encoder
     hypernetwork = build_hypernetwork(domain, generator)
     return HyperInverterNetwork(generator, w_encoder, build_layerwise_encoder(domain, hypernetwork), hypernetwork)
+
+
+def build_feature_residual(
+    domain: DomainConfig, generator: "Generator | MobileGenerator", layerwise_encoder: LayerwiseEncoder
+) -> FeatureResidualNetwork:
+    """Phase III's networks for a layer of this generator and the maps of this E2.
+
+    Raises:
+        ValueError: the domain names no layer of the generator, or the residual would hold too many numbers.
+    """
+    maps = list(zip(layerwise_encoder.widths, layerwise_encoder.stage_sizes, strict=True))
+    return FeatureResidualNetwork(domain.feature_residual, generator.synthesis, maps)

@@ -93,7 +93,7 @@ class HyperInverterNetwork(nn.Module):
         w = self.encode(images)
         ws = w[:, None].repeat(1, self.generator.num_ws, 1)  # [N, L, w_dim]
         with torch.no_grad():
-            w_image = self.synthesise(ws, self.own_kernels, resolution=self._enough_for_e2())
+            w_image = self.synthesise(ws, self.own_kernels, resolution=self.enough_for_e2())
         if self.hypernetwork.use_w_image_features:
             h, h_w = self.layerwise_encoder.pair(images, w_image)
         else:
@@ -112,7 +112,7 @@ class HyperInverterNetwork(nn.Module):
         resolution = self.draws_px if resolution is None else resolution
         return self.generator.synthesis(ws, residuals, noise_mode, resolution)
 
-    def _enough_for_e2(self) -> int:
+    def enough_for_e2(self) -> int:
         """The smallest side in px that the generator draws and E2 does not have to enlarge."""
         sizes = [px for px in self.generator.synthesis.resolutions if px >= self.layerwise_encoder.input_size]
         return min(sizes, default=self.generator.resolution)

@@ -10,6 +10,7 @@ from torch import nn
 from hyperinverter.config.schema import CommandConfig, DomainConfig
 from hyperinverter.models.build import (
     build_discriminator,
+    build_feature_residual,
     build_generator,
     build_hypernetwork,
     build_layerwise_encoder,
@@ -33,14 +34,21 @@ def dry_run(config: CommandConfig | DomainConfig) -> str:
             "generator (G)": generator,
             "discriminator (D)": build_discriminator(domain),
             "w_encoder (E1)": build_w_encoder(domain),
-            "layerwise_encoder (E2)": build_layerwise_encoder(domain, hypernetwork),
+            "layerwise_encoder (E2)": (e2 := build_layerwise_encoder(domain, hypernetwork)),
             "hypernetwork (H)": hypernetwork,
         }
+        purposes = _purposes(domain, generator.num_ws)
+        if domain.feature_residual.layer is not None:
+            networks["feature_residual"] = residual = build_feature_residual(domain, generator, e2)
+            numbers = ", ".join(map(str, residual.shape))
+            purposes.append(
+                f"Phase III: [{numbers}] at {residual.layer}, {residual.capacity:.3f} per number of an image"
+            )
     return "\n".join(
         [
             f"domain {domain.name} ({domain.kind}): {domain.resolution} px, reconstruction losses at "
             f"{min(domain.resolution, domain.loss_resolution)} px",
-            *_network_lines(networks, _purposes(domain, generator.num_ws)),
+            *_network_lines(networks, purposes),
             "",
             *_target_lines(hypernetwork, domain),
         ]

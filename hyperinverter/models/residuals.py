@@ -5,7 +5,7 @@ Letters: N images, L styles, O/I/k output and input channels and kernel side, M 
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from torch import Tensor, nn
 
@@ -46,12 +46,22 @@ class ChannelScales(NamedTuple):
         return cls(scales[:, :, None, None, None] if dim == 0 else scales[:, None, :, None, None])
 
 
-Residuals = Mapping[str, Tensor | Kernel | ChannelScales]
+class FeatureResidual(NamedTuple):
+    """What is added to the features of a layer; its name in a mapping is the layer's, see `feature_layers`.
+
+    Attributes:
+        values: [M, C, r, r].
+    """
+
+    values: Tensor
 
 
-def dense(parameter: Tensor, residual: "Tensor | Kernel | ChannelScales") -> Tensor:
+Residuals = Mapping[str, Tensor | Kernel | ChannelScales | FeatureResidual]
+
+
+def dense(parameter: Tensor, residual: "Tensor | Kernel | ChannelScales | FeatureResidual") -> Tensor:
     """A residual as what is added to the stored parameter, [M, *shape of the parameter]."""
-    assert not isinstance(residual, Kernel), "a prepared kernel"
+    assert not isinstance(residual, Kernel | FeatureResidual), f"a {type(residual).__name__}"
     return parameter * residual.scales if isinstance(residual, ChannelScales) else residual
 
 
@@ -74,6 +84,31 @@ def residual_of(residuals: Residuals, name: str) -> Tensor | None:
     residual = residuals.get(name)
     assert not isinstance(residual, tuple), f"{name}: a {type(residual).__name__}"
     return residual
+
+
+def with_feature_residual(x: Tensor, residuals: Residuals, layer: str) -> Tensor:
+    """Features [N, C, r, r] of a layer plus their residual, where they have one."""
+    residual = residuals.get(layer)
+    return x + residual.values if isinstance(residual, FeatureResidual) else x
+
+
+def check_feature_layer(synthesis: nn.Module, layer: str | None) -> tuple[int, int, int]:
+    """The shape (C, r, r) of a layer's features.
+
+    Args:
+        synthesis: gives `feature_layers`: name -> (C, r).
+    Raises:
+        ValueError: it has no such layer; lists those it has.
+    """
+    layers = cast(dict[str | None, tuple[int, int]], synthesis.feature_layers)
+    if layer not in layers:
+        known = ", ".join(f"{name} ({px} px)" for name, (_, px) in layers.items())
+        raise ValueError(
+            f"this {synthesis.resolution} px generator has no layer {layer!r} whose features can be changed; "
+            f"write one of {known}"
+        )
+    channels, px = layers[layer]
+    return channels, px, px
 
 
 def part_of(residuals: Residuals, part: str) -> Residuals:
@@ -121,6 +156,12 @@ def check_residuals(synthesis: nn.Module, residuals: Residuals, n: int) -> None:
         return
     parameters = dict(synthesis.named_parameters())
     for name, value in residuals.items():
+        if isinstance(value, FeatureResidual):
+            features = check_feature_layer(synthesis, name)
+            if value.values.shape not in ((1, *features), (n, *features)):
+                message = f"must be {(n, *features)} (or N = 1), got {tuple(value.values.shape)}"
+                raise ValueError(f"feature residual {name!r} {message}")
+            continue
         if name not in parameters:
             raise ValueError(f"weight_residuals: {name!r} is no parameter of this {synthesis.resolution} px generator")
         shape: tuple[int, ...] = parameters[name].shape

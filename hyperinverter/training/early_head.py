@@ -71,10 +71,12 @@ def train(config: EarlyHeadConfig) -> dict[str, float]:
     state: Parts = {"early_head": head, "optimizer": optimizer}
     progress = restore(resumed, state, {optimizer: config.optimizer}, data=(data[0], data[1]))
 
+    layer = f"layers.{mobile.synthesis.layers_up_to(size) - 1}"
+
     def draw(source: GeneratedSource, names: list[str]) -> Tensor:
         w = source.w(names)
         with torch.no_grad():
-            x = mobile.synthesis.early_features(w[:, None].expand(-1, generator.num_ws, -1), size)
+            x = mobile.synthesis.features(w[:, None].expand(-1, generator.num_ws, -1), layer)
         return head(x, w, {})
 
     def measure(part: tuple[Tensor, list[str]]) -> dict[str, Tensor]:

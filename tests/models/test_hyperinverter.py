@@ -164,4 +164,4 @@ def test_w_is_e1s_offset_from_the_mean_of_the_generators_w(tiny_domain):
 def test_e2_is_given_the_smallest_phase_one_image_that_need_not_be_enlarged(input_size: int, drawn: int):
     generator = SimpleNamespace(resolution=1024, synthesis=SimpleNamespace(resolutions=(256, 1024)))
     model = SimpleNamespace(generator=generator, layerwise_encoder=SimpleNamespace(input_size=input_size))
-    assert HyperInverterNetwork._enough_for_e2(model) == drawn
+    assert HyperInverterNetwork.enough_for_e2(model) == drawn

@@ -189,7 +189,7 @@ def test_a_reduced_image_is_the_early_heads_or_the_box_mean():
     ws = styles(generator, 2)
     synthesis = generator.synthesis
     assert synthesis.resolutions == (8, 32)
-    drawn = synthesis.early["8"](synthesis.early_features(ws, 8), ws[:, 3], {})
+    drawn = synthesis.early["8"](synthesis.features(ws, "layers.0"), ws[:, 3], {})
     assert (synthesis(ws, resolution=8) - drawn).abs().max() < 1e-5
     assert torch.allclose(synthesis(ws, resolution=4), F.avg_pool2d(synthesis(ws, resolution=8), 2), atol=1e-6)
     assert torch.allclose(synthesis(ws, resolution=16), F.avg_pool2d(synthesis(ws), 2), atol=1e-6)

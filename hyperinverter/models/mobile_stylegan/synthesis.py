@@ -18,10 +18,12 @@ from hyperinverter.models.mobile_stylegan.layers import EarlyHead, MobileLayer, 
 from hyperinverter.models.residuals import (
     Residuals,
     check_drawing,
+    check_feature_layer,
     check_residuals,
     of_image,
     part_of,
     rows_of,
+    with_feature_residual,
     with_residual,
 )
 from hyperinverter.models.stylegan2.layers import channels_at, check_reduced
@@ -39,6 +41,7 @@ class MobileSynthesis(nn.Module):
         recompute_from_px: as of StyleGAN2's synthesis: layers from this size on keep no activations for the backward
             pass; None: all keep them.
         resolutions: sides in px that `forward` draws without drawing a larger image first.
+        feature_layers: layers whose features can be changed, all but the last: name -> channels, px.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class MobileSynthesis(nn.Module):
         if any(px not in sizes for px in heads):
             raise ValueError(f"an early head draws the size of a layer, one of {sizes} px; got {list(heads)}")
         width = dict(zip(sizes, widths[1:], strict=True))
+        self.feature_layers = {f"layers.{i}": (width[size], size) for i, size in enumerate(sizes[:-1])}
         self.early = nn.ModuleDict({str(px): EarlyHead(width[px], heads[px], w_dim) for px in heads})
         self.resolutions = (*heads, resolution)
 
@@ -85,7 +89,8 @@ class MobileSynthesis(nn.Module):
             ws: [N, L, w_dim].
             weight_residuals: parameter name without "synthesis." ("layers.0.conv1.depthwise", and any other parameter)
                 -> [N, *shape of the parameter], added to the stored parameter of each image; N may be 1 for one
-                residual shared by the batch. None or {} means none.
+                residual shared by the batch. None or {} means none. A `FeatureResidual` under a name of
+                `feature_layers` is added to the features of that layer.
             noise_mode: "const" uses the stored noise, "random" draws new noise, "none" adds none.
             resolution: r, side of the images in px; None is R. An image of the next larger size that can be drawn is
                 reduced to it by box mean.
@@ -103,10 +108,15 @@ class MobileSynthesis(nn.Module):
             return torch.cat(rows)
         return self._draw(ws, residuals, noise_mode, resolution)
 
-    def early_features(self, ws: Tensor, px: int, weight_residuals: Residuals | None = None) -> Tensor:
-        """What an early head of px pixels draws from: ws [N, L, w_dim] -> [N, C, px, px]."""
-        count, residuals = self.layers_up_to(px), weight_residuals or {}
-        rows = [self._features(ws[i : i + 1], of_image(residuals, i), "const", count)[0] for i in range(len(ws))]
+    def features(
+        self, ws: Tensor, layer: str, weight_residuals: Residuals | None = None, noise_mode: str = "const"
+    ) -> Tensor:
+        """What a layer of `feature_layers` puts out, [N, C, r, r]; the other arguments, and errors, as of `forward`."""
+        residuals = weight_residuals or {}
+        _, px, _ = check_feature_layer(self, layer)
+        check_drawing(self, ws, residuals, noise_mode)
+        count = self.layers_up_to(px)
+        rows = [self._features(ws[i : i + 1], of_image(residuals, i), noise_mode, count)[0] for i in range(len(ws))]
         return torch.cat([row for row in rows if row is not None])
 
     def layers_up_to(self, px: int) -> int:
@@ -143,6 +153,7 @@ class MobileSynthesis(nn.Module):
                 x = x if head is None else draw_image(x, arguments[1][:, 2], *head)
             if head is not None:
                 return None, x
+            x = with_feature_residual(x, residuals, f"layers.{i}")
         return x, None
 
     def _layers(self) -> Sequence[MobileLayer]:

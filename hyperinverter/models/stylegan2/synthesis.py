@@ -22,11 +22,13 @@ from hyperinverter.models.residuals import (
     Kernel,
     Residuals,
     check_drawing,
+    check_feature_layer,
     check_residuals,
     dense,
     of_image,
     part_of,
     rows_of,
+    with_feature_residual,
     with_residual,
 )
 from hyperinverter.models.stylegan2.layers import (
@@ -166,7 +168,7 @@ class SynthesisBlock(nn.Module):
             x: features [N, I, r/2, r/2], None at 4 px.
             image: [N, C, r/2, r/2], None where no block has drawn yet.
             ws: [N, convs + 1, w_dim], the last one for torgb.
-            residuals: by names inside this block.
+            residuals: by names inside this block; a feature residual of "conv1" is added to what the block puts out.
             noise_mode: as in `SynthesisNetwork`.
         Returns:
             Features [N, O, r, r], and the image [N, C, r, r] or None.
@@ -183,7 +185,7 @@ class SynthesisBlock(nn.Module):
         else:
             x = self.conv0(x, next(w), part_of(residuals, "conv0"), noise_mode)
         x = self.conv1(x, next(w), part_of(residuals, "conv1"), noise_mode, gain)
-        x = x if skip is None else skip + x
+        x = with_feature_residual(x if skip is None else skip + x, residuals, "conv1")
         if image is not None:
             image = upsample2d(image, even_taps(self.resample_filter))
         if self.torgb is not None:
@@ -212,12 +214,14 @@ class SynthesisNetwork(nn.Module):
         self.block_resolutions = block_resolutions(resolution)
         self.resolutions = (resolution,)  # sides in px that it draws without drawing a larger image first
         self.num_ws = 2 * len(self.block_resolutions)
+        self.feature_layers: dict[str, tuple[int, int]] = {}  # whose features can be changed: name -> channels, px
         previous = 0
         for res in self.block_resolutions:
             channels = channels_at(res, channel_base, channel_max)
             block = SynthesisBlock(previous, channels, resolution=res, is_last=res == resolution, options=options)
             self.add_module(f"b{res}", block)
             previous = channels
+            self.feature_layers[f"b{res}.conv1"] = channels, res
 
     def forward(
         self,
@@ -233,7 +237,8 @@ class SynthesisNetwork(nn.Module):
             weight_residuals: parameter name without "synthesis." ("b8.conv0.weight", also affine weights and biases,
                 biases, noise strengths and "b4.const") -> [N, *shape of the parameter], added to the stored parameter
                 of each image; N may be 1 for one residual shared by the batch. None or {} means none. Also what
-                `prepare` made of such a mapping.
+                `prepare` made of such a mapping. A `FeatureResidual` under a name of `feature_layers` is added to
+                the features of that layer.
             noise_mode: "const" uses the stored noise, "random" draws new noise, "none" adds none.
             resolution: r, side of the images in px: R reduced by box mean; None is R.
         Returns:
@@ -246,6 +251,30 @@ class SynthesisNetwork(nn.Module):
         check_drawing(self, ws, residuals, noise_mode)
         image = self._draw(None, None, ws, residuals, noise_mode, self.block_resolutions)
         return image if reduction == 1 else F.avg_pool2d(image, reduction)
+
+    def features(
+        self, ws: Tensor, layer: str, weight_residuals: Residuals | None = None, noise_mode: str = "const"
+    ) -> Tensor:
+        """What a layer puts out, without drawing what comes after it.
+
+        Args:
+            layer: one of `feature_layers`: after the second convolution of a block, and its skip where it has one.
+
+        The other arguments, and errors, are those of `forward`.
+
+        Returns:
+            [N, C, r, r].
+        """
+        residuals = weight_residuals or {}
+        _, px, _ = check_feature_layer(self, layer)
+        check_drawing(self, ws, residuals, noise_mode)
+        x = image = None
+        for res in self.block_resolutions[: self.block_resolutions.index(px) + 1]:
+            block = cast(SynthesisBlock, self.get_submodule(f"b{res}"))
+            x, image = block(x, image, ws[:, : block.num_convs + 1], part_of(residuals, f"b{res}"), noise_mode)
+            ws = ws[:, block.num_convs :]
+        assert x is not None
+        return x
 
     def _draw(
         self,
