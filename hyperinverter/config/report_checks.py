@@ -169,6 +169,13 @@ def _list(c: model_schema.ListConfig) -> Iterator[Problem]:
 
 
 def _app(c: model_schema.AppConfig) -> Iterator[Problem]:
+    for key in ("root", "max_images"):
+        if getattr(c.data, key):
+            yield Problem(
+                (f"data.{key}",), "the app's photos are chosen in the browser: leave it out, and drop them there"
+            )
+    if c.face == "all":
+        yield Problem(("face",), "the app shows one face, and the others by a click: write a number, 1 is the largest")
     yield from not_empty(c, "host")
     if not 0 <= c.port <= 65535:
         yield Problem(("port",), f"must be from 0 (any free one) to 65535, got {c.port}")
