@@ -61,6 +61,23 @@ def test_codes_by_photo_keep_the_names_and_of_several_steps_the_last_is_taken(ti
     assert all(torch.equal(photo.inversion.ws[0], last) for photo in photos)
 
 
+def test_the_pickled_mapping_that_restyle_writes_is_read_without_running_code(tiny_model, tmp_path):
+    """Its inference script gives np.save a dict: photo -> the codes after every step."""
+    steps = {name: [np.random.default_rng(i).normal(size=(6, 16)).astype("f4") for i in range(3)] for name in "ab"}
+    np.save(tmp_path / "latents.npy", {f"{name}.jpg": value for name, value in steps.items()})
+    photos = taken(load(tiny_model), tmp_path / "latents.npy")
+    assert [photo.label for photo in photos] == ["a", "b"]
+    assert all((photo.inversion.ws[0].numpy() == steps["a"][-1]).all() for photo in photos)
+    ran = tmp_path / "ran"
+
+    class Code:
+        def __reduce__(self):
+            return ran.touch, ()
+
+    np.save(tmp_path / "latents.npy", {"a.jpg": Code()})
+    assert "nothing was run" in refusal(load(tiny_model), tmp_path / "latents.npy") and not ran.exists()
+
+
 def test_other_numbers_are_told_too(tiny_model, tmp_path):
     model = load(tiny_model)
     torch.save({"eigvec": torch.zeros(16, 17)}, tmp_path / "factor.pt")

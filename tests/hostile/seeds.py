@@ -125,7 +125,7 @@ def weights(canary: Path) -> dict[str, bytes]:
         files[name] = stream.getvalue()
     files["nvidia.pkl"] = nvidia_bytes({"G_ema": Stored(nested(state), "Generator", {"z_dim": 4})})
     vector = np.random.default_rng(0).normal(size=(1, 16)).astype("f4")
-    for name, array in (("a.npy", vector), ("whole.npy", np.arange(16))):
+    for name, array in (("a.npy", vector), ("whole.npy", np.arange(16)), ("steps.npy", np.array({"a": [vector]}))):
         stream = io.BytesIO()
         np.save(stream, array)
         files[name] = stream.getvalue()

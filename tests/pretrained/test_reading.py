@@ -243,6 +243,19 @@ def test_npz_and_npy(save, tmp_path):
     np.testing.assert_array_equal(file.content.numpy(), arrays["a"])
 
 
+def test_arrays_of_anything_are_read_as_pickles_are(tmp_path):
+    table = np.empty((2, 2), object)
+    table[:] = [["a", {"w": np.ones(3, np.float32)}], [None, 4]]
+    np.savez(tmp_path / "a.npz", table=table, one=np.array({"x": [1, 2]}), none=np.empty((0, 3), object))
+    content = read_published(tmp_path / "a.npz").content
+    assert content["one"] == {"x": [1, 2]} and content["none"] == []
+    (a, w), last = content["table"]
+    assert a == "a" and torch.equal(w["w"], torch.ones(3)) and last == [None, 4]
+    np.save(tmp_path / "columns.npy", np.asfortranarray(table))
+    with pytest.raises(UserError, match="by columns; save it as float32"):
+        read_published(tmp_path / "columns.npy")
+
+
 def test_direction_files_as_published(tmp_path):
     """InterFaceGAN's are one row; GANSpace's hold mean, components and deviations, one in each torch format."""
     direction = torch.nn.functional.normalize(torch.randn(1, 16))

@@ -8,6 +8,7 @@ import stat
 import struct
 import zipfile
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 from hyperinverter.published.reading.arrays import npy_content
@@ -89,12 +90,17 @@ class Archive:
         return self.data[start : start + record.compress_size]
 
 
-def read_npz(archive: Archive, file_bytes: int, budget: Budget) -> dict[str, Any]:
-    """Name -> array of an .npz file."""
+def read_npz(
+    archive: Archive, file_bytes: int, budget: Budget, unpickled: Callable[[memoryview], Any]
+) -> dict[str, Any]:
+    """Name -> array of an .npz file; `unpickled` as of `npy_content`."""
     declared = sum(record.file_size for record in archive.entries.values())
     if declared > MOST_TIMES_LARGER * file_bytes + SPARE_BYTES:
         raise UnreadableFile(
             f"it declares {declared} bytes when unpacked, from {file_bytes}; no weights compress like that"
         )
     budget.copied_bytes += 2 * declared  # unpacked once, then into tensors
-    return {name.removesuffix(".npy"): npy_content(archive.unpacked(name, budget), budget) for name in archive.entries}
+    return {
+        name.removesuffix(".npy"): npy_content(archive.unpacked(name, budget), budget, unpickled)
+        for name in archive.entries
+    }

@@ -5,6 +5,8 @@ Formats: `numpy/lib/format.py` (.npy 1.0 to 3.0), `ndarray.__reduce__` and `dtyp
 
 import math
 import re
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from hyperinverter.published.reading.unpickler import Buildable
 
 NPY_MAGIC = b"\x93NUMPY"
 LONGEST_HEADER_BYTES = 65536
-KNOWN_TYPES = re.compile(r"(b1|\?|[iu][1248]|f[248]|c8|c16|[SU][1-9]\d{0,3})")
+KNOWN_TYPES = re.compile(r"(b1|\?|[iu][1248]|f[248]|c8|c16|[SU][1-9]\d{0,3}|O8?)")
 
 
 class NumpyType(Buildable):
@@ -24,10 +26,14 @@ class NumpyType(Buildable):
 
     def __init__(self, code: Any, align: Any = False, copy: Any = False) -> None:
         if not isinstance(code, str) or not KNOWN_TYPES.fullmatch(code):
-            objects = isinstance(code, str) and code.startswith("O")
-            what = "Python objects, which can carry code" if objects else f"numbers of type {shown(code)!r}"
-            raise UnreadableFile(f"a NumPy array in it holds {what}", "save it again as float32 numbers")
+            message = f"a NumPy array in it holds numbers of type {shown(code)!r}"
+            raise UnreadableFile(message, "save it again as float32 numbers")
         self.code, self.order = code, "<"
+
+    @property
+    def is_object(self) -> bool:
+        """Whether it is of anything, as np.save of a dict is: a pickle in the place of numbers."""
+        return self.code.startswith("O")
 
     @classmethod
     def parse(cls, text: str) -> "NumpyType":
@@ -77,8 +83,28 @@ def array_content(data: memoryview | bytes, kind: NumpyType, shape: Any, fortran
     return numbers.reshape(shape)
 
 
-def npy_content(data: memoryview, budget: Budget) -> Any:
-    """The array of a .npy file."""
+def object_content(items: Any, shape: Any, fortran: bool, budget: Budget) -> Any:
+    """What an array of anything holds: nested lists, or of one without dimensions its one item.
+
+    Raises:
+        UnreadableFile: the items are not as many as the shape says.
+    """
+    if not isinstance(shape, tuple) or not whole(*shape) or len(shape) > MOST_DIMENSIONS:
+        raise UnreadableFile("a NumPy array in it has no proper shape")
+    if not isinstance(items, list) or math.prod(shape) != len(items):
+        raise UnreadableFile("a NumPy array of objects in it is not stored as NumPy stores arrays")
+    if fortran and len(shape) > 1:
+        raise UnreadableFile("a NumPy array of objects in it is stored by columns", "save it as float32 numbers")
+    if shape and not items:
+        return []
+    budget.spend(sum(math.prod(shape[:depth]) for depth in range(1, len(shape) + 1)))
+    for size in shape[:0:-1]:
+        items = [items[start : start + size] for start in range(0, len(items), size)]
+    return items if shape else items[0]
+
+
+def npy_content(data: memoryview, budget: Budget, unpickled: Callable[[memoryview], Any]) -> Any:
+    """The array of a .npy file; one of objects by `unpickled`, of the bytes behind the header."""
     if bytes(data[:6]) != NPY_MAGIC or len(data) < 10:
         raise UnreadableFile("it is no .npy array")
     wide = data[6] > 1
@@ -93,7 +119,9 @@ def npy_content(data: memoryview, budget: Budget) -> Any:
     if not (kind and order and shape):
         raise UnreadableFile("its .npy header does not tell type, order and shape of one plain array")
     sizes = tuple(int(size) for size in re.findall(r"\d{1,18}", shape[1]))
-    result = NumpyType.parse(kind[1])  # before the length: an array of objects has no fixed length
+    result = NumpyType.parse(kind[1])
+    if result.is_object:
+        return unpickled(data[start + length :])
     return array_content(data[start + length :], result, sizes, order[1] == "True", budget)
 
 
@@ -109,7 +137,14 @@ class NumpyArray(Buildable):
         if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[2], NumpyType):
             raise UnreadableFile("a NumPy array in it is not stored as NumPy stores arrays")
         _, shape, kind, fortran, data = state
-        self.parts = raw_bytes(data), kind, shape, fortran is True
+        self.parts = data if kind.is_object else raw_bytes(data), kind, shape, fortran is True
+
+    def content(self, budget: Budget) -> Any:
+        """A tensor, or nested lists of text or of other values."""
+        assert self.parts is not None
+        data, kind, shape, fortran = self.parts
+        make = object_content if kind.is_object else partial(array_content, kind=kind)
+        return make(data, shape=shape, fortran=fortran, budget=budget)
 
 
 def raw_bytes(data: Any) -> memoryview | bytes:
@@ -122,7 +157,7 @@ def raw_bytes(data: Any) -> memoryview | bytes:
 
 def make_scalar(kind: Any, data: Any = b"") -> Any:
     """A NumPy number as a Python number."""
-    if not isinstance(kind, NumpyType):
+    if not isinstance(kind, NumpyType) or kind.is_object:
         raise UnreadableFile("a NumPy number in it has no type")
     value = array_content(raw_bytes(data), kind, (1,), False, Budget())[0]
     return value.item() if isinstance(value, torch.Tensor) else value
@@ -135,7 +170,7 @@ def make_array(*arguments: Any) -> NumpyArray:
 
 def array_from_buffer(data: Any, kind: Any, shape: Any, order: Any) -> NumpyArray:
     """Pickle protocol 5's form of an array."""
-    if not isinstance(kind, NumpyType):
+    if not isinstance(kind, NumpyType) or kind.is_object:
         raise UnreadableFile("a NumPy array in it has no type")
     array = NumpyArray()
     array.parts = raw_bytes(data), kind, shape, order == "F"

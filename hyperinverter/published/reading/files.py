@@ -12,6 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,7 @@ def _zip_content(archive: Archive, file_bytes: int, budget: Budget) -> tuple[str
     if len(pickled) == 1:  # a whole network of NVIDIA's may be in it, as PTI saves its tuned generators
         return "torch", read_torch_zip(archive, pickled[0], budget, names_of(budget))
     if files and all(name.endswith(".npy") for name in files):
-        return "npz", read_npz(archive, file_bytes, budget)
+        return "npz", read_npz(archive, file_bytes, budget, partial(read_pickle, budget=budget))
     some = ", ".join(map(shown, files[:3])) or "nothing"
     raise UnreadableFile(
         f"it is a zip archive of {len(files)} files ({some})", "unpack it and give the weights file inside"
@@ -156,7 +157,7 @@ def _zip_content(archive: Archive, file_bytes: int, budget: Budget) -> tuple[str
 def _plain_content(container: str, data: memoryview, plain: Plain) -> tuple[str, Any]:
     """Container and content of the kinds that are one run of bytes: npy, torch_legacy, pickle."""
     if container == "npy":
-        return container, plain.convert(npy_content(data, plain.budget))
+        return container, plain.convert(npy_content(data, plain.budget, partial(read_pickle, budget=plain.budget)))
     if container == "torch_legacy":
         return "torch", plain.convert(read_legacy(data, plain.budget, names_of(plain.budget)))
     content = plain.convert(read_pickle(data, plain.budget))

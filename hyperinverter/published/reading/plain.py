@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hyperinverter.published.reading.arrays import NumpyArray, array_content
+from hyperinverter.published.reading.arrays import NumpyArray
 from hyperinverter.published.reading.nvidia_pkl import NetworkStub, PickledNetwork
 from hyperinverter.published.reading.refusal import SPARE_BYTES, Budget, UnreadableFile
 from hyperinverter.published.reading.unpickler import Global
@@ -88,7 +88,7 @@ class Plain:
             text = sum(len(item) for item in value if isinstance(item, str | bytes))
             return _Made(set(value), 1 + len(value), text)
         if isinstance(value, NumpyArray) and value.parts is not None:
-            return self._convert(array_content(*value.parts, self.budget), depth + 1)
+            return self._convert(value.content(self.budget), depth + 1)
         if isinstance(value, PickledNetwork):
             return self._network(value, depth)
         name = value.name if isinstance(value, Global) else type(value).__name__
