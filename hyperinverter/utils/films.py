@@ -90,8 +90,9 @@ class Film:
         frames: how many there are, by its head; 0 where that does not say.
         fps: frames a second, on average.
         time_base: of `pts`, seconds.
-        sound: FFmpeg's name of the kind of its sound; None: it is silent.
+        sound: FFmpeg's name of the kind of its sound; None: it has none that can be read.
         colours: FFmpeg's number of its colour space.
+        sound_is_unknown: it has sound of a kind that is not known here, which is left out.
     """
 
     path: Path
@@ -101,6 +102,7 @@ class Film:
     time_base: Fraction
     sound: str | None
     colours: int
+    sound_is_unknown: bool = False
 
     @classmethod
     def open(cls, path: str | Path) -> "Film":
@@ -135,7 +137,8 @@ class Film:
                 time_base = stream.time_base or 1 / fps
                 heard = film.streams.audio[0].codec_context if film.streams.audio else None
                 sound = heard.name if heard is not None else None
-                return cls(path, size, frames, fps, time_base, sound, colours)
+                unknown = sound is None and bool(film.streams.audio)
+                return cls(path, size, frames, fps, time_base, sound, colours, unknown)
         except UserError:
             raise
         except DAMAGED as error:

@@ -183,6 +183,16 @@ def test_other_sound_and_a_phones_turned_film(name, sound, told, config, faces, 
     assert Film.open(tmp_path / "out.mp4").size == found.size
 
 
+def test_sound_of_an_unknown_kind_is_left_out_and_that_is_said(config, faces, tmp_path, capsys):
+    path = write_film(tmp_path / "in.mkv", [astronaut().crop((100, 0, 400, 225)).resize(SIZE)] * 2, "pcm_s16le")
+    path.write_bytes(path.read_bytes().replace(b"A_PCM/INT/LIT", b"A_XYZ/INT/LIT"))
+    result = edit_video(config(path, tmp_path / "out.mp4"))
+    assert result["sound"] == "left out, of an unknown kind"
+    assert "in.mkv: its sound is of a kind that is not known here and is left out" in capsys.readouterr().out
+    with av.open(str(tmp_path / "out.mp4")) as film:
+        assert not film.streams.audio
+
+
 def test_a_folder_of_something_else_is_not_emptied_for_parts(config, tmp_path):
     write_film(tmp_path / "in.mp4", [astronaut().resize(SIZE)] * 3)
     (tmp_path / "out.mp4.parts").mkdir()

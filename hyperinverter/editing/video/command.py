@@ -84,6 +84,8 @@ def edit_video(config: VideoConfig) -> dict:
     begin = time.perf_counter()
     source, target = _files(config)
     film = Film.open(source)
+    if film.sound_is_unknown:
+        print(f"note: {source}: its sound is of a kind that is not known here and is left out; convert it to AAC first")
     inverter = open_method(config)
     if inverter.domain.alignment != "ffhq" or inverter.domain.kind == "scenes":
         raise UserError(f"model {inverter.model_name} is not of faces in the FFHQ crop, at which films are edited")
@@ -114,7 +116,7 @@ def edit_video(config: VideoConfig) -> dict:
         "size": list(film.size),
         "faces": [{"from_frame": path.start, "to_frame": path.stop - 1} for path in work.paths],
         "frames_with_a_face": with_face,
-        "sound": film.sound and ("copied" if film.sound in MP4_SOUND else "encoded as AAC"),
+        "sound": _sound(film),
         **measured,
         "seconds": {**seconds, "all": round(time.perf_counter() - begin, 2)},
     }
@@ -126,6 +128,13 @@ def edit_video(config: VideoConfig) -> dict:
         f"flicker {measured['flicker']} of the original's; {result['seconds']['all']:.0f} s"
     )
     return result
+
+
+def _sound(film: Film) -> str | None:
+    """What became of it, for the record."""
+    if film.sound is None:
+        return "left out, of an unknown kind" if film.sound_is_unknown else None
+    return "copied" if film.sound in MP4_SOUND else "encoded as AAC"
 
 
 def _files(config: VideoConfig) -> tuple[Path, Path]:
