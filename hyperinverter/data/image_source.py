@@ -4,6 +4,7 @@ A source knows names and reads one image at a time; it holds no pixels. Handles 
 each process and are dropped when a source is pickled: a ZipFile shared over a fork reads garbage ("Bad CRC-32").
 """
 
+import hashlib
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -61,6 +62,15 @@ class ImageSource:
             BadImageError: the file cannot be read as an image; names it.
         """
         return decode_image(self.checked_bytes(index), self.names[index], self.max_megapixels)
+
+    def digest(self) -> str:
+        """A hash over the names and bytes of all images: tells whether a measurement was of these."""
+        digest = hashlib.sha256()
+        for index, name in enumerate(self.names):
+            data = self.checked_bytes(index)
+            digest.update(f"{name} {len(data)}\n".encode("utf-8", "surrogatepass"))
+            digest.update(data)
+        return digest.hexdigest()[:16]
 
     def checked_bytes(self, index: int) -> bytes:
         """The file of image number `index`.

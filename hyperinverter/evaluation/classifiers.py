@@ -23,7 +23,6 @@ from hyperinverter.checkpoint import read_safetensors, recorded
 from hyperinverter.data import Batches
 from hyperinverter.directions.direction import Direction
 from hyperinverter.editing.learn import attribute_values, rows_of
-from hyperinverter.extractors.base import find_required
 from hyperinverter.extractors.face_judges import FACE_CLASSIFIERS
 from hyperinverter.extractors.squeezenet import SqueezeNetFeatures
 from hyperinverter.utils.errors import UserError
@@ -240,7 +239,6 @@ class Classifiers:
         result = {}
         for name in self.networks:
             classifier = FACE_CLASSIFIERS[name]
-            places = {file: find_required(classifier.extractor, file) for file in classifier.extractor.filenames}
-            hashes = {file: hashlib.sha256(path.read_bytes()).hexdigest() for file, path in places.items()}
+            hashes = classifier.extractor.file_hashes()
             result[name] = {"unit": classifier.unit, "stands_in_for": classifier.stands_in_for, "sha256": hashes}
         return result

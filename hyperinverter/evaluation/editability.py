@@ -36,12 +36,14 @@ class Identity:
         features: of images [N,3,R,R].
         similarity: of two such features, [N].
         is_slow: only the largest strength is measured, in both ways.
+        networks: file of each network -> SHA-256.
     """
 
     name: str
     features: Callable[[Tensor], Features]
     similarity: Callable[[Features, Features], Tensor]
     is_slow: bool = False
+    networks: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass

@@ -5,7 +5,6 @@ Letters: N images of a batch, R resolution.
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,11 +18,12 @@ from hyperinverter.data import Batches
 from hyperinverter.data.image_source import ImageSource
 from hyperinverter.inverters import Inversion, Inverter
 from hyperinverter.inverters.images import as_images
-from hyperinverter.metrics.timing import synchronise
+from hyperinverter.metrics.timing import Clock
 from hyperinverter.utils.images import from_uint8, to_pil, to_uint8, write_picture
 from hyperinverter.utils.output_names import file_name
 
-SECONDS = "seconds"  # key in a kept file: how long the image took
+# keys in a kept file: how long the image took, and the share of it in which the process computed
+SECONDS, COMPUTING = "seconds", "computing"
 
 
 def rounded(images: Tensor) -> Tensor:
@@ -65,6 +65,7 @@ class Reconstructor:
         made_by = [inverter.name, inverter.model_hash, inverter.settings(), hyperinverter.__version__]
         self._made_by = json.dumps(made_by, sort_keys=True)
         self.found = 0  # images that were there already
+        self.shares: list[float] = []  # of the seconds, in which the process computed; of images that know it
 
     def __call__(
         self, images: Tensor, names: Sequence[str], done: Callable[[int], object] = lambda count: None
@@ -110,20 +111,21 @@ class Reconstructor:
         is_whole = not self.keep_inversions or path.with_suffix(".safetensors").is_file()
         if is_whole and (kept := _read(path)) is not None:
             self.found += 1
-            return kept
-        synchronise(self.inverter.device)
-        start = time.perf_counter()
-        inversion = self.inverter.invert(image[None], batch_size=1)
-        output = self.inverter.render(inversion, batch_size=1)
-        synchronise(self.inverter.device)
-        seconds = time.perf_counter() - start
+            output, seconds, computing = kept
+            self.shares += [] if computing is None else [computing]
+            return output, seconds
+        with Clock(self.inverter.device) as clock:
+            inversion = self.inverter.invert(image[None], batch_size=1)
+            output = self.inverter.render(inversion, batch_size=1)
         output = rounded(output)[0].cpu()
         if self.keep_inversions:  # before the PNG, which says that the image is finished
             inversion.save(path.with_suffix(".safetensors"))
         about = PngImagePlugin.PngInfo()
-        about.add_text(SECONDS, repr(seconds))
+        about.add_text(SECONDS, repr(clock.seconds))
+        about.add_text(COMPUTING, repr(clock.computing))
         write_picture(to_pil(output), path, format="PNG", pnginfo=about)
-        return output, seconds
+        self.shares.append(clock.computing)
+        return output, clock.seconds
 
     def _path(self, image: Tensor, name: str) -> Path:
         return self.folder / f"{file_name(name)}_{self._key(image)}.png"
@@ -134,11 +136,12 @@ class Reconstructor:
         return digest.hexdigest()[:16]
 
 
-def _read(path: Path) -> tuple[Tensor, float] | None:
-    """A kept image [3,R,R] and its seconds; None where it is not there or not whole."""
+def _read(path: Path) -> tuple[Tensor, float, float | None] | None:
+    """A kept image [3,R,R], its seconds and `computing`, unknown of older ones; None: it is not there or not whole."""
     try:
         with Image.open(path, formats=["PNG"]) as picture:
             pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)  # [3, R, R]
-            return from_uint8(pixels), float(picture.text[SECONDS])
+            computing = picture.text.get(COMPUTING)
+            return from_uint8(pixels), float(picture.text[SECONDS]), None if computing is None else float(computing)
     except (OSError, SyntaxError, ValueError, KeyError):
         return None

@@ -122,7 +122,7 @@ def _summarise(
     last_method, last_inverter = list(inverters.items())[-1]
     domain, device = last_inverter.domain, last_inverter.device
     timings = {
-        method: timing_of([record[method][TIME] for record in records], device)
+        method: timing_of([record[method][TIME] for record in records], device, shares=one.shares)
         if one.keeps
         else _time(config, one.inverter, images, device)
         for method, one in methods.items()
@@ -320,6 +320,7 @@ def _protocol(
         "precision": config.precision + (", compiled" if config.compile else ""),
         "time": f"invert and render, synchronised, warm, {timing.repeats} calls",
         **({"time_of_methods_that_optimise": once} if slow else {}),
+        "computing": {method: timing.computing for method, timing in timings.items() if timing.computing is not None},
         "time_batch_size": timing.batch_size,
         "batch_size": config.batch_size,
         "versions": {"hyperinverter": hyperinverter.__version__, "torch": torch.__version__},

@@ -4,8 +4,10 @@ An extractor turns images [N,3,R,R] in [-1,1] into features and measures the dis
 and metrics know nothing else about it. Letters: N images, C channels, D embedding size.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -57,6 +59,12 @@ class Extractor(nn.Module):
                 return missing_message(cls, name)
         return None
 
+    @classmethod
+    def file_hashes(cls) -> dict[str, str]:
+        """File -> SHA-256 of each that is here: what its features depend on."""
+        paths = [path for name in cls.filenames if (path := place(cls, name)) is not None]
+        return {path.name: _file_hash(path, path.stat().st_mtime_ns) for path in paths}
+
     def freeze(self) -> Self:
         """Call at the end of `__init__`."""
         self.requires_grad_(False)
@@ -79,6 +87,13 @@ class Embedding(Extractor):
 
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
         return 1 - (a * b).sum(dim=1)
+
+
+@cache
+def _file_hash(path: Path, changed_ns: int) -> str:
+    """SHA-256 of a file, read once for each time that it changed."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def locate(filename: str) -> Path | None:

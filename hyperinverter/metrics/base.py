@@ -170,6 +170,14 @@ class Metric(ABC):
         """95 % interval of `compute()`, where there is one."""
         return None
 
+    @classmethod
+    def networks(cls) -> dict[str, str]:
+        """File of each network that it measures with, of those that are here -> SHA-256: others give other numbers.
+
+        The domain's discriminator has no file of its own and is not among them.
+        """
+        return {}
+
     def protocol(self) -> dict[str, Any]:
         """What a reader must know to compare the number; keys start with the metric's name."""
         return {}

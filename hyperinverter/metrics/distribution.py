@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hyperinverter.extractors.base import too_small
+from hyperinverter.extractors.inception import Inception
 from hyperinverter.extractors.squeezenet import SqueezeNetFeatures
 from hyperinverter.metrics.base import KID_SUBSET_SIZE, Metric, NotMeasured, Parts, Remembered
 from hyperinverter.utils.checks import check_pairs
@@ -36,6 +37,10 @@ class SetMetric(Metric):
     @abstractmethod
     def distance(self, fake: Tensor, real: Tensor) -> float:
         """Two sets of features [n,F] -> their distance."""
+
+    @classmethod
+    def networks(cls) -> dict[str, str]:
+        return Inception.file_hashes()
 
     def update(self, real: Tensor, fake: Tensor) -> None:
         check_pairs(real, fake, "real and fake")
@@ -82,6 +87,10 @@ class FrechetSqueezeNet(Fid):
             raise NotMeasured(reason)
         network = SqueezeNetFeatures.find().to(parts.device)
         return cls(Remembered(lambda images: network.pooled(parts.reduction(images))))
+
+    @classmethod
+    def networks(cls) -> dict[str, str]:
+        return SqueezeNetFeatures.file_hashes()
 
     def protocol(self) -> dict[str, Any]:
         return {"frechet_squeezenet_images": self.count}

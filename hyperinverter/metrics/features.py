@@ -40,6 +40,10 @@ class FeatureDistance(PerImageMetric):
     def find(cls) -> Extractor:
         return cls.extractor.find()
 
+    @classmethod
+    def networks(cls) -> dict[str, str]:
+        return cls.extractor.file_hashes()
+
     def per_image(self, real: Tensor, fake: Tensor) -> Tensor:
         return self.features.extractor.distance(self.features(fake), self.features(real))
 

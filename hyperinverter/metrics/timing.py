@@ -1,4 +1,8 @@
-"""Time per image: warmed up, with the device synchronised before and after every call."""
+"""Time per image: warmed up, with the device synchronised before and after every call.
+
+`computing` is how much of that time the process was computing, summed over its threads: where one thread has less than
+all of it, other programs had the core.
+"""
 
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +23,7 @@ class Timing:
     batch_size: int
     repeats: int
     device: str
+    computing: float | None = None  # share of the time, median; None: not known
 
 
 def time_per_image(run: Callable[[], object], *, batch_size: int, repeats: int, device: torch.device) -> Timing:
@@ -31,20 +36,45 @@ def time_per_image(run: Callable[[], object], *, batch_size: int, repeats: int, 
         raise ValueError(f"batch_size and repeats must be at least 1, got {batch_size} and {repeats}")
     for _ in range(WARM_UP_CALLS):
         run()
-    times = []
+    times, shares = [], []
     for _ in range(repeats):
-        synchronise(device)
-        start = time.perf_counter()
-        run()
-        synchronise(device)
-        times.append(1000 * (time.perf_counter() - start) / batch_size)
-    return timing_of(times, device, batch_size)
+        with Clock(device) as clock:
+            run()
+        times.append(1000 * clock.seconds / batch_size)
+        shares.append(clock.computing)
+    return timing_of(times, device, batch_size, shares)
 
 
-def timing_of(times_ms: Sequence[float], device: torch.device, batch_size: int = 1) -> Timing:
-    """Of milliseconds per image that were measured already, one of each call."""
+def timing_of(
+    times_ms: Sequence[float], device: torch.device, batch_size: int = 1, shares: Sequence[float] = ()
+) -> Timing:
+    """Of milliseconds per image that were measured already, one of each call, and `computing` of those that know it."""
     median, p95 = np.percentile(times_ms, [50, 95])
-    return Timing(float(median), float(p95), batch_size, len(times_ms), device_name(device))
+    computing = float(np.median(shares)) if shares else None
+    return Timing(float(median), float(p95), batch_size, len(times_ms), device_name(device), computing)
+
+
+class Clock:
+    """Times a block of code, with the device synchronised before and behind it.
+
+    Attributes:
+        seconds: that it took.
+        computing: share of them in which this process was computing, more than 1 with several threads.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds = self.computing = 0.0
+
+    def __enter__(self) -> "Clock":
+        synchronise(self.device)
+        self._start, self._used = time.perf_counter(), time.process_time()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        synchronise(self.device)
+        self.seconds = time.perf_counter() - self._start
+        self.computing = (time.process_time() - self._used) / self.seconds
 
 
 def synchronise(device: torch.device) -> None:

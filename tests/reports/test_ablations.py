@@ -3,16 +3,19 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from hyperinverter.config.domain_schema import HypernetworkConfig
 from hyperinverter.config.faults import ConfigError
 from hyperinverter.config.load import load_config, to_yaml
 from hyperinverter.config.report_schema import AblateConfig
 from hyperinverter.config.schema import DataConfig, WeightsConfig
 from hyperinverter.reports.reproduce import ablations
 from hyperinverter.reports.reproduce.ablate_command import ablate
+from hyperinverter.reports.reproduce.ablations import why_not_these
 from hyperinverter.reports.reproduce.page import page
 from hyperinverter.training import phase2
 from hyperinverter.utils.errors import UserError
@@ -81,6 +84,25 @@ def test_rows_are_trained_measured_and_resumed(config: AblateConfig, tmp_path: P
     monkeypatch.setattr(phase2, "step_over_parts", lambda *arguments, **options: steps.append(1))
     assert ablate(config) == result and steps == []
 
+    # taken as table 3 without photos to train on, where photos, settings, rows and weights are the same
+    hashes = dict(result["about"]["model"])
+    alike = replace(config, data=DataConfig(validation_fraction=0.25))
+    assert why_not_these(alike, result, hashes) == [] == why_not_these(config, result, hashes)
+    other = replace(alike, photos=str(tmp_path / "photos"), metrics=["l2"], rows=dict(list(config.rows.items())[:2]))
+    other.settings = [*config.settings[:2], "optimizer.lr=2e-3"]
+    told = [line.partition(":")[0] for line in why_not_these(other, result, hashes | {"w_encoder": "0123"})]
+    assert told == ["optimizer.lr", "rows", "metrics", "w_encoder's weights", "photos"]
+    assert "earlier version" in why_not_these(alike, {**result, "terms": {}}, hashes)[0]
+
+    # other photos are measured, other settings are not gone on with
+    settings, config.settings = config.settings, other.settings
+    with pytest.raises(UserError, match=r"trained by other settings:\n  optimizer.lr: 0.001, now 0.002"):
+        ablate(config)
+    config.settings = list(settings)
+    save_image(torch.zeros(3, 16, 16), tmp_path / "held_out" / "08.png")
+    with pytest.raises(pytest.fail.Exception, match="measured again"):
+        ablate(config)
+
     # rows that went further do not pass for the shorter budget
     config.settings[0] = "schedule.max_steps=1"
     with pytest.raises(UserError, match="was trained for 2 steps by an earlier call, the rows' budget is now 1"):
@@ -118,6 +140,28 @@ def test_a_row_beyond_the_paper_is_told_as_one(config: AblateConfig):
     config.rows = {**dict(list(config.rows.items())[:1]), title: path}
     statements = [one["statement"] for one in ablate(config)["statements"]]
     assert statements[1].endswith("is worse than full, D = 4 (not a row of the paper)")
+
+
+def test_d_is_compared_among_rows_of_one_mapper():
+    """Scales of channels have no D: beside them the paper's matrices are a sweep of their own."""
+
+    def row(**changes):
+        hypernetwork = HypernetworkConfig(token_range="signed", **changes)
+        return SimpleNamespace(domain=SimpleNamespace(hypernetwork=hypernetwork))
+
+    rows = {"full": row(mapper="channel_scales"), "D = 64": row(hidden_size=64), "D = 32": row(hidden_size=32)}
+    measured = {
+        title: {"records": [{"hyperinverter": {"l2": l2 + i}, "w_encoder": {"l2": 9.0 + i}} for i in range(3)]}
+        for title, l2 in zip(rows, (1.0, 2.0, 3.0), strict=True)
+    }
+    told = list(ablations._statements(rows, measured, {"l2": {"unit": "", "better": "lower"}}))
+    assert [one["statement"] for one in told] == [
+        "without Phase II is worse than full",
+        "D = 64 is worse than full (not a row of the paper)",
+        "D = 32 is worse than full (not a row of the paper)",
+        "D = 32 is worse than D = 64",
+    ]
+    assert {one["verdict"] for one in told} == {"holds"}
 
 
 def test_rows_of_unequal_budgets_are_refused(config: AblateConfig):

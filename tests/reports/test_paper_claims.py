@@ -28,6 +28,16 @@ def test_reconstruction_is_decided_by_the_interval(ratio: float, encoders: str, 
     assert "200 times the time (20 s an image)" in claims_section({"faces64": results})
 
 
+def test_times_of_a_core_that_was_shared_count_as_on_one_of_its_own():
+    results = {"table1": table1(0.5)}
+    row = results["table1"]["rows"]["pti"]
+    row |= {"device": "cpu, 1 threads"}
+    row["cells"]["seconds"]["computing"] = 0.25
+    assert "50 times the time (5 s an image)" in claims_section({"faces64": results})
+    row["device"] = "cpu, 2 threads"  # which compute for more than all of the time
+    assert "200 times the time (20 s an image)" in claims_section({"faces64": results})
+
+
 def test_edits_are_held_against_phase_one_and_against_w_plus():
     kept = {name: {"kept": low + 0.05, "kept_interval_95": [low, low + 0.1]} for name, low in
             (("a", 0.8), ("b", 0.3), ("c", 0.62))}  # fmt: skip

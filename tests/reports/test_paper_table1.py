@@ -8,14 +8,18 @@ import pytest
 import torch
 from paper_bench import SLOW, paper_config
 
+from hyperinverter.checkpoint import read_model, save_model
 from hyperinverter.config.faults import ConfigError
 from hyperinverter.config.load import load_config
 from hyperinverter.config.report_schema import OF_FACES, OF_SCENES, PAPER, ReproduceConfig
 from hyperinverter.config.schema import ProjectionConfig, RefineConfig
+from hyperinverter.extractors import base as extractor_base
 from hyperinverter.inverters.sg2 import ProjectorInverter
+from hyperinverter.metrics.features import DiscriminatorDistance, FrFeatureIdentity
+from hyperinverter.metrics.pixel import L2, Psnr
 from hyperinverter.reports.paper.bench import Bench
 from hyperinverter.reports.paper.parts import PARTS, expanded_parts
-from hyperinverter.reports.paper.table1 import _steps, table1_blocks
+from hyperinverter.reports.paper.table1 import _steps, _trained, table1_blocks
 from hyperinverter.reports.paper.values import METRICS, TABLE_1, of_table_1
 from hyperinverter.reports.reproduce.command import reproduce
 from hyperinverter.utils.errors import UserError
@@ -59,8 +63,6 @@ def test_every_method_has_a_row_beside_the_papers(config, tmp_path, capsys):
     assert "weights-inception" in found["not_measured"]["fid"]
     paired = found["paired"]["sg2"]
     assert paired["n"] == 2 and paired["of"] == "hyperinverter" and "ratio" in paired["metrics"]["l2"]
-    noted = table1_blocks({**found, "note": " Told by hand."})  # in the published JSON
-    assert any(isinstance(block, str) and block.endswith(" Told by hand.") for block in noted)
     sheet = load_image(tmp_path / "out" / "table1.png", 64)
     assert sheet.shape == (3, 64, 64)
     for page in ((tmp_path / "docs" / "results.md"), tmp_path / "out" / "table1.md"):
@@ -100,6 +102,58 @@ def test_only_what_changed_is_measured_again(config, projections, tmp_path, monk
     changed = reproduce(config)["table1"]["rows"]
     assert changed["w_encoder"]["key"] != again["w_encoder"]["key"]
     assert changed["w_encoder"]["cells"]["l2"]["value"] != again["w_encoder"]["cells"]["l2"]["value"]
+
+
+def test_another_network_of_a_metric_is_another_row(config, monkeypatch):
+    """A row is valid for the very weights that measured it."""
+    config.methods, files = ["w_encoder"], {"net.onnx": "1"}
+    monkeypatch.setattr(Psnr, "networks", classmethod(lambda cls: dict(files)))
+    first = reproduce(config)["table1"]["rows"]["w_encoder"]["key"]
+    assert reproduce(config)["table1"]["rows"]["w_encoder"]["key"] == first
+    files["net.onnx"] = "2"
+    assert reproduce(config)["table1"]["rows"]["w_encoder"]["key"] != first
+
+
+def test_metrics_name_the_files_that_they_measure_with(tmp_path, monkeypatch):
+    monkeypatch.setattr(extractor_base, "locate", lambda name: tmp_path / name)
+    (tmp_path / "fr_feature.onnx").write_bytes(b"one")
+    before = FrFeatureIdentity.networks()
+    assert set(before) == {"fr_feature.onnx"} and L2.networks() == {} == DiscriminatorDistance.networks()
+    (tmp_path / "fr_feature.onnx").write_bytes(b"another")
+    assert FrFeatureIdentity.networks() != before
+
+
+def test_the_table_says_how_encoders_were_trained(config, tmp_path, tiny_model):
+    """Of the files' own records, and the precision of the run folder that a model lies in."""
+    run = tmp_path / "outputs" / f"w_encoder_{config.domain.name}"
+    (tmp_path / "micro" / "w_encoder.safetensors").unlink()
+    copied = shutil.copytree(tiny_model, run / "model")
+    (run / "config.yaml").write_text("precision: bf16\n")
+    record = {"step": 50, "images_seen": 4000, "validation": {}}
+    files = {part: read_model(copied / f"{part}.safetensors", part) for part in ("w_encoder", "generator")}
+    one = files["w_encoder"]
+    save_model(copied / "w_encoder.safetensors", one.state, kind="w_encoder", config=one.config,
+               requires={"generator": files["generator"].hash}, info=record)  # fmt: skip
+    config.methods = ["sg2", "w_encoder"]
+    found = reproduce(config)["table1"]
+    text = " ".join(block for block in table1_blocks(found) if isinstance(block, str))
+    assert "as its file tells: Phase I 50 steps, 4,000 images, bf16." in text
+    assert found["rows"]["sg2"]["trained"] == {}
+    seconds = found["rows"]["sg2"]["cells"]["seconds"]
+    assert seconds["computing"] > 0
+    seconds |= {"computing": 0.25, "value": 80.0}
+    text = " ".join(block for block in table1_blocks(found) if isinstance(block, str))
+    assert "SG2's seconds were measured while other programs had the core too" in text
+    assert "it computed for 25% of them, about 20 s an image" in text
+
+
+def test_baselines_with_another_trunk_are_told():
+    trunk = {"trunk": "ir_se", "widths": [1]}
+    rows = {name: {"title": name, "trained": {name: {"steps": 1, "images": 2, "trunk": own}}}
+            for name, own in (("psp", trunk), ("w_encoder", trunk), ("e4e", {**trunk, "widths": [2]}))}  # fmt: skip
+    told = " ".join(_trained(rows))
+    assert "psp 1 steps, 2 images, Phase I's trunk" in told and "e4e 1 steps, 2 images, another trunk" in told
+    assert list(_trained({"sg2": {"title": "SG2", "trained": {}}})) == []
 
 
 def test_a_method_of_another_generator_is_told_and_left_out(config, other_tiny_model, capsys):

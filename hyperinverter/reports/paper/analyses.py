@@ -5,16 +5,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from hyperinverter.checkpoint import read_model
 from hyperinverter.config.load import load_config
 from hyperinverter.config.report_schema import AblateConfig, AnalyzeConfig
 from hyperinverter.config.schema import DataConfig
 from hyperinverter.evaluation.analysis.command import analyze
 from hyperinverter.metrics import NotMeasured
-from hyperinverter.reports.paper.bench import OURS, Bench
+from hyperinverter.pretrained.files import weights_file
+from hyperinverter.reports.paper.bench import Bench
 from hyperinverter.reports.paper.blocks import Block, Picture, Table
+from hyperinverter.reports.paper.methods import OURS
 from hyperinverter.reports.paper.table1 import table1
 from hyperinverter.reports.paper.values import TABLE_3, TABLE_3_METRICS
-from hyperinverter.reports.reproduce.ablations import measure_ablations
+from hyperinverter.reports.reproduce.ablations import measure_ablations, why_not_these
 from hyperinverter.utils.checkout import REPOSITORY, command_of
 from hyperinverter.utils.files import copy_file
 
@@ -24,9 +27,9 @@ PAIRS, BLEND_STEPS, MAP_ROWS = 3, 7, 6  # of figure 9, of its blends, and of fig
 
 def _analysis(bench: Bench, figure: str, kind: str, on_shown: bool, pictures: dict[str, str], **more: Any) -> Any:
     """One figure of `analyze`, in a folder of its own; pictures are copied to `output`: its name -> the figure's."""
-    method = bench.methods.get(OURS)
-    if method is None or method.fault:
-        raise NotMeasured(f"it is of {OURS}: {method.fault if method else 'not among the methods'}")
+    if lacking := lacks_ours(bench):
+        raise NotMeasured(lacking[0])
+    method = bench.methods[OURS]
     config, places = bench.config, [bench.output / name for name in pictures.values()]
     photos = bench.shown_digest if on_shown else bench.digest(range(len(bench.source)))
     key = bench.key(figure, bench.method_key(method), photos, more, bench.credit() if on_shown else None)
@@ -50,6 +53,12 @@ def _analysis(bench: Bench, figure: str, kind: str, on_shown: bool, pictures: di
         copy_file(folder / source, place)
     credit = {"credit": bench.credit()} if on_shown else {}
     return bench.keep(folder / "kept.json", key, {"pictures": list(pictures.values()), **credit, "analysis": result})
+
+
+def lacks_ours(bench: Bench) -> list[str]:
+    method = bench.methods.get(OURS)
+    is_there = method is not None and method.fault is None
+    return [] if is_there else [f"it is of {OURS}: {method.fault if method else 'not among the methods'}"]
 
 
 def weight_changes(figure: str) -> Callable[[Bench], dict[str, Any]]:
@@ -117,29 +126,60 @@ def table3(bench: Bench) -> dict[str, Any]:
 
     Without training_photos an earlier run's rows are taken, where there are any.
     """
-    config = bench.config
-    path = Path(config.ablations or REPOSITORY / "configs" / "ablate" / f"{config.domain.name}.yaml")
-    if not path.is_file():
-        raise NotMeasured(f"{path.name}: there is no such config of {command_of('ablate')}; name one in ablations")
-    settings = load_config(AblateConfig, path)
+    if lacking := lacks_ablations(bench):
+        raise NotMeasured(lacking[0])
+    config, settings = bench.config, _ablations(bench)
+    assert settings is not None  # lacks_ablations would have said so
     known = Path(settings.output) / "ablations.json"
+    settings.photos = config.photos
     if config.training_photos and config.photos:
-        settings.data.root, settings.photos = config.training_photos, config.photos
+        settings.data.root = config.training_photos
         settings.device, settings.threads = str(bench.device), config.threads
         result = measure_ablations(settings)
-    elif known.is_file():
-        result = json.loads(known.read_text(encoding="utf-8"))
     else:
-        raise NotMeasured(
-            f"training_photos is not given, and {known} is not there: give training_photos=FOLDER, or run "
-            f"{command_of('ablate')} --config {path.name} first"
-        )
+        result = json.loads(known.read_text(encoding="utf-8"))
+        parts = ("generator", "w_encoder")
+        hashes = {part: read_model(weights_file(settings.domain, part), part).hash for part in parts}
+        if other := why_not_these(settings, result, hashes):
+            raise NotMeasured(
+                f"training_photos is not given, and {known} is of a run that differs: {'; '.join(other)}. Give "
+                "training_photos=FOLDER and photos=FOLDER, so that its rows are measured anew"
+            )
     sheet = Path(settings.output) / "ablations.png"
     if sheet.is_file():
         copy_file(sheet, bench.output / "table3.png")
     for row in result["rows"]:
         row["paper"] = _paper_row(row["title"])
     return {name: value for name, value in result.items() if name != "about"}
+
+
+def _ablations(bench: Bench) -> AblateConfig | None:
+    """The ablate command's config of this domain."""
+    path = _ablations_file(bench)
+    if not path.is_file():
+        return None
+    settings = load_config(AblateConfig, path)
+    if bench.config.model is not None:  # the rows belong to the model that is asked for
+        settings.domain.weights.folder = bench.base
+    return settings
+
+
+def _ablations_file(bench: Bench) -> Path:
+    config = bench.config
+    return Path(config.ablations or REPOSITORY / "configs" / "ablate" / f"{config.domain.name}.yaml")
+
+
+def lacks_ablations(bench: Bench) -> list[str]:
+    """The config, or both the photos to train its rows and an earlier run of them."""
+    config, path, settings = bench.config, _ablations_file(bench), _ablations(bench)
+    if settings is None:
+        return [f"{path.name}: there is no such config of {command_of('ablate')}; name one in ablations"]
+    known = Path(settings.output) / "ablations.json"
+    if (config.training_photos and config.photos) or known.is_file():
+        return []
+    absent = " and ".join(key for key in ("training_photos", "photos") if not getattr(config, key))
+    return [f"{absent} is not given, and {known} is not there: give training_photos=FOLDER photos=FOLDER, or run "
+            f"{command_of('ablate')} --config {path.name} first"]  # fmt: skip
 
 
 def _paper_row(title: str) -> dict[str, float] | None:

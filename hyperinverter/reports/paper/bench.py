@@ -7,7 +7,7 @@ finds it again, after a kill too, and makes anew only what belongs to another ke
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,43 +28,14 @@ from hyperinverter.evaluation.reconstruction import open_images
 from hyperinverter.evaluation.sheet import Row
 from hyperinverter.inverters import INVERTERS, Inverter, load
 from hyperinverter.models.stylegan2 import Generator
-from hyperinverter.pretrained.files import part_file, search_folders
+from hyperinverter.pretrained.files import part_file
 from hyperinverter.pretrained.load import LoadedModel, load_model
-from hyperinverter.releases.obtain import obtain
+from hyperinverter.releases.obtain import obtain, released_name
+from hyperinverter.reports.paper.methods import OURS, PHASE_1, Method, check_made, find_method, head_of
 from hyperinverter.reports.reproduce.measures import model_of
-from hyperinverter.utils.checkout import REPOSITORY
-from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_json
-from hyperinverter.utils.safetensors_io import read_head
 
-OURS, PHASE_1 = "hyperinverter", "w_encoder"
 SHOWN_POOL = 64  # images of the generator that a figure's rows are chosen from
-TITLES = {PHASE_1: "Phase I", OURS: "both phases"}  # others by their class's
-
-
-@dataclass(frozen=True)
-class Method:
-    """One row of the tables.
-
-    Attributes:
-        folder: model folder with its files; None where something is missing.
-        weights: part -> hash of its file.
-        fault: what is missing or does not fit, and how to get it.
-    """
-
-    name: str
-    folder: str | None = None
-    weights: dict[str, str] = field(default_factory=dict)
-    fault: str | None = None
-
-    @property
-    def title(self) -> str:
-        return TITLES.get(self.name, INVERTERS[self.name].title)
-
-    @property
-    def optimises(self) -> bool:
-        """Whether its seconds are those of steps on every photo."""
-        return INVERTERS[self.name].configure is not Inverter.configure
 
 
 class Bench:
@@ -73,19 +44,26 @@ class Bench:
     Args:
         config: of the command.
         device: where everything is computed.
+        makes: whether model files may be converted from released ones that are here.
     Raises:
         UserError, FileNotFoundError: the generator is not there, on which all methods build.
     """
 
-    def __init__(self, config: ReproduceConfig, device: torch.device) -> None:
+    def __init__(self, config: ReproduceConfig, device: torch.device, makes: bool = True) -> None:
         self.config, self.device, self.output = config, device, Path(config.output)
-        base = obtain(model_of(config), "generator")
+        base: str | Path = model_of(config)
+        if makes:
+            base = obtain(base, "generator")
+        elif released := released_name(base):
+            check_made(released, "generator")
         path = part_file(base, "generator", config.domain.name)
-        head = _head(path)
+        head = head_of(path)
         self.base, self.generator_hash = str(path.parent), head["hash"]
         made = json.loads(head["config"])
         self.resolution, self.domain_name = int(made["resolution"]), config.domain.name
-        self.methods = {name: find_method(config, name, self.base, self.generator_hash) for name in config.methods}
+        self.methods = {
+            name: find_method(config, name, self.base, self.generator_hash, makes) for name in config.methods
+        }
         self.chosen_rows: list[Row] | None = None  # of figures, see `grids`
         self._loaded: tuple[str, Inverter] | None = None
 
@@ -170,15 +148,7 @@ class Bench:
 
     def digest(self, indices: Sequence[int]) -> str:
         """Over names and bytes of some of the held-out photos."""
-        return self._digest(Subset(self.source, indices))
-
-    def _digest(self, source: ImageSource) -> str:
-        digest = hashlib.sha256()
-        for index, name in enumerate(source.names):
-            data = source.checked_bytes(index)
-            digest.update(f"{name} {len(data)}\n".encode("utf-8", "surrogatepass"))
-            digest.update(data)
-        return digest.hexdigest()[:16]
+        return Subset(self.source, indices).digest()
 
     @cached_property
     def shown(self) -> Batches:
@@ -190,7 +160,7 @@ class Bench:
     @cached_property
     def shown_digest(self) -> str:
         source = self.shown.source
-        return self._digest(source) if isinstance(source, ImageSource) else f"generated {SHOWN_POOL}"
+        return source.digest() if isinstance(source, ImageSource) else f"generated {SHOWN_POOL}"
 
     def credit(self) -> str:
         """Under a figure: what its images are."""
@@ -254,67 +224,3 @@ def photos_at(images: Batches, indices: Sequence[int]) -> list[tuple[str, Tensor
         if len(found) == len(wanted):
             break
     return [found[index] for index in indices]
-
-
-def find_method(config: ReproduceConfig, name: str, base: str, generator_hash: str) -> Method:
-    """Where the method's files are: as `models` says, in the model folder, or where its trainer writes them."""
-    run = Path("outputs") / f"{name}_{config.domain.name}" / "model"
-    named = config.models.get(name)
-    sources = [named] if named else [base, *([str(run)] if (run / f"{name}.safetensors").is_file() else [])]
-    faults = []
-    for source in sources:
-        try:
-            folder = obtain(source, *_obtained(name))
-            heads = {part: _head(part_file(folder, part, config.domain.name)) for part in INVERTERS[name].parts}
-        except (FileNotFoundError, UserError) as error:
-            faults.append(str(error))
-            continue
-        hashes = {part: head["hash"] for part, head in heads.items()}
-        if fault := _misfit(name, heads, generator_hash):
-            faults.append(f"{source}: {fault}")
-            continue
-        return Method(name, str(folder), hashes)
-    return Method(name, fault=portable(faults[0]))
-
-
-def portable(text: str) -> str:
-    """A message without the folders of this machine, for results that are published."""
-    for folder in (REPOSITORY, Path.cwd(), *search_folders()):
-        text = text.replace(f"{folder}/", "")
-    return text
-
-
-def _obtained(name: str) -> tuple[str, ...]:
-    """Parts as `obtain` names them, by which a released model is made."""
-    own = [part for part in INVERTERS[name].parts if part != "generator"]
-    return tuple(own or ["generator"])
-
-
-def _misfit(name: str, heads: dict[str, dict[str, str]], generator_hash: str) -> str | None:
-    """Why files do not belong to the generator that all methods are measured with."""
-    if (own := heads["generator"]["hash"]) != generator_hash:
-        return f"its generator is {own}, the other methods' is {generator_hash}: give a folder of the same generator"
-    for part, head in heads.items():
-        wanted = json.loads(head.get("requires", "{}")).get("generator", generator_hash)
-        if wanted != generator_hash:
-            return (
-                f"{part}.safetensors was trained for generator {wanted}, this domain's is {generator_hash}: "
-                f"train {name} with this one, or give another folder in models"
-            )
-    return None
-
-
-def _head(path: Path) -> dict[str, str]:
-    """What a model file says of itself, without its weights.
-
-    Raises:
-        UserError: it is no file of ours.
-    """
-    with open(path, "rb") as file:
-        try:
-            found = read_head(file).metadata
-        except ValueError as error:
-            raise UserError(f"{path}: no model file ({error}); get or make it again") from error
-    if not {"hash", "config"} <= found.keys():
-        raise UserError(f"{path}: no model file of this project; get or make it again")
-    return found

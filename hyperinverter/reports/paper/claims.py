@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from hyperinverter.evaluation.tables import table
-from hyperinverter.reports.paper.bench import OURS, PHASE_1
+from hyperinverter.reports.paper.methods import OURS, PHASE_1
 
 Results = dict[str, dict[str, Any]]  # part -> its JSON, of one domain
 HOLDS, FAILS, OPEN, NOT_YET = "holds", "does not hold", "open", "not measured"
@@ -82,10 +82,17 @@ def _against(results: Results, name: str, smaller: bool) -> Iterator[tuple[str, 
 def _pti(results: Results) -> Iterator[tuple[str, str]]:
     yield from _against(results, "pti", smaller=False)
     rows = results.get("table1", {}).get("rows", {})
-    times = [rows.get(name, {}).get("cells", {}).get("seconds", {}).get("value") for name in ("pti", OURS)]
-    if all(times):
-        slow, fast = times
+    slow, fast = (_seconds(rows.get(name, {})) for name in ("pti", OURS))
+    if slow and fast:
         yield HOLDS if slow > fast else FAILS, f"{slow / fast:,.0f} times the time ({slow:.0f} s an image)"
+
+
+def _seconds(row: dict[str, Any]) -> float | None:
+    """Of an image; on one CPU thread those in which it computed, so that what else ran there does not count."""
+    cell = row.get("cells", {}).get("seconds", {})
+    if cell.get("value") and cell.get("computing") and row["device"] == "cpu, 1 threads":
+        return cell["value"] * min(cell["computing"], 1.0)
+    return cell.get("value")
 
 
 # ------------------------------------------------------------------------------------------- edits and ablations

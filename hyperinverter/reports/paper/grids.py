@@ -7,6 +7,7 @@ change. Letters: N photos, S pictures of a row.
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,15 +15,18 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hyperinverter.directions.direction import Direction, edit
+from hyperinverter.directions.files import available_directions
 from hyperinverter.editing.interpolation import interpolate
 from hyperinverter.evaluation.editability import UNITS, shown
 from hyperinverter.evaluation.reconstructing import rounded
 from hyperinverter.evaluation.sheet import DIFFERENCE_MAXIMUM, SHEET_RULE, Row, choose_rows
 from hyperinverter.inverters import Inversion
 from hyperinverter.metrics import NotMeasured
-from hyperinverter.reports.paper.bench import OURS, PHASE_1, Bench, Method, photos_at
+from hyperinverter.reports.paper.bench import Bench, photos_at
 from hyperinverter.reports.paper.blocks import Block, Picture
+from hyperinverter.reports.paper.methods import OURS, PHASE_1, Method
 from hyperinverter.reports.reproduce.edits import directions_of
+from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.images import contact_sheet, difference_map
 
 BLEND_STEPS = 5  # pictures of a blend in figure 26, both ends included
@@ -101,12 +105,18 @@ def figure4(bench: Bench) -> dict[str, Any]:
     return _drawn(bench, "fig4", bench.present, None, draw)
 
 
-def figure7(bench: Bench) -> dict[str, Any]:
-    """Input, Phase I, both phases, and where the second changes the first."""
+def lacks_both(bench: Bench) -> list[str]:
     methods = [bench.methods[name] for name in (PHASE_1, OURS) if name in bench.methods]
     faults = [f"{method.name}: {method.fault}" for method in methods if method.fault]
-    if faults or len(methods) < 2:
-        raise NotMeasured(f"it needs {PHASE_1} and {OURS} among the methods; {'; '.join(faults)}")
+    is_whole = not faults and len(methods) == 2
+    return [] if is_whole else [f"it needs {PHASE_1} and {OURS} among the methods; {'; '.join(faults)}"]
+
+
+def figure7(bench: Bench) -> dict[str, Any]:
+    """Input, Phase I, both phases, and where the second changes the first."""
+    if lacking := lacks_both(bench):
+        raise NotMeasured(lacking[0])
+    methods = [bench.methods[name] for name in (PHASE_1, OURS)]
 
     def draw(rows: list[Row]) -> dict[str, Any]:
         photos, _ = _photos(bench, rows)
@@ -121,12 +131,18 @@ def figure7(bench: Bench) -> dict[str, Any]:
     return _drawn(bench, "fig7", methods, None, draw)
 
 
+def lacks_directions(bench: Bench) -> list[str]:
+    folder = Path(bench.leading.folder or bench.base)
+    how = f"{command_of('learn_direction')} makes them"
+    return [] if available_directions(folder) else [f"{folder.name} has no directions; {how}"]
+
+
 def figure5(bench: Bench) -> dict[str, Any]:
     """Edits by every method: of each direction a row per photo and way."""
+    if lacking := lacks_directions(bench):
+        raise NotMeasured(lacking[0])
     leading = bench.load(bench.leading)
     directions = directions_of(leading)
-    if not directions:
-        raise NotMeasured(f"{leading.folder.name} has no directions")
     strength, unit = max(bench.config.strengths), bench.config.strength_unit
     ways = {direction.name: leading.in_w([-strength, strength], unit, direction) for direction in directions}
 

@@ -21,8 +21,9 @@ from hyperinverter.evaluation.drawing import new_figure, save_figure
 from hyperinverter.evaluation.editability import choose_photos, shown
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.metrics.base import middle_95
-from hyperinverter.reports.paper.bench import Bench, Method, photos_at
+from hyperinverter.reports.paper.bench import Bench, photos_at
 from hyperinverter.reports.paper.blocks import Block, Picture, Table
+from hyperinverter.reports.paper.methods import Method
 from hyperinverter.reports.paper.ranking_page import Question, encoded, write_page
 from hyperinverter.reports.paper.values import FIRST_PLACES
 from hyperinverter.reports.reproduce.edits import directions_of
@@ -77,12 +78,21 @@ def ranking(figure: str) -> Callable[[Bench], dict[str, Any]]:
 # ------------------------------------------------------------------------------------------------- the page
 
 
+def _ranked(bench: Bench) -> list[Method]:
+    return [m for name in bench.config.ranked if (m := bench.methods.get(name)) and not m.fault]
+
+
+def lacks_ranked(bench: Bench) -> list[str]:
+    here = [method.name for method in _ranked(bench)]
+    told = f"people rank two methods or more of ranked ({', '.join(bench.config.ranked)}); here are "
+    return [] if len(here) > 1 else [told + (", ".join(here) or "none")]
+
+
 def _built(bench: Bench, figure: str) -> dict[str, Any]:
     """What the codes of the page mean; the page is kept as long as its pictures are the same, as are its codes."""
-    methods = [m for name in bench.config.ranked if (m := bench.methods.get(name)) and not m.fault]
-    if len(methods) < 2:
-        raise NotMeasured(f"people rank two methods or more of ranked ({', '.join(bench.config.ranked)}); here are "
-                          f"{', '.join(m.name for m in methods) or 'none'}")  # fmt: skip
+    methods = _ranked(bench)
+    if lacking := lacks_ranked(bench):
+        raise NotMeasured(lacking[0])
     page, place = bench.output / f"{figure}_ranking.html", bench.output / f"{figure}_key.json"
     strengths = [bench.config.strengths, bench.config.strength_unit, bench.config.ranked_photos]
     key = bench.key(figure, [bench.method_key(method) for method in methods], bench.shown_digest, strengths)

@@ -17,14 +17,16 @@ from hyperinverter.evaluation.reconstruction import evaluate
 from hyperinverter.evaluation.sheet import choose_rows
 from hyperinverter.evaluation.tables import ARROWS, TIMES
 from hyperinverter.inverters import INVERTERS
-from hyperinverter.pretrained.load import load_discriminator
-from hyperinverter.reports.paper.bench import Bench, Method, photos_at, portable
+from hyperinverter.pretrained.load import hash_of, load_discriminator
+from hyperinverter.reports.paper.bench import Bench, photos_at
 from hyperinverter.reports.paper.blocks import Block, Picture, Table
+from hyperinverter.reports.paper.methods import Method, portable
 from hyperinverter.reports.paper.values import METRICS, TABLE_1, of_table_1
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import contact_sheet
 
 SHEET_ROWS = 6  # of table1.png
+OWN_CORE = 0.9  # a process that computes for less of its time shares its core
 OF_A_SET = ("fid", "kid_x1e3", "frechet_squeezenet")  # grow as images get fewer: only equal counts compare
 PAPER_ONLY = {"faces": "Human Faces", "scenes": "Churches"}  # what the paper's columns are of, by kind
 
@@ -36,7 +38,7 @@ def table1(bench: Bench) -> dict[str, Any]:
         `rows`: method -> `n`, `cells` (metric -> value, interval, the paper's value), `settings`, or `missing`;
         `paired`: what both phases do against each other method on that one's photos.
     """
-    names = list(dict.fromkeys(bench.config.table_metrics or bench.config.metrics))
+    names = metric_names(bench)
     measurable, not_measured = _measurable(bench, names)
     rows: dict[str, dict[str, Any]] = {}
     ordered = sorted(bench.methods.values(), key=lambda method: method.optimises)  # the fast ones first
@@ -60,7 +62,7 @@ def table1(bench: Bench) -> dict[str, Any]:
     kind = bench.config.domain.kind
     ordered_rows = {name: rows[name] for name in bench.config.methods}
     for name, row in ordered_rows.items():
-        row["title"] = bench.methods[name].title
+        row["title"], row["trained"] = bench.methods[name].title, bench.methods[name].trained
         cells = row.setdefault("cells", {})
         for metric in dict.fromkeys((*names, *METRICS)):
             cells.setdefault(metric, {"value": None})["paper"] = of_table_1(kind, name, metric)
@@ -75,18 +77,34 @@ def table1(bench: Bench) -> dict[str, Any]:
     }
 
 
-def _measurable(bench: Bench, names: list[str]) -> tuple[list[str], dict[str, str]]:
-    """Which metrics' networks are here, and why others' are not: a file that was added is a new row."""
+def metric_names(bench: Bench) -> list[str]:
+    """The columns, seconds aside."""
+    return list(dict.fromkeys(bench.config.table_metrics or bench.config.metrics))
+
+
+def _measurable(bench: Bench, names: list[str]) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
+    """Metric -> hashes of its networks, and why others cannot be measured: with another file a row is another one."""
     try:
         discriminator = load_discriminator(bench.base)
     except FileNotFoundError:
         discriminator = None
     domain, device = bench.model.domain, bench.device
     found, missing = metric_table.build(names, domain, discriminator=discriminator, device=device)
-    return [metric.name for metric in found], missing
+    networks = {metric.name: metric.networks() for metric in found}
+    if "discriminator_features" in networks and discriminator is not None:
+        networks["discriminator_features"] = {"discriminator": hash_of(discriminator)}
+    return networks, missing
 
 
-def _row(bench: Bench, method: Method, names: list[str], measurable: list[str]) -> dict[str, Any]:
+def lacks_networks(bench: Bench) -> list[str]:
+    """Columns whose networks are not here."""
+    reasons: dict[str, list[str]] = {}
+    for name, why in _measurable(bench, metric_names(bench))[1].items():
+        reasons.setdefault(why, []).append(name)
+    return [f"without the columns {', '.join(names)}: {why}" for why, names in reasons.items()]
+
+
+def _row(bench: Bench, method: Method, names: list[str], measurable: dict[str, Any]) -> dict[str, Any]:
     """One method's row, from its file where that is still valid."""
     config, indices = bench.config, bench.chosen(method)
     folder = bench.output / "table1" / method.name
@@ -111,8 +129,9 @@ def _row(bench: Bench, method: Method, names: list[str], measurable: list[str]) 
     values, intervals = result["methods"][method.name], result["intervals_95"][method.name]
     cells = {name: {"value": values[name], "interval_95": intervals.get(name)} for name in names}
     median, slow = (values[name] / 1000 for name in TIMES)
-    cells["seconds"] = {"value": median, "interval_95": None, "p95": slow}
     protocol = result["protocol"]
+    cells["seconds"] = {"value": median, "interval_95": None, "p95": slow}
+    cells["seconds"]["computing"] = protocol["computing"].get(method.name)
     row = {
         "n": result["num_images"],
         "weights": method.weights,
@@ -221,7 +240,8 @@ def table1_blocks(result: dict[str, Any]) -> Iterator[Block]:
     heads = ["method", "n", *(f"{name}{units.get(name, '')}{arrows.get(name, ' ↓')}" for name in columns)]
     yield Table(heads, [_line(row, columns, most) for row in rows.values()])
     devices = {row["device"] for row in rows.values() if "device" in row}
-    yield f"Seconds on {', '.join(sorted(devices))}. {_settings(rows)}{result.get('note', '')}".strip()
+    told = [f"Seconds on {', '.join(sorted(devices))}.", *_shared_cores(rows), _settings(rows), *_trained(rows)]
+    yield " ".join(filter(None, told))
     missing = [f"- {row['title']}: {row['missing']}" for row in rows.values() if "missing" in row]
     if missing:
         yield "Rows that could not be measured:\n\n" + "\n".join(map(_one_line, missing))
@@ -279,7 +299,44 @@ def _settings(rows: dict[str, Any]) -> str:
     lines = [
         f"{title}: {', '.join(f'{k} {v}' for k, v in one.items() if v is not None)}" for title, one in told.items()
     ]
-    return "Settings: " + "; ".join(lines) + "." if lines else ""
+    if not lines:
+        return ""
+    minimised: dict[str, list[str]] = {}
+    for title, one in told.items():
+        minimised.setdefault(str(one.get("perceptual")), []).append(title)
+    columns = next(row["cells"] for row in rows.values() if row.get("settings"))
+    own = [f"{', '.join(titles)} minimise {name} itself." for name, titles in minimised.items() if name in columns]
+    return " ".join(["Settings: " + "; ".join(lines) + ".", *own])
+
+
+def _shared_cores(rows: dict[str, Any]) -> Iterator[str]:
+    """Of one thread on a CPU: whose seconds are more than they would be on a core of its own."""
+    for row in rows.values():
+        seconds = row["cells"].get("seconds", {})
+        share = seconds.get("computing")
+        if share and share < OWN_CORE and row["device"] == "cpu, 1 threads":
+            yield (
+                f"{row['title']}'s seconds were measured while other programs had the core too: it computed for "
+                f"{share:.0%} of them, about {seconds['value'] * share:.3g} s an image."
+            )
+
+
+def _trained(rows: dict[str, Any]) -> Iterator[str]:
+    """How encoders were trained, as their files say; a trunk is told where it is not E1's."""
+    parts: dict[str, tuple[str, dict[str, Any]]] = {}  # each once, with the first row that has it alone
+    for row in sorted(rows.values(), key=lambda row: len(row.get("trained", {}))):
+        for part, training in row.get("trained", {}).items():
+            if training:
+                parts.setdefault(part, (row["title"] if len(row["trained"]) == 1 else "Phase II", training))
+    own = parts.get("w_encoder", ("", {}))[1].get("trunk")
+    lines = []
+    for part, (title, training) in parts.items():
+        words = [f"{training['steps']:,} steps", f"{training['images']:,} images", training.get("precision")]
+        if own is not None and part != "w_encoder" and part != "hyperinverter":
+            words.append("Phase I's trunk" if training["trunk"] == own else "another trunk than Phase I's")
+        lines.append(f"{title} {', '.join(filter(None, words))}")
+    if lines:
+        yield f"The training run that made each part, as its file tells: {'; '.join(lines)}."
 
 
 def _one_line(text: str) -> str:

@@ -26,10 +26,12 @@ from hyperinverter.evaluation.tables import mean
 from hyperinverter.inverters import Inversion, Inverter
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.metrics.base import bootstrap_interval
-from hyperinverter.reports.paper.bench import Bench, Method, portable
+from hyperinverter.reports.paper.bench import Bench
 from hyperinverter.reports.paper.blocks import Block, Table
+from hyperinverter.reports.paper.grids import lacks_directions
+from hyperinverter.reports.paper.methods import Method, portable
 from hyperinverter.reports.paper.values import JUDGES, STRENGTHS, TABLE_2
-from hyperinverter.reports.reproduce.edits import Judges, find_identities, find_judges
+from hyperinverter.reports.reproduce.edits import Judges, find_identities, find_judges, missing_classifiers
 from hyperinverter.reports.reproduce.edits_page import STRENGTHS as UNITS_IN_WORDS
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import AppendedFile, write_text
@@ -95,6 +97,12 @@ def table2(bench: Bench) -> dict[str, Any]:
     }
 
 
+def lacks_judges(bench: Bench) -> list[str]:
+    """No directions, or classifiers that cannot be asked."""
+    missing = missing_classifiers(bench.config)
+    return [*lacks_directions(bench), *(f"without the classifier {name}: {why}" for name, why in missing.items())]
+
+
 def _chosen(bench: Bench, method: Method) -> list[int]:
     """Optimised photos are those of table 1, which are kept; else one of each person where labels tell people."""
     return bench.narrow if method.optimises else choose_photos(bench.people, bench.config.edited_photos)
@@ -128,7 +136,7 @@ def _measured(bench: Bench, method: Method, judges: Judges, identities: list[Ide
     """A record per photo: direction -> `changes` (classifier -> [S]), `kept` (network -> strength -> number)."""
     config, indices = bench.config, _chosen(bench, method)
     told = [[case.direction.name, _hash(case.direction), case.classifiers] for case in judges.cases]
-    settings = [config.strengths, config.strength_unit, judges.pixels, [one.name for one in identities]]
+    settings = [config.strengths, config.strength_unit, judges.pixels, [[one.name, one.networks] for one in identities]]
     fitted = judges.fitted.figures if judges.fitted else None
     what = [bench.method_key(method), bench.digest(indices), told, settings, judges.classifiers.about(), fitted]
     path = bench.output / "table2" / f"{method.name}_{bench.key('edits', *what)}.jsonl"

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 import hyperinverter
+from hyperinverter import metrics as metric_table
 from hyperinverter.checkpoint import read_model
 from hyperinverter.config.load import load_config
 from hyperinverter.config.report_schema import AblateConfig
@@ -28,6 +29,7 @@ from hyperinverter.evaluation.sheet import choose_rows
 from hyperinverter.inverters import load
 from hyperinverter.models.build import build_hyperinverter
 from hyperinverter.training import phase2
+from hyperinverter.training.resume import NEUTRAL, flatten, under
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import slug, write_json
@@ -36,6 +38,7 @@ from hyperinverter.utils.skip_init import shapes_only
 
 WITHOUT = "without Phase II"
 OF_TABLE_3 = {"hidden_size", "use_w_image_features", "shared_code"}  # what its rows change
+TERMS = "terms.json"  # in the output folder: what its rows are trained by
 RESULT = "row.json"  # in a row's folder: what was measured, and of which weights
 NOTE = "one training of each row; intervals over images, of paired differences to the base where they say so"
 
@@ -60,12 +63,14 @@ def measure_ablations(config: AblateConfig) -> dict[str, Any]:
     base_title, base = next(iter(rows.items()))
     for title, row in rows.items():
         _check_same_budget(base_title, base, title, row)
+    output = Path(config.output)
+    _check_terms(output, _terms(base))
+    photos_hash = held_out.digest()
     measured: dict[str, dict[str, Any]] = {}
     for number, (title, row) in enumerate(rows.items(), 1):
         log_message(f"row {number} of {len(rows)}: {title}")
-        measured[title] = _measure(config, row)
+        measured[title] = _measure(config, row, photos_hash)
     result = _summary(config, rows, measured)
-    output = Path(config.output)
     write_json(output / "ablations.json", result)
     _draw(config, rows, measured, output / "ablations.png")
     for row in result["rows"]:
@@ -98,7 +103,63 @@ def _check_same_budget(base_title: str, base: Phase2Config, title: str, row: Pha
         )
 
 
-def _measure(config: AblateConfig, row: Phase2Config) -> dict[str, Any]:
+def _terms(base: Phase2Config) -> dict[str, Any]:
+    """What all rows are trained by, as JSON gives it back: settings that change a step, and which photos."""
+    settings = {key: value for key, value in flatten(asdict(base)).items() if not under(key, (*NEUTRAL, "domain"))}
+    for key in ("data.root", "data.validation_root"):
+        roots = [settings[key]] if isinstance(settings[key], str) else settings[key] or []
+        settings[key] = [Path(root).name for root in roots]  # the same photos may have been moved
+    return json.loads(json.dumps(settings, default=str))
+
+
+def _other_terms(known: dict[str, Any], terms: dict[str, Any]) -> list[str]:
+    changed = (key for key in sorted(known.keys() | terms.keys()) if known.get(key) != terms.get(key))
+    return [f"{key}: {known.get(key, 'absent')}, now {terms.get(key, 'absent')}" for key in changed]
+
+
+def _check_terms(output: Path, terms: dict[str, Any]) -> None:
+    """Write the terms down before the first row is trained; rows of other ones are not gone on with.
+
+    Raises:
+        UserError: rows in this folder were trained by other settings or photos; names them.
+    """
+    path = output / TERMS
+    if not path.is_file():
+        write_json(path, terms)
+    elif other := _other_terms(json.loads(path.read_text(encoding="utf-8")), terms):
+        raise UserError(
+            f"{output}: its rows are trained by other settings:\n  " + "\n  ".join(other) + "\nset these back, or give "
+            "another output (of table 3: another config in ablations=FILE)"
+        )
+
+
+def why_not_these(config: AblateConfig, known: dict[str, Any], hashes: dict[str, str]) -> list[str]:
+    """In what an earlier ablations.json differs from what the config asks for; [] where it is that.
+
+    Training photos are compared where `config.data.root` names some, held-out ones where `config.photos` does.
+
+    Args:
+        hashes: part -> hash of the weights that rows are to be trained with.
+    """
+    rows = {title: _row_config(config, title, path) for title, path in config.rows.items()}
+    base = next(iter(rows.values()))
+    terms, before = _terms(base), known.get("terms", {})
+    if config.data.root is None:
+        terms["data.root"] = before.get("data.root")
+    other = _other_terms(before, terms) if before else ["an earlier version made it, which did not note its settings"]
+    titles = [row["title"] for row in known["rows"] if row["title"] != WITHOUT]
+    asked: list[tuple[str, Any, Any]] = [
+        ("rows", titles, list(rows)),
+        ("steps", known["budget"]["steps"], base.schedule.max_steps),
+        ("metrics", known.get("asked_metrics"), config.metrics),
+        *((f"{part}'s weights", known["about"]["model"].get(part), digest) for part, digest in hashes.items()),
+    ]
+    if config.photos is not None:
+        asked.append(("photos", known.get("photos_hash"), open_source(config.photos).digest()))
+    return other + [f"{name}: {was}, now {now}" for name, was, now in asked if was != now]
+
+
+def _measure(config: AblateConfig, row: Phase2Config, photos_hash: str) -> dict[str, Any]:
     """Train the row unless it is trained, measure it unless these weights were measured on these photos."""
     folder = Path(row.output)
     phase2.train(row)
@@ -110,10 +171,14 @@ def _measure(config: AblateConfig, row: Phase2Config) -> dict[str, Any]:
             f"{row.schedule.max_steps}; give another output, or the earlier schedule.max_steps"
         )
     photos = [config.photos] if isinstance(config.photos, str) else config.photos
+    judge = model / "discriminator.safetensors"
     what = {
         "weights": read_model(model / "hyperinverter.safetensors", "hyperinverter").hash,
         "photos": [Path(one).name for one in photos],
+        "photos_hash": photos_hash,
         "metrics": config.metrics,
+        "networks": {name: metric_table.METRICS[name].networks() for name in config.metrics},
+        "discriminator": read_model(judge, "discriminator").hash if judge.is_file() else None,
     }
     path = folder / RESULT
     if path.is_file() and (known := json.loads(path.read_text()))["of"] == what:
@@ -176,6 +241,9 @@ def _summary(
         "domain": config.domain.name,
         "num_images": phase1["num_images"],
         "photos": measured[base_title]["of"]["photos"],
+        "photos_hash": measured[base_title]["of"]["photos_hash"],
+        "terms": _terms(base),
+        "asked_metrics": config.metrics,
         "settings": config.settings,
         "budget": {"steps": schedule.max_steps, "adversarial_steps": adversarial, "images": images, "seed": base.seed},
         "metrics": about,
@@ -225,20 +293,20 @@ def _statements(rows: dict[str, Phase2Config], measured: dict[str, dict[str, Any
     base_title = next(iter(rows))
     base = measured[base_title]
     yield _worse(f"{WITHOUT} is worse than {base_title}", _against(base, base, about, method="w_encoder")["l2"])
-    sizes: dict[int, str] = {}
+    sweeps: dict[str, dict[int, str]] = {}  # rows that differ from each other in D alone: D -> title
     for title, row in rows.items():
         ours, theirs = row.domain.hypernetwork, rows[base_title].domain.hypernetwork
         changed = {key for key in vars(ours) if getattr(ours, key) != getattr(theirs, key)}
-        if changed <= {"hidden_size"}:
-            sizes.setdefault(ours.hidden_size, title)
-        else:
+        if ours.mapper == "matrices":  # of scales of channels there is no D
+            sweeps.setdefault(repr(replace(ours, hidden_size=0)), {}).setdefault(ours.hidden_size, title)
+        if not changed <= {"hidden_size"}:
             beyond = "" if changed <= OF_TABLE_3 else " (not a row of the paper)"
             against = _against(measured[title], base, about)["l2"]
             yield _worse(f"{title} is worse than {base_title}{beyond}", against)
-    order = sorted(sizes)
-    for small, large in itertools.pairwise(order):
-        against = _against(measured[sizes[small]], measured[sizes[large]], about)["l2"]
-        yield _worse(f"D = {small} is worse than D = {large}", against)
+    for sizes in sweeps.values():
+        for small, large in itertools.pairwise(sorted(sizes)):
+            against = _against(measured[sizes[small]], measured[sizes[large]], about)["l2"]
+            yield _worse(f"D = {small} is worse than D = {large}", against)
 
 
 def _worse(statement: str, comparison: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The measurement of edits: which photos, directions and classifiers there are, then Table 2 of them all."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,13 +76,11 @@ def find_judges(config: ReproduceConfig, inverter: Inverter, device: torch.devic
         raise NotMeasured(f"{inverter.folder} has no directions; {command_of('learn_direction')} makes them")
     labels = read_labels(config.labels) if config.labels else {}
     pixels = min(inverter.resolution, inverter.domain.loss_resolution)
-    missing = _missing(config.classifiers, inverter.domain.kind)
+    missing = missing_classifiers(config, inverter.domain.kind)
     networks = [name for name in config.classifiers if name in FACE_CLASSIFIERS and name not in missing]
     fitted = None
     if ATTRIBUTES in config.classifiers and config.training_photos and config.labels:
         fitted = _fitted(config, directions, labels, pixels, device)
-    elif ATTRIBUTES in config.classifiers:
-        missing[ATTRIBUTES] = "they are fitted to training_photos and labels, which are not given"
     classifiers = Classifiers(networks, fitted, device)
     cases = [
         Case(direction, result) for direction in directions if (result := classifiers_of(direction, classifiers.known))
@@ -155,13 +153,15 @@ def photos_of(root: str | list[str], resolution: int) -> Batches:
     return Batches(open_source(root, resolution=resolution), resolution, on_bad_file="refuse")
 
 
-def _missing(names: Collection[str], kind: str) -> dict[str, str]:
-    """Classifier -> why it cannot be asked."""
-    reasons = {}
-    for name in names:
+def missing_classifiers(config: ReproduceConfig, kind: str | None = None) -> dict[str, str]:
+    """Classifier -> why it cannot be asked; `kind` of the images, None: the domain's."""
+    reasons: dict[str, str | None] = {}
+    for name in config.classifiers:
         if name not in FACE_CLASSIFIERS:
+            is_given = config.training_photos and config.labels
+            reasons[name] = None if is_given else "they are fitted to training_photos and labels, which are not given"
             continue
-        is_face = kind == "faces"
+        is_face = (kind or config.domain.kind) == "faces"
         reasons[name] = FACE_CLASSIFIERS[name].extractor.why_missing() if is_face else f"{name} tells of faces alone"
     return {name: reason for name, reason in reasons.items() if reason}
 
@@ -186,12 +186,12 @@ def find_identities(device: torch.device) -> list[Identity]:
     """fr_feature's and dlib's networks, which no loss uses; MobileFaceNet's where both are absent."""
     result = []
     if FrFeature.why_missing() is None:
-        network = FrFeature.find()
-        result.append(Identity("fr_feature", network.features, lambda a, b: 1 - network.distance(a, b)))
+        network, files = FrFeature.find(), FrFeature.file_hashes()
+        result.append(Identity("fr_feature", network.features, lambda a, b: 1 - network.distance(a, b), networks=files))
     if DlibFace.why_missing() is None:
-        dlib = DlibFace.find()
-        result.append(Identity("dlib_identity", dlib.features, dlib.similarity, is_slow=True))
+        dlib, files = DlibFace.find(), DlibFace.file_hashes()
+        result.append(Identity("dlib_identity", dlib.features, dlib.similarity, is_slow=True, networks=files))
     if not result and MobileFaceNet.why_missing() is None:
-        small = MobileFaceNet.find().to(device)
-        result.append(Identity("mobilefacenet", small.features, lambda a, b: 1 - small.distance(a, b)))
+        small, files = MobileFaceNet.find().to(device), MobileFaceNet.file_hashes()
+        result.append(Identity("mobilefacenet", small.features, lambda a, b: 1 - small.distance(a, b), networks=files))
     return result
