@@ -26,7 +26,6 @@ from hyperinverter.utils.text import expanded, printable
 from hyperinverter.utils.waiting import close_bars, doing, signs_of_life
 
 PACKAGE = Path(__file__).resolve().parents[1]
-USER_MISTAKE = 2  # exit code, as argparse's own
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # what a full or read-only disk says
 PIPE_CLOSED = 141  # as of a program that SIGPIPE ended
 # keys of paths to images, which are looked at before PyTorch is loaded
@@ -55,6 +54,7 @@ class Command:
     inputs_help: str = "photos, folders, .zip files or globs of these"
     inputs_name: str = "IMAGE"
     plan: str = "hyperinverter.models.plan:dry_run"
+    looks_itself: bool = False  # the action names missing photos itself, together with whatever else is missing
 
 
 def run(command: Command, argv: Sequence[str], program: str | None = None) -> None:
@@ -109,7 +109,8 @@ def _obey(command: Command, argv: Sequence[str], program: str | None) -> None:
             dry_run = _import(command.plan)
         print("\n" + dry_run(config))
     if not (options.print_config or options.dry_run):
-        _check_inputs(config)
+        if not command.looks_itself:
+            _check_inputs(config)
         if getattr(config, "output", None):  # reported before hours are put into what could not be written
             config.output = str(expanded(config.output))
             check_writable(config.output)
@@ -191,8 +192,8 @@ def _checked_for_processes(action: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def stop(message: str, error: Exception | None = None) -> NoReturn:
-    """Print a message as an error and end with the exit code of a mistake that the user can mend."""
+    """Print a message as an error and end with its exit code, else that of a mistake that the user can mend."""
     close_bars()
     if not getattr(error, "is_reported", _is_spoken_for()):
         print(f"error: {printable(message, keep=chr(10))}", file=sys.stderr)
-    raise SystemExit(USER_MISTAKE) from None
+    raise SystemExit(getattr(error, "exit_code", UserError.exit_code)) from None

@@ -192,6 +192,8 @@ COMMANDS: dict[str, Command] = {
         "at any time, the same command goes on.",
         inputs="parts",
         inputs_help="names of tables and figures (table1, fig4), of other measurements, or all",
+        plan="hyperinverter.reports.reproduce.lacking:dry_run",
+        looks_itself=True,
         inputs_name="PART",
     ),
     "benchmark": Command(

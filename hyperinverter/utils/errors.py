@@ -17,6 +17,14 @@ class UserError(Exception):
     can catch the usual type.
     """
 
+    exit_code = 2  # that its command ends with, as argparse's own
+
+
+class Unfinished(UserError):
+    """Parts of the work failed and the rest is done: names what failed and why."""
+
+    exit_code = 1
+
 
 # What Python, NumPy, torch, Pillow, zipfile and pickle raise on content that is damaged or hostile; there is no common
 # class for it, and memory that a file asks for in vain belongs to it. Whoever reads content from outside catches these

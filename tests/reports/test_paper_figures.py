@@ -1,6 +1,7 @@
 """Tables 2 and 3 and the figures on the tiny domain: what they say, what they publish, and how they go on."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,13 +10,15 @@ import pytest
 import torch
 from paper_bench import SLOW, paper_config
 
+from hyperinverter.config.cli import stop
 from hyperinverter.config.load import to_yaml
 from hyperinverter.config.report_schema import AblateConfig, ReproduceConfig
 from hyperinverter.inverters.sg2 import ProjectorInverter
 from hyperinverter.reports.paper import analyses, table2
 from hyperinverter.reports.paper.parts import PARTS
 from hyperinverter.reports.reproduce.command import reproduce
-from hyperinverter.utils.errors import UserError
+from hyperinverter.reports.reproduce.lacking import dry_run
+from hyperinverter.utils.errors import Unfinished, UserError
 from hyperinverter.utils.images import load_image, save_image
 
 ONE_EACH = ["fig1", "fig4", "fig5", "fig7", "fig8", "fig9", "fig12", "fig13", "fig26"]
@@ -148,7 +151,62 @@ def test_what_a_figure_needs_is_told(config, capsys):
     assert reproduce(config) == {} and "none of its methods has its files" in capsys.readouterr().err
 
 
-def test_table_3_is_the_ablations_beside_the_papers_rows(config, tmp_path, monkeypatch):
+def test_a_part_that_fails_does_not_stop_the_others(config, tmp_path, monkeypatch):
+    def fails(error):
+        def make(bench):
+            raise error
+
+        return make
+
+    monkeypatch.setitem(PARTS, "fig7", replace(PARTS["fig7"], make=fails(UserError("a file is damaged"))))
+    monkeypatch.setitem(PARTS, "fig12", replace(PARTS["fig12"], make=fails(RuntimeError("a fault in the code"))))
+    config.parts, config.methods = ["fig7", "fig4", "fig12", "fig26"], ["w_encoder", "hyperinverter"]
+    with pytest.raises(Unfinished) as error:
+        reproduce(config)
+    told = str(error.value)
+    assert "2 of 4 parts failed, the others are done (fig4, fig26)" in told
+    assert "fig7: a file is damaged" in told and "RuntimeError: a fault in the code" in told and "Traceback" in told
+    assert {path.name for path in (tmp_path / "out").glob("fig*.json")} == {"fig4.json", "fig26.json"}
+    with pytest.raises(SystemExit) as code:
+        stop(told, error.value)
+    assert code.value.code == 1
+
+
+def test_all_that_is_missing_is_named_before_any_work(config, tmp_path, monkeypatch):
+    for name, part in PARTS.items():
+        monkeypatch.setitem(PARTS, name, replace(part, make=lambda bench: pytest.fail("work began")))
+    config.parts, config.photos, config.labels, config.shown = ["all"], "nowhere", "no.csv", "not_shown"
+    (tmp_path / "micro" / "w_encoder.safetensors").unlink()
+    shutil.rmtree(tmp_path / "micro" / "directions")
+    config.domain.name = "unknown"  # of which there is no config of ablations
+    with pytest.raises(UserError) as error:
+        reproduce(config)
+    told = str(error.value)
+    for word in ("nowhere", "not_shown", "no.csv", "psp: micro: has no psp", "w_encoder: micro: has no w_encoder",
+                 "unknown.yaml", "micro has no directions", "it is of hyperinverter"):  # fmt: skip
+        assert word in told, word
+    assert told.count("has no directions") == 1  # what several parts lack is told once
+    text = dry_run(config)
+    assert "sg2: " in text and all(line in text for line in ("nowhere", "psp: micro: has no psp", "unknown.yaml"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_a_generator_the_methods_files_are_named_too(config, tmp_path):
+    config.parts, config.model, config.photos = ["table1"], str(tmp_path / "empty"), "nowhere"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError) as error:
+        reproduce(config)
+    for told in (dry_run(config), str(error.value)):
+        for word in ("nowhere", "has no generator.safetensors", "has no psp.safetensors", "has no w_encoder.safe"):
+            assert word in told, word
+
+
+def test_a_dry_run_of_what_is_all_there_says_so(config):
+    config.parts, config.methods, config.metrics = ["fig4"], ["w_encoder", "hyperinverter"], ["l2"]
+    assert dry_run(config).endswith("nothing is missing")
+
+
+def test_table_3_is_the_ablations_beside_the_papers_rows(config, tmp_path, monkeypatch, capsys):
     path = tmp_path / "ablate.yaml"
     path.write_text(to_yaml(AblateConfig(rows={"full": "a.yaml"}, output="ablated")))
     rows = [{"title": title, "values": {"l2": 0.1}, "intervals_95": {}} for title in ("full, D = 64", "D = 32", "odd")]
@@ -170,7 +228,11 @@ def test_table_3_is_the_ablations_beside_the_papers_rows(config, tmp_path, monke
     assert reproduce(config) == {}  # told: nothing was trained before
     Path("ablated").mkdir()
     Path("ablated/ablations.json").write_text(json.dumps({**of, "rows": rows}))
+    differing: list[str] = []
+    monkeypatch.setattr(analyses, "why_not_these", lambda *arguments: differing)
     assert len(reproduce(config)["table3"]["rows"]) == 3 and len(given) == 1
+    differing.append("optimizer.lr: 1, now 2")
+    assert reproduce(config) == {} and "is of a run that differs: optimizer.lr: 1, now 2" in capsys.readouterr().err
 
 
 def test_the_leading_method_must_be_an_encoder(config, capsys):

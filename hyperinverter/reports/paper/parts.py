@@ -10,6 +10,8 @@ from hyperinverter.reports.html_page import Report
 from hyperinverter.reports.paper.analyses import (
     analysis_blocks,
     blends,
+    lacks_ablations,
+    lacks_ours,
     mean_map,
     quality_time,
     quality_time_blocks,
@@ -20,10 +22,18 @@ from hyperinverter.reports.paper.analyses import (
 )
 from hyperinverter.reports.paper.bench import Bench
 from hyperinverter.reports.paper.blocks import Block, add_to
-from hyperinverter.reports.paper.grids import figure4, figure5, figure7, figure26, grid_blocks
-from hyperinverter.reports.paper.ranking import ranking, ranking_blocks
-from hyperinverter.reports.paper.table1 import table1, table1_blocks
-from hyperinverter.reports.paper.table2 import table2, table2_blocks
+from hyperinverter.reports.paper.grids import (
+    figure4,
+    figure5,
+    figure7,
+    figure26,
+    grid_blocks,
+    lacks_both,
+    lacks_directions,
+)
+from hyperinverter.reports.paper.ranking import lacks_ranked, ranking, ranking_blocks
+from hyperinverter.reports.paper.table1 import lacks_networks, table1, table1_blocks
+from hyperinverter.reports.paper.table2 import lacks_judges, table2, table2_blocks
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,7 @@ class Part:
         make: measures and draws; the result is its JSON.
         blocks: JSON -> what the page says.
         needs: settings without which it cannot be made.
+        lacks: asked before any work: each line says what is not there, so that it or some of it cannot be made.
         pictures: files of `output` that may be published: none that shows held-out photos.
     """
 
@@ -43,29 +54,46 @@ class Part:
     blocks: Callable[[dict[str, Any]], Iterable[Block]]
     needs: Sequence[str] = ()
     pictures: Sequence[str] = ()
+    lacks: Callable[[Bench], Iterable[str]] = lambda bench: ()
 
 
 WEIGHTS = "How much Phase II changes each layer's weights, mean over the held-out photos"
+BROUGHT_BACK = "What the second phase brings back"
 BLENDED = "Photos blended into each other: codes and weights together, and codes alone"
 MAPS = analysis_blocks("Input, Phase I, both phases, and where the second changes the first: least, middling and most")
 PARTS: dict[str, Part] = {
-    "table1": Part("Table 1: reconstruction by every method", table1, table1_blocks, ["photos"]),
-    "table2": Part("Table 2: edits by every method", table2, table2_blocks, ["photos"]),
-    "table3": Part("Table 3: ablations", table3, table3_blocks),
+    "table1": Part("Table 1: reconstruction by every method", table1, table1_blocks, ["photos"], lacks=lacks_networks),
+    "table2": Part("Table 2: edits by every method", table2, table2_blocks, ["photos"], lacks=lacks_judges),
+    "table3": Part("Table 3: ablations", table3, table3_blocks, lacks=lacks_ablations),
     "fig1": Part(
-        "Figure 1: quality against time", quality_time, quality_time_blocks, ["photos"], ["fig1.svg", "fig1_lpips.svg"]
+        "Figure 1: quality against time",
+        quality_time,
+        quality_time_blocks,
+        ["photos"],
+        ["fig1.svg", "fig1_lpips.svg"],
+        lacks_networks,
     ),
     "fig4": Part("Figure 4: reconstructions", figure4, grid_blocks("Reconstructions"), [], ["fig4.png"]),
-    "fig5": Part("Figure 5: edits", figure5, grid_blocks("Edits by every method"), [], ["fig5.png"]),
-    "fig6": Part("Figure 6: what people prefer", ranking("fig6"), ranking_blocks, [], ["fig6.svg"]),
-    "fig7": Part("Figure 7: Phase II", figure7, grid_blocks("What the second phase brings back"), [], ["fig7.png"]),
+    "fig5": Part("Figure 5: edits", figure5, grid_blocks("Edits by every method"), [], ["fig5.png"], lacks_directions),
+    "fig6": Part("Figure 6: what people prefer", ranking("fig6"), ranking_blocks, [], ["fig6.svg"], lacks_ranked),
+    "fig7": Part("Figure 7: Phase II", figure7, grid_blocks(BROUGHT_BACK), [], ["fig7.png"], lacks_both),
     "fig8": Part(
-        "Figure 8: changed weights", weight_changes("fig8"), analysis_blocks(WEIGHTS), ["photos"], ["fig8.svg"]
+        "Figure 8: changed weights",
+        weight_changes("fig8"),
+        analysis_blocks(WEIGHTS),
+        ["photos"],
+        ["fig8.svg"],
+        lacks_ours,
     ),
-    "fig9": Part("Figure 9: interpolation", blends, analysis_blocks(BLENDED), [], ["fig9.png"]),
-    "fig10": Part("Figure 10: what people prefer", ranking("fig10"), ranking_blocks, [], ["fig10.svg"]),
+    "fig9": Part("Figure 9: interpolation", blends, analysis_blocks(BLENDED), [], ["fig9.png"], lacks_ours),
+    "fig10": Part("Figure 10: what people prefer", ranking("fig10"), ranking_blocks, [], ["fig10.svg"], lacks_ranked),
     "fig11": Part(
-        "Figure 11: changed weights", weight_changes("fig11"), analysis_blocks(WEIGHTS), ["photos"], ["fig11.svg"]
+        "Figure 11: changed weights",
+        weight_changes("fig11"),
+        analysis_blocks(WEIGHTS),
+        ["photos"],
+        ["fig11.svg"],
+        lacks_ours,
     ),
     "fig12": Part(
         "Figure 12: where the image changes",
@@ -73,9 +101,10 @@ PARTS: dict[str, Part] = {
         analysis_blocks("Mean absolute difference between Phase I and both phases over the held-out photos"),
         ["photos"],
         ["fig12.png"],
+        lacks_ours,
     ),
-    "fig13": Part("Figure 13: changes of single images", single_maps("fig13"), MAPS, [], ["fig13.png"]),
-    "fig14": Part("Figure 14: changes of single images", single_maps("fig14"), MAPS, [], ["fig14.png"]),
+    "fig13": Part("Figure 13: changes of single images", single_maps("fig13"), MAPS, [], ["fig13.png"], lacks_ours),
+    "fig14": Part("Figure 14: changes of single images", single_maps("fig14"), MAPS, [], ["fig14.png"], lacks_ours),
     "fig26": Part("Figure 26: interpolation by several methods", figure26, grid_blocks("Blends"), [], ["fig26.png"]),
 }  # fmt: skip
 

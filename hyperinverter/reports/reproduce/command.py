@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from glob import glob
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -10,42 +10,24 @@ import torch
 
 import hyperinverter
 from hyperinverter.checkpoint import read_model
+from hyperinverter.config.cli import is_users
 from hyperinverter.config.load import load_config
-from hyperinverter.config.report_schema import AnalyzeConfig, ReproduceConfig
-from hyperinverter.data import check_images
-from hyperinverter.evaluation.analysis.quality_time import read_points
+from hyperinverter.config.report_schema import ReproduceConfig
 from hyperinverter.evaluation.messages import log_message
 from hyperinverter.metrics import NotMeasured
-from hyperinverter.pretrained.files import PARTS, find_model_folder, part_file
-from hyperinverter.pretrained.load import check_served
-from hyperinverter.releases.obtain import obtain
+from hyperinverter.pretrained.files import PARTS, find_model_folder
 from hyperinverter.reports.paper.bench import Bench
 from hyperinverter.reports.paper.parts import PARTS as PAPER_PARTS
 from hyperinverter.reports.paper.parts import expanded_parts, write_html
-from hyperinverter.reports.reproduce import measures
-from hyperinverter.reports.reproduce.edits import ATTRIBUTES
+from hyperinverter.reports.reproduce import lacking, measures
 from hyperinverter.reports.reproduce.page import TITLES, section
 from hyperinverter.reports.reproduce.publish import publish, write_page
 from hyperinverter.training.common import set_up
 from hyperinverter.utils.checkout import REPOSITORY, command_of
-from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.errors import Unfinished, UserError
 from hyperinverter.utils.files import write_json, write_text
-from hyperinverter.utils.text import expanded
 from hyperinverter.utils.waiting import doing
 
-# part -> its measurement, and the settings without which there is nothing to measure
-MEASURES = {
-    "photos": (measures.photos, ["photos"]),
-    "other_photos": (measures.other_photos, ["other_photos"]),
-    "generated": (measures.generated, []),
-    "editability": (measures.editability, ["photos"]),
-    "generator": (measures.generator, ["photos"]),
-    "analysis": (measures.analysis, ["photos"]),
-    "figures": (measures.figures, []),
-    "bounds": (measures.bounds, ["photos"]),
-    "learning_curve": (measures.learning_curve, ["runs"]),
-    "pictures": (measures.pictures, []),
-}
 SHOWN = {  # part -> pictures that the page shows
     "editability": ["edits.png"],
     "analysis": ["weight_changes.svg", "difference_map.png"],
@@ -82,74 +64,71 @@ def reproduce(config: ReproduceConfig) -> dict[str, Any]:
         part -> what its JSON holds.
     Raises:
         UserError: the model's files are missing, images or labels cannot be read, or no part has what it needs.
+        Unfinished: some of several parts failed, and all the others are done; names each with its fault.
     """
     config.parts = expanded_parts(config.parts, config.domain.kind)
-    absent = {part: [key for key in _needs(config, part) if not getattr(config, key)] for part in config.parts}
+    absent = lacking.not_given(config)
     if absent and all(absent.values()):
         message = "; ".join(f"{part} needs {', '.join(f'{key}=...' for key in keys)}" for part, keys in absent.items())
         raise UserError(f"none of the parts can be measured: {message}")
     if not config.parts and config.publish is None:
         raise UserError("parts=[] makes the page alone, which needs its folder: write publish=docs/results")
-    for key in ("photos", "other_photos", "training_photos", "shown"):
-        check_images(getattr(config, key))
-    if config.labels is not None and not expanded(config.labels).is_file():
-        raise UserError(f"labels: {config.labels}: there is no such file; give a CSV of labels, or leave it out")
-    if lost := [name for name in config.votes if not (glob(name, recursive=True) or Path(name).exists())]:
-        raise UserError(f"votes: {', '.join(lost)}: no such file; give those that the page saved, or leave it out")
-    if "figures" in config.parts and config.results:
-        read_points(config.results, AnalyzeConfig.quality)  # a wrong file is reported before an hour of measuring
-    if config.parts:
-        folder = obtain(measures.model_of(config), "generator")  # of a released model: made, or told how to get it
-        check_served(read_model(part_file(folder, "generator"), "generator"))
     device = set_up(config)
-    bench = Bench(config, device) if set(config.parts) & set(PAPER_PARTS) else None
-    _tell_what_is_missing(absent, bench)
+    bench = lacking.look(config, absent, device)
     results: dict[str, Any] = {}
-    result: dict[str, Any] | None
-    for part in config.parts:
-        needs = _needs(config, part)
-        if absent[part]:
-            continue
+    faults: dict[str, str] = {}
+    for part in (part for part, keys in absent.items() if not keys):
         log_message(f"{part} ...")
         try:
-            with doing(part):
-                if bench is not None and part in PAPER_PARTS:
-                    result = PAPER_PARTS[part].make(bench)
-                else:
-                    result = MEASURES[part][0](config, device)
-        except NotMeasured as reason:
-            log_message(f"{part}: not measured: {reason}")
+            result = _measured(config, part, bench, device)
+        except Exception as error:  # whatever it is: the other parts do not wait for it
+            if len(absent) == 1:
+                raise
+            text = str(error) if is_users(error) else "".join(traceback.format_exception(error)).rstrip()
+            faults[part] = text
+            log_message(f"{part}: failed, the other parts go on: {text}")
             continue
-        if result is None:
-            continue
-        results[part] = {**result, "about": _about(config, part, needs)}
-        write_json(Path(config.output) / f"{part}.json", results[part])
-        log_message(f"{part}: written to {Path(config.output) / part}.json")
-        _show(part, results[part], Path(config.output))
-        if config.publish is not None:
-            names = PAPER_PARTS[part].pictures if part in PAPER_PARTS else SHOWN.get(part, ())
-            shown = [path for name in names if (path := Path(config.output) / name).is_file()]
-            if "quality_time" in results[part]:
-                shown.append(Path(config.output) / "figures" / "quality_time.svg")
-            publish(Path(config.publish), config.domain.name, part, results[part], shown)
+        if result is not None:
+            results[part] = result
     if any(part in PAPER_PARTS for part in results):
         log_message(f"written: {_write_html(config)}")
     if config.publish is not None:
         log_message(f"written: {write_page(Path(config.publish))}")
     else:
         log_message("no page is made; publish=FOLDER puts the JSON files there and makes the page FOLDER.md")
+    if faults:
+        listed = "\n".join(f"{part}: {text}" for part, text in faults.items())
+        done = f"the others are done ({', '.join(results)})" if results else "no part was"
+        count = f"{len(faults)} of {len(absent)} parts failed"
+        raise Unfinished(f"{count}, {done}; mended, the same command goes on:\n{listed}")
     return results
 
 
-def _tell_what_is_missing(absent: dict[str, list[str]], bench: Bench | None) -> None:
-    """Everything that will be left out, before any work: parts without their images, methods without their files."""
-    lines = [f"{part}: left out, because {', '.join(keys)} is not given" for part, keys in absent.items() if keys] + (
-        bench.faults() if bench else []
-    )
-    if lines:
-        log_message("what cannot be made, and the rest will be:\n  " + "\n  ".join(lines))
-    if bench and not bench.present:
-        raise UserError("no method has its files:\n" + "\n".join(bench.faults()))
+def _measured(config: ReproduceConfig, part: str, bench: Bench | None, device: torch.device) -> dict[str, Any] | None:
+    """Measure one part, write and publish it; None where it cannot be measured, which is told."""
+    result: dict[str, Any] | None
+    try:
+        with doing(part):
+            if bench is not None and part in PAPER_PARTS:
+                result = PAPER_PARTS[part].make(bench)
+            else:
+                result = lacking.MEASURES[part][0](config, device)
+    except NotMeasured as reason:
+        log_message(f"{part}: not measured: {reason}")
+        return None
+    if result is None:
+        return None
+    result = {**result, "about": _about(config, part, lacking.needs(config, part))}
+    write_json(Path(config.output) / f"{part}.json", result)
+    log_message(f"{part}: written to {Path(config.output) / part}.json")
+    _show(part, result, Path(config.output))
+    if config.publish is not None:
+        names = PAPER_PARTS[part].pictures if part in PAPER_PARTS else SHOWN.get(part, ())
+        shown = [path for name in names if (path := Path(config.output) / name).is_file()]
+        if "quality_time" in result:
+            shown.append(Path(config.output) / "figures" / "quality_time.svg")
+        publish(Path(config.publish), config.domain.name, part, result, shown)
+    return result
 
 
 def _write_html(config: ReproduceConfig) -> Path:
@@ -166,14 +145,6 @@ def _show(part: str, result: dict[str, Any], output: Path) -> None:
     text = section(part, result, output).replace(f"]({output.parent.name}/{output.name}/", "](")  # pictures beside it
     write_text(output / f"{part}.md", text + "\n")
     print(f"\n{text}\n", flush=True)
-
-
-def _needs(config: ReproduceConfig, part: str) -> list[str]:
-    """Settings without which a part cannot be measured."""
-    is_fitted = part == "editability" and ATTRIBUTES in config.classifiers
-    if part in PAPER_PARTS:
-        return list(PAPER_PARTS[part].needs)
-    return [*MEASURES[part][1], *(["training_photos", "labels"] if is_fitted else [])]
 
 
 def _about(config: ReproduceConfig, part: str, needs: list[str]) -> dict[str, Any]:
