@@ -32,7 +32,8 @@ from hyperinverter.reports.paper.grids import (
     lacks_directions,
 )
 from hyperinverter.reports.paper.ranking import lacks_ranked, ranking, ranking_blocks
-from hyperinverter.reports.paper.table1 import lacks_networks, table1, table1_blocks
+from hyperinverter.reports.paper.table1 import lacks_networks, table1
+from hyperinverter.reports.paper.table1_page import table1_blocks
 from hyperinverter.reports.paper.table2 import lacks_judges, table2, table2_blocks
 
 

@@ -1,0 +1,138 @@
+"""Table 1 as the page says it: the rows beside the paper's, what the seconds are of, and how encoders were trained."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from hyperinverter.evaluation.tables import ARROWS
+from hyperinverter.reports.paper.blocks import Block, Picture, Table
+from hyperinverter.reports.paper.values import METRICS, TABLE_1
+
+OWN_CORE = 0.9  # a process that computes for less of its time shares its core
+OF_A_SET = ("fid", "kid_x1e3", "frechet_squeezenet")  # grow as images get fewer: only equal counts compare
+PAPER_ONLY = {"faces": "Human Faces", "scenes": "Churches"}  # what the paper's columns are of, by kind
+
+
+def table1_blocks(result: dict[str, Any]) -> Iterator[Block]:
+    """What table1.json says."""
+    rows, kind = result["rows"], result["kind"]
+    most = max((row["n"] for row in rows.values() if "n" in row), default=0)
+    columns = sorted(dict.fromkeys((*result["metrics"], *METRICS)), key=lambda name: name == "seconds")  # these last
+    columns = [c for c in columns if any(_has(row["cells"].get(c)) for row in rows.values())]
+    note = f" The paper's numbers in italics are those of its {PAPER_ONLY[kind]} column" if kind in TABLE_1 else ""
+    yield (
+        "Table 1 of the paper: reconstruction of held-out photos. Brackets: 95 % bootstrap intervals over n photos; "
+        "seconds are the median of an image, inverted and drawn alone; FID and its like are left out where n is "
+        f"smaller than elsewhere, as they grow then.{note}{', at another size on another machine.' if note else ''}"
+    )
+    units = {name: f", {about['unit']}" if about["unit"] else "" for name, about in result["metrics"].items()}
+    arrows = {name: " " + ARROWS[about["better"]] for name, about in result["metrics"].items()}
+    heads = ["method", "n", *(f"{name}{units.get(name, '')}{arrows.get(name, ' ↓')}" for name in columns)]
+    yield Table(heads, [_line(row, columns, most) for row in rows.values()])
+    devices = {row["device"] for row in rows.values() if "device" in row}
+    told = [f"Seconds on {', '.join(sorted(devices))}.", *_shared_cores(rows), _settings(rows), *_trained(rows)]
+    yield " ".join(filter(None, told))
+    missing = [f"- {row['title']}: {row['missing']}" for row in rows.values() if "missing" in row]
+    if missing:
+        yield "Rows that could not be measured:\n\n" + "\n".join(map(_one_line, missing))
+    if absent := result["not_measured"]:
+        yield "Columns that could not be measured:\n\n" + "\n".join(
+            _one_line(f"- {name}: {reason}") for name, reason in absent.items()
+        )
+    if paired := result["paired"]:
+        yield from _paired_blocks(result, paired)
+    yield Picture("table1.png", "Reconstructions by every method, of held-out photos chosen by rule")
+
+
+def _paired_blocks(result: dict[str, Any], paired: dict[str, Any]) -> Iterator[Block]:
+    ours = result["rows"][next(iter(paired.values()))["of"]]["title"]
+    yield f"{ours[0].upper()}{ours[1:]} against each other method, on the photos of that one (ratios below 1: less):"
+    shown = [m for m in ("l2", "lpips", "squeezenet_features", "psnr", "mobilefacenet", "identity", "fr_feature")
+             if any(m in one["metrics"] for one in paired.values())]  # fmt: skip
+    lines = [
+        [result["rows"][name]["title"], one["n"], *(_against(one["metrics"].get(metric)) for metric in shown)]
+        for name, one in paired.items()
+    ]
+    yield Table(["against", "n", *shown], lines)
+
+
+def _has(cell: dict[str, Any] | None) -> bool:
+    return cell is not None and (cell["value"] is not None or cell.get("paper") is not None)
+
+
+def _line(row: dict[str, Any], columns: list[str], most: int) -> list[Any]:
+    cells = [row["title"], row.get("n", "")]
+    for name in columns:
+        cell = row["cells"].get(name, {"value": None})
+        is_few = name in OF_A_SET and row.get("n", most) < most
+        text = "" if is_few or cell["value"] is None else f"{cell['value']:.4g}"
+        if text and cell.get("interval_95"):
+            text += " [{:.4g}, {:.4g}]".format(*cell["interval_95"])
+        if cell.get("paper") is not None:
+            text += f"{' ' if text else ''}*{cell['paper']:g}*"
+        cells.append(text or "—")
+    return cells
+
+
+def _against(one: dict[str, Any] | None) -> str:
+    if one is None:
+        return "—"
+    low, high = one["interval_95"]
+    if "ratio" in one:
+        return f"× {one['ratio']:.3g} [{low:.3g}, {high:.3g}]"
+    return f"{one['difference']:+.3g} [{low:+.3g}, {high:+.3g}]"
+
+
+def _settings(rows: dict[str, Any]) -> str:
+    """Steps and networks of methods that optimise."""
+    told = {row["title"]: row["settings"] for row in rows.values() if row.get("settings")}
+    lines = [
+        f"{title}: {', '.join(f'{k} {v}' for k, v in one.items() if v is not None)}" for title, one in told.items()
+    ]
+    if not lines:
+        return ""
+    minimised: dict[str, list[str]] = {}
+    for title, one in told.items():
+        minimised.setdefault(str(one.get("perceptual")), []).append(title)
+    columns = next(row["cells"] for row in rows.values() if row.get("settings"))
+    own = [
+        f"{', '.join(titles)} look for codes that minimise {name} itself."
+        for name, titles in minimised.items()
+        if name in columns
+    ]
+    return " ".join(["Settings: " + "; ".join(lines) + ".", *own])
+
+
+def _shared_cores(rows: dict[str, Any]) -> Iterator[str]:
+    """Of one thread on a CPU: whose seconds are more than they would be on a core of its own."""
+    told = []
+    for row in rows.values():
+        seconds = row["cells"].get("seconds", {})
+        share = seconds.get("computing")
+        if share and share < OWN_CORE and row["device"] == "cpu, 1 threads":
+            told.append(
+                f"{row['title']} computed for {share:.0%} of its seconds, {seconds['value'] * share:.3g} s an image"
+            )
+    if told:
+        yield f"Other programs had the core too: {'; '.join(told)}."
+
+
+def _trained(rows: dict[str, Any]) -> Iterator[str]:
+    """How encoders were trained, as their files say; a trunk is told where it is not E1's."""
+    parts: dict[str, tuple[str, dict[str, Any]]] = {}  # each once, with the first row that has it alone
+    for row in sorted(rows.values(), key=lambda row: len(row.get("trained", {}))):
+        for part, training in row.get("trained", {}).items():
+            if training:
+                parts.setdefault(part, (row["title"] if len(row["trained"]) == 1 else "Phase II", training))
+    own = parts.get("w_encoder", ("", {}))[1].get("trunk")
+    lines = []
+    for part, (title, training) in parts.items():
+        words = [f"{training['steps']:,} steps", f"{training['images']:,} images", training.get("precision")]
+        if own is not None and part != "w_encoder" and part != "hyperinverter":
+            words.append("Phase I's trunk" if training["trunk"] == own else "another trunk than Phase I's")
+        lines.append(f"{title} {', '.join(filter(None, words))}")
+    if lines:
+        yield f"The training run that made each part, as its file tells: {'; '.join(lines)}."
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
