@@ -19,7 +19,7 @@ from hyperinverter.metrics.features import DiscriminatorDistance, FrFeatureIdent
 from hyperinverter.metrics.pixel import L2, Psnr
 from hyperinverter.reports.paper.bench import Bench
 from hyperinverter.reports.paper.parts import PARTS, expanded_parts
-from hyperinverter.reports.paper.table1 import _steps
+from hyperinverter.reports.paper.table1 import _steps, _unfinished
 from hyperinverter.reports.paper.table1_page import _trained, table1_blocks
 from hyperinverter.reports.paper.values import METRICS, TABLE_1, of_table_1
 from hyperinverter.reports.reproduce.command import reproduce
@@ -175,8 +175,13 @@ def test_a_method_is_found_where_its_trainer_wrote_it(config, tmp_path, tiny_mod
     assert bench.load(found).model_hash and bench.leading.name == "w_encoder"  # both phases miss their own still
 
 
-def test_time_is_foretold_from_the_methods_own_steps(config):
+def test_time_is_foretold_from_the_methods_own_steps_and_unfinished_photos(config):
     bench = Bench(config, torch.device("cpu"))
+    sg2 = bench.methods["sg2"]
+    assert _unfinished(bench, sg2) == 2
+    bench.kept(sg2).mkdir(parents=True)
+    (bench.kept(sg2) / f"{bench.source.names[bench.narrow[0]]}_0123.png").touch()
+    assert _unfinished(bench, sg2) == 1
     assert [_steps(bench, name) for name in ("sg2", "sg2_plus", "pti")] == [2, 2, 3]
     bench.config.projection = ProjectionConfig(tuning_steps=5)
     assert [_steps(bench, name) for name in ("sg2", "sg2_plus", "pti")] == [600, 2000, 455]

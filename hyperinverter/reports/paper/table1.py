@@ -5,6 +5,7 @@ optimise keep each finished photo too. Rows of few photos compare with others on
 """
 
 import json
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from hyperinverter.reports.paper.methods import Method, portable
 from hyperinverter.reports.paper.values import METRICS, of_table_1
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import contact_sheet
+from hyperinverter.utils.output_names import file_name
 
 SHEET_ROWS = 6  # of table1.png
 
@@ -149,8 +151,14 @@ def _time_left(bench: Bench, method: Method, waiting: list[Method]) -> str:
             seconds.append(row["cells"]["seconds"]["value"] / _steps(bench, name))
     if not seconds:
         return "; the first one tells how long they take"
-    left = sum(_steps(bench, one.name) * len(bench.narrow) * seconds[-1] for one in waiting if one.optimises)
+    left = sum(_steps(bench, one.name) * _unfinished(bench, one) * seconds[-1] for one in waiting if one.optimises)
     return f"; about {left / 60:.0f} minutes left for {', '.join(one.name for one in waiting)}"
+
+
+def _unfinished(bench: Bench, method: Method) -> int:
+    """Photos of which nothing is kept; what was kept under other settings is taken for finished here."""
+    names = (file_name(bench.source.names[index]) for index in bench.narrow)
+    return sum(not any(bench.kept(method).glob(f"{escape(name)}_*.png")) for name in names)
 
 
 def _steps(bench: Bench, name: str) -> int:

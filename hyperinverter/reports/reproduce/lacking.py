@@ -23,6 +23,7 @@ from hyperinverter.reports.reproduce import measures
 from hyperinverter.reports.reproduce.edits import ATTRIBUTES
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.text import expanded
+from hyperinverter.utils.waiting import doing
 
 # part -> its measurement, and the settings without which there is nothing to measure
 MEASURES = {
@@ -108,6 +109,11 @@ def look(config: ReproduceConfig, absent: dict[str, list[str]], device: torch.de
     Raises:
         UserError, FileNotFoundError: given files, the generator, or every method's files are missing; names all.
     """
+    with doing("looking for what is missing"):
+        return _look(config, absent, device)
+
+
+def _look(config: ReproduceConfig, absent: dict[str, list[str]], device: torch.device) -> Bench | None:
     errors: list[Exception] = []
     bench = None
     try:
