@@ -104,16 +104,21 @@ def _settings(rows: dict[str, Any]) -> str:
 
 def _shared_cores(rows: dict[str, Any]) -> Iterator[str]:
     """Of one thread on a CPU: whose seconds are more than they would be on a core of its own."""
-    told = []
+    told, unknown = [], []
     for row in rows.values():
         seconds = row["cells"].get("seconds", {})
+        if row.get("device") != "cpu, 1 threads" or seconds.get("value") is None:
+            continue
         share = seconds.get("computing")
-        if share and share < OWN_CORE and row["device"] == "cpu, 1 threads":
-            told.append(
-                f"{row['title']} computed for {share:.0%} of its seconds, {seconds['value'] * share:.3g} s an image"
-            )
+        if share is None:
+            unknown.append(row["title"])
+        elif share < OWN_CORE:
+            own = seconds["value"] * share
+            told.append(f"{row['title']} computed for {share:.0%} of the seconds, {own:.3g} s an image")
     if told:
         yield f"Other programs had the core too: {'; '.join(told)}."
+    if unknown:
+        yield f"Whether other programs had the core while {', '.join(unknown)} were measured was not noted."
 
 
 def _trained(rows: dict[str, Any]) -> Iterator[str]:
