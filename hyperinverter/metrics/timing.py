@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+ONE_THREAD = "cpu, 1 threads"  # device on which `computing` tells of other programs
 WARM_UP_CALLS = 3  # allocator, kernel choice and caches settle in the first calls
 
 
@@ -52,6 +53,15 @@ def timing_of(
     median, p95 = np.percentile(times_ms, [50, 95])
     computing = float(np.median(shares)) if shares else None
     return Timing(float(median), float(p95), batch_size, len(times_ms), device_name(device), computing)
+
+
+def own_time(time: float, computing: float | None, device: str) -> float:
+    """What a time on one CPU thread would be about on a core of its own; others, and unknown shares, stay.
+
+    Args:
+        device: as `device_name` tells it.
+    """
+    return time * min(computing, 1.0) if computing and device == ONE_THREAD else time
 
 
 class Clock:

@@ -211,13 +211,14 @@ def contact_sheet(
     font = _font(max(11, cell // 11))
     line = max(14, cell // 8)
     gap = max(2, cell // 48)
-    head = max((len(_wrap(text, font, cell)) for text in headings), default=1) * line + gap if headings else 0
+    room = cell - 3 * gap  # of a heading, so that two of them do not read as one
+    head = max((len(_wrap(text, font, room)) for text in headings), default=1) * line + gap if headings else 0
     widths = [font.getlength(part) for text in captions or () for part in text.split("\n")]
     margin = round(min(max(widths), 3 * cell)) + 3 * gap if captions else 0
     sheet = Image.new("RGB", (margin + columns * (cell + gap) + gap, head + len(rows) * (cell + gap) + gap), "white")
     draw = ImageDraw.Draw(sheet)
     for column, text in enumerate(headings or ()):
-        _write(draw, text, font, (margin + gap + column * (cell + gap), gap), cell, line)
+        _write(draw, text, font, (margin + gap + column * (cell + gap), gap), room, line)
     for row, items in enumerate(pictures):
         top = head + gap + row * (cell + gap)
         if captions:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import hyperinverter
 from hyperinverter.config.faults import ConfigError
@@ -17,6 +18,7 @@ from hyperinverter.config.schema import DataConfig
 from hyperinverter.evaluation.analysis import difference_maps, quality_time, weight_changes
 from hyperinverter.evaluation.analysis.command import analyze
 from hyperinverter.evaluation.analysis.weight_changes import Layer, as_json, evenness_of
+from hyperinverter.evaluation.drawing import new_figure
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import load_image
 
@@ -226,6 +228,31 @@ def test_interpolation_ends_at_the_reconstructions(config: AnalyzeConfig):
 
 
 # ------------------------------------------------------------------------------------------------ quality and time
+
+
+def test_names_beside_points_do_not_cover_each_other():
+    figure, axes = new_figure(4.0, 3.0)
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    labels = [(name, "C0", 0.5 + i / 100, 0.5) for i, name in enumerate(("psp", "e4e", "restyle", "hyperstyle"))]
+    texts = quality_time.place_labels(axes, labels)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent(renderer) for text in texts]
+    assert [text.get_text() for text in texts] == ["psp", "e4e", "restyle", "hyperstyle"]
+    assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
+    assert len(axes.texts) == 4  # places that were tried leave nothing behind
+
+
+def test_a_shared_core_counts_as_one_of_its_own(config: AnalyzeConfig, tmp_path: Path):
+    protocol = {"models": {}, "images": "some", "device": "cpu, 1 threads", "computing": {"a": 0.25, "b": 1.02}}
+    about = {"metrics": {"l2": {"unit": "", "better": "lower"}}, "num_images": 9, "protocol": protocol}
+    methods = {name: {"l2": 0.1, "time_ms_median": 80.0} for name in ("a", "b", "c")}
+    (tmp_path / "metrics.json").write_text(json.dumps({**about, "methods": methods, "intervals_95": {}}))
+    points, _, _ = quality_time.read_points([str(tmp_path / "metrics.json")], "l2")
+    assert [point["time_ms"] for point in points] == [20.0, 80.0, 80.0]
+    protocol["device"] = "cpu, 2 threads"
+    (tmp_path / "metrics.json").write_text(json.dumps({**about, "methods": methods, "intervals_95": {}}))
+    assert {point["time_ms"] for point in quality_time.read_points([str(tmp_path / "metrics.json")], "l2")[0]} == {80.0}
 
 
 def test_points_of_several_files_and_what_cannot_be_compared(config: AnalyzeConfig, tmp_path: Path):

@@ -1,4 +1,7 @@
-"""Quality against time (figure 1), from any result files of scripts/evaluate.py."""
+"""Quality against time (figure 1), from any result files of scripts/evaluate.py.
+
+A time on one CPU thread that other programs shared counts as it would be on a core of its own.
+"""
 
 import csv
 import json
@@ -7,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from hyperinverter.evaluation.drawing import new_figure, save_figure
+from hyperinverter.metrics.timing import own_time
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_atomically
 
 TIME = "time_ms_median"
+# of a name beside its point, in typographic points, and which of its sides is there; the usual one first
+PLACES = ((8, 6, "left"), (-8, 6, "right"), (8, -14, "left"), (-8, -14, "right"))
 COLUMNS = ("method", "model", "quality", "low_95", "high_95", "time_ms", "images", "num_images", "device", "file")
 
 
@@ -38,8 +44,9 @@ def read_points(results: list[str], quality: str) -> tuple[list[dict[str, Any]],
                 continue
             low, high = result["intervals_95"].get(method, {}).get(quality) or (None, None)
             protocol = result["protocol"]
+            time = own_time(values[TIME], protocol.get("computing", {}).get(method), protocol["device"])
             points.append(dict(zip(COLUMNS, (method, protocol["models"].get(method, ""), values[quality], low, high,
-                                             values[TIME], protocol["images"], result["num_images"],
+                                             time, protocol["images"], result["num_images"],
                                              protocol["device"], str(path)), strict=True)))  # fmt: skip
     if not points:
         reasons = "; ".join(notes) or "no file matched"
@@ -65,6 +72,32 @@ def _place_ticks(axes: Any, seconds: list[float]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
+def place_labels(axes: Any, labels: list[tuple[str, str, float, float]]) -> list[Any]:
+    """Write names in their points' colours beside them, each at the first of PLACES where it covers no other name.
+
+    Args:
+        axes: whose limits do not change any more.
+        labels: name, colour, x and y of each.
+    Returns:
+        The texts.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    renderer = FigureCanvasAgg(axes.figure).get_renderer()
+    axes.figure.draw_without_rendering()  # limits and sizes are settled by this
+    texts: list[Any] = []
+    for name, colour, *point in labels:
+        taken = [text.get_window_extent(renderer) for text in texts]
+        for x, y, side in PLACES:
+            text = axes.annotate(name, point, xytext=(x, y), textcoords="offset points", ha=side, color=colour)
+            if not any(text.get_window_extent(renderer).overlaps(box) for box in taken):
+                break
+            if (x, y, side) != PLACES[-1]:
+                text.remove()
+        texts.append(text)
+    return texts
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
@@ -85,6 +118,7 @@ def draw_quality_time(points: list[dict[str, Any]], about: dict[str, str], quali
         writer.writerows(points)
     figure, axes = new_figure(7.0, 4.8)
     names = [point["method"] for point in points]
+    labels: list[tuple[str, str, float, float]] = []
     for point in points:
         label = point["method"]
         if names.count(label) > 1:  # of several evaluations: the folder distinguishes them
@@ -93,12 +127,13 @@ def draw_quality_time(points: list[dict[str, Any]], about: dict[str, str], quali
         ends = None
         if point["low_95"] is not None:
             ends = [[point["quality"] - point["low_95"]], [point["high_95"] - point["quality"]]]
-        axes.errorbar(seconds, point["quality"], yerr=ends, marker="o", capsize=3, linestyle="none")
-        axes.annotate(label, (seconds, point["quality"]), xytext=(8, 6), textcoords="offset points")
+        drawn = axes.errorbar(seconds, point["quality"], yerr=ends, marker="o", capsize=3, linestyle="none")
+        labels.append((label, drawn[0].get_color(), seconds, point["quality"]))
     arrow = {"lower": "↓", "higher": "↑"}.get(about.get("better", ""), "")
     unit = f", {about['unit']}" if about.get("unit") else ""
     axes.set(xscale="log", xlabel="seconds per image ↓", ylabel=f"{quality}{unit} {arrow}")
     _place_ticks(axes, [point["time_ms"] / 1000 for point in points])
     axes.margins(y=0.15)
     axes.grid(alpha=0.3)
+    place_labels(axes, labels)
     return ["quality_time.csv", *(path.name for path in save_figure(figure, folder / "quality_time"))]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from hyperinverter.evaluation.tables import table
+from hyperinverter.metrics.timing import own_time
 from hyperinverter.reports.paper.methods import OURS, PHASE_1
 
 Results = dict[str, dict[str, Any]]  # part -> its JSON, of one domain
@@ -90,9 +91,7 @@ def _pti(results: Results) -> Iterator[tuple[str, str]]:
 def _seconds(row: dict[str, Any]) -> float | None:
     """Of an image; on one CPU thread those in which it computed, so that what else ran there does not count."""
     cell = row.get("cells", {}).get("seconds", {})
-    if cell.get("value") and cell.get("computing") and row["device"] == "cpu, 1 threads":
-        return cell["value"] * min(cell["computing"], 1.0)
-    return cell.get("value")
+    return own_time(cell["value"], cell.get("computing"), row.get("device", "")) if cell.get("value") else None
 
 
 # ------------------------------------------------------------------------------------------- edits and ablations

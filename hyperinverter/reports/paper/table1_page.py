@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from hyperinverter.evaluation.tables import ARROWS
+from hyperinverter.metrics.timing import ONE_THREAD, own_time
 from hyperinverter.reports.paper.blocks import Block, Picture, Table
 from hyperinverter.reports.paper.values import METRICS, TABLE_1
 
@@ -107,13 +108,13 @@ def _shared_cores(rows: dict[str, Any]) -> Iterator[str]:
     told, unknown = [], []
     for row in rows.values():
         seconds = row["cells"].get("seconds", {})
-        if row.get("device") != "cpu, 1 threads" or seconds.get("value") is None:
+        if row.get("device") != ONE_THREAD or seconds.get("value") is None:
             continue
         share = seconds.get("computing")
         if share is None:
             unknown.append(row["title"])
         elif share < OWN_CORE:
-            own = seconds["value"] * share
+            own = own_time(seconds["value"], share, ONE_THREAD)
             told.append(f"{row['title']} computed for {share:.0%} of the seconds, {own:.3g} s an image")
     if told:
         yield f"Other programs had the core too: {'; '.join(told)}."
