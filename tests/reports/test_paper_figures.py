@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from paper_bench import SLOW, paper_config
+from PIL import Image
 
 from hyperinverter.config.cli import stop
 from hyperinverter.config.load import to_yaml
@@ -16,6 +17,7 @@ from hyperinverter.config.report_schema import AblateConfig, ReproduceConfig
 from hyperinverter.inverters.sg2 import ProjectorInverter
 from hyperinverter.reports.paper import analyses, table2
 from hyperinverter.reports.paper.parts import PARTS
+from hyperinverter.reports.reproduce import publish as publishing
 from hyperinverter.reports.reproduce.command import reproduce
 from hyperinverter.reports.reproduce.lacking import dry_run
 from hyperinverter.utils.errors import Unfinished, UserError
@@ -135,6 +137,21 @@ def test_figures_are_drawn_once_of_photos_that_may_be_shown(config, tmp_path, mo
     config.parts, config.shown, config.shown_credit = ["fig7"], str(tmp_path / "photos"), "mine, CC0"
     shown = reproduce(config)["fig7"]
     assert shown["credit"] == "mine, CC0" and shown["key"] != found["fig7"]["key"]
+
+
+def test_a_large_sheet_is_published_as_a_jpeg_that_a_page_can_show(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(publishing, "LARGEST_BYTES", 100)
+    monkeypatch.setattr(publishing, "WIDEST_PX", 40)
+    config.parts, config.publish = ["fig7"], str(tmp_path / "docs" / "results")
+    folder, page = tmp_path / "docs" / "results" / "ffhq", tmp_path / "docs" / "results.md"
+    reproduce(config)
+    with Image.open(folder / "fig7.jpg") as sheet:
+        assert sheet.format == "JPEG" and max(sheet.size) == 40
+    assert not (folder / "fig7.png").exists() and "](results/ffhq/fig7.jpg)" in page.read_text()
+    assert (tmp_path / "out" / "fig7.png").is_file()  # whole, beside the page of all parts
+    monkeypatch.setattr(publishing, "LARGEST_BYTES", 10**6)
+    reproduce(config)
+    assert not (folder / "fig7.jpg").exists() and "](results/ffhq/fig7.png)" in page.read_text()
 
 
 def test_rows_of_figures_are_the_best_median_and_worst(config, monkeypatch):

@@ -26,14 +26,20 @@ class Picture:
 Block = str | Table | Picture
 
 
+def picture_in(folder: Path, name: str) -> str | None:
+    """Under which name a picture lies in a published folder, where large sheets are JPEG; None: it is not there."""
+    names = (name, Path(name).with_suffix(".jpg").name)
+    return next((one for one in names if (folder / one).is_file()), None)
+
+
 def to_markdown(blocks: Iterable[Block], folder: Path, link: str) -> Iterable[str]:
     """Paragraphs; pictures that do not lie in `folder` are left out, the others are linked as `link`/name."""
     for block in blocks:
         if isinstance(block, Table):
             yield table(block.heads, block.rows)
         elif isinstance(block, Picture):
-            if (folder / block.name).is_file():
-                yield f"{block.caption}:\n\n![{block.caption.partition(':')[0]}]({link}/{block.name})"
+            if name := picture_in(folder, block.name):
+                yield f"{block.caption}:\n\n![{block.caption.partition(':')[0]}]({link}/{name})"
         else:
             yield block
 

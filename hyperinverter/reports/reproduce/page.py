@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperinverter.evaluation.tables import ARROWS, TIMES, mean, metrics_table, table
-from hyperinverter.reports.paper.blocks import to_markdown
+from hyperinverter.reports.paper.blocks import picture_in, to_markdown
 from hyperinverter.reports.paper.claims import claims_section
 from hyperinverter.reports.paper.parts import PARTS, Part
 from hyperinverter.reports.reproduce.edits_page import edits_section
@@ -56,8 +56,8 @@ def _reconstruction(result: dict[str, Any], folder: Path) -> Iterator[str]:
 
 def _editability(result: dict[str, Any], folder: Path) -> Iterator[str]:
     yield from edits_section(result)
-    if (folder / "edits.png").is_file():
-        yield f"![Reconstructions of held-out photos, edited]({_link(folder)}/edits.png)"
+    if sheet := picture_in(folder, "edits.png"):
+        yield f"![Reconstructions of held-out photos, edited]({_link(folder)}/{sheet})"
 
 
 def _generator(result: dict[str, Any], folder: Path) -> Iterator[str]:
@@ -103,8 +103,8 @@ def _analysis(result: dict[str, Any], folder: Path) -> Iterator[str]:
         ("weight_changes.svg", "Mean change of every layer"),
         ("difference_map.png", "Where it changes"),
     ):
-        if (folder / name).is_file():
-            yield f"![{what}]({_link(folder)}/{name})"
+        if found := picture_in(folder, name):
+            yield f"![{what}]({_link(folder)}/{found})"
 
 
 def _relative(layers: list[dict[str, Any]]) -> str:
@@ -136,7 +136,7 @@ def _figures(result: dict[str, Any], folder: Path) -> Iterator[str]:
             f"{point['num_images']} images ({point['images']}), {point['device']}{notes}"
         )
     for name, what in message.items():
-        yield f"{what}:\n\n![{what.partition(':')[0]}]({_link(folder)}/{name})"
+        yield f"{what}:\n\n![{what.partition(':')[0]}]({_link(folder)}/{picture_in(folder, name) or name})"
 
 
 def _curve(result: dict[str, Any], folder: Path) -> Iterator[str]:

@@ -5,9 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from hyperinverter.reports.reproduce.page import TITLES, page
 from hyperinverter.utils.files import copy_file, write_json, write_text
+from hyperinverter.utils.images import write_picture
 from hyperinverter.utils.output_names import file_name
+
+LARGEST_BYTES = 1_000_000  # of a PNG that is published as it is
+WIDEST_PX = 2400  # of the sheets that are not
 
 
 def publish(folder: Path, domain: str, part: str, result: dict[str, Any], pictures: Sequence[Path] = ()) -> None:
@@ -15,7 +21,23 @@ def publish(folder: Path, domain: str, part: str, result: dict[str, Any], pictur
     place = folder / file_name(domain)
     write_json(place / f"{part}.json", result)
     for picture in pictures:
-        copy_file(picture, place / picture.name)
+        _put(picture, place / picture.name)
+
+
+def _put(picture: Path, place: Path) -> None:
+    """Copy a picture; a sheet of large images becomes a JPEG of a size that a page can show."""
+    reduced = place.with_suffix(".jpg")
+    if picture.suffix != ".png" or picture.stat().st_size <= LARGEST_BYTES:
+        copy_file(picture, place)
+        other = reduced
+    else:
+        with Image.open(picture, formats=["PNG"]) as sheet:
+            small = sheet.convert("RGB")
+        small.thumbnail((WIDEST_PX, WIDEST_PX), Image.Resampling.LANCZOS)
+        write_picture(small, reduced, format="JPEG", quality=90)
+        other = place
+    if picture.suffix == ".png":
+        other.unlink(missing_ok=True)  # of an earlier measurement; a page shows one of them
 
 
 def read_published(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
