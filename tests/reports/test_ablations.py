@@ -87,6 +87,7 @@ def test_rows_are_trained_measured_and_resumed(config: AblateConfig, tmp_path: P
     # taken as table 3 without photos to train on, where photos, settings, rows and weights are the same
     hashes = dict(result["about"]["model"])
     alike = replace(config, data=DataConfig(validation_fraction=0.25))
+    assert str(tmp_path) not in json.dumps(result["terms"]) and result["terms"]["data.root"] == ["photos"]
     assert why_not_these(alike, result, hashes) == [] == why_not_these(config, result, hashes)
     other = replace(alike, photos=str(tmp_path / "photos"), metrics=["l2"], rows=dict(list(config.rows.items())[:2]))
     other.settings = [*config.settings[:2], "optimizer.lr=2e-3"]

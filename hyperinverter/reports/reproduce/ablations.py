@@ -109,6 +109,8 @@ def _terms(base: Phase2Config) -> dict[str, Any]:
     for key in ("data.root", "data.validation_root"):
         roots = [settings[key]] if isinstance(settings[key], str) else settings[key] or []
         settings[key] = [Path(root).name for root in roots]  # the same photos may have been moved
+    if settings.get("init_from"):
+        settings["init_from"] = Path(settings["init_from"]).name  # ablations.json is published
     return json.loads(json.dumps(settings, default=str))
 
 
