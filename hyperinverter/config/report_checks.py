@@ -70,8 +70,7 @@ def _projection(c: schema.ProjectionConfig) -> Iterator[Problem]:
 
 
 def _refine(c: schema.RefineConfig) -> Iterator[Problem]:
-    yield from at_least(c, 0, "steps w_learning_rate l2 perceptual identity")
-    yield from positive(c, "learning_rate")
+    yield from at_least(c, 0, "steps learning_rate w_learning_rate l2 perceptual identity edit_consistency")
 
 
 def _reproduce(c: report_schema.ReproduceConfig) -> Iterator[Problem]:

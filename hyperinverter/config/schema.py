@@ -248,6 +248,7 @@ class RefineConfig:
     l2: float = 1.0  # weights of the losses
     perceptual: float = 0.8  # LPIPS, or squeezenet_features where LPIPS's network is absent
     identity: float = 0.1  # mobilefacenet, for faces
+    edit_consistency: float = 0.0  # of random steps in W, as in Phase II's training; a step takes twice as long
 
 
 @dataclass
@@ -328,8 +329,7 @@ class EditConfig(InvertConfig):
     strength_unit: str = "w"  # w (the paper's gamma, a distance in W) | std (of w·d over the photos it was learned on)
     edits: dict[str, float] = field(default_factory=dict)  # all at once, in place of directions: {smile: 2, age: -1}
     styles: str | None = None  # START-END, END excluded: only these move, 0 is the coarsest; None: all
-    # frames of the GIF, from the least strength to the largest (edits: from none to all); 0: the pictures alone
-    sweep: int = 0
+    sweep: int = 0  # frames of the GIF, from least to largest strength (edits: from none to all); 0: pictures alone
     mp4: bool = False  # beside each GIF the same as a film (H.264)
     paste_back: bool = False  # with align: also each whole photo with the edited face in its place
 

@@ -63,7 +63,7 @@ class HyperInverter(Inverter):
         output = self.network.invert(images)
         ws, tokens = output.ws, output.tokens
         if self.refiner is not None:
-            ws, tokens = self.refiner(self._draw, images, ws, tokens)
+            ws, tokens = self.refiner(self._draw, images, ws, tokens, self.generator)
         return Inversion(
             ws=ws,
             tokens=tokens,

@@ -2,7 +2,8 @@
 
 Beyond the paper. The tokens can hold more than E2's single prediction finds; the result is the same small file. Of
 `w_encoder` w moves, and as its tokens, from 0, a number per channel of the generator (`ChannelScales`). The losses are
-Phase II's: L2, a perceptual distance and, for faces, identity. Letters: N images, L styles, R pixels.
+Phase II's: L2, a perceptual distance, for faces identity, and if asked edit consistency: a random step in W shall
+change as much as in the generator's own image. Letters: N images, L styles, R pixels.
 """
 
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from hyperinverter.config.schema import DomainConfig, RefineConfig
 from hyperinverter.extractors.mobilefacenet import MobileFaceNet
 from hyperinverter.extractors.resize import at_most
 from hyperinverter.inverters.perceptual import Perceptual, find_perceptual
+from hyperinverter.models.stylegan2 import Generator
+from hyperinverter.ops.changes import relative_difference
 from hyperinverter.utils.errors import UserError
 
 Draw = Callable[[Tensor, dict[str, Tensor], int], Tensor]
@@ -24,6 +27,8 @@ ADAM_BETAS = (0.9, 0.99)  # a short run: the second moment has to settle in some
 W_LEARNING_RATE = 0.03  # of w_encoder's w
 PERCEPTUAL = ("lpips", "squeezenet_features")  # best first
 PROGRESS_STEPS = 10  # shorter runs show no bar
+EDIT_REACH = 0.5  # an edit goes up to this share of the way to another w, as in training
+EDIT_SEED = 0  # of these edits, the same for every image, so that no image feels the others
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ class Refiner:
         return {f"refine_{key}": value for key, value in vars(self.settings).items()} | names
 
     def __call__(
-        self, draw: Draw, images: Tensor, ws: Tensor, tokens: dict[str, Tensor]
+        self, draw: Draw, images: Tensor, ws: Tensor, tokens: dict[str, Tensor], generator: Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Codes and tokens after `settings.steps` steps.
 
@@ -84,6 +89,7 @@ class Refiner:
             images: the photos, [N, 3, R, R] in [-1, 1].
             ws: their codes in W, once per style, [N, L, w_dim].
             tokens: layer name -> [N, D].
+            generator: whose own images say what an edit shall change.
         """
         for network in (self.perceptual.extractor if self.perceptual else None, self.identity):
             if network is not None:
@@ -100,12 +106,16 @@ class Refiner:
         rates = [group["lr"] for group in optimizer.param_groups]
         self.history.clear()
         with torch.enable_grad(), self._bar() as bar:
-            wanted = self._features(images)
+            wanted, edits = self._features(images), _Edits(generator, images.shape[-1])
             for step in range(settings.steps):
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * (1 - 0.9 * step / settings.steps)  # so that the last steps settle
                 output = draw(ws + offset, codes, images.shape[-1])
                 loss = self._loss(output.float(), images, wanted)  # [N]
+                if settings.edit_consistency > 0:
+                    edited, before = edits(ws + offset)
+                    after = draw(edited, codes, images.shape[-1]).float() - output.float()
+                    loss = loss + settings.edit_consistency * relative_difference(after, before)
                 optimizer.zero_grad(set_to_none=True)
                 loss.sum().backward()  # a sum, so that no image feels how many others there are
                 optimizer.step()
@@ -128,3 +138,29 @@ class Refiner:
     def _bar(self) -> tqdm:
         steps = self.settings.steps
         return tqdm(total=steps, desc="refine", unit="step", leave=False, disable=steps < PROGRESS_STEPS, mininterval=1)
+
+
+class _Edits:
+    """Random steps in W, the same ones in every run, and what they change in the generator's own images.
+
+    Args:
+        resolution: of the images that are compared, px.
+    """
+
+    def __init__(self, generator: Generator, resolution: int) -> None:
+        self.generator, self.resolution = generator, resolution
+        self.random = torch.Generator().manual_seed(EDIT_SEED)
+        self.plain: Tensor | None = None  # G(w) at the predicted w
+
+    def __call__(self, ws: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes after a step [N, L, w_dim], with gradients, and the change [N, 3, R, R], without."""
+        z = torch.randn(1, self.generator.z_dim, generator=self.random).to(ws.device)
+        share = EDIT_REACH * torch.rand(1, generator=self.random).to(ws.device)
+        edited = ws + share * (self.generator.mapping(z)[:, :1] - ws)
+        with torch.no_grad():
+            if self.plain is None or ws.requires_grad:
+                self.plain = self._draw(ws)
+            return edited, self._draw(edited) - self.plain
+
+    def _draw(self, ws: Tensor) -> Tensor:
+        return self.generator.synthesis(ws, None, noise_mode="const", resolution=self.resolution).float()

@@ -53,7 +53,7 @@ class WEncoderInverter(Inverter):
         residuals = None
         if self.refiner is not None:
             start = {name: ws.new_zeros(len(ws), target.channels) for name, target in self._targets.items()}
-            ws, scales = self.refiner(self._draw, images, ws, start)
+            ws, scales = self.refiner(self._draw, images, ws, start, self.generator)
             residuals = self._scaled(scales) if self.refiner.settings.learning_rate > 0 else None
         return Inversion(
             ws=ws,

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from hyperinverter.checkpoint import weights_hash
 from hyperinverter.config.schema import DomainConfig, Phase2Config
 from hyperinverter.directions.files import load_direction
 from hyperinverter.extractors.resize import at_most
 from hyperinverter.models.hyperinverter import HyperInverterNetwork, HyperInverterOutput
+from hyperinverter.ops.changes import relative_difference
 from hyperinverter.published.vectors import Space
 from hyperinverter.releases.obtain import obtain_weights
 from hyperinverter.training.optim import split_microbatches
@@ -27,10 +27,6 @@ from hyperinverter.utils.distributed import own_rows, randn_rows, world_size
 from hyperinverter.utils.errors import UserError
 
 STRENGTH = 3.0  # steps along a direction are uniform in this many standard deviations of w along it, both ways
-# Added to the mean square of a change, images in [-1, 1], before dividing by it, so that a step of next to nothing does
-# not count as much as an edit: a third of what three standard deviations of a smile change on faces64.
-SMALLEST_CHANGE = 0.003
-SMALLEST_OF_BAND = SMALLEST_CHANGE / 10  # the same for one of several bands, which hold less each; chosen, not measured
 
 
 @dataclass(frozen=True)
@@ -154,22 +150,4 @@ def edit_consistency(
     after = at_most(model.synthesise(ws, result.residuals).float() - result.reconstruction.float(), loss_resolution)
     if not relative:
         return (after - before).square().mean()
-    smallest = SMALLEST_CHANGE if bands == 1 else SMALLEST_OF_BAND
-    shares = []
-    for off, change in zip(octaves(after - before, bands), octaves(before, bands), strict=True):
-        off, change = (one.square().mean(dim=(1, 2, 3)) for one in (off, change))
-        shares.append((off / (change + smallest)).mean())
-    return torch.stack(shares).mean()
-
-
-def octaves(images: Tensor, count: int) -> list[Tensor]:
-    """[N, 3, R, R] in `count` parts from fine to coarse, at R, R/2, R/4, ... pixels.
-
-    The coarsest one, enlarged bilinearly and added to the next finer and so on, gives the images back.
-    """
-    result = []
-    for _ in range(count - 1):
-        coarse = functional.avg_pool2d(images, 2)
-        result.append(images - functional.interpolate(coarse, images.shape[-2:], mode="bilinear"))
-        images = coarse
-    return [*result, images]
+    return relative_difference(after, before, bands).mean()

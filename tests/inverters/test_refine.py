@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from hyperinverter.config.faults import ConfigError
+from hyperinverter.config.load import load_config
 from hyperinverter.config.schema import DataConfig, EvaluateConfig, RefineConfig, WeightsConfig
 from hyperinverter.evaluation.reconstruction import evaluate
 from hyperinverter.inverters import Inversion, load
@@ -46,19 +48,37 @@ def test_planted_tokens_are_found_again(tiny_model, images):
     moved = {name: token + 0.2 * torch.randn(token.shape, generator=random) for name, token in predicted.tokens.items()}
     target = model.render(replace(predicted, tokens=moved))
     refiner = model.refine_by(RefineConfig(steps=100, **PLAIN)).refiner
-    ws, tokens = refiner(model._draw, target, predicted.ws, predicted.tokens)
+    ws, tokens = refiner(model._draw, target, predicted.ws, predicted.tokens, model.generator)
     refined = replace(predicted, ws=ws, tokens=tokens)
     assert bool((error(model, refined, target) < 0.2 * error(model, predicted, target)).all())
 
 
 def test_an_image_does_not_feel_the_others(tiny_model, images):
-    model = load(tiny_model, refine=RefineConfig(steps=5, w_learning_rate=0.01, **PLAIN))
+    settings = RefineConfig(steps=5, w_learning_rate=0.01, edit_consistency=0.5, **PLAIN)
+    model = load(tiny_model, refine=settings)
     together = model.invert(images, batch_size=3)
     for number in range(3):
         alone = model.invert(images[number : number + 1])
         torch.testing.assert_close(together[number : number + 1].ws, alone.ws, rtol=0, atol=1e-5)
         for name, token in alone.tokens.items():
             torch.testing.assert_close(together.tokens[name][number : number + 1], token, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["hyperinverter", "w_encoder"])
+def test_edit_consistency_keeps_what_steps_in_w_change(tiny_model, images, method):
+    """Measured by steps that the refinement has not seen."""
+    model = load(tiny_model, method)
+    settings = RefineConfig(steps=30, **{**PLAIN, "learning_rate": 0.05, "w_learning_rate": 0.0})
+    towards = model.generator.mapping(torch.randn(1, 16, generator=torch.Generator().manual_seed(99)))[:, :1]
+    lost = {}
+    for weight in (0.0, 2.0):
+        inversion = model.refine_by(replace(settings, edit_consistency=weight)).invert(images)
+        edited = inversion.with_ws(inversion.ws + 0.4 * (towards - inversion.ws))
+        after, before = (model.render(edited.without_weights() if plain else edited)
+                         - model.render(inversion.without_weights() if plain else inversion)
+                         for plain in (False, True))  # fmt: skip
+        lost[weight] = float((after - before).square().mean() / before.square().mean())
+    assert lost[2.0] < 0.7 * lost[0.0], lost
 
 
 def test_w_moves_when_asked_by_one_step_for_every_style(tiny_model, images):
@@ -146,7 +166,8 @@ def test_planted_scales_are_found_again(tiny_model, images):
     numbers = {name: 0.2 * torch.randn(3, at.channels, generator=random) for name, at in model._targets.items()}
     target = model.render(replace(predicted, residuals=model._scaled(numbers)))
     model.refine_by(RefineConfig(steps=100, w_learning_rate=0.0, **PLAIN))
-    ws, found = model.refiner(model._draw, target, predicted.ws, {n: torch.zeros_like(v) for n, v in numbers.items()})
+    start = {name: torch.zeros_like(value) for name, value in numbers.items()}
+    ws, found = model.refiner(model._draw, target, predicted.ws, start, model.generator)
     refined = replace(predicted, ws=ws, residuals=model._scaled(found))
     assert bool((error(model, refined, target) < 0.2 * error(model, predicted, target)).all())
 
@@ -157,6 +178,13 @@ def test_a_refined_file_is_read_and_drawn_as_any_other(tiny_model, images, tmp_p
     refined.save(tmp_path / "refined.safetensors")
     again = type(refined).load(tmp_path / "refined.safetensors")
     assert torch.equal(load(tiny_model).render(again), model.render(refined))
+
+
+def test_w_alone_may_move_as_the_page_says():
+    """refine.learning_rate=0 was refused on the command line."""
+    assert load_config(EvaluateConfig, None, ["refine.learning_rate=0"]).refine.learning_rate == 0
+    with pytest.raises(ConfigError, match=r"refine\.edit_consistency"):
+        load_config(EvaluateConfig, None, ["refine.edit_consistency=-1"])
 
 
 def test_what_cannot_be_refined_is_refused(tiny_model):

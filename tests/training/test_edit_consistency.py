@@ -16,9 +16,10 @@ from hyperinverter.directions.direction import Direction
 from hyperinverter.directions.files import save_direction
 from hyperinverter.directions.ganspace import AbsoluteDirection
 from hyperinverter.losses import build_losses
+from hyperinverter.ops.changes import SMALLEST_CHANGE, SMALLEST_OF_BAND, octaves
 from hyperinverter.pretrained.load import load_model
 from hyperinverter.training import edit_consistency, phase2
-from hyperinverter.training.edit_consistency import SMALLEST_CHANGE, SMALLEST_OF_BAND, Edits, load_steps, octaves
+from hyperinverter.training.edit_consistency import Edits, load_steps
 from hyperinverter.training.optim import backward_and_step, build_optimizer, split_microbatches
 from hyperinverter.utils import distributed
 from hyperinverter.utils.errors import UserError
