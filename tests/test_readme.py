@@ -137,6 +137,12 @@ COMMANDS: dict[str, Script | None] = {  # None: not ours, see test_make_and_shel
     "python scripts/reproduce.py table1 photos=FOLDER/faces64_test.zip": Script("--dry-run"),
     "python scripts/reproduce.py table2 fig4 fig5 photos=FOLDER/faces64_test.zip labels=FOLDER/labels.csv.gz "
     "shown=my_photos": Script("--dry-run"),
+    # tests/reports/test_edit_fid.py measures both on the tiny domain
+    "python scripts/reproduce.py edit_fid photos=FOLDER/faces64_test.zip labels=FOLDER/labels.csv.gz "
+    "'refine_steps=[0,5]'": Script("--dry-run"),
+    "python scripts/reproduce.py refine_curve photos=FOLDER/faces64_test.zip labels=FOLDER/labels.csv.gz": Script(
+        "--dry-run"
+    ),
     "python scripts/reproduce.py --config configs/reproduce/ffhq.yaml all photos=FOLDER/CelebA-HQ "
     "shown=my_photos": Script("--dry-run"),
     "python scripts/reproduce.py --config configs/reproduce/ffhq_mobile.yaml 'parts=[editability]' "

@@ -74,7 +74,7 @@ def _refine(c: schema.RefineConfig) -> Iterator[Problem]:
 
 
 def _reproduce(c: report_schema.ReproduceConfig) -> Iterator[Problem]:
-    parts = (*report_schema.PAPER, report_schema.ALL, *report_schema.REPRODUCED)
+    parts = (*report_schema.PAPER, *report_schema.BEYOND, report_schema.ALL, *report_schema.REPRODUCED)
     yield from known("parts", "part", c.parts, parts)
     for key in ("methods", "blends", "ranked"):
         yield from known(key, "method", getattr(c, key), names.METHODS)
@@ -86,8 +86,11 @@ def _reproduce(c: report_schema.ReproduceConfig) -> Iterator[Problem]:
     yield from known("augment", "augmentation", c.augment, schema.AUGMENTATIONS)
     yield from known("classifiers", "classifier", c.classifiers, names.CLASSIFIERS)
     yield from choice(c, "strength_unit", ("w", "std"))
-    yield from not_empty(c, "strengths metrics classifiers methods blends")
-    yield from at_least(c, 2, "generated edited_photos table_photos optimised_photos ranked_photos")
+    yield from not_empty(c, "strengths metrics classifiers methods blends refine_steps refine_edit_consistency")
+    yield from at_least(c, 2, "generated edited_photos table_photos optimised_photos ranked_photos curve_photos")
+    for key in ("refine_steps", "refine_edit_consistency"):
+        if not all(0 <= value < math.inf for value in getattr(c, key)):
+            yield Problem((key,), f"each must be 0 or more, got {getattr(c, key)}")
     yield from at_least(c, 1, "bounds_photos bounds_steps shown_photos")
     yield from weights("bounds_losses", c.bounds_losses, names.DISTANCES)
     yield from at_least(c, 1, "batch_size time_repeats")

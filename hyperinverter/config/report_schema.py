@@ -105,6 +105,7 @@ class DemoConfig(CommandConfig):
 # for each kind of domain is no part of `all` on the other kind.
 PAPER = ("table1", "table2", "table3", "fig1", "fig4", "fig5", "fig6", "fig7", "fig8", "fig9", "fig10", "fig11",
          "fig12", "fig13", "fig14", "fig26")  # fmt: skip
+BEYOND = ("edit_fid", "refine_curve")  # made as these are, and no part of `all`
 ALL = "all"
 OF_FACES = ("fig6", "fig8", "fig13")
 OF_SCENES = ("fig10", "fig11", "fig14")  # the same of scenes, in this order
@@ -130,7 +131,7 @@ class ReproduceConfig(CommandConfig):
     A part whose images are not given is left out; what an earlier call measured of it stays on the page.
     """
 
-    # some of REPRODUCED and PAPER; all: the paper's; []: the page alone, from earlier measurements
+    # some of REPRODUCED, PAPER and BEYOND; all: the paper's; []: the page alone, from earlier measurements
     parts: list[str] = field(default_factory=lambda: list(REPRODUCED))
     model: str | None = None  # model folder or name; None: the domain's
     photos: str | list[str] | None = None  # held-out photos of the collection that it was trained on
@@ -166,6 +167,11 @@ class ReproduceConfig(CommandConfig):
     optimised_photos: int = 32  # of these, for methods that optimise for every photo
     projection: ProjectionConfig = field(default_factory=ProjectionConfig)  # of methods that optimise
     refine: RefineConfig = field(default_factory=RefineConfig)  # of both phases and Phase I, in tables and figures
+    refine_steps: list[int] = field(default_factory=lambda: [0, 1, 3, 5, 10, 20, 50])  # of edit_fid and refine_curve
+    # each of these with each of refine.edit_consistency's weights here
+    refine_edit_consistency: list[float] = field(default_factory=lambda: [0.0])
+    curve_photos: int = 32  # of refine_curve, one of each person where the labels distinguish people
+    trained_directions: list[str] = field(default_factory=list)  # that Phase II was trained to keep: seen, in edit_fid
     shown: str | list[str] | None = None  # photos that may be shown, for the figures; None: images of the generator
     shown_photos: int = 3  # rows of a figure, a third each of the best, median and worst
     shown_credit: str = ""  # whose photos these are, and their licence: written under the figures

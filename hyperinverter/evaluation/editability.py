@@ -144,7 +144,7 @@ def measure_edits_of(
     ways = both_ways(strengths)
     for photos in batches:
         photos = rounded(photos)
-        seen = _reduced(photos, measured_px)
+        seen = reduced(photos, measured_px)
         people = {one.name: one.features(seen) for one in identities}
         for phase, start in inversions(inverter, photos).items():
             plain = shown(inverter, start, measured_px)
@@ -180,10 +180,11 @@ def both_ways(strengths: Sequence[float]) -> list[float]:
 def shown(inverter: Inverter, inversion: Inversion, pixels: int | None = None) -> Tensor:
     """Images as they are after being saved, of `pixels` where the generator's are larger."""
     part = pixels if pixels and pixels < inverter.resolution and inverter.resolution % pixels == 0 else None
-    return _reduced(rounded(inverter.render(inversion, batch_size=len(inversion), resolution=part)), pixels)
+    return reduced(rounded(inverter.render(inversion, batch_size=len(inversion), resolution=part)), pixels)
 
 
-def _reduced(images: Tensor, pixels: int | None) -> Tensor:
+def reduced(images: Tensor, pixels: int | None) -> Tensor:
+    """Images at most `pixels` wide, reduced as files are."""
     return images if pixels is None or images.shape[-1] <= pixels else resized_as_files(images, pixels)
 
 

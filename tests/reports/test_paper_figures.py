@@ -49,14 +49,14 @@ def test_table_2_compares_every_method_at_equal_strength_and_at_equal_effect(con
 
 
 def test_table_2_says_why_a_method_could_not_be_measured(config, monkeypatch, capsys):
-    measure, broken = table2._measured, ["w_encoder"]
+    measure, broken = table2.edits_of, ["w_encoder"]
 
     def measured(bench, method, *more):
         if method.name in broken:
             raise UserError(f"{method.name} is damaged")
         return measure(bench, method, *more)
 
-    monkeypatch.setattr(table2, "_measured", measured)
+    monkeypatch.setattr(table2, "edits_of", measured)
     config.parts, config.methods = ["table2"], ["w_encoder", "hyperinverter"]
     assert reproduce(config)["table2"]["missing"] == {"w_encoder": "w_encoder is damaged"}
     broken.append("hyperinverter")

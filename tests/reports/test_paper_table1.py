@@ -11,7 +11,7 @@ from paper_bench import SLOW, paper_config
 from hyperinverter.checkpoint import read_model, save_model
 from hyperinverter.config.faults import ConfigError
 from hyperinverter.config.load import load_config
-from hyperinverter.config.report_schema import OF_FACES, OF_SCENES, PAPER, ReproduceConfig
+from hyperinverter.config.report_schema import BEYOND, OF_FACES, OF_SCENES, PAPER, ReproduceConfig
 from hyperinverter.config.schema import ProjectionConfig, RefineConfig
 from hyperinverter.extractors import base as extractor_base
 from hyperinverter.inverters.sg2 import ProjectorInverter
@@ -193,7 +193,7 @@ def test_time_is_foretold_from_the_methods_own_steps_and_unfinished_photos(confi
 def test_settings_are_checked_and_all_is_every_part_of_the_paper():
     faces, scenes = (expanded_parts(["all", "photos", "table1"], kind) for kind in ("faces", "scenes"))
     assert faces == [*(part for part in PAPER if part not in OF_SCENES), "photos"]
-    assert set(scenes) == {*PAPER, "photos"} - set(OF_FACES) and set(PARTS) == set(PAPER)
+    assert set(scenes) == {*PAPER, "photos"} - set(OF_FACES) and set(PARTS) == {*PAPER, *BEYOND}
     with pytest.raises(ConfigError) as error:
         load_config(ReproduceConfig, None, ["parts=[table9]", "models={pps: here}", "table_photos=1"])
     text = str(error.value)

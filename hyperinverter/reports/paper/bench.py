@@ -7,7 +7,7 @@ finds it again, after a kill too, and makes anew only what belongs to another ke
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from torch import Tensor
 
 import hyperinverter
 from hyperinverter.config.report_schema import ReproduceConfig
-from hyperinverter.config.schema import DataConfig
+from hyperinverter.config.schema import DataConfig, RefineConfig
 from hyperinverter.data import Batches, open_source
 from hyperinverter.data.image_source import ImageSource, Subset
 from hyperinverter.editing.learn import read_labels, rows_of
@@ -65,7 +65,7 @@ class Bench:
             name: find_method(config, name, self.base, self.generator_hash, makes) for name in config.methods
         }
         self.chosen_rows: list[Row] | None = None  # of figures, see `grids`
-        self._loaded: tuple[str, Inverter] | None = None
+        self._loaded: tuple[Method, Inverter] | None = None
 
     # ------------------------------------------------------------------------------------------------ methods
 
@@ -89,17 +89,31 @@ class Bench:
         Raises:
             UserError, FileNotFoundError: its files are damaged, or a network that it optimises with is not there.
         """
-        if self._loaded is None or self._loaded[0] != method.name:
+        if self._loaded is None or self._loaded[0] != method:
             self._loaded = None  # its memory first
             assert method.folder is not None, method.fault
-            refine = self.config.refine if INVERTERS[method.name].refines else 0
-            device, projection = str(self.device), self.config.projection
-            self._loaded = (method.name, load(method.folder, method.name, device, projection, refine=refine))
+            device, projection, refine = str(self.device), self.config.projection, self.refine_of(method)
+            self._loaded = (method, load(method.folder, method.name, device, projection, refine=refine))
         return self._loaded[1]
+
+    def refine_of(self, method: Method) -> RefineConfig:
+        """Its steps on what was predicted; 0 of methods that cannot be refined."""
+        wanted = self.config.refine if method.refine is None else method.refine
+        return wanted if INVERTERS[method.name].refines else RefineConfig()
+
+    def refined(self, method: Method) -> list[Method]:
+        """The method once for each of `refine_steps` and each of `refine_edit_consistency`."""
+        found = {}
+        for weight in self.config.refine_edit_consistency:
+            for steps in sorted(set(self.config.refine_steps)):
+                wanted = replace(self.config.refine, steps=steps, edit_consistency=weight if steps else 0.0)
+                one = replace(method, refine=wanted)
+                found[one.label] = one
+        return list(found.values())
 
     def kept(self, method: Method) -> Path:
         """Where Inversions and reconstructions of a method that optimises lie, one of each photo."""
-        return self.output / "table1" / method.name / "reconstructions" / method.name
+        return self.output / "table1" / method.label / "reconstructions" / method.name
 
     def reconstructor(self, method: Method, images: Batches) -> Reconstructor:
         return Reconstructor(self.load(method), self.kept(method), images, keep_inversions=True)
@@ -178,8 +192,8 @@ class Bench:
     def method_key(self, method: Method) -> list[Any]:
         """What a method's images depend on beside the photo."""
         projection = asdict(self.config.projection) if method.optimises else None
-        is_refined = self.config.refine.steps > 0 and INVERTERS[method.name].refines
-        return [method.name, method.weights, projection, *([asdict(self.config.refine)] if is_refined else [])]
+        refine = self.refine_of(method)
+        return [method.name, method.weights, projection, *([asdict(refine)] if refine.steps else [])]
 
     def methods_key(self) -> list[Any]:
         return [self.method_key(method) for method in self.present]

@@ -83,7 +83,7 @@ def _told(bench: Bench, rows: Sequence[Row]) -> list[str]:
     return [f"{bench.shown.names[row.index]} ({row.place.partition(chr(10))[0]})" for row in rows]
 
 
-def _photos(bench: Bench, rows: Sequence[Row]) -> tuple[Tensor, list[str]]:
+def shown_photos(bench: Bench, rows: Sequence[Row]) -> tuple[Tensor, list[str]]:
     """The rows' photos [N,3,R,R] and names."""
     pairs = photos_at(bench.shown, [row.index for row in rows])
     return torch.stack([photo for _, photo in pairs]).to(bench.device), [name for name, _ in pairs]
@@ -93,7 +93,7 @@ def figure4(bench: Bench) -> dict[str, Any]:
     """Reconstructions by every method."""
 
     def draw(rows: list[Row]) -> dict[str, Any]:
-        photos, _ = _photos(bench, rows)
+        photos, _ = shown_photos(bench, rows)
         columns = {"input": photos.cpu()}
         l2 = {}
         for method, made in bench.reconstructions(bench.shown, [row.index for row in rows]):
@@ -119,7 +119,7 @@ def figure7(bench: Bench) -> dict[str, Any]:
     methods = [bench.methods[name] for name in (PHASE_1, OURS)]
 
     def draw(rows: list[Row]) -> dict[str, Any]:
-        photos, _ = _photos(bench, rows)
+        photos, _ = shown_photos(bench, rows)
         places = [row.index for row in rows]
         first, second = (made for _, made in bench.reconstructions(bench.shown, places, methods))
         changed = [difference_map(a, b, DIFFERENCE_MAXIMUM) for a, b in zip(first, second, strict=True)]
@@ -148,7 +148,7 @@ def figure5(bench: Bench) -> dict[str, Any]:
 
     def draw(rows: list[Row]) -> dict[str, Any]:
         rows = [rows[0], rows[-1]][: min(EDITED_ROWS, len(rows))]
-        photos, names = _photos(bench, rows)
+        photos, names = shown_photos(bench, rows)
         cells: Cells = [[photo] for _ in directions for _ in range(2) for photo in photos.cpu()]
         for method in bench.present:
             inverter = bench.load(method)
@@ -179,7 +179,7 @@ def figure26(bench: Bench) -> dict[str, Any]:
         if len(rows) < 2:
             raise NotMeasured("a blend needs two photos: shown_photos is 1")
         ends = [rows[0], rows[-1]]
-        photos, names = _photos(bench, ends)
+        photos, names = shown_photos(bench, ends)
         cells: Cells = []
         captions = []
         for method in methods:

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from hyperinverter.config.report_schema import ReproduceConfig
+from hyperinverter.config.schema import RefineConfig
 from hyperinverter.inverters import INVERTERS, Inverter
 from hyperinverter.pretrained.files import find_model_folder, part_file, search_folders
 from hyperinverter.releases.obtain import missing_parts, obtain, released_name
@@ -29,6 +30,7 @@ class Method:
         weights: part -> hash of its file.
         trained: part -> what its file says of its training, see `_training`; the generator's is everybody's.
         fault: what is missing or does not fit, and how to get it.
+        refine: in place of the config's.
     """
 
     name: str
@@ -36,10 +38,21 @@ class Method:
     weights: dict[str, str] = field(default_factory=dict)
     trained: dict[str, dict[str, Any]] = field(default_factory=dict)
     fault: str | None = None
+    refine: RefineConfig | None = None
 
     @property
     def title(self) -> str:
-        return TITLES.get(self.name, INVERTERS[self.name].title)
+        title, refine = TITLES.get(self.name, INVERTERS[self.name].title), self.refine
+        edits = f", edits {refine.edit_consistency:g}" if refine and refine.edit_consistency else ""
+        return f"{title}, refine {refine.steps}{edits}" if refine and refine.steps else title
+
+    @property
+    def label(self) -> str:
+        """Its name among files and rows."""
+        if self.refine is None:
+            return self.name
+        edits = f"_edits{self.refine.edit_consistency:g}" if self.refine.edit_consistency else ""
+        return f"{self.name}_refine{self.refine.steps}{edits}"
 
     @property
     def optimises(self) -> bool:

@@ -1,4 +1,4 @@
-"""The paper's tables and figures by name: what each needs and makes, how it reads, which pictures are published."""
+"""The paper's tables and figures, and two beyond it, by name: what each needs and makes, and how it reads."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -22,6 +22,8 @@ from hyperinverter.reports.paper.analyses import (
 )
 from hyperinverter.reports.paper.bench import Bench
 from hyperinverter.reports.paper.blocks import Block, add_to
+from hyperinverter.reports.paper.edit_fid import edit_fid
+from hyperinverter.reports.paper.edit_fid_page import edit_fid_blocks
 from hyperinverter.reports.paper.grids import (
     figure4,
     figure5,
@@ -32,6 +34,7 @@ from hyperinverter.reports.paper.grids import (
     lacks_directions,
 )
 from hyperinverter.reports.paper.ranking import lacks_ranked, ranking, ranking_blocks
+from hyperinverter.reports.paper.refine_curve import refine_curve, refine_curve_blocks
 from hyperinverter.reports.paper.table1 import lacks_networks, table1
 from hyperinverter.reports.paper.table1_page import table1_blocks
 from hyperinverter.reports.paper.table2 import lacks_judges, table2, table2_blocks
@@ -65,6 +68,17 @@ MAPS = analysis_blocks("Input, Phase I, both phases, and where the second change
 PARTS: dict[str, Part] = {
     "table1": Part("Table 1: reconstruction by every method", table1, table1_blocks, ["photos"], lacks=lacks_networks),
     "table2": Part("Table 2: edits by every method", table2, table2_blocks, ["photos"], lacks=lacks_judges),
+    "edit_fid": Part(
+        "Edits against real photos", edit_fid, edit_fid_blocks, ["photos", "labels"], ["edit_fid.png"], lacks_judges
+    ),
+    "refine_curve": Part(
+        "Refinement: quality, seconds, edits",
+        refine_curve,
+        refine_curve_blocks,
+        ["photos"],
+        ["refine_curve.svg"],
+        lacks_both,
+    ),
     "table3": Part("Table 3: ablations", table3, table3_blocks, lacks=lacks_ablations),
     "fig1": Part(
         "Figure 1: quality against time",

@@ -36,7 +36,7 @@ def table1(bench: Bench) -> dict[str, Any]:
         `paired`: what both phases do against each other method on that one's photos.
     """
     names = metric_names(bench)
-    measurable, not_measured = _measurable(bench, names)
+    measurable, not_measured = measurable_of(bench, names)
     rows: dict[str, dict[str, Any]] = {}
     ordered = sorted(bench.methods.values(), key=lambda method: method.optimises)  # the fast ones first
     for number, method in enumerate(ordered, 1):
@@ -46,7 +46,7 @@ def table1(bench: Bench) -> dict[str, Any]:
         place = f"table 1, row {number} of {len(ordered)}, {method.title}"
         log_message(f"{place}: {len(bench.chosen(method))} photos{_time_left(bench, method, ordered[number - 1 :])}")
         try:
-            rows[method.name] = _row(bench, method, names, measurable)
+            rows[method.name] = row_of(bench, method, bench.chosen(method), names, measurable)
         except (UserError, FileNotFoundError, metric_table.NotMeasured) as error:
             log_message(f"{place}: not measured: {error}")
             rows[method.name] = {"missing": portable(str(error))}
@@ -79,7 +79,7 @@ def metric_names(bench: Bench) -> list[str]:
     return list(dict.fromkeys(bench.config.table_metrics or bench.config.metrics))
 
 
-def _measurable(bench: Bench, names: list[str]) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
+def measurable_of(bench: Bench, names: list[str]) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
     """Metric -> hashes of its networks, and why others cannot be measured: with another file a row is another one."""
     try:
         discriminator = load_discriminator(bench.base)
@@ -96,20 +96,27 @@ def _measurable(bench: Bench, names: list[str]) -> tuple[dict[str, dict[str, str
 def lacks_networks(bench: Bench) -> list[str]:
     """Columns whose networks are not here."""
     reasons: dict[str, list[str]] = {}
-    for name, why in _measurable(bench, metric_names(bench))[1].items():
+    for name, why in measurable_of(bench, metric_names(bench))[1].items():
         reasons.setdefault(why, []).append(name)
     return [f"without the columns {', '.join(names)}: {why}" for why, names in reasons.items()]
 
 
-def _row(bench: Bench, method: Method, names: list[str], measurable: dict[str, Any]) -> dict[str, Any]:
-    """One method's row, from its file where that is still valid."""
-    config, indices = bench.config, bench.chosen(method)
-    folder = bench.output / "table1" / method.name
+def row_of(
+    bench: Bench, method: Method, indices: list[int], names: list[str], measurable: dict[str, Any]
+) -> dict[str, Any]:
+    """One method's row of some of the photos, from its file where that is still valid.
+
+    Args:
+        names: of metrics that are asked for.
+        measurable: those whose networks are here, see `measurable_of`.
+    """
+    config = bench.config
+    folder = bench.output / "table1" / method.label
     key = bench.key("row", bench.method_key(method), bench.digest(indices), names, measurable, config.time_repeats)
     if known := bench.found(folder / "row.json", key):
         log_message(f"{method.title}: measured before, still valid")
         return known
-    shared = ("domain", "threads", "seed", "batch_size", "projection", "refine")
+    shared = ("domain", "threads", "seed", "batch_size", "projection")
     passed_on = {name: getattr(config, name) for name in shared}
     settings = EvaluateConfig(
         **passed_on,
@@ -119,6 +126,7 @@ def _row(bench: Bench, method: Method, names: list[str], measurable: dict[str, A
         output=str(folder),
         data=DataConfig(root=config.photos, on_bad_file="refuse"),
         metrics=names,
+        refine=bench.refine_of(method),
         time_repeats=config.time_repeats,
         sheet_rows=0,
     )

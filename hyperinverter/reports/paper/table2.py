@@ -55,14 +55,14 @@ def table2(bench: Bench) -> dict[str, Any]:
     """
     config = bench.config
     judges = find_judges(config, bench.load(bench.leading), bench.device)
-    identities = _identities(bench)
+    identities = identities_of(bench)
     ways = both_ways(config.strengths)
     records: dict[str, list[dict[str, Any]]] = {}
     missing = {method.name: method.fault for method in bench.methods.values() if method.fault}
     for method in bench.present:
         log_message(f"table 2, {method.title}: {len(_chosen(bench, method))} photos")
         try:
-            records[method.name] = _measured(bench, method, judges, identities)
+            records[method.name] = edits_of(bench, method, _chosen(bench, method), judges, identities)
         except (UserError, FileNotFoundError) as error:
             log_message(f"table 2, {method.title}: not measured: {error}")
             missing[method.name] = portable(str(error))
@@ -76,7 +76,7 @@ def table2(bench: Bench) -> dict[str, Any]:
         kept[name] = {method: _kept(lines, name) for method, lines in records.items()}
         directions[name], equal[name] = {}, {}
         for judge in case.classifiers:
-            changes = {method: _changes(lines, name, judge) for method, lines in records.items()}
+            changes = {method: changes_of(lines, name, judge) for method, lines in records.items()}
             directions[name][judge] = {
                 "unit": unit_of(judge),
                 "methods": {method: _figures(bench, method, judge, values, ways) for method, values in changes.items()},
@@ -108,7 +108,7 @@ def _chosen(bench: Bench, method: Method) -> list[int]:
     return bench.narrow if method.optimises else choose_photos(bench.people, bench.config.edited_photos)
 
 
-def _identities(bench: Bench) -> list[Identity]:
+def identities_of(bench: Bench) -> list[Identity]:
     """What says who a face still is, the fast networks where there are any, and the background."""
     if bench.model.domain.kind != "faces":
         return []
@@ -132,14 +132,16 @@ def _outside_the_face(size: int) -> Tensor:
     return (x[None].square() + y[:, None].square() > 1).float()
 
 
-def _measured(bench: Bench, method: Method, judges: Judges, identities: list[Identity]) -> list[dict[str, Any]]:
+def edits_of(
+    bench: Bench, method: Method, indices: list[int], judges: Judges, identities: list[Identity]
+) -> list[dict[str, Any]]:
     """A record per photo: direction -> `changes` (classifier -> [S]), `kept` (network -> strength -> number)."""
-    config, indices = bench.config, _chosen(bench, method)
-    told = [[case.direction.name, _hash(case.direction), case.classifiers] for case in judges.cases]
+    config = bench.config
+    told = [[case.direction.name, hash_of(case.direction), case.classifiers] for case in judges.cases]
     settings = [config.strengths, config.strength_unit, judges.pixels, [[one.name, one.networks] for one in identities]]
     fitted = judges.fitted.figures if judges.fitted else None
     what = [bench.method_key(method), bench.digest(indices), told, settings, judges.classifiers.about(), fitted]
-    path = bench.output / "table2" / f"{method.name}_{bench.key('edits', *what)}.jsonl"
+    path = bench.output / "table2" / f"{method.label}_{bench.key('edits', *what)}.jsonl"
     done = _lines(path)
     if len(done) >= len(indices):
         log_message(f"{method.title}: measured before, still valid")
@@ -149,7 +151,7 @@ def _measured(bench: Bench, method: Method, judges: Judges, identities: list[Ide
     recon = bench.reconstructor(method, images)
     write_text(path, "".join(json.dumps(line) + "\n" for line in done))  # without a line that a kill cut off
     file = AppendedFile(path, on_error=_raise)
-    with tqdm(total=len(indices), initial=len(done), desc=f"edits, {method.name}", unit="photo") as bar:
+    with tqdm(total=len(indices), initial=len(done), desc=f"edits, {method.label}", unit="photo") as bar:
         for batch, names in images.in_order(BATCH):
             known = {line["photo"] for line in done}
             new = [place for place, name in enumerate(names) if name not in known]
@@ -177,7 +179,7 @@ def _measured(bench: Bench, method: Method, judges: Judges, identities: list[Ide
     return done
 
 
-def _hash(direction: Direction) -> str:
+def hash_of(direction: Direction) -> str:
     """Over the vector, and the unit that strengths may be in."""
     spread = str(direction.info.get("projection_std")).encode()
     return hashlib.sha256(direction.vector.cpu().numpy().tobytes() + spread).hexdigest()[:16]
@@ -214,7 +216,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 # ------------------------------------------------------------------------------------------------ figures of it
 
 
-def _changes(lines: list[dict[str, Any]], direction: str, judge: str) -> np.ndarray:
+def changes_of(lines: list[dict[str, Any]], direction: str, judge: str) -> np.ndarray:
     """[N,S]"""
     return np.array([line[direction]["changes"][judge] for line in lines], dtype=np.float64)
 
@@ -226,14 +228,14 @@ def _figures(bench: Bench, method: str, judge: str, changes: np.ndarray, ways: S
         cells[f"{way:g}"] = _mean(values)
         if paper and way in STRENGTHS:
             cells[f"{way:g}"]["paper"] = paper[STRENGTHS.index(way)]
-    return {"n": len(changes), "change": cells, "effect": _mean(_spans(changes).mean(axis=1))}
+    return {"n": len(changes), "change": cells, "effect": _mean(spans_of(changes).mean(axis=1))}
 
 
 def _mean(values: np.ndarray) -> dict[str, Any]:
     return {"mean": float(values.mean()), "interval_95": list(bootstrap_interval(values))}
 
 
-def _spans(changes: np.ndarray) -> np.ndarray:
+def spans_of(changes: np.ndarray) -> np.ndarray:
     """Changes at -s and +s -> from -s to +s, [N,S/2]; smallest s first."""
     half = changes.shape[1] // 2
     return changes[:, half:] - changes[:, half - 1 :: -1]
@@ -255,9 +257,9 @@ def _equal(changes: dict[str, np.ndarray], kept: dict[str, Any], strengths: Sequ
     """
     places = [0.0, *sorted(strengths)]
     sure = {method: values for method, values in changes.items()
-            if bootstrap_interval(_spans(values).mean(axis=1))[0] > 0}  # fmt: skip
+            if bootstrap_interval(spans_of(values).mean(axis=1))[0] > 0}  # fmt: skip
     spans = {
-        method: list(np.maximum.accumulate([0.0, *_spans(values).mean(axis=0)])) for method, values in sure.items()
+        method: list(np.maximum.accumulate([0.0, *spans_of(values).mean(axis=0)])) for method, values in sure.items()
     }
     if not spans:
         return {"effect": None, "methods": {}}

@@ -38,6 +38,8 @@ ON_SHOWN = ("fig4", "fig5", "fig6", "fig7", "fig10", "fig9", "fig13", "fig14", "
 ALSO_NAMED = {
     **{part: ["methods", "table_photos", "optimised_photos"] for part in ("table1", "fig1")},
     "table2": ["methods", "edited_photos", "optimised_photos", "strengths", "strength_unit", "classifiers"],
+    "edit_fid": ["methods", "edited_photos", "refine_steps", "refine_edit_consistency", "strengths", "strength_unit"],
+    "refine_curve": ["refine_steps", "refine_edit_consistency", "curve_photos", "classifiers"],
     **{part: ["methods", "shown_photos"] for part in ON_SHOWN},
     "editability": ["edited_photos", "strengths", "strength_unit", "classifiers"],
     "generated": ["generated"],
@@ -47,6 +49,8 @@ ALSO_NAMED = {
 # where given
 ALSO_USED = {part: ["labels"] for part in ("generator", "editability", "table1", "fig1")} | {
     "table2": ["training_photos", "labels"],
+    "edit_fid": ["training_photos", "shown"],
+    "refine_curve": ["training_photos", "labels"],
     "table3": ["photos", "training_photos"],
     **{part: ["shown"] for part in ON_SHOWN},
 }

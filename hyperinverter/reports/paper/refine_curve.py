@@ -1,0 +1,211 @@
+"""Quality against seconds against edits kept, over the steps of a refinement, beside PTI's published row.
+
+Beyond the paper. Every point is a row as Table 1's and edits as Table 2's, of the same photos, and kept as these are:
+the same command goes on where it ended. Letters: N photos.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hyperinverter.config.schema import RefineConfig
+from hyperinverter.evaluation.drawing import new_figure, save_figure
+from hyperinverter.evaluation.editability import choose_photos
+from hyperinverter.evaluation.messages import log_message
+from hyperinverter.evaluation.tables import ARROWS
+from hyperinverter.metrics import NotMeasured
+from hyperinverter.metrics.base import bootstrap_ratio
+from hyperinverter.reports.paper.bench import Bench
+from hyperinverter.reports.paper.blocks import Block, Picture, Table
+from hyperinverter.reports.paper.grids import lacks_both
+from hyperinverter.reports.paper.methods import OURS, PHASE_1
+from hyperinverter.reports.paper.table1 import measurable_of, row_of
+from hyperinverter.reports.paper.table2 import changes_of, edits_of, spans_of
+from hyperinverter.reports.reproduce.edits import Judges, find_judges
+from hyperinverter.utils.checkout import REPOSITORY
+
+METRICS = ("l2", "lpips", "squeezenet_features", "mobilefacenet", "dlib_identity")
+OTHER = "pti"
+
+
+def refine_curve(bench: Bench) -> dict[str, Any]:
+    """Measure every N of `refine_steps` on `curve_photos` photos, and draw refine_curve.svg.
+
+    Returns:
+        `rows`: of Phase I and each refinement `title`, `steps`, `edit_consistency`, `seconds`, `computing` (the share
+        of them in which this process had the processor), `cells` (metric -> value and interval), `kept` (direction ->
+        judge -> share of Phase I's effect, and interval); `pti`: what the published table 1 says of it, and its
+        `ratios` to both phases on its photos.
+    Raises:
+        NotMeasured: Phase I or both phases are not among the methods, or not here.
+    """
+    if lacking := lacks_both(bench):
+        raise NotMeasured(lacking[0])
+    first, ours = (bench.methods[name] for name in (PHASE_1, OURS))
+    indices = choose_photos(bench.people, bench.config.curve_photos)
+    measurable, not_measured = measurable_of(bench, list(METRICS))
+    judges: Judges | None = None
+    try:
+        judges = find_judges(bench.config, bench.load(ours), bench.device)
+        not_measured |= judges.missing
+    except NotMeasured as reason:
+        not_measured["edits"] = str(reason)
+    rows, plain = [], None
+    methods = [replace(first, refine=RefineConfig()), *bench.refined(ours)]
+    for number, method in enumerate(methods, 1):
+        log_message(f"refine_curve, {number} of {len(methods)}, {method.title}: {len(indices)} photos")
+        found = row_of(bench, method, indices, list(METRICS), measurable)
+        edits = edits_of(bench, method, indices, judges, []) if judges else []
+        plain = edits if plain is None else plain  # Phase I's
+        assert method.refine is not None
+        rows.append({
+            "label": method.label,
+            "title": method.title,
+            "steps": method.refine.steps if method.name == OURS else None,
+            "edit_consistency": method.refine.edit_consistency,
+            "seconds": found["cells"]["seconds"]["value"],
+            "computing": found["cells"]["seconds"].get("computing") if bench.device.type == "cpu" else None,
+            "cells": {name: found["cells"][name] for name in METRICS if name in measurable},
+            "kept": _kept(judges, plain, edits) if judges and method.name == OURS else {},
+            "device": found["device"],
+        })  # fmt: skip
+        about = found["metrics"]
+    result = {
+        "domain": bench.domain_name,
+        "n": len(indices),
+        "metrics": {name: about[name] for name in METRICS if name in measurable},
+        "rows": rows,
+        "pti": _published(bench),
+        "not_measured": not_measured,
+    }
+    _draw(result, bench.output)
+    return result
+
+
+def _kept(judges: Judges, plain: list[Any], edits: list[Any]) -> dict[str, Any]:
+    """Direction -> judge -> effect of these edits over Phase I's, where that is one."""
+    result: dict[str, dict[str, Any]] = {}
+    for case in judges.cases:
+        for judge in case.classifiers:
+            one, two = (
+                spans_of(changes_of(lines, case.direction.name, judge)).mean(axis=1) for lines in (plain, edits)
+            )
+            if one.mean() > 0:
+                share = {"value": float(two.mean() / one.mean()), "interval_95": list(bootstrap_ratio(one, two))}
+                result.setdefault(case.direction.name, {})[judge] = share
+    return result
+
+
+def _published(bench: Bench) -> dict[str, Any] | None:
+    """PTI's row of the published table 1, measured on fewer photos."""
+    folder = Path(bench.config.publish) if bench.config.publish else REPOSITORY / "docs" / "results"
+    try:
+        table = json.loads((folder / bench.domain_name / "table1.json").read_text(encoding="utf-8"))
+        row = table["rows"][OTHER]
+        paired = table["paired"][OTHER]["metrics"]  # both phases against PTI
+    except (OSError, ValueError, KeyError):
+        return None
+    cells = {name: row["cells"][name] for name in METRICS if (row["cells"].get(name) or {}).get("value") is not None}
+    ratios = {name: 1 / one["ratio"] for name, one in paired.items() if name in METRICS and "ratio" in one}
+    return {"n": row["n"], "seconds": row["cells"]["seconds"]["value"], "cells": cells, "ratios": ratios}
+
+
+def _draw(result: dict[str, Any], folder: Path) -> None:
+    """refine_curve.svg and .png: quality, identity and edits kept against seconds, a line per weight of consistency."""
+    figure, axes = new_figure(13.0, 4.6, ncols=3)
+    rows = [row for row in result["rows"] if row["steps"] is not None]
+    start = next((row for row in rows if row["steps"] == 0), rows[0])
+    for number, weight in enumerate(sorted({row["edit_consistency"] for row in rows})):
+        line = [row for row in rows if row["edit_consistency"] == weight or row["steps"] == 0]
+        style = {"marker": "o", "linestyle": ("-", "--", ":")[number % 3], "markersize": 4}
+        suffix = f", edits {weight:g}" if weight else ""
+        for panel, series in enumerate(_series(result["metrics"], line, start)):
+            for place, (name, values) in enumerate(series.items()):
+                label = f"{name}{suffix}"
+                axes[panel].plot([_own_seconds(row) for row in line], values, label=label, color=f"C{place}", **style)
+            if series and not number:
+                for row, value in zip(line, next(iter(series.values())), strict=True):
+                    beside = {"xytext": (0, 6), "textcoords": "offset points", "fontsize": 9}
+                    axes[panel].annotate(str(row["steps"]), (_own_seconds(row), value), **beside)
+    if other := result["pti"]:
+        for place, name in enumerate(name for name in _lower(result["metrics"]) if name in other["ratios"]):
+            at, title = (other["seconds"], other["ratios"][name]), f"PTI, {name}"
+            axes[0].plot(*at, label=title, color=f"C{place}", marker="*", markersize=11, linestyle="none")
+    titles = (f"distance over that of N = {start['steps']} ↓", "identity, cosine ↑", "edits kept, share of Phase I's ↑")
+    for one, title in zip(axes, titles, strict=True):
+        one.set(xscale="log", xlabel="processor seconds per image ↓", title=title)
+        one.grid(alpha=0.3)
+        if one.lines:
+            one.legend(fontsize=8)
+    save_figure(figure, folder / "refine_curve")
+
+
+def _own_seconds(row: dict[str, Any]) -> float:
+    """Seconds of an image without what other programs took of the processor."""
+    return row["seconds"] * min(row["computing"] or 1.0, 1.0)
+
+
+def _lower(metrics: dict[str, Any]) -> list[str]:
+    return [name for name, about in metrics.items() if about["better"] == "lower"]
+
+
+def _series(metrics: dict[str, Any], rows: list[dict[str, Any]], start: dict[str, Any]) -> list[dict[str, list[float]]]:
+    """Of each panel name -> one value per row."""
+    values = {name: [row["cells"][name]["value"] for row in rows] for name in metrics}
+    lower = {name: [value / start["cells"][name]["value"] for value in values[name]] for name in _lower(metrics)}
+    edits = {
+        f"{direction}, {judge}": [row["kept"][direction][judge]["value"] for row in rows]
+        for direction, judges in start["kept"].items()
+        for judge in judges
+    }
+    return [lower, {name: values[name] for name in values if name not in lower}, edits]
+
+
+# ----------------------------------------------------------------------------------------------------- the page
+
+
+def refine_curve_blocks(result: dict[str, Any]) -> Iterator[Block]:
+    """What refine_curve.json says."""
+    metrics = result["metrics"]
+    devices = ", ".join(sorted({row["device"] for row in result["rows"]}))
+    yield (
+        "Beyond the paper: N steps on the tokens after the prediction (`refine.steps`), of the same "
+        f"{result['n']} held-out photos, of different people where the labels tell them. Seconds are the median of an "
+        f"image, inverted and drawn alone, on {devices}; fewer are computing where other programs share the processor. "
+        "Kept: how far edits move a judge's score, as a share of how far Phase I's do, at equal strengths. `edits`: "
+        "weight of edit consistency inside the steps (`refine.edit_consistency`). l2, lpips (or squeezenet_features "
+        "where its network is absent) and mobilefacenet are what the steps minimise; dlib_identity and the judges are "
+        "in no loss. Brackets: 95 % bootstrap intervals over photos."
+    )
+    first = next(row for row in result["rows"] if row["steps"] is not None)
+    pairs = [(direction, judge) for direction, judges in first["kept"].items() for judge in judges]
+    rows = []
+    for row in result["rows"]:
+        cells = [_cell(row["cells"][name]) for name in metrics]
+        shares = [_share(row["kept"].get(direction, {}).get(judge)) for direction, judge in pairs]
+        seconds = [f"{row['seconds']:.3g}", f"{_own_seconds(row):.3g}"]
+        rows.append([row["title"], *seconds, *cells, *shares])
+    if other := result["pti"]:
+        cells = [_cell(other["cells"].get(name)) for name in metrics]
+        rows.append([f"PTI, of Table 1, n = {other['n']}", f"{other['seconds']:.3g}", "", *cells, *("" for _ in pairs)])
+    heads = [f"{name} {ARROWS[about['better']]}" for name, about in metrics.items()]
+    yield Table(
+        ["method", "seconds ↓", "of these computing ↓", *heads, *(f"kept: {one} ({judge}) ↑" for one, judge in pairs)],
+        rows,
+    )
+    stars = "PTI's stars stand where its ratio to both phases on its own photos puts them"
+    yield Picture("refine_curve.svg", f"Quality and edits against seconds, N at the points; {stars}")
+    if absent := result["not_measured"]:
+        yield "Not measured:\n\n" + "\n".join(f"- {name}: {' '.join(why.split())}" for name, why in absent.items())
+
+
+def _cell(one: dict[str, Any] | None) -> str:
+    if one is None or one["value"] is None:
+        return ""
+    return f"{one['value']:.4g}" + (" [{:.3g}, {:.3g}]".format(*one["interval_95"]) if one.get("interval_95") else "")
+
+
+def _share(one: dict[str, Any] | None) -> str:
+    return "{:.0%} [{:.0%}, {:.0%}]".format(one["value"], *one["interval_95"]) if one else ""
