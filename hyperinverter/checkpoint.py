@@ -32,9 +32,9 @@ T = TypeVar("T")
 MODEL_FORMAT = "hyperinverter-model-1"
 MAKES_ZEROS = re.compile(rb"c(?:__builtin__|builtins)\nbytearray\n")  # of any length: torch admits this one
 DEEPEST = 40  # levels of what metadata holds as JSON
-KINDS = ("generator", "early_head", "discriminator", "w_encoder", "hyperinverter", "direction", "psp", "e4e", "restyle",
-         "hyperstyle", "layerwise_encoder", "hypernetwork", "arcface", "curricularface", "moco", "lpips",
-         "trunk")  # fmt: skip
+KINDS = ("generator", "early_head", "discriminator", "w_encoder", "hyperinverter", "feature_residual", "direction",
+         "psp", "e4e", "restyle", "hyperstyle", "layerwise_encoder", "hypernetwork", "arcface", "curricularface",
+         "moco", "lpips", "trunk")  # fmt: skip
 
 
 # --------------------------------------------------------------------------------------------------- models

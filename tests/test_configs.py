@@ -16,6 +16,7 @@ from hyperinverter.config.model_schema import (
     ListConfig,
     VideoConfig,
 )
+from hyperinverter.config.phase3_schema import Phase3Config
 from hyperinverter.config.report_schema import AblateConfig, AnalyzeConfig, BenchmarkConfig, DemoConfig, ReproduceConfig
 from hyperinverter.config.schema import (
     AlignConfig,
@@ -35,6 +36,7 @@ SCHEMAS = {
     "encoder": TrainEncoderConfig,
     "phase1": Phase1Config,
     "phase2": Phase2Config,
+    "phase3": Phase3Config,
     "evaluate": EvaluateConfig,
     "edit": EditConfig,
     "app": AppConfig,

@@ -70,6 +70,10 @@ COMMANDS: dict[str, Script | None] = {  # None: not ours, see test_make_and_shel
     "python scripts/train_phase2.py --config configs/phase2/tiny.yaml "
     "domain.weights.folder=outputs/phase1_tiny/model": Script("--dry-run"),
     "python scripts/train_phase2.py --config configs/phase2/ffhq.yaml --dry-run": Script(),
+    # tests/test_scripts.py trains one on the tiny domain, and measures it
+    "python scripts/train_phase3.py --config configs/phase3/faces64.yaml data.root=my_photos": Script("--dry-run"),
+    "python scripts/evaluate.py model=outputs/phase3_faces64/model 'methods=[hyperinverter,phase3]' "
+    "data.root=my_photos": Script("--dry-run"),
     "python scripts/train_stylegan2.py domain=my_domain.yaml data.root=my_photos output=outputs/my_gan": Script(
         "--dry-run"
     ),

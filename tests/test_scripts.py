@@ -20,6 +20,7 @@ CONFIGS = {
     "train_stylegan2": "stylegan2",
     "train_phase1": "phase1",
     "train_phase2": "phase2",
+    "train_phase3": "phase3",
     "train_encoder": "encoder",
     "evaluate": "evaluate",
     "edit": "edit",
@@ -92,6 +93,7 @@ def test_the_whole_way_on_the_tiny_domain(tmp_path: Path):
     model = "outputs/phase2_tiny/model"
     assert {path.stem for path in (tmp_path / model).glob("*.safetensors")} >= set(PARTS)
 
+    run("train_phase3", "--config", "configs/phase3/tiny.yaml", f"{folder}/phase2_tiny/model", *short[:3])
     run(
         "train_encoder",
         "--config",
@@ -101,11 +103,12 @@ def test_the_whole_way_on_the_tiny_domain(tmp_path: Path):
         *short[:2],
     )
     other = "domain.weights.hyperstyle=outputs/hyperstyle_tiny/model/hyperstyle.safetensors"
-    methods = ["methods=[hyperinverter,hyperstyle]", other, "output=outputs/evaluate_methods", "metrics=[l2]"]
+    methods = ["methods=[hyperinverter,phase3,hyperstyle]", other, "output=outputs/evaluate_methods", "metrics=[l2]"]
     methods += ["data.num_generated=2", "time_repeats=1"]
-    run("evaluate", "--config", "configs/evaluate/tiny.yaml", f"{folder}/phase2_tiny/model", *methods)
-    compared = json.loads((out("evaluate_methods") / "metrics.json").read_text())["methods"]
-    assert set(compared) == {"hyperinverter", "hyperstyle"}
+    run("evaluate", "--config", "configs/evaluate/tiny.yaml", f"{folder}/phase3_tiny/model", *methods)
+    compared = json.loads((out("evaluate_methods") / "metrics.json").read_text())
+    assert set(compared["methods"]) == {"hyperinverter", "phase3", "hyperstyle"}
+    assert compared["protocol"]["settings"]["phase3"]["feature_numbers_per_image_number"] == 0.1667
 
     run("evaluate", "--config", "configs/evaluate/tiny.yaml", f"model={model}")
     metrics = json.loads((out("evaluate_tiny") / "metrics.json").read_text())
@@ -166,6 +169,7 @@ def test_the_whole_way_on_the_tiny_domain(tmp_path: Path):
         ("train_stylegan2", ""),
         ("train_phase1", "data.kind=auto"),
         ("train_phase2", "data.kind=auto"),
+        ("train_phase3", "data.kind=auto"),
         ("learn_direction", "labels=labels.csv 'attributes={smile: Smiling}'"),
         ("reproduce", "photos=empty"),
         ("reproduce", "photos=photos other_photos=nowhere"),

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from hyperinverter.checkpoint import save_model
+from hyperinverter.config.domain_schema import FeatureResidualConfig
 from hyperinverter.config.schema import (
     DiscriminatorConfig,
     DomainConfig,
@@ -14,7 +15,14 @@ from hyperinverter.config.schema import (
     HypernetworkConfig,
     LayerwiseEncoderConfig,
 )
-from hyperinverter.models.build import build_discriminator, build_generator, build_hyperinverter, build_w_encoder
+from hyperinverter.models.build import (
+    build_discriminator,
+    build_feature_residual,
+    build_generator,
+    build_hyperinverter,
+    build_w_encoder,
+)
+from hyperinverter.pretrained.load import load_model
 
 
 def make_tiny_domain() -> DomainConfig:
@@ -29,6 +37,7 @@ def make_tiny_domain() -> DomainConfig:
         w_encoder=EncoderConfig(**trunk),
         layerwise_encoder=LayerwiseEncoderConfig(**trunk, feature_channels=8),
         hypernetwork=HypernetworkConfig(hidden_size=4, fusion_channels=8, transformer_channels=8),
+        feature_residual=FeatureResidualConfig(layer="b8.conv1", channels=2, width=8),
     )
 
 
@@ -72,3 +81,16 @@ def save_tiny_model(folder: Path, domain: DomainConfig, seed: int = 0) -> Path:
         requires={"generator": g, "w_encoder": e1},
     )
     return folder
+
+
+def save_feature_residual(folder: Path) -> None:
+    """Add Phase III to a model folder of the tiny domain, with random weights that change images and follow edits."""
+    domain, phase2 = make_tiny_domain(), load_model(folder)
+    torch.manual_seed(0)
+    network = build_feature_residual(domain, phase2.generator, phase2.network.layerwise_encoder)
+    for parameter in network.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    config = {"domain": domain.name, "resolution": domain.resolution}
+    config["feature_residual"] = asdict(domain.feature_residual)
+    path = folder / "feature_residual.safetensors"
+    save_model(path, network, kind="feature_residual", config=config, requires=phase2.hashes)

@@ -19,6 +19,7 @@ from hyperinverter.config.encoder_schema import (
     LatentDiscriminatorConfig,
     TrainEncoderConfig,
 )
+from hyperinverter.config.phase3_schema import Phase3Config
 from hyperinverter.config.report_checks import REPORT_CHECKS, edits, which_face
 from hyperinverter.config.report_schema import DemoConfig
 from hyperinverter.config.rules import (
@@ -185,19 +186,12 @@ def _early_head(c: s.EarlyHeadConfig) -> Iterator[Problem]:
 
 def _phase2(c: s.Phase2Config) -> Iterator[Problem]:
     yield from not_negative(c, "edit_consistency_weight")
-    if not 0 < c.edit_consistency_reach <= 1:
-        message = f"must lie above 0 and up to 1, all the way to another w; got {c.edit_consistency_reach}"
-        yield Problem(("edit_consistency_reach",), message)
-    if not 0 < c.edit_consistency_directed <= 1:
-        message = f"must lie above 0 and up to 1, all of the images; got {c.edit_consistency_directed}"
-        yield Problem(("edit_consistency_directed",), message)
+    yield from every(c, "edit_consistency_every", "edit_consistency_weight: 0")
+    yield from _steps_in_w(c, "edit_consistency")
     most = max(1, int(min(c.domain.resolution, c.domain.loss_resolution)).bit_length() - 1)
     if not 1 <= c.edit_consistency_bands <= most or (c.edit_consistency_bands > 1 and not c.edit_consistency_relative):
         message = f"must be 1, or up to {most} with edit_consistency_relative=true; got {c.edit_consistency_bands}"
         yield Problem(("edit_consistency_bands",), message)
-    yield from every(c, "edit_consistency_every", "edit_consistency_weight: 0")
-    named = list(c.domain.directions)
-    yield from known("edit_consistency_directions", "direction", c.edit_consistency_directions, named)
     gan = c.adversarial
     if gan.weight > 0:
         if gan.start_step >= c.schedule.max_steps:
@@ -208,6 +202,20 @@ def _phase2(c: s.Phase2Config) -> Iterator[Problem]:
             yield Problem(("adversarial.start_step", "schedule.max_steps", "adversarial.weight"), message)
         yield from _parts("adversarial.batch_size", gan.batch_size, c)
         yield from _groups("adversarial.batch_size", gan.batch_size // max(c.gradient_accumulation, 1), c.domain)
+
+
+def _phase3(c: Phase3Config) -> Iterator[Problem]:
+    yield from not_negative(c, "pair_weight cycle_weight")
+    yield from every(c, "cycle_every", "cycle_weight: 0")
+    yield from _steps_in_w(c, "edit")
+
+
+def _steps_in_w(c: s.Phase2Config | Phase3Config, prefix: str) -> Iterator[Problem]:
+    """Edits in training: how far random ones go, and which part of the images steps along which directions."""
+    for key, what in ((f"{prefix}_reach", "all the way to another w"), (f"{prefix}_directed", "all of the images")):
+        if not 0 < getattr(c, key) <= 1:
+            yield Problem((key,), f"must lie above 0 and up to 1, {what}; got {getattr(c, key)}")
+    yield from known(key := f"{prefix}_directions", "direction", getattr(c, key), list(c.domain.directions))
 
 
 def _train_encoder(c: TrainEncoderConfig) -> Iterator[Problem]:
@@ -328,6 +336,7 @@ CHECKS: Checks = {
     s.Phase1Config: _phase1,
     s.EarlyHeadConfig: _early_head,
     s.Phase2Config: _phase2,
+    Phase3Config: _phase3,
     s.StyleGAN2Config: _stylegan2,
     TrainEncoderConfig: _train_encoder,
     LatentDiscriminatorConfig: _latent_discriminator,

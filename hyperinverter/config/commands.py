@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 import hyperinverter
-from hyperinverter.config import encoder_schema, model_schema, report_schema, schema
+from hyperinverter.config import encoder_schema, model_schema, phase3_schema, report_schema, schema
 from hyperinverter.config.cli import Command, run, stop
 from hyperinverter.config.faults import did_you_mean
 from hyperinverter.config.weights import ConvertConfig, DownloadConfig, InspectConfig
@@ -121,6 +121,14 @@ COMMANDS: dict[str, Command] = {
         "hyperinverter.training.phase2:train",
         "configs/phase2/faces64.yaml",
         "Train Phase II: the encoder E2 and the hypernetworks (image to weight residuals), E1 and generator frozen.",
+        inputs="data.root",
+    ),
+    "train phase3": Command(
+        phase3_schema.Phase3Config,
+        "hyperinverter.training.phase3:train",
+        "configs/phase3/faces64.yaml",
+        "Train Phase III, beyond the paper: a small residual of one feature map of the generator, and how it follows "
+        "edits, with everything else frozen.",
         inputs="data.root",
     ),
     "train encoder": Command(

@@ -42,7 +42,8 @@ CLASSIFIERS = ("attributes", "ssrnet_age", "faceres_age", "fsanet_yaw", "emotion
 # floor 5, inverters: entries of `methods`
 PUBLISHED_METHODS = ("psp", "e4e", "restyle", "hyperstyle")  # of others; each has a file of its name
 OPTIMISING_METHODS = ("sg2", "sg2_plus", "pti")  # for every image, in fp32 at the generator's size
-METHODS = ("w_encoder", "hyperinverter", *PUBLISHED_METHODS, *OPTIMISING_METHODS)
+PAPER_METHODS = ("w_encoder", "hyperinverter", *PUBLISHED_METHODS, *OPTIMISING_METHODS)  # of its tables and figures
+METHODS = (*PAPER_METHODS, "phase3")
 REFINED_METHODS = ("hyperinverter", "w_encoder")  # which `refine` has steps for
 MOST_ITERATIONS = 50  # of restyle and hyperstyle
 # networks that methods which optimise per image (sg2, sg2_plus, pti) may measure with: LPIPS on VGG16 or AlexNet, and

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from hyperinverter.config.names import CLASSIFIERS, METHODS, METRICS
+from hyperinverter.config.names import CLASSIFIERS, METRICS, PAPER_METHODS
 from hyperinverter.config.schema import CommandConfig, ImagesConfig, ProjectionConfig, RefineConfig, RunConfig
 
 
@@ -158,7 +158,7 @@ class ReproduceConfig(CommandConfig):
     batch_size: int = 16  # images that are inverted at a time
     time_repeats: int = 30  # how often the time of an image is measured
     methods: list[str] = field(
-        default_factory=lambda: list(METHODS)
+        default_factory=lambda: list(PAPER_METHODS)
     )  # of the paper's tables and figures: some of METHODS
     # method -> model folder with its file; others are looked for in `model`, then in outputs/METHOD_DOMAIN/model
     models: dict[str, str] = field(default_factory=dict)

@@ -10,7 +10,7 @@ from torch import Tensor
 from hyperinverter.checkpoint import ModelFile, read_model, save_model
 from hyperinverter.config.model_schema import ExportConfig
 from hyperinverter.inverters import load
-from hyperinverter.pretrained.files import PARTS, find_model_folder
+from hyperinverter.pretrained.files import MORE_PARTS, PARTS, find_model_folder
 from hyperinverter.pretrained.load import load_discriminator
 from hyperinverter.releases.shipped import record_shipped
 from hyperinverter.utils.device import resolve_device
@@ -115,7 +115,7 @@ def read_parts(source: Path) -> dict[str, ModelFile]:
     for part in PARTS:
         if part != "discriminator" and not (source / f"{part}.safetensors").is_file():
             raise UserError(f"{source}: has no {part}.safetensors; give the model folder of a finished Phase II run")
-    paths = [path for part in PARTS if (path := source / f"{part}.safetensors").is_file()]
+    paths = [path for part in (*PARTS, *MORE_PARTS) if (path := source / f"{part}.safetensors").is_file()]
     paths += sorted(source.glob("directions/*.safetensors"))
     return {path.relative_to(source).with_suffix("").as_posix(): read_model(path) for path in paths}
 

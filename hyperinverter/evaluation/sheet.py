@@ -8,7 +8,8 @@ from torch import Tensor
 
 from hyperinverter.utils.images import contact_sheet, difference_map
 
-TITLES = {"w_encoder": "Phase I (w_encoder)", "hyperinverter": "Phase II (hyperinverter)"}
+TITLES = {"w_encoder": "Phase I (w_encoder)", "hyperinverter": "Phase II (hyperinverter)",
+          "phase3": "Phase III (phase3)"}  # fmt: skip
 DIFFERENCE_MAXIMUM = 0.5  # drawn in red; mean over channels, [-1,1] units
 SHEET_RULE = "a third each of the best, median and worst images by L2 of {method}, best first"
 

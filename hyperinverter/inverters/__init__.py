@@ -22,6 +22,7 @@ class _Inverters(Mapping[str, type[Inverter]]):
     places: ClassVar = {
         "hyperinverter": "hyperinverter:HyperInverter",
         "w_encoder": "w_encoder:WEncoderInverter",
+        "phase3": "phase3:Phase3",
         "psp": "psp:PspInverter",
         "e4e": "e4e:E4eInverter",
         "restyle": "restyle:ReStyleInverter",
@@ -81,9 +82,9 @@ def load(
     Args:
         source: a model folder by name or path, a released model by name (ffhq, church; see `download`), or a
             DomainConfig whose `weights` section names the files.
-        method: a key of INVERTERS: hyperinverter (both phases), w_encoder (Phase I only, plain generator), a released
-            encoder (psp, e4e, restyle, hyperstyle), or one that optimises for every image: sg2 (a code in W), sg2_plus
-            (in W+), pti (a code, then the generator).
+        method: a key of INVERTERS: hyperinverter (both phases), w_encoder (Phase I only, plain generator), phase3 (both
+            phases and a residual of features, beyond the paper), a released encoder (psp, e4e, restyle, hyperstyle), or
+            one that optimises for every image: sg2 (a code in W), sg2_plus (in W+), pti (a code, then the generator).
         device: cpu, cuda, cuda:N, mps, or auto.
         projection: steps, seed and perceptual network of the methods that optimise; None: the published numbers.
         download: fetch what is missing of a released model; and OWNER/REPO, where no such folder is here, from the

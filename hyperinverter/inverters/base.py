@@ -17,7 +17,7 @@ from hyperinverter.config.schema import PRECISIONS, DomainConfig, ProjectionConf
 from hyperinverter.inverters.edits import Edits
 from hyperinverter.inverters.hub import OnHub
 from hyperinverter.inverters.inversion import Inversion
-from hyperinverter.inverters.offsets import added
+from hyperinverter.inverters.offsets import with_offsets
 from hyperinverter.models.residuals import Residuals, dense
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.stylegan2.layers import check_reduced
@@ -291,11 +291,21 @@ class Inverter(Edits, OnHub, ABC):
 
     def _render(self, inversion: Inversion, resolution: int | None) -> Tensor:
         residuals = self._residuals(inversion) if inversion.prepared is None else inversion.prepared
-        if inversion.offsets:
-            residuals = {**(residuals or {}), **added(residuals or {}, inversion.offsets)}
         return self.generator.synthesis(
-            inversion.ws, weight_residuals=residuals, noise_mode="const", resolution=resolution or self.draws_px
+            inversion.ws,
+            weight_residuals=self._changes(inversion, residuals),
+            noise_mode="const",
+            resolution=resolution or self.draws_px,
         )
+
+    def _changes(self, inversion: Inversion, residuals: Residuals | None) -> Residuals | None:
+        """What else than the weights' residuals an Inversion changes in the generator, with them."""
+        if inversion.features:
+            raise UserError(
+                "this Inversion has a residual of features; load the model with method='phase3', or render "
+                "inversion.without_weights()"
+            )
+        return with_offsets(residuals, inversion.offsets)
 
     def _residuals(self, inversion: Inversion) -> Residuals | None:
         """What an Inversion adds to the generator's weights."""

@@ -4,7 +4,7 @@ Source: HyperInverter, Dinh et al., CVPR 2022 (arXiv:2112.00719), section 3.
 """
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -22,8 +22,8 @@ class HyperInverter(Inverter):
     """Both phases; an Inversion is (ws, tokens)."""
 
     name, title, code_title = "hyperinverter", "Phase II", "Phase I"
-    parts = ("generator", "w_encoder", "hyperinverter")
-    refines = ("tokens", "w")
+    parts: ClassVar[tuple[str, ...]] = ("generator", "w_encoder", "hyperinverter")
+    refines: ClassVar[tuple[str, ...]] = ("tokens", "w")
 
     def __init__(self, model: LoadedModel) -> None:
         if model.network is None:

@@ -1,13 +1,12 @@
 """`Inversion`, the value that every method returns and that render, edit, interpolation, metrics and the app take.
 
 A latent code per style and, for methods that also change the generator, how: as tokens (Δθ of each target layer is
-exactly affine in a token, so 26 tokens of 256 numbers stand for 90 MiB of Δθ) or as dense residuals.
+exactly affine in a token, so 26 tokens of 256 numbers stand for 90 MiB of Δθ) or as dense residuals. Phase III adds a
+small residual of the generator's features.
 Letters: N images, L styles, D token size; O, I, k output channels, input channels, kernel size of a convolution.
 """
 
 import builtins
-import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,16 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyperinverter.checkpoint import read_safetensors, recorded
+from hyperinverter.inverters.inversion_file import read_inversion, write_inversion
 from hyperinverter.inverters.offsets import alike, joined
-from hyperinverter.models.residuals import ChannelScales, Residuals
-from hyperinverter.utils.checkout import command_of
+from hyperinverter.models.residuals import ChannelScales, FeatureCode, Residuals
 from hyperinverter.utils.errors import UserError
-from hyperinverter.utils.safetensors_io import write_tensors
-from hyperinverter.utils.state_dicts import is_finite
 from hyperinverter.utils.text import counted
-
-INVERSION_FORMAT = "hyperinverter-inversion-1"
 
 
 @dataclass(repr=False)
@@ -39,6 +33,7 @@ class Inversion:
         residuals: parameter name -> [N, *shape of the parameter], such as [N, O, I, k, k], added to the stored
             parameter, or `ChannelScales`, which multiply it; a method gives tokens or these.
         offsets: parameter name of a style's bias -> [N, C], added to the layer's style by edits of single channels.
+        features: layer -> residual of its features, by the method phase3; None: there is none.
         model_name: the model that made it, for people.
         model_hash: hash over that model's weights; tokens mean nothing to another model.
         generator_hash: hash of its generator alone; enough to render ws and residuals.
@@ -52,6 +47,7 @@ class Inversion:
     tokens: dict[str, Tensor] | None = None
     residuals: Mapping[str, Tensor | ChannelScales] | None = None
     offsets: dict[str, Tensor] | None = field(default=None, kw_only=True)
+    features: dict[str, FeatureCode] | None = field(default=None, kw_only=True)
     model_name: str = ""
     model_hash: str = ""
     generator_hash: str = ""
@@ -66,9 +62,14 @@ class Inversion:
             raise ValueError("an Inversion has tokens or residuals, not both; decode the tokens and add them up")
         for what, ndim in (("tokens", (2,)), ("residuals", range(1, 6)), ("offsets", (2,))):
             values = getattr(self, what)
-            for name, value in ((name, _numbers(value)) for name, value in (values or {}).items()):
+            for name, value in (values or {}).items():
+                value = value.scales if isinstance(value, ChannelScales) else value
                 if value.ndim not in ndim or len(value) != len(self.ws):
                     raise ValueError(f"{what}[{name!r}] has shape {tuple(value.shape)}; expected [{len(self.ws)}, ...]")
+        for name, code in (self.features or {}).items():
+            if code.numbers.ndim != 4 or len(code.numbers) != len(self.ws) or code.ws.shape != self.ws.shape:
+                shapes = f"{tuple(code.numbers.shape)} at codes {tuple(code.ws.shape)}"
+                raise ValueError(f"features[{name!r}] has shape {shapes}; expected [{len(self.ws)}, c, p, p] and ws's")
 
     def __repr__(self) -> str:
         """Sizes and origin; the numbers of an Inversion fill pages."""
@@ -78,6 +79,8 @@ class Inversion:
         elif self.residuals is not None:
             scaled = any(isinstance(value, ChannelScales) for value in self.residuals.values())
             how = f"{len(self.residuals)} " + ("weights scaled per channel" if scaled else "weight residuals")
+        for layer, code in (self.features or {}).items():
+            how += f", {code.numbers[0].numel()} numbers at {layer}"
         made = f"{self.model_name} {self.model_hash}".strip() or "an unknown model"
         count = counted(len(self), "image")
         return f"Inversion({count} by {made}: codes {list(self.ws.shape)}, {how})"
@@ -123,7 +126,7 @@ class Inversion:
         def each(values: Mapping[str, Any] | None) -> dict[str, Any] | None:
             return None if values is None else {name: one(value) for name, value in values.items()}
 
-        names = ("tokens", "residuals", "offsets", "prepared")
+        names = ("tokens", "residuals", "offsets", "features", "prepared")
         parts: dict[str, Any] = {name: each(getattr(self, name)) for name in names}
         return replace(self, ws=change(self.ws), **parts)
 
@@ -153,7 +156,7 @@ class Inversion:
 
     def without_weights(self) -> "Inversion":
         """Codes only, for the generator as it is; for HyperInverter this is the Phase I result."""
-        return replace(self, tokens=None, residuals=None, prepared=None)
+        return replace(self, tokens=None, residuals=None, features=None, prepared=None)
 
     @staticmethod
     def cat(inversions: "Sequence[Inversion]") -> "Inversion":
@@ -175,6 +178,7 @@ class Inversion:
             ws=torch.cat([i.ws for i in inversions]),
             tokens=join("tokens"),
             residuals=join("residuals"),
+            features=join("features"),
             offsets=joined([one.offsets for one in inversions], list(map(len, inversions)), first.ws),
             prepared=None,
         )
@@ -207,6 +211,7 @@ class Inversion:
             ws=blend(first.ws, last.ws),
             tokens=each(first.tokens, last.tokens),
             residuals=each(first.residuals, last.residuals),
+            features=each(first.features, last.features),
             offsets=each(*alike([first.offsets, last.offsets], [len(first), len(last)], first.ws)),
             prepared=None,
         )
@@ -228,7 +233,7 @@ class Inversion:
                 f"Inversions of two models cannot be {verb}: {self.model_name} {self.model_hash} and "
                 f"{other.model_name} {other.model_hash}; invert both images with one model"
             )
-        for part in ("tokens", "residuals"):
+        for part in ("tokens", "residuals", "features"):
             a, b = getattr(self, part), getattr(other, part)
             if (a is None) != (b is None) or (a is not None and set(a) != set(b)):
                 raise UserError(f"Inversions with different {part} cannot be {verb}; make both by one method")
@@ -236,33 +241,10 @@ class Inversion:
     def save(self, path: str | Path) -> None:
         """Write a .safetensors file (under 32 KiB for one image at 1024 px with D = 256).
 
-        w is stored once, [N, w_dim], when all styles are equal; tokens of one size are stacked, [N, layers, D].
+        w is stored once, [N, w_dim], when all styles are equal; tokens of one size are stacked, [N, layers, D]. A
+        residual of features takes two bytes for each of its numbers, which are rounded.
         """
-        tensors = {}
-        if torch.equal(self.ws, self.ws[:, :1].expand_as(self.ws)):
-            tensors["w"] = self.ws[:, 0]
-        else:
-            tensors["ws"] = self.ws
-        if self.tokens is not None:
-            if len({token.shape for token in self.tokens.values()}) == 1:
-                tensors["tokens"] = torch.stack(list(self.tokens.values()), dim=1)  # [N, layers, D]
-            else:
-                tensors |= {f"tokens.{name}": token for name, token in self.tokens.items()}
-        for name, value in (self.residuals or {}).items():
-            kind = "scales" if isinstance(value, ChannelScales) else "residuals"
-            tensors[f"{kind}.{name}"] = _numbers(value)
-        for name, value in (self.offsets or {}).items():
-            tensors[f"offsets.{name}"] = value
-        metadata = {
-            "format": INVERSION_FORMAT,
-            "model_name": self.model_name,
-            "model_hash": self.model_hash,
-            "generator_hash": self.generator_hash,
-            "num_ws": str(self.ws.shape[1]),
-            "layers": json.dumps(list(self.tokens or ()), separators=(",", ":")),
-            "info": json.dumps(self.info, separators=(",", ":")),
-        }
-        write_tensors(path, {name: value.detach().float() for name, value in tensors.items()}, metadata)
+        write_inversion(path, self)
 
     @classmethod
     def load(cls, path: str | Path) -> "Inversion":
@@ -272,24 +254,7 @@ class Inversion:
             FileNotFoundError: no such file.
             UserError: not a safetensors file, not an Inversion, or one with parts that do not belong together.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such Inversion file")
-        metadata, tensors = read_safetensors(path, "invert the image again")
-        if metadata.get("format") != INVERSION_FORMAT:
-            raise UserError(
-                f"{path}: a .safetensors file, but not an Inversion; give one that {command_of('invert')} wrote"
-            )
-        layers = recorded(path, {"layers": "[]", **metadata}, "layers", list)
-        info = recorded(path, {"info": "{}", **metadata}, "info", dict)
-        try:
-            return cls(**_parts(metadata, tensors, layers), info=info)
-        except ValueError as error:
-            raise UserError(f"{path}: no whole Inversion ({error}); invert the image again") from error
-
-
-def _numbers(value: Tensor | ChannelScales) -> Tensor:
-    return value.scales if isinstance(value, ChannelScales) else value
+        return read_inversion(path, cls)
 
 
 def _combined(values: list[Any], combine: Callable[..., Tensor]) -> Any:
@@ -298,46 +263,3 @@ def _combined(values: list[Any], combine: Callable[..., Tensor]) -> Any:
         raise UserError("Inversions of two kinds cannot be combined; make both by one method and the same settings")
     first = values[0]
     return type(first)(*map(combine, *values)) if isinstance(first, tuple) else combine(*values)
-
-
-def _parts(metadata: dict[str, str], tensors: dict[str, Tensor], layers: list) -> dict[str, Any]:
-    """The arguments of an Inversion from what its file holds.
-
-    Raises:
-        ValueError: something is missing, foreign, of another shape, or not finite.
-    """
-    residuals: dict[str, Any] = {}
-    parts: dict[str, dict[str, Any]] = {"residuals": residuals, "scales": residuals, "offsets": {}, "tokens": {}}
-    for name in sorted(set(tensors) - {"w", "ws", "tokens"}):
-        kind, _, parameter = name.partition(".")
-        found = parts.get(kind, {})
-        if kind not in parts or not parameter or parameter in found:
-            raise ValueError(f"a tensor {name[:40]!r} is foreign")
-        found[parameter] = ChannelScales(tensors[name]) if kind == "scales" else tensors[name]
-    if bad := [name for name, tensor in tensors.items() if not (tensor.is_floating_point() and is_finite(tensor))]:
-        raise ValueError(f"{bad[0][:40]} holds something else than finite numbers")
-    if ("w" in tensors) == ("ws" in tensors):
-        raise ValueError("it needs either w or ws")
-    ws = tensors.get("ws")
-    if ws is None:
-        count = metadata.get("num_ws", "")
-        if not re.fullmatch(r"[1-9][0-9]?", count) or tensors["w"].ndim != 2:
-            raise ValueError(f"num_ws is {count[:10]!r}, w {tuple(tensors['w'].shape)}; expected 1 to 99, [N, w_dim]")
-        ws = tensors["w"].unsqueeze(1).expand(-1, int(count), -1)  # [N, L, w_dim] in the memory of [N, w_dim]
-    if not ws.numel():
-        raise ValueError(f"ws has shape {tuple(ws.shape)}")
-    names = [name for name in layers if isinstance(name, str)]
-    tokens = {name: parts["tokens"][name] for name in names if name in parts["tokens"]} or None  # in their first order
-    if parts["tokens"].keys() != (tokens or {}).keys():
-        raise ValueError("tokens of layers that it does not name")
-    if (stacked := tensors.get("tokens")) is not None:
-        if (
-            tokens is not None
-            or stacked.ndim != 3
-            or len(set(names)) != stacked.shape[1]
-            or len(layers) != stacked.shape[1]
-        ):
-            raise ValueError(f"{len(layers)} names of layers for tokens of shape {tuple(stacked.shape)}")
-        tokens = dict(zip(names, stacked.unbind(1), strict=True))
-    hashes = {key: metadata.get(key, "") for key in ("model_name", "model_hash", "generator_hash")}
-    return {"ws": ws, "tokens": tokens, "residuals": residuals or None, "offsets": parts["offsets"] or None, **hashes}

@@ -33,9 +33,11 @@ def joined(parts: Sequence[Offsets], counts: Sequence[int], like: Tensor) -> Off
     return {name: torch.cat([part[name] for part in whole]) for name in whole[0]} if whole else None
 
 
-def added(residuals: Residuals, offsets: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What is added to the biases: what was there, and the offsets."""
-    there = {name: residuals.get(name) for name in offsets}
-    return {
-        name: offset + old if isinstance(old := there[name], Tensor) else offset for name, offset in offsets.items()
-    }
+def with_offsets(residuals: Residuals | None, offsets: Offsets) -> Residuals | None:
+    """Residuals with the offsets added to what there is for the same biases."""
+    if not offsets:
+        return residuals
+    there = dict(residuals or {})
+    for name, offset in offsets.items():
+        there[name] = offset + old if isinstance(old := there.get(name), Tensor) else offset
+    return there

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 
 from hyperinverter.config.schema import MOBILE, DomainConfig
 from hyperinverter.models.encoders import LayerwiseEncoder, WEncoder
-from hyperinverter.models.feature_residual import FeatureResidualNetwork
 from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.models.hypernetwork import Hypernetwork
 from hyperinverter.models.stylegan2 import Discriminator, Generator
 from hyperinverter.models.target_layers import target_layers
 
 if TYPE_CHECKING:
+    from hyperinverter.models.feature_residual import FeatureResidualNetwork
     from hyperinverter.models.mobile_stylegan import MobileGenerator
 
 
@@ -83,11 +83,13 @@ def build_hyperinverter(
 
 def build_feature_residual(
     domain: DomainConfig, generator: "Generator | MobileGenerator", layerwise_encoder: LayerwiseEncoder
-) -> FeatureResidualNetwork:
+) -> "FeatureResidualNetwork":
     """Phase III's networks for a layer of this generator and the maps of this E2.
 
     Raises:
         ValueError: the domain names no layer of the generator, or the residual would hold too many numbers.
     """
+    from hyperinverter.models.feature_residual import FeatureResidualNetwork
+
     maps = list(zip(layerwise_encoder.widths, layerwise_encoder.stage_sizes, strict=True))
     return FeatureResidualNetwork(domain.feature_residual, generator.synthesis, maps)

@@ -189,6 +189,14 @@ class Phase3Network(nn.Module):
         """The layer's features [N, C, p, p] of styles [N, L, w_dim] and decoded tokens."""
         return self.network.generator.synthesis.features(ws, self.feature_residual.layer, weights)
 
+    @torch.no_grad()
+    def measure_features(self, count: int = 64) -> None:
+        """Take the size of the layer's features from `count` samples, the same ones always."""
+        generator = self.network.generator
+        z = torch.randn(count, generator.z_dim, generator=torch.Generator().manual_seed(0))
+        parts = [self.features(generator.mapping(some), None) for some in z.to(self.feature_residual.size).split(8)]
+        self.feature_residual.measure(torch.cat(parts))
+
     def predict(self, images: Tensor) -> Predicted:
         """Images [N, 3, H, W] in [-1, 1], normally H = W = R; gradients reach the residual alone."""
         network, e2 = self.network, self.network.layerwise_encoder

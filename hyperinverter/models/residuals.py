@@ -56,6 +56,18 @@ class FeatureResidual(NamedTuple):
     values: Tensor
 
 
+class FeatureCode(NamedTuple):
+    """A residual of a layer's features in the few channels in which it was predicted; models/feature_residual.py.
+
+    Attributes:
+        numbers: [N, c, p, p], dimensionless, in float32 but as float16 holds them, which is how files keep them.
+        ws: the codes that it was predicted at, [N, L, w_dim], from which it is carried to those of an edit.
+    """
+
+    numbers: Tensor
+    ws: Tensor
+
+
 Residuals = Mapping[str, Tensor | Kernel | ChannelScales | FeatureResidual]
 
 

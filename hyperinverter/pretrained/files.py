@@ -11,12 +11,14 @@ from hyperinverter.utils.checkout import IS_INSTALLED, REPOSITORY, command_of, d
 from hyperinverter.utils.text import expanded
 
 PARTS = ("generator", "discriminator", "w_encoder", "hyperinverter")
+MORE_PARTS = ("feature_residual",)  # that a model folder may have beside them
 # the trainer that writes each part, for error messages
 MADE_BY = {
     "generator": "stylegan2",
     "discriminator": "stylegan2",
     "w_encoder": "phase1",
     "hyperinverter": "phase2",
+    "feature_residual": "phase3",
     **dict.fromkeys(PUBLISHED_METHODS, "encoder"),
 }
 
@@ -150,7 +152,7 @@ def command_for(part: str, domain_name: str, folder: Path | None = None) -> str:
 
 def _where_weights_may_be(domain_name: str, part: str) -> str:
     """Of a domain without a model folder of its name: its trainers' run folders that hold the part, or the command."""
-    trainers = [part] if part in PUBLISHED_METHODS else dict.fromkeys(MADE_BY[each] for each in PARTS)
+    trainers = [part] if part in PUBLISHED_METHODS else dict.fromkeys(MADE_BY[each] for each in (*PARTS, *MORE_PARTS))
     runs = [Path("outputs") / f"{trainer}_{domain_name}" / "model" for trainer in trainers]
     there = [run for run in runs if (run / f"{part}.safetensors").is_file()]
     if there:
@@ -166,11 +168,11 @@ def weights_file(domain: DomainConfig, part: str) -> Path:
     """The file of one part of a domain: `weights.<part>` when named there, else `<part>.safetensors` in its folder.
 
     Raises:
-        ValueError: `part` is neither one of PARTS nor of PUBLISHED_METHODS.
+        ValueError: `part` is neither one of PARTS, nor of MORE_PARTS, nor of PUBLISHED_METHODS.
         FileNotFoundError: it is not there; says where it was looked for and which command makes it.
     """
-    if part not in (*PARTS, *PUBLISHED_METHODS):
-        raise ValueError(f"part is {part!r}; write one of {', '.join((*PARTS, *PUBLISHED_METHODS))}")
+    if part not in (known := (*PARTS, *MORE_PARTS, *PUBLISHED_METHODS)):
+        raise ValueError(f"part is {part!r}; write one of {', '.join(known)}")
     folder = domain.weights.folder or domain.name
     named = getattr(domain.weights, part)
     if named is None:

@@ -9,11 +9,12 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 
 from hyperinverter.checkpoint import ModelFile, read_model, weights_hash
+from hyperinverter.config.domain_schema import FeatureResidualConfig
 from hyperinverter.config.names import SERVED
 from hyperinverter.config.recorded import recorded_section
 from hyperinverter.config.schema import (
@@ -24,7 +25,13 @@ from hyperinverter.config.schema import (
     HypernetworkConfig,
     LayerwiseEncoderConfig,
 )
-from hyperinverter.models.build import build_discriminator, build_generator, build_hyperinverter, build_w_encoder
+from hyperinverter.models.build import (
+    build_discriminator,
+    build_feature_residual,
+    build_generator,
+    build_hyperinverter,
+    build_w_encoder,
+)
 from hyperinverter.models.encoders import WEncoder
 from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.models.stylegan2 import Discriminator, Generator
@@ -32,6 +39,9 @@ from hyperinverter.pretrained.files import early_heads_beside, part_file, weight
 from hyperinverter.utils.errors import DAMAGED, UserError, reason_of
 from hyperinverter.utils.skip_init import shapes_only
 from hyperinverter.utils.state_dicts import misfits
+
+if TYPE_CHECKING:
+    from hyperinverter.models.feature_residual import FeatureResidualNetwork
 
 # no weight's shape, so taken from the file: what the trunk started from, how a batch is grouped, where values are cut
 NO_SIZE = ("init", "mbstd_group_size", "conv_clamp")
@@ -42,6 +52,7 @@ SECTIONS = {
     "w_encoder": EncoderConfig,
     "layerwise_encoder": LayerwiseEncoderConfig,
     "hypernetwork": HypernetworkConfig,
+    "feature_residual": FeatureResidualConfig,
 }
 
 
@@ -249,13 +260,17 @@ class LoadedModel:
     w_encoder: WEncoder | None  # None when only the generator was asked for
     domain: DomainConfig
     name: str
-    hash: str  # over generator [+ w_encoder [+ hyperinverter]]
+    hash: str  # over generator [+ w_encoder [+ hyperinverter [+ feature_residual]]]
     hashes: dict[str, str]  # part -> hash of its file
     folder: Path  # where its directions/ are looked for
+    feature_residual: "FeatureResidualNetwork | None" = None  # None unless it was asked for
 
 
 def load_model(
-    source: str | Path | DomainConfig, with_hyperinverter: bool = True, with_w_encoder: bool = True
+    source: str | Path | DomainConfig,
+    with_hyperinverter: bool = True,
+    with_w_encoder: bool = True,
+    with_feature_residual: bool = False,
 ) -> LoadedModel:
     """Generator and (unless not wanted) E1, E2 + hypernetworks, all in eval mode, each checked against the others.
 
@@ -263,6 +278,7 @@ def load_model(
         source: model folder by name or path, or a DomainConfig (its `weights` section says where the files lie).
         with_hyperinverter: False needs only the generator and E1 (the Phase I method).
         with_w_encoder: False, together with with_hyperinverter=False, needs only the generator.
+        with_feature_residual: True needs Phase III's networks too.
     Raises:
         FileNotFoundError: no such model, or a part is missing; says where it looked and which command makes it.
         UserError: a file is damaged, or its parts were not trained together; names both hashes.
@@ -271,6 +287,7 @@ def load_model(
     if with_hyperinverter and not with_w_encoder:
         raise ValueError("the hypernetworks need E1: leave with_w_encoder at True, or give with_hyperinverter=False")
     wanted = ["generator"] + ["w_encoder"] * with_w_encoder + ["hyperinverter"] * with_hyperinverter
+    wanted += ["feature_residual"] * with_feature_residual
 
     def find(part: str) -> Path:
         return weights_file(source, part) if isinstance(source, DomainConfig) else part_file(source, part)
@@ -291,6 +308,9 @@ def load_model(
         check_requires(read["w_encoder"], generator=hashes["generator"])
     if with_hyperinverter:
         check_requires(read["hyperinverter"], generator=hashes["generator"], w_encoder=hashes["w_encoder"])
+    if with_feature_residual:
+        present = {part: hashes[part] for part in ("generator", "w_encoder", "hyperinverter")}
+        check_requires(read["feature_residual"], **present)
     domain = _domain_of(*read.values(), base=base)
     generator = _generator(read["generator"], domain)
     w_encoder = _network(read["w_encoder"], lambda: build_w_encoder(domain)) if with_w_encoder else None
@@ -301,6 +321,12 @@ def load_model(
         fill(_trained(network), file.state, file.path)
         network.weights_hash = hashes["hyperinverter"]
         network.eval()
+    feature_residual = None
+    if with_feature_residual:
+        assert network is not None, "Phase III stands on Phase II"
+        e2 = network.layerwise_encoder
+        feature_residual = _network(read["feature_residual"], lambda: build_feature_residual(domain, generator, e2))
     folder = paths[wanted[-1]].parent  # directions lie beside the part that was trained last
     name = read["generator"].config["domain"]
-    return LoadedModel(network, generator, w_encoder, domain, name, model_hash(**hashes), hashes, folder)
+    digest = model_hash(**hashes)
+    return LoadedModel(network, generator, w_encoder, domain, name, digest, hashes, folder, feature_residual)

@@ -82,10 +82,16 @@ class Edits:
 
 
 def load_steps(
-    domain: DomainConfig, names: list[str], generator_hash: str, device: torch.device
+    domain: DomainConfig,
+    names: list[str],
+    generator_hash: str,
+    device: torch.device,
+    key: str = "edit_consistency_directions",
 ) -> tuple[Tensor | None, dict[str, str]]:
     """Directions of the domain by name, each one standard deviation of w long.
 
+    Args:
+        key: of the setting that names them, for messages.
     Returns:
         [K, w_dim], None without names; and what the steps depend on, for resuming: "step along NAME" -> hash.
     Raises:
@@ -103,7 +109,7 @@ def load_steps(
                 raise UserError("its file does not say how far photos spread along it (projection_std)")
         except (FileNotFoundError, UserError) as error:
             raise UserError(
-                f"edit_consistency_directions: {name!r} ({domain.directions[name]}) does not serve: {error}. Learn it "
+                f"{key}: {name!r} ({domain.directions[name]}) does not serve: {error}. Learn it "
                 f"with {command_of('learn_direction')} before, or leave it out"
             ) from error
         steps.append(result.vector * result.info["projection_std"])

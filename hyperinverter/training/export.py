@@ -18,11 +18,19 @@ from hyperinverter.training.progress import Progress
 from hyperinverter.utils.distributed import is_main
 from hyperinverter.utils.files import copy_file
 
-CONFIG_SECTIONS = {"w_encoder": ("w_encoder",), "hyperinverter": ("layerwise_encoder", "hypernetwork")}
-
-
+CONFIG_SECTIONS = {
+    "w_encoder": ("w_encoder",),
+    "hyperinverter": ("layerwise_encoder", "hypernetwork"),
+    "feature_residual": ("feature_residual",),
+}
 # what a part was trained with, copied beside it
-COPIED = {"w_encoder": ("generator", "discriminator"), "hyperinverter": ("generator", "discriminator", "w_encoder")}
+COPIED = {
+    "w_encoder": ("generator", "discriminator"),
+    "hyperinverter": ("generator", "discriminator", "w_encoder"),
+    "feature_residual": ("generator", "discriminator", "w_encoder", "hyperinverter"),
+}
+# the method that has a part, where it is not the first choice of `load`
+METHOD_OF = {"w_encoder": "w_encoder", "feature_residual": "phase3"}
 
 
 def export_part(
@@ -33,19 +41,21 @@ def export_part(
     progress: Progress,
     frozen: dict[str, str],
     measured: dict[str, float] | None = None,
+    more: Mapping[str, object] | None = None,
 ) -> None:
     """Write a model folder with the trained part and copies of the domain's parts, in one process.
 
     Args:
-        part: `w_encoder` or `hyperinverter`.
+        part: a key of CONFIG_SECTIONS.
         frozen: see `save_part`.
         measured: the validation losses of this step, the best so far; None: it is the last step.
+        more: what else the file says of itself to its readers.
     """
     if not is_main():
         return
     what, measured = _step_and_losses(progress, measured)
     copy_parts(folder, domain, COPIED[part])
-    info = _info(f"train_{MADE_BY[part]}", progress, measured)
+    info = _info(f"train_{MADE_BY[part]}", progress, measured) | dict(more or {})
     save_part(folder, f"{part}.safetensors", trained, domain, frozen=frozen, info=info, what=what)
 
 
@@ -106,16 +116,16 @@ def save_part(
     """Write the trained part into a model folder, with the hashes of what it was trained with, and a README.md.
 
     Args:
-        filename: `w_encoder.safetensors`, or one that begins with `hyperinverter`.
+        filename: one that begins with a key of CONFIG_SECTIONS.
         frozen: part -> weights hash, for `requires`.
         info: for readers: `trainer`, `step`, `images_seen` and `validation` (loss -> mean over validation images).
         what: which step of the run this is, in words.
     """
-    kind = "w_encoder" if filename.startswith("w_encoder") else "hyperinverter"
+    kind = next(each for each in CONFIG_SECTIONS if filename.startswith(each))
     config = {"domain": domain.name, "resolution": domain.resolution}
     config |= {section: asdict(getattr(domain, section)) for section in CONFIG_SECTIONS[kind]}
     save_model(folder / filename, trained, kind=kind, config=config, requires=frozen, info=info)
-    method = ', "w_encoder"' if kind == "w_encoder" else ""  # Phase I alone holds no hypernetworks
+    method = f', "{METHOD_OF[kind]}"' if kind in METHOD_OF else ""
     then = f"Load with `hyperinverter.load(FOLDER{method})`; train on it with `domain.weights.folder=FOLDER`."
     _write_readme(folder, filename, domain, info, what, then)
 

@@ -17,11 +17,12 @@ from hyperinverter.data import Batches
 from hyperinverter.extractors.framing import look_at_some
 from hyperinverter.losses import TotalLoss
 from hyperinverter.models.backbones import Trunk
-from hyperinverter.models.build import build_hyperinverter, build_w_encoder
+from hyperinverter.models.build import build_feature_residual, build_hyperinverter, build_w_encoder
 from hyperinverter.models.encoders import WEncoder
+from hyperinverter.models.feature_residual import Phase3Network
 from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.models.stylegan2 import Discriminator, Generator
-from hyperinverter.pretrained.files import find_network_file, part_file
+from hyperinverter.pretrained.files import find_network_file, part_file, weights_file
 from hyperinverter.pretrained.load import (
     check_domain,
     fill,
@@ -167,8 +168,35 @@ def start_hyperinverter(domain: DomainConfig, init_from: str | None = None) -> S
     return Start(model, frozen, f"E2's trunk starts from {path}, its heads and the hypernetworks from random weights")
 
 
-def _goes_on(path: Path) -> str:
-    return f"E2 and hypernetworks go on from the weights of {path}, with a fresh optimiser"
+def _goes_on(path: Path, what: str = "E2 and hypernetworks go on") -> str:
+    return f"{what} from the weights of {path}, with a fresh optimiser"
+
+
+def start_phase3(domain: DomainConfig, init_from: str | None = None) -> tuple[Phase3Network, dict[str, str], str]:
+    """Phases I and II of the domain with a feature residual; weights hashes of their parts; where it comes from.
+
+    `init_from` names a model folder whose feature residual is trained on, whichever Phase II it was for; else a file
+    in `domain.weights.feature_residual`, which must be for this one; else it starts at Phase II.
+
+    Raises:
+        ValueError: the domain names no layer for it, or it would hold too many numbers.
+    """
+    named = domain.weights.feature_residual is not None and init_from is None
+    loaded = load_model(obtain(domain, "hyperinverter"), with_feature_residual=named)
+    network = loaded.network
+    assert network is not None
+    frozen = {part: loaded.hashes[part] for part in ("generator", "w_encoder", "hyperinverter")}
+    goes_on = "the feature residual goes on"
+    if loaded.feature_residual is not None:
+        path = weights_file(domain, "feature_residual")
+        return Phase3Network(network, loaded.feature_residual), frozen, _goes_on(path, goes_on)
+    model = Phase3Network(network, build_feature_residual(domain, loaded.generator, network.layerwise_encoder))
+    if init_from is not None:
+        file = to_continue(init_from, "feature_residual", domain)
+        fill(model.feature_residual, file.state, file.path)
+        return model, frozen, _goes_on(file.path, goes_on)
+    model.measure_features()
+    return model, frozen, "the feature residual starts at Phase II, which it leaves as it is"
 
 
 def to_continue(folder: str, part: str, domain: DomainConfig) -> ModelFile:

@@ -80,7 +80,7 @@ def test_the_overview_lists_all_commands(capsys: pytest.CaptureFixture[str]):
         (["invrt"], "no such command: invrt; did you mean invert?"),
         (["phase1"], "no such command: phase1; did you mean train phase1?"),
         (["train"], "which trainer? Write one of: train stylegan2, train phase1"),
-        (["train", "phase3"], "no such command: train phase3; did you mean train phase2?"),
+        (["train", "phase9"], "no such command: train phase9; did you mean train phase3?"),
     ],
 )
 def test_a_wrong_command_names_the_nearest(words: list[str], told: str, capsys: pytest.CaptureFixture[str]):

@@ -76,7 +76,7 @@ def generator(path: Path) -> None:
 
 def model(path: Path) -> None:
     """Of the folder in which the file lies."""
-    load_model(path.parent)
+    load_model(path.parent, with_feature_residual=path.stem == "feature_residual")
 
 
 def inversion(path: Path) -> None:

@@ -24,7 +24,7 @@ sys.path[:0] = [str(TESTS), str(TESTS / "pretrained")]
 import hostile  # noqa: E402 (lies beside the readers' tests)
 from handwritten import archive, pickled, torch_old, torch_zip  # noqa: E402
 from nvidia_file import Stored, nested, nvidia_bytes  # noqa: E402
-from tiny_model import make_tiny_domain, save_tiny_model  # noqa: E402
+from tiny_model import make_tiny_domain, save_feature_residual, save_tiny_model  # noqa: E402
 
 from hyperinverter.checkpoint import read_model, save_training_state  # noqa: E402
 from hyperinverter.config.schema import DataConfig, EditConfig  # noqa: E402
@@ -33,6 +33,7 @@ from hyperinverter.directions.files import save_direction  # noqa: E402
 from hyperinverter.directions.ganspace import Pca, save_pca  # noqa: E402
 from hyperinverter.editing import commands  # noqa: E402
 from hyperinverter.inverters import Inversion, Inverter, load  # noqa: E402
+from hyperinverter.models.residuals import FeatureCode  # noqa: E402
 from hyperinverter.utils.films import save_mp4  # noqa: E402
 from hyperinverter.utils.provenance import COMPOSITE, DRAWN, said  # noqa: E402
 
@@ -169,12 +170,14 @@ def write_seeds(folder: Path) -> dict[str, list[Seed]]:
     """Write all of them below `folder`; what their code would create is CANARY beside it."""
     dice = random.Random(0)
     model = save_tiny_model(folder / "model" / "micro", make_tiny_domain())
+    save_feature_residual(model)
     digest = read_model(model / "generator.safetensors").hash
     save_direction(Direction("d", torch.randn(16), generator_hash=digest), model / "d.safetensors")
     inversions = folder / "inversions"
     for name, more in (
         ("w", {}), ("tokens", {"tokens": {"a": torch.randn(2, 4), "b": torch.randn(2, 4)}}),
         ("dense", {"residuals": {"a.weight": torch.randn(2, 3, 2)}}),
+        ("features", {"features": {"a": FeatureCode(torch.randn(2, 1, 4, 4), torch.randn(2, 6, 16))}}),
     ):  # fmt: skip
         one = Inversion(torch.randn(2, 1, 16).repeat(1, 6, 1), info={"steps": 3}, generator_hash=digest, **more)
         one.save(inversions / f"{name}.safetensors")
@@ -201,7 +204,7 @@ def write_seeds(folder: Path) -> dict[str, list[Seed]]:
                       Seed(folder / "pca.safetensors", readings.weights),
                       *given({"a.npy": (folder / "weights" / "a.npy").read_bytes()}, readings.direction, "direction")],
         "model": [Seed(model / f"{part}.safetensors", readings.model, True)
-                  for part in ("generator", "w_encoder", "hyperinverter")],
+                  for part in ("generator", "w_encoder", "hyperinverter", "feature_residual")],
         "inversion": [Seed(path, readings.inversion) for path in sorted(inversions.iterdir())],
         "checkpoint": [Seed(folder / "checkpoints" / "step_00000003.pt", readings.checkpoint)],
         "yaml": given({"a.yaml": YAML.encode()}, readings.config, "yaml"),
@@ -217,7 +220,7 @@ def write_seeds(folder: Path) -> dict[str, list[Seed]]:
         found["h5"] = [Seed(folder / "a.h5", readings.keras)]
     found["command"] = [Seed(seed.path, invert) for kind in ("zip", "lmdb", "inversion", "image")
                         for seed in found.get(kind, []) if seed.path.parent.name != "tensor"
-                        and seed.path.stem not in ("tokens", "dense")]  # fmt: skip
+                        and seed.path.stem not in ("tokens", "dense", "features")]  # fmt: skip
     return found
 
 

@@ -28,7 +28,7 @@ from PIL import Image
 from tiny_model import make_tiny_domain, save_tiny_model
 
 from hyperinverter.checkpoint import read_model, save_model, save_training_state
-from hyperinverter.inverters.inversion import INVERSION_FORMAT
+from hyperinverter.inverters.inversion_file import INVERSION_FORMAT
 from hyperinverter.utils.safetensors_io import write_tensors
 
 SIDE = 13_000  # px; 169 megapixels, of which Pillow only warns

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_model import save_feature_residual
 
 from hyperinverter.config.schema import EncoderConfig
 from hyperinverter.models.hyperstyle import HyperStyle, HyperStyleConfig
@@ -59,6 +60,7 @@ def with_methods(folder: Path, target: Path) -> Path:
     for method, network in tiny_methods(generator).items():
         path = target / f"{method}.safetensors"
         save_method(path, network, method=method, domain="micro", generator_hash=generator.weights_hash)
+    save_feature_residual(target)
     return target
 
 

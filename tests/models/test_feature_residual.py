@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hyperinverter.config.domain_schema import FeatureResidualConfig
 from hyperinverter.models.build import build_feature_residual, build_hyperinverter
 from hyperinverter.models.feature_residual import Phase3Network
 from hyperinverter.models.mobile_stylegan import MobileGenerator
@@ -66,15 +65,12 @@ def test_a_generator_adds_the_residual_to_what_the_layer_puts_out(kind, monkeypa
 
 
 @pytest.fixture
-def domain(tiny_domain):
-    return replace(tiny_domain, feature_residual=FeatureResidualConfig(layer="b8.conv1", channels=2, width=8))
-
-
-@pytest.fixture
-def model(domain) -> Phase3Network:
+def model(tiny_domain) -> Phase3Network:
     torch.manual_seed(0)
-    network = build_hyperinverter(domain)
-    return Phase3Network(network, build_feature_residual(domain, network.generator, network.layerwise_encoder)).eval()
+    network = build_hyperinverter(tiny_domain)
+    return Phase3Network(
+        network, build_feature_residual(tiny_domain, network.generator, network.layerwise_encoder)
+    ).eval()
 
 
 IMAGES = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
@@ -123,12 +119,12 @@ def test_no_change_gives_the_residual_back_and_a_change_moves_it(model):
     torch.testing.assert_close(network.expanded(residual).values, network.expand(residual) * size[:, None, None])
 
 
-def test_its_numbers_are_declared_and_bounded(domain, model):
+def test_its_numbers_are_declared_and_bounded(tiny_domain, model):
     assert model.feature_residual.capacity == pytest.approx(2 * 64 / (3 * 256)) and 2 * 64 / 768 <= 0.17
     generator, e2 = model.network.generator, model.network.layerwise_encoder
 
     def build(**changes):
-        changed = replace(domain, feature_residual=replace(domain.feature_residual, **changes))
+        changed = replace(tiny_domain, feature_residual=replace(tiny_domain.feature_residual, **changes))
         return build_feature_residual(changed, generator, e2)
 
     for changes, message in (

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from hyperinverter.config.encoder_schema import HyperStyleSizes, LatentDiscriminatorConfig, TrainEncoderConfig
+from hyperinverter.config.phase3_schema import Phase3Config
 from hyperinverter.config.schema import (
     AdversarialConfig,
     DataConfig,
@@ -23,10 +24,10 @@ from hyperinverter.config.schema import (
     StyleGAN2Config,
     WeightsConfig,
 )
-from hyperinverter.training import encoder, phase1, phase2, stylegan2
+from hyperinverter.training import encoder, phase1, phase2, phase3, stylegan2
 
-Config = Phase1Config | Phase2Config | StyleGAN2Config | TrainEncoderConfig
-TRAIN = {"phase1": phase1.train, "phase2": phase2.train, "stylegan2": stylegan2.train}
+Config = Phase1Config | Phase2Config | Phase3Config | StyleGAN2Config | TrainEncoderConfig
+TRAIN = {"phase1": phase1.train, "phase2": phase2.train, "phase3": phase3.train, "stylegan2": stylegan2.train}
 # the other published methods, by the part of a model folder that they train
 ENCODERS = {
     "psp": {"method": "psp", "w_norm_weight": 0.01},
@@ -73,6 +74,8 @@ def tiny_config(phase: str, model: Path, photos: Path, output: Path, domain: Dom
     if phase == "phase1":
         ranger = OptimizerConfig(name="ranger", lr=1e-2, betas=[0.95, 0.999], eps=1e-5)
         return Phase1Config(**{**common, "optimizer": ranger, **changes})
+    if phase == "phase3":
+        return Phase3Config(**{**common, "optimizer": OptimizerConfig(lr=1e-3), **changes})
     if phase in ENCODERS:
         discriminator = LatentDiscriminatorConfig(r1_every=2, pool_size=5, optimizer=OptimizerConfig(lr=1e-3))
         sizes = {"hyperstyle": HyperStyleSizes(width=8, shared_width=4, code_size=8), "head_width": 8, "n_iters": 2}

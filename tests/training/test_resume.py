@@ -38,6 +38,7 @@ def shown_steps(output: Path) -> dict[str, list[int]]:
         ("phase1", 2),
         pytest.param("phase2", 4, marks=pytest.mark.slow),
         ("phase2", 6),
+        ("phase3", 4),
         ("stylegan2", 4),
         ("restyle_e4e", 4),
         ("hyperstyle", 4),
