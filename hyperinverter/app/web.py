@@ -22,6 +22,7 @@ from hyperinverter.app.lane import BusyError, Lane
 from hyperinverter.app.session import FIRST, SECOND, EndedError, Session, Sessions, Settings
 from hyperinverter.config.model_schema import AppConfig
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.kept_memory import keep_freed_memory
 from hyperinverter.utils.seeding import seed_everything
 from hyperinverter.utils.waiting import another_process_speaks, doing
 
@@ -59,6 +60,7 @@ def run_app(config: AppConfig) -> None:
         UserError: the port is taken, or the host is not this machine's.
     """
     seed_everything(config.seed, config.threads)
+    keep_freed_memory()
     with listening(config) as where:
         with doing("loading the model"):
             editor = make_editor(config)

@@ -153,7 +153,7 @@ def test_it_listens_on_this_machine_alone_unless_told(editor: Editor):
     assert is_own("localhost") and is_own("::1") and not is_own("0.0.0.0") and not is_own("192.168.1.2")
 
 
-def test_ctrl_c_is_its_end_and_no_broken_off_work(
+def test_freed_memory_is_kept_and_ctrl_c_is_its_end_and_no_broken_off_work(
     editor: Editor, app_config: AppConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     uvicorn = pytest.importorskip("uvicorn", reason="the app needs the extra app")
@@ -167,11 +167,13 @@ def test_ctrl_c_is_its_end_and_no_broken_off_work(
 
     monkeypatch.setattr(uvicorn.Server, "startup", startup)
     monkeypatch.setattr(web, "make_editor", lambda _: editor)
+    kept: list[bool] = []
+    monkeypatch.setattr(web, "keep_freed_memory", lambda: kept.append(True))
     try:
         web.run_app(app_config)
     except KeyboardInterrupt:
         pytest.fail("the command would say that it was stopped, and goes on from a checkpoint")
-    assert "(Ctrl-C ends it)" in capsys.readouterr().out
+    assert "(Ctrl-C ends it)" in capsys.readouterr().out and kept
 
 
 def test_two_people_at_once_both_get_answers(address: str, photo: bytes):

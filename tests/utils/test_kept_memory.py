@@ -1,0 +1,34 @@
+"""Memory that a process frees stays its own, so that it is not filled with zeros again."""
+
+import multiprocessing
+import platform
+import resource
+
+import numpy as np
+import pytest
+
+from hyperinverter.utils.kept_memory import keep_freed_memory
+
+PIECE, TIMES = 40_000_000, 20  # bytes, above what glibc keeps by itself
+
+
+def faults_of(keep: bool, answer) -> None:
+    assert not keep or keep_freed_memory()
+    np.ones(PIECE, np.uint8)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(TIMES):
+        np.ones(PIECE, np.uint8)
+    answer.put(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told to keep memory")
+def test_what_is_freed_is_taken_again_without_page_faults():
+    context = multiprocessing.get_context("fork")  # this process's own memory stays as it is
+    faults = []
+    for keep in (False, True):
+        answer = context.SimpleQueue()
+        child = context.Process(target=faults_of, args=(keep, answer))
+        child.start()
+        child.join(60)
+        faults.append(answer.get())
+    assert faults[1] * 20 < faults[0], faults
