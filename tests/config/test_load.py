@@ -7,7 +7,7 @@ import pytest
 
 from hyperinverter.config.faults import ConfigError
 from hyperinverter.config.load import load_config, load_domain, to_yaml
-from hyperinverter.config.model_schema import AppConfig, DirectionConfig, ExportConfig
+from hyperinverter.config.model_schema import AppConfig, ExportConfig
 from hyperinverter.config.report_schema import DemoConfig
 from hyperinverter.config.schema import (
     DataConfig,
@@ -288,9 +288,6 @@ def test_values_of_training(overrides: str, expected: str):
         (AppConfig, "data.root=photos", "data.root: the app's photos are chosen in the browser"),
         (AppConfig, "data.max_images=3", "data.max_images: the app's photos are chosen in the browser"),
         (AppConfig, "face=all align=true", "face: the app shows one face.* write a number"),
-        (DirectionConfig, "predictors={a: fsanet_yam}", r"no such predictor 'fsanet_yam'; did you mean fsanet_yaw\?"),
-        (DirectionConfig, "predictors={a: attributes}", "no such predictor 'attributes'"),
-        (DirectionConfig, "ends=0.6", "ends: must be above 0 and at most 0.5, got 0.6"),
     ],
 )
 def test_values_of_other_commands(schema_class: type, override: str, expected: str):

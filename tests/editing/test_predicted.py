@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from hyperinverter.checkpoint import read_safetensors
+from hyperinverter.config.faults import ConfigError
+from hyperinverter.config.load import load_config
 from hyperinverter.config.model_schema import DirectionConfig
 from hyperinverter.config.schema import DataConfig
 from hyperinverter.directions import load_direction
@@ -142,3 +144,24 @@ def test_scores_that_tell_nothing_are_refused(tmp_path, tiny_model, tiny_domain,
     )
     with pytest.raises(UserError, match="predictors: get a network"):
         learn_directions(config)
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("predictors={a: fsanet_yam}", r"no such predictor 'fsanet_yam'; did you mean fsanet_yaw\?"),
+        ("predictors={a: attributes}", "no such predictor 'attributes'"),
+        ("ends=0.6", r"ends: must be above 0 and at most 0\.5, got 0\.6"),
+        ("without={a: [b]}", "is no direction of attributes, predictors or differences"),
+    ],
+)
+def test_settings_that_cannot_be_are_told(override, told):
+    with pytest.raises(ConfigError, match=told):
+        load_config(DirectionConfig, None, [override])
+
+
+def test_two_kinds_may_not_make_one_direction_and_those_of_the_config_file_step_back():
+    both = ["predictors={smile: emotion_happy}", "differences={smile: [a, b]}"]
+    with pytest.raises(ConfigError, match="both make a direction smile; rename one"):
+        load_config(DirectionConfig, "configs/directions/faces64.yaml", both)
+    load_config(DirectionConfig, "configs/directions/faces64.yaml", both[:1])  # it brings an attribute of this name
