@@ -114,7 +114,7 @@ def _published(bench: Bench) -> dict[str, Any] | None:
 
 def _draw(result: dict[str, Any], folder: Path) -> None:
     """refine_curve.svg and .png: quality, identity and edits kept against seconds, a line per weight of consistency."""
-    figure, axes = new_figure(13.0, 4.6, ncols=3)
+    figure, axes = new_figure(13.0, 5.4, ncols=3)
     rows = [row for row in result["rows"] if row["steps"] is not None]
     start = next((row for row in rows if row["steps"] == 0), rows[0])
     for number, weight in enumerate(sorted({row["edit_consistency"] for row in rows})):
@@ -138,7 +138,7 @@ def _draw(result: dict[str, Any], folder: Path) -> None:
         one.set(xscale="log", xlabel="processor seconds per image ↓", title=title)
         one.grid(alpha=0.3)
         if one.lines:
-            one.legend(fontsize=8)
+            one.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)  # below: lines fill it
     save_figure(figure, folder / "refine_curve")
 
 
