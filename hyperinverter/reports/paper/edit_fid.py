@@ -304,4 +304,6 @@ def _sheet(bench: Bench, rows: Sequence[Row], tasks: Sequence[Task], strengths: 
         for line, image in zip(cells, made, strict=True):
             line.append(image)
     captions = [f"{task.name.replace('_', ' ')}\n{row.place}" for task in tasks for row in chosen]
-    contact_sheet(cells, ["input", *(row.title for row in rows)], bench.output / "edit_fid.png", captions)
+    contact_sheet(
+        cells, ["input", *(row.title.partition(":")[0] for row in rows)], bench.output / "edit_fid.png", captions
+    )
