@@ -155,6 +155,8 @@ def test_edits_by_name_in_standard_deviations(model: hyperinverter.HyperInverter
         ({"smiel": 1}, FileNotFoundError, "no direction 'smiel'.*there are: plain, smile"),
         ({"smile": "2"}, ValueError, "smile is '2'; write a number"),
         ({"smile": 1, "unit": "sd"}, ValueError, "unit is 'sd'; write std or w"),
+        ({"smile": 1e9}, ValueError, "smile must lie between -100 and 100, usual are -3 to 3; got 1000000000"),
+        ({"smile": torch.tensor([1.0, float("nan")])}, ValueError, "smile must lie .* got nan"),
         ({"smile": torch.ones(3)}, ValueError, "3 strengths for 1 images"),
     ],
 )

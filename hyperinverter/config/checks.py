@@ -4,7 +4,6 @@ One function per dataclass of `schema.py`, found by its class; a section is chec
 classes. Each gives problems with keys relative to its section; `problems` walks a whole config and completes the keys.
 """
 
-import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -36,6 +35,7 @@ from hyperinverter.config.rules import (
     positive,
     power_of_two,
     problems_by,
+    strengths,
     weights,
 )
 from hyperinverter.utils.checkout import command_of
@@ -295,8 +295,7 @@ def _edit(c: s.EditConfig) -> Iterator[Problem]:
     if c.paste_back and not c.align:
         yield Problem(("paste_back", "align"), "puts aligned faces back into their photos; write align=true too")
     yield from not_empty(c, "directions strengths")
-    if not all(map(math.isfinite, c.strengths)):
-        yield Problem(("strengths",), f"must be finite, got {c.strengths}")
+    yield from strengths(("strengths", value) for value in c.strengths)
     yield from edits(c)
     if c.sweep == 1 or c.sweep < 0:
         yield Problem(("sweep",), f"must be 0, or 2 or more, got {c.sweep}")

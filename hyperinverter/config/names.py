@@ -45,6 +45,7 @@ OPTIMISING_METHODS = ("sg2", "sg2_plus", "pti")  # for every image, in fp32 at t
 PAPER_METHODS = ("w_encoder", "hyperinverter", *PUBLISHED_METHODS, *OPTIMISING_METHODS)  # of its tables and figures
 METHODS = (*PAPER_METHODS, "phase3")
 REFINED_METHODS = ("hyperinverter", "w_encoder")  # which `refine` has steps for
+MOST_STRENGTH = 100  # of an edit, in either unit: far beyond it no image is left
 MOST_ITERATIONS = 50  # of restyle and hyperstyle
 # networks that methods which optimise per image (sg2, sg2_plus, pti) may measure with: LPIPS on VGG16 or AlexNet, and
 # two that stand in for it. `auto` takes the first that is there: for a code, and for tuning a generator

@@ -18,6 +18,7 @@ from hyperinverter.config.rules import (
     not_negative,
     positive,
     power_of_two,
+    strengths,
     weights,
 )
 
@@ -94,7 +95,8 @@ def _reproduce(c: report_schema.ReproduceConfig) -> Iterator[Problem]:
     yield from at_least(c, 1, "bounds_photos bounds_steps shown_photos")
     yield from weights("bounds_losses", c.bounds_losses, names.DISTANCES)
     yield from at_least(c, 1, "batch_size time_repeats")
-    if not all(0 < strength < math.inf for strength in c.strengths):
+    yield from strengths(("strengths", value) for value in c.strengths)
+    if not all(strength > 0 for strength in c.strengths):
         yield Problem(("strengths",), f"each must be above 0, it is applied in both ways; got {c.strengths}")
 
 
@@ -157,6 +159,7 @@ def _ganspace(c: model_schema.GanspaceConfig) -> Iterator[Problem]:
     yield from at_least(c, 1, "components shown images")
     yield from at_least(c, 2, "samples")
     yield from positive(c, "strength")
+    yield from strengths([("strength", c.strength)])
     yield from choice(c, "method", ("ganspace", "sefa"))
     yield from file_names("directions", c.directions, each_has_a_key=True)
 
@@ -164,6 +167,7 @@ def _ganspace(c: model_schema.GanspaceConfig) -> Iterator[Problem]:
 def _list(c: model_schema.ListConfig) -> Iterator[Problem]:
     yield from known("judges", "judge", c.judges, [name for name in names.CLASSIFIERS if name != "attributes"])
     yield from positive(c, "strength")
+    yield from strengths([("strength", c.strength)])
     yield from at_least(c, 1, "images")
     yield from at_least(c, 2, "samples")
     if c.resolution is not None:
@@ -194,8 +198,7 @@ def which_face(c: schema.AlignConfig | schema.InvertConfig | model_schema.VideoC
 
 
 def edits(c: schema.EditConfig | model_schema.VideoConfig) -> Iterator[Problem]:
-    if not all(map(math.isfinite, c.edits.values())):
-        yield Problem(("edits",), f"must be finite, got {c.edits}")
+    yield from strengths((f"edits.{name}", value) for name, value in c.edits.items())
     if c.styles is not None and not re.fullmatch(r"\d{1,3}-\d{1,3}", c.styles):
         yield Problem(("styles",), f"must be START-END, such as 0-4, got {c.styles!r}")
     yield from choice(c, "strength_unit", ("w", "std"))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Union, get_args, get_origin
 
 from hyperinverter.config.faults import unknown_name
-from hyperinverter.config.names import OPTIMISING_METHODS, REFINED_METHODS
+from hyperinverter.config.names import MOST_STRENGTH, OPTIMISING_METHODS, REFINED_METHODS
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,20 @@ def between_0_and_1(section: Any, key: str) -> Iterator[Problem]:
     value = getattr(section, key)
     if value is not None and not 0 <= value <= 1:
         yield Problem((key,), f"must lie between 0 and 1, got {value}")
+
+
+def strength_fault(value: float) -> str | None:
+    """What is wrong with how far an edit goes, in either unit."""
+    if abs(value) <= MOST_STRENGTH:
+        return None
+    return f"must lie between -{MOST_STRENGTH} and {MOST_STRENGTH}, usual are -3 to 3; got {value}"
+
+
+def strengths(given: Iterable[tuple[str, float]]) -> Iterator[Problem]:
+    """Keys, and how far each edit goes."""
+    for key, value in given:
+        if message := strength_fault(value):
+            yield Problem((key,), message)
 
 
 def choice(section: Any, key: str, choices: Sequence[str]) -> Iterator[Problem]:

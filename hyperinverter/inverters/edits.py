@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from torch import Tensor
 
+from hyperinverter.config.rules import strength_fault
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.inverters.inversion import Inversion
 from hyperinverter.models.stylegan2 import Generator
@@ -92,7 +93,7 @@ class Edits:
         Raises:
             FileNotFoundError: no such direction; lists those there are.
             UserError: another model made the Inversion, or a direction is another generator's or has no `std`.
-            ValueError: no direction, another unit, or a strength that is no number.
+            ValueError: no direction, another unit, or a strength that is no number or beyond any sense.
         """
         from hyperinverter.directions import edit
 
@@ -118,6 +119,9 @@ class Edits:
         for name, strength in strengths.items():
             if isinstance(strength, bool) or not isinstance(strength, int | float | Tensor):
                 raise ValueError(f"{name} is {strength!r}; write a number, or a tensor with one per photo")
+            each = strength.flatten().tolist() if isinstance(strength, Tensor) else [strength]
+            if fault := next(filter(None, map(strength_fault, each)), None):
+                raise ValueError(f"{name} {fault}")
             direction = self.direction(name, files)
             (gamma,) = self.in_w([cast(float, strength)], unit, direction)  # a tensor is scaled as a number is
             result.append((direction, gamma))

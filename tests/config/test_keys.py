@@ -1,11 +1,14 @@
 """Which keys a command has, and one value where a list is expected."""
 
+import re
 from pathlib import Path
 
+import pytest
 from test_load import fault, faults, write
 
 from hyperinverter.config.load import load_config
-from hyperinverter.config.report_schema import BenchmarkConfig
+from hyperinverter.config.model_schema import GanspaceConfig, ListConfig, VideoConfig
+from hyperinverter.config.report_schema import BenchmarkConfig, ReproduceConfig
 from hyperinverter.config.schema import (
     AlignConfig,
     EditConfig,
@@ -56,3 +59,22 @@ def test_a_command_has_only_its_own_keys_and_passes_over_those_of_commands_that_
 
 def test_path_length_every_zero_is_off():
     assert load_config(StyleGAN2Config, None, ["path_length_every=0"]).path_length_every == 0
+
+
+@pytest.mark.parametrize(
+    ("schema_class", "text", "told"),
+    [
+        (EditConfig, "edits={smile: 1e9}", "edits.smile: must lie .* got 1000000000"),
+        (EditConfig, "edits={smile: .nan}", "edits.smile: must lie .* got nan"),
+        (EditConfig, "strengths=[1,-101]", "strengths: must lie between -100 and 100, usual are -3 to 3; got -101"),
+        (VideoConfig, "edits={smile: 101}", "edits.smile: must lie"),
+        (ReproduceConfig, "strengths=[101]", "strengths: must lie"),
+        (GanspaceConfig, "strength=101", "strength: must lie"),
+        (ListConfig, "strength=101", "strength: must lie"),
+    ],
+)
+def test_a_strength_beyond_any_sense_is_refused_in_either_unit(schema_class: type, text: str, told: str):
+    units = ["strength_unit=w", "strength_unit=std"] if hasattr(schema_class, "strength_unit") else []
+    for words in [[text], *([text, unit] for unit in units)]:
+        assert re.search(told, fault(schema_class, *words)), words
+    assert load_config(EditConfig, None, ["edits={smile: 100}"]).edits == {"smile": 100}

@@ -278,7 +278,7 @@ def test_values_of_training(overrides: str, expected: str):
         (EvaluateConfig, "projection.perceptual=vgg", "projection.perceptual: "),
         (EvaluateConfig, "projection.steps=0", "projection.steps: must be 1 or more"),
         (EvaluateConfig, "methods=[]", "methods: must not be empty"),
-        (EditConfig, "strengths=[.nan]", "strengths: must be finite"),
+        (EditConfig, "strengths=[.nan]", "strengths: must lie between"),
         (InterpolateConfig, "steps=1", "steps: must be 2 or more"),
         (DemoConfig, "adversarial_steps=201", r"adversarial_steps \(201\) must not be above phase2_steps \(200\)"),
         (DemoConfig, "validation_images=1024", r"validation_images \(1024\) must be below training_images \(1024\)"),
