@@ -142,7 +142,7 @@ def open_run(config: TrainConfig, progress: Progress) -> Iterator[tuple[Run, tqd
     schedule = config.schedule
     with (
         Run(config.output, config, progress.step) as run,
-        tqdm(total=schedule.max_steps, initial=progress.step, mininterval=1, disable=not is_main()) as bar,
+        tqdm(total=schedule.max_steps, initial=progress.step, leave=False, mininterval=1, disable=not is_main()) as bar,
     ):
         yield run, bar
 

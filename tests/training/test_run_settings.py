@@ -12,6 +12,7 @@ from hyperinverter.config.schema import DataConfig, OptimizerConfig
 from hyperinverter.models.stylegan2 import Discriminator, Generator
 from hyperinverter.training import gan_validation, phase2, stylegan2
 from hyperinverter.training.augment import Augmentation
+from hyperinverter.training.progress import Progress, open_run
 
 FALLING = {"lr_decay_steps": 4, "lr_decay_to": 0.2, "lr_decay_shape": "linear"}
 FACTORS = [1, 1, 0.8, 0.6, 0.4, 0.2]  # of the rates in six steps
@@ -130,3 +131,12 @@ def test_stylegan2(make_config, updates, monkeypatch):
     assert state["mapping.w_avg"].abs().max() > 0
     last = read_model(Path(config.output) / "model_last" / "generator.safetensors").state
     assert all(torch.equal(state[name], tensor) for name, tensor in last.items())
+
+
+def test_nothing_stands_behind_the_last_line_of_a_run(make_config, capsys):
+    """The bar was drawn once more below `done at step ...`."""
+    with open_run(make_config("phase1"), Progress()) as (run, bar):
+        bar.update()
+        run.log("done at step 1")
+    behind = capsys.readouterr().err.rpartition("done at step 1\n")[2]
+    assert "it/s" in behind and not behind.replace("\r", "\n").splitlines()[-1].strip()
