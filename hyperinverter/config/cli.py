@@ -5,11 +5,11 @@ torch, `--dry-run` builds the networks to count their parameters, and only a rea
 """
 
 import argparse
-import errno
+import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,13 +20,16 @@ from hyperinverter.config.help import settings_help
 from hyperinverter.config.load import load_config, to_yaml
 from hyperinverter.config.words import as_settings, overrides
 from hyperinverter.utils.errors import UserError
-from hyperinverter.utils.files import check_writable
+from hyperinverter.utils.files import NO_ROOM, check_writable
+from hyperinverter.utils.held_folders import not_there, remove_empty
 from hyperinverter.utils.paths import MissingDataError, expand
 from hyperinverter.utils.text import expanded, printable
 from hyperinverter.utils.waiting import close_bars, doing, signs_of_life
 
 PACKAGE = Path(__file__).resolve().parents[1]
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # what a full or read-only disk says
+ANEW = "the same command begins anew"
+GOES_ON = "the same command goes on where this one stopped"
+FROM_CHECKPOINT = "the same command goes on from the last checkpoint, if there is one"
 PIPE_CLOSED = 141  # as of a program that SIGPIPE ended
 # keys of paths to images, which are looked at before PyTorch is loaded
 INPUT_PATHS = ("data.root", "photos", "other_photos", "training_photos", "shown")
@@ -44,6 +47,7 @@ class Command:
         inputs: the key that collects words without `=`, such as "data.root"; None: every word is key=value.
         inputs_help: what those words are; `inputs_name` stands for one of them in --help.
         plan: "package.module:function", called with the config by --dry-run; gives the text to print.
+        again: what the same command does after Ctrl-C.
     """
 
     schema: type
@@ -54,6 +58,7 @@ class Command:
     inputs_help: str = "photos, folders, .zip files or globs of these"
     inputs_name: str = "IMAGE"
     plan: str = "hyperinverter.models.plan:dry_run"
+    again: str = ANEW
     looks_itself: bool = False  # the action names missing photos itself, together with whatever else is missing
 
 
@@ -86,7 +91,7 @@ def run(command: Command, argv: Sequence[str], program: str | None = None) -> No
         stop(message, error)
     except KeyboardInterrupt:
         if not _is_spoken_for():
-            print("\nstopped; the same command goes on from the last checkpoint, if it saves any", file=sys.stderr)
+            print(f"\nstopped; {command.again}", file=sys.stderr)
         raise SystemExit(130) from None
 
 
@@ -111,14 +116,32 @@ def _obey(command: Command, argv: Sequence[str], program: str | None) -> None:
     if not (options.print_config or options.dry_run):
         if not command.looks_itself:
             _check_inputs(config)
-        if getattr(config, "output", None):  # reported before hours are put into what could not be written
-            config.output = str(expanded(config.output))
-            check_writable(config.output)
-        with doing("loading PyTorch"):
-            act = _import(command.action)
-            from hyperinverter.utils.provenance import stated
-        with stated(getattr(config, "provenance", True)):
-            _checked_for_processes(act)(config)
+        with _output_folder(config):
+            with doing("loading PyTorch"):
+                act = _import(command.action)
+                from hyperinverter.utils.provenance import stated
+            with stated(getattr(config, "provenance", True)):
+                _checked_for_processes(act)(config)
+
+
+@contextlib.contextmanager
+def _output_folder(config: Any) -> Iterator[None]:
+    """The folder that the block writes into, if any: one that it makes and leaves empty is removed again.
+
+    Raises:
+        UserError: it cannot be written; before hours are put into what goes there.
+    """
+    if getattr(config, "output", None):
+        config.output = str(expanded(config.output))
+    if not getattr(config, "output", None) or _is_spoken_for():
+        yield
+        return
+    made = not_there(Path(config.output).absolute())
+    check_writable(config.output)
+    try:
+        yield
+    finally:
+        remove_empty(made)
 
 
 def _parser(command: Command, program: str | None) -> argparse.ArgumentParser:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import hyperinverter
 from hyperinverter.config import encoder_schema, model_schema, phase3_schema, report_schema, schema
-from hyperinverter.config.cli import Command, run, stop
+from hyperinverter.config.cli import ANEW, FROM_CHECKPOINT, GOES_ON, Command, run, stop
 from hyperinverter.config.faults import did_you_mean
 from hyperinverter.config.weights import ConvertConfig, DownloadConfig, InspectConfig
 
@@ -65,6 +65,7 @@ COMMANDS: dict[str, Command] = {
         inputs="files",
         inputs_help="the film to read and the .mp4 to write",
         inputs_name="FILM",
+        again=GOES_ON,
     ),
     "inspect-image": Command(
         InspectConfig,
@@ -85,6 +86,7 @@ COMMANDS: dict[str, Command] = {
         "takes the second largest, face=all every one. With the extra `faces`, dlib's landmarks place the crop; their "
         "model was trained on iBUG 300-W, whose terms exclude commercial use.",
         inputs="data.root",
+        again=GOES_ON,
     ),
     "prepare-data": Command(
         schema.PrepareConfig,
@@ -94,6 +96,7 @@ COMMANDS: dict[str, Command] = {
         "and looked through for photos that stand in two splits.",
         inputs="data.root",
         plan="hyperinverter.data.prepare:dry_run",
+        again=GOES_ON,
     ),
     "evaluate": Command(
         schema.EvaluateConfig,
@@ -101,6 +104,7 @@ COMMANDS: dict[str, Command] = {
         "configs/evaluate/faces64.yaml",
         "Measure methods on images: L2, perceptual distances, PSNR, MS-SSIM, identity, FID, KID and time per image.",
         inputs="data.root",
+        again=f"{ANEW}; images of methods that optimise for each are kept in the output",
     ),
     "train stylegan2": Command(
         schema.StyleGAN2Config,
@@ -108,6 +112,7 @@ COMMANDS: dict[str, Command] = {
         "configs/stylegan2/faces64.yaml",
         "Train a StyleGAN2 generator and discriminator on your own images: the domain both inversion phases build on.",
         inputs="data.root",
+        again=FROM_CHECKPOINT,
     ),
     "train phase1": Command(
         schema.Phase1Config,
@@ -115,6 +120,7 @@ COMMANDS: dict[str, Command] = {
         "configs/phase1/faces64.yaml",
         "Train Phase I: the encoder E1 (image to w), against the domain's frozen generator.",
         inputs="data.root",
+        again=FROM_CHECKPOINT,
     ),
     "train phase2": Command(
         schema.Phase2Config,
@@ -122,6 +128,7 @@ COMMANDS: dict[str, Command] = {
         "configs/phase2/faces64.yaml",
         "Train Phase II: the encoder E2 and the hypernetworks (image to weight residuals), E1 and generator frozen.",
         inputs="data.root",
+        again=FROM_CHECKPOINT,
     ),
     "train phase3": Command(
         phase3_schema.Phase3Config,
@@ -130,6 +137,7 @@ COMMANDS: dict[str, Command] = {
         "Train Phase III, beyond the paper: a small residual of one feature map of the generator, and how it follows "
         "edits, with everything else frozen.",
         inputs="data.root",
+        again=FROM_CHECKPOINT,
     ),
     "train encoder": Command(
         encoder_schema.TrainEncoderConfig,
@@ -138,6 +146,7 @@ COMMANDS: dict[str, Command] = {
         "Train another published encoder against the domain's frozen generator: method=psp, e4e, restyle or hyperstyle "
         "(which needs the domain's E1).",
         inputs="data.root",
+        again=FROM_CHECKPOINT,
     ),
     "train early-head": Command(
         schema.EarlyHeadConfig,
@@ -145,6 +154,7 @@ COMMANDS: dict[str, Command] = {
         "configs/early_head/ffhq_mobile.yaml",
         "Train the early head of a MobileStyleGAN generator: its images at a quarter of the size, without the last "
         "layer.",
+        again=FROM_CHECKPOINT,
     ),
     "learn-direction": Command(
         model_schema.DirectionConfig,
@@ -190,6 +200,7 @@ COMMANDS: dict[str, Command] = {
         "Train and measure the rows of the paper's table 3: at one budget, without this, without that, and several D.",
         inputs="data.root",
         inputs_help="the photos to train on; those to measure are photos=FOLDER",
+        again=FROM_CHECKPOINT,
     ),
     "reproduce": Command(
         report_schema.ReproduceConfig,
@@ -203,6 +214,7 @@ COMMANDS: dict[str, Command] = {
         plan="hyperinverter.reports.reproduce.lacking:dry_run",
         looks_itself=True,
         inputs_name="PART",
+        again=GOES_ON,
     ),
     "benchmark": Command(
         report_schema.BenchmarkConfig,
@@ -253,6 +265,7 @@ COMMANDS: dict[str, Command] = {
         inputs_help="names of models (ffhq, church) or files, as --list shows them",
         inputs_name="NAME",
         plan="hyperinverter.releases.download_command:dry_run",
+        again=GOES_ON,
     ),
 }
 

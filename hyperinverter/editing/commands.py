@@ -241,9 +241,7 @@ def _open(config: InvertConfig) -> tuple[Inverter, Path, float]:
     begin = time.perf_counter()
     check_inputs(config)
     inverter = open_method(config)
-    output = Path(config.output)
-    output.mkdir(parents=True, exist_ok=True)
-    return inverter, output, begin
+    return inverter, Path(config.output), begin
 
 
 def open_method(config: MethodConfig) -> Inverter:

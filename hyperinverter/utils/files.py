@@ -8,14 +8,16 @@ import re
 import shutil
 import socket
 import stat
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from hyperinverter.utils.errors import UserError
-from hyperinverter.utils.held_folders import check_held, open_own
+from hyperinverter.utils.held_folders import check_held, not_there, open_own, remove_empty
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # what a full or read-only disk says
 MOST_BYTES = 2_000_000_000  # of an image file: 250 megapixels of 16 bits with transparency
 BEGAN = time.time() - 1  # of this process, or the one that it was forked from
 HOST = re.sub(r"[^A-Za-z0-9-]", "", socket.gethostname())[:20] or "host"
@@ -24,10 +26,11 @@ LEFTOVER = re.compile(r"\..+\.(?P<process>\d+)(@(?P<host>[A-Za-z0-9-]+))?\.tmp|\
 
 
 def check_writable(output: str | Path) -> None:
-    """Refuse an output folder that could not be made or written to; makes nothing.
+    """Refuse an output folder that could not be made or written to; leaves nothing behind.
 
     Raises:
-        UserError: it, or the folder above it that is there, is no folder or may not be written by this user.
+        UserError: it, or the folder above it that is there, is no folder or may not be written by this user; or the
+            system makes no folder or file there (/proc, a name too long).
     """
     path = Path(output).absolute()
     there = next(place for place in (path, *path.parents) if os.path.lexists(place))
@@ -35,6 +38,19 @@ def check_writable(output: str | Path) -> None:
         raise UserError(f"output is {output}, but {there} is not a folder; give another output=FOLDER")
     if not os.access(there, os.W_OK | os.X_OK):
         raise UserError(f"output is {output}, but you may not write into {there}; give another output=FOLDER")
+    made = not_there(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise about(error, path) from error
+        raise UserError(
+            f"output is {output}, but the system makes no {'folder' if made else 'file'} there ({error.strerror}); "
+            "give another output=FOLDER, in a folder of yours"
+        ) from error
+    finally:
+        remove_empty(made)
 
 
 def ordinary_bytes(path: Path) -> bytes:

@@ -6,7 +6,7 @@ import os
 import socket
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hyperinverter.utils.errors import UserError
@@ -30,6 +30,18 @@ def open_own(path: Path, flags: int) -> int:
         ) from error
 
 
+def not_there(folder: Path) -> list[Path]:
+    """The folder and those above it that are not there yet, innermost first."""
+    return [place for place in (folder, *folder.parents) if not os.path.exists(place)]
+
+
+def remove_empty(folders: Sequence[Path]) -> None:
+    """Remove folders, innermost first, up to the first one that holds something."""
+    with contextlib.suppress(OSError):  # not empty, or not there
+        for folder in folders:
+            folder.rmdir()
+
+
 @contextlib.contextmanager
 def lock_folder(folder: str | Path) -> Iterator[None]:
     """Hold a folder for this process alone; the system lets go of it however the process ends.
@@ -40,7 +52,7 @@ def lock_folder(folder: str | Path) -> Iterator[None]:
         UserError: another process holds it; names it.
     """
     folder = Path(folder)
-    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    made = not_there(folder)
     handle = _take_lock(folder / LOCK_NAME)
     held = None
     try:
@@ -58,9 +70,7 @@ def lock_folder(folder: str | Path) -> Iterator[None]:
                     held.unlink(LOCK_NAME)
             os.close(handle)
         if held is None or held.is_in_place():
-            with contextlib.suppress(OSError):  # not empty
-                for place in made:
-                    place.rmdir()
+            remove_empty(made)
         if held is not None:
             held.close()
 

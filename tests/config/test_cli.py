@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -186,9 +187,35 @@ def test_a_closed_pipe_ends_quietly(tmp_path: Path):
     assert done.stdout == "code 141\n" and not done.stderr, done
 
 
-def test_control_c_ends_quietly(capsys: pytest.CaptureFixture[str]):
-    assert exit_code(do="stop") == 130
-    assert "the same command goes on" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("name", "then"),
+    [
+        ("invert", "the same command begins anew"),
+        ("edit", "the same command begins anew"),
+        ("align", "the same command goes on where this one stopped"),
+        ("train phase1", "the same command goes on from the last checkpoint, if there is one"),
+    ],
+)
+def test_control_c_ends_quietly_and_says_what_the_same_command_then_does(
+    name: str, then: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    """`invert` and `edit` promised to go on from a checkpoint, and began anew."""
+    with pytest.raises(SystemExit) as info:
+        cli.run(replace(COMMANDS[name], action=f"{__name__}:stop"), [f"output={tmp_path / 'out'}"])
+    assert info.value.code == 130 and capsys.readouterr().err == f"\nstopped; {then}\n"
+
+
+def fill_nothing(config: Any) -> None:
+    (Path(config.output) / "inside").mkdir(parents=True)
+    (Path(config.output) / "inside").rmdir()
+    raise UserError("no photo could be used")
+
+
+def test_a_command_that_wrote_nothing_leaves_no_folder(tmp_path: Path):
+    (tmp_path / "mine").mkdir()
+    for output in ("new/deeper", "mine", "mine/new"):
+        assert exit_code(f"output={tmp_path / output}", do="fill_nothing") == 2
+        assert list(tmp_path.rglob("*")) == [tmp_path / "mine"], "what was there before stays"
 
 
 def test_faults_and_the_list_of_downloads_come_without_torch(tmp_path: Path):

@@ -211,6 +211,9 @@ def test_what_cannot_be_used_is_refused_with_a_reason(config, photos, tmp_path, 
     with pytest.raises(UserError, match="no image could be used: all 2 were skipped, for the reasons above"):
         invert_images(config(tmp_path / "bad.png", tmp_path / "worse.png"))
     assert capsys.readouterr().out.count("skipped ") == 2
+    with pytest.raises(UserError, match="no image could be used"):
+        invert_images(config(tmp_path / "bad.png", methods=["w_encoder"]))
+    assert not (tmp_path / "out").exists(), "a run without a result leaves no folder"
     with pytest.raises(UserError, match=r"set data\.on_bad_file=skip"):
         invert_images(config(photos / "a.png", tmp_path / "bad.png", data={"on_bad_file": "refuse"}))
     with pytest.raises(FileNotFoundError, match="no direction 'age'"):

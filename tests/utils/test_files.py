@@ -36,6 +36,18 @@ def test_what_is_no_folder_is_refused(tmp_path: Path):
             check_writable(tmp_path / name)
 
 
+@pytest.mark.parametrize("name", ["/proc", "/proc/foo", "/proc/foo/bar", "a" * 300])
+def test_where_the_system_makes_no_folder_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Root may write into /proc, by its mode; it was the first file that said `No such file or directory`."""
+    if name.startswith("/proc") and not Path("/proc/self").exists():
+        pytest.skip("needs Linux's /proc")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "access", lambda path, mode: True)
+    with pytest.raises(UserError, match=f"output is {name}, but the system makes no .*; give another output=FOLDER"):
+        check_writable(name)
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_may_not_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)  # root may write everywhere
     with pytest.raises(UserError, match="you may not write into"):
