@@ -163,6 +163,8 @@ class Inverter(Edits, OnHub, ABC):
         if resolution is not None and check_reduced(resolution, self.generator.resolution) and self._projects:
             raise UserError(f"method {self.name} optimises at {self.generator.resolution} px: leave resolution out")
         self.draws_px = resolution
+        if self.refiner is not None:
+            self.refiner = replace(self.refiner, drawn_px=self.resolution)
         return self
 
     @property

@@ -39,7 +39,9 @@ class Refiner:
         settings: steps, rates and weights.
         perceptual: measures images; None leaves that term out.
         identity: compares faces; None leaves that term out.
-        loss_resolution: larger images are drawn and compared at this, px.
+        loss_resolution: larger images are compared at this, px.
+        drawn_px: side of the images that will be drawn, and are drawn here. A shorter way to the compared ones takes half
+            the time, but the colours of an early head are not quite the generator's: skin turned pink.
         history: of the last call, the loss [N] before each step.
     """
 
@@ -47,6 +49,7 @@ class Refiner:
     perceptual: Perceptual | None
     identity: MobileFaceNet | None
     loss_resolution: int
+    drawn_px: int
     history: list[Tensor] = field(default_factory=list)
 
     @classmethod
@@ -71,7 +74,7 @@ class Refiner:
                 raise UserError(f"refine.perceptual is {settings.perceptual:g}; {error}; or set it to 0") from error
         if settings.identity > 0 and domain.kind == "faces" and MobileFaceNet.why_missing() is None:
             identity = MobileFaceNet.find()
-        return cls(settings, perceptual, identity, domain.loss_resolution)
+        return cls(settings, perceptual, identity, domain.loss_resolution, resolution)
 
     def described(self) -> dict[str, str | float | None]:
         """What results depend on, for the protocol."""
@@ -104,17 +107,22 @@ class Refiner:
             groups.append({"params": [offset], "lr": w_rate})
         optimizer = torch.optim.Adam(groups, betas=ADAM_BETAS)
         rates = [group["lr"] for group in optimizer.param_groups]
+        px = max(self.drawn_px, images.shape[-1])
+
+        def drawn(ws: Tensor) -> Tensor:
+            return at_most(draw(ws, codes, px).float(), images.shape[-1])
+
         self.history.clear()
         with torch.enable_grad(), self._bar() as bar:
-            wanted, edits = self._features(images), _Edits(generator, images.shape[-1])
+            wanted, edits = self._features(images), _Edits(generator, px, images.shape[-1])
             for step in range(settings.steps):
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * (1 - 0.9 * step / settings.steps)  # so that the last steps settle
-                output = draw(ws + offset, codes, images.shape[-1])
-                loss = self._loss(output.float(), images, wanted)  # [N]
+                output = drawn(ws + offset)
+                loss = self._loss(output, images, wanted)  # [N]
                 if settings.edit_consistency > 0:
                     edited, before = edits(ws + offset)
-                    after = draw(edited, codes, images.shape[-1]).float() - output.float()
+                    after = drawn(edited) - output
                     loss = loss + settings.edit_consistency * relative_difference(after, before)
                 optimizer.zero_grad(set_to_none=True)
                 loss.sum().backward()  # a sum, so that no image feels how many others there are
@@ -144,11 +152,11 @@ class _Edits:
     """Random steps in W, the same ones in every run, and what they change in the generator's own images.
 
     Args:
-        resolution: of the images that are compared, px.
+        drawn_px, compared_px: sides of the images that are drawn, and of these reduced.
     """
 
-    def __init__(self, generator: Generator, resolution: int) -> None:
-        self.generator, self.resolution = generator, resolution
+    def __init__(self, generator: Generator, drawn_px: int, compared_px: int) -> None:
+        self.generator, self.drawn_px, self.compared_px = generator, drawn_px, compared_px
         self.random = torch.Generator().manual_seed(EDIT_SEED)
         self.plain: Tensor | None = None  # G(w) at the predicted w
 
@@ -163,4 +171,5 @@ class _Edits:
             return edited, self._draw(edited) - self.plain
 
     def _draw(self, ws: Tensor) -> Tensor:
-        return self.generator.synthesis(ws, None, noise_mode="const", resolution=self.resolution).float()
+        drawn = self.generator.synthesis(ws, None, noise_mode="const", resolution=self.drawn_px)
+        return at_most(drawn.float(), self.compared_px)

@@ -117,6 +117,22 @@ def test_a_refined_model_may_draw_smaller_images(tiny_model, images):
     assert model.invert(images).images.shape[-1] == 8 and len(model.refiner.history) == 2
 
 
+def test_images_are_drawn_as_they_will_be_and_compared_reduced(tiny_model, images):
+    """An early head is not asked for what the whole generator is to show."""
+    model = load(tiny_model, refine=RefineConfig(steps=2, edit_consistency=0.1, **PLAIN))
+    drawn = []
+
+    def draw(ws, tokens, px):
+        drawn.append(px)
+        return model._draw(ws, tokens, px)
+
+    predicted = load(tiny_model).invert(images)
+    refiner = replace(model.refiner, loss_resolution=8)
+    refiner(draw, images, predicted.ws, predicted.tokens, model.generator)
+    assert drawn == [16] * 4
+    assert model.draw_at(8).refiner.drawn_px == 8
+
+
 def test_phase_1_alone_moves_w_and_scales_of_channels(tiny_model, images, tmp_path):
     """Either alone comes closer, both come closest; what they gave is stored, joined and mixed as other Inversions."""
     model, refined = load(tiny_model, "w_encoder"), {}
