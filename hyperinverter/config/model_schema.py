@@ -28,12 +28,16 @@ class DirectionConfig(CommandConfig):
     estimate: str = "normal"  # normal (of the SVM, as InterFaceGAN) | shrunk | pattern, see editing/learn.py
 
 
+EXPORTED = ("generator", "discriminator", "w_encoder", "layerwise_encoder", "hypernetwork")  # tried one by one
+
+
 @dataclass
 class ExportConfig(CommandConfig):
     """export_model: a trained model folder in the form in which it is shipped."""
 
     model: str | None = None  # the trained model folder
     half: bool = True  # try every part in float16, and keep it so where outputs stay within the bounds below
+    as_they_are: list[str] = field(default_factory=list)  # parts not to try, as a generator that is fetched
     tolerance: float = 1e-3  # mean change of a pixel in [-1, 1] that all rounding together may cause
     largest: float = 0.02  # change of any one pixel
     max_mb: float = 40.0  # millions of bytes that the .safetensors files may take

@@ -152,6 +152,7 @@ def _direction(c: model_schema.DirectionConfig) -> Iterator[Problem]:
 
 def _export(c: model_schema.ExportConfig) -> Iterator[Problem]:
     yield from positive(c, "tolerance largest max_mb")
+    yield from known("as_they_are", "part", c.as_they_are, model_schema.EXPORTED)
     yield from at_least(c, 1, "test_images")
 
 

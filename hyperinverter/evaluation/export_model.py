@@ -15,6 +15,7 @@ from hyperinverter.pretrained.load import load_discriminator
 from hyperinverter.releases.shipped import record_shipped
 from hyperinverter.utils.device import resolve_device
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.files import copy_file
 from hyperinverter.utils.seeding import seed_everything
 from hyperinverter.utils.waiting import doing
 
@@ -26,6 +27,7 @@ PIECES = {
     "layerwise_encoder": ("hyperinverter", "layerwise_encoder."),
     "hypernetwork": ("hyperinverter", "hypernetwork."),
 }
+ADDITIONS = ("early_head*.safetensors", "directions/*.safetensors")  # as they are
 MB = 1e6
 
 
@@ -72,7 +74,8 @@ def export_model(config: ExportConfig) -> dict[str, float | list[str]]:
         original = Outputs.of(source, config, device)
     half: set[str] = set()
     write_folder(files, target, half)
-    for piece in by_size(files) if config.half else ():
+    pieces = [piece for piece in by_size(files) if piece not in config.as_they_are]
+    for piece in pieces if config.half else ():
         with doing(f"trying {piece} in float16"):
             write_folder(files, target, half | {piece})
             change = original.change_to(target)
@@ -84,6 +87,8 @@ def export_model(config: ExportConfig) -> dict[str, float | list[str]]:
         half |= {piece} if fits else set()
     with doing("comparing the whole with the original"):
         write_folder(files, target, half)
+        if (components := source / "pca.safetensors").is_file():
+            copy_file(components, target / components.name)
         change = original.change_to(target)
     mb = sum(path.stat().st_size for path in target.rglob("*.safetensors")) / MB
     print(
@@ -116,15 +121,20 @@ def read_parts(source: Path) -> dict[str, ModelFile]:
         if part != "discriminator" and not (source / f"{part}.safetensors").is_file():
             raise UserError(f"{source}: has no {part}.safetensors; give the model folder of a finished Phase II run")
     paths = [path for part in (*PARTS, *MORE_PARTS) if (path := source / f"{part}.safetensors").is_file()]
-    paths += sorted(source.glob("directions/*.safetensors"))
+    paths += sorted(path for pattern in ADDITIONS for path in source.glob(pattern))
     return {path.relative_to(source).with_suffix("").as_posix(): read_model(path) for path in paths}
+
+
+def pieces_of(files: dict[str, ModelFile]) -> dict[str, tuple[str, str]]:
+    """PIECES, and every early head, a piece of its own."""
+    return PIECES | {name: (name, "") for name in files if name.startswith("early_head")}
 
 
 def by_size(files: dict[str, ModelFile]) -> list[str]:
     """The pieces that are there, the largest first."""
     sizes = {
         piece: sum(tensor.numel() for name, tensor in files[part].state.items() if name.startswith(begins))
-        for piece, (part, begins) in PIECES.items()
+        for piece, (part, begins) in pieces_of(files).items()
         if part in files
     }
     return sorted(sizes, key=sizes.__getitem__, reverse=True)
@@ -134,7 +144,7 @@ def write_folder(files: dict[str, ModelFile], target: Path, half: Collection[str
     """Write all files, those pieces in float16, in the order in which they name each other by hash."""
     hashes: dict[str, str] = {}  # of the files as written
     for name, file in files.items():
-        begins = [begin for piece, (part, begin) in PIECES.items() if part == name and piece in half]
+        begins = [begin for piece, (part, begin) in pieces_of(files).items() if part == name and piece in half]
         requires = {
             part: hashes[part] if part in hashes and digest == files[part].hash else digest
             for part, digest in file.requires.items()

@@ -7,9 +7,9 @@ import torch
 
 import hyperinverter
 from hyperinverter.checkpoint import read_model, save_model
-from hyperinverter.config.model_schema import ExportConfig
+from hyperinverter.config.model_schema import EXPORTED, ExportConfig
 from hyperinverter.evaluation import export_model as module
-from hyperinverter.evaluation.export_model import PIECES, export_model
+from hyperinverter.evaluation.export_model import PIECES, by_size, export_model
 from hyperinverter.pretrained.load import load_discriminator
 from hyperinverter.utils.errors import UserError
 
@@ -41,6 +41,10 @@ def test_half_precision_is_smaller_and_nearly_the_same(tiny_model, tmp_path):
     assert read_model(target / "discriminator.safetensors").requires == {"generator": generator.hash}
 
 
+def test_parts_are_known_by_these_names():
+    assert tuple(PIECES) == EXPORTED
+
+
 def test_only_parts_within_the_bounds_are_rounded(tiny_model, tmp_path, monkeypatch):
     """E1's rounding is made to show; the others' are left alone."""
     within, write = module.Change.is_within, module.write_folder
@@ -68,6 +72,17 @@ def test_nothing_is_rounded_beyond_the_tolerance_or_without_half(tiny_model, tmp
         for part in ("generator", "w_encoder", "hyperinverter"):
             files = [read_model(folder / f"{part}.safetensors").hash for folder in (tiny_model, tmp_path / "full")]
             assert files[0] == files[1]
+
+
+def test_a_part_stays_as_it_is_where_others_publish_it(tiny_model, tmp_path):
+    source = shutil.copytree(tiny_model, tmp_path / "source")
+    (source / "pca.safetensors").write_bytes(b"components")
+    published = read_model(source / "generator.safetensors")
+    found = export_model(config(source, tmp_path / "shipped", tolerance=0.01, as_they_are=["generator"]))
+    assert set(found["half"]) == set(PIECES) - {"generator"}
+    assert read_model(tmp_path / "shipped" / "generator.safetensors").hash == published.hash
+    assert (tmp_path / "shipped" / "pca.safetensors").read_bytes() == b"components"
+    assert by_size({"early_head_128": published}) == ["early_head_128"]  # tried too, each by itself
 
 
 def test_directions_follow_their_generator(tiny_model, tmp_path):
