@@ -14,7 +14,6 @@ from hyperinverter.published.container import MADE
 from hyperinverter.published.keys import Keys
 
 DRAWN = f"{MADE}drawn from a normal distribution (seed 0), so that fine grain differs"
-SEPARABLE_TAPS = 8  # published filters with as many taps are stored as one row, and applied along each axis
 
 
 @dataclass

@@ -79,11 +79,6 @@ class Origin:
     tool: str | None
     is_signed: bool = False
 
-    @property
-    def is_made(self) -> bool:
-        """Whether it says that a trained network drew it or a part of it."""
-        return self.kind in (DRAWN, COMPOSITE)
-
 
 def said(kind: str, image_format: str | None) -> dict[str, Any]:
     """Options of Pillow's `save` that write it.

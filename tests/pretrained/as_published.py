@@ -9,8 +9,9 @@ from torch import Tensor
 from hyperinverter.models.stylegan2 import Discriminator, Generator
 from hyperinverter.ops.upfirdn2d import setup_filter
 from hyperinverter.published import nvidia_arguments as arguments
-from hyperinverter.published.nvidia_tensors import SEPARABLE_TAPS
 from hyperinverter.published.rosinality import FILTER_GAIN, _filter_names, _names, _shape
+
+SEPARABLE_TAPS = 8  # published filters with as many taps are stored as one row, and applied along each axis
 
 
 def to_published(network: Generator | Discriminator) -> dict[str, Tensor]:

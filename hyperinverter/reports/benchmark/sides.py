@@ -5,7 +5,7 @@ convolutions unless set otherwise; bf16 and fp16 run networks under autocast. `_
 in training, `_recompute` lets the large blocks compute their activations again in the backward pass.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy, deepcopy
 from dataclasses import dataclass
@@ -18,8 +18,6 @@ from hyperinverter.pretrained.load import LoadedModel
 from hyperinverter.reports.benchmark.clock import REST
 from hyperinverter.reports.benchmark.counting import Laps, StageHooks
 from hyperinverter.reports.benchmark.release import Release
-
-Forward = Callable[[Tensor, Laps | None], Tensor]
 
 
 @dataclass(frozen=True)
