@@ -22,7 +22,7 @@ from hyperinverter.config.words import as_settings, overrides
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import NO_ROOM, check_writable
 from hyperinverter.utils.held_folders import not_there, remove_empty
-from hyperinverter.utils.paths import MissingDataError, expand
+from hyperinverter.utils.paths import MissingDataError, check_given, expand
 from hyperinverter.utils.text import expanded, printable
 from hyperinverter.utils.waiting import close_bars, doing, signs_of_life
 
@@ -59,6 +59,7 @@ class Command:
     inputs_name: str = "IMAGE"
     plan: str = "hyperinverter.models.plan:dry_run"
     again: str = ANEW
+    needs_images: bool = True  # where `inputs` is data.root: without any the command has nothing to do
     looks_itself: bool = False  # the action names missing photos itself, together with whatever else is missing
 
 
@@ -115,7 +116,7 @@ def _obey(command: Command, argv: Sequence[str], program: str | None) -> None:
         print("\n" + dry_run(config))
     if not (options.print_config or options.dry_run):
         if not command.looks_itself:
-            _check_inputs(config)
+            _check_inputs(config, given=command.inputs == INPUT_PATHS[0] and command.needs_images)
         with _output_folder(config):
             with doing("loading PyTorch"):
                 act = _import(command.action)
@@ -163,12 +164,16 @@ def _parser(command: Command, program: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def _check_inputs(config: Any) -> None:
-    """Tell that photos or folders are not there before PyTorch is loaded.
+def _check_inputs(config: Any, given: bool) -> None:
+    """Tell that photos or directions are missing before PyTorch is loaded; that photos must be `given`, too.
 
     Raises:
-        MissingDataError: names all.
+        MissingDataError: files or folders are not there; names all.
+        FileNotFoundError: a direction is not there.
+        UserError: none were given, or a folder of data.root holds none.
     """
+    if given:
+        check_given(config.data)
     faults = []
     for key in INPUT_PATHS:
         value = config
@@ -181,6 +186,10 @@ def _check_inputs(config: Any) -> None:
                 faults.append(str(error))
     if faults:
         raise MissingDataError("\n".join(dict.fromkeys(faults)))
+    if root := getattr(getattr(config, "data", None), "root", None):
+        _import("hyperinverter.data.sources:check_folders")(root)
+    if hasattr(config, "edits"):
+        _import("hyperinverter.releases.direction_files:check_directions")(config)
 
 
 def _import(name: str) -> Callable[..., Any]:

@@ -164,6 +164,7 @@ COMMANDS: dict[str, Command] = {
         "their w, whose unit normal is the direction; held-out accuracy is reported.",
         inputs="data.root",
         inputs_help="the photos: folders, .zip files or globs; none for predictors of the generator's samples",
+        needs_images=False,
     ),
     "find-directions": Command(
         model_schema.GanspaceConfig,
@@ -192,6 +193,7 @@ COMMANDS: dict[str, Command] = {
         "Draw what Phase II changes: weights per layer, difference maps, blends of real images, and quality against "
         "time.",
         inputs="data.root",
+        needs_images=False,
     ),
     "ablate": Command(
         report_schema.AblateConfig,

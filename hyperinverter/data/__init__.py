@@ -1,7 +1,14 @@
-"""Images on disk (or sampled) -> batches of tensors; alignment of raw photos."""
+"""Images on disk (or sampled) -> batches of tensors.
 
-from hyperinverter.data.loader import Batches, open_training_data, reports, validation_batches
+What makes tensors is fetched on first use: folders are looked at without PyTorch, which takes seconds to load.
+"""
+
+from typing import TYPE_CHECKING, Any
+
 from hyperinverter.data.sources import ImageSource, check_images, check_training_data, open_source
+
+if TYPE_CHECKING:
+    from hyperinverter.data.loader import Batches, open_training_data, reports, validation_batches
 
 __all__ = [
     "Batches",
@@ -13,3 +20,11 @@ __all__ = [
     "reports",
     "validation_batches",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from hyperinverter.data import loader
+
+    return getattr(loader, name)

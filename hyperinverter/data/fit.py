@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hyperinverter.utils.decode import is_square
+from hyperinverter.utils.decode import centre_crop
 from hyperinverter.utils.text import counted
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class FitNotes:
 
     def note(self, name: str, size: tuple[int, int], index: int | None = None) -> None:
         """An image of this (width, height), px; the first of each kind is named in a warning."""
-        if not is_square(size):
+        if centre_crop(size, (1, 1)):
             self._mark(CROPPED, name, index, f"{size[0]} x {size[1]}: images that are not square are centre-cropped")
         if min(size) < self.resolution:
             self._mark(ENLARGED, name, index, f"{size[0]} x {size[1]}: images below {self.resolution} px are enlarged")

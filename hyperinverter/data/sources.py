@@ -16,7 +16,7 @@ from hyperinverter.data.zip_source import ZipSource, is_zip
 from hyperinverter.utils.decode import HEAD_BYTES, IMAGE_SUFFIXES, MAX_MEGAPIXELS, looks_like_image
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import ordinary_bytes
-from hyperinverter.utils.paths import expand
+from hyperinverter.utils.paths import check_given, expand
 from hyperinverter.utils.text import counted
 
 KINDS = ("auto", "folder", "zip", "lmdb")
@@ -134,6 +134,12 @@ def check_images(root: str | list[str] | None, kind: str = "auto") -> None:
                 open_source(str(path), kind)
 
 
+def check_folders(root: str | list[str]) -> None:
+    """As `check_images`, of folders of files alone: archives and databases, whose lists may be long, stay closed."""
+    paths = [path for one in ([root] if isinstance(root, str) else root) for path in expand(one)]
+    check_images([str(path) for path in paths if path.is_dir() and not (path / LMDB_FILE).is_file()])
+
+
 def check_training_data(data: DataConfig) -> None:
     """Refuse images that are not there before networks are loaded.
 
@@ -141,13 +147,9 @@ def check_training_data(data: DataConfig) -> None:
         UserError: data.root is not set or holds no images.
         FileNotFoundError: data.root or data.validation_root does not exist.
     """
+    check_given(data)
     if data.kind == "generated":
         return
-    if data.root is None:
-        raise UserError(
-            "data.root is not set: give data.root=FOLDER|ZIP|LMDB folder of images (or a quoted glob, or [a,b]), "
-            "or data.kind=generated to train on samples of the generator"
-        )
     check_images(data.root, data.kind)
     check_images(data.validation_root)
 

@@ -1,13 +1,12 @@
 """Directions of W: what they are, their files, and GANSpace's principal components."""
 
 from hyperinverter.directions.direction import Direction, edit, project_out
-from hyperinverter.directions.files import available_directions, load_direction, save_direction
+from hyperinverter.directions.files import load_direction, save_direction
 from hyperinverter.directions.ganspace import Pca, fit_pca, read_pca, save_pca
 
 __all__ = [
     "Direction",
     "Pca",
-    "available_directions",
     "edit",
     "fit_pca",
     "load_direction",

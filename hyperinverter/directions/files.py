@@ -14,29 +14,13 @@ from hyperinverter.directions.mapper import is_mapper, mapper_of
 from hyperinverter.directions.style_space import StyleDirection, place_of
 from hyperinverter.published.reading import read_published
 from hyperinverter.published.vectors import SEFA, Space, as_direction, laid_out
-from hyperinverter.releases.catalog import VECTORS, catalog
+from hyperinverter.releases.direction_files import find_direction
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.errors import UserError, reason_of
-from hyperinverter.utils.text import expanded, whole_number
+from hyperinverter.utils.text import whole_number
 
-SUFFIXES = (
-    ".safetensors",
-    ".npy",
-    ".pt",
-    ".npz",
-    ".pkl",
-)  # of files that have a name in a model folder; a path may have any
 WANTED = "give a direction as .npy, .pt or .safetensors"  # in the place of a picture or a text
 TEXT_BYTES = 2**24  # a longer text is none of numbers for a direction
-PCA_FILE = "{name}.safetensors"  # directly in a model folder
-
-
-def available_directions(model_folder: str | Path | None) -> list[str]:
-    """Names of the directions that a model folder brings along."""
-    folder = Path(model_folder) / "directions" if model_folder else None
-    if folder is None or not folder.is_dir():
-        return []
-    return sorted({file.stem for file in folder.iterdir() if file.suffix in SUFFIXES})
 
 
 def load_direction(
@@ -63,8 +47,7 @@ def load_direction(
         UserError: unreadable, another size, or another generator's; names both hashes.
     """
     text, files, space = str(name_or_path), dict(files or {}), space or Space()
-    place, inside = _split(files.get(text, text))
-    path = _find(text, place, inside is not None, model_folder, files)
+    path, inside = find_direction(text, model_folder, files)
     try:
         direction = _read(path, space) if inside is None else _read_one_of_many(path, inside, space)
     except ValueError as error:
@@ -78,41 +61,6 @@ def load_direction(
             f"learn it again with {command_of('learn_direction')}, or load the model it belongs to"
         )
     return direction
-
-
-def _split(place: str) -> tuple[str, str | None]:
-    """A file, and what stands behind # for one that holds many directions."""
-    file, mark, inside = place.partition("#")
-    return (file, inside) if mark and not expanded(place).is_file() else (place, None)
-
-
-def _find(text: str, place: str, is_one_of_many: bool, model_folder: str | Path | None, files: dict[str, str]) -> Path:
-    """The file that is meant by `place`, which `files` may have put in place of `text`."""
-    path = expanded(place)
-    beside = [] if model_folder is None else [Path(model_folder)]
-    if text in files:
-        candidates = [path] if path.is_absolute() else [*(folder / path for folder in beside), path][:1]
-    elif is_one_of_many:  # a file by its path, by its name in the model folder, or as it was downloaded
-        downloaded = [each.find() for each in catalog().values() if each.kind == "pca" and place == each.file]
-        candidates = [path, *(folder / PCA_FILE.format(name=place) for folder in beside), *filter(None, downloaded)]
-    else:
-        named = [folder / "directions" / f"{place}{suffix}" for folder in beside for suffix in SUFFIXES]
-        candidates = [*named, path] if len(path.parts) == 1 and not path.suffix else [path, *named]
-    found = next((candidate for candidate in candidates if candidate.is_file()), None)
-    if found is not None:
-        return found
-    names = sorted({*available_directions(model_folder), *files})
-    what = f"{candidates[0]}: no such direction file"
-    if not path.suffix and len(path.parts) == 1 and text not in files:
-        where = f"{model_folder}/directions" if model_folder else "no model folder was given"
-        what = f"no direction {place!r} ({where})"
-    stem = path.stem if text in files else place
-    published = [each.name for each in catalog().values() if each.kind in VECTORS and stem == Path(each.file).stem]
-    fetch = f"{command_of('download')} {published[0]}; or " if published else ""
-    raise FileNotFoundError(
-        f"{what}; there are: {', '.join(names) or 'none'}. Give one of these, or a file ({', '.join(SUFFIXES)}); "
-        f"{fetch}learn one with {command_of('learn_direction')}"
-    )
 
 
 def _read(path: Path, space: Space) -> Direction:

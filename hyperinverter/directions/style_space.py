@@ -15,8 +15,8 @@ from torch import Tensor
 from hyperinverter.directions.direction import Direction
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.target_layers import target_layers
+from hyperinverter.releases.direction_files import STYLE_MARK
 
-MARK = "style:"  # before the name of a channel, in the place of a direction's name
 MOST_CHANNELS = 2**16  # of a file that may be of any origin
 AFFINE = re.compile(r"(.+)\.(affine|modulation)\.weight")
 
@@ -80,10 +80,12 @@ def style_direction(text: str, generator: Generator, generator_hash: str = "") -
     Raises:
         ValueError: it is not written so, or there is no such layer or channel; says which there are.
     """
-    layer, _, channel = text.removeprefix(MARK).rpartition(":")
+    layer, _, channel = text.removeprefix(STYLE_MARK).rpartition(":")
     layers = layers_of(generator)
     if layer not in layers:
-        raise ValueError(f"{text!r} is no channel of a style; write {MARK}LAYER:CHANNEL, layers: {', '.join(layers)}")
+        raise ValueError(
+            f"{text!r} is no channel of a style; write {STYLE_MARK}LAYER:CHANNEL, layers: {', '.join(layers)}"
+        )
     weight = generator.synthesis.get_parameter(layers[layer]).detach().float().cpu()  # [C, w_dim]
     number = int(channel) if re.fullmatch(r"[0-9]{1,6}", channel) else len(weight)
     if number >= len(weight):

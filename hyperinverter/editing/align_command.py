@@ -18,13 +18,13 @@ from hyperinverter.data.image_source import ImageSource
 from hyperinverter.data.sources import open_source, spare_inputs
 from hyperinverter.extractors.align import AlignedFace, align_faces
 from hyperinverter.extractors.face_finder import face_finder
-from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.decode import FULL_SIZE, BadImageError, read_image
 from hyperinverter.utils.device import own_cores
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import AppendedFile, write_atomically
 from hyperinverter.utils.images import contact_sheet, save_image
 from hyperinverter.utils.output_names import OutputNames, inside
+from hyperinverter.utils.paths import check_given
 from hyperinverter.utils.text import counted
 
 SHEET_ROWS = 16  # photos on the contact sheet
@@ -53,12 +53,9 @@ def align_folder(config: AlignConfig) -> dict[str, Path]:
     Raises:
         UserError: data.root is not set; no photo has a face; or some have none and data.on_bad_file is "refuse".
     """
-    if config.data.root is None:
-        raise UserError(
-            f"no photos given: name photos, folders or zips, e.g. {command_of('align')} photos/ output=aligned"
-        )
     data = config.data
-    source = open_source(config.data.root, max_images=data.max_images, max_megapixels=data.max_megapixels)
+    check_given(data)
+    source = open_source(data.root or [], max_images=data.max_images, max_megapixels=data.max_megapixels)
     output = Path(config.output)
     records: dict[str, dict] = {}
     left_out: dict[str, str] = {}

@@ -24,6 +24,7 @@ from hyperinverter.utils.decode import BadImageError, to_tensor
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import from_uint8
 from hyperinverter.utils.output_names import OutputNames
+from hyperinverter.utils.paths import check_given
 from hyperinverter.utils.text import expanded
 from hyperinverter.utils.waiting import doing
 
@@ -79,10 +80,8 @@ def check_inputs(config: InvertConfig) -> None:
         UserError: no input was named, or one holds no images or no Inversion.
         FileNotFoundError: a named file is not there.
     """
-    roots = _roots(config)
-    if not roots:
-        raise UserError("no images were given; name files, folders or zips, or set data.root=FOLDER")
-    for root in roots:
+    check_given(config.data)
+    for root in _roots(config):
         path = expanded(root)
         if is_latents(path):
             continue

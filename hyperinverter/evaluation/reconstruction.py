@@ -39,6 +39,7 @@ from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.distributed import from_main, gather_numbered, in_all_processes, is_main, world_size
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_atomically
+from hyperinverter.utils.paths import check_given
 from hyperinverter.utils.waiting import doing
 
 TIME = "time_ms"  # in the record of an image: of a method that optimises for it
@@ -59,11 +60,7 @@ def evaluate(
     Raises:
         UserError: no images, or none readable; the model's files are missing or do not belong together.
     """
-    if config.data.root is None and config.data.kind != "generated":  # reported before gigabytes are read
-        raise UserError(
-            "data.root is not set: give data.root=FOLDER|ZIP of images to measure, or data.kind=generated to measure "
-            "on samples of the generator"
-        )
+    check_given(config.data)  # before gigabytes are read
     check_images(config.data.root, config.data.kind)
     device = set_up(config)
     source = config.domain if config.model is None else config.model

@@ -31,7 +31,7 @@ class Edits:
     @property
     def directions(self) -> list[str]:
         """Names of the edits that the model brings along, as `edit` takes them."""
-        from hyperinverter.directions import available_directions
+        from hyperinverter.releases.direction_files import available_directions
 
         files = {
             name: file.partition("#")[0] for name, file in self.domain.directions.items()
@@ -45,10 +45,11 @@ class Edits:
         style:LAYER:CHANNEL is one channel of a layer's style, see `directions.style_space`.
         """
         from hyperinverter.directions import load_direction
-        from hyperinverter.directions.style_space import MARK, style_direction
+        from hyperinverter.directions.style_space import style_direction
         from hyperinverter.published.vectors import Space
+        from hyperinverter.releases.direction_files import STYLE_MARK
 
-        if str(name).startswith(MARK):
+        if str(name).startswith(STYLE_MARK):
             try:
                 return style_direction(str(name), self.generator, self.generator_hash)
             except ValueError as error:

@@ -16,15 +16,17 @@ import logging
 import re
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import simplejpeg
-import torch
 from PIL import Image, ImageOps, features
-from torch import Tensor
 
 from hyperinverter.utils.errors import DAMAGED, UserError, reason_of
 from hyperinverter.utils.files import ordinary_bytes
+
+if TYPE_CHECKING:  # files are looked at without PyTorch, which takes seconds to load
+    from torch import Tensor
 
 # Pillow's name -> suffixes; the one list of what counts as an image
 FORMATS = {
@@ -264,7 +266,7 @@ def _over_white(band: Image.Image) -> Image.Image:
 
 def decode_tensor(
     data: bytes, name: str, resolution: int, max_megapixels: float = MAX_MEGAPIXELS
-) -> tuple[Tensor, tuple[int, int]]:
+) -> "tuple[Tensor, tuple[int, int]]":
     """`to_tensor(decode_image(...))` and the (width, height) before the resize, px; the same numbers, sooner.
 
     A plain JPEG is decoded by simplejpeg in three quarters of Pillow's time, bit for bit equal. What that doubts at all
@@ -295,11 +297,6 @@ def _decode_plain_jpeg(data: bytes, max_megapixels: float = FAST_MEGAPIXELS) -> 
         return None
 
 
-def is_square(size: tuple[int, int]) -> bool:
-    """Whether an image of this (width, height) counts as square, i.e. is resized without a crop."""
-    return centre_crop(size, (1, 1)) is None
-
-
 def centre_crop(size: tuple[int, int], shape: tuple[int, int]) -> tuple[int, int, int, int] | None:
     """Left, top, right and bottom of the largest centred part of an image that has the proportions of `shape`.
 
@@ -320,13 +317,15 @@ def centre_crop(size: tuple[int, int], shape: tuple[int, int]) -> tuple[int, int
     return left, top, left + width, top + height
 
 
-def to_tensor(image: Image.Image, size: int | tuple[int, int]) -> Tensor:
+def to_tensor(image: Image.Image, size: int | tuple[int, int]) -> "Tensor":
     """The one resize policy (see the head of this file): RGB image of any size -> uint8 [3, R, R].
 
     Args:
         image: RGB.
         size: R, or height and width of a network that takes images which are not square.
     """
+    import torch
+
     shape = (size, size) if isinstance(size, int) else size
     if image.mode != "RGB":
         raise ValueError(f"expected an RGB image, got mode {image.mode}; decode files with decode_image")

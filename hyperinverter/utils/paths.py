@@ -3,6 +3,7 @@
 import glob
 import os
 from pathlib import Path
+from typing import Any
 
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.text import expanded
@@ -10,6 +11,23 @@ from hyperinverter.utils.text import expanded
 
 class MissingDataError(UserError, FileNotFoundError):
     """A path or pattern of images matches nothing."""
+
+
+def check_given(data: Any) -> None:
+    """Refuse a command's `data` section that names no images.
+
+    Raises:
+        UserError: data.root is not set, and data.kind, if there is such a key, is not generated.
+    """
+    if data.root or getattr(data, "kind", None) == "generated":
+        return
+    or_drawn = (
+        "; or write data.kind=generated to take samples of the generator" if hasattr(data, "num_generated") else ""
+    )
+    raise UserError(
+        "no images were given: name files, folders, zips, LSUN LMDB folders or quoted globs of these (data.root)"
+        f"{or_drawn}"
+    )
 
 
 def expand(root: str) -> list[Path]:

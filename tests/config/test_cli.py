@@ -82,7 +82,7 @@ def test_words_without_equals_are_the_inputs(monkeypatch: pytest.MonkeyPatch, tm
     config = run("a b.jpg", "seed=3", "./x=y.png", "it's.png", "--traceback", "c.zip", **options)
     assert config.data.root == names and config.seed == 3
     assert run("it's.png", **options).data.root == "it's.png"
-    assert run(**options).data.root is None
+    assert run(**options, needs_images=False).data.root is None
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_words_without_equals_are_the_inputs(monkeypatch: pytest.MonkeyPatch, tm
         (["--data.max-images", "4"], "data.max_images", 4),
         (["--data.max_images=4"], "data.max_images", 4),
         (["--strengths", "-3,0,3"], "strengths", [-3, 0, 3]),
-        (["--domain", "churches64"], "domain.name", "churches64"),
+        (["--domain", "tiny"], "domain.name", "tiny"),
         (["--align"], "align", True),
         (["--align", "true"], "align", True),
         (["--align", "false"], "align", False),
@@ -200,8 +200,10 @@ def test_control_c_ends_quietly_and_says_what_the_same_command_then_does(
     name: str, then: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ):
     """`invert` and `edit` promised to go on from a checkpoint, and began anew."""
+    command = replace(COMMANDS[name], action=f"{__name__}:stop")
+    (tmp_path / "photo.png").touch()
     with pytest.raises(SystemExit) as info:
-        cli.run(replace(COMMANDS[name], action=f"{__name__}:stop"), [f"output={tmp_path / 'out'}"])
+        cli.run(command, [str(tmp_path), f"output={tmp_path / 'out'}"])
     assert info.value.code == 130 and capsys.readouterr().err == f"\nstopped; {then}\n"
 
 
@@ -224,14 +226,25 @@ def test_faults_and_the_list_of_downloads_come_without_torch(tmp_path: Path):
         "import sys\n"
         "from hyperinverter.config.commands import main\n"
         "main(['download', '--list'])\n"  # nothing of it needs torch
+        "for words in (['edit'], ['edit', 'empty'], ['edit', 'one', 'directions=smiel'], ['align'],\n"
+        "              ['evaluate', 'data.kind=auto'], ['train', 'phase1', 'empty', 'data.kind=auto']):\n"
+        "    try:\n"
+        "        main(words)\n"
+        "    except SystemExit as end:\n"
+        "        assert end.code == 2, words\n"
         "try:\n"
         "    main(['train', 'phase2', 'domain=x'])\n"
         "finally:\n"
         "    assert 'torch' not in sys.modules, 'torch was imported'\n"
     )
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one/photo.png").touch()
     refused = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert refused.returncode == 2 and "no such domain 'x'" in refused.stderr, refused.stderr
     assert "stylegan2_ffhq" in refused.stdout
+    told = "no images were given", "no images in empty", "no direction 'smiel'"
+    assert [refused.stderr.count(text) for text in told] == [3, 2, 1], refused.stderr
 
 
 def test_dry_run_shows_config_and_parameter_counts_without_data(tmp_path: Path, capsys):

@@ -216,7 +216,7 @@ def test_open_training_data(photos, tmp_path):
     other = write_photos(tmp_path / "other", 3)
     training, validation = open_training_data(DataConfig(root=str(photos), validation_root=str(other)), domain, 1)
     assert (len(training), len(validation)) == (10, 3)
-    with pytest.raises(UserError, match=r"data\.root is not set: give data\.root="):
+    with pytest.raises(UserError, match=r"no images were given: .*; or write data\.kind=generated"):
         open_training_data(DataConfig(), domain, 1)
 
 

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from hyperinverter.directions import available_directions, project_out
+from hyperinverter.directions import project_out
 from hyperinverter.directions.direction import in_w
 from hyperinverter.editing import Direction, edit, interpolate, load_direction, save_direction
 from hyperinverter.inverters import Inversion, load
 from hyperinverter.published.vectors import Space
+from hyperinverter.releases.direction_files import available_directions
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.safetensors_io import write_tensors
 

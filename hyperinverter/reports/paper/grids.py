@@ -15,13 +15,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hyperinverter.directions.direction import Direction, edit
-from hyperinverter.directions.files import available_directions
 from hyperinverter.editing.interpolation import interpolate
 from hyperinverter.evaluation.editability import UNITS, shown
 from hyperinverter.evaluation.reconstructing import rounded
 from hyperinverter.evaluation.sheet import DIFFERENCE_MAXIMUM, SHEET_RULE, Row, choose_rows
 from hyperinverter.inverters import Inversion
 from hyperinverter.metrics import NotMeasured
+from hyperinverter.releases.direction_files import available_directions
 from hyperinverter.reports.paper.bench import Bench, photos_at
 from hyperinverter.reports.paper.blocks import Block, Picture
 from hyperinverter.reports.paper.methods import OURS, PHASE_1, Method

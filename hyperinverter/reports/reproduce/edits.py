@@ -12,7 +12,7 @@ from hyperinverter.config.report_schema import ReproduceConfig
 from hyperinverter.data import Batches, open_source
 from hyperinverter.data.image_source import Subset
 from hyperinverter.directions.direction import Direction
-from hyperinverter.directions.files import available_directions, load_direction
+from hyperinverter.directions.files import load_direction
 from hyperinverter.editing.learn import read_labels, rows_of
 from hyperinverter.evaluation.classifiers import (
     AttributeClassifiers,
@@ -37,6 +37,7 @@ from hyperinverter.extractors.onnx_faces import FrFeature
 from hyperinverter.inverters import Inverter
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.published.vectors import Space
+from hyperinverter.releases.direction_files import available_directions
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.files import write_atomically
 from hyperinverter.utils.images import contact_sheet
