@@ -143,6 +143,7 @@ def _direction(c: model_schema.DirectionConfig) -> Iterator[Problem]:
     if not 0 < c.ends <= 0.5:
         yield Problem(("ends",), f"must be above 0 and at most 0.5, got {c.ends}")
     yield from at_least(c, 20, "samples")
+    yield from positive(c, "truncation_psi")
     for name, others in c.without.items():
         if not any(name in directions for directions in (c.attributes, *made.values())):
             yield Problem((f"without.{name}",), "is no direction of attributes, predictors or differences")
@@ -159,7 +160,7 @@ def _export(c: model_schema.ExportConfig) -> Iterator[Problem]:
 def _ganspace(c: model_schema.GanspaceConfig) -> Iterator[Problem]:
     yield from at_least(c, 1, "components shown images")
     yield from at_least(c, 2, "samples")
-    yield from positive(c, "strength")
+    yield from positive(c, "strength truncation_psi")
     yield from strengths([("strength", c.strength)])
     yield from choice(c, "method", ("ganspace", "sefa"))
     yield from file_names("directions", c.directions, each_has_a_key=True)
@@ -169,6 +170,7 @@ def _list(c: model_schema.ListConfig) -> Iterator[Problem]:
     yield from known("judges", "judge", c.judges, [name for name in names.CLASSIFIERS if name != "attributes"])
     yield from positive(c, "strength")
     yield from strengths([("strength", c.strength)])
+    yield from positive(c, "truncation_psi")
     yield from at_least(c, 1, "images")
     yield from at_least(c, 2, "samples")
     if c.resolution is not None:

@@ -43,8 +43,9 @@ def problems_by(checks: Checks, config: Any, prefix: str = "") -> Iterator[Probl
 def at_least(section: Any, bound: int, keys: str) -> Iterator[Problem]:
     for key in keys.split():
         value = getattr(section, key)
-        if value is not None and value < bound:
-            yield Problem((key,), f"must be {bound} or more, got {value}")
+        if value is not None and not bound <= value < math.inf:
+            finite = " and finite" if isinstance(value, float) else ""
+            yield Problem((key,), f"must be {bound} or more{finite}, got {value}")
 
 
 def positive(section: Any, keys: str) -> Iterator[Problem]:

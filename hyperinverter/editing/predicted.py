@@ -108,7 +108,7 @@ def scored_photos(
             if position > start:
                 yield images
 
-    return _scores(config, inverter, names, read, len(photos), ["photos", *photos])
+    return _scores(config, inverter, names, read, len(photos), ["photos", inverter.resolution, *photos])
 
 
 def _scores(
@@ -128,7 +128,8 @@ def _scores(
     """
     networks: list[Extractor] = [FACE_CLASSIFIERS[name].extractor.find().to(inverter.device) for name in names]
     cache = Path(config.output) / "scores.safetensors"
-    digest = hashlib.sha256(json.dumps([list(names), *key]).encode()).hexdigest()
+    judges = [[name, FACE_CLASSIFIERS[name].extractor.file_hashes()] for name in names]
+    digest = hashlib.sha256(json.dumps([judges, *key]).encode()).hexdigest()
     scores = _saved(cache, digest, (count, len(names)))
     saved = time.monotonic()
     with tqdm(total=count, initial=len(scores), desc="predicting", unit="image") as bar:

@@ -15,6 +15,7 @@ from hyperinverter.models.residuals import FeatureCode, Residuals
 from hyperinverter.pretrained.load import LoadedModel, load_model
 from hyperinverter.releases.obtain import obtain
 from hyperinverter.utils.device import HALF_TYPES, store_in, to_device
+from hyperinverter.utils.errors import UserError
 
 
 class Phase3(HyperInverter):
@@ -66,7 +67,14 @@ class Phase3(HyperInverter):
         changes = with_offsets(residuals, inversion.offsets)
         if not inversion.features:
             return changes
-        code = inversion.features[self.phase3.feature_residual.layer]
+        layer, shape = self.phase3.feature_residual.layer, self.phase3.feature_residual.shape
+        code = inversion.features.get(layer)
+        if code is None or len(inversion.features) > 1 or tuple(code.numbers.shape[1:]) != shape:
+            got = ", ".join(f"{list(one.numbers.shape[1:])} at {name}" for name, one in inversion.features.items())
+            raise UserError(
+                f"this Inversion has a residual of features {got}; model {self.model_name} takes {list(shape)} at "
+                f"{layer}: render it with the model that made it, or render inversion.without_weights()"
+            )
         numbers = code.numbers
         if inversion.offsets or not torch.equal(inversion.ws, code.ws):  # else nothing has moved
             before, after = self.phase3.features(code.ws, residuals), self.phase3.features(inversion.ws, changes)

@@ -40,8 +40,8 @@ class Refiner:
         perceptual: measures images; None leaves that term out.
         identity: compares faces; None leaves that term out.
         loss_resolution: larger images are compared at this, px.
-        drawn_px: side of the images that will be drawn, and are drawn here. A shorter way to the compared ones takes half
-            the time, but the colours of an early head are not quite the generator's: skin turned pink.
+        drawn_px: side of the images that will be drawn, and are drawn here. A shorter way to the compared ones takes
+            half the time, but the colours of an early head are not quite the generator's: skin turned pink.
         history: of the last call, the loss [N] before each step.
     """
 

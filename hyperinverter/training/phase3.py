@@ -158,7 +158,8 @@ def train(config: Phase3Config) -> dict[str, float]:
         The last logged losses ("train/..."), the last validation losses ("validation/..."), "best/loss", "best/step".
     Raises:
         UserError: the losses are no longer finite, the checkpoint does not fit the config, or the data cannot be used.
-        ValueError: the domain names no layer for the residual, or it would hold too many numbers.
+        ValueError: the domain names no layer for the residual, or one that the losses do not see, or it would hold too
+            many numbers.
         FileNotFoundError: a network or the images are not there.
     """
     device, domain, folder = set_up(config), config.domain, Path(config.output) / "model"
@@ -178,6 +179,11 @@ def train(config: Phase3Config) -> dict[str, float]:
     losses = build_losses(config.loss_weights, discriminator=discriminator, loss_resolution=domain.loss_resolution)
     losses = losses.to(device).eval()
     network.draws_px = size = training_resolution(network.generator, domain, losses)
+    if trained.shape[1] > size:  # an early head's images do not come out of this layer
+        raise ValueError(
+            f"domain.feature_residual.layer: {trained.layer} has {trained.shape[1]} px, and the losses see images that "
+            f"an early head draws at {size} px, before it: write a layer of at most {size} px"
+        )
     seen_px = photo_resolution(size, domain)
     data = open_training_data(config.data, domain, config.seed, network.generator, device, seen_px)
     optimizer = build_optimizer(trained.parameters(), config.optimizer)

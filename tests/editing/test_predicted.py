@@ -94,7 +94,9 @@ def test_what_a_predictor_follows_is_recovered_without_labels(
     assert "smile" not in summary["directions"] and "yaw (yaw of the head" in capsys.readouterr().out
 
 
-def test_a_killed_prediction_goes_on_and_gives_the_same(tmp_path, tiny_model, tiny_domain, planted_predictor):
+def test_a_killed_prediction_goes_on_and_gives_the_same(
+    tmp_path, tiny_model, tiny_domain, planted_predictor, monkeypatch
+):
     config = predicting(tiny_domain, tiny_model, tmp_path, samples=200)
     whole = learn_directions(config)
     file = tmp_path / "out" / "scores.safetensors"
@@ -108,6 +110,11 @@ def test_a_killed_prediction_goes_on_and_gives_the_same(tmp_path, tiny_model, ti
     assert Planted.shown - before == 272
     file.write_bytes(b"cut short")
     assert learn_directions(config) == whole
+    before = Planted.shown
+    other = classmethod(lambda cls: {"net.onnx": "another"})
+    monkeypatch.setattr(FACE_CLASSIFIERS["fsanet_yaw"].extractor, "file_hashes", other)
+    learn_directions(config)  # nor what another file of the network said
+    assert Planted.shown - before == 200
 
 
 def test_a_predictor_scores_photos_too(tmp_path, tiny_model, tiny_domain, planted_predictor):
@@ -152,6 +159,7 @@ def test_scores_that_tell_nothing_are_refused(tmp_path, tiny_model, tiny_domain,
         ("predictors={a: fsanet_yam}", r"no such predictor 'fsanet_yam'; did you mean fsanet_yaw\?"),
         ("predictors={a: attributes}", "no such predictor 'attributes'"),
         ("ends=0.6", r"ends: must be above 0 and at most 0\.5, got 0\.6"),
+        ("truncation_psi=.nan", "truncation_psi: must be above 0 and finite, got nan"),
         ("without={a: [b]}", "is no direction of attributes, predictors or differences"),
     ],
 )

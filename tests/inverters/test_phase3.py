@@ -87,6 +87,21 @@ def test_other_methods_say_that_they_cannot_draw_it(inversion, tiny_model):
         load(tiny_model).render(inversion, allow_other_model=True)
 
 
+def test_a_residual_of_another_layer_or_size_is_told(method, inversion):
+    """As a changed file may hold it, whose hash is the model's."""
+    code = inversion.features["b8.conv1"]
+    wide = FeatureCode(torch.zeros(3, 5, 8, 8), code.ws)
+    for features, got in (
+        ({"b4.conv1": code}, r"\[2, 8, 8\] at b4.conv1"),
+        ({"b8.conv1": wide}, r"\[5, 8, 8\] at b8.conv1"),
+        ({"b8.conv1": code, "b4.conv1": code}, r"\[2, 8, 8\] at b4.conv1"),
+    ):
+        with pytest.raises(
+            UserError, match=rf"residual of features .*{got}; model micro takes \[2, 8, 8\] at b8.conv1"
+        ):
+            method.render(replace(inversion, features=features))
+
+
 def test_it_may_not_be_refined_and_says_its_capacity(method, tiny_model):
     assert method.settings() == {"feature_layer": "b8.conv1", "feature_numbers_per_image_number": 0.1667}
     with pytest.raises(ValueError, match="refine is for methods"):

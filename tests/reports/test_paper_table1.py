@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from paper_bench import SLOW, paper_config
+from tiny_model import save_feature_residual
 
 from hyperinverter.checkpoint import read_model, save_model
 from hyperinverter.config.faults import ConfigError
@@ -156,6 +157,10 @@ def test_baselines_with_another_trunk_are_told():
             for name, own in (("psp", trunk), ("w_encoder", trunk), ("e4e", {**trunk, "widths": [2]}))}  # fmt: skip
     told = " ".join(_trained(rows))
     assert "psp 1 steps, 2 images, Phase I's trunk" in told and "e4e 1 steps, 2 images, another trunk" in told
+    ours = {"w_encoder": {"steps": 1, "images": 2, "trunk": trunk}, "hyperinverter": {"steps": 3, "images": 4}}
+    ours["feature_residual"] = {"steps": 5, "images": 6, "trunk": None}
+    told = " ".join(_trained({"phase3": {"title": "Phase III", "trained": ours}}))
+    assert told.endswith("Phase I 1 steps, 2 images; Phase II 3 steps, 4 images; Phase III 5 steps, 6 images.")
     assert list(_trained({"sg2": {"title": "SG2", "trained": {}}})) == []
 
 
@@ -176,6 +181,15 @@ def test_a_method_is_found_where_its_trainer_wrote_it(config, tmp_path, tiny_mod
     found = bench.methods["w_encoder"]
     assert found.fault is None and found.folder.endswith("model")
     assert bench.load(found).model_hash and bench.leading.name == "w_encoder"  # both phases miss their own still
+
+
+def test_phase_three_is_found_by_the_part_that_its_trainer_writes(config, tmp_path, tiny_model):
+    config.methods = ["hyperinverter", "phase3"]
+    assert "feature_residual" in (Bench(config, torch.device("cpu")).methods["phase3"].fault or "")
+    run = tmp_path / "outputs" / f"phase3_{config.domain.name}"
+    save_feature_residual(shutil.copytree(tiny_model, run / "model"))
+    found = Bench(config, torch.device("cpu")).methods["phase3"]
+    assert found.fault is None and found.folder.endswith("model") and "feature_residual" in found.weights
 
 
 def test_time_is_foretold_from_the_methods_own_steps_and_unfinished_photos(config):

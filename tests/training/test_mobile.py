@@ -3,6 +3,7 @@
 import errno
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from PIL import Image
 from hyperinverter import load
 from hyperinverter.checkpoint import read_model, save_model
 from hyperinverter.config.checks import problems
+from hyperinverter.config.domain_schema import FeatureResidualConfig
 from hyperinverter.config.schema import (
     MOBILE,
     DataConfig,
@@ -33,7 +35,7 @@ from hyperinverter.models.build import build_generator
 from hyperinverter.models.encoders import LayerwiseEncoder
 from hyperinverter.models.mobile_stylegan import mean_w
 from hyperinverter.pretrained.load import load_generator, load_model
-from hyperinverter.training import early_head, encoder, phase1, phase2
+from hyperinverter.training import early_head, encoder, phase1, phase2, phase3
 from hyperinverter.utils.errors import UserError
 
 from .conftest import stats, tiny_config
@@ -196,6 +198,11 @@ def test_losses_below_the_photos_size_train_through_a_smaller_head(domain, with_
     assert set(seen) == {(16, 16)} and set(compared) == {(8, 16)}
     with Image.open(next((tmp_path / "two" / "samples").glob("input_phase1_phase2_*"))) as sheet:
         assert sheet.height % 8 == 0
+    for layer, told in (("layers.0", None), ("layers.1", "layers.1 has 16 px, .* an early head draws at 8 px")):
+        three = replace(domain, feature_residual=FeatureResidualConfig(layer=layer, channels=1, width=4))
+        config = tiny_config("phase3", tmp_path / "two" / "model", photos, tmp_path / layer, three, **settings)
+        with pytest.raises(ValueError, match=told) if told else nullcontext():
+            phase3.train(config)
 
 
 def watched(method: Callable, sizes: list[tuple[int, ...]]) -> Callable:

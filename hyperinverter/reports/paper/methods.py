@@ -64,7 +64,8 @@ def find_method(config: ReproduceConfig, name: str, base: str, generator_hash: s
     """Where the method's files are: as `models` says, in the model folder, or where its trainer writes them."""
     run = Path("outputs") / f"{name}_{config.domain.name}" / "model"
     named = config.models.get(name)
-    sources = [named] if named else [base, *([str(run)] if (run / f"{name}.safetensors").is_file() else [])]
+    last = INVERTERS[name].parts[-1]  # the part that its trainer writes
+    sources = [named] if named else [base, *([str(run)] if (run / f"{last}.safetensors").is_file() else [])]
     faults = []
     for source in sources:
         try:

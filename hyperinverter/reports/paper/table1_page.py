@@ -10,6 +10,7 @@ from hyperinverter.reports.paper.values import METRICS, TABLE_1
 
 OWN_CORE = 0.9  # a process that computes for less of its time shares its core
 OF_A_SET = ("fid", "kid_x1e3", "frechet_squeezenet")  # grow as images get fewer: only equal counts compare
+PHASES = {"w_encoder": "Phase I", "hyperinverter": "Phase II", "feature_residual": "Phase III"}  # by part
 PAPER_ONLY = {"faces": "Human Faces", "scenes": "Churches"}  # what the paper's columns are of, by kind
 
 
@@ -128,12 +129,13 @@ def _trained(rows: dict[str, Any]) -> Iterator[str]:
     for row in sorted(rows.values(), key=lambda row: len(row.get("trained", {}))):
         for part, training in row.get("trained", {}).items():
             if training:
-                parts.setdefault(part, (row["title"] if len(row["trained"]) == 1 else "Phase II", training))
+                title = row["title"] if len(row["trained"]) == 1 else PHASES.get(part, row["title"])
+                parts.setdefault(part, (title, training))
     own = parts.get("w_encoder", ("", {}))[1].get("trunk")
     lines = []
     for part, (title, training) in parts.items():
         words = [f"{training['steps']:,} steps", f"{training['images']:,} images", training.get("precision")]
-        if own is not None and part != "w_encoder" and part != "hyperinverter":
+        if own is not None and part not in PHASES:
             words.append("Phase I's trunk" if training["trunk"] == own else "another trunk than Phase I's")
         lines.append(f"{title} {', '.join(filter(None, words))}")
     if lines:
