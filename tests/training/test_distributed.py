@@ -227,6 +227,7 @@ def test_two_processes_of_four_images_are_one_of_eight(config_of, tiny_model, ph
     for result in (a, b):
         for summary in result["methods"].values():
             del summary["time_ms_median"], summary["time_ms_p95"]
+        assert result["protocol"].pop("computing").keys() == result["methods"].keys()  # of that time
     assert a == b and a["num_images"] == 12 and list(a["files"]["unreadable"]) == ["99.png"]
     assert (one / "sheet.png").read_bytes() == (two / "sheet.png").read_bytes()
 
