@@ -78,6 +78,11 @@ class Direction:
         """Whether it adds one vector to w, the same on every style."""
         return self.vector.ndim == 1 and self.styles is None
 
+    @property
+    def is_one_vector(self) -> bool:
+        """Whether `vector` says where it leads; not where every photo moves its own way."""
+        return True
+
     def move(self, ws: Tensor, gamma: Tensor) -> Tensor:
         """Codes [N, L, w_dim] by γ [N or 1, 1, 1] further along."""
         return within(self.styles, ws, ws + gamma * self.vector.to(ws))
@@ -148,9 +153,11 @@ def project_out(direction: Direction, others: Sequence[Direction]) -> Direction:
     Source: InterFaceGAN (Shen et al., CVPR 2020), section 3.3; for several, what is left beside all that they span.
 
     Raises:
-        ValueError: nothing is left, or they differ in w_dim or styles.
+        ValueError: nothing is left, they differ in w_dim or styles, or one moves every photo its own way.
     """
     everyone = (direction, *others)
+    for each in everyone:
+        check_one_vector(each)
     counts = [1 if each.num_ws is None else each.num_ws for each in everyone]
     num_ws = max(counts)
     if len({each.w_dim for each in everyone}) > 1 or any(count not in (1, num_ws) for count in counts):
@@ -159,15 +166,23 @@ def project_out(direction: Direction, others: Sequence[Direction]) -> Direction:
     def flat(each: Direction) -> Tensor:
         return each.vector.reshape(-1, each.w_dim).expand(num_ws, -1).flatten().double()
 
-    basis = torch.linalg.qr(torch.stack([flat(each) for each in others], dim=1)).Q
+    span = torch.stack([flat(each) for each in others], dim=1)  # of less rank where one of them is named twice
     vector = flat(direction)
-    left = vector - basis @ (basis.T @ vector)
+    left = vector - span @ (torch.linalg.pinv(span) @ vector)
     if left.norm() < 1e-3 * vector.norm():
         raise ValueError(f"direction {direction.name!r} is made of {', '.join(each.name for each in others)} alone")
     info = {key: value for key, value in direction.info.items() if not key.startswith("projection_")}
     info |= {"without": [each.name for each in others], "cosine_to_before": float(left.norm() / vector.norm())}
     vector = left.float().reshape(num_ws, -1)
     return replace(direction, vector=vector[0] if num_ws == 1 else vector[None], info=info)
+
+
+def check_one_vector(direction: Direction) -> None:
+    """Raises ValueError: it moves every photo its own way, so that there is no vector to leave out."""
+    if not direction.is_one_vector:
+        raise ValueError(
+            f"direction {direction.name!r} moves every photo its own way; it cannot be left out of another"
+        )
 
 
 def style_range(text: str, num_ws: int) -> tuple[int, int]:

@@ -63,6 +63,10 @@ class MapperDirection(Direction):
     def is_step_in_w(self) -> bool:
         return False
 
+    @property
+    def is_one_vector(self) -> bool:
+        return False
+
     def move(self, ws: Tensor, gamma: Tensor) -> Tensor:
         return within(self.styles, ws, ws + gamma * STEP * step_of(self.parts, ws))
 

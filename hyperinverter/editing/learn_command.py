@@ -17,7 +17,7 @@ from hyperinverter.checkpoint import read_safetensors, recorded, write_atomicall
 from hyperinverter.config.model_schema import DirectionConfig
 from hyperinverter.data.loader import Batches
 from hyperinverter.data.sources import check_images, open_source
-from hyperinverter.directions.direction import Direction, project_out
+from hyperinverter.directions.direction import Direction, check_one_vector, project_out
 from hyperinverter.directions.files import save_direction
 from hyperinverter.editing.learn import (
     attribute_values,
@@ -79,6 +79,8 @@ def learn_directions(config: DirectionConfig) -> dict:
     made = {*config.attributes, *config.predictors, *config.differences}
     others = {name for names in config.without.values() for name in names} - made
     there = {name: inverter.direction(name) for name in others}  # one that is not is told before photos are encoded
+    for direction in there.values():
+        check_one_vector(direction)
     output = Path(config.output)
     about = {"model": inverter.model_name, "w_encoder": inverter.model_hash, "licence": LICENCE}
     learned: dict[str, tuple[Direction, dict]] = {}
@@ -97,7 +99,7 @@ def learn_directions(config: DirectionConfig) -> dict:
     for name, names in config.without.items():
         direction, figures = learned[name]
         direction = project_out(direction, [there[each] for each in names])
-        if ws is None or direction.num_ws is not None:
+        if ws is None or direction.num_ws is not None or name in config.differences:
             direction.info |= spread_along(inverter.generator, direction.vector)
         else:
             direction.info["projection_std"] = float((ws @ direction.vector).std(correction=0))

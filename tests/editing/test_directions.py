@@ -209,6 +209,9 @@ def test_a_direction_without_others_is_at_right_angles_to_them():
     one = project_out(directions[0], directions[1:2])  # InterFaceGAN: n1 - (n1.n2) n2
     n1, n2 = directions[0].vector, directions[1].vector
     torch.testing.assert_close(one.vector, (n1 - (n1 @ n2) * n2) / (n1 - (n1 @ n2) * n2).norm())
+    torch.testing.assert_close(
+        project_out(directions[0], [*directions[1:], directions[1]]).vector, left.vector
+    )  # twice
     assert left.info["without"] == ["age", "tall"] and 0 < left.info["cosine_to_before"] < 1
     per_style = Direction("w_plus", torch.randn(1, 6, 16))
     wide = project_out(directions[0], [per_style])

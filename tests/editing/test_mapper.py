@@ -10,13 +10,15 @@ from PIL import Image
 
 from hyperinverter.app.editor import Editor
 from hyperinverter.app.session import FIRST, Session
-from hyperinverter.config.model_schema import AppConfig
+from hyperinverter.config.model_schema import AppConfig, DirectionConfig
 from hyperinverter.config.schema import DataConfig, EditConfig
-from hyperinverter.directions import edit, load_direction, save_direction
+from hyperinverter.directions import Direction, edit, load_direction, project_out, save_direction
 from hyperinverter.editing.commands import edit_images
 from hyperinverter.editing.interpolation import interpolate
+from hyperinverter.editing.learn_command import learn_directions
 from hyperinverter.inverters import Inversion, load
 from hyperinverter.published.vectors import Space
+from hyperinverter.reports.paper.table2 import hash_of
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import load_image
 
@@ -142,6 +144,25 @@ def test_python_and_blends_take_it(tmp_path, tiny_model):
     assert (moved.images - photos.images).abs().max() > 1e-3
     blend = interpolate(photos[0], moved[0], 3)[1]
     torch.testing.assert_close(blend.ws, (photos.ws[:1] + moved.ws[:1]) / 2)
+
+
+def test_it_cannot_be_left_out_of_another_direction(tmp_path, tiny_model, tiny_domain):
+    torch.save(released(), tmp_path / "hair.pt")
+    mapper, other = load_direction(tmp_path / "hair.pt"), Direction("up", torch.randn(16))
+    for pair in ((other, [mapper]), (mapper, [other])):
+        with pytest.raises(ValueError, match="'hair' moves every photo its own way"):
+            project_out(*pair)
+    stronger = replace(mapper, parts={"all": [(2 * weight, bias) for weight, bias in mapper.parts["fine"]]})
+    assert hash_of(mapper) == hash_of(replace(mapper)) != hash_of(stronger), "their vector is the same"
+    groups = {"up": [str(tmp_path), str(tmp_path)]}
+    Image.new("RGB", (16, 16)).save(tmp_path / "photo.png")
+    config = DirectionConfig(
+        domain=tiny_domain, model=str(tiny_model), output=str(tmp_path / "out"), differences=groups
+    )
+    config.without = {"up": [str(tmp_path / "hair.pt")]}
+    with pytest.raises(ValueError, match="'hair' moves every photo its own way"):  # before any photo is encoded
+        learn_directions(config)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_app_has_a_slider_for_one_in_the_model_folder_and_edit_draws_it(tmp_path, tiny_model, tiny_domain):

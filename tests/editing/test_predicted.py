@@ -136,6 +136,20 @@ def test_a_predictor_scores_photos_too(tmp_path, tiny_model, tiny_domain, plante
     assert yaw.info["score_correlation"] == pytest.approx(expected, abs=1e-3) and expected > 0.3
 
 
+def test_a_difference_beside_predictors_keeps_the_unit_of_a_difference(
+    tmp_path, tiny_model, tiny_domain, planted_predictor
+):
+    """Its standard deviation is over W, not over the samples, which may be truncated."""
+    for name in ("one", "two"):
+        save_image(torch.rand(3, 16, 16) * 2 - 1, tmp_path / f"{name}.png")
+    groups = {"turned": [str(tmp_path / "one.png"), str(tmp_path / "two.png")]}
+    more = {"differences": groups, "without": {"turned": ["yaw"]}, "truncation_psi": 0.3, "samples": 200}
+    learn_directions(predicting(tiny_domain, tiny_model, tmp_path, **more))
+    turned = load_direction(tmp_path / "out" / "directions" / "turned.safetensors")
+    spread = spread_along(load(tiny_model, "w_encoder").generator, turned.vector)
+    assert turned.info["projection_std"] == pytest.approx(spread["projection_std"], rel=1e-3)
+
+
 def test_scores_that_tell_nothing_are_refused(tmp_path, tiny_model, tiny_domain, planted_predictor, monkeypatch):
     with pytest.raises(UserError, match="the 2 lowest and 2 highest of 10 images have the score 1 in common"):
         surest_ends(np.array([0.0] + [1.0] * 9), 0.2, "smile")

@@ -8,7 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from hyperinverter.config.model_schema import ListConfig
+from hyperinverter.config.faults import ConfigError
+from hyperinverter.config.load import load_config
+from hyperinverter.config.model_schema import GanspaceConfig, ListConfig
 from hyperinverter.directions import Direction, save_direction
 from hyperinverter.evaluation import direction_list
 from hyperinverter.evaluation.direction_list import list_directions
@@ -84,3 +86,10 @@ def test_all_of_the_models_directions_on_photos_and_none_is_told(config, tmp_pat
     shutil.rmtree(tmp_path / "micro" / "directions")
     with pytest.raises(UserError, match="brings no directions along"):
         list_directions(config)
+
+
+@pytest.mark.parametrize("schema", [ListConfig, GanspaceConfig])
+def test_samples_without_any_spread_are_refused(schema):
+    for psi in ("0", ".nan"):
+        with pytest.raises(ConfigError, match="truncation_psi: must be above 0 and finite"):
+            load_config(schema, None, [f"truncation_psi={psi}"])

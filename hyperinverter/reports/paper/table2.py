@@ -180,9 +180,10 @@ def edits_of(
 
 
 def hash_of(direction: Direction) -> str:
-    """Over the vector, and the unit that strengths may be in."""
+    """Over the vector, or what else moves photos, and the unit that strengths may be in."""
     spread = str(direction.info.get("projection_std")).encode()
-    return hashlib.sha256(direction.vector.cpu().numpy().tobytes() + spread).hexdigest()[:16]
+    parts = [direction.vector] if direction.is_one_vector else direction.content()[0].values()
+    return hashlib.sha256(b"".join(part.cpu().numpy().tobytes() for part in parts) + spread).hexdigest()[:16]
 
 
 def _raise(error: OSError) -> None:
