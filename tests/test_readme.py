@@ -20,7 +20,7 @@ import hyperinverter
 from hyperinverter.utils.films import save_mp4
 
 PAGES = ("README.md", "CONTRIBUTING.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")))
-FETCHED = ('"ffhq_mobile", "w_encoder", refine=20, download=True', '"faces64"')  # its generator is a download
+FETCHED = ('"ffhq_mobile", refine=20, download=True', '"faces64"')  # its generator is a download
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#]+)(?:#[^)]*)?\)")
 
