@@ -28,7 +28,7 @@ from hyperinverter.evaluation.reconstruction import evaluate
 from hyperinverter.metrics.distribution import SetMetric
 from hyperinverter.models.stylegan2.discriminator import DiscriminatorEpilogue, DiscriminatorOptions
 from hyperinverter.ops.batch_norm import synchronised
-from hyperinverter.training import encoder, phase1, phase2, stylegan2
+from hyperinverter.training import encoder, phase1, phase2, phase3, stylegan2
 from hyperinverter.utils import distributed, gradients
 from hyperinverter.utils.distributed import average, in_all_processes, own_rows, rank
 from hyperinverter.utils.errors import UserError
@@ -41,6 +41,7 @@ TRAIN = {"phase1": phase1.train, "phase2": phase2.train, "stylegan2": stylegan2.
 TRAINED = {
     "phase1": ["w_encoder"],
     "phase2": ["layerwise_encoder", "hypernetwork", "discriminator"],
+    "phase3": ["feature_residual"],
     "stylegan2": ["G", "D", "average"],
     "restyle_e4e": ["encoder", "latent_discriminator"],
 }
@@ -283,6 +284,16 @@ def test_restyles_steps_and_e4es_discriminator_in_two_processes_are_those_in_one
     assert run_processes(2, work, (encoder.train, two), log=tmp_path / "log") == [0, 0], log_of(tmp_path)
     encoder.train(one)
     assert_alike("restyle_e4e", tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.slow
+def test_phase_threes_samples_and_steps_in_two_processes_are_those_in_one(config_of, tmp_path):
+    """Also in microbatches, and where the carrying network has gradients in every other step alone."""
+    for number, changes in enumerate(({"gradient_accumulation": 2}, {"pair_weight": 0.0, "gradient_clip": 1.0})):
+        one, two = (config_of("phase3", f"{name}{number}", optimizer=ADAM, **changes) for name in ("one", "two"))
+        assert run_processes(2, work, (phase3.train, two), log=tmp_path / "log") == [0, 0], log_of(tmp_path)
+        phase3.train(one)
+        assert_alike("phase3", tmp_path / f"one{number}", tmp_path / f"two{number}")
 
 
 @pytest.mark.slow
