@@ -108,6 +108,15 @@ def write_json(path: Path, result: Any) -> None:
     write_text(path, json.dumps(result, indent=1) + "\n")
 
 
+def read_json(path: Path) -> dict[str, Any] | None:
+    """What `write_json` wrote; None where there is no such file, or it is damaged or another thing."""
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return result if isinstance(result, dict) else None
+
+
 def copy_file(source: Path, target: Path) -> None:
     """Unless the same file lies there already (copies keep the source's time of change)."""
     if target.exists():

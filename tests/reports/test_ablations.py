@@ -97,6 +97,11 @@ def test_rows_are_trained_measured_and_resumed(config: AblateConfig, tmp_path: P
 
     # other photos are measured, other settings are not gone on with
     settings, config.settings = config.settings, other.settings
+    noted = (tmp_path / "out" / "terms.json").read_text()
+    (tmp_path / "out" / "terms.json").write_text("{")
+    with pytest.raises(UserError, match=r"terms.json is damaged, so nobody knows"):
+        ablate(config)
+    (tmp_path / "out" / "terms.json").write_text(noted)
     with pytest.raises(UserError, match=r"trained by other settings:\n  optimizer.lr: 0.001, now 0.002"):
         ablate(config)
     config.settings = list(settings)

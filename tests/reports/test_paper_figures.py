@@ -250,6 +250,9 @@ def test_table_3_is_the_ablations_beside_the_papers_rows(config, tmp_path, monke
     assert len(reproduce(config)["table3"]["rows"]) == 3 and len(given) == 1
     differing.append("optimizer.lr: 1, now 2")
     assert reproduce(config) == {} and "is of a run that differs: optimizer.lr: 1, now 2" in capsys.readouterr().err
+    for damaged in ("{", "[]", "{}"):
+        Path("ablated/ablations.json").write_text(damaged)
+        assert reproduce(config) == {} and "ablations.json is damaged: remove it" in capsys.readouterr().err
 
 
 def test_the_leading_method_must_be_an_encoder(config, capsys):

@@ -1,6 +1,5 @@
 """Figures 1, 8, 9, 11 to 14 by `evaluation.analysis`, and Table 3 by the ablate command, beside the paper's numbers."""
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from hyperinverter.reports.paper.table1 import table1
 from hyperinverter.reports.paper.values import TABLE_3, TABLE_3_METRICS
 from hyperinverter.reports.reproduce.ablations import measure_ablations, why_not_these
 from hyperinverter.utils.checkout import REPOSITORY, command_of
-from hyperinverter.utils.files import copy_file
+from hyperinverter.utils.files import copy_file, read_json
 
 QUALITY = ("l2", "lpips")  # figure 1 is drawn of the first
 PAIRS, BLEND_STEPS, MAP_ROWS = 3, 7, 6  # of figure 9, of its blends, and of figures 13 and 14
@@ -137,7 +136,9 @@ def table3(bench: Bench) -> dict[str, Any]:
         settings.device, settings.threads = str(bench.device), config.threads
         result = measure_ablations(settings)
     else:
-        result = json.loads(known.read_text(encoding="utf-8"))
+        result = read_json(known) or {}
+        if "rows" not in result:
+            raise NotMeasured(f"{known} is damaged: remove it, or give training_photos=FOLDER and photos=FOLDER")
         parts = ("generator", "w_encoder")
         hashes = {part: read_model(weights_file(settings.domain, part), part).hash for part in parts}
         if other := why_not_these(settings, result, hashes):

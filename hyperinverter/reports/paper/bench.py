@@ -33,7 +33,7 @@ from hyperinverter.pretrained.load import LoadedModel, load_model
 from hyperinverter.releases.obtain import obtain, released_name
 from hyperinverter.reports.paper.methods import OURS, PHASE_1, Method, check_made, find_method, head_of
 from hyperinverter.reports.reproduce.measures import model_of
-from hyperinverter.utils.files import write_json
+from hyperinverter.utils.files import read_json, write_json
 
 SHOWN_POOL = 64  # images of the generator that a figure's rows are chosen from
 
@@ -200,12 +200,8 @@ class Bench:
 
     def found(self, path: Path, key: str, pictures: Sequence[Path] = ()) -> dict[str, Any] | None:
         """What lies at `path`, where it was made under this key and its pictures are there."""
-        try:
-            known = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        is_same = isinstance(known, dict) and known.get("key") == key and all(map(Path.is_file, pictures))
-        return known if is_same else None
+        known = read_json(path)
+        return known if known and known.get("key") == key and all(map(Path.is_file, pictures)) else None
 
     def keep(self, path: Path, key: str, result: dict[str, Any]) -> dict[str, Any]:
         """Write a finished result under its key."""

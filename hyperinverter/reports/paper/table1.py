@@ -6,7 +6,6 @@ optimise keep each finished photo too. Rows of few photos compare with others on
 
 import json
 from glob import escape
-from pathlib import Path
 from typing import Any
 
 from hyperinverter import metrics as metric_table
@@ -22,6 +21,7 @@ from hyperinverter.reports.paper.bench import Bench, photos_at
 from hyperinverter.reports.paper.methods import Method, portable
 from hyperinverter.reports.paper.values import METRICS, of_table_1
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.files import read_json
 from hyperinverter.utils.images import contact_sheet
 from hyperinverter.utils.output_names import file_name
 
@@ -155,7 +155,7 @@ def _time_left(bench: Bench, method: Method, waiting: list[Method]) -> str:
         return ""
     seconds = []  # of one update, in methods that have finished photos
     for name, one in bench.methods.items():
-        if one.optimises and (row := _read(bench.output / "table1" / name / "row.json")):
+        if one.optimises and (row := read_json(bench.output / "table1" / name / "row.json")):
             seconds.append(row["cells"]["seconds"]["value"] / _steps(bench, name))
     if not seconds:
         return "; the first one tells how long they take"
@@ -174,13 +174,6 @@ def _steps(bench: Bench, name: str) -> int:
     asked, method = bench.config.projection, INVERTERS[name]
     usual = {key: getattr(method, key) for key in ("steps", "tuning_steps") if hasattr(method, key)}
     return sum(steps if (wanted := getattr(asked, key)) is None else wanted for key, steps in usual.items())
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 def records_of(bench: Bench, name: str) -> dict[str, dict[str, float]]:

@@ -1,8 +1,7 @@
 """Table 3 of the paper on any domain: variants of Phase II at one budget, held against the whole method.
 
 Every row is a Phase II config. A row is trained by the ordinary trainer, whose exact resume makes the whole command
-resumable; a row that is measured already is not measured again. Intervals are over images: they do not tell how far
-another seed would have come, which a single training of each row cannot know.
+resumable; a row that is measured already is not measured again. Intervals are over images, not over seeds.
 """
 
 import itertools
@@ -32,7 +31,7 @@ from hyperinverter.training import phase2
 from hyperinverter.training.resume import NEUTRAL, flatten, under
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.errors import UserError
-from hyperinverter.utils.files import slug, write_json
+from hyperinverter.utils.files import read_json, slug, write_json
 from hyperinverter.utils.images import contact_sheet
 from hyperinverter.utils.skip_init import shapes_only
 
@@ -127,8 +126,10 @@ def _check_terms(output: Path, terms: dict[str, Any]) -> None:
     """
     path = output / TERMS
     if not path.is_file():
-        write_json(path, terms)
-    elif other := _other_terms(json.loads(path.read_text(encoding="utf-8")), terms):
+        return write_json(path, terms)
+    if (before := read_json(path)) is None:
+        raise UserError(f"{path} is damaged, so nobody knows what its rows are trained by: give another output")
+    if other := _other_terms(before, terms):
         raise UserError(
             f"{output}: its rows are trained by other settings:\n  " + "\n  ".join(other) + "\nset these back, or give "
             "another output (of table 3: another config in ablations=FILE)"
@@ -150,11 +151,12 @@ def why_not_these(config: AblateConfig, known: dict[str, Any], hashes: dict[str,
         terms["data.root"] = before.get("data.root")
     other = _other_terms(before, terms) if before else ["an earlier version made it, which did not note its settings"]
     titles = [row["title"] for row in known["rows"] if row["title"] != WITHOUT]
+    weights = known.get("about", {}).get("model", {})
     asked: list[tuple[str, Any, Any]] = [
         ("rows", titles, list(rows)),
-        ("steps", known["budget"]["steps"], base.schedule.max_steps),
+        ("steps", known.get("budget", {}).get("steps"), base.schedule.max_steps),
         ("metrics", known.get("asked_metrics"), config.metrics),
-        *((f"{part}'s weights", known["about"]["model"].get(part), digest) for part, digest in hashes.items()),
+        *((f"{part}'s weights", weights.get(part), digest) for part, digest in hashes.items()),
     ]
     if config.photos is not None:
         asked.append(("photos", known.get("photos_hash"), open_source(config.photos).digest()))
@@ -183,7 +185,7 @@ def _measure(config: AblateConfig, row: Phase2Config, photos_hash: str) -> dict[
         "discriminator": read_model(judge, "discriminator").hash if judge.is_file() else None,
     }
     path = folder / RESULT
-    if path.is_file() and (known := json.loads(path.read_text()))["of"] == what:
+    if (known := read_json(path)) and known.get("of") == what:
         return known
     evaluation = EvaluateConfig(
         domain=row.domain,

@@ -1,6 +1,5 @@
 """reproduce as a command: the parts one after the other, each into its JSON, and the page of all domains' parts."""
 
-import json
 import shlex
 import traceback
 from pathlib import Path
@@ -25,7 +24,7 @@ from hyperinverter.reports.reproduce.publish import publish, write_page
 from hyperinverter.training.common import set_up
 from hyperinverter.utils.checkout import REPOSITORY, command_of
 from hyperinverter.utils.errors import Unfinished, UserError
-from hyperinverter.utils.files import write_json, write_text
+from hyperinverter.utils.files import read_json, write_json, write_text
 from hyperinverter.utils.waiting import doing
 
 SHOWN = {  # part -> pictures that the page shows
@@ -138,7 +137,7 @@ def _measured(config: ReproduceConfig, part: str, bench: Bench | None, device: t
 def _write_html(config: ReproduceConfig) -> Path:
     """paper.html of all parts of the paper that lie in `output`, of earlier calls too."""
     files = {part: Path(config.output) / f"{part}.json" for part in PAPER_PARTS}
-    results = {part: json.loads(path.read_text()) for part, path in files.items() if path.is_file()}
+    results = {part: result for part, path in files.items() if (result := read_json(path)) is not None}
     return write_html(results, Path(config.output), f"The paper's tables and figures on {config.domain.name}")
 
 
