@@ -10,7 +10,7 @@ from torch import Tensor
 from hyperinverter.checkpoint import ModelFile, read_model, save_model
 from hyperinverter.config.model_schema import ExportConfig
 from hyperinverter.inverters import load
-from hyperinverter.pretrained.files import MORE_PARTS, PARTS, find_model_folder
+from hyperinverter.pretrained.files import MORE_PARTS, OF_GENERATOR, PARTS, PCA, find_model_folder
 from hyperinverter.pretrained.load import load_discriminator
 from hyperinverter.releases.shipped import record_shipped
 from hyperinverter.utils.device import resolve_device
@@ -27,7 +27,6 @@ PIECES = {
     "layerwise_encoder": ("hyperinverter", "layerwise_encoder."),
     "hypernetwork": ("hyperinverter", "hypernetwork."),
 }
-ADDITIONS = ("early_head*.safetensors", "directions/*.safetensors")  # as they are
 MB = 1e6
 
 
@@ -87,7 +86,7 @@ def export_model(config: ExportConfig) -> dict[str, float | list[str]]:
         half |= {piece} if fits else set()
     with doing("comparing the whole with the original"):
         write_folder(files, target, half)
-        if (components := source / "pca.safetensors").is_file():
+        if (components := source / PCA).is_file():
             copy_file(components, target / components.name)
         change = original.change_to(target)
     mb = sum(path.stat().st_size for path in target.rglob("*.safetensors")) / MB
@@ -121,7 +120,7 @@ def read_parts(source: Path) -> dict[str, ModelFile]:
         if part != "discriminator" and not (source / f"{part}.safetensors").is_file():
             raise UserError(f"{source}: has no {part}.safetensors; give the model folder of a finished Phase II run")
     paths = [path for part in (*PARTS, *MORE_PARTS) if (path := source / f"{part}.safetensors").is_file()]
-    paths += sorted(path for pattern in ADDITIONS for path in source.glob(pattern))
+    paths += sorted(path for pattern in OF_GENERATOR for path in source.glob(pattern))
     return {path.relative_to(source).with_suffix("").as_posix(): read_model(path) for path in paths}
 
 

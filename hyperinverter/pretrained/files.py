@@ -12,6 +12,7 @@ from hyperinverter.utils.text import expanded
 
 PARTS = ("generator", "discriminator", "w_encoder", "hyperinverter")
 MORE_PARTS = ("feature_residual",)  # that a model folder may have beside them
+OF_GENERATOR, PCA = ("early_head*.safetensors", "directions/*.safetensors"), "pca.safetensors"  # and these
 # the trainer that writes each part, for error messages
 MADE_BY = {
     "generator": "stylegan2",

@@ -11,7 +11,7 @@ from hyperinverter.config.schema import DomainConfig
 from hyperinverter.models.hyperstyle import HyperStyle
 from hyperinverter.models.stylegan2 import Discriminator, Generator
 from hyperinverter.models.wplus import WPlusModel
-from hyperinverter.pretrained.files import MADE_BY, early_head_file
+from hyperinverter.pretrained.files import MADE_BY, OF_GENERATOR, PCA, early_head_file
 from hyperinverter.pretrained.methods import save_method
 from hyperinverter.releases.obtain import obtain_weights
 from hyperinverter.training.progress import Progress
@@ -98,8 +98,7 @@ def copy_parts(folder: Path, domain: DomainConfig, parts: Sequence[str]) -> None
             raise
         copy_file(source, folder / f"{part}.safetensors")
         if part == "generator":  # directions are vectors in this generator's w space
-            patterns = ("early_head*.safetensors", "directions/*.safetensors", "pca.safetensors")
-            for file in sorted(path for pattern in patterns for path in source.parent.glob(pattern)):
+            for file in sorted(path for pattern in (*OF_GENERATOR, PCA) for path in source.parent.glob(pattern)):
                 copy_file(file, folder / file.relative_to(source.parent))
 
 

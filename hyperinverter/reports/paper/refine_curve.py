@@ -4,7 +4,6 @@ Beyond the paper. Every point is a row as Table 1's and edits as Table 2's, of t
 the same command goes on where it ended. Letters: N photos.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from hyperinverter.reports.paper.table1 import measurable_of, row_of
 from hyperinverter.reports.paper.table2 import changes_of, edits_of, spans_of
 from hyperinverter.reports.reproduce.edits import Judges, find_judges
 from hyperinverter.utils.checkout import REPOSITORY
+from hyperinverter.utils.files import read_json
 
 METRICS = ("l2", "lpips", "squeezenet_features", "mobilefacenet", "dlib_identity")
 OTHER = "pti"
@@ -101,11 +101,11 @@ def _kept(judges: Judges, plain: list[Any], edits: list[Any]) -> dict[str, Any]:
 def _published(bench: Bench) -> dict[str, Any] | None:
     """PTI's row of the published table 1, measured on fewer photos."""
     folder = Path(bench.config.publish) if bench.config.publish else REPOSITORY / "docs" / "results"
+    table = read_json(folder / bench.domain_name / "table1.json") or {}
     try:
-        table = json.loads((folder / bench.domain_name / "table1.json").read_text(encoding="utf-8"))
         row = table["rows"][OTHER]
         paired = table["paired"][OTHER]["metrics"]  # both phases against PTI
-    except (OSError, ValueError, KeyError):
+    except KeyError:
         return None
     cells = {name: row["cells"][name] for name in METRICS if (row["cells"].get(name) or {}).get("value") is not None}
     ratios = {name: 1 / one["ratio"] for name, one in paired.items() if name in METRICS and "ratio" in one}
