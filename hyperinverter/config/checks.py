@@ -180,8 +180,9 @@ def _early_head(c: s.EarlyHeadConfig) -> Iterator[Problem]:
     sizes = [2**i for i in range(3, c.domain.resolution.bit_length() - 2)]
     if c.px is not None and c.px not in sizes:
         yield Problem(("px",), f"must be the size of an inner layer, one of {', '.join(map(str, sizes))}; got {c.px}")
-    if c.data.kind != "generated":
-        yield Problem(("data.kind",), f"must be generated, the head learns from its generator; got {c.data.kind!r}")
+    if (c.data.kind == "generated") == (c.model is not None):
+        message = f"must be generated, or of photos (auto) with model=FOLDER, which inverts them; got {c.data.kind!r}"
+        yield Problem(("data.kind", "model"), message)
 
 
 def _phase2(c: s.Phase2Config) -> Iterator[Problem]:

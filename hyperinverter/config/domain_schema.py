@@ -29,7 +29,7 @@ ARCHITECTURES = ("orig", "skip", "resnet")
 MOBILE = "mobile_stylegan"
 GENERATORS = ("stylegan2", *ARCHITECTURES, MOBILE)  # stylegan2 is skip, its usual kind
 DECAY_SHAPES = ("linear", "cosine")
-AUGMENTATIONS = ("translate", "scale", "rotate", "color")
+AUGMENTATIONS = ("translate", "scale", "rotate", "color", "tilt", "tone", "blend")
 METRIC_FILTERS = ("bilinear", "box")
 ACTIVATIONS = ("linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish")
 

@@ -183,6 +183,7 @@ class EarlyHeadConfig(TrainConfig):
 
     px: int | None = None  # side of the images that it draws, that of one of the generator's layers; null: R/4
     channels: int = 64  # of its two convolutions
+    model: str | None = None  # folder: it learns to draw what these networks make of photos (data.root), not samples
     # loss -> weight, some of LOSSES
     loss_weights: dict[str, float] = field(default_factory=lambda: {"l2": 1.0, "lpips": 0.2})
 

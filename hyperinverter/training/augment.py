@@ -6,7 +6,8 @@ steered by how sure D is of the training photos. Source: Karras et al., "Trainin
 Limited Data", NeurIPS 2020 (arXiv:2006.06676), sections 2 and 3, appendix B for the strengths. Of its changes these are
 left out: flips and quarter turns, unequal scales, moves by parts of a pixel, inverted brightness; and R1 is taken at
 the changed photo, which is what D sees. Beyond the paper, the encoders of both phases may learn from changed photos
-too, at a probability that stays. Letters: N images, R pixels.
+too, at a probability that stays; "tilt", "tone" and "blend" are weaker changes, after which a face is still upright and
+of a face's colours. Letters: N images, R pixels.
 """
 
 import math
@@ -21,6 +22,9 @@ from hyperinverter.utils.distributed import average, own_rows, world_size
 MAX_P = 0.8  # above it augmentations begin to show in the samples (section 2.2)
 COLOR_DRAWS = 4  # of "color": brightness, contrast, hue and saturation are each changed with probability p
 SMOOTHING = 0.1  # of the sign statistic, per step
+TILT = math.radians(15)  # of "tilt", the largest angle
+# of brightness (sd), contrast and saturation (sd in octaves), and the largest turn of hue
+STRENGTHS = {"color": (0.2, 0.5, 1.0, math.pi), "tone": (0.1, 0.2, 0.4, math.pi / 12)}
 
 
 class RandomChanges:
@@ -54,10 +58,11 @@ class RandomChanges:
         if moves is not None:
             grid = F.affine_grid(moves[:, :2], list(images.shape), align_corners=False)
             images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
-        if "color" in self.kinds:
-            colours = self._colours(len(images), images.device)  # [N, 4, 4]
-            images = (colours[:, :3, :3] @ images.flatten(2) + colours[:, :3, 3:]).reshape(images.shape)
-        return images
+        for kind in STRENGTHS:
+            if kind in self.kinds:
+                colours = self._colours(len(images), images.device, kind)  # [N, 4, 4]
+                images = (colours[:, :3, :3] @ images.flatten(2) + colours[:, :3, 3:]).reshape(images.shape)
+        return self._blended(images) if "blend" in self.kinds else images
 
     # -- what is drawn, for the whole batch of all processes; own rows kept
 
@@ -83,22 +88,39 @@ class RandomChanges:
         if "scale" in self.kinds:
             s = self._where(torch.exp2(self._randn(n, device) * 0.2), 1.0)
             moves = moves @ _matrix([[s, 0, 0], [0, s, 0], [0, 0, 1]], zero)
-        if "rotate" in self.kinds:
-            angle = self._where((2 * self._rand(n, device) - 1) * math.pi, 0.0)
-            cos, sin = angle.cos(), angle.sin()
-            moves = moves @ _matrix([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]], zero)
-        return moves if {"translate", "scale", "rotate"} & set(self.kinds) else None
+        for kind, most in (("rotate", math.pi), ("tilt", TILT)):
+            if kind in self.kinds:
+                angle = self._where((2 * self._rand(n, device) - 1) * most, 0.0)
+                cos, sin = angle.cos(), angle.sin()
+                moves = moves @ _matrix([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]], zero)
+        return moves if {"translate", "scale", "rotate", "tilt"} & set(self.kinds) else None
 
-    def _colours(self, n: int, device: torch.device) -> Tensor:
-        """Affine maps of RGB, [N, 4, 4]: brightness, contrast, hue, saturation."""
+    def _blended(self, images: Tensor) -> Tensor:
+        """On one side of a random line, which is up to a quarter of the image wide, images turn into their neighbours.
+
+        With several processes neighbours are those of the same process.
+        """
+        n, pixels, device = len(images), images.shape[-1], images.device
+        angle = (2 * self._rand(n, device) - 1) * math.pi
+        place, width = self._rand(n, device) - 0.5, 0.02 + 0.23 * self._rand(n, device)  # of half the image's side
+        where = torch.linspace(-1, 1, pixels, device=device)
+        across = angle.cos()[:, None, None] * where + angle.sin()[:, None, None] * where[:, None]  # [N, R, R]
+        other = ((across - place[:, None, None]) / width[:, None, None]).add(0.5).clamp(0, 1)
+        return images.lerp(
+            images.roll(1, 0), (other * self._where(torch.ones_like(angle), 0.0)[:, None, None])[:, None]
+        )
+
+    def _colours(self, n: int, device: torch.device, kind: str = "color") -> Tensor:
+        """Affine maps of RGB, [N, 4, 4]: brightness, contrast, hue, saturation; `kind` is one of STRENGTHS."""
         zero = torch.zeros(n, device=device)
-        b = self._where(self._randn(n, device) * 0.2, 0.0)
+        brightness, contrast, saturation, hue = STRENGTHS[kind]
+        b = self._where(self._randn(n, device) * brightness, 0.0)
         colours = _matrix([[1, 0, 0, b], [0, 1, 0, b], [0, 0, 1, b], [0, 0, 0, 1]], zero)
-        c = self._where(torch.exp2(self._randn(n, device) * 0.5), 1.0)
+        c = self._where(torch.exp2(self._randn(n, device) * contrast), 1.0)
         colours = _matrix([[c, 0, 0, 0], [0, c, 0, 0], [0, 0, c, 0], [0, 0, 0, 1]], zero) @ colours
-        angle = self._where((2 * self._rand(n, device) - 1) * math.pi, 0.0)[:, None, None]
+        angle = self._where((2 * self._rand(n, device) - 1) * hue, 0.0)[:, None, None]
         turned = angle.cos() * self._eye + angle.sin() * self._cross + (1 - angle.cos()) * self._grey  # Rodrigues
-        s = self._where(torch.exp2(self._randn(n, device)), 1.0)[:, None, None]
+        s = self._where(torch.exp2(self._randn(n, device) * saturation), 1.0)[:, None, None]
         mixed = (self._grey + (self._eye - self._grey) * s) @ turned  # [N, 3, 3]
         return F.pad(mixed, (0, 1, 0, 1)) @ colours + _last_corner(zero)
 

@@ -1,24 +1,30 @@
 """Train a generator's early head, which draws its images reduced from the layer of their size, without those behind it.
 
-Data are the generator's own images, sampled once at full size (`data.kind=generated`, `data.store`); the head learns
-to draw their box means from that layer's features. Nothing else of the generator changes.
-Letters: N images.
+The head learns to draw the box means of whole images from that layer's features. The images are the generator's own,
+sampled once at full size (`data.kind=generated`, `data.store`), or what both phases make of photos (`model`): there,
+away from the middle of W and with changed weights, a head that saw samples alone draws colours that are a little off.
+Nothing else of the generator changes. Letters: N images, L styles.
 """
 
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hyperinverter.config.schema import EarlyHeadConfig
-from hyperinverter.data import Batches
+from hyperinverter.data import Batches, open_training_data
 from hyperinverter.data.generated import GeneratedSource
 from hyperinverter.extractors.resize import at_most
 from hyperinverter.losses import build_losses
+from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.models.mobile_stylegan import EarlyHead
-from hyperinverter.pretrained.load import hash_of, load_generator
+from hyperinverter.models.residuals import Residuals, of_image
+from hyperinverter.pretrained.load import hash_of, load_generator, load_model
 from hyperinverter.releases.obtain import obtain_weights
 from hyperinverter.training.common import set_up
 from hyperinverter.training.export import copy_parts, save_early_head
@@ -30,6 +36,81 @@ from hyperinverter.training.validation import side_by_side, validate
 from hyperinverter.utils.distributed import in_all_processes, is_main, place_of
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.text import counted
+
+# photos or samples [N, 3, r, r], names -> styles [N, L, w_dim], residuals, box means of whole images [N, 3, S, S]
+Scenes = Callable[[Tensor, Sequence[str]], tuple[Tensor, Residuals, Tensor]]
+
+
+def scenes_of_samples(source: GeneratedSource, num_ws: int) -> Scenes:
+    """Samples as they were stored."""
+
+    def scenes(images: Tensor, names: Sequence[str]) -> tuple[Tensor, Residuals, Tensor]:
+        return source.w(names)[:, None].expand(-1, num_ws, -1), {}, images
+
+    return scenes
+
+
+def scenes_of_photos(model: HyperInverterNetwork, size: int, *, varied: bool) -> Scenes:
+    """What both phases make of photos, whole and reduced to `size` px.
+
+    Args:
+        varied: half of the batches have the generator's own weights, as in Phase I, and every w goes up to half the way
+            to that of the next photo, as an edit moves it.
+    """
+
+    @torch.no_grad()
+    def scenes(images: Tensor, names: Sequence[str]) -> tuple[Tensor, Residuals, Tensor]:
+        result = model.invert(images)
+        ws, residuals = result.ws, model.hypernetwork.decode(result.tokens)
+        if varied:
+            ws = ws.lerp(ws.roll(1, 0), torch.rand(len(ws), 1, 1).to(ws.device) / 2)
+            residuals = residuals if torch.rand([]) < 0.5 else {}
+        whole = model.synthesise(ws, residuals)
+        return ws, residuals, F.avg_pool2d(whole, whole.shape[-1] // size)
+
+    return scenes
+
+
+def open_scenes(
+    config: EarlyHeadConfig, generator: Any, size: int, device: torch.device
+) -> tuple[tuple[Batches, Batches], tuple[Scenes, Scenes], dict[str, str]]:
+    """Training and validation data, what is drawn of each, and the hashes of the networks that this takes."""
+    if config.model is not None:
+        loaded = load_model(config.model)
+        if loaded.hashes["generator"] != hash_of(generator):
+            raise UserError(f"model: the networks in {config.model} are for another generator than domain.weights'")
+        assert loaded.network is not None
+        model = loaded.network.to(device).eval()
+        px = max(model.w_encoder.input_size, model.layerwise_encoder.input_size)
+        data = open_training_data(config.data, config.domain, config.seed, device=device, resolution=px)
+        scenes = scenes_of_photos(model, size, varied=True), scenes_of_photos(model, size, varied=False)
+        return data, scenes, {part: loaded.hashes[part] for part in ("w_encoder", "hyperinverter")}
+    stored = max(size, generator.resolution // 4)  # one store serves smaller heads too
+    sources = [GeneratedSource.of(config.data, generator, stream, stored) for stream in ("train", "validation")]
+    for source in sources:
+        source.fill_store()
+    settings: dict[str, Any] = {"seed": config.seed, "cache_mib": config.data.cache_mib, "device": device}
+    training, validation = (Batches(source, stored, **settings) for source in sources)
+    first, second = (scenes_of_samples(source, generator.num_ws) for source in sources)
+    return (training, validation), (first, second), {}
+
+
+def start_head(config: EarlyHeadConfig, generator: Any, size: int) -> EarlyHead:
+    """A new head, or that of `init_from`, a model folder of the same generator."""
+    if config.init_from is None:
+        return generator.start_early_head(config.channels, size)
+    heads = load_generator(config.init_from).synthesis.early
+    if str(size) not in heads:
+        raise UserError(f"init_from: {config.init_from} has no early head of {size} px; leave init_from out")
+    return copy.deepcopy(heads[str(size)]).float()
+
+
+def one_by_one(seen: tuple[Tensor, Residuals, Tensor]) -> list[tuple[Tensor, Residuals, Tensor]]:
+    """On a CPU, one image's maps at a time; a GPU takes all at once."""
+    ws, residuals, whole = seen
+    if ws.device.type != "cpu":
+        return [seen]
+    return [(ws[i : i + 1], of_image(residuals, i), whole[i : i + 1]) for i in range(len(ws))]
 
 
 @in_all_processes
@@ -54,50 +135,41 @@ def train(config: EarlyHeadConfig) -> dict[str, float]:
         raise UserError(f"domain.generator: {domain.name}'s has no early head; mobile_stylegan has one")
     size = config.px or generator.resolution // 4
     frozen = {"generator": hash_of(generator)}
-    resumed = find_state(config, trainer="early_head", networks=["generator"], frozen=frozen)
-    head: EarlyHead = mobile.start_early_head(config.channels, size).to(device)
-    stored = max(size, generator.resolution // 4)  # one store serves smaller heads too
-    train_source, validation_source = (
-        GeneratedSource.of(config.data, generator, stream, stored) for stream in ("train", "validation")
-    )
-    for source in (train_source, validation_source):
-        source.fill_store()
-    data = [
-        Batches(source, stored, seed=config.seed, cache_mib=config.data.cache_mib, device=device)
-        for source in (train_source, validation_source)
-    ]
+    data, scenes, used = open_scenes(config, generator, size, device)
+    resumed = find_state(config, trainer="early_head", networks=["generator"], frozen={**frozen, **used})
+    head: EarlyHead = start_head(config, mobile, size).to(device)
     losses = build_losses(config.loss_weights, loss_resolution=domain.loss_resolution).to(device).eval()
     optimizer = build_optimizer(head.parameters(), config.optimizer)
     state: Parts = {"early_head": head, "optimizer": optimizer}
-    progress = restore(resumed, state, {optimizer: config.optimizer}, data=(data[0], data[1]))
+    progress = restore(resumed, state, {optimizer: config.optimizer}, data=data)
+    count = mobile.synthesis.layers_up_to(size)
 
-    layer = f"layers.{mobile.synthesis.layers_up_to(size) - 1}"
-
-    def draw(source: GeneratedSource, names: list[str]) -> Tensor:
-        w = source.w(names)
+    def draw(ws: Tensor, residuals: Residuals) -> Tensor:
         with torch.no_grad():
-            x = mobile.synthesis.features(w[:, None].expand(-1, generator.num_ws, -1), layer)
-        return head(x, w, {})
+            x = mobile.synthesis.features(ws, f"layers.{count - 1}", residuals)
+        return head(x, ws[:, 3 * count], {})
 
-    def measure(part: tuple[Tensor, list[str]]) -> dict[str, Tensor]:
-        total, parts = losses(draw(train_source, part[1]), part[0])
+    def measure(part: tuple[Tensor, Residuals, Tensor]) -> dict[str, Tensor]:
+        ws, residuals, whole = part
+        total, parts = losses(draw(ws, residuals), whole)
         return {"loss": total, **parts}
 
     def validation_losses(images: Tensor, names: list[str]) -> dict[str, Tensor]:
-        drawn = draw(validation_source, names)
-        total, parts = losses(drawn, images)
-        errors = ((drawn - at_most(images, size)) / 2).square().mean(dim=(1, 2, 3))  # of images in [0, 1]
+        ws, residuals, whole = scenes[1](images, names)
+        drawn = draw(ws, residuals)
+        total, parts = losses(drawn, whole)
+        errors = ((drawn - at_most(whole, size)) / 2).square().mean(dim=(1, 2, 3))  # of images in [0, 1]
         return {"loss": total, **parts, "psnr": (-10 * errors.log10()).mean()}
 
     with open_run(config, progress) as (run, bar):
-        run.log(f"early head at {size} px on {place_of(device)}: {len(train_source)} generated images", *resumed.notes)
+        run.log(f"early head at {size} px on {place_of(device)}: {progress.data()}", *resumed.notes)
         while progress.step < schedule.max_steps:
             # -- one step
             due = due_at(progress.step + 1, schedule)
             images, names = data[0].get(progress.position, schedule.batch_size)
             set_rates(progress.step, schedule, {optimizer: config.optimizer})
-            parts = [(images[i : i + 1], names[i : i + 1]) for i in range(len(images))]  # one image's maps at a time
-            values = step_over_parts(optimizer, measure, parts, clip=config.gradient_clip, measure=due.look)
+            seen = scenes[0](images.to(device), names)
+            values = step_over_parts(optimizer, measure, one_by_one(seen), clip=config.gradient_clip, measure=due.look)
             due = progress.step_done(due, schedule, values, images=schedule.batch_size)
             bar.update()
             if not due.look:
@@ -109,8 +181,9 @@ def train(config: EarlyHeadConfig) -> dict[str, float]:
                 bar.set_postfix(loss=f"{progress.log_losses(run):.4f}")
             if due.images and is_main():
                 _, images, names = next(iter(data[1].own_in_order(4, 4)))
+                ws, residuals, whole = scenes[1](images.to(device), names)
                 with torch.no_grad():
-                    run.images(progress.step, "reduced_early", side_by_side(images, draw(validation_source, names)))
+                    run.images(progress.step, "reduced_early", side_by_side(whole, draw(ws, residuals)))
             if due.validation:
                 result = validate(validation_losses, data[1], schedule, device)
                 if progress.log_validation(run, result) and is_main():
@@ -121,10 +194,10 @@ def train(config: EarlyHeadConfig) -> dict[str, float]:
 
             # -- save
             if due.save:
-                save_state(run, config, trainer="early_head", frozen=frozen, progress=progress, parts=state)
+                save_state(run, config, trainer="early_head", frozen={**frozen, **used}, progress=progress, parts=state)
             if due.stop:
                 run.stop(progress.step)
         whole = validate(validation_losses, data[1], replace(schedule, validation_images=None), device)
         message = ", ".join(f"{name} {value:.4f}" for name, value in whole.items())
-        run.log(f"on {counted(len(validation_source), 'validation image')}: {message}", progress.conclusion(output))
+        run.log(f"on {counted(len(data[1]), 'validation image')}: {message}", progress.conclusion(output))
     return progress.summary()

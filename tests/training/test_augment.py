@@ -15,7 +15,7 @@ from hyperinverter.training.augment import MAX_P, Augmentation, RandomChanges
 from .conftest import TRAIN, stats
 from .forks import assert_same
 
-ALL = ["translate", "scale", "rotate", "color"]
+ALL = ["translate", "scale", "rotate", "color", "tilt", "tone", "blend"]
 CPU = torch.device("cpu")
 
 
@@ -90,10 +90,24 @@ def test_changes_are_as_strong_as_published():
     contrast = matrix.sum(2).mean(1)  # of grey
     assert contrast.log2().std() == pytest.approx(0.5, rel=0.03)
     assert (offset.mean(1) / contrast).std() == pytest.approx(0.2, rel=0.03)  # brightness goes first
+    tilt = augmentation(["tilt"], 1.0)._geometry(20_000, 64, CPU)
+    assert torch.atan2(tilt[:, 1, 0], tilt[:, 0, 0]).abs().max() == pytest.approx(math.radians(15), rel=0.01)
+    tone = augmentation(["tone"], 1.0)._colours(20_000, CPU, "tone")[:, :3, :3]
+    assert tone.sum(2).mean(1).log2().std() == pytest.approx(0.2, rel=0.03)
     saturation = (torch.linalg.det(matrix) / contrast**3).sqrt()  # two directions are stretched, grey is not
     assert saturation.log2().std() == pytest.approx(1.0, rel=0.03)
     cosine = (matrix.diagonal(dim1=1, dim2=2).sum(1) / contrast - 1) / (2 * saturation)
     assert cosine.mean() == pytest.approx(0, abs=0.02) and cosine.square().mean() == pytest.approx(0.5, rel=0.03)
+
+
+def test_blending_puts_the_next_image_on_one_side_of_a_line():
+    torch.manual_seed(0)
+    levels = torch.linspace(-0.9, 0.9, 64)[:, None, None, None]
+    changed = augmentation(["blend"], 1.0)(levels.expand(-1, 3, 32, 32))
+    share = (changed - levels) / (levels.roll(1, 0) - levels)  # of the next image, at every place
+    assert share.min() >= -1e-5 and share.max() <= 1 + 1e-5
+    whole = ((share < 1e-4) | (share > 1 - 1e-4)).float().mean((1, 2, 3))  # but for the line itself
+    assert whole.min() > 0.6 and 0.3 < share.mean() < 0.7 and share.mean((1, 2, 3)).std() > 0.1
 
 
 def test_the_sign_follows_by_a_tenth():

@@ -17,6 +17,8 @@ from hyperinverter import load
 from hyperinverter.checkpoint import read_model, save_model
 from hyperinverter.config.checks import problems
 from hyperinverter.config.domain_schema import FeatureResidualConfig
+from hyperinverter.config.faults import ConfigError
+from hyperinverter.config.load import load_config
 from hyperinverter.config.schema import (
     MOBILE,
     DataConfig,
@@ -101,6 +103,45 @@ def test_an_interrupted_head_ends_as_an_uninterrupted_one(domain, with_head, tmp
     early_head.train(head_config(domain, tmp_path / "run"))
     files = [read_model(folder / "early_head.safetensors") for folder in (with_head, tmp_path / "run" / "model")]
     assert files[0].hash == files[1].hash
+
+
+@pytest.fixture(scope="module")
+def both_phases(domain, with_head, photos, tmp_path_factory) -> Path:
+    """A model folder with both phases of a few steps."""
+    output = tmp_path_factory.mktemp("both")
+    domain = replace(domain, weights=WeightsConfig(folder=str(with_head)))
+    phase1.train(tiny_config("phase1", with_head, photos, output / "one", domain, schedule={"max_steps": 1}))
+    config = tiny_config("phase2", output / "one" / "model_last", photos, output / "two", domain)
+    config.adversarial.weight, config.schedule.max_steps = 0.0, 2
+    phase2.train(config)
+    return output / "two" / "model_last"
+
+
+def test_a_head_learns_to_draw_inverted_photos_and_resumes(domain, with_head, both_phases, photos, tmp_path):
+    """From the head that samples made; against whole images with the weights of both phases."""
+    domain = replace(domain, weights=WeightsConfig(folder=str(both_phases)))
+
+    data, folder = DataConfig(root=str(photos), validation_fraction=0.25), str(both_phases)
+    config = replace(head_config(domain, tmp_path / "run"), data=data, model=folder, init_from=folder)
+
+    def run(output: Path, steps: int) -> list[float]:
+        schedule = replace(config.schedule, max_steps=steps)
+        early_head.train(replace(config, output=str(output), schedule=schedule))
+        return [line["validation/l2"] for line in stats(output) if "validation/l2" in line]
+
+    losses = run(tmp_path / "whole", 20)
+    assert losses[-1] < losses[0]
+    run(tmp_path / "part", 10)
+    assert run(tmp_path / "part", 20) == losses
+    files = [read_model(tmp_path / name / "model" / "early_head.safetensors") for name in ("whole", "part")]
+    assert files[0].hash == files[1].hash != read_model(with_head / "early_head.safetensors").hash
+    for change in ({"init_from": str(photos)}, {"model": str(photos)}):
+        with pytest.raises((UserError, FileNotFoundError)):
+            early_head.train(
+                replace(head_config(domain, tmp_path / "bad"), data=DataConfig(root=str(photos)), **change)
+            )
+    with pytest.raises(ConfigError, match="model=FOLDER"):
+        load_config(EarlyHeadConfig, "configs/early_head/ffhq_mobile.yaml", [f"model={both_phases}"])
 
 
 def test_a_head_of_another_generator_is_refused(domain, with_head, tmp_path):

@@ -116,6 +116,8 @@ class MobileSynthesis(nn.Module):
         _, px, _ = check_feature_layer(self, layer)
         check_drawing(self, ws, residuals, noise_mode)
         count = self.layers_up_to(px)
+        if ws.device.type != "cpu":
+            return cast(Tensor, self._features(ws, residuals, noise_mode, count)[0])
         rows = [self._features(ws[i : i + 1], of_image(residuals, i), noise_mode, count)[0] for i in range(len(ws))]
         return torch.cat([row for row in rows if row is not None])
 
