@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 from hyperinverter.config import schema as s
-from hyperinverter.config.domain_schema import FUSION_NORMS, MAPPERS, FeatureResidualConfig
+from hyperinverter.config.domain_schema import FUSION_NORMS, MAPPERS, MOST_PASSES, FeatureResidualConfig
 from hyperinverter.config.rules import (
     Checks,
     Problem,
@@ -95,6 +95,12 @@ def _hypernetwork(c: s.HypernetworkConfig) -> Iterator[Problem]:
     yield from choice(c, "token_range", s.TOKEN_RANGES)
     yield from choice(c, "mapper", MAPPERS)
     yield from choice(c, "fusion_norm", FUSION_NORMS)
+    yield from at_least(c, 1, "passes")
+    if c.passes > MOST_PASSES:
+        yield Problem(("passes",), f"must be {MOST_PASSES} or less, got {c.passes}")
+    if c.passes > 1 and not c.use_w_image_features:
+        message = "has E2 look at what was drawn, which use_w_image_features: false leaves out; write true"
+        yield Problem(("passes", "use_w_image_features"), message)
     if c.mapper == "channel_scales" and (c.token_range != "signed" or c.init == "gradients"):
         message = "scales up and down from 0; write token_range: signed and init: signal_preserving"
         yield Problem(("mapper", "token_range", "init"), message)

@@ -20,6 +20,7 @@ WEIGHT_LAYOUTS = ("released", "paper")
 STYLE_INDICES = ("released", "true")
 MAPPERS = ("matrices", "channel_scales")
 FUSION_NORMS = ("instance", "none")
+MOST_PASSES = 8
 HYPERNETWORK_INITS = ("released", "signal_preserving", "gradients")
 FROM_E1 = "w_encoder"  # of `layerwise_encoder.init`: E2's trunk starts from the domain's own E1
 TOKEN_RANGES = ("non_negative", "signed")
@@ -133,6 +134,8 @@ class HypernetworkConfig:
     fusion_norm: str = "instance"  # instance (released) | none: features keep their means and sizes
     use_w_image_features: bool = True  # False: ablation "without features of the Phase I image"
     shared_code: bool = False  # True: ablation "one code for all layers instead of layer-wise"
+    # published: 1; in each one more E2 sees what the tokens draw in the place of Phase I's image, and adds to them
+    passes: int = 1
 
 
 @dataclass

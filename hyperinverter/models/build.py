@@ -68,6 +68,7 @@ def build_hypernetwork(domain: DomainConfig, generator: "Generator | MobileGener
         fusion_norm=config.fusion_norm,
         use_w_image_features=config.use_w_image_features,
         shared_code=config.shared_code,
+        passes=config.passes,
     )
 
 

@@ -89,7 +89,12 @@ class HyperInverterNetwork(nn.Module):
         return self.w_encoder(images) + self.generator.mapping.w_avg
 
     def invert(self, images: Tensor) -> HyperInverterOutput:
-        """Both phases up to the tokens; images [N, 3, H, W] in [-1, 1], normally H = W = R."""
+        """Both phases up to the tokens; images [N, 3, H, W] in [-1, 1], normally H = W = R.
+
+        With `hypernetwork.passes` above 1, which is beyond the paper and after ReStyle (Alaluf et al., ICCV 2021,
+        arXiv:2104.02699), E2 then looks at what the tokens draw, and the hypernetworks add to them. Gradients reach
+        every pass through its own part of the sum, not through the images between.
+        """
         w = self.encode(images)
         ws = w[:, None].repeat(1, self.generator.num_ws, 1)  # [N, L, w_dim]
         with torch.no_grad():
@@ -98,7 +103,13 @@ class HyperInverterNetwork(nn.Module):
             h, h_w = self.layerwise_encoder.pair(images, w_image)
         else:
             h, h_w = self.layerwise_encoder(images), None
-        return HyperInverterOutput(w, ws, w_image, self.hypernetwork.tokens(h, h_w))
+        tokens = self.hypernetwork.tokens(h, h_w)
+        for _ in range(1, self.hypernetwork.passes):
+            with torch.no_grad():
+                residuals = self.hypernetwork.decode(tokens)
+                drawn = self.synthesise(ws, residuals, resolution=self.enough_for_e2())
+            tokens = self.hypernetwork.tokens(h, self.layerwise_encoder(drawn), tokens)
+        return HyperInverterOutput(w, ws, w_image, tokens)
 
     def render(self, ws: Tensor, tokens: dict[str, Tensor] | None = None, noise_mode: str = "const") -> Tensor:
         """Styles [N, L, w_dim] and tokens (None: the generator's own weights) -> images [N, 3, R, R]."""

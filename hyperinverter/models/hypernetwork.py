@@ -6,6 +6,7 @@ Letters: N images, L styles, C feature channels, O/I/k output channels, input ch
 hidden size. A *token* [N, D] is the output of the feature transformer; a residual is exactly affine in it.
 """
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import cast
@@ -52,6 +53,8 @@ class WeightRegressor(nn.Module):
         token_range: `non_negative`, as released: a ReLU follows every convolution of the transformer, the last one
             too. Of the numbers of a token so trained a fifth to three fifths were 0 for every face (faces64, D = 64).
             `signed` has leaky ones and none at the end, so that every number keeps its gradient.
+        passes: above 1 there is a last convolution of its own for what later passes add to a token, `update`, which
+            starts at 0.
     """
 
     scale: Tensor | None
@@ -72,6 +75,7 @@ class WeightRegressor(nn.Module):
         mapper: str = "matrices",
         scaled_dim: int = 1,
         fusion_norm: str = "instance",
+        passes: int = 1,
     ):
         super().__init__()
         self.shape = tuple(shape)
@@ -106,9 +110,10 @@ class WeightRegressor(nn.Module):
         self.feature_extractor = nn.Sequential(*layers, *([] if is_signed else [nn.ReLU()]))
         if init != "released":
             self._preserve_signal()
-        if self.scales_channels:
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(cast(Tensor, last.bias))
+        self.update = copy.deepcopy(last) if passes > 1 else None  # a copy draws no random numbers
+        for layer in filter(None, (last if self.scales_channels else None, self.update)):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(cast(Tensor, layer.bias))
         self.register_buffer("scale", torch.ones(()) if init == "gradients" else None)
 
     @torch.no_grad()
@@ -124,9 +129,17 @@ class WeightRegressor(nn.Module):
         hidden_size, columns = self.w1.shape
         nn.init.normal_(self.w2, std=START_RMS / (hidden_size * math.sqrt(2 / columns)))
 
-    def token(self, features: Tensor) -> Tensor:
-        """Concatenated features [N, 2C, size, size], the Phase I image's first -> token [N, D]."""
-        return self.feature_extractor(self.fusion(features)).flatten(1)
+    def token(self, features: Tensor, update: bool = False) -> Tensor:
+        """Concatenated features [N, 2C, size, size], the drawn image's first -> token [N, D], or the update of one."""
+        return self.transformer(update)(self.fusion(features)).flatten(1)
+
+    def transformer(self, update: bool) -> nn.Sequential:
+        """From fused features to a token, or to what a later pass adds to it."""
+        if not update:
+            return self.feature_extractor
+        assert self.update is not None, "built for one pass"
+        last = max(i for i, layer in enumerate(self.feature_extractor) if isinstance(layer, nn.Conv2d))
+        return nn.Sequential(*self.feature_extractor[:last], self.update)
 
     def decode(self, token: Tensor) -> Tensor | ChannelScales:
         """Token [N, D] -> residual [N, *shape] in units of the stored weight; affine in the token."""
@@ -164,6 +177,7 @@ class Hypernetwork(nn.Module):
             head stands on the finest map of the pyramid and so sees all three levels. E2 keeps its other heads, which
             then receive no gradient.
         init, token_range, mapper, fusion_norm: see `WeightRegressor`.
+        passes: how often E2 looks, see `HyperInverterNetwork.invert`; all but the first share their weights.
 
     The remaining arguments are those of `WeightRegressor`.
 
@@ -189,17 +203,19 @@ class Hypernetwork(nn.Module):
         token_range: str = "non_negative",
         mapper: str = "matrices",
         fusion_norm: str = "instance",
+        passes: int = 1,
     ):
         super().__init__()
         _check(weight_layout, style_index, init, token_range, mapper, fusion_norm, feature_size)
         self.targets = {target.name: target for target in targets}
-        self._stack: tuple[list, TokenStack] | None = None  # a cache of `tokens`, no part of the state
+        self._stacks: dict[bool, tuple[list, TokenStack]] = {}  # a cache of `tokens`, no part of the state
         self.num_ws = num_ws
         self.feature_channels = feature_channels
         self.feature_size = feature_size
         self.hidden_size = hidden_size
         self.lowest_token = 0.0 if token_range == "non_negative" else None  # no number of a token lies below
         self.use_w_image_features = use_w_image_features
+        self.passes = passes
         self.style_indices = {
             target.name: num_ws - 1 if shared_code else getattr(target, f"style_index_{style_index}")
             for target in targets
@@ -223,6 +239,7 @@ class Hypernetwork(nn.Module):
                     mapper=mapper,
                     scaled_dim=target.scaled_dim,
                     fusion_norm=fusion_norm,
+                    passes=passes,
                 )
                 for target in targets
             }
@@ -231,12 +248,14 @@ class Hypernetwork(nn.Module):
         # what a stack of all transformers can compute
         self.stackable = fusion_norm == "instance" and len(set(self.token_sizes.values())) == 1
 
-    def tokens(self, h: Tensor, h_w: Tensor | None) -> dict[str, Tensor]:
+    def tokens(self, h: Tensor, h_w: Tensor | None, before: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Predict one token per target layer: what the generator must change to turn the Phase I image into the input.
 
         Args:
             h: E2 features of the input image, [N, L, C, size, size].
-            h_w: E2 features of the Phase I image, same shape; None only without `use_w_image_features`.
+            h_w: E2 features of the Phase I image, same shape; None only without `use_w_image_features`. In a later
+                pass, of what `before` draws.
+            before: tokens of the pass before; None in the first.
         Returns:
             Layer name -> token [N, D], dimensionless; `decode` turns it into a residual.
         Raises:
@@ -244,9 +263,15 @@ class Hypernetwork(nn.Module):
         Source: section 3.2 and figure 3.
         """
         features = self._fusion_input(h, h_w)  # [N, L, 2C, size, size]
+        update = before is not None
         if self.stackable and features.device.type != "cpu" and not torch.is_grad_enabled():
-            return dict(zip(self.targets, self._token_stack()(features).unbind(), strict=True))
-        return {name: self.regressor(name).token(features[:, index]) for name, index in self.style_indices.items()}
+            tokens = dict(zip(self.targets, self._token_stack(update)(features).unbind(), strict=True))
+        else:
+            tokens = {n: self.regressor(n).token(features[:, i], update) for n, i in self.style_indices.items()}
+        if before is None:
+            return tokens
+        sums = {name: before[name] + token for name, token in tokens.items()}
+        return sums if self.lowest_token is None else {name: t.clamp(min=self.lowest_token) for name, t in sums.items()}
 
     def decode(self, tokens: dict[str, Tensor]) -> dict[str, Tensor | ChannelScales]:
         """Map tokens [N, D] to residuals [N, O, I, k, k], in units of the stored (unequalised) weight.
@@ -278,18 +303,18 @@ class Hypernetwork(nn.Module):
         """Of a target layer."""
         return cast(WeightRegressor, self.weight_regressors[regressor_name(name)])
 
-    def _token_stack(self) -> TokenStack:
-        """All transformers as one; made anew when one of their weights has changed.
+    def _token_stack(self, update: bool) -> TokenStack:
+        """All transformers, of the first or of later passes, as one; made anew when one of their weights has changed.
 
         Not for a CPU, which starts them at no cost: there it is as fast for one image and slower for several.
         """
         regressors = [self.regressor(name) for name in self.targets]
-        transformers = [(regressor.fusion, regressor.feature_extractor) for regressor in regressors]
+        transformers = [(regressor.fusion, regressor.transformer(update)) for regressor in regressors]
         weights = [weight for pair in transformers for module in pair for weight in module.parameters()]
         state = [(id(weight), weight._version, weight.device, weight.dtype) for weight in weights]
-        if self._stack is None or self._stack[0] != state:
-            self._stack = state, TokenStack(transformers, list(self.style_indices.values()))
-        return self._stack[1]
+        if update not in self._stacks or self._stacks[update][0] != state:
+            self._stacks[update] = state, TokenStack(transformers, list(self.style_indices.values()))
+        return self._stacks[update][1]
 
     def _fusion_input(self, h: Tensor, h_w: Tensor | None) -> Tensor:
         expected = (self.num_ws, self.feature_channels, self.feature_size, self.feature_size)
@@ -311,17 +336,15 @@ def regressor_name(target_name: str) -> str:
 def _check(
     weight_layout: str, style_index: str, init: str, token_range: str, mapper: str, fusion_norm: str, feature_size: int
 ) -> None:
-    if weight_layout not in WEIGHT_LAYOUTS:
-        raise ValueError(f"weight_layout: got {weight_layout!r}, expected one of {', '.join(WEIGHT_LAYOUTS)}")
-    if style_index not in STYLE_INDICES:
-        raise ValueError(f"style_index: got {style_index!r}, expected one of {', '.join(STYLE_INDICES)}")
-    if init not in HYPERNETWORK_INITS:
-        raise ValueError(f"init: got {init!r}, expected one of {', '.join(HYPERNETWORK_INITS)}")
-    if token_range not in TOKEN_RANGES:
-        raise ValueError(f"token_range: got {token_range!r}, expected one of {', '.join(TOKEN_RANGES)}")
-    if mapper not in MAPPERS:
-        raise ValueError(f"mapper: got {mapper!r}, expected one of {', '.join(MAPPERS)}")
-    if fusion_norm not in FUSION_NORMS:
-        raise ValueError(f"fusion_norm: got {fusion_norm!r}, expected one of {', '.join(FUSION_NORMS)}")
+    for key, value, choices in (
+        ("weight_layout", weight_layout, WEIGHT_LAYOUTS),
+        ("style_index", style_index, STYLE_INDICES),
+        ("init", init, HYPERNETWORK_INITS),
+        ("token_range", token_range, TOKEN_RANGES),
+        ("mapper", mapper, MAPPERS),
+        ("fusion_norm", fusion_norm, FUSION_NORMS),
+    ):
+        if value not in choices:
+            raise ValueError(f"{key}: got {value!r}, expected one of {', '.join(choices)}")
     if feature_size < 8 or feature_size & (feature_size - 1):
         raise ValueError(f"feature_size: got {feature_size}, expected a power of two from 8")

@@ -72,7 +72,8 @@ def _purposes(domain: DomainConfig, num_ws: int) -> list[str]:
         f"{mapper}, style index {h.style_index}"
         + ("" if h.use_w_image_features else ", without features of the Phase I image")
         + (", one shared code" if h.shared_code else "")
-        + (", signed tokens" if h.token_range == "signed" else ""),
+        + (", signed tokens" if h.token_range == "signed" else "")
+        + (f", {h.passes} passes" if h.passes > 1 else ""),
     ]
 
 

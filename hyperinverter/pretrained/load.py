@@ -6,7 +6,7 @@ needed, and a wrong pairing (which would load cleanly and only spoil the images)
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -78,8 +78,8 @@ def _domain_of(*files: ModelFile, base: DomainConfig | None = None) -> DomainCon
     return domain
 
 
-def check_domain(file: ModelFile, domain: DomainConfig | None) -> None:
-    """Refuse a file whose sizes are not the ones that `domain` asks for."""
+def check_domain(file: ModelFile, domain: DomainConfig | None, besides: Collection[str] = ()) -> None:
+    """Refuse a file whose sizes are not the ones that `domain` asks for, but for the keys `besides` (section.key)."""
     if domain is None:
         return
     check_served(file)
@@ -91,7 +91,7 @@ def check_domain(file: ModelFile, domain: DomainConfig | None) -> None:
             wanted = asdict(getattr(domain, name))
             # a file from before a key existed was made in what became the key's default way
             for key, value in {**asdict(SECTIONS[name]()), **file.config[name]}.items():
-                if key not in NO_SIZE and wanted.get(key) != value:
+                if key not in NO_SIZE and f"{name}.{key}" not in besides and wanted.get(key) != value:
                     differ.append(f"{name}.{key}: file {value}, domain {wanted.get(key)}")
     if differ:
         raise UserError(

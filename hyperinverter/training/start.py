@@ -158,8 +158,11 @@ def start_hyperinverter(domain: DomainConfig, init_from: str | None = None) -> S
     if init_from is not None:
         file = to_continue(init_from, "hyperinverter", domain)
         trained = nn.ModuleDict({name: getattr(model, name) for name in ("layerwise_encoder", "hypernetwork")})
-        fill(trained, file.state, file.path)
-        return Start(model, frozen, _goes_on(file.path), is_new=False)
+        new = {name: value for name, value in trained.state_dict().items() if ".update." in name}
+        is_extended = bool(new) and new.keys().isdisjoint(file.state)
+        fill(trained, {**new, **file.state} if is_extended else file.state, file.path)
+        more = f"; passes 2 to {domain.hypernetwork.passes} begin by adding nothing" if is_extended else ""
+        return Start(model, frozen, _goes_on(file.path) + more, is_new=False)
     if domain.layerwise_encoder.init is None:
         return Start(model, frozen, "E2 and hypernetworks start from random weights")
     init = domain.layerwise_encoder.init
@@ -200,9 +203,12 @@ def start_phase3(domain: DomainConfig, init_from: str | None = None) -> tuple[Ph
 
 
 def to_continue(folder: str, part: str, domain: DomainConfig) -> ModelFile:
-    """The weights that `init_from` names; they must have the domain's sizes, and may be for another generator."""
+    """The weights that `init_from` names; they must have the domain's sizes, and may be for another generator.
+
+    A domain of several passes also goes on from weights of one, or of another number.
+    """
     file = read_model(part_file(folder, part), part)
-    check_domain(file, domain)
+    check_domain(file, domain, besides=("hypernetwork.passes",) if domain.hypernetwork.passes > 1 else ())
     return file
 
 

@@ -164,7 +164,10 @@ def test_a_head_beside_a_generator_that_can_have_none_is_named(tiny_model, with_
             load_generator(tmp_path)
 
 
-def test_both_phases_train_through_the_head_and_render_full_images(domain, with_head, photos, tmp_path, monkeypatch):
+@pytest.mark.parametrize("passes", [1, 2])
+def test_both_phases_train_through_the_head_and_render_full_images(
+    domain, with_head, photos, tmp_path, monkeypatch, passes
+):
     """Losses at 16 px never draw 64 px; what was learned renders at 64 px, edits and all."""
     sizes = []
     forward = torch.nn.Module.__call__
@@ -181,6 +184,7 @@ def test_both_phases_train_through_the_head_and_render_full_images(domain, with_
     config = tiny_config("phase1", with_head, photos, tmp_path / "one", domain, schedule=schedule)
     phase1.train(config)
     folder = tmp_path / "one" / "model"
+    domain = replace(domain, hypernetwork=replace(domain.hypernetwork, passes=passes))
     config = tiny_config("phase2", folder, photos, tmp_path / "two", domain, schedule=schedule)
     config.adversarial.weight = 0.0
     phase2.train(config)
@@ -189,7 +193,7 @@ def test_both_phases_train_through_the_head_and_render_full_images(domain, with_
     model = load(tmp_path / "two" / "model")
     inversion = model.invert(photos / "00.png")
     assert model.render(inversion).shape == (1, 3, 64, 64)
-    assert sizes == [16, 64]  # the Phase I image that E2 looks at, and the picture
+    assert sizes == [16] * passes + [64]  # the images that E2 looks at, and the picture
     network = load_model(tmp_path / "two" / "model").network
     assert not any(name.startswith(("layers.2", "to_img")) for name in network.hypernetwork.targets)
 

@@ -217,8 +217,8 @@ def _check(domain: DomainConfig) -> None:
         faults.append("generator: another architecture, activation, clamp or condition than the released one")
     if (d.architecture, d.activation, d.conv_clamp, d.c_dim) != ("resnet", "lrelu", None, 0):
         faults.append("discriminator: another architecture, activation, clamp or condition than the released one")
-    if h.weight_layout != "released" or not h.use_w_image_features:
-        faults.append("hypernetwork: another weight_layout, or no features of the Phase I image")
+    if h.weight_layout != "released" or not h.use_w_image_features or h.passes > 1:
+        faults.append("hypernetwork: another weight_layout, no features of the Phase I image, or several passes")
     if faults:
         raise UserError(
             f"the released code has no such networks ({'; '.join(faults)}); leave `reference` out of `sides` to "
