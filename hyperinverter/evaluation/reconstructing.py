@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,12 +19,13 @@ from hyperinverter.data import Batches
 from hyperinverter.data.image_source import ImageSource
 from hyperinverter.inverters import Inversion, Inverter
 from hyperinverter.inverters.images import as_images
-from hyperinverter.metrics.timing import Clock
+from hyperinverter.metrics.timing import Clock, Timing, timing_of
 from hyperinverter.utils.images import from_uint8, to_pil, to_uint8, write_picture
 from hyperinverter.utils.output_names import file_name
 
 # keys in a kept file: how long the image took, and the share of it in which the process computed
 SECONDS, COMPUTING = "seconds", "computing"
+TIME = "time_ms"  # in the record of an image, beside COMPUTING: of a method that optimises for it
 
 
 def rounded(images: Tensor) -> Tensor:
@@ -42,6 +44,22 @@ def as_taken(inverter: Inverter, photos: Batches, images: Tensor, names: Sequenc
 def reconstruct(inverter: Inverter, images: Tensor) -> Tensor:
     """Images [N,3,R,R] -> their reconstruction [N,3,R,R], one batch."""
     return inverter.render(inverter.invert(images, batch_size=len(images)), batch_size=len(images))
+
+
+class Took(NamedTuple):
+    """Seconds of one image, and the share of them in which the process computed; None: an earlier version kept it."""
+
+    seconds: float
+    computing: float | None
+
+    def record(self) -> dict[str, float | None]:
+        return {TIME: 1000 * self.seconds, COMPUTING: self.computing}
+
+
+def timing_of_records(records: list[dict[str, Any]], device: torch.device) -> Timing:
+    """Of images as `Took.record` tells them; of those alone whose share of the processor is noted, where any is."""
+    known = [one for one in records if one[COMPUTING] is not None]
+    return timing_of([one[TIME] for one in known or records], device, shares=[one[COMPUTING] for one in known])
 
 
 class Reconstructor:
@@ -65,12 +83,11 @@ class Reconstructor:
         made_by = [inverter.name, inverter.model_hash, inverter.settings(), hyperinverter.__version__]
         self._made_by = json.dumps(made_by, sort_keys=True)
         self.found = 0  # images that were there already
-        self.shares: list[float] = []  # of the seconds, in which the process computed; of images that know it
 
     def __call__(
         self, images: Tensor, names: Sequence[str], done: Callable[[int], object] = lambda count: None
-    ) -> tuple[Tensor, list[float]]:
-        """Reconstructions [N,3,R,R], rounded, on the images' device, and seconds per image of a method that optimises.
+    ) -> tuple[Tensor, list[Took]]:
+        """Reconstructions [N,3,R,R], rounded, on the images' device, and what each took of a method that optimises.
 
         Args:
             images: [N,3,R,R], rounded.
@@ -81,13 +98,13 @@ class Reconstructor:
             outputs = rounded(reconstruct(self.inverter, as_taken(self.inverter, self.photos, images, names)))
             done(len(images))
             return outputs, []
-        outputs, seconds = [], []
+        outputs, times = [], []
         for image, name in zip(images, names, strict=True):
             output, took = self._once(image, name)
             outputs.append(output)
-            seconds.append(took)
+            times.append(took)
             done(1)
-        return torch.stack(outputs).to(images.device), seconds
+        return torch.stack(outputs).to(images.device), times
 
     def invert(self, images: Tensor, names: Sequence[str]) -> Inversion:
         """The images' Inversion; of a method that optimises, those that are kept are read, and new ones kept.
@@ -106,14 +123,12 @@ class Reconstructor:
             found.append(Inversion.load(self._path(image, name).with_suffix(".safetensors")))
         return Inversion.cat(found).to(self.inverter.device)
 
-    def _once(self, image: Tensor, name: str) -> tuple[Tensor, float]:
+    def _once(self, image: Tensor, name: str) -> tuple[Tensor, Took]:
         path = self._path(image, name)
         is_whole = not self.keep_inversions or path.with_suffix(".safetensors").is_file()
         if is_whole and (kept := _read(path)) is not None:
             self.found += 1
-            output, seconds, computing = kept
-            self.shares += [] if computing is None else [computing]
-            return output, seconds
+            return kept
         with Clock(self.inverter.device) as clock:
             inversion = self.inverter.invert(image[None], batch_size=1)
             output = self.inverter.render(inversion, batch_size=1)
@@ -124,8 +139,7 @@ class Reconstructor:
         about.add_text(SECONDS, repr(clock.seconds))
         about.add_text(COMPUTING, repr(clock.computing))
         write_picture(to_pil(output), path, format="PNG", pnginfo=about)
-        self.shares.append(clock.computing)
-        return output, clock.seconds
+        return output, Took(clock.seconds, clock.computing)
 
     def _path(self, image: Tensor, name: str) -> Path:
         return self.folder / f"{file_name(name)}_{self._key(image)}.png"
@@ -136,12 +150,13 @@ class Reconstructor:
         return digest.hexdigest()[:16]
 
 
-def _read(path: Path) -> tuple[Tensor, float, float | None] | None:
-    """A kept image [3,R,R], its seconds and `computing`, unknown of older ones; None: it is not there or not whole."""
+def _read(path: Path) -> tuple[Tensor, Took] | None:
+    """A kept image [3,R,R] and what it took; None: it is not there or not whole."""
     try:
         with Image.open(path, formats=["PNG"]) as picture:
             pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)  # [3, R, R]
             computing = picture.text.get(COMPUTING)
-            return from_uint8(pixels), float(picture.text[SECONDS]), None if computing is None else float(computing)
+            took = Took(float(picture.text[SECONDS]), None if computing is None else float(computing))
+            return from_uint8(pixels), took
     except (OSError, SyntaxError, ValueError, KeyError):
         return None

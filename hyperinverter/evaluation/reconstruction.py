@@ -22,14 +22,14 @@ from hyperinverter.data.generated import GeneratedSource
 from hyperinverter.data.image_source import Subset
 from hyperinverter.evaluation.comparison import compare_with_each
 from hyperinverter.evaluation.messages import log_message
-from hyperinverter.evaluation.reconstructing import Reconstructor, reconstruct, rounded
+from hyperinverter.evaluation.reconstructing import Reconstructor, reconstruct, rounded, timing_of_records
 from hyperinverter.evaluation.sheet import SHEET_RULE, choose_rows, draw_sheet
 from hyperinverter.evaluation.tables import TIMES, to_markdown
 from hyperinverter.extractors.framing import look_at_some
 from hyperinverter.inverters import INVERTERS, Inverter, check_methods, load
 from hyperinverter.metrics import FILTERS, Metric, NotMeasured, Reduction
 from hyperinverter.metrics.pixel import L2
-from hyperinverter.metrics.timing import WARM_UP_CALLS, Timing, time_per_image, timing_of
+from hyperinverter.metrics.timing import WARM_UP_CALLS, Timing, time_per_image
 from hyperinverter.models.stylegan2 import Discriminator, Generator
 from hyperinverter.pretrained.files import find_model_folder
 from hyperinverter.pretrained.load import load_discriminator
@@ -42,7 +42,6 @@ from hyperinverter.utils.files import write_atomically
 from hyperinverter.utils.paths import check_given
 from hyperinverter.utils.waiting import doing
 
-TIME = "time_ms"  # in the record of an image: of a method that optimises for it
 CROP = f"crop them first: {command_of('align')} FOLDER output=ALIGNED"
 
 
@@ -119,7 +118,7 @@ def _summarise(
     last_method, last_inverter = list(inverters.items())[-1]
     domain, device = last_inverter.domain, last_inverter.device
     timings = {
-        method: timing_of([record[method][TIME] for record in records], device, shares=one.shares)
+        method: timing_of_records([record[method] for record in records], device)
         if one.keeps
         else _time(config, one.inverter, images, device)
         for method, one in methods.items()
@@ -243,9 +242,9 @@ def _measure(
         batch: list[dict[str, Any]] = [{"name": name} for name in names]
         for method, one in methods.items():
             progress.set_postfix_str(method, refresh=False)
-            fake, seconds = one(real, names, progress.update)
+            fake, times = one(real, names, progress.update)
             for number_in_batch, record in enumerate(batch):
-                record[method] = {TIME: 1000 * seconds[number_in_batch]} if seconds else {}
+                record[method] = times[number_in_batch].record() if times else {}
             for metric in per_method[method]:
                 values = metric.update(real, fake)
                 if values is not None:
