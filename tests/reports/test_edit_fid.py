@@ -186,17 +186,21 @@ def test_the_curve_shows_ptis_published_row(config, tmp_path):
     folder.mkdir(parents=True)
     cells = {"seconds": {"value": 21.5}, "l2": {"value": 0.02, "interval_95": [0.01, 0.03]}}
     paired = {"pti": {"metrics": {"l2": {"ratio": 2.0}}}}
-    write_json(folder / "table1.json", {"rows": {"pti": {"n": 6, "cells": cells}}, "paired": paired})
+    cells["seconds"]["computing"] = 0.5
+    row = {"n": 6, "cells": cells, "device": "cpu, 1 threads"}
+    write_json(folder / "table1.json", {"rows": {"pti": row}, "paired": paired})
     bench = Bench(replace(config, publish=str(tmp_path / "docs" / "results")), torch.device("cpu"))
     found = curve_module._published(bench)
     assert found is not None and found["ratios"] == {"l2": 0.5} and found["n"] == 6
     blocks = list(curve_module.refine_curve_blocks({
         "n": 3, "metrics": {"l2": {"better": "lower"}}, "not_measured": {}, "pti": found,
-        "rows": [{"title": "both phases", "steps": 0, "seconds": 0.4, "computing": 0.25, "device": "cpu", "kept": {},
-                  "cells": {"l2": {"value": 0.04, "interval_95": None}}}],
+        "rows": [{"title": "both phases", "steps": 0, "seconds": 0.4, "computing": 0.25, "device": device, "kept": {},
+                  "cells": {"l2": {"value": 0.04, "interval_95": None}}}
+                 for device in ("cpu, 1 threads", "cpu, 2 threads")],
     }))  # fmt: skip
     assert blocks[1].rows[0] == ["both phases", "0.4", "0.1", "0.04"]
-    assert ["PTI, of Table 1, n = 6", "21.5", "", "0.02 [0.01, 0.03]"] in blocks[1].rows
+    assert blocks[1].rows[1] == ["both phases", "0.4", "", "0.04"]  # of several threads the share tells nothing
+    assert ["PTI, of Table 1, n = 6", "21.5", "10.8", "0.02 [0.01, 0.03]"] in blocks[1].rows
 
 
 def test_settings_are_checked():

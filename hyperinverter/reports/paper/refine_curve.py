@@ -16,6 +16,7 @@ from hyperinverter.evaluation.messages import log_message
 from hyperinverter.evaluation.tables import ARROWS
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.metrics.base import bootstrap_ratio
+from hyperinverter.metrics.timing import ONE_THREAD, own_time
 from hyperinverter.reports.paper.bench import Bench
 from hyperinverter.reports.paper.blocks import Block, Picture, Table
 from hyperinverter.reports.paper.grids import lacks_both
@@ -109,7 +110,9 @@ def _published(bench: Bench) -> dict[str, Any] | None:
         return None
     cells = {name: row["cells"][name] for name in METRICS if (row["cells"].get(name) or {}).get("value") is not None}
     ratios = {name: 1 / one["ratio"] for name, one in paired.items() if name in METRICS and "ratio" in one}
-    return {"n": row["n"], "seconds": row["cells"]["seconds"]["value"], "cells": cells, "ratios": ratios}
+    seconds = row["cells"]["seconds"]
+    time = {"seconds": seconds["value"], "computing": seconds.get("computing"), "device": row["device"]}
+    return {"n": row["n"], **time, "cells": cells, "ratios": ratios}
 
 
 def _draw(result: dict[str, Any], folder: Path) -> None:
@@ -124,27 +127,27 @@ def _draw(result: dict[str, Any], folder: Path) -> None:
         for panel, series in enumerate(_series(result["metrics"], line, start)):
             for place, (name, values) in enumerate(series.items()):
                 label = f"{name}{suffix}"
-                axes[panel].plot([_own_seconds(row) for row in line], values, label=label, color=f"C{place}", **style)
+                axes[panel].plot([_own(row) for row in line], values, label=label, color=f"C{place}", **style)
             if series and not number:
                 for row, value in zip(line, next(iter(series.values())), strict=True):
                     beside = {"xytext": (0, 6), "textcoords": "offset points", "fontsize": 9}
-                    axes[panel].annotate(str(row["steps"]), (_own_seconds(row), value), **beside)
+                    axes[panel].annotate(str(row["steps"]), (_own(row), value), **beside)
     if other := result["pti"]:
         for place, name in enumerate(name for name in _lower(result["metrics"]) if name in other["ratios"]):
-            at, title = (other["seconds"], other["ratios"][name]), f"PTI, {name}"
+            at, title = (_own(other), other["ratios"][name]), f"PTI, {name}"
             axes[0].plot(*at, label=title, color=f"C{place}", marker="*", markersize=11, linestyle="none")
     titles = (f"distance over that of N = {start['steps']} ↓", "identity, cosine ↑", "edits kept, share of Phase I's ↑")
     for one, title in zip(axes, titles, strict=True):
-        one.set(xscale="log", xlabel="processor seconds per image ↓", title=title)
+        one.set(xscale="log", xlabel="seconds per image on a core of its own ↓", title=title)
         one.grid(alpha=0.3)
         if one.lines:
             one.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)  # below: lines fill it
     save_figure(figure, folder / "refine_curve")
 
 
-def _own_seconds(row: dict[str, Any]) -> float:
-    """Seconds of an image without what other programs took of the processor."""
-    return row["seconds"] * min(row["computing"] or 1.0, 1.0)
+def _own(row: dict[str, Any]) -> float:
+    """Seconds of an image on a core of its own, of Table 1's row of PTI too; earlier versions noted less of that."""
+    return own_time(row["seconds"], row.get("computing"), row.get("device", ""))
 
 
 def _lower(metrics: dict[str, Any]) -> list[str]:
@@ -173,7 +176,7 @@ def refine_curve_blocks(result: dict[str, Any]) -> Iterator[Block]:
     yield (
         "Beyond the paper: N steps on the tokens after the prediction (`refine.steps`), of the same "
         f"{result['n']} held-out photos, of different people where the labels tell them. Seconds are the median of an "
-        f"image, inverted and drawn alone, on {devices}; fewer are computing where other programs share the processor. "
+        f"image, inverted and drawn alone, on {devices}; behind them, of one thread, those on a core of its own. "
         "Kept: how far edits move a judge's score, as a share of how far Phase I's do, at equal strengths. `edits`: "
         "weight of edit consistency inside the steps (`refine.edit_consistency`). l2, lpips (or squeezenet_features "
         "where its network is absent) and mobilefacenet are what the steps minimise; dlib_identity and the judges are "
@@ -185,20 +188,30 @@ def refine_curve_blocks(result: dict[str, Any]) -> Iterator[Block]:
     for row in result["rows"]:
         cells = [_cell(row["cells"][name]) for name in metrics]
         shares = [_share(row["kept"].get(direction, {}).get(judge)) for direction, judge in pairs]
-        seconds = [f"{row['seconds']:.3g}", f"{_own_seconds(row):.3g}"]
-        rows.append([row["title"], *seconds, *cells, *shares])
+        rows.append([row["title"], *_times(row), *cells, *shares])
     if other := result["pti"]:
         cells = [_cell(other["cells"].get(name)) for name in metrics]
-        rows.append([f"PTI, of Table 1, n = {other['n']}", f"{other['seconds']:.3g}", "", *cells, *("" for _ in pairs)])
+        rows.append([f"PTI, of Table 1, n = {other['n']}", *_times(other), *cells, *("" for _ in pairs)])
     heads = [f"{name} {ARROWS[about['better']]}" for name, about in metrics.items()]
     yield Table(
-        ["method", "seconds ↓", "of these computing ↓", *heads, *(f"kept: {one} ({judge}) ↑" for one, judge in pairs)],
+        [
+            "method",
+            "seconds ↓",
+            "on a core of its own ↓",
+            *heads,
+            *(f"kept: {one} ({judge}) ↑" for one, judge in pairs),
+        ],
         rows,
     )
     stars = "PTI's stars stand where its ratio to both phases on its own photos puts them"
     yield Picture("refine_curve.svg", f"Quality and edits against seconds, N at the points; {stars}")
     if absent := result["not_measured"]:
         yield "Not measured:\n\n" + "\n".join(f"- {name}: {' '.join(why.split())}" for name, why in absent.items())
+
+
+def _times(row: dict[str, Any]) -> list[str]:
+    is_known = row.get("computing") and row.get("device") == ONE_THREAD
+    return [f"{row['seconds']:.3g}", f"{_own(row):.3g}" if is_known else ""]
 
 
 def _cell(one: dict[str, Any] | None) -> str:
