@@ -160,6 +160,15 @@ def test_rows_of_figures_are_the_best_median_and_worst(config, monkeypatch):
     assert l2 == sorted(l2) and len(l2) == 3
 
 
+def test_figures_over_photos_take_those_of_table_1(config):
+    config.parts, config.table_photos = ["fig8", "fig12"], 2
+    found = reproduce(config)
+    assert [found[name]["analysis"]["images"] for name in config.parts] == [2, 2]
+    assert " table_photos=2" in found["fig12"]["about"]["command"]
+    config.table_photos = 4  # other photos are another figure
+    assert reproduce(config)["fig12"]["analysis"]["images"] == 4
+
+
 def test_what_a_figure_needs_is_told(config, capsys):
     config.parts, config.methods = ["fig7", "fig26", "fig4"], ["hyperinverter"]
     assert set(reproduce(config)) == {"fig26", "fig4"}

@@ -23,7 +23,7 @@ from hyperinverter.reports.paper.parts import PARTS, expanded_parts
 from hyperinverter.reports.paper.table1 import _steps, _unfinished
 from hyperinverter.reports.paper.table1_page import _trained, table1_blocks
 from hyperinverter.reports.paper.values import METRICS, TABLE_1, of_table_1
-from hyperinverter.reports.reproduce.command import reproduce
+from hyperinverter.reports.reproduce.command import model_hashes, reproduce
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import load_image, save_image
 
@@ -54,6 +54,7 @@ def test_every_method_has_a_row_beside_the_papers(config, tmp_path, capsys):
     config.publish = str(tmp_path / "docs" / "results")
     found = reproduce(config)["table1"]
     rows = found["rows"]
+    assert found["about"]["command"].endswith(" projection.steps=2 projection.tuning_steps=1")  # each that is not usual
     assert list(rows) == config.methods and [rows[name]["n"] for name in (*SLOW, "w_encoder")] == [2, 2, 6]
     told = capsys.readouterr().err
     assert told.index("psp: micro: has no psp.safetensors; make it with") < told.index("table 1, row 2 of 5")
@@ -190,6 +191,8 @@ def test_phase_three_is_found_by_the_part_that_its_trainer_writes(config, tmp_pa
     save_feature_residual(shutil.copytree(tiny_model, run / "model"))
     found = Bench(config, torch.device("cpu")).methods["phase3"]
     assert found.fault is None and found.folder.endswith("model") and "feature_residual" in found.weights
+    told = model_hashes(replace(config, model=found.folder))
+    assert found.weights.items() <= told.items() and {"discriminator", "feature_residual"} <= told.keys()
 
 
 def test_time_is_foretold_from_the_methods_own_steps_and_unfinished_photos(config):

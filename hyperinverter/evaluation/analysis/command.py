@@ -24,8 +24,8 @@ from hyperinverter.utils.files import write_atomically
 class Analysis:
     """What the figures share: the method and the images, opened when the first figure needs them."""
 
-    def __init__(self, config: AnalyzeConfig) -> None:
-        self.config = config
+    def __init__(self, config: AnalyzeConfig, chosen: list[int] | None) -> None:
+        self.config, self.chosen = config, chosen
         self.other = weight_changes.read_other(config.compare_with) if config.compare_with else None
         self.device = set_up(config)
         self.folder = Path(config.output)
@@ -42,7 +42,7 @@ class Analysis:
     @property
     def batches(self) -> Batches:
         if self._batches is None:
-            self._batches = self._open(None)
+            self._batches = self._open(self.chosen)
         return self._batches
 
     def _open(self, chosen: list[int] | None) -> Batches:
@@ -62,8 +62,8 @@ class Analysis:
 
     def some(self, count: int) -> tuple[Tensor, list[str]]:
         """`count` images at equal distances in name order."""
-        total = len(self.batches)
-        chosen = sorted({round(place) for place in torch.linspace(0, total - 1, count).tolist()})
+        places = range(len(self.batches)) if self.chosen is None else self.chosen
+        chosen = sorted({places[round(place)] for place in torch.linspace(0, len(places) - 1, count).tolist()})
         return next(self._open(chosen).in_order(count))
 
     @property
@@ -71,9 +71,11 @@ class Analysis:
         return f"{self.inverter.domain.name}, {self.config.method}"
 
 
-def analyze(config: AnalyzeConfig) -> dict[str, Any]:
+def analyze(config: AnalyzeConfig, *, chosen: list[int] | None = None) -> dict[str, Any]:
     """Draw `config.figures`; write `<figure>.json`, pictures and CSV into `output`.
 
+    Args:
+        chosen: places of the images to take, in name order; None: all.
     Returns:
         figure -> what its JSON holds.
     Raises:
@@ -91,7 +93,7 @@ def analyze(config: AnalyzeConfig) -> dict[str, Any]:
             config.results, config.quality
         )  # a wrong file is reported before the images are inverted
     check_images(config.data.root, config.data.kind)
-    analysis = Analysis(config)
+    analysis = Analysis(config, chosen)
     results: dict[str, Any] = {}
     for figure in config.figures:
         if missing[figure]:

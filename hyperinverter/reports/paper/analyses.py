@@ -30,7 +30,7 @@ def _analysis(bench: Bench, figure: str, kind: str, on_shown: bool, pictures: di
         raise NotMeasured(lacking[0])
     method = bench.methods[OURS]
     config, places = bench.config, [bench.output / name for name in pictures.values()]
-    photos = bench.shown_digest if on_shown else bench.digest(range(len(bench.source)))
+    photos = bench.shown_digest if on_shown else bench.digest(bench.wide)
     key = bench.key(figure, bench.method_key(method), photos, more, bench.credit() if on_shown else None)
     folder = bench.output / "figures" / figure
     if known := bench.found(folder / "kept.json", key, places):
@@ -47,7 +47,7 @@ def _analysis(bench: Bench, figure: str, kind: str, on_shown: bool, pictures: di
         data=generated or DataConfig(root=config.shown if on_shown else config.photos, on_bad_file="refuse"),
         **more,
     )
-    result = analyze(settings)[kind]
+    result = analyze(settings, chosen=None if on_shown else bench.wide)[kind]
     for source, place in zip(pictures, places, strict=True):
         copy_file(folder / source, place)
     credit = {"credit": bench.credit()} if on_shown else {}

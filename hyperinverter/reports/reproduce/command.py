@@ -2,6 +2,7 @@
 
 import shlex
 import traceback
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hyperinverter.config.load import load_config
 from hyperinverter.config.report_schema import ReproduceConfig
 from hyperinverter.evaluation.messages import log_message
 from hyperinverter.metrics import NotMeasured
-from hyperinverter.pretrained.files import PARTS, find_model_folder
+from hyperinverter.pretrained.files import MORE_PARTS, PARTS, find_model_folder
 from hyperinverter.reports.paper.bench import Bench
 from hyperinverter.reports.paper.parts import PARTS as PAPER_PARTS
 from hyperinverter.reports.paper.parts import expanded_parts, write_html
@@ -34,12 +35,22 @@ SHOWN = {  # part -> pictures that the page shows
     "learning_curve": ["learning_curve.svg"],
 }
 ON_SHOWN = ("fig4", "fig5", "fig6", "fig7", "fig10", "fig9", "fig13", "fig14", "fig26")
+OF_METHODS = ("projection", "refine")  # steps of methods
 ALSO_NAMED = {
-    **{part: ["methods", "table_photos", "optimised_photos"] for part in ("table1", "fig1")},
-    "table2": ["methods", "edited_photos", "optimised_photos", "strengths", "strength_unit", "classifiers"],
+    **{part: ["methods", "table_photos", "optimised_photos", *OF_METHODS] for part in ("table1", "fig1")},
+    "table2": [
+        "methods",
+        "edited_photos",
+        "optimised_photos",
+        "strengths",
+        "strength_unit",
+        "classifiers",
+        *OF_METHODS,
+    ],
     "edit_fid": ["methods", "edited_photos", "refine_steps", "refine_edit_consistency", "strengths", "strength_unit"],
     "refine_curve": ["refine_steps", "refine_edit_consistency", "curve_photos", "classifiers"],
-    **{part: ["methods", "shown_photos"] for part in ON_SHOWN},
+    **{part: ["methods", "shown_photos", *OF_METHODS] for part in ON_SHOWN},
+    **{part: ["table_photos", "refine"] for part in ("fig8", "fig11", "fig12")},
     "editability": ["edited_photos", "strengths", "strength_unit", "classifiers"],
     "generated": ["generated"],
     "figures": ["generated"],
@@ -158,8 +169,9 @@ def _about(config: ReproduceConfig, part: str, needs: list[str]) -> dict[str, An
     words += [f"{key}={_placeholder(getattr(config, key))}" for key in named]
     path = REPOSITORY / "configs" / "reproduce" / f"{config.domain.name}.yaml"
     usual = load_config(ReproduceConfig, path) if path.is_file() else ReproduceConfig()
-    changed = [key for key in ALSO_NAMED.get(part, ()) if getattr(config, key) != getattr(usual, key)]
-    words += [f"{key}={_written(getattr(config, key))}" for key in changed]
+    words += [
+        word for key in ALSO_NAMED.get(part, ()) for word in _changed(key, getattr(config, key), getattr(usual, key))
+    ]
     words += ["runs={NAME: FOLDER}"] if "runs" in needs else []
     if part == "figures" and config.results:
         here = not any(Path(name).is_absolute() for name in config.results)
@@ -180,12 +192,24 @@ def _config_of(config: ReproduceConfig) -> list[str]:
 def model_hashes(config: ReproduceConfig) -> dict[str, str]:
     """Part -> weights hash of its file, of those that the model folder has."""
     folder = find_model_folder(measures.model_of(config))
-    files = {part: folder / f"{part}.safetensors" for part in PARTS}
+    files = {part: folder / f"{part}.safetensors" for part in (*PARTS, *MORE_PARTS)}
     return {part: read_model(path, part).hash for part, path in files.items() if path.is_file()}
+
+
+def _changed(key: str, value: Any, usual: Any) -> list[str]:
+    """`key=value` where it is another than usual; of a block of settings each that is."""
+    if is_dataclass(value):
+        names = [one.name for one in fields(value)]
+        return [
+            word for name in names for word in _changed(f"{key}.{name}", getattr(value, name), getattr(usual, name))
+        ]
+    return [] if value == usual else [f"{key}={_written(value)}"]
 
 
 def _written(value: Any) -> str:
     """A setting as it may be typed, lists without quotes around their words."""
+    if value is None:
+        return "null"
     return f"[{', '.join(map(str, value))}]" if isinstance(value, list) else str(value)
 
 
