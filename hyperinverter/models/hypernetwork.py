@@ -6,7 +6,6 @@ Letters: N images, L styles, C feature channels, O/I/k output channels, input ch
 hidden size. A *token* [N, D] is the output of the feature transformer; a residual is exactly affine in it.
 """
 
-import copy
 import math
 from collections.abc import Sequence
 from typing import cast
@@ -23,6 +22,7 @@ from hyperinverter.models.token_stack import TokenStack
 LEAK = 0.2  # slope below zero inside the transformer of signed tokens, StyleGAN2's
 # Of a residual whose token has rms 1, under the init `signal_preserving`. Padding takes a part of the signal, so that
 # tokens start at 0.2 to 0.4 and residuals at 0.01 to 0.02; the stored weights they are added to are about 1.
+UPDATE_UNIT = 5  # of the factors of later passes: at a rate of 1e-3 they reach 1 within some 200 steps
 START_RMS = 0.05
 
 
@@ -53,8 +53,8 @@ class WeightRegressor(nn.Module):
         token_range: `non_negative`, as released: a ReLU follows every convolution of the transformer, the last one
             too. Of the numbers of a token so trained a fifth to three fifths were 0 for every face (faces64, D = 64).
             `signed` has leaky ones and none at the end, so that every number keeps its gradient.
-        passes: above 1 there is a last convolution of its own for what later passes add to a token, `update`, which
-            starts at 0.
+        passes: above 1 there are factors for what later passes add to a token, `update` in UPDATE_UNIT, which start
+            at 0; a convolution of its own would add half as many weights again.
     """
 
     scale: Tensor | None
@@ -110,10 +110,10 @@ class WeightRegressor(nn.Module):
         self.feature_extractor = nn.Sequential(*layers, *([] if is_signed else [nn.ReLU()]))
         if init != "released":
             self._preserve_signal()
-        self.update = copy.deepcopy(last) if passes > 1 else None  # a copy draws no random numbers
-        for layer in filter(None, (last if self.scales_channels else None, self.update)):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(cast(Tensor, layer.bias))
+        if self.scales_channels:
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(cast(Tensor, last.bias))
+        self.update = nn.Parameter(torch.zeros(last.out_channels)) if passes > 1 else None
         self.register_buffer("scale", torch.ones(()) if init == "gradients" else None)
 
     @torch.no_grad()
@@ -131,15 +131,13 @@ class WeightRegressor(nn.Module):
 
     def token(self, features: Tensor, update: bool = False) -> Tensor:
         """Concatenated features [N, 2C, size, size], the drawn image's first -> token [N, D], or the update of one."""
-        return self.transformer(update)(self.fusion(features)).flatten(1)
+        token = self.feature_extractor(self.fusion(features)).flatten(1)
+        return token * self.update_factors() if update else token
 
-    def transformer(self, update: bool) -> nn.Sequential:
-        """From fused features to a token, or to what a later pass adds to it."""
-        if not update:
-            return self.feature_extractor
+    def update_factors(self) -> Tensor:
+        """[D]."""
         assert self.update is not None, "built for one pass"
-        last = max(i for i, layer in enumerate(self.feature_extractor) if isinstance(layer, nn.Conv2d))
-        return nn.Sequential(*self.feature_extractor[:last], self.update)
+        return UPDATE_UNIT * self.update
 
     def decode(self, token: Tensor) -> Tensor | ChannelScales:
         """Token [N, D] -> residual [N, *shape] in units of the stored weight; affine in the token."""
@@ -208,7 +206,7 @@ class Hypernetwork(nn.Module):
         super().__init__()
         _check(weight_layout, style_index, init, token_range, mapper, fusion_norm, feature_size)
         self.targets = {target.name: target for target in targets}
-        self._stacks: dict[bool, tuple[list, TokenStack]] = {}  # a cache of `tokens`, no part of the state
+        self._stack: tuple[list, TokenStack] | None = None  # a cache of `tokens`, no part of the state
         self.num_ws = num_ws
         self.feature_channels = feature_channels
         self.feature_size = feature_size
@@ -265,7 +263,9 @@ class Hypernetwork(nn.Module):
         features = self._fusion_input(h, h_w)  # [N, L, 2C, size, size]
         update = before is not None
         if self.stackable and features.device.type != "cpu" and not torch.is_grad_enabled():
-            tokens = dict(zip(self.targets, self._token_stack(update)(features).unbind(), strict=True))
+            tokens = dict(zip(self.targets, self._token_stack()(features).unbind(), strict=True))
+            if update:
+                tokens = {name: token * self.regressor(name).update_factors() for name, token in tokens.items()}
         else:
             tokens = {n: self.regressor(n).token(features[:, i], update) for n, i in self.style_indices.items()}
         if before is None:
@@ -303,18 +303,18 @@ class Hypernetwork(nn.Module):
         """Of a target layer."""
         return cast(WeightRegressor, self.weight_regressors[regressor_name(name)])
 
-    def _token_stack(self, update: bool) -> TokenStack:
-        """All transformers, of the first or of later passes, as one; made anew when one of their weights has changed.
+    def _token_stack(self) -> TokenStack:
+        """All transformers as one; made anew when one of their weights has changed.
 
         Not for a CPU, which starts them at no cost: there it is as fast for one image and slower for several.
         """
         regressors = [self.regressor(name) for name in self.targets]
-        transformers = [(regressor.fusion, regressor.transformer(update)) for regressor in regressors]
+        transformers = [(regressor.fusion, regressor.feature_extractor) for regressor in regressors]
         weights = [weight for pair in transformers for module in pair for weight in module.parameters()]
         state = [(id(weight), weight._version, weight.device, weight.dtype) for weight in weights]
-        if update not in self._stacks or self._stacks[update][0] != state:
-            self._stacks[update] = state, TokenStack(transformers, list(self.style_indices.values()))
-        return self._stacks[update][1]
+        if self._stack is None or self._stack[0] != state:
+            self._stack = state, TokenStack(transformers, list(self.style_indices.values()))
+        return self._stack[1]
 
     def _fusion_input(self, h: Tensor, h_w: Tensor | None) -> Tensor:
         expected = (self.num_ws, self.feature_channels, self.feature_size, self.feature_size)

@@ -99,7 +99,7 @@ def start_head(config: EarlyHeadConfig, generator: Any, size: int) -> EarlyHead:
     """A new head, or that of `init_from`, a model folder of the same generator."""
     if config.init_from is None:
         return generator.start_early_head(config.channels, size)
-    heads = load_generator(config.init_from).synthesis.early
+    heads: dict[str, Any] = dict(getattr(load_generator(config.init_from).synthesis, "early", {}))
     if str(size) not in heads:
         raise UserError(f"init_from: {config.init_from} has no early head of {size} px; leave init_from out")
     return copy.deepcopy(heads[str(size)]).float()
@@ -197,7 +197,7 @@ def train(config: EarlyHeadConfig) -> dict[str, float]:
                 save_state(run, config, trainer="early_head", frozen={**frozen, **used}, progress=progress, parts=state)
             if due.stop:
                 run.stop(progress.step)
-        whole = validate(validation_losses, data[1], replace(schedule, validation_images=None), device)
-        message = ", ".join(f"{name} {value:.4f}" for name, value in whole.items())
+        measured = validate(validation_losses, data[1], replace(schedule, validation_images=None), device)
+        message = ", ".join(f"{name} {value:.4f}" for name, value in measured.items())
         run.log(f"on {counted(len(data[1]), 'validation image')}: {message}", progress.conclusion(output))
     return progress.summary()

@@ -158,7 +158,7 @@ def start_hyperinverter(domain: DomainConfig, init_from: str | None = None) -> S
     if init_from is not None:
         file = to_continue(init_from, "hyperinverter", domain)
         trained = nn.ModuleDict({name: getattr(model, name) for name in ("layerwise_encoder", "hypernetwork")})
-        new = {name: value for name, value in trained.state_dict().items() if ".update." in name}
+        new = {name: value for name, value in trained.state_dict().items() if name.endswith(".update")}
         is_extended = bool(new) and new.keys().isdisjoint(file.state)
         fill(trained, {**new, **file.state} if is_extended else file.state, file.path)
         more = f"; passes 2 to {domain.hypernetwork.passes} begin by adding nothing" if is_extended else ""

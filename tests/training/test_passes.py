@@ -16,6 +16,7 @@ from hyperinverter.data import Batches
 from hyperinverter.evaluation.export_model import export_model
 from hyperinverter.models.build import build_hyperinverter
 from hyperinverter.models.hyperinverter import HyperInverterNetwork
+from hyperinverter.models.hypernetwork import UPDATE_UNIT
 from hyperinverter.models.plan import dry_run
 from hyperinverter.pretrained.load import load_model
 from hyperinverter.training import phase2
@@ -49,7 +50,7 @@ def images() -> torch.Tensor:
 
 
 def updates(model: HyperInverterNetwork) -> list[torch.nn.Parameter]:
-    return [weight for name, weight in model.hypernetwork.named_parameters() if ".update." in name]
+    return [weight for name, weight in model.hypernetwork.named_parameters() if name.endswith(".update")]
 
 
 def run(two: DomainConfig, model: Path, photos: Path, output: Path) -> Phase2Config:
@@ -78,8 +79,8 @@ def test_one_pass_draws_and_keeps_no_more_weights_than_before(tiny_domain):
         networks.append(build_hyperinverter(with_passes(tiny_domain, passes)).state_dict())
     one, several = networks
     more = several.keys() - one.keys()
-    assert one.keys() <= several.keys() and all(".update." in name for name in more)
-    assert len(more) == 2 * sum(name.endswith(".w1") for name in one)
+    assert one.keys() <= several.keys() and all(name.endswith(".update") for name in more)
+    assert len(more) == sum(name.endswith(".w1") for name in one)
     assert all(torch.equal(value, several[name]) for name, value in one.items())
 
 
@@ -96,8 +97,8 @@ def test_a_pass_adds_what_photo_and_drawn_image_tell(tiny_domain, images, token_
         drawn = torch.cat([model.layerwise_encoder(model.render(ws, tokens)), h], dim=2)
         for name, index in model.hypernetwork.style_indices.items():
             part = model.hypernetwork.regressor(name)
-            features = part.feature_extractor[:6](part.fusion(drawn[:, index]))  # all but the last convolution
-            tokens[name] = tokens[name] + part.update(features).flatten(1)
+            token = part.feature_extractor(part.fusion(drawn[:, index])).flatten(1)
+            tokens[name] = tokens[name] + UPDATE_UNIT * part.update * token
             if token_range == "non_negative":
                 tokens[name] = tokens[name].relu()
     result = model(images)
@@ -188,7 +189,7 @@ def test_more_passes_go_on_from_two_and_fewer_do_not(two, trained):
 def test_weights_that_lack_a_part_of_their_updates_are_refused(two, trained, tmp_path):
     folder = shutil.copytree(trained / "model_last", tmp_path / "model")
     file = read_model(folder / "hyperinverter.safetensors")
-    lacking = next(name for name in file.state if ".update." in name)
+    lacking = next(name for name in file.state if name.endswith(".update"))
     state = {name: value for name, value in file.state.items() if name != lacking}
     save_model(
         folder / "hyperinverter.safetensors",
