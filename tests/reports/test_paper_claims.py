@@ -2,7 +2,16 @@
 
 import pytest
 
-from hyperinverter.reports.paper.claims import FAILS, HOLDS, NOT_YET, OPEN, STATEMENTS, claims_of, claims_section
+from hyperinverter.reports.paper.claims import (
+    FAILS,
+    HOLDS,
+    NOT_YET,
+    OPEN,
+    STATEMENTS,
+    Finding,
+    claims_of,
+    claims_section,
+)
 
 
 def table1(ratio: float, spread: float = 0.05) -> dict:
@@ -16,7 +25,7 @@ def table1(ratio: float, spread: float = 0.05) -> dict:
 
 
 def verdicts(results: dict, number: int) -> list[str]:
-    return [verdict for verdict, _ in claims_of(results)[list(STATEMENTS)[number]]]
+    return [one.verdict for one in claims_of(results)[list(STATEMENTS)[number]]]
 
 
 @pytest.mark.parametrize(("ratio", "encoders", "pti"), [(0.5, HOLDS, FAILS), (1.5, FAILS, HOLDS), (1.01, OPEN, OPEN)])
@@ -58,7 +67,32 @@ def test_ablations_keep_their_verdicts():
 
 
 def test_what_was_not_measured_is_said():
-    assert all(found == [(NOT_YET, "")] for found in claims_of({}).values())
+    assert all(found == [Finding(NOT_YET)] for found in claims_of({}).values())
     text = claims_section({"faces64": {"table1": table1(0.5)}, "empty": {"photos": {}}})
     assert "| claim | faces64 |" in text and "e4e, no weights yet" in text and "**not measured** |" in text
     assert claims_section({"empty": {"photos": {}}}) == ""
+
+
+def test_each_claim_is_a_sentence_before_the_numbers():
+    results = {"table1": table1(0.5), "editability": {}}
+    results["table1"]["paired"]["w_encoder"] = {**results["table1"]["paired"]["psp"], "metrics": {}}
+    results["table1"]["rows"]["w_encoder"] = {"title": "Phase I"}
+    text = claims_section({"faces64": results, "churches64": {"editability": {}}})
+    lines = text[: text.index("| claim")].splitlines()
+    assert lines[2] == (
+        "- Both phases beat every other encoder on L2 and LPIPS: faces64 **holds** (l2 against psp; lpips against psp)"
+        ", **not measured** (l2 against Phase I; lpips against Phase I; e4e)."
+    )
+    assert "- Edits go farther than those of W+ methods: **not measured**." in lines  # by no domain
+
+
+def test_a_method_in_fewer_steps_than_published_decides_nothing():
+    results = {"table1": table1(0.5)}
+    pti, sg2_plus = (results["table1"]["rows"][name] for name in ("pti", "sg2_plus"))
+    pti["settings"], sg2_plus["settings"] = {"steps": 450, "tuning_steps": 20}, {"steps": 2000}
+    assert verdicts(results, 1) == [HOLDS, HOLDS] and verdicts(results, 2) == [NOT_YET]
+    assert "pti was measured with 450 of 450 and 20 of 350 steps" in claims_section({"faces64": results})
+    sg2_plus["settings"]["steps"] = 60
+    effect = {"n": 8, "effect": {"mean": 1.0, "interval_95": [0.5, 1.5]}}
+    results["table2"] = {"directions": {"age": {"judge": {"methods": {"hyperinverter": effect, "sg2_plus": effect}}}}}
+    assert verdicts(results, 1) == [NOT_YET] and verdicts(results, 4) == [NOT_YET]

@@ -1,13 +1,15 @@
 """What the paper claims, held against the measurements of every domain: it holds, it does not, or nobody measured it.
 
 A claim of better or worse holds where the 95 % interval of the ratio over photos, drawn of both methods together, lies
-on its side of 1; of effects that are not paired, where the intervals do not meet.
+on its side of 1; of effects that are not paired, where the intervals do not meet. A method that optimises in fewer
+steps than published is not held against ours: the paper claims nothing of it.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from hyperinverter.evaluation.tables import table
+from hyperinverter.inverters import INVERTERS
 from hyperinverter.metrics.timing import own_time
 from hyperinverter.reports.paper.methods import OURS, PHASE_1
 
@@ -19,13 +21,22 @@ IN_W_PLUS = ("psp", "e4e", "restyle", "sg2_plus")
 NEARLY = 2 / 3  # of Phase I's effect is "nearly as far": the paper's Table 2 keeps 0.63 to 0.91 of it
 
 
-def claims_of(results: Results) -> dict[str, list[tuple[str, str]]]:
-    """Statement -> verdicts with what was compared and how it came out; of what was not measured that it was not."""
-    return {statement: list(check(results)) or [(NOT_YET, "")] for statement, check in STATEMENTS.items()}
+class Finding(NamedTuple):
+    """One comparison: its verdict, what was compared, with which method, and how it came out."""
+
+    verdict: str
+    what: str = ""
+    against: str = ""
+    numbers: str = ""
+
+
+def claims_of(results: Results) -> dict[str, list[Finding]]:
+    """Statement -> what was found; of what was not measured that it was not."""
+    return {statement: list(check(results)) or [Finding(NOT_YET)] for statement, check in STATEMENTS.items()}
 
 
 def claims_section(domains: dict[str, Results]) -> str:
-    """The head of the page: claims down, domains across."""
+    """The head of the page: each claim in a sentence, and the numbers behind it, claims down and domains across."""
     measured = {
         domain: results
         for domain, results in domains.items()
@@ -34,20 +45,41 @@ def claims_section(domains: dict[str, Results]) -> str:
     if not measured:
         return ""
     found = {domain: claims_of(results) for domain, results in measured.items()}
+    sentences = []
+    for statement in STATEMENTS:
+        told = [f"{domain} {words}" for domain, claims in found.items() if (words := _in_words(claims[statement]))]
+        sentences.append(f"- {statement[0].upper()}{statement[1:]}: {'; '.join(told) or f'**{NOT_YET}**'}.")
     rows = [[statement, *(_cell(found[domain][statement]) for domain in measured)] for statement in STATEMENTS]
-    return (
-        "What the paper claims, and what holds here, made from the measurements below (ratios are both phases' value "
-        "over the other's, with 95 % intervals over photos):\n\n" + table(["claim", *measured], rows)
-    )
+    return "\n\n".join([
+        "What the paper claims, and what of it holds here:",
+        "\n".join(sentences),
+        "The numbers behind it, made from the measurements below (ratios are both phases' value over the other's, with "
+        "95 % intervals over photos):",
+        table(["claim", *measured], rows),
+    ])  # fmt: skip
 
 
-def _cell(verdicts: list[tuple[str, str]]) -> str:
+def _in_words(findings: Sequence[Finding]) -> str:
+    """`**holds** (l2 against pSp, e4e; lpips against pSp), **open** (lpips against e4e)`; "" where nobody measured."""
+    parts = []
+    for verdict in (HOLDS, FAILS, OPEN, NOT_YET):
+        methods: dict[str, list[str]] = {}  # what was compared -> with whom
+        for one in findings:
+            if one.verdict == verdict and (one.what or one.against):
+                methods.setdefault(one.what, []).append(one.against)
+        pairs = [(what, ", ".join(filter(None, names))) for what, names in methods.items()]
+        texts = [" against ".join(filter(None, pair)) for pair in pairs]
+        parts += [f"**{verdict}** ({'; '.join(texts)})"] if texts else []
+    return ", ".join(parts)
+
+
+def _cell(findings: Sequence[Finding]) -> str:
     """Alike verdicts together, the word first."""
     parts = []
     for verdict in (HOLDS, FAILS, OPEN, NOT_YET):
-        details = [detail for one, detail in verdicts if one == verdict]
-        if details:
-            text = "; ".join(filter(None, details))
+        alike = [one for one in findings if one.verdict == verdict]
+        if alike:
+            text = "; ".join(filter(None, (one.numbers for one in alike)))
             parts.append(f"**{verdict}**" + (f": {text}" if text else ""))
     return ". ".join(parts)
 
@@ -55,37 +87,53 @@ def _cell(verdicts: list[tuple[str, str]]) -> str:
 # ------------------------------------------------------------------------------------------------ reconstruction
 
 
-def _beats_encoders(results: Results) -> Iterator[tuple[str, str]]:
+def _beats_encoders(results: Results) -> Iterator[Finding]:
     rows = results.get("table1", {}).get("rows", {})
     for name in ENCODERS:
         if name in results.get("table1", {}).get("paired", {}):
             yield from _against(results, name, smaller=True)
         elif name in rows:
-            yield NOT_YET, f"{rows[name]['title']}, no weights yet"
+            yield Finding(NOT_YET, "", rows[name]["title"], f"{rows[name]['title']}, no weights yet")
 
 
-def _against(results: Results, name: str, smaller: bool) -> Iterator[tuple[str, str]]:
+def _against(results: Results, name: str, smaller: bool) -> Iterator[Finding]:
     """Both phases' distances over another method's, on the photos of that one."""
     paired = results.get("table1", {}).get("paired", {}).get(name)
     if not paired or paired["of"] != OURS:
         return
     title = results["table1"]["rows"][name]["title"]
+    if short := _shortened(results, name):
+        yield Finding(NOT_YET, "", title, short)
+        return
     for metric in DISTANCES:
         one = paired["metrics"].get(metric)
         if one is None or "ratio" not in one:
-            yield NOT_YET, f"{metric} against {title}"
+            yield Finding(NOT_YET, metric, title, f"{metric} against {title}")
             continue
         low, high = one["interval_95"]
         verdict = HOLDS if (high < 1 if smaller else low > 1) else FAILS if (low > 1 if smaller else high < 1) else OPEN
-        yield verdict, f"{metric} × {one['ratio']:.2f} [{low:.2f}, {high:.2f}] of {title}'s, n = {paired['n']}"
+        numbers = f"{metric} × {one['ratio']:.2f} [{low:.2f}, {high:.2f}] of {title}'s, n = {paired['n']}"
+        yield Finding(verdict, metric, title, numbers)
 
 
-def _pti(results: Results) -> Iterator[tuple[str, str]]:
+def _shortened(results: Results, name: str) -> str:
+    """Of a method that optimises in fewer steps than published: how many."""
+    row = results.get("table1", {}).get("rows", {}).get(name, {})
+    steps = {key: row.get("settings", {}).get(key) for key in ("steps", "tuning_steps")}
+    usual = {key: getattr(INVERTERS[name], key) for key, value in steps.items() if value is not None}
+    if all(steps[key] >= usual[key] for key in usual):
+        return ""
+    told = " and ".join(f"{steps[key]} of {number}" for key, number in usual.items())
+    return f"{row['title']} was measured with {told} steps"
+
+
+def _pti(results: Results) -> Iterator[Finding]:
     yield from _against(results, "pti", smaller=False)
     rows = results.get("table1", {}).get("rows", {})
     slow, fast = (_seconds(rows.get(name, {})) for name in ("pti", OURS))
-    if slow and fast:
-        yield HOLDS if slow > fast else FAILS, f"{slow / fast:,.0f} times the time ({slow:.0f} s an image)"
+    if slow and fast and not _shortened(results, "pti"):
+        numbers = f"{slow / fast:,.0f} times the time ({slow:.0f} s an image)"
+        yield Finding(HOLDS if slow > fast else FAILS, "the time", "", numbers)
 
 
 def _seconds(row: dict[str, Any]) -> float | None:
@@ -97,17 +145,18 @@ def _seconds(row: dict[str, Any]) -> float | None:
 # ------------------------------------------------------------------------------------------- edits and ablations
 
 
-def _nearly_as_far(results: Results) -> Iterator[tuple[str, str]]:
+def _nearly_as_far(results: Results) -> Iterator[Finding]:
     for direction, figures in results.get("editability", {}).get("directions", {}).items():
         for judge, measured in figures["classifiers"].items():
             if measured.get("kept") is None:
                 continue
             low, high = measured["kept_interval_95"]
             verdict = HOLDS if low >= NEARLY else FAILS if high < NEARLY else OPEN
-            yield verdict, f"{direction} ({judge}) {measured['kept']:.0%} [{low:.0%}, {high:.0%}]"
+            what = f"{direction} by {judge}"
+            yield Finding(verdict, what, "", f"{what} {measured['kept']:.0%} [{low:.0%}, {high:.0%}]")
 
 
-def _farther(results: Results) -> Iterator[tuple[str, str]]:
+def _farther(results: Results) -> Iterator[Finding]:
     titles = results.get("table2", {}).get("titles", {})
     for direction, judges in results.get("table2", {}).get("directions", {}).items():
         for judge, one in judges.items():
@@ -116,26 +165,30 @@ def _farther(results: Results) -> Iterator[tuple[str, str]]:
                 theirs = one["methods"].get(name)
                 if ours is None or theirs is None:
                     continue
+                title = titles.get(name, name)
+                if short := _shortened(results, name):
+                    yield Finding(NOT_YET, f"{direction} by {judge}", title, short)
+                    continue
                 mine, other = ours["effect"]["interval_95"], theirs["effect"]["interval_95"]
                 verdict = HOLDS if mine[0] > other[1] else FAILS if mine[1] < other[0] else OPEN
-                effects = (
-                    f"{ours['effect']['mean']:.3g} against {titles.get(name, name)}'s {theirs['effect']['mean']:.3g}"
-                )
-                yield verdict, f"{direction} ({judge}) {effects}, n = {theirs['n']}"
+                effects = f"{ours['effect']['mean']:.3g} against {title}'s {theirs['effect']['mean']:.3g}"
+                what = f"{direction} by {judge}"
+                yield Finding(verdict, what, title, f"{what} {effects}, n = {theirs['n']}")
 
 
-def _ablations(results: Results) -> Iterator[tuple[str, str]]:
+def _ablations(results: Results) -> Iterator[Finding]:
     for one in (results.get("ablations") or results.get("table3") or {}).get("statements", ()):
         low, high = one["interval_95"]
         verdict = OPEN if one["verdict"].startswith(OPEN) else one["verdict"]
-        yield verdict, f"{one['statement']} × {one['ratio']:.3f} [{low:.3f}, {high:.3f}]"
+        statement = one["statement"]
+        yield Finding(verdict, statement, "", f"{statement} × {one['ratio']:.3f} [{low:.3f}, {high:.3f}]")
 
 
-STATEMENTS: dict[str, Callable[[Results], Iterator[tuple[str, str]]]] = {  # statement -> what checks it
+STATEMENTS: dict[str, Callable[[Results], Iterator[Finding]]] = {  # statement -> what checks it
     "both phases beat every other encoder on L2 and LPIPS": _beats_encoders,
     "on L2 and LPIPS they also beat SG2 W+": lambda results: _against(results, "sg2_plus", smaller=True),
     "PTI reconstructs better, at a multiple of the time": _pti,
     "after Phase II edits still go nearly as far as in Phase I": _nearly_as_far,
-    "and farther than those of W+ methods": _farther,
+    "edits go farther than those of W+ methods": _farther,
     "every part that the ablations leave out makes it worse, a larger D better": _ablations,
 }
