@@ -165,6 +165,13 @@ def test_baselines_with_another_trunk_are_told():
     assert list(_trained({"sg2": {"title": "SG2", "trained": {}}})) == []
 
 
+def test_photos_that_were_enlarged_are_told(config, tmp_path):
+    save_image(torch.zeros(3, 8, 8), tmp_path / "photos" / "0.png")
+    config.methods = ["w_encoder"]
+    text = " ".join(block for block in table1_blocks(reproduce(config)["table1"]) if isinstance(block, str))
+    assert "The 6 photos: smaller than 16 px, enlarged: 1 file, such as 0.png." in text
+
+
 def test_a_method_of_another_generator_is_told_and_left_out(config, other_tiny_model, capsys):
     config.models = {"w_encoder": str(other_tiny_model)}
     rows = reproduce(config)["table1"]["rows"]

@@ -145,6 +145,7 @@ def row_of(
         "cells": cells,
         "metrics": {name: result["metrics"][name] for name in names},
         "not_measured": result["not_measured"],
+        "notes": result["files"]["notes"],
     }
     return bench.keep(folder / "row.json", key, row)
 
