@@ -67,6 +67,7 @@ class Editor:
         self.inverter, self.config = inverter, config
         self.sliders = {name: self._slider(name) for name in self._names()}
         self.can_align = inverter.domain.alignment == "ffhq" and inverter.domain.kind != "scenes"
+        self.preview_px = min(config.preview_px, inverter.resolution)
         self.views = [view for view in VIEWS if view != "phase1" or inverter.code_title]
 
     def _names(self) -> list[str]:
@@ -171,7 +172,7 @@ class Editor:
             UserError: there is no photo.
         """
         photo = session.photo()
-        px = min(self.config.preview_px, self.inverter.resolution) if size == PREVIEW else self.inverter.resolution
+        px = self.preview_px if size == PREVIEW else self.inverter.resolution
         if view == "original":
             picture = to_pil(photo.image)
             picture = picture if picture.width == px else picture.resize((px, px), Image.Resampling.BOX)
@@ -313,9 +314,13 @@ def _within(photo: Image.Image, px: int) -> Image.Image:
     return small
 
 
-def encoded(picture: Image.Image, view: str, settings: Settings) -> tuple[bytes, str]:
-    """A view for the browser, where it may be saved, and its media type."""
-    buffer, small = io.BytesIO(), max(picture.size) <= LOSSLESS_PX
+def encoded(picture: Image.Image, view: str, settings: Settings, passing: bool = False) -> tuple[bytes, str]:
+    """A view for the browser, where it may be saved, and its media type.
+
+    Args:
+        passing: a larger one follows: JPEG, which takes a fifth of a millisecond where PNG takes five.
+    """
+    buffer, small = io.BytesIO(), max(picture.size) <= LOSSLESS_PX and not passing
     how: dict[str, Any] = {"format": "PNG", "compress_level": 1} if small else {"format": "JPEG", "quality": 92}
     if view != "original":
         how |= said(COMPOSITE if settings.paste_back else DRAWN, how["format"])

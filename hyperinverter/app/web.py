@@ -245,8 +245,10 @@ class App:
         return await self._drawn(session, view, session.settings, size)
 
     async def _drawn(self, session: Session, view: str, settings: Settings, size: str) -> Response:
+        passing = size == PREVIEW and self.editor.preview_px < self.editor.inverter.resolution
+
         def draw() -> tuple[bytes, str]:
-            return encoded(self.editor.draw(session, view, settings, size), view, settings)
+            return encoded(self.editor.draw(session, view, settings, size), view, settings, passing)
 
         data, media_type = await self._do(self.drawing, draw)
         return Response(data, media_type=media_type, headers=HEADERS)

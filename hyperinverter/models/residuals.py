@@ -98,10 +98,16 @@ def residual_of(residuals: Residuals, name: str) -> Tensor | None:
     return residual
 
 
+def feature_residual(residuals: Residuals, layer: str) -> Tensor | None:
+    """What is added to the features of a layer, [M, C, r, r]; None where nothing is."""
+    residual = residuals.get(layer)
+    return residual.values if isinstance(residual, FeatureResidual) else None
+
+
 def with_feature_residual(x: Tensor, residuals: Residuals, layer: str) -> Tensor:
     """Features [N, C, r, r] of a layer plus their residual, where they have one."""
-    residual = residuals.get(layer)
-    return x + residual.values if isinstance(residual, FeatureResidual) else x
+    values = feature_residual(residuals, layer)
+    return x if values is None else x + values
 
 
 def check_feature_layer(synthesis: nn.Module, layer: str | None) -> tuple[int, int, int]:

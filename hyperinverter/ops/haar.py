@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 
-def inverse_haar(x: Tensor) -> Tensor:
-    """Inverse 2D Haar transform, [N, 4C, S, S] -> [N, C, 2S, 2S].
+def inverse_haar(x: Tensor, scales: Tensor | None = None) -> Tensor:
+    """Inverse 2D Haar transform of x, or of x times scales [N, 4C]: [N, 4C, S, S] -> [N, C, 2S, 2S].
 
     The channels are four bands low, lh, hl, hh of C each. A pair (low, high) becomes (low + high, low - high) / sqrt 2,
     first along rows for (low, lh) and (hl, hh), then along columns.
     """
-    return _InverseHaar.apply(x) if torch.is_grad_enabled() else _to_pixels(x)
+    if torch.is_grad_enabled():
+        return _InverseHaar.apply(x if scales is None else x * scales[:, :, None, None])
+    return _sums(x * (0.5 if scales is None else 0.5 * scales[:, :, None, None]))
 
 
 class _InverseHaar(torch.autograd.Function):
@@ -23,7 +25,7 @@ class _InverseHaar(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        return _to_pixels(x)
+        return _sums(x * 0.5)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
@@ -40,9 +42,10 @@ class _Haar(torch.autograd.Function):
         return _InverseHaar.apply(gradient)
 
 
-def _to_pixels(x: Tensor) -> Tensor:
+def _sums(x: Tensor) -> Tensor:
+    """The transform of 2 x."""
     n, channels, height, width = x.shape
-    low, lh, hl, hh = (x * 0.5).chunk(4, dim=1)
+    low, lh, hl, hh = x.chunk(4, dim=1)
     out = _empty(n, channels // 4, 2 * height, 2 * width, x)
     even, even_high = low + lh, hl + hh
     torch.add(even, even_high, out=out[:, :, 0::2, 0::2])

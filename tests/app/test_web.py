@@ -61,6 +61,17 @@ def test_a_photo_is_edited_and_reset(address: str, photo: bytes):
         assert status == 200 and content.startswith(starts) and content
 
 
+def test_a_preview_that_a_larger_picture_follows_is_soon_encoded(editor: Editor, app_config: AppConfig, photo: bytes):
+    from hyperinverter.app.web import App, serving
+
+    small = Editor(editor.inverter, replace(app_config, preview_px=32))
+    with serving(App(small, app_config)) as address:
+        mine = begin(address)
+        upload(address, mine, photo)
+        assert ask(f"{address}/api/preview", {"edits": {"smile": 3}}, mine)[1].startswith(b"\xff\xd8")  # JPEG
+        assert ask(f"{address}/api/picture?view=edit", session=mine)[1].startswith(b"\x89PNG")
+
+
 def test_one_session_sees_nothing_of_another(address: str, photo: bytes):
     mine, theirs = begin(address), begin(address)
     upload(address, mine, photo)

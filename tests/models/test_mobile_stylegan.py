@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from hyperinverter.config.schema import MOBILE, DomainConfig, GeneratorConfig
 from hyperinverter.models.build import build_generator
 from hyperinverter.models.mobile_stylegan import MobileGenerator, layers, synthesis
-from hyperinverter.models.residuals import ChannelScales, dense
+from hyperinverter.models.residuals import ChannelScales, FeatureResidual, dense
 from hyperinverter.models.target_layers import target_layers
 from hyperinverter.pretrained.files import find_network_file
 
@@ -162,14 +162,21 @@ def test_a_batch_of_four_is_four_singles_and_a_shared_residual_one_of_each():
 @torch.no_grad()
 @pytest.mark.parametrize("numbers", [1, 600, 10**9])
 def test_strips_draw_the_whole_image(monkeypatch, numbers):
-    """Of any height, also where one strip's neighbours lie beyond the border."""
-    generator = make(resolution=64)
+    """Of any height, also where one strip's neighbours lie beyond the border; so does an early head behind a layer."""
+    generator = make(resolution=64, early_heads={16: 8})
     ws, residuals = styles(generator, 2), residuals_of(generator, 2)
+    residuals["layers.1"] = FeatureResidual(torch.randn(2, 8, 16, 16))
     with torch.enable_grad():  # computes whole maps
-        expected = generator.synthesis(ws, residuals)
+        expected = {px: generator.synthesis(ws, residuals, resolution=px) for px in (64, 16)}
+        less = generator.synthesis(ws, residuals_of(generator, 2), resolution=16)
+    assert (less - expected[16]).abs().max() > 0.1
     monkeypatch.setattr(synthesis, "STRIPS_FROM_PX", 8)
     monkeypatch.setattr(layers, "STRIP_NUMBERS", numbers)
-    assert (generator.synthesis(ws, residuals) - expected).abs().max() < 1e-5 * expected.abs().max()
+    for px, image in expected.items():
+        assert (generator.synthesis(ws, residuals, resolution=px) - image).abs().max() < 1e-5 * image.abs().max()
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = generator.synthesis(ws, residuals, resolution=px)
+        assert (rough - image).abs().mean() < 0.02 * image.abs().max()
 
 
 def test_layers_computed_again_in_the_backward_pass_give_the_same_gradients():

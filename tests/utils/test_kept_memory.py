@@ -3,6 +3,7 @@
 import multiprocessing
 import platform
 import resource
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -13,12 +14,24 @@ PIECE, TIMES = 40_000_000, 20  # bytes, above what glibc keeps by itself
 
 
 def faults_of(keep: bool, answer) -> None:
+    """In a thread, as the app draws: glibc gives it a pool of its own, which holds no large pieces."""
     assert not keep or keep_freed_memory()
-    np.ones(PIECE, np.uint8)
+    thread = Thread(target=count_faults, args=(answer,))
+    thread.start()
+    thread.join()
+
+
+def count_faults(answer) -> None:
+    take_and_free()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(TIMES):
-        np.ones(PIECE, np.uint8)
+        take_and_free()
     answer.put(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+
+def take_and_free() -> None:
+    pieces = [np.ones(PIECE, np.uint8) for _ in range(2)]
+    del pieces
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told to keep memory")

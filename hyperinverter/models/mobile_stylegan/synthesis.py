@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from hyperinverter.models.mobile_stylegan.layers import EarlyHead, MobileLayer, StyledConv, ToImage, draw_image
+from hyperinverter.models.mobile_stylegan.layers import EarlyHead, Head, MobileLayer, StyledConv, ToImage
 from hyperinverter.models.residuals import (
     Residuals,
     check_drawing,
     check_feature_layer,
     check_residuals,
+    feature_residual,
     of_image,
     part_of,
     rows_of,
@@ -28,6 +29,7 @@ from hyperinverter.models.residuals import (
 )
 from hyperinverter.models.stylegan2.layers import channels_at, check_reduced
 from hyperinverter.models.target_layers import TargetLayer
+from hyperinverter.ops.haar import inverse_haar
 
 STRIPS_FROM_PX = 128  # without gradients on a CPU, layers from here on are computed in strips
 
@@ -117,9 +119,9 @@ class MobileSynthesis(nn.Module):
         check_drawing(self, ws, residuals, noise_mode)
         count = self.layers_up_to(px)
         if ws.device.type != "cpu":
-            return cast(Tensor, self._features(ws, residuals, noise_mode, count)[0])
-        rows = [self._features(ws[i : i + 1], of_image(residuals, i), noise_mode, count)[0] for i in range(len(ws))]
-        return torch.cat([row for row in rows if row is not None])
+            return self._features(ws, residuals, noise_mode, count)
+        rows = [self._features(ws[i : i + 1], of_image(residuals, i), noise_mode, count) for i in range(len(ws))]
+        return torch.cat(rows)
 
     def layers_up_to(self, px: int) -> int:
         """How many layers there are up to the one of px pixels; the next style, 3 times this, is an early head's."""
@@ -128,35 +130,38 @@ class MobileSynthesis(nn.Module):
     def _draw(self, ws: Tensor, residuals: Residuals, noise_mode: str, resolution: int) -> Tensor:
         px = min(size for size in self.resolutions if size >= resolution)
         count = self.layers_up_to(px)
-        x, image = self._features(ws, residuals, noise_mode, count)
-        if px < self.resolution:
-            image = self.early[str(px)](x, ws[:, 3 * count], part_of(residuals, f"early.{px}"))
-        assert image is not None
+        image = self._features(ws, residuals, noise_mode, count, self._head(px, ws[:, 3 * count], residuals))
         if image.shape[-1] != resolution:
             image = F.avg_pool2d(image, image.shape[-1] // resolution)
         return image.contiguous()
 
+    def _head(self, px: int, w: Tensor, residuals: Residuals) -> Head:
+        """What draws px pixels from the last layer for it; w [N, w_dim] is its style."""
+        if px == self.resolution:
+            own = part_of(residuals, "to_img")
+            return Head(lambda x, _: inverse_haar(self.to_img(x, w, own)), halo=0, scale=2)
+        early, own = self.early[str(px)], part_of(residuals, f"early.{px}")
+        return Head(lambda x, rows: early(x, w, own, rows), halo=EarlyHead.halo, scale=1)
+
     def _features(
-        self, ws: Tensor, residuals: Residuals, noise_mode: str, count: int
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """The first `count` layers: (features, None), or (None, image [N, 3, R, R]) behind the last of all."""
+        self, ws: Tensor, residuals: Residuals, noise_mode: str, count: int, head: Head | None = None
+    ) -> Tensor:
+        """What the first `count` layers put out, [N, C, S, S], or the image that a head draws from it."""
         x = with_residual(self.input, residuals, "input")[:, 0].expand(len(ws), -1, -1, -1)
         x = x.contiguous(memory_format=torch.channels_last)
         x = self.conv1(x, ws[:, 0], part_of(residuals, "conv1"), noise_mode)
-        tiles = x.device.type == "cpu" and noise_mode != "random" and not torch.is_grad_enabled()
+        strips = len(ws) == 1 and ws.device.type == "cpu" and noise_mode != "random" and not torch.is_grad_enabled()
         for i, layer in enumerate(self._layers()[:count]):
-            arguments = (x, ws[:, 1 + 3 * i : 4 + 3 * i], part_of(residuals, f"layers.{i}"), noise_mode)
-            head = (self.to_img, part_of(residuals, "to_img")) if i == len(self.layers) - 1 else None
-            if tiles and layer.size >= STRIPS_FROM_PX:
-                x = layer.in_strips(*arguments, head)
-            else:
-                recompute = torch.is_grad_enabled() and layer.size >= (self.recompute_from_px or math.inf)
-                x = checkpoint(layer, *arguments, use_reentrant=False) if recompute else layer(*arguments)
-                x = x if head is None else draw_image(x, arguments[1][:, 2], *head)
-            if head is not None:
-                return None, x
+            arguments = (x, ws[:, 1 + 3 * i : 3 + 3 * i], part_of(residuals, f"layers.{i}"), noise_mode)
+            last = head if i == count - 1 else None
+            if strips and layer.size >= STRIPS_FROM_PX:
+                x = layer.in_strips(*arguments, last, feature_residual(residuals, f"layers.{i}"))
+                continue
+            recompute = torch.is_grad_enabled() and layer.size >= (self.recompute_from_px or math.inf)
+            x = checkpoint(layer, *arguments, use_reentrant=False) if recompute else layer(*arguments)
             x = with_feature_residual(x, residuals, f"layers.{i}")
-        return x, None
+            x = x if last is None else last.draw(x, None)
+        return x
 
     def _layers(self) -> Sequence[MobileLayer]:
         return cast(Sequence[MobileLayer], self.layers)
