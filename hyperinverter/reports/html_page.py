@@ -2,6 +2,7 @@
 
 import base64
 import html
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from hyperinverter.evaluation.drawing import new_figure, svg_of
 from hyperinverter.utils.files import write_atomically
+from hyperinverter.utils.images import for_page
 
 MEDIA_TYPES = {
     ".png": "image/png",
@@ -78,7 +80,7 @@ class Report:
         self._blocks.append(f'<div class="wide"><table><tr>{head}</tr>\n{body}</table></div>')
 
     def picture(self, path: str | Path, caption: str) -> None:
-        """Put a PNG, JPEG, GIF or WebP file into the page.
+        """Put a PNG, JPEG, GIF or WebP file into the page, a large PNG as a JPEG of a size that a page can show.
 
         Raises:
             ValueError: another kind of file.
@@ -88,7 +90,12 @@ class Report:
         kind = MEDIA_TYPES.get(path.suffix.lower())
         if kind is None:
             raise ValueError(f"{path}: a page shows {', '.join(MEDIA_TYPES)} files only")
-        data = base64.b64encode(path.read_bytes()).decode()
+        content = path.read_bytes()
+        if (small := for_page(path)) is not None:
+            file = io.BytesIO()
+            small.save(file, format="JPEG", quality=90)
+            kind, content = MEDIA_TYPES[".jpg"], file.getvalue()
+        data = base64.b64encode(content).decode()
         alt = html.escape(caption, quote=True)
         self._figure(f'<img alt="{alt}" src="data:{kind};base64,{data}">', caption)
 

@@ -21,6 +21,8 @@ from hyperinverter.utils.files import write_atomically
 from hyperinverter.utils.provenance import DRAWN, said
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont  # the second where Pillow lacks FreeType
+LARGEST_BYTES = 1_000_000  # of a PNG that a page shows as it is
+WIDEST_PX = 2400  # of the sheets that it does not
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".gif": "GIF", ".bmp": "BMP"}
 
 
@@ -98,6 +100,16 @@ def write_picture(picture: Image.Image, path: str | Path, made: str | None = Non
     picture.save(encoded, **options)
     with write_atomically(path) as temporary:
         temporary.write_bytes(encoded.getbuffer())
+
+
+def for_page(path: Path) -> Image.Image | None:
+    """A PNG of many bytes at a size that a page can show, to be kept as JPEG; None: the file may be shown as it is."""
+    if path.suffix.lower() != ".png" or path.stat().st_size <= LARGEST_BYTES:
+        return None
+    with Image.open(path, formats=["PNG"]) as sheet:
+        small = sheet.convert("RGB")
+    small.thumbnail((WIDEST_PX, WIDEST_PX), Image.Resampling.LANCZOS)
+    return small
 
 
 def save_gif(

@@ -17,9 +17,9 @@ from hyperinverter.config.report_schema import AblateConfig, ReproduceConfig
 from hyperinverter.inverters.sg2 import ProjectorInverter
 from hyperinverter.reports.paper import analyses, table2
 from hyperinverter.reports.paper.parts import PARTS
-from hyperinverter.reports.reproduce import publish as publishing
 from hyperinverter.reports.reproduce.command import reproduce
 from hyperinverter.reports.reproduce.lacking import dry_run
+from hyperinverter.utils import images
 from hyperinverter.utils.errors import Unfinished, UserError
 from hyperinverter.utils.images import load_image, save_image
 
@@ -140,8 +140,8 @@ def test_figures_are_drawn_once_of_photos_that_may_be_shown(config, tmp_path, mo
 
 
 def test_a_large_sheet_is_published_as_a_jpeg_that_a_page_can_show(config, tmp_path, monkeypatch):
-    monkeypatch.setattr(publishing, "LARGEST_BYTES", 100)
-    monkeypatch.setattr(publishing, "WIDEST_PX", 40)
+    monkeypatch.setattr(images, "LARGEST_BYTES", 100)
+    monkeypatch.setattr(images, "WIDEST_PX", 40)
     config.parts, config.publish = ["fig7"], str(tmp_path / "docs" / "results")
     folder, page = tmp_path / "docs" / "results" / "ffhq", tmp_path / "docs" / "results.md"
     reproduce(config)
@@ -149,7 +149,9 @@ def test_a_large_sheet_is_published_as_a_jpeg_that_a_page_can_show(config, tmp_p
         assert sheet.format == "JPEG" and max(sheet.size) == 40
     assert not (folder / "fig7.png").exists() and "](results/ffhq/fig7.jpg)" in page.read_text()
     assert (tmp_path / "out" / "fig7.png").is_file()  # whole, beside the page of all parts
-    monkeypatch.setattr(publishing, "LARGEST_BYTES", 10**6)
+    shown = (tmp_path / "out" / "paper.html").read_text()
+    assert "data:image/jpeg;base64," in shown and "data:image/png" not in shown
+    monkeypatch.setattr(images, "LARGEST_BYTES", 10**6)
     reproduce(config)
     assert not (folder / "fig7.jpg").exists() and "](results/ffhq/fig7.png)" in page.read_text()
 

@@ -31,7 +31,7 @@ def table1_blocks(result: dict[str, Any]) -> Iterator[Block]:
     heads = ["method", "n", *(f"{name}{units.get(name, '')}{arrows.get(name, ' ↓')}" for name in columns)]
     yield Table(heads, [_line(row, columns, most) for row in rows.values()])
     devices = {row["device"] for row in rows.values() if "device" in row}
-    widest = next((row for row in rows.values() if row.get("n") == most), {})
+    widest: dict[str, Any] = next((row for row in rows.values() if row.get("n") == most), {})
     notes = [f"The {most} photos: {'; '.join(widest['notes'])}."] if widest.get("notes") else []
     told = [*notes, f"Seconds on {', '.join(sorted(devices))}.", *_shared_cores(rows), _settings(rows), *_trained(rows)]
     yield " ".join(filter(None, told))

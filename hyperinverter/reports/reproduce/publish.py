@@ -5,15 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from hyperinverter.reports.reproduce.page import TITLES, page
 from hyperinverter.utils.files import copy_file, write_json, write_text
-from hyperinverter.utils.images import write_picture
+from hyperinverter.utils.images import for_page, write_picture
 from hyperinverter.utils.output_names import file_name
-
-LARGEST_BYTES = 1_000_000  # of a PNG that is published as it is
-WIDEST_PX = 2400  # of the sheets that are not
 
 
 def publish(folder: Path, domain: str, part: str, result: dict[str, Any], pictures: Sequence[Path] = ()) -> None:
@@ -27,13 +22,11 @@ def publish(folder: Path, domain: str, part: str, result: dict[str, Any], pictur
 def _put(picture: Path, place: Path) -> None:
     """Copy a picture; a sheet of large images becomes a JPEG of a size that a page can show."""
     reduced = place.with_suffix(".jpg")
-    if picture.suffix != ".png" or picture.stat().st_size <= LARGEST_BYTES:
+    small = for_page(picture)
+    if small is None:
         copy_file(picture, place)
         other = reduced
     else:
-        with Image.open(picture, formats=["PNG"]) as sheet:
-            small = sheet.convert("RGB")
-        small.thumbnail((WIDEST_PX, WIDEST_PX), Image.Resampling.LANCZOS)
         write_picture(small, reduced, format="JPEG", quality=90)
         other = place
     if picture.suffix == ".png":
