@@ -114,6 +114,7 @@ class Editor:
             if not 1 <= face <= count:
                 raise UserError(f"{name} has {count} face{'s' * (count > 1)}, so there is no face number {face}")
             picture, quad = faces[face - 1].image, faces[face - 1].quad
+            notes = [f"{name}: {note}"] if (note := faces[face - 1].note) else []
         else:
             framing = Framing(self.inverter.domain, 'tick "find the face"')
             framing.look(name, whole)

@@ -101,7 +101,7 @@ class Inputs:
 
     `skipped` fills with name -> reason while iterating: unreadable files, and photos without a face under align=true;
     `fit` with what had to be cropped or enlarged, `face_notes` with photo -> what is to be known of its face (not in
-    the domain's crop, or one of several). `places` are the files of all photos, known once iterating begins.
+    the domain's crop, cut off, or one of several). `places` are the files of all photos, known once iterating begins.
 
     Raises (while iterating):
         UserError: no input was named, none could be used, or on_bad_file is refuse and one cannot be used.
@@ -221,7 +221,8 @@ class Inputs:
                 self._bad(name, error.reason)
                 return
             pictures = [(face.image, face.quad, face.number) for face in faces]
-            self._note(name, faces[0].note, faces[0].note)
+            note = "; ".join(face.note for face in faces if face.note)
+            self._note(name, note, note)
         else:
             self._note(name, self.framing.look(name, item), self.framing.line(name))
         size, taken = self.inverter.resolution, self.inverter.input_shape

@@ -12,7 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from hyperinverter.extractors.crop import crop_quad, ffhq_quad, from_crop, glimpse, quad_of, square, turned
+from hyperinverter.extractors.crop import (
+    crop_quad,
+    ffhq_quad,
+    from_crop,
+    glimpse,
+    outside,
+    quad_of,
+    square,
+    turned,
+)
 from hyperinverter.extractors.face_finder import DLIB_ALONE, FaceFinder, dlib_models, face_finder, has_landmark_model
 from hyperinverter.utils.decode import BadImageError
 from hyperinverter.utils.errors import UserError
@@ -30,6 +39,7 @@ TURNS = range(30, 360, 30)  # degrees to try where a face is not surely upright
 DOUBTED = 0.92  # of YuNet's score: upright faces have 0.92 and more, turned ones 0.6 to 0.93
 BETTER = 0.02  # by which the score of another turn must win
 AGREES = 0.2  # of the side: so near must the corners by landmarks and by the detector's points be
+TOLD_OUTSIDE = 0.2  # of a crop, outside the photo: where more is, it is said
 SMALLEST = 0.25  # width of a face over the widest one's, from which on it counts
 # side in px of the crop square of the smallest face that is surely seen; dlib is too slow to look for more of them
 SEEN = {"yunet": 24, "dlib": 0}
@@ -41,6 +51,7 @@ YUNET_SIDE, YUNET_DOWN = 0.986, 0.031
 GLANCES = [(scale, degrees) for scale in (1.2, 1.4, 1.65) for degrees in (-8.0, 0.0, 8.0)]
 FILM_GLANCES = [(1.4, 0.0), (1.2, -8.0), (1.65, 8.0)]  # the same for a frame of a film, whose neighbours help
 ALL_FACES = "all"
+WHOSE = "the face's"  # crop, where a note is of the only face or the one that was chosen
 
 
 class NoFaceError(BadImageError):
@@ -53,8 +64,8 @@ class AlignedFace:
 
     `quad` [4, 2] holds the crop's corners in pixels of the upright photo, in the order top-left, bottom-left,
     bottom-right, top-right of the upright face; they may lie outside the photo. `landmarks` [68, 2] are in pixels too,
-    None without dlib's model. `note` says which face was taken where there are several; None: there is one. `number` is
-    its place by size, 1 is the largest.
+    None without dlib's model. `note` says which face was taken where there are several, and how much of the crop lies
+    outside the photo where that is much; None: nothing of these. `number` is its place by size, 1 is the largest.
     """
 
     image: Image.Image
@@ -96,7 +107,9 @@ def align_faces(image: Image.Image, size: int, name: str = "the image", which: i
     """Crop the face of that number, or with "all" every one, the largest first; arguments and errors as of `align`."""
     if which != ALL_FACES:
         return [align(image, size, name, int(which))]
-    return [_cut(image, face, size, None, number) for number, face in enumerate(find_faces(image, name), 1)]
+    faces = find_faces(image, name)
+    whose = [f"face {number}'s" if len(faces) > 1 else WHOSE for number in range(1, len(faces) + 1)]
+    return [_cut(image, face, size, None, number, whose[number - 1]) for number, face in enumerate(faces, 1)]
 
 
 def _apart(one: np.ndarray, other: np.ndarray) -> bool:
@@ -105,9 +118,20 @@ def _apart(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 def _cut(
-    image: Image.Image, face: tuple[np.ndarray, np.ndarray | None], size: int, note: str | None, number: int
+    image: Image.Image,
+    face: tuple[np.ndarray, np.ndarray | None],
+    size: int,
+    note: str | None,
+    number: int,
+    whose: str = WHOSE,
 ) -> AlignedFace:
     quad, landmarks = face
+    if (share := outside(quad, image.size)) > TOLD_OUTSIDE:
+        guess = (
+            f"{100 * share:.0f} % of {whose} crop lies outside the photo, and what is drawn there is a guess: give a "
+            "photo with more around the face"
+        )
+        note = guess if note is None else f"{note}; {guess}"
     return AlignedFace(crop_quad(image, quad, size), quad, landmarks, note, number)
 
 

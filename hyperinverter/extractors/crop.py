@@ -71,6 +71,13 @@ def _crop_of(left_eye: np.ndarray, right_eye: np.ndarray, mouth: np.ndarray) -> 
     return eyes + eye_to_mouth * 0.1, right
 
 
+def outside(quad: np.ndarray, size: tuple[int, int]) -> float:
+    """How much of a square [4, 2] lies outside a photo of (width, height) px: 0 to 1, to a hundredth."""
+    line = (np.arange(100) + 0.5) / 100
+    points = from_crop(np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2), quad)
+    return float(((points < 0) | (points > size)).any(axis=1).mean())
+
+
 def glimpse(image: Image.Image, quad: np.ndarray, size: int) -> Image.Image:
     """A square [4, 2] of a photo at `size` px, quickly: for detectors. What lies outside is black."""
     lowest = np.maximum(np.floor(quad.min(axis=0)).astype(int) - 1, 0)

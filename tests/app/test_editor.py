@@ -159,6 +159,15 @@ def test_a_photo_without_a_face_is_refused_and_can_be_taken_as_it_is(editor: Edi
         editor.settings({"paste_back": True}, session)
 
 
+def test_a_face_that_is_cut_off_is_told(editor: Editor):
+    session, buffer = Session(), io.BytesIO()
+    astronaut().crop((220, 0, 512, 512)).save(buffer, "PNG")
+    editor.open(session, FIRST, buffer.getvalue(), "cut.png", aligned=True)
+    (note,) = session.photo().notes
+    assert note.startswith("cut.png: ") and "% of the face's crop lies outside the photo" in note
+    assert editor.state(session)["photos"][FIRST]["notes"] == [note]
+
+
 def test_of_several_faces_one_is_chosen(editor: Editor):
     small = astronaut().resize((300, 300))
     both, buffer, session = Image.new("RGB", (820, 512), "gray"), io.BytesIO(), Session()

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import time
 from pathlib import Path
 
@@ -128,6 +129,27 @@ def test_of_several_faces_one_is_chosen_by_size_or_all_are_taken():
     assert [face.number for face in (largest, second, *both)] == [1, 2, 1, 2]
     with pytest.raises(NoFaceError, match=r"two\.png: has 2 faces, so there is no face number 3"):
         align_faces(photo, 64, "two.png", 3)
+
+
+def test_how_much_of_a_crop_lies_outside_the_photo_is_told():
+    whole = astronaut()
+    (quad, _), *_ = find_faces(whole)
+    assert align(whole, 64).note is None
+    cut = whole.crop((int(quad[:, 0].mean()), 0, 512, 400))  # through the middle of her face
+    expected = "of the face's crop lies outside the photo, and what is drawn there is a guess: give a photo with more"
+    share, _, said = align(cut.resize(cut.size), 64).note.partition(" % ")
+    assert said.startswith(expected) and 30 < int(share) < 60
+    photo = Image.new("RGB", (1000, 400), (90, 90, 90))
+    photo.paste(whole.crop((0, 0, 400, 400)), (500, 0))
+    photo.paste(cut, (0, 0))
+    notes = sorted(str(face.note) for face in align_faces(photo, 64, which="all"))
+    assert "None" in notes and re.match(r"\d+ % of face [12]'s crop lies outside", notes[0])
+    assert re.match(r"2 faces; .* from the top; \d+ % of the face's crop", _note_of(photo, notes[0]))
+
+
+def _note_of(photo: Image.Image, told: str) -> str:
+    """What is said when the face of a note is chosen."""
+    return align(photo, 64, number=int(told.partition("of face ")[2][0])).note
 
 
 def test_all_faces_that_count_are_found_where_the_largest_is_a_small_part_of_the_photo():
