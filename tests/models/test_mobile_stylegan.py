@@ -208,6 +208,17 @@ def test_a_reduced_image_is_the_early_heads_or_the_box_mean():
 
 
 @torch.no_grad()
+def test_an_early_head_leaves_no_layer_out_that_has_a_residual():
+    generator = make(resolution=64, early_heads={8: 8})
+    ws = styles(generator, 2)
+    given = {"layers.1": FeatureResidual(torch.randn(1, 8, 16, 16))}
+    small, whole = generator.synthesis(ws, given, resolution=8), generator.synthesis(ws, given)
+    assert torch.allclose(small, F.avg_pool2d(whole, 8), atol=1e-5)
+    below = {"layers.0": FeatureResidual(torch.zeros(1, 16, 8, 8))}
+    assert torch.equal(generator.synthesis(ws, below, resolution=8), generator.synthesis(ws, resolution=8))
+
+
+@torch.no_grad()
 def test_noise_is_stored_drawn_or_left_out():
     generator = make()
     ws = styles(generator, 1)

@@ -95,7 +95,7 @@ class MobileSynthesis(nn.Module):
                 `feature_layers` is added to the features of that layer.
             noise_mode: "const" uses the stored noise, "random" draws new noise, "none" adds none.
             resolution: r, side of the images in px; None is R. An image of the next larger size that can be drawn is
-                reduced to it by box mean.
+                reduced to it by box mean; not one that leaves a layer out whose features have a residual.
         Returns:
             images [N, 3, r, r], nominally in [-1, 1], not clamped.
         Raises:
@@ -128,7 +128,8 @@ class MobileSynthesis(nn.Module):
         return sum(layer.size <= px for layer in self._layers())
 
     def _draw(self, ws: Tensor, residuals: Residuals, noise_mode: str, resolution: int) -> Tensor:
-        px = min(size for size in self.resolutions if size >= resolution)
+        changed = [self.feature_layers[name][1] for name in residuals if name in self.feature_layers]
+        px = min(size for size in self.resolutions if size >= max([resolution, *changed]))
         count = self.layers_up_to(px)
         image = self._features(ws, residuals, noise_mode, count, self._head(px, ws[:, 3 * count], residuals))
         if image.shape[-1] != resolution:
