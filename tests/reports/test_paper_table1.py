@@ -177,8 +177,9 @@ def test_a_method_of_another_generator_is_told_and_left_out(config, other_tiny_m
     rows = reproduce(config)["table1"]["rows"]
     assert "give a folder of the same generator" in rows["w_encoder"]["missing"] and "n" in rows["hyperinverter"]
     config.methods = ["psp", "w_encoder"]
-    with pytest.raises(UserError, match=r"(?s)no method has its files.*psp.*w_encoder"):
+    with pytest.raises(UserError, match=r"(?s)no method has its files.*psp.*w_encoder") as refused:
         reproduce(config)
+    assert str(refused.value).count("give a folder of the same generator") == 1
 
 
 def test_a_method_is_found_where_its_trainer_wrote_it(config, tmp_path, tiny_model):

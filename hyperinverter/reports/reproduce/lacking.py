@@ -132,7 +132,9 @@ def _look(config: ReproduceConfig, absent: dict[str, list[str]], device: torch.d
     if errors and bench is None and set(config.parts) & set(PAPER_PARTS):
         missing += missing_files(config)
     if bench and not bench.present:
-        errors.append(UserError("no method has its files:\n" + "\n".join(bench.faults())))
+        faults = bench.faults()
+        errors.append(UserError("no method has its files:\n" + "\n".join(faults)))
+        missing = [line for line in missing if line not in faults]
     if len(errors) == 1 and not missing:
         raise errors[0]
     if errors:
