@@ -5,8 +5,7 @@ released training loop: Adam at 1e-4, batch 8; from `adversarial.start_step` on 
 from StyleGAN2's and sees the same fakes, half the sum of its two terms (equation 9 is the sum, which the key
 `adversarial.discriminator_loss` gives), lazy R1 in a step of its own. Unlike in the released loop no step runs twice, a
 resumed run has the right batch, G keeps no gradients, and best-model tracking restarts at two exact steps whether or
-not they validate. Beyond the paper, and off unless set: `edit_consistency`.
-Letters: N images, R pixels.
+not they validate. Beyond the paper, and off unless set: `edit_consistency`. Letters: N images, R pixels.
 """
 
 from dataclasses import dataclass, field
@@ -40,6 +39,7 @@ from hyperinverter.training.resume import Parts, find_state, restore, save_state
 from hyperinverter.training.start import (
     load_discriminator_of_losses,
     notes_on_photos,
+    open_later_passes,
     photo_resolution,
     start_discriminator,
     start_hyperinverter,
@@ -294,6 +294,8 @@ def train(config: Phase2Config) -> dict[str, float]:
     origin = f"resumed at step {progress.step}" if progress.step else start.origin
     if progress.step == 0 and start.is_new and domain.hypernetwork.init == "gradients":
         origin += "; " + start_from_gradients(model, losses, train_data)
+    if progress.step == 0 and start.is_extended:
+        origin += "; " + open_later_passes(model, losses, train_data)
 
     with open_run(config, progress) as (run, bar):
         run.log(f"Phase II on {place_of(device)}: {progress.data()}", origin, *resumed.notes)

@@ -14,13 +14,14 @@ from hyperinverter.config.model_schema import ExportConfig
 from hyperinverter.config.schema import DomainConfig, Phase2Config, WeightsConfig
 from hyperinverter.data import Batches
 from hyperinverter.evaluation.export_model import export_model
+from hyperinverter.losses import build_losses
 from hyperinverter.models.build import build_hyperinverter
 from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.models.hypernetwork import UPDATE_UNIT
 from hyperinverter.models.plan import dry_run
 from hyperinverter.pretrained.load import load_model
 from hyperinverter.training import phase2
-from hyperinverter.training.start import start_hyperinverter
+from hyperinverter.training.start import open_later_passes, start_hyperinverter
 from hyperinverter.utils.errors import UserError
 
 from .conftest import tiny_config
@@ -40,7 +41,7 @@ def two(tiny_domain: DomainConfig, tiny_model: Path) -> DomainConfig:
 def model(two: DomainConfig, tiny_model: Path) -> HyperInverterNetwork:
     """Two passes from trained weights of one, before a step."""
     start = start_hyperinverter(two, str(tiny_model))
-    assert start.origin.endswith("passes 2 to 2 begin by adding nothing") and not start.is_new
+    assert start.is_extended and not start.is_new
     return start.model.eval()
 
 
@@ -53,6 +54,19 @@ def updates(model: HyperInverterNetwork) -> list[torch.nn.Parameter]:
     return [weight for name, weight in model.hypernetwork.named_parameters() if name.endswith(".update")]
 
 
+class Four(Batches):
+    """Four photos in one batch."""
+
+    def __init__(self, images: torch.Tensor) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def in_order(self, batch_size, max_images=None):
+        yield self.images, ["a", "b", "c", "d"]
+
+
 def run(two: DomainConfig, model: Path, photos: Path, output: Path) -> Phase2Config:
     return tiny_config("phase2", model, photos, output, two, init_from=str(model))
 
@@ -62,6 +76,7 @@ def trained(two, tiny_model, photos, tmp_path_factory) -> Path:
     """A run of two passes from weights of one, never stopped. Read-only."""
     config = run(two, tiny_model, photos, tmp_path_factory.mktemp("passes") / "run")
     phase2.train(config)
+    assert "later passes begin at" in (Path(config.output) / "log.txt").read_text()
     return Path(config.output)
 
 
@@ -179,6 +194,7 @@ def test_files_carry_the_passes_and_inversions_keep_their_form(trained, tiny_mod
 def test_more_passes_go_on_from_two_and_fewer_do_not(two, trained):
     folder = str(trained / "model_last")
     start = start_hyperinverter(with_passes(two, 3), folder)
+    assert not start.is_extended
     file = read_model(trained / "model_last" / "hyperinverter.safetensors")
     state = {f"hypernetwork.{name}": value for name, value in start.model.hypernetwork.state_dict().items()}
     assert all(torch.equal(value, file.state[name]) for name, value in state.items())
@@ -218,3 +234,30 @@ def test_settings_that_make_no_sense_are_refused(tiny_domain, settings, told):
 
 def test_the_plan_tells_of_passes(tiny_domain):
     assert "2 passes" in dry_run(with_passes(tiny_domain, 2)) and "passes" not in dry_run(tiny_domain)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_later_passes_begin_at_the_share_that_is_best(model, images, sign):
+    """A token that steps towards the photo, made by hand, is worth adding; one that steps away is not."""
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    losses = build_losses({"l2": 1.0}, loss_resolution=16)
+    residuals = {name: token.clone().requires_grad_(True) for name, token in model.invert(images).tokens.items()}
+    loss = (model.render(model.invert(images).ws, residuals) - images).square().mean()
+    steps = torch.autograd.grad(loss, list(residuals.values()))
+    towards = {name: -sign * 0.5 * step / step.norm() for name, step in zip(residuals, steps, strict=True)}
+    tokens = model.hypernetwork.tokens
+
+    def stepping(h, h_w, before=None):
+        if before is None:
+            return tokens(h, h_w)
+        shares = {name: UPDATE_UNIT * model.hypernetwork.regressor(name).update for name in before}
+        return {name: token + shares[name] * towards[name] for name, token in before.items()}
+
+    model.hypernetwork.tokens = stepping
+    told = open_later_passes(model.train(), losses, Four(images))
+    share = float(updates(model)[0][0].detach()) * UPDATE_UNIT
+    assert (share > 0) == (sign > 0) and f"begin at {share:g}:" in told
+    assert all(torch.allclose(one, torch.tensor(share / UPDATE_UNIT)) for one in updates(model))
+    assert model.layerwise_encoder.training and torch.equal(torch.rand(3), expected)
