@@ -40,7 +40,7 @@ METRICS = (
 CLASSIFIERS = ("attributes", "ssrnet_age", "faceres_age", "fsanet_yaw", "emotion_happy")
 
 # floor 5, inverters: entries of `methods`
-PUBLISHED_METHODS = ("psp", "e4e", "restyle", "hyperstyle")  # of others; each has a file of its name
+PUBLISHED_METHODS = ("psp", "e4e", "restyle", "hyperstyle")  # of others; their weights lie in a file of their name
 OPTIMISING_METHODS = ("sg2", "sg2_plus", "pti")  # for every image, in fp32 at the generator's size
 PAPER_METHODS = ("w_encoder", "hyperinverter", *PUBLISHED_METHODS, *OPTIMISING_METHODS)  # of its tables and figures
 METHODS = (*PAPER_METHODS, "phase3")

@@ -7,7 +7,7 @@ import logging
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from hyperinverter.inverters.offsets import with_offsets
 from hyperinverter.models.residuals import Residuals, dense
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.stylegan2.layers import check_reduced
+from hyperinverter.pretrained.load import LoadedModel
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.device import arithmetic, resolve_device, warn_if_slower
 from hyperinverter.utils.errors import UserError
@@ -39,12 +40,9 @@ class Inverter(Edits, OnHub, ABC):
     """A method: images in, Inversion out, and back. Subclasses write `load`, `_invert` and, if need be, `_render`.
 
     Attributes:
-        name: key in INVERTERS.
         title: heading of what it draws.
         code_title: heading of what its codes draw without its weights; None where it changes none.
-        parts: files of a model folder that it needs.
         generator: the domain's generator; renders, and gives R and L.
-        domain: sizes and name of the domain.
         folder: the model folder, where directions are looked for.
         model_name, model_hash, generator_hash: written into every Inversion.
         precision: what the networks compute in, fp32, bf16 or fp16; results are float32.
@@ -68,6 +66,12 @@ class Inverter(Edits, OnHub, ABC):
     draws_px: int | None = None
     refines: ClassVar[tuple[str, ...]] = ()
     refiner: "Refiner | None" = None
+
+    def __init__(self, model: LoadedModel) -> None:
+        self.generator = model.generator.eval().requires_grad_(False)
+        self.domain, self.folder = model.domain, model.folder
+        self.model_name, self.model_hash = model.name, model.hash
+        self.generator_hash = model.hashes["generator"]
 
     @classmethod
     @abstractmethod
@@ -186,6 +190,11 @@ class Inverter(Edits, OnHub, ABC):
     @abstractmethod
     def _invert(self, images: Tensor) -> Inversion:
         """One batch [N, 3, *input_shape]."""
+
+    def _inversion(self, ws: Tensor, **parts: Any) -> Inversion:
+        """An Inversion by this model; `parts` are its other attributes."""
+        names = ("model_name", "model_hash", "generator_hash")
+        return Inversion(ws=ws, **parts, **{name: getattr(self, name) for name in names})
 
     @property
     def resolution(self) -> int:

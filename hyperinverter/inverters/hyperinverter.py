@@ -28,11 +28,8 @@ class HyperInverter(Inverter):
     def __init__(self, model: LoadedModel) -> None:
         if model.network is None:
             raise ValueError("the model was loaded without its hypernetworks; load it with with_hyperinverter=True")
+        super().__init__(model)
         self.network = model.network.eval().requires_grad_(False)
-        self.generator = model.generator
-        self.domain, self.folder = model.domain, model.folder
-        self.model_name, self.model_hash = model.name, model.hash
-        self.generator_hash = model.hashes["generator"]
 
     @classmethod
     def load(cls, source: str | Path | DomainConfig) -> Self:
@@ -64,13 +61,7 @@ class HyperInverter(Inverter):
         ws, tokens = output.ws, output.tokens
         if self.refiner is not None:
             ws, tokens = self.refiner(self._draw, images, ws, tokens, self.generator)
-        return Inversion(
-            ws=ws,
-            tokens=tokens,
-            model_name=self.model_name,
-            model_hash=self.model_hash,
-            generator_hash=self.generator_hash,
-        )
+        return self._inversion(ws, tokens=tokens)
 
     def _draw(self, ws: Tensor, tokens: dict[str, Tensor], resolution: int) -> Tensor:
         return self.network.synthesise(ws, self.network.hypernetwork.decode(tokens), resolution=resolution)

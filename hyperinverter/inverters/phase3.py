@@ -53,15 +53,9 @@ class Phase3(HyperInverter):
     def _invert(self, images: Tensor) -> Inversion:
         found = self.phase3.predict(images)
         ws, numbers = found.phase2.ws, found.residual.half().float()  # as files keep them
-        return Inversion(
-            ws=ws,
-            tokens=found.phase2.tokens,
-            features={self.phase3.feature_residual.layer: FeatureCode(numbers, ws)},
-            model_name=self.model_name,
-            model_hash=self.model_hash,
-            generator_hash=self.generator_hash,
-            info={"method": self.name, **self.settings()},
-        )
+        features = {self.phase3.feature_residual.layer: FeatureCode(numbers, ws)}
+        info = {"method": self.name, **self.settings()}
+        return self._inversion(ws, tokens=found.phase2.tokens, features=features, info=info)
 
     def _changes(self, inversion: Inversion, residuals: Residuals | None) -> Residuals | None:
         changes = with_offsets(residuals, inversion.offsets)

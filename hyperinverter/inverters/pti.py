@@ -167,4 +167,4 @@ class PtiInverter(ProjectorInverter):
             lpips_threshold=self.stops_at,
             progress=self.name,
         )
-        return self._inversion(pivot, tuning.residuals)
+        return self._inversion(pivot, residuals=tuning.residuals)

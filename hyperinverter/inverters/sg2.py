@@ -6,7 +6,7 @@ inputs are thrown away, as published: an image is rendered with the generator's 
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -45,12 +45,9 @@ class ProjectorInverter(Inverter):
         find_discriminator: Callable[[], Discriminator | None] = lambda: None,
     ) -> None:
         """Args: model; perceptual and find_discriminator as in `find_perceptual`."""
-        self.generator = model.generator.eval().requires_grad_(False)
+        super().__init__(model)
         self._find_discriminator = find_discriminator
         self.perceptual = find_perceptual(perceptual, self.generator.resolution, find_discriminator)
-        self.domain, self.folder = model.domain, model.folder
-        self.model_name, self.model_hash = model.name, model.hash
-        self.generator_hash = model.hashes["generator"]
         self._statistics: WStatistics | None = None
 
     @classmethod
@@ -123,15 +120,8 @@ class ProjectorInverter(Inverter):
             progress=self.name,
         )
 
-    def _inversion(self, ws: Tensor, residuals: dict[str, Tensor] | None = None) -> Inversion:
-        return Inversion(
-            ws=ws,
-            residuals=residuals,
-            model_name=self.model_name,
-            model_hash=self.model_hash,
-            generator_hash=self.generator_hash,
-            info={"method": self.name, **self.settings()},
-        )
+    def _inversion(self, ws: Tensor, **parts: Any) -> Inversion:
+        return super()._inversion(ws, **parts, info={"method": self.name, **self.settings()})
 
 
 class WPlusProjectorInverter(ProjectorInverter):

@@ -24,12 +24,9 @@ class WEncoderInverter(Inverter):
     refines = ("scales", "w")
 
     def __init__(self, model: LoadedModel) -> None:
-        self.generator = model.generator.eval().requires_grad_(False)
+        super().__init__(model)
         assert model.w_encoder is not None
         self.w_encoder = model.w_encoder.eval().requires_grad_(False)
-        self.domain, self.folder = model.domain, model.folder
-        self.model_name, self.model_hash = model.name, model.hash
-        self.generator_hash = model.hashes["generator"]
         config = self.domain.hypernetwork
         layers = target_layers(self.generator, config.target_set, config.left_out)
         self._targets = {layer.name: layer for layer in layers if layer.is_convolution}
@@ -55,13 +52,7 @@ class WEncoderInverter(Inverter):
             start = {name: ws.new_zeros(len(ws), target.channels) for name, target in self._targets.items()}
             ws, scales = self.refiner(self._draw, images, ws, start, self.generator)
             residuals = self._scaled(scales) if self.refiner.settings.learning_rate > 0 else None
-        return Inversion(
-            ws=ws,
-            residuals=residuals,
-            model_name=self.model_name,
-            model_hash=self.model_hash,
-            generator_hash=self.generator_hash,
-        )
+        return self._inversion(ws, residuals=residuals)
 
     def _draw(self, ws: Tensor, tokens: dict[str, Tensor], resolution: int) -> Tensor:
         return self.generator.synthesis(ws, self._scaled(tokens), noise_mode="const", resolution=resolution)
