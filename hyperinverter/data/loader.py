@@ -21,9 +21,8 @@ from hyperinverter.config.schema import DataConfig, DomainConfig
 from hyperinverter.data.fit import FitNotes
 from hyperinverter.data.generated import GeneratedSource
 from hyperinverter.data.image_source import ImageSource
-from hyperinverter.data.sampler import sample_indices, split_by_name
+from hyperinverter.data.sampler import flips_at, sample_indices, split_by_name
 from hyperinverter.data.sources import check_training_data, open_source
-from hyperinverter.data.transforms import flips_at
 from hyperinverter.data.waiting import Waiting
 from hyperinverter.utils.decode import BadImageError, decode_tensor
 from hyperinverter.utils.device import own_cores

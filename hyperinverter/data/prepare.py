@@ -21,14 +21,13 @@ from tqdm import tqdm
 from hyperinverter.config.schema import PrepareConfig
 from hyperinverter.data.image_source import ImageSource
 from hyperinverter.data.sources import open_source, spare_inputs
-from hyperinverter.utils.bounded_text import bounded_lines
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.decode import BadImageError, decode_image
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_atomically
 from hyperinverter.utils.images import contact_sheet
 from hyperinverter.utils.output_names import OutputNames
-from hyperinverter.utils.text import counted
+from hyperinverter.utils.text import bounded_lines, counted
 
 PARTITIONS = ("train", "validation", "test")  # 0, 1, 2 in list_eval_partition.txt
 HASH_SIDE = 16  # a fingerprint has 16 x 16 bits

@@ -1,4 +1,4 @@
-"""Which images are for training, and which one stands at which position of the endless shuffled stream of these.
+"""Which images are for training, which one stands at which position of their endless shuffled stream, and mirrored.
 
 Pure functions of names, seeds and positions, so that resuming needs no state.
 """
@@ -64,3 +64,22 @@ def split_by_name(source: ImageSource, fraction: float) -> tuple[ImageSource, Im
     if fraction > 0 and len(source) > 0 and not held_out.any():
         held_out[hashes.argmin()] = True
     return Subset(source, np.flatnonzero(~held_out)), Subset(source, np.flatnonzero(held_out))
+
+
+def flips_at(seed: int, start: int, count: int) -> np.ndarray:
+    """Which of the positions start .. start+count-1 are mirrored, bool [count], each with probability one half.
+
+    A hash of (seed, position), so that the answer depends neither on the batch size nor on where a run was resumed. The
+    hash is the finaliser of splitmix64 (Steele, Lea, Flood, OOPSLA 2014).
+    """
+    origin = _mix(np.array([seed % 2**64], dtype=np.uint64))  # far apart for neighbouring seeds
+    positions = np.arange(start, start + count, dtype=np.uint64)
+    return (_mix(positions + origin) >> np.uint64(63)).astype(bool)
+
+
+def _mix(values: np.ndarray) -> np.ndarray:
+    """Scramble uint64 values; every input bit reaches every output bit (arithmetic wraps modulo 2^64)."""
+    values = values + np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))

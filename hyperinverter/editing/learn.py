@@ -20,9 +20,8 @@ import torch
 from torch import Tensor
 
 from hyperinverter.directions.direction import Direction
-from hyperinverter.utils.bounded_text import Row, bounded_lines, rows_within
 from hyperinverter.utils.errors import UserError
-from hyperinverter.utils.text import expanded, printable
+from hyperinverter.utils.text import Row, bounded_lines, expanded, printable, rows_within
 
 FILE_COLUMNS = ("file", "image_id", "filename", "file_name", "image", "name")  # of a CSV, the first that is there
 ESTIMATES = ("normal", "shrunk", "pattern")

@@ -5,6 +5,7 @@ and metrics know nothing else about it. Letters: N images, C channels, D embeddi
 """
 
 import hashlib
+import importlib.util
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -14,7 +15,6 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from hyperinverter.extractors.face_models import faces_file
 from hyperinverter.pretrained.files import find_network_file
 from hyperinverter.published.reading import read_published
 from hyperinverter.releases.catalog import catalog
@@ -22,6 +22,23 @@ from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.checks import check_images
 from hyperinverter.utils.errors import DAMAGED, UserError, reason_of
 from hyperinverter.utils.state_dicts import misfits
+
+
+def faces_file(filename: str) -> Path | None:
+    """A file of the package `face_recognition_models`; None where the package or the file is absent.
+
+    The package is located, not imported: its import needs pkg_resources, which setuptools 82 dropped.
+    """
+    package = importlib.util.find_spec("face_recognition_models")
+    if package is None or not package.submodule_search_locations:
+        return None
+    file = Path(package.submodule_search_locations[0]) / "models" / filename
+    return file if file.is_file() else None
+
+
+def has_dlib() -> bool:
+    return importlib.util.find_spec("dlib") is not None
+
 
 CARRIED = "this project's repository, which carries it in pretrained_models/nets"
 Features = Any  # what `features` gives and `distance` takes: one embedding [N,D] or a list of maps [N,C,h,w]

@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hyperinverter.extractors.base import Extractor, check_size, errors_named_after, find_required
-from hyperinverter.extractors.face_models import has_dlib
+from hyperinverter.extractors.base import Extractor, check_size, errors_named_after, find_required, has_dlib
 from hyperinverter.extractors.resize import crop_resize
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import to_uint8

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from hyperinverter.extractors.base import faces_file, has_dlib
 from hyperinverter.extractors.crop import LEFT_EYE, MOUTH_LEFT, MOUTH_RIGHT, RIGHT_EYE
-from hyperinverter.extractors.face_models import faces_file, has_dlib
 from hyperinverter.pretrained.files import find_network_file
 from hyperinverter.releases.shipped import NETWORKS, shipped_models
 from hyperinverter.utils.errors import UserError

@@ -16,8 +16,7 @@ from tqdm import tqdm
 from hyperinverter.config.schema import PRECISIONS, DomainConfig, ProjectionConfig, RefineConfig
 from hyperinverter.inverters.edits import Edits
 from hyperinverter.inverters.hub import OnHub
-from hyperinverter.inverters.inversion import Inversion
-from hyperinverter.inverters.offsets import with_offsets
+from hyperinverter.inverters.inversion import Inversion, with_offsets
 from hyperinverter.models.residuals import Residuals, dense
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.stylegan2.layers import check_reduced

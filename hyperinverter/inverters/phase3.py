@@ -8,8 +8,7 @@ from torch import Tensor
 
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.inverters.hyperinverter import HyperInverter
-from hyperinverter.inverters.inversion import Inversion
-from hyperinverter.inverters.offsets import with_offsets
+from hyperinverter.inverters.inversion import Inversion, with_offsets
 from hyperinverter.models.feature_residual import Phase3Network
 from hyperinverter.models.residuals import FeatureCode, Residuals
 from hyperinverter.pretrained.load import LoadedModel, load_model

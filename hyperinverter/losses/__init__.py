@@ -1,6 +1,5 @@
 """Everything a trainer minimises: the weighted reconstruction losses and the adversarial pair."""
 
-from hyperinverter.losses.reconstruction import FeatureLoss, L2Loss, Loss
-from hyperinverter.losses.total import LOSSES, TotalLoss, build_losses
+from hyperinverter.losses.total import LOSSES, FeatureLoss, L2Loss, Loss, TotalLoss, build_losses
 
 __all__ = ["LOSSES", "FeatureLoss", "L2Loss", "Loss", "TotalLoss", "build_losses"]

@@ -4,20 +4,55 @@ from collections.abc import Callable
 from difflib import get_close_matches
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hyperinverter.extractors.arcface import ArcFace
+from hyperinverter.extractors.base import Extractor
 from hyperinverter.extractors.discriminator import DiscriminatorFeatures
 from hyperinverter.extractors.lpips import Lpips
 from hyperinverter.extractors.mobilefacenet import MobileFaceNet
 from hyperinverter.extractors.moco import Moco
 from hyperinverter.extractors.resize import at_most
 from hyperinverter.extractors.squeezenet import SqueezeNetFeatures
-from hyperinverter.losses.reconstruction import FeatureLoss, L2Loss, Loss
 from hyperinverter.models.stylegan2 import Discriminator
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.checks import check_pairs
 from hyperinverter.utils.errors import UserError
+
+
+class Loss(nn.Module):
+    """forward(output, target) -> scalar, 0 for equal images."""
+
+    # True: takes images as they are; False: reduced to the loss resolution first
+    needs_full_resolution: bool = False
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        raise TypeError(f"{type(self).__name__} must define forward(output, target)")
+
+
+class L2Loss(Loss):
+    """Mean squared error over pixels and channels, in [-1,1] units (section 3.3 of the paper; published as MSELoss)."""
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        return F.mse_loss(output.float(), target.float())
+
+
+class FeatureLoss(Loss):
+    """Mean distance between the features of output and target; the target's side is a constant.
+
+    One class serves every network (LPIPS, identity, MoCo, ...): `extractors.base.Extractor` is the whole difference.
+    """
+
+    def __init__(self, extractor: Extractor, needs_full_resolution: bool = False) -> None:
+        super().__init__()
+        self.extractor = extractor
+        self.needs_full_resolution = needs_full_resolution
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        with torch.no_grad():
+            wanted = self.extractor.features(target)
+        return self.extractor.distance(self.extractor.features(output), wanted).mean()
 
 
 def _discriminator_features(discriminator: Discriminator | None) -> Loss:

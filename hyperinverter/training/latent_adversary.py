@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from hyperinverter.config.encoder_schema import LatentDiscriminatorConfig
 from hyperinverter.losses.adversarial import discriminator_loss, generator_loss, lazy_r1_weight, r1_penalty
 from hyperinverter.models.stylegan2 import Generator
-from hyperinverter.models.wplus.discriminator import LatentDiscriminator
 from hyperinverter.training.optim import build_optimizer, step_over_parts
 from hyperinverter.utils.distributed import all_rows
+
+LAYERS = 4  # published
+SLOPE = 0.2
 
 
 class CodePool(nn.Module):
@@ -103,3 +105,16 @@ class LatentAdversary:
         reals = reals.detach().requires_grad_(True)
         r1 = r1_penalty(reals, self.network(reals))
         return {"loss": r1 * weight, "r1": r1}
+
+
+class LatentDiscriminator(nn.Module):
+    """A code to a logit: is it the w of a sample (above 0) or an encoder's? After StyleGAN's mapping."""
+
+    def __init__(self, w_dim: int) -> None:
+        super().__init__()
+        hidden = [layer for _ in range(LAYERS - 1) for layer in (nn.Linear(w_dim, w_dim), nn.LeakyReLU(SLOPE))]
+        self.mlp = nn.Sequential(*hidden, nn.Linear(w_dim, 1))
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """[N, w_dim] -> logits [N, 1]."""
+        return self.mlp(codes)

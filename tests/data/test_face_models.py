@@ -3,7 +3,7 @@
 import importlib.util
 import sys
 
-from hyperinverter.extractors.face_models import faces_file
+from hyperinverter.extractors.base import faces_file
 
 
 def test_a_file_is_found_without_importing_its_package(monkeypatch, tmp_path):

@@ -12,9 +12,8 @@ from PIL import Image
 
 from hyperinverter.config.schema import DataConfig, DomainConfig
 from hyperinverter.data.loader import Batches, open_training_data, validation_batches
-from hyperinverter.data.sampler import sample_indices, split_by_name
+from hyperinverter.data.sampler import flips_at, sample_indices, split_by_name
 from hyperinverter.data.sources import open_source
-from hyperinverter.data.transforms import flips_at
 from hyperinverter.models.stylegan2.generator import Generator
 from hyperinverter.utils.errors import UserError
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from hyperinverter.ops.prelu import PReLU
+from hyperinverter.ops.bias_act import PReLU
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -14,8 +14,7 @@ from script_runner import run_script
 
 from hyperinverter.releases import download
 from hyperinverter.releases.catalog import CatalogEntry, catalog, entry
-from hyperinverter.releases.download import Mirror, download_entry
-from hyperinverter.releases.lock import LOCK_NAME, read_lock
+from hyperinverter.releases.download import LOCK_NAME, Mirror, download_entry, read_lock
 from hyperinverter.releases.transfer import Limits, WrongContent
 from hyperinverter.utils.errors import UserError
 

@@ -21,7 +21,7 @@ from hyperinverter.models.wplus import WPlusConfig, build_model
 from hyperinverter.pretrained.load import load_discriminator, load_generator, load_model
 from hyperinverter.published.vectors import Space
 from hyperinverter.releases.catalog import CatalogEntry, ReleasedModel, catalog, released_models
-from hyperinverter.releases.lock import LOCK_NAME
+from hyperinverter.releases.download import LOCK_NAME
 from hyperinverter.releases.obtain import make_model, obtain, obtain_weights
 from hyperinverter.utils.errors import UserError
 

@@ -19,9 +19,8 @@ from hyperinverter.extractors.lpips import Lpips, LpipsVgg
 from hyperinverter.models.lpips_network import TAPS
 from hyperinverter.releases import package_index
 from hyperinverter.releases.catalog import CatalogEntry, catalog
-from hyperinverter.releases.download import download_entry
-from hyperinverter.releases.lock import read_lock
-from hyperinverter.releases.networks import make_network
+from hyperinverter.releases.convert import make_network
+from hyperinverter.releases.download import download_entry, read_lock
 from hyperinverter.releases.transfer import Limits, WrongContent
 from hyperinverter.utils.errors import UserError
 

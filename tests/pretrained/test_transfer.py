@@ -11,9 +11,8 @@ import pytest
 from file_server import LOGIN_PAGE, OLD_SCAN_PAGE, QUOTA_PAGE, SCAN_PAGE, Answer, FileServer, file_server
 
 from hyperinverter.releases import transfer
-from hyperinverter.releases.request import Interrupted, RequestRefused, total_bytes
+from hyperinverter.releases.request import Interrupted, RequestRefused, looks_like_html, total_bytes
 from hyperinverter.releases.transfer import OVERLAP, Fetched, Limits, fetch
-from hyperinverter.releases.web_page import looks_like_html
 from hyperinverter.utils.errors import UserError
 
 CONTENT = random.Random(7).randbytes(300_000)

@@ -17,13 +17,11 @@ from hyperinverter.config.report_schema import INFERENCE_SIDES, TRAINING_SIDES, 
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.reports.benchmark import command
-from hyperinverter.reports.benchmark.budget import phase2_budget
-from hyperinverter.reports.benchmark.ceiling import Ceiling, measure_ceiling
+from hyperinverter.reports.benchmark.budget import LiveMemory, kept_for_backward, phase2_budget
 from hyperinverter.reports.benchmark.clock import Rounds, Stopwatch, speed_up, summarise, take_turns
 from hyperinverter.reports.benchmark.command import _publish, benchmark
 from hyperinverter.reports.benchmark.counting import STAGES, count_call, count_inference
-from hyperinverter.reports.benchmark.inference import measure_inference, with_shares
-from hyperinverter.reports.benchmark.live import LiveMemory, kept_for_backward
+from hyperinverter.reports.benchmark.inference import Ceiling, measure_ceiling, measure_inference, with_shares
 from hyperinverter.reports.benchmark.memory import MemoryTask, measure_memory, run_task
 from hyperinverter.reports.benchmark.models import make_images, make_model, random_network, with_hidden_size
 from hyperinverter.reports.benchmark.page import page, tables

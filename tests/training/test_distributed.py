@@ -28,11 +28,11 @@ from hyperinverter.evaluation.reconstruction import evaluate
 from hyperinverter.metrics.distribution import SetMetric
 from hyperinverter.models.stylegan2.discriminator import DiscriminatorEpilogue, DiscriminatorOptions
 from hyperinverter.ops.batch_norm import synchronised
-from hyperinverter.training import encoder, phase1, phase2, phase3, stylegan2
-from hyperinverter.utils import distributed, gradients
+from hyperinverter.training import encoder, optim, phase1, phase2, phase3, stylegan2
+from hyperinverter.training.optim import SMALL, averaged_gradients
+from hyperinverter.utils import distributed
 from hyperinverter.utils.distributed import average, in_all_processes, own_rows, rank
 from hyperinverter.utils.errors import UserError
-from hyperinverter.utils.gradients import SMALL, averaged_gradients
 
 from .conftest import stats, tiny_config
 
@@ -105,7 +105,7 @@ class MeanDistance(SetMetric):
 
 def work(*todo: tuple) -> None:
     """Each (function, config) one after the other; gradients of the tiny networks count as large ones, and as small."""
-    gradients.SMALL = 64
+    optim.SMALL = 64
     metrics.METRICS["fid"] = MeanDistance
     for function, config in todo:
         function(config)

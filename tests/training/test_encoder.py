@@ -15,7 +15,7 @@ from hyperinverter.config.schema import OptimizerConfig
 from hyperinverter.losses import build_losses
 from hyperinverter.pretrained.load import load_generator
 from hyperinverter.training import encoder
-from hyperinverter.training.encoder_start import start_encoder
+from hyperinverter.training.encoder import start_encoder
 from hyperinverter.training.latent_adversary import CodePool
 from hyperinverter.utils.errors import UserError
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from hyperinverter.training.records import EVENTS, Curves, forget_later
+from hyperinverter.training.common import EVENTS, Curves, forget_later
 
 from .forks import points
 

@@ -23,7 +23,7 @@ from hyperinverter.models.stylegan2.discriminator import minibatch_std
 from hyperinverter.pretrained.load import load_discriminator, load_model
 from hyperinverter.training import phase2, stylegan2
 from hyperinverter.training.optim import build_optimizer, rate_factor, split_microbatches, step_over_parts, whole
-from hyperinverter.training.watch import LossHistory
+from hyperinverter.training.progress import LossHistory
 from hyperinverter.utils.errors import UserError
 
 from .conftest import TRAIN

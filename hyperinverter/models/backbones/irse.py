@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from hyperinverter.ops.prelu import PReLU
+from hyperinverter.ops.bias_act import PReLU
 
 SE_REDUCTION = 16  # published; a trunk narrower than this keeps one squeezed channel
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from hyperinverter.ops.prelu import PReLU
+from hyperinverter.ops.bias_act import PReLU
 
 
 class BasicBlock(nn.Module):

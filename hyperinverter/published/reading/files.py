@@ -16,11 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hyperinverter.published.reading.archive import Archive, read_npz
+from hyperinverter.published.reading.archive import Archive, numbers_of_torchscript, read_members, read_npz
 from hyperinverter.published.reading.arrays import npy_content
 from hyperinverter.published.reading.nvidia_pkl import names_of, read_pickle
 from hyperinverter.published.reading.openvino_ir import read_ir
-from hyperinverter.published.reading.package import numbers_of_torchscript, read_members
 from hyperinverter.published.reading.plain import Plain
 from hyperinverter.published.reading.recognise import container_of
 from hyperinverter.published.reading.refusal import FETCH_AGAIN, Budget, Foreign, UnreadableFile, cut_short, shown

@@ -5,19 +5,91 @@ a whole step, temporaries included, as `LiveMemory` sees it. A GPU adds its cont
 Letters: N images, D numbers in a token.
 """
 
-from collections.abc import Iterable
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from hyperinverter.config.schema import DomainConfig
-from hyperinverter.reports.benchmark.live import LiveMemory, kept_for_backward
 from hyperinverter.reports.benchmark.models import random_discriminator, random_network
 from hyperinverter.reports.benchmark.sides import SideName
 from hyperinverter.reports.benchmark.training import OurPhase2, make_losses, recompute_from
 from hyperinverter.training.phase2 import encoder_losses
+
+BLOCK = 512  # bytes
+
+
+class LiveMemory(TorchDispatchMode):
+    """Bytes held by tensors that were made inside `with LiveMemory():`, real ones or fake ones that hold no numbers.
+
+    In blocks of 512 bytes, as PyTorch's CUDA allocator gives them out. What that cannot reuse is not in it.
+
+    Attributes:
+        now: bytes held at this moment.
+        peak: the largest of these so far; `start_peak` begins anew.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known: set[int] = set()
+
+    def start_peak(self) -> None:
+        self.peak = self.now
+
+    def __torch_dispatch__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._note(leaf)
+        return result
+
+    def _note(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._known:
+            return
+        size = -(-storage.nbytes() // BLOCK) * BLOCK
+        self._known.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        # the Python object of a storage lives as long as the storage does
+        weakref.finalize(storage, self._forget, key, size).atexit = False
+
+    def _forget(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
+
+
+class SavedForBackward:
+    """`bytes` that autograd keeps until the backward pass, each storage once, without those in `excluded`."""
+
+    def __init__(self, excluded: set[int]) -> None:
+        self.bytes = 0
+        self._seen = set(excluded)
+
+    def note(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._seen:
+            self._seen.add(storage._cdata)
+            self.bytes += storage.nbytes()
+        return tensor.detach()  # not the output itself, which would hold its own graph alive
+
+
+@contextmanager
+def kept_for_backward(parameters: Iterable[Tensor]) -> Iterator[SavedForBackward]:
+    """Counts what the forward pass inside keeps for its backward pass, beside the parameters."""
+    saved = SavedForBackward({parameter.untyped_storage()._cdata for parameter in parameters})
+    with saved_tensors_hooks(saved.note, lambda tensor: tensor):
+        yield saved
+
 
 MIB = 2**20
 LIMIT_GIB = 12.0  # a common card's memory, which a Phase II step at 1024 px with D = 128 and N = 2 is to fit

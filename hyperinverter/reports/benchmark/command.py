@@ -21,10 +21,9 @@ from hyperinverter.config.schema import DomainConfig
 from hyperinverter.evaluation.messages import log_message
 from hyperinverter.metrics.timing import device_name
 from hyperinverter.reports.benchmark.budget import phase2_budget
-from hyperinverter.reports.benchmark.ceiling import measure_ceiling
 from hyperinverter.reports.benchmark.clock import Rounds
 from hyperinverter.reports.benchmark.counting import count_generators
-from hyperinverter.reports.benchmark.inference import measure_inference, measure_slider
+from hyperinverter.reports.benchmark.inference import measure_ceiling, measure_inference, measure_slider
 from hyperinverter.reports.benchmark.loading import measure_loading
 from hyperinverter.reports.benchmark.memory import MemoryTask, give_back_memory, in_fresh_process, measure_memory
 from hyperinverter.reports.benchmark.models import make_model, with_hidden_size

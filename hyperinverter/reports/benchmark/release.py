@@ -4,7 +4,7 @@ One deep copy of the generator per image of a batch, each drawing one image in a
 image; E2 called once for the inputs and once for the Phase I images; the hypernetworks one after the other; separate
 discriminator passes; and gradients for the frozen generators, which nothing switches off.
 
-Source: the description of VinAIResearch/HyperInverter (3966220); see `release_ops` and `release_networks`.
+Source: the description of VinAIResearch/HyperInverter (3966220); see `release_networks`.
 Letters: N images, R pixels, L styles.
 """
 

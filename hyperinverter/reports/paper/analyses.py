@@ -11,8 +11,8 @@ from hyperinverter.config.schema import DataConfig
 from hyperinverter.evaluation.analysis.command import analyze
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.pretrained.files import weights_file
+from hyperinverter.reports.html_page import Block, Picture, Table
 from hyperinverter.reports.paper.bench import Bench
-from hyperinverter.reports.paper.blocks import Block, Picture, Table
 from hyperinverter.reports.paper.methods import OURS
 from hyperinverter.reports.paper.table1 import table1
 from hyperinverter.reports.paper.values import TABLE_3, TABLE_3_METRICS

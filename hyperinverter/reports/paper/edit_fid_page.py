@@ -13,7 +13,7 @@ from torch import Tensor
 from hyperinverter.evaluation.tables import mean
 from hyperinverter.metrics.base import bootstrap_interval, middle_95
 from hyperinverter.metrics.weighted_sets import Kernels, frechet, redrawn
-from hyperinverter.reports.paper.blocks import Block, Picture, Table
+from hyperinverter.reports.html_page import Block, Picture, Table
 from hyperinverter.reports.paper.table2 import BACKGROUND
 
 # Fréchet distance -> the kernel distance of the same features, and whether these are scaled to a mean square of 1 over

@@ -22,8 +22,8 @@ from hyperinverter.evaluation.sheet import DIFFERENCE_MAXIMUM, SHEET_RULE, Row, 
 from hyperinverter.inverters import Inversion
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.releases.direction_files import available_directions
+from hyperinverter.reports.html_page import Block, Picture
 from hyperinverter.reports.paper.bench import Bench, photos_at
-from hyperinverter.reports.paper.blocks import Block, Picture
 from hyperinverter.reports.paper.methods import OURS, PHASE_1, Method
 from hyperinverter.reports.reproduce.edits import directions_of
 from hyperinverter.utils.checkout import command_of

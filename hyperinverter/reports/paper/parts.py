@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperinverter.config.report_schema import ALL, OF_FACES, OF_SCENES, PAPER
-from hyperinverter.reports.html_page import Report
+from hyperinverter.reports.html_page import Block, Report, add_to
 from hyperinverter.reports.paper.analyses import (
     analysis_blocks,
     blends,
@@ -21,7 +21,6 @@ from hyperinverter.reports.paper.analyses import (
     weight_changes,
 )
 from hyperinverter.reports.paper.bench import Bench
-from hyperinverter.reports.paper.blocks import Block, add_to
 from hyperinverter.reports.paper.edit_fid import edit_fid
 from hyperinverter.reports.paper.edit_fid_page import edit_fid_blocks
 from hyperinverter.reports.paper.grids import (

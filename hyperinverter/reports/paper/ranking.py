@@ -21,8 +21,8 @@ from hyperinverter.evaluation.drawing import new_figure, save_figure
 from hyperinverter.evaluation.editability import choose_photos, shown
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.metrics.base import middle_95
+from hyperinverter.reports.html_page import Block, Picture, Table
 from hyperinverter.reports.paper.bench import Bench, photos_at
-from hyperinverter.reports.paper.blocks import Block, Picture, Table
 from hyperinverter.reports.paper.methods import Method
 from hyperinverter.reports.paper.ranking_page import Question, encoded, write_page
 from hyperinverter.reports.paper.values import FIRST_PLACES

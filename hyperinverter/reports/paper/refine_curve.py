@@ -17,8 +17,8 @@ from hyperinverter.evaluation.tables import ARROWS
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.metrics.base import bootstrap_ratio
 from hyperinverter.metrics.timing import ONE_THREAD, own_time
+from hyperinverter.reports.html_page import Block, Picture, Table
 from hyperinverter.reports.paper.bench import Bench
-from hyperinverter.reports.paper.blocks import Block, Picture, Table
 from hyperinverter.reports.paper.grids import lacks_both
 from hyperinverter.reports.paper.methods import OURS, PHASE_1
 from hyperinverter.reports.paper.table1 import measurable_of, row_of

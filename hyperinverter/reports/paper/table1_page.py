@@ -5,7 +5,7 @@ from typing import Any
 
 from hyperinverter.evaluation.tables import ARROWS
 from hyperinverter.metrics.timing import ONE_THREAD, own_time
-from hyperinverter.reports.paper.blocks import Block, Picture, Table
+from hyperinverter.reports.html_page import Block, Picture, Table
 from hyperinverter.reports.paper.values import METRICS, TABLE_1
 
 OWN_CORE = 0.9  # a process that computes for less of its time shares its core

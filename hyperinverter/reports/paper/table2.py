@@ -26,8 +26,8 @@ from hyperinverter.evaluation.tables import mean
 from hyperinverter.inverters import Inversion, Inverter
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.metrics.base import bootstrap_interval
+from hyperinverter.reports.html_page import Block, Table
 from hyperinverter.reports.paper.bench import Bench
-from hyperinverter.reports.paper.blocks import Block, Table
 from hyperinverter.reports.paper.grids import lacks_directions
 from hyperinverter.reports.paper.methods import Method, portable
 from hyperinverter.reports.paper.values import JUDGES, STRENGTHS, TABLE_2

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperinverter.evaluation.tables import ARROWS, TIMES, mean, metrics_table, table
-from hyperinverter.reports.paper.blocks import picture_in, to_markdown
+from hyperinverter.reports.html_page import picture_in, to_markdown
 from hyperinverter.reports.paper.claims import claims_section
 from hyperinverter.reports.paper.parts import PARTS, Part
 from hyperinverter.reports.reproduce.edits_page import edits_section
