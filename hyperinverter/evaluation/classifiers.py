@@ -24,7 +24,7 @@ from hyperinverter.data import Batches
 from hyperinverter.directions.direction import Direction
 from hyperinverter.editing.learn import attribute_values, rows_of
 from hyperinverter.extractors.face_judges import FACE_CLASSIFIERS
-from hyperinverter.extractors.squeezenet import SqueezeNetFeatures
+from hyperinverter.extractors.perceptual import SqueezeNetFeatures
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.safetensors_io import write_tensors
 

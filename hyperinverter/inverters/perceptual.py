@@ -12,9 +12,7 @@ from torch import Tensor
 
 from hyperinverter.config.names import PERCEPTUAL
 from hyperinverter.extractors.base import Extractor, too_small
-from hyperinverter.extractors.discriminator import DiscriminatorFeatures
-from hyperinverter.extractors.lpips import Lpips, LpipsVgg
-from hyperinverter.extractors.squeezenet import SqueezeNetFeatures
+from hyperinverter.extractors.perceptual import DiscriminatorFeatures, Lpips, LpipsVgg, SqueezeNetFeatures
 from hyperinverter.models.stylegan2 import Discriminator
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.errors import UserError

@@ -7,14 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hyperinverter.extractors.arcface import ArcFace
 from hyperinverter.extractors.base import Extractor
-from hyperinverter.extractors.discriminator import DiscriminatorFeatures
-from hyperinverter.extractors.lpips import Lpips
+from hyperinverter.extractors.identity import ArcFace, Moco
 from hyperinverter.extractors.mobilefacenet import MobileFaceNet
-from hyperinverter.extractors.moco import Moco
+from hyperinverter.extractors.perceptual import DiscriminatorFeatures, Lpips, SqueezeNetFeatures
 from hyperinverter.extractors.resize import at_most
-from hyperinverter.extractors.squeezenet import SqueezeNetFeatures
 from hyperinverter.models.stylegan2 import Discriminator
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.checks import check_pairs

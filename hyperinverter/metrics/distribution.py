@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hyperinverter.extractors.base import too_small
 from hyperinverter.extractors.inception import Inception
-from hyperinverter.extractors.squeezenet import SqueezeNetFeatures
+from hyperinverter.extractors.perceptual import SqueezeNetFeatures
 from hyperinverter.metrics.base import KID_SUBSET_SIZE, Metric, NotMeasured, Parts, Remembered
 from hyperinverter.utils.checks import check_pairs
 

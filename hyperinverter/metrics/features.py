@@ -5,13 +5,11 @@ from typing import Any, ClassVar, Self, cast
 from torch import Tensor
 
 from hyperinverter.extractors.base import Extractor, too_small
-from hyperinverter.extractors.curricularface import CurricularFace
-from hyperinverter.extractors.discriminator import DiscriminatorFeatures
 from hyperinverter.extractors.dlib_face import DlibFace
-from hyperinverter.extractors.lpips import Lpips
+from hyperinverter.extractors.identity import CurricularFace
 from hyperinverter.extractors.mobilefacenet import MobileFaceNet
 from hyperinverter.extractors.onnx_faces import EmotionHappy, FaceResAge, FrFeature, FsaNetYaw
-from hyperinverter.extractors.squeezenet import SqueezeNetFeatures
+from hyperinverter.extractors.perceptual import DiscriminatorFeatures, Lpips, SqueezeNetFeatures
 from hyperinverter.metrics.base import NotMeasured, Parts, PerImageMetric, RecentFeatures
 from hyperinverter.utils.checkout import command_of
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from hyperinverter.data import Batches
 from hyperinverter.extractors.base import too_small
 from hyperinverter.extractors.inception import Inception
-from hyperinverter.extractors.squeezenet import SqueezeNetFeatures
+from hyperinverter.extractors.perceptual import SqueezeNetFeatures
 from hyperinverter.metrics.distribution import FEWEST_IMAGES, Fid, FrechetSqueezeNet
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.utils.distributed import from_main, gather_numbered, is_main, own_rows

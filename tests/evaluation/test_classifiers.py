@@ -12,7 +12,7 @@ from hyperinverter.evaluation import classifiers as classifiers_module
 from hyperinverter.evaluation.classifiers import Classifiers, classifiers_of, fit_classifiers
 from hyperinverter.extractors.base import Extractor
 from hyperinverter.extractors.face_judges import FACE_CLASSIFIERS
-from hyperinverter.extractors.squeezenet import SqueezeNetFeatures
+from hyperinverter.extractors.perceptual import SqueezeNetFeatures
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import save_image
 

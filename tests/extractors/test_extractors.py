@@ -9,17 +9,13 @@ from PIL import Image
 from torch import nn
 
 from hyperinverter.extractors import base, dlib_face, onnx_faces, ssrnet
-from hyperinverter.extractors.arcface import ArcFace
 from hyperinverter.extractors.base import Extractor, read_network
-from hyperinverter.extractors.curricularface import CurricularFace
-from hyperinverter.extractors.discriminator import DiscriminatorFeatures
 from hyperinverter.extractors.dlib_face import DlibFace
-from hyperinverter.extractors.lpips import Lpips
+from hyperinverter.extractors.identity import ArcFace, CurricularFace, Moco
 from hyperinverter.extractors.mobilefacenet import MobileFaceNet, MobileFaceNetwork
-from hyperinverter.extractors.moco import Moco
 from hyperinverter.extractors.onnx_faces import EmotionHappy, FaceResAge, FrFeature, FsaNetYaw
+from hyperinverter.extractors.perceptual import DiscriminatorFeatures, Lpips, SqueezeNetFeatures, build_network
 from hyperinverter.extractors.resize import at_most, crop_resize
-from hyperinverter.extractors.squeezenet import SqueezeNetFeatures, build_network
 from hyperinverter.extractors.ssrnet import SsrNetAge
 from hyperinverter.models.face_network import FaceNetwork
 from hyperinverter.models.stylegan2 import Discriminator

@@ -4,10 +4,9 @@ import pytest
 import torch
 from recorded import Case, mostly_slow, names
 
-from hyperinverter.extractors.arcface import ArcFace
 from hyperinverter.extractors.base import Embedding
-from hyperinverter.extractors.lpips import Lpips
-from hyperinverter.extractors.moco import Moco
+from hyperinverter.extractors.identity import ArcFace, Moco
+from hyperinverter.extractors.perceptual import Lpips
 from hyperinverter.losses import FeatureLoss, L2Loss
 
 

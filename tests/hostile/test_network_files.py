@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from hyperinverter.extractors.arcface import ArcFace
+from hyperinverter.extractors.identity import ArcFace, Moco
 from hyperinverter.extractors.mobilefacenet import MobileFaceNet, MobileFaceNetwork
-from hyperinverter.extractors.moco import Moco
 from hyperinverter.extractors.ssrnet import _read_h5
 from hyperinverter.utils.errors import UserError
 

@@ -9,7 +9,7 @@ from PIL import Image, PngImagePlugin
 from hyperinverter.config.schema import DataConfig, DomainConfig, EvaluateConfig, ProjectionConfig, WeightsConfig
 from hyperinverter.evaluation.reconstruction import evaluate
 from hyperinverter.extractors.base import Extractor
-from hyperinverter.extractors.lpips import Lpips, LpipsVgg
+from hyperinverter.extractors.perceptual import Lpips, LpipsVgg
 from hyperinverter.inverters import Inversion, load
 from hyperinverter.inverters.perceptual import DOWNLOADED, find_perceptual
 from hyperinverter.inverters.projector import SquaredDistance

@@ -15,7 +15,7 @@ from packages import tar, write_sdist, write_wheel
 from script_runner import run_script
 
 from hyperinverter.checkpoint import read_model
-from hyperinverter.extractors.lpips import Lpips, LpipsVgg
+from hyperinverter.extractors.perceptual import Lpips, LpipsVgg
 from hyperinverter.models.lpips_network import TAPS
 from hyperinverter.releases import package_index
 from hyperinverter.releases.catalog import CatalogEntry, catalog

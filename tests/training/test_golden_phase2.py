@@ -7,8 +7,8 @@ import torch
 from torch.nn.functional import adaptive_avg_pool2d
 
 from hyperinverter.config.schema import OptimizerConfig
-from hyperinverter.extractors.lpips import Lpips
-from hyperinverter.extractors.moco import Moco
+from hyperinverter.extractors.identity import Moco
+from hyperinverter.extractors.perceptual import Lpips
 from hyperinverter.losses import FeatureLoss, L2Loss, TotalLoss
 from hyperinverter.published import from_published
 from hyperinverter.training import phase2

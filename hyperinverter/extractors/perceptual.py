@@ -1,14 +1,21 @@
-"""Perceptual distance on SqueezeNet 1.1's Caffe weights with LPIPS's linear heads. Other numbers than LPIPS.
+"""Perceptual distances: LPIPS, the same formula on a small SqueezeNet, and in the domain's own discriminator.
 
-Network: Iandola et al., 2016 (arXiv:1602.07360), version 1.1. Formula and heads: Zhang et al., CVPR 2018 ("squeeze").
+Sources: LPIPS v0.1 (Zhang et al., CVPR 2018, arXiv:1801.03924), the published loss and metric; SqueezeNet 1.1 (Iandola
+et al., 2016, arXiv:1602.07360) with Caffe's weights and LPIPS's linear heads ("squeeze"), other numbers than LPIPS.
 """
+
+import copy
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hyperinverter.extractors.base import CARRIED, Extractor, check_size, load_exactly
+from hyperinverter.models.lpips_network import LpipsNetwork
+from hyperinverter.models.stylegan2 import Discriminator
 from hyperinverter.ops.perceptual import perceptual_distance, unit_normalise
+from hyperinverter.published import from_published
 
 # Caffe's ImageNet mean in its channel order B, G, R and its range 0..255.
 MEAN_BGR = (103.939, 116.779, 123.68)
@@ -17,6 +24,49 @@ FIRES = {"fire2": (16, 64), "fire3": (16, 64), "fire4": (32, 128), "fire5": (32,
          "fire6": (48, 192), "fire7": (48, 192), "fire8": (64, 256), "fire9": (64, 256)}  # fmt: skip
 POOL_BEFORE = ("fire2", "fire4", "fire6")
 TAPS = ("conv1", "fire3", "fire5", "fire6", "fire7", "fire8", "fire9")
+
+
+class Lpips(Extractor):
+    """LPIPS of images in [-1,1]; on AlexNet, which is the paper's loss and metric.
+
+    Args:
+        backbone: torchvision's state dict of the ImageNet network, to which the `lpips` package adds its calibrated
+            heads; or a whole published LPIPS state dict.
+        net: alex, vgg or squeeze; None: the class's own.
+    """
+
+    own_net: ClassVar[str] = "alex"
+
+    filenames = ("alexnet-owt-7be5be79.pth",)
+    also_as: ClassVar[tuple[str, ...]] = (
+        "alexnet_features_torchvision.safetensors",
+        "alexnet_features_torchvision.npz",
+    )
+    purpose = "LPIPS (AlexNet, ImageNet)"
+    source = CARRIED
+    smallest_px = 32
+
+    def __init__(self, backbone: dict[str, Any], net: str | None = None) -> None:
+        super().__init__()
+        self.net = cast(LpipsNetwork, from_published(backbone, "lpips", net=net or self.own_net))
+        self.freeze()
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        check_size(images, type(self))
+        return self.net.features(images)
+
+    def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
+        return self.net.distance(a, b)
+
+
+class LpipsVgg(Lpips):
+    """LPIPS on VGG16: what the published projectors measure with."""
+
+    own_net = "vgg"
+    filenames = ("vgg16-397923af.pth",)
+    also_as = ("vgg16_features_torchvision.safetensors",)
+    purpose = "LPIPS (VGG16, ImageNet)"
+    source = "torchvision (https://download.pytorch.org/models/vgg16-397923af.pth)"
 
 
 class Fire(nn.Module):
@@ -86,3 +136,29 @@ class SqueezeNetFeatures(Extractor):
 
     def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
         return perceptual_distance(a, b, [getattr(self, f"head{i}") for i in range(len(TAPS))])
+
+
+class DiscriminatorFeatures(Extractor):
+    """Unit-normalised outputs of every block, squared difference, mean over positions and over blocks.
+
+    Works at the discriminator's own resolution. Range 0..4, as the squared distance of two unit vectors.
+
+    Args:
+        discriminator: copied, so that training the original (adversarial loss) does not move this ruler.
+    """
+
+    purpose = "the perceptual distance discriminator_features"
+    source = "the domain's model folder (discriminator.safetensors)"
+
+    def __init__(self, discriminator: Discriminator) -> None:
+        super().__init__()
+        self.discriminator = copy.deepcopy(discriminator)
+        self.freeze()
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        return [unit_normalise(maps) for maps in self.discriminator.features(images)]
+
+    def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
+        # every channel of every block weighs the same: there are no calibrated heads for these features
+        weight = torch.full((1, 1, 1, 1), 1 / len(a), device=a[0].device)
+        return perceptual_distance(a, b, [weight] * len(a))
