@@ -236,10 +236,6 @@ def _latent_discriminator(c: LatentDiscriminatorConfig) -> Iterator[Problem]:
     yield from every(c, "r1_every", "r1_gamma: 0")
 
 
-def _hyperstyle(c: HyperStyleSizes) -> Iterator[Problem]:
-    yield from at_least(c, 1, "width shared_width code_size")
-
-
 def _groups(key: str, batch_size: int, domain: s.DomainConfig) -> Iterator[Problem]:
     """The discriminator's minibatch statistics split a batch into equal groups."""
     group = domain.discriminator.mbstd_group_size
@@ -302,10 +298,6 @@ def _edit(c: s.EditConfig) -> Iterator[Problem]:
         yield Problem(("sweep",), f"must be 0, or 2 or more, got {c.sweep}")
 
 
-def _interpolate(c: s.InterpolateConfig) -> Iterator[Problem]:
-    yield from at_least(c, 2, "steps")
-
-
 def _demo(c: DemoConfig) -> Iterator[Problem]:
     yield from not_empty(c, "phase1 phase2 evaluate edit")
     yield from at_least(c, 1, "phase1_steps phase2_steps adversarial_steps")
@@ -340,11 +332,11 @@ CHECKS: Checks = {
     s.StyleGAN2Config: _stylegan2,
     TrainEncoderConfig: _train_encoder,
     LatentDiscriminatorConfig: _latent_discriminator,
-    HyperStyleSizes: _hyperstyle,
+    HyperStyleSizes: lambda c: at_least(c, 1, "width shared_width code_size"),
     s.MethodConfig: _method,
     s.InvertConfig: _invert,
     s.EditConfig: _edit,
-    s.InterpolateConfig: _interpolate,
+    s.InterpolateConfig: lambda c: at_least(c, 2, "steps"),
     DemoConfig: _demo,
     **REPORT_CHECKS,
 }

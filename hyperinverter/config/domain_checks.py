@@ -112,10 +112,6 @@ def _hypernetwork(c: s.HypernetworkConfig) -> Iterator[Problem]:
         yield Problem(("init", "token_range"), message)
 
 
-def _feature_residual(c: FeatureResidualConfig) -> Iterator[Problem]:
-    yield from at_least(c, 1, "channels width")
-
-
 def _domain(c: s.DomainConfig) -> Iterator[Problem]:
     yield from not_empty(c, "name")
     yield from file_names("name", filter(None, [c.name]))
@@ -143,6 +139,6 @@ DOMAIN_CHECKS: Checks = {
     s.EncoderConfig: _encoder,
     s.LayerwiseEncoderConfig: _layerwise_encoder,
     s.HypernetworkConfig: _hypernetwork,
-    FeatureResidualConfig: _feature_residual,
+    FeatureResidualConfig: lambda c: at_least(c, 1, "channels width"),
     s.DomainConfig: _domain,
 }

@@ -201,7 +201,8 @@ class _Builder:
     def set_domain(self, key: str, name_or_path: str, where: str, folder: Path) -> None:
         """Replace the section `key` ("" for a whole DomainConfig) by a domain named or given by its file."""
         file = list_domains().get(name_or_path)
-        if file is None and not _is_path(name_or_path):
+        is_path = "/" in name_or_path or "\\" in name_or_path or name_or_path.endswith((".yaml", ".yml"))
+        if file is None and not is_path:
             message = unknown_name("domain", name_or_path, list_domains())
             self.faults.append(Fault(where, key, f"{message}; or give the path of a YAML file"))
             return
@@ -232,7 +233,8 @@ class _Builder:
             self.origin[key] = where_is(key)
         except (OmegaConfBaseException, TypeError, ValueError):
             hint_text = " or ".join(map(described, allowed))
-            got = f"got {value!r}" + (f"; write {int(value)}" if _is_whole(value) and int in allowed else "")
+            is_whole = isinstance(value, float) and value.is_integer()
+            got = f"got {value!r}" + (f"; write {int(value)}" if is_whole and int in allowed else "")
             where = where_is(key)
             self.faults.append(Fault(where, key, f"expected {hint_text}, {got}"))
 
@@ -340,11 +342,3 @@ def _as_lists(value: Any, hint: Any) -> Any:
     if get_origin(hint) is dict and isinstance(value, dict):
         return {name: _as_lists(one, get_args(hint)[1]) for name, one in value.items()}
     return value
-
-
-def _is_path(text: str) -> bool:
-    return "/" in text or "\\" in text or text.endswith((".yaml", ".yml"))
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, float) and value.is_integer()

@@ -70,10 +70,6 @@ def _projection(c: schema.ProjectionConfig) -> Iterator[Problem]:
         yield from choice(c, key, ("auto", *names.PERCEPTUAL))
 
 
-def _refine(c: schema.RefineConfig) -> Iterator[Problem]:
-    yield from at_least(c, 0, "steps learning_rate w_learning_rate l2 perceptual identity edit_consistency")
-
-
 def _reproduce(c: report_schema.ReproduceConfig) -> Iterator[Problem]:
     parts = (*report_schema.PAPER, *report_schema.BEYOND, report_schema.ALL, *report_schema.REPRODUCED)
     yield from known("parts", "part", c.parts, parts)
@@ -217,7 +213,9 @@ def _video(c: model_schema.VideoConfig) -> Iterator[Problem]:
 REPORT_CHECKS: Checks = {
     schema.EvaluateConfig: _evaluate,
     schema.ProjectionConfig: _projection,
-    schema.RefineConfig: _refine,
+    schema.RefineConfig: lambda c: at_least(
+        c, 0, "steps learning_rate w_learning_rate l2 perceptual identity edit_consistency"
+    ),
     report_schema.AblateConfig: _ablate,
     report_schema.AnalyzeConfig: _analyze,
     report_schema.BenchmarkConfig: _benchmark,

@@ -15,7 +15,7 @@ from hyperinverter.checkpoint import weights_hash
 from hyperinverter.config.schema import DataConfig
 from hyperinverter.data.names import Names
 from hyperinverter.utils.errors import UserError
-from hyperinverter.utils.files import write_atomically
+from hyperinverter.utils.files import write_atomically, write_json
 from hyperinverter.utils.images import to_uint8
 
 CHUNK = 16  # images sampled together; fixed, so that an image's last bit does not depend on who asked for it
@@ -184,8 +184,7 @@ class GeneratedSource:
                     f"{path}: the images there are of {message}; name another data.store, or delete this one"
                 )
         else:
-            with write_atomically(path) as partial:
-                partial.write_text(json.dumps(made_by, indent=1) + "\n")
+            write_json(path, made_by)
 
 
 def _read(path: Path) -> dict:

@@ -168,7 +168,7 @@ def sort_out(names: Names, read_head: Callable[[int], bytes] | None = None) -> t
     def is_image(index: int) -> bool:
         suffix = os.path.splitext(texts[index])[1]
         if suffix or read_head is None or _is_hidden(texts[index]):
-            return _is_image(texts[index])
+            return texts[index].lower().endswith(IMAGE_SUFFIXES) and not _is_hidden(texts[index])
         return looks_like_image(read_head(index))
 
     images = np.fromiter(map(is_image, order), bool, len(order))
@@ -176,10 +176,6 @@ def sort_out(names: Names, read_head: Callable[[int], bytes] | None = None) -> t
     superseded = np.fromiter(chain(repeats, [False] * bool(order)), bool, len(order))
     order = np.array(order, np.int64)
     return order[images & ~superseded], names.take(order[~images])
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(IMAGE_SUFFIXES) and not _is_hidden(name)
 
 
 def _is_hidden(name: str) -> bool:

@@ -6,7 +6,6 @@ Sources: CelebA-HQ (Karras et al., ICLR 2018) in the numbering of CelebAMask-HQ 
 all of FFHQ and tests on CelebA-HQ's test part, and uses LSUN's own split.
 """
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -24,7 +23,7 @@ from hyperinverter.data.sources import open_source, spare_inputs
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.decode import BadImageError, decode_image
 from hyperinverter.utils.errors import UserError
-from hyperinverter.utils.files import write_atomically
+from hyperinverter.utils.files import write_atomically, write_json
 from hyperinverter.utils.images import contact_sheet
 from hyperinverter.utils.output_names import OutputNames
 from hyperinverter.utils.text import bounded_lines, counted
@@ -91,8 +90,7 @@ def prepare_data(config: PrepareConfig) -> dict[str, int]:
         "shorter_sides_px": {split: dict(sorted(found.items())) for split, found in sizes.items()},
         "duplicates": [[f"{a[0]}/{a[1].name}", f"{b[0]}/{b[1].name}"] for a, b in duplicates],
     }
-    with write_atomically(output / "prepare.json") as temporary:
-        temporary.write_text(json.dumps(report, indent=1))
+    write_json(output / "prepare.json", report)
     rows = [[one.source.read(one.index) for one in images[:SHOWN]] for images in splits.values()]
     contact_sheet(rows, None, output / "sheet.png", captions=[f"{s}: {n:,}" for s, n in counts.items()], cell=CELL)
     if duplicates:

@@ -21,7 +21,7 @@ from hyperinverter.extractors.face_finder import face_finder
 from hyperinverter.utils.decode import FULL_SIZE, BadImageError, read_image
 from hyperinverter.utils.device import own_cores
 from hyperinverter.utils.errors import UserError
-from hyperinverter.utils.files import AppendedFile, write_atomically
+from hyperinverter.utils.files import AppendedFile, write_json, write_text
 from hyperinverter.utils.images import contact_sheet, save_image
 from hyperinverter.utils.output_names import OutputNames, inside
 from hyperinverter.utils.paths import check_given
@@ -158,8 +158,7 @@ def _finish(
     kept = sorted({file.name for file in output.glob("*.png")} - {file.name for file in files.values()} - {"sheet.png"})
     if kept:
         print(f"{output} also holds {counted(len(kept), 'picture')} of before, as {kept[0]}: not in alignment.json now")
-    with write_atomically(output / "alignment.json") as temporary:
-        temporary.write_text(json.dumps({"photos": records, "left_out": left_out}, indent=1))
+    write_json(output / "alignment.json", {"photos": records, "left_out": left_out})
     (output / DONE).unlink(missing_ok=True)
     if len(files) > SHEET_ROWS:
         print(f"sheet.png shows the first {SHEET_ROWS} of {len(files)} faces")
@@ -207,8 +206,7 @@ def _begun(path: Path, key: str) -> tuple[dict[str, dict], AppendedFile]:
         if all((path.parent / face["file"]).is_file() for face in entry["faces"].values())
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    with write_atomically(path) as temporary:
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in [key, *whole.values()]))
+    write_text(path, "".join(json.dumps(line) + "\n" for line in [key, *whole.values()]))
     if whole:
         print(f"going on with {path.parent}: {counted(len(whole), 'photo')} of before")
     return whole, AppendedFile(path, lambda error: tqdm.write(f"{error}: a killed run would align these again"))

@@ -1,6 +1,5 @@
 """What scripts/edit.py, invert.py and interpolate.py do: config in; pictures, Inversion files and a JSON record out."""
 
-import json
 import time
 from collections.abc import Sequence
 from itertools import pairwise
@@ -12,7 +11,6 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from hyperinverter.checkpoint import write_atomically
 from hyperinverter.config.schema import EditConfig, InterpolateConfig, InvertConfig, MethodConfig
 from hyperinverter.data.sources import spare_inputs
 from hyperinverter.directions.direction import Direction
@@ -23,6 +21,7 @@ from hyperinverter.editing.interpolation import interpolate
 from hyperinverter.editing.paste_back import paste_back
 from hyperinverter.inverters import Inversion, Inverter, load
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.files import write_json
 from hyperinverter.utils.films import check_films, save_mp4
 from hyperinverter.utils.images import difference_map, save_gif, save_image, to_pil, write_picture
 from hyperinverter.utils.output_names import OutputNames, inside
@@ -167,7 +166,8 @@ def _invert(config: InvertConfig, written: Sheets) -> dict:
         record = {**photo.record, "inversion": f"{photo.label}.safetensors"}
         difference = None
         if photo.image is not None:
-            record |= {name: _l2(image, photo.image) for name, image in drawn.items()}
+            for name, image in drawn.items():
+                record[name] = (image.clamp(-1, 1) - photo.image).square().mean().item()
             difference = difference_map(drawn["l2"].clamp(-1, 1), photo.image, DIFFERENCE_MAXIMUM)
         records.append(record)
         if len(rows) < SHEET_ROWS:
@@ -291,10 +291,6 @@ def _relative(path: Path, folder: Path) -> str:
     return path.relative_to(folder).as_posix()
 
 
-def _l2(image: Tensor, target: Tensor) -> float:
-    return (image.clamp(-1, 1) - target).square().mean().item()
-
-
 def _finish(
     config: InvertConfig,
     inverter: Inverter,
@@ -324,8 +320,7 @@ def _finish(
         "seconds": seconds,  # from the weights on disk to the last file written, without Python's imports
     }
     path = Path(config.output) / f"{command}.json"  # by command: one folder may hold an edit and an interpolation
-    with write_atomically(path) as temporary:
-        temporary.write_text(json.dumps(head | results, indent=2) + "\n")
+    write_json(path, head | results, indent=2)
     for line in inputs.framing.unreported():
         print(f"note: {line}")
     if (count := len(results.get("images", ()))) > SHEET_ROWS:

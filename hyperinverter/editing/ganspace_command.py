@@ -4,7 +4,6 @@ They are principal components (GANSpace) or eigenvectors of the generator's own 
 are needed: one looks at what each component does on some styles, and gives it a name.
 """
 
-import json
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from hyperinverter.checkpoint import read_model, write_atomically
+from hyperinverter.checkpoint import read_model
 from hyperinverter.config.model_schema import GanspaceConfig
 from hyperinverter.directions.direction import edit, in_w, style_range
 from hyperinverter.directions.files import save_direction
@@ -27,6 +26,7 @@ from hyperinverter.releases.obtain import obtain_weights
 from hyperinverter.releases.writing import spread_along
 from hyperinverter.utils.device import resolve_device, to_device
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.files import write_json
 from hyperinverter.utils.images import contact_sheet
 from hyperinverter.utils.seeding import seed_everything
 from hyperinverter.utils.waiting import doing
@@ -88,8 +88,7 @@ def find_directions(config: GanspaceConfig) -> dict[str, Any]:
         variances = found.stds.square()
         told["standard_deviations"] = found.stds.tolist()
         told["explained_of_these"] = (variances / variances.sum()).tolist()
-    with write_atomically(output / f"{config.method}.json") as temporary:
-        temporary.write_text(json.dumps(told, indent=2) + "\n")
+    write_json(output / f"{config.method}.json", told, indent=2)
     print(f"look at {', '.join(sheets)} in {output}")
     for name in named:
         print(f"written: {output / 'directions' / name}.safetensors; edit.py takes it as directions=[that file]")

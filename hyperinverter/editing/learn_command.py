@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from hyperinverter.checkpoint import read_safetensors, recorded, write_atomically
+from hyperinverter.checkpoint import read_safetensors, recorded
 from hyperinverter.config.model_schema import DirectionConfig
 from hyperinverter.data.loader import Batches
 from hyperinverter.data.sources import check_images, open_source
@@ -33,6 +33,7 @@ from hyperinverter.extractors.face_judges import FACE_CLASSIFIERS
 from hyperinverter.inverters import Inverter, load
 from hyperinverter.releases.writing import spread_along
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.files import write_json
 from hyperinverter.utils.output_names import file_name
 from hyperinverter.utils.safetensors_io import write_tensors
 from hyperinverter.utils.seeding import seed_everything
@@ -114,8 +115,7 @@ def learn_directions(config: DirectionConfig) -> dict:
             print(f"{name}: without {', '.join(config.without[name])}; cosine {kept:.2f} to what it was")
     results = {name: figures for name, (_, figures) in learned.items()}
     summary = {"domain": domain.name, "generator": inverter.generator_hash, **told, **about, "directions": results}
-    with write_atomically(output / "directions.json") as temporary:
-        temporary.write_text(json.dumps(summary, indent=2) + "\n")
+    write_json(output / "directions.json", summary, indent=2)
     print(f"directions in {output / 'directions'}; copy them into the model folder to use them by name")
     return summary
 

@@ -3,7 +3,6 @@
 Samples of the generator are edited, or photos where some are named. Letters: N samples, R pixels.
 """
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from hyperinverter.checkpoint import write_atomically
 from hyperinverter.config.model_schema import ListConfig
 from hyperinverter.directions.direction import Direction, edit
 from hyperinverter.evaluation.classifiers import attribute_of
@@ -25,6 +23,7 @@ from hyperinverter.extractors.face_judges import FACE_CLASSIFIERS
 from hyperinverter.extractors.mobilefacenet import MobileFaceNet
 from hyperinverter.inverters import Inversion, Inverter, load
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.files import write_json
 from hyperinverter.utils.images import contact_sheet
 from hyperinverter.utils.output_names import OutputNames
 from hyperinverter.utils.seeding import seed_everything
@@ -92,8 +91,7 @@ def list_directions(config: ListConfig) -> dict[str, Any]:
     }
     if judges:
         _draw_leakage(rows, list(judges), output)
-    with write_atomically(output / "directions.json") as temporary:
-        temporary.write_text(json.dumps(result, indent=2) + "\n")
+    write_json(output / "directions.json", result, indent=2)
     _say(rows, list(judges), missing, output)
     return result
 

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from hyperinverter.utils.files import write_atomically
+from hyperinverter.utils.files import write_atomically, write_text
 
 LETTERS = {"font.size": 12, "axes.titlesize": 13, "svg.fonttype": "none"}  # points; text stays text in an SVG
 PNG_DPI = 150
@@ -41,8 +41,7 @@ def save_figure(figure: Any, stem: Path) -> list[Path]:
     import matplotlib
 
     paths = [stem.with_name(stem.name + suffix) for suffix in (".svg", ".png")]
-    with write_atomically(paths[0]) as temporary:
-        temporary.write_text(svg_of(figure, stem.name) + "\n", encoding="utf-8")
+    write_text(paths[0], svg_of(figure, stem.name) + "\n")
     encoded = io.BytesIO()
     with matplotlib.rc_context(LETTERS):
         figure.savefig(encoded, format="png", dpi=PNG_DPI, metadata={"Software": None})

@@ -38,7 +38,7 @@ from hyperinverter.training.common import set_up
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.distributed import from_main, gather_numbered, in_all_processes, is_main, world_size
 from hyperinverter.utils.errors import UserError
-from hyperinverter.utils.files import write_atomically
+from hyperinverter.utils.files import write_json, write_text
 from hyperinverter.utils.paths import check_given
 from hyperinverter.utils.waiting import doing
 
@@ -157,9 +157,9 @@ def _summarise(
     }
     output = Path(config.output)
     _print_replaced(output / "metrics.json", protocol)
-    _write(output / "images.jsonl", "".join(json.dumps(record) + "\n" for record in records))
-    _write(output / "metrics.json", json.dumps(result, indent=2) + "\n")
-    _write(output / "table.md", to_markdown(result))
+    write_text(output / "images.jsonl", "".join(json.dumps(record) + "\n" for record in records))
+    write_json(output / "metrics.json", result, indent=2)
+    write_text(output / "table.md", to_markdown(result))
     chosen = choose_rows(ranking, config.sheet_rows)
     if chosen:
         names = [record["name"] for record in records]
@@ -334,8 +334,3 @@ def _print_replaced(path: Path, protocol: dict[str, Any]) -> None:
         log_message(
             f"{path}: replaces an evaluation of other {' and '.join(other)}; another output=FOLDER would keep both"
         )
-
-
-def _write(path: Path, text: str) -> None:
-    with write_atomically(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

@@ -22,7 +22,7 @@ from hyperinverter.releases.package_index import MARKERS, command_for_package, f
 from hyperinverter.releases.request import RequestRefused
 from hyperinverter.releases.transfer import Fetched, Limits, NotWhole, WrongContent, fetch, hash_file
 from hyperinverter.utils.errors import UserError
-from hyperinverter.utils.files import write_atomically
+from hyperinverter.utils.files import write_json
 
 # confirm=t answers the question that Drive asks about files too large for its virus scan
 DRIVE = "https://drive.usercontent.google.com/download?id={id}&export=download&confirm=t"
@@ -236,8 +236,7 @@ def record_hash(root: Path, entry: CatalogEntry, sha256: str, size: int, copy: s
             return
         known[entry.name] = Seen(entry.file, sha256, size, copy, datetime.now(UTC).isoformat(timespec="seconds"))
         files = {name: asdict(seen) for name, seen in sorted(known.items())}
-        with write_atomically(root / LOCK_NAME) as temporary:
-            temporary.write_text(json.dumps({"version": VERSION, "files": files}, indent=2) + "\n")
+        write_json(root / LOCK_NAME, {"version": VERSION, "files": files}, indent=2)
 
 
 @contextmanager

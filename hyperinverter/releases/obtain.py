@@ -75,7 +75,8 @@ def released_name(source: str | Path | DomainConfig) -> str | None:
     if name not in released_models() or (Path(name) / GENERATOR).is_file():
         return None
     generator = model_folder(name) / GENERATOR
-    return name if not generator.is_file() or _is_converted(generator) else None
+    is_converted = not generator.is_file() or "source" in _head(generator)
+    return name if is_converted else None
 
 
 def make_model(name: str, parts: Sequence[str] = WHOLE, *, download: bool = False, root: Path | None = None) -> Path:
@@ -198,11 +199,6 @@ def _bring_shipped_parts(name: str, folder: Path) -> None:
     if shipped and folder not in shipped:
         for file in sorted(path for path in shipped[0].rglob("*") if path.is_file()):
             copy_file(file, folder / file.relative_to(shipped[0]))
-
-
-def _is_converted(path: Path) -> bool:
-    """Whether a model file was converted from a released one."""
-    return "source" in _head(path)
 
 
 def _head(path: Path) -> dict[str, Any]:

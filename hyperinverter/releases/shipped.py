@@ -8,7 +8,7 @@ from hyperinverter.config.yaml_text import read_yaml
 from hyperinverter.releases.catalog import released_models
 from hyperinverter.releases.obtain import GENERATOR
 from hyperinverter.utils.errors import UserError
-from hyperinverter.utils.files import write_atomically
+from hyperinverter.utils.files import write_text
 from hyperinverter.utils.text import counted
 
 LIST = Path(__file__).with_name("shipped.yaml")
@@ -49,8 +49,7 @@ def record_shipped(name: str, folder: Path, path: Path = LIST) -> None:
         files = hashes if model.name == name else model.files
         lines += [f"{model.name}:", f"  source: {model.source}", f"  licence: {model.licence}", "  files:"]
         lines += [f"    {file}: {digest}" for file, digest in sorted(files.items())]
-    with write_atomically(path) as temporary:
-        temporary.write_text("\n".join(lines) + "\n")
+    write_text(path, "\n".join(lines) + "\n")
     print(f"{path.name}: SHA-256 of {counted(len(hashes), 'file')} of {name}")
 
 

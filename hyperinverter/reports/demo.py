@@ -29,7 +29,7 @@ from hyperinverter.reports.demo_stages import (
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.device import resolve_device
 from hyperinverter.utils.errors import UserError
-from hyperinverter.utils.files import write_atomically
+from hyperinverter.utils.files import write_json, write_text
 
 MARKER = "demo.json"  # the first file written: says that a folder is a demo's and may be replaced
 
@@ -62,8 +62,7 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
 
     seconds = {**demo.seconds, "all": round(time.monotonic() - demo.start, 1)}
     result = {"short_training": training, "photo": photo_metrics, "sizes": sizes(config), "seconds": seconds}
-    with write_atomically(demo.output / "metrics.json") as path:
-        path.write_text(json.dumps(metrics | {"demo": result}, indent=2) + "\n")
+    write_json(demo.output / "metrics.json", metrics | {"demo": result}, indent=2)
     demo.report.section("How long it took")
     demo.report.table(["stage", "s"], [[title, value] for title, value in seconds.items()])
     demo.report.write(demo.output / "index.html")
@@ -131,5 +130,4 @@ def start_folder(config: DemoConfig) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
-    with write_atomically(output / MARKER) as marker:
-        marker.write_text(json.dumps({"domain": config.domain.name, **sizes(config)}) + "\n")
+    write_text(output / MARKER, json.dumps({"domain": config.domain.name, **sizes(config)}) + "\n")

@@ -30,7 +30,7 @@ from hyperinverter.reports.html_page import Report, curves, metrics_rows, read_s
 from hyperinverter.training import phase1, phase2
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.decode import read_image
-from hyperinverter.utils.files import write_atomically
+from hyperinverter.utils.files import write_text
 from hyperinverter.utils.images import contact_sheet, from_uint8, save_image
 
 STAGES = 7
@@ -82,8 +82,7 @@ def name_domain(domain: DomainConfig, output: Path) -> str:
     if domain.name in list_domains() and load_domain(domain.name) == domain:
         return domain.name
     path = output / "domain.yaml"
-    with write_atomically(path) as temporary:
-        temporary.write_text(to_yaml(domain))
+    write_text(path, to_yaml(domain))
     return str(path)
 
 

@@ -28,7 +28,7 @@ from hyperinverter.config.schema import CommandConfig, RunConfig
 from hyperinverter.training.guard import STOP_SIGNALS, Stopped
 from hyperinverter.utils.device import warn_if_slower
 from hyperinverter.utils.distributed import is_main, own_device
-from hyperinverter.utils.files import AppendedFile, write_atomically
+from hyperinverter.utils.files import AppendedFile, write_atomically, write_text
 from hyperinverter.utils.images import image_grid, save_image
 from hyperinverter.utils.seeding import seed_everything
 
@@ -71,10 +71,8 @@ class Run:
             return
         for folder in (self.samples, self.checkpoints):
             folder.mkdir(parents=True, exist_ok=True)
-        with write_atomically(self.folder / "config.yaml") as path:
-            path.write_text(to_yaml(config))
-        with write_atomically(self.folder / "environment.txt") as path:
-            path.write_text(_environment())
+        write_text(self.folder / "config.yaml", to_yaml(config))
+        write_text(self.folder / "environment.txt", _environment())
         forget_later(self.folder, step)
         if schedule := getattr(config, "schedule", None):  # a run killed before it removed one
             remove_older_states(self.checkpoints, step, schedule.keep_checkpoints)

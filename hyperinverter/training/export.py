@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from hyperinverter.checkpoint import save_model, write_atomically
+from hyperinverter.checkpoint import save_model
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.models.hyperstyle import HyperStyle
 from hyperinverter.models.stylegan2 import Discriminator, Generator
@@ -16,7 +16,7 @@ from hyperinverter.pretrained.methods import save_method
 from hyperinverter.releases.obtain import obtain_weights
 from hyperinverter.training.progress import Progress
 from hyperinverter.utils.distributed import is_main
-from hyperinverter.utils.files import copy_file
+from hyperinverter.utils.files import copy_file, write_text
 
 CONFIG_SECTIONS = {
     "w_encoder": ("w_encoder",),
@@ -171,8 +171,7 @@ def _write_readme(folder: Path, filename: str, domain: DomainConfig, info: dict,
         f"Written by `{info['trainer']}`; the run's `config.yaml` lies one folder up.\n\n{table}"
         f"{then}\n"
     )
-    with write_atomically(folder / "README.md") as temporary:
-        temporary.write_text(text)
+    write_text(folder / "README.md", text)
 
 
 def save_early_head(

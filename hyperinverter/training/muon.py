@@ -31,7 +31,7 @@ class Muon(torch.optim.Adam):
             loss = None if closure is None else closure()
         moved = []
         for group in self.param_groups:
-            matrices = list(filter(_is_matrix, group["params"]))
+            matrices = [p for p in group["params"] if p.ndim > 1 and p.grad is not None]
             for alike in _alike(matrices):
                 self._move(alike, group["lr"])
             for parameter in matrices:
@@ -91,7 +91,3 @@ def _alike(parameters: list[Tensor]) -> list[list[Tensor]]:
         alone = id(parameter) if parameter.device.type == "cpu" else None
         groups.setdefault((alone, parameter.shape, parameter.dtype), []).append(parameter)
     return list(groups.values())
-
-
-def _is_matrix(parameter: Tensor) -> bool:
-    return parameter.ndim > 1 and parameter.grad is not None

@@ -103,9 +103,9 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, result: Any) -> None:
-    """A whole file of JSON, indented by one so that changes can be read."""
-    write_text(path, json.dumps(result, indent=1) + "\n")
+def write_json(path: Path, result: Any, indent: int = 1) -> None:
+    """A whole file of JSON, indented so that changes can be read."""
+    write_text(path, json.dumps(result, indent=indent) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -19,7 +19,6 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from hyperinverter.checkpoint import write_atomically
 from hyperinverter.config.model_schema import VideoConfig
 from hyperinverter.editing.changes import Together, all_at_once
 from hyperinverter.editing.commands import open_method
@@ -31,7 +30,7 @@ from hyperinverter.extractors.crop import crop_quad
 from hyperinverter.inverters import Inversion, Inverter
 from hyperinverter.utils.decode import to_tensor
 from hyperinverter.utils.errors import UserError
-from hyperinverter.utils.files import check_writable
+from hyperinverter.utils.files import check_writable, write_json, write_text
 from hyperinverter.utils.films import MP4_SOUND, Film, join_parts, write_part
 from hyperinverter.utils.images import contact_sheet, from_uint8, to_pil
 from hyperinverter.utils.text import expanded
@@ -120,8 +119,7 @@ def edit_video(config: VideoConfig) -> dict:
         **measured,
         "seconds": {**seconds, "all": round(time.perf_counter() - begin, 2)},
     }
-    with write_atomically(target.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps(result, indent=2) + "\n")
+    write_json(target.with_suffix(".json"), result, indent=2)
     shutil.rmtree(work.folder)
     print(
         f"{target}: {work.frames} frames, {len(work.paths)} face{'s' * (len(work.paths) > 1)} in {with_face} of them; "
@@ -165,8 +163,7 @@ def _claim(work: Work, inverter: Inverter) -> None:
         if not mark.is_file() and any(not each.name.startswith(".") for each in work.folder.iterdir()):
             raise UserError(f"{work.folder} is where parts of the film go, and holds something else: rename it")
         shutil.rmtree(work.folder)
-    with write_atomically(mark) as temporary:
-        temporary.write_text(key)
+    write_text(mark, key)
 
 
 def _follow(work: Work) -> None:
@@ -202,8 +199,7 @@ def _follow(work: Work) -> None:
 
 
 def _write_json(path: Path, content: object) -> None:
-    with write_atomically(path) as temporary:
-        temporary.write_text(json.dumps(content))
+    write_text(path, json.dumps(content))
 
 
 def _chunks_of(work: Work, missing: list[int], what: str) -> Iterator[tuple[int, Iterator[tuple[int, Image.Image]]]]:

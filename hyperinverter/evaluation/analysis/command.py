@@ -1,6 +1,5 @@
 """analyze as a command: every figure's numbers as JSON, the pictures beside them."""
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from hyperinverter.inverters import INVERTERS, Inverter, load
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.training.common import set_up
 from hyperinverter.utils.errors import UserError
-from hyperinverter.utils.files import write_atomically
+from hyperinverter.utils.files import write_json
 
 
 class Analysis:
@@ -109,8 +108,7 @@ def analyze(config: AnalyzeConfig, *, chosen: list[int] | None = None) -> dict[s
             result = {"model": f"{inverter.model_name} {inverter.model_hash}", "domain": inverter.domain.name, **result}
         results[figure] = result
         path = analysis.folder / f"{figure}.json"
-        with write_atomically(path) as temporary:
-            temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_json(path, result)
         for statement in result.get("statements", ()):
             ratio = f", ratio {statement['ratio']:.2f}" if "ratio" in statement else ""
             log_message(f"{figure}: {statement['statement']}: {statement['verdict']}{ratio}")

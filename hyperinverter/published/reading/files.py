@@ -6,10 +6,6 @@ this folder, for tensors and plain types; so a hostile file can be refused but c
 
 import hashlib
 import mmap
-import pickle
-import struct
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,15 +20,9 @@ from hyperinverter.published.reading.plain import Plain
 from hyperinverter.published.reading.recognise import container_of
 from hyperinverter.published.reading.refusal import FETCH_AGAIN, Budget, Foreign, UnreadableFile, cut_short, shown
 from hyperinverter.published.reading.torch_files import read_legacy, read_torch_zip
-from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.errors import DAMAGED, UserError
 from hyperinverter.utils.safetensors_io import parse_head, tensor_of
 from hyperinverter.utils.text import expanded
-
-# What NumPy, torch, zipfile and Python raise on damaged content; the checks of this folder come first, so that these
-# are the last net: whatever a file holds, its reader gets one message.
-DAMAGED = (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, NotImplementedError, EOFError,
-           AttributeError, MemoryError, pickle.UnpicklingError, struct.error, zlib.error, zipfile.BadZipFile,
-           zipfile.LargeZipFile)  # fmt: skip
 
 
 @dataclass
@@ -90,7 +80,7 @@ def read_published(
         raise UserError(f"{path}: {error}; {error.remedy}") from error
     except OSError as error:
         raise UserError(f"{path}: it cannot be read ({error.strerror or error}); check the disk and rights") from error
-    except DAMAGED as error:
+    except DAMAGED as error:  # the checks of this folder come first: this is the last net
         message = shown(str(error)) or type(error).__name__
         raise UserError(f"{path}: it is damaged and cannot be read ({message}); {FETCH_AGAIN}") from error
 

@@ -33,7 +33,7 @@ from hyperinverter.reports.benchmark.training import measure_training
 from hyperinverter.training.common import set_up
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.errors import UserError
-from hyperinverter.utils.files import slug, write_atomically
+from hyperinverter.utils.files import slug, write_json, write_text
 from hyperinverter.utils.text import counted
 
 PASSED_ON = ("device", "threads", "seed", "rounds", "least_rounds", "seconds")  # to each of `runs`, where set
@@ -61,17 +61,17 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
         for part in parts:
             measured = in_fresh_process(_measure, part) if config.runs else measure_domain(part, device)
             result["runs"].append({**measured, "about": _about()})
-            _write(Path(config.output) / "benchmark.json", _json(result))  # one by one: the whole takes long
+            write_json(Path(config.output) / "benchmark.json", result)  # one by one: the whole takes long
             if config.publish is not None:
                 _publish(Path(config.publish), result)
         if config.apps:
             result["apps"] = [
                 {**in_fresh_process(_measure_app, config, path), "about": _about()} for path in config.apps
             ]
-            _write(Path(config.output) / "benchmark.json", _json(result))
+            write_json(Path(config.output) / "benchmark.json", result)
             if config.publish is not None:
                 _publish(Path(config.publish), result)
-        _write(Path(config.output) / "table.md", tables(result))
+        write_text(Path(config.output) / "table.md", tables(result))
         tqdm.write(tables(result))
     elif config.publish is None:
         raise UserError(
@@ -108,10 +108,10 @@ def _publish(folder: Path, result: dict[str, Any]) -> None:
         apps = result.get("apps", earlier.get("apps", []))
         runs = [run for run in earlier["runs"] if run["domain"] not in measured] + result["runs"]
         runs.sort(key=lambda run: run["resolution"])
-        _write(path, _json({**result, "notes": earlier.get("notes", []), "runs": runs, "apps": apps}))
+        write_json(path, {**result, "notes": earlier.get("notes", []), "runs": runs, "apps": apps})
     results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     about = folder / "about.md"  # written by hand
-    _write(folder.with_suffix(".md"), page(about.read_text() if about.is_file() else "# Performance\n", results))
+    write_text(folder.with_suffix(".md"), page(about.read_text() if about.is_file() else "# Performance\n", results))
     tqdm.write(f"written: {folder.with_suffix('.md')}")
 
 
@@ -239,12 +239,3 @@ def _processor() -> str:
     found = re.search(r"model name\s*:\s*(.+)", text)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{found[1].strip() if found else platform.processor() or 'CPU'}, {counted(cores, 'core')}"
-
-
-def _json(result: dict[str, Any]) -> str:
-    return json.dumps(result, indent=1) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    with write_atomically(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

@@ -4,7 +4,6 @@ Letters: N images (the batch).
 """
 
 import time
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -44,7 +43,7 @@ def measure_ceiling(device: torch.device, precisions: list[str], seconds: float 
 
 def _matmul_rate(device: torch.device, precision: str, seconds: float) -> float:
     dtype, side = DTYPES[precision], 256
-    with _products(precision):
+    with tf32_allowed(precision == "tf32"):
         while True:
             a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
             spent = _best(lambda a=a, b=b: a @ b, device, seconds / 8)
@@ -53,10 +52,6 @@ def _matmul_rate(device: torch.device, precision: str, seconds: float) -> float:
                 break
             side *= 2
         return 2 * side**3 / min(spent, _best(lambda: a @ b, device, seconds))
-
-
-def _products(precision: str) -> AbstractContextManager[None]:
-    return tf32_allowed(precision == "tf32")
 
 
 def _copy_rate(device: torch.device, seconds: float) -> float:

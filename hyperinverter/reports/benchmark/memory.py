@@ -142,7 +142,8 @@ class Gauge:
             self.before, self.how = torch.cuda.memory_allocated(device), "torch.cuda.max_memory_allocated"
             return
         give_back_memory()
-        self.before, self.how = _resident(), "resident memory of a fresh process (VmHWM, set back before the calls)"
+        self.before = _status("VmRSS") or _largest_resident()
+        self.how = "resident memory of a fresh process (VmHWM, set back before the calls)"
         if not _set_back_peak():
             self.how = "largest resident memory of a fresh process (ru_maxrss, building its networks included)"
 
@@ -163,10 +164,6 @@ def _set_back_peak() -> bool:
     except OSError:
         return False
     return True
-
-
-def _resident() -> int:
-    return _status("VmRSS") or _largest_resident()
 
 
 def _status(key: str) -> int | None:

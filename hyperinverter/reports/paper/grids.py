@@ -6,7 +6,6 @@ change. Letters: N photos, S pictures of a row.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from hyperinverter.directions.direction import Direction, edit
+from hyperinverter.directions.direction import edit
 from hyperinverter.editing.interpolation import interpolate
 from hyperinverter.evaluation.editability import UNITS, shown
 from hyperinverter.evaluation.reconstructing import rounded
@@ -153,8 +152,8 @@ def figure5(bench: Bench) -> dict[str, Any]:
         for method in bench.present:
             inverter = bench.load(method)
             inversion = inverter.prepare(bench.reconstructor(method, bench.shown).invert(photos, names))
-            each = partial(_edited, inverter, inversion)
-            made = [image for d in directions for way in ways[d.name] for image in each(d, way)]
+            edits = [edit(inversion, d, way) for d in directions for way in ways[d.name]]
+            made = [image for edited in edits for image in shown(inverter, edited).cpu()]
             for row, image in zip(cells, made, strict=True):
                 row.append(image)
         captions = [f"{d.name.replace('_', ' ')}\n{sign * strength:+g}{UNITS[unit]}\n{row.place}"
@@ -165,10 +164,6 @@ def figure5(bench: Bench) -> dict[str, Any]:
 
     told = [sorted((d.name, d.vector.tolist()) for d in directions), ways]
     return _drawn(bench, "fig5", bench.present, told, draw)
-
-
-def _edited(inverter: Any, inversion: Inversion, direction: Direction, way: float) -> list[Tensor]:
-    return list(shown(inverter, edit(inversion, direction, way)).cpu())
 
 
 def figure26(bench: Bench) -> dict[str, Any]:

@@ -8,7 +8,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from hyperinverter.directions.direction import Direction
 from hyperinverter.evaluation.classifiers import unit_of
 from hyperinverter.evaluation.editability import Identity, both_ways, choose_photos, measure_edits_of
 from hyperinverter.evaluation.messages import log_message
-from hyperinverter.evaluation.reconstructing import Reconstructor
 from hyperinverter.evaluation.tables import mean
 from hyperinverter.inverters import Inversion, Inverter
 from hyperinverter.metrics import NotMeasured
@@ -149,6 +147,11 @@ def edits_of(
     inverter = bench.load(method)
     images = bench.batches(indices)
     recon = bench.reconstructor(method, images)
+    labels: list[str] = []
+
+    def inversions(inverter: Inverter, photos: Tensor) -> dict[str, Inversion]:
+        return {method.name: inverter.prepare(recon.invert(photos, labels))}
+
     write_text(path, "".join(json.dumps(line) + "\n" for line in done))  # without a line that a kill cut off
     file = AppendedFile(path, on_error=_raise)
     with tqdm(total=len(indices), initial=len(done), desc=f"edits, {method.label}", unit="photo") as bar:
@@ -161,7 +164,7 @@ def edits_of(
             cases = [replace(case, changes={}, identities={}) for case in judges.cases]
             measure_edits_of(
                 inverter,
-                partial(_inversions, method, recon, labels),
+                inversions,
                 cases,
                 [photos],
                 config.strengths,
@@ -188,12 +191,6 @@ def hash_of(direction: Direction) -> str:
 
 def _raise(error: OSError) -> None:
     raise error
-
-
-def _inversions(
-    method: Method, recon: Reconstructor, names: Sequence[str], inverter: Inverter, photos: Tensor
-) -> dict[str, Inversion]:
-    return {method.name: inverter.prepare(recon.invert(photos, names))}
 
 
 def _record(case: Any, method: str, i: int) -> dict[str, Any]:
