@@ -76,7 +76,6 @@ def save_model(
     """Write weights with their config into one .safetensors file and return the weights' hash.
 
     Args:
-        path: target file; parent folders are made.
         module_or_state: a module (its state_dict is taken) or a state dict.
         kind: one of KINDS.
         config: what is needed to rebuild the network; plain JSON types.

@@ -46,10 +46,8 @@ class Command:
     """One command.
 
     Attributes:
-        schema: the `*Config` dataclass of its settings.
         action: "package.module:function", called with the config; imported only when it runs.
         config: the YAML file used without --config; None takes the schema's defaults.
-        description: the first lines of --help.
         inputs: the key that collects words without `=`, such as "data.root"; None: every word is key=value.
         inputs_help: what those words are; `inputs_name` stands for one of them in --help.
         plan: "package.module:function", called with the config by --dry-run; gives the text to print.
@@ -73,7 +71,6 @@ def run(command: Command, argv: Sequence[str], program: str | None = None) -> No
     """Parse the command line, load the config, and call the command's action with it.
 
     Args:
-        command: which.
         argv: the words after the command's name.
         program: how --help calls the command; None: by the script's file name.
     Raises:
@@ -241,7 +238,6 @@ def settings_help(schema_class: type, config: Any) -> str:
     """All keys of a command, its own first, then sections; the sizes of the domain's networks come last.
 
     Args:
-        schema_class: the command's settings.
         config: values that hold where the command line says nothing.
     """
     width = min(shutil.get_terminal_size().columns, WIDEST)

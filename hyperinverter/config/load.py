@@ -41,7 +41,6 @@ def load_config(schema_class: type[T], path: str | Path | None, overrides: Seque
     """Read, merge, type and check a config.
 
     Args:
-        schema_class: one of the `*Config` dataclasses.
         path: a YAML file; a relative one is looked up in the current folder, then in the repository. None: defaults.
         overrides: `key.sub=value`, the value in YAML (`[1, 2]`, `null`, `true`).
     Raises:

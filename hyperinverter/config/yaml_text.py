@@ -60,7 +60,6 @@ def read_yaml(path: Path, shown_as: str) -> YamlFile:
     """Read a YAML file whose top level is a mapping; nothing is raised, faults are returned.
 
     Args:
-        path: the file.
         shown_as: how messages call it.
     """
     result = YamlFile()

@@ -17,7 +17,6 @@ class FitNotes:
     """Images that are not square (centre-cropped), and those smaller than `resolution` px (enlarged).
 
     Args:
-        resolution: px.
         names: of the images that are noted by their index in it: two bits each, however often they come and however
             many they are. Others are remembered by name.
     """

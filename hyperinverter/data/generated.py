@@ -26,8 +26,6 @@ class GeneratedSource:
 
     Args:
         generator: as `models.stylegan2.Generator`; its weights must not change while this is in use.
-        count: how many images.
-        seed: another seed gives other images.
         stream: "train" and "validation" of the same seed share no image.
         truncation_psi: 1 is the full distribution, 0 the mean face.
         truncation_psi_from: None, or every image has its own truncation, drawn evenly from here to `truncation_psi`.

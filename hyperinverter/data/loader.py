@@ -43,7 +43,6 @@ class Batches:
     """Endless shuffled batches of a source.
 
     Args:
-        source: the images.
         resolution: R; every image is brought to [3, R, R] by the one resize policy.
         seed: of the order and the mirroring.
         flip: mirror every image with probability one half.
@@ -296,8 +295,6 @@ def open_training_data(
     """Training and validation images of a run.
 
     Args:
-        data: the `data` section of the config.
-        domain: gives the resolution.
         seed: of the order and the mirroring.
         generator: the domain's generator; only for data.kind=generated.
         device: where the batches are wanted.

@@ -57,12 +57,7 @@ def what_else(path: Path) -> str | None:
 
 
 def what_is_inside(path: Path, files: Iterable[str]) -> str | None:
-    """What a folder or zip without images holds, and what to give; None: nothing that is known.
-
-    Args:
-        path: of the folder or zip.
-        files: names of the files in it.
-    """
+    """What a folder or zip without images holds, and what to give; None: nothing that is known."""
     files = list(files)
     databases = sorted({Path(name).parent for name in files if Path(name).name == LMDB_FILE})
     if path.is_file() and any(name.endswith(("/data.pkl", ".npy")) for name in files):

@@ -21,8 +21,6 @@ def sample_indices(n: int, seed: int, start: int, count: int) -> list[int]:
     Epoch e (positions e*n .. (e+1)*n-1) holds every index exactly once, in an order drawn from (seed, e).
 
     Args:
-        n: number of images.
-        seed: any integer; other seeds give other orders.
         start: position of the first index, counted in images since the start of training.
         count: how many; may reach over the end of an epoch or exceed n.
     Raises:

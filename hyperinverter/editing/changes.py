@@ -17,7 +17,6 @@ class Change:
     """One sheet's way of changing photos.
 
     Attributes:
-        name: of its files and its sheet.
         places: how far its pictures are, in units of `steps`.
         steps: directions, and how far along each (γ, a distance in W) is 1.
         unit: behind the places in headings.

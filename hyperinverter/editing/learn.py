@@ -44,8 +44,6 @@ def learn_direction(
         ws: codes, [n, w_dim].
         labels: bool [n], whether the photo has the attribute.
         held_out: bool [n], photos kept out of the fit, on which accuracy is measured.
-        name: of the direction.
-        generator_hash: of the generator whose W this is.
         estimate: `normal`, the SVM's normal (InterFaceGAN); `pattern`, the codes' covariance times that normal; or
             `shrunk`, between the two.
     Returns:

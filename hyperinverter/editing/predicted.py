@@ -51,7 +51,6 @@ def surest_ends(scores: np.ndarray, part: float, name: str) -> tuple[np.ndarray,
     Args:
         scores: [n].
         part: of n, at each end.
-        name: of the direction, for messages.
     Raises:
         UserError: a score is not finite, or the two ends have a score in common.
     """
@@ -95,7 +94,6 @@ def scored_photos(
     """The photos' scores by the predictors of these names, [n, P].
 
     Args:
-        batches: the photos.
         photos: names of those whose codes were made, in order, as one that is skipped has none.
     """
 

@@ -84,10 +84,7 @@ def fit_classifiers(
     the labels are compared, not the pixels).
 
     Args:
-        attributes: columns of the labels.
         training, held_out: photos, of different people.
-        labels: as `read_labels` gives them.
-        cache: file for the classifiers.
     Raises:
         UserError: the features' network is missing, a column is, or photos have no labels.
     """
@@ -213,7 +210,6 @@ class Classifiers:
 
     Args:
         names: of FACE_CLASSIFIERS; their files must be there.
-        attributes: fitted classifiers, or None.
     """
 
     def __init__(self, names: Iterable[str], attributes: AttributeClassifiers | None, device: torch.device) -> None:

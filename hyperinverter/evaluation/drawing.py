@@ -16,7 +16,6 @@ def new_figure(width: float, height: float, **subplots: Any) -> tuple[Any, Any]:
 
     Args:
         width, height: inches.
-        subplots: as matplotlib's `Figure.subplots` takes them.
     """
     import matplotlib
     from matplotlib.figure import Figure

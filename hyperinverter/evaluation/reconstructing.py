@@ -69,7 +69,6 @@ class Reconstructor:
     from which pixels: an evaluation that was interrupted, or is measured by other metrics, finds it again.
 
     Args:
-        inverter: the method.
         folder: where finished images of a method that optimises lie.
         photos: the images, for methods that take them from their files.
         keep_inversions: beside the PNG also the Inversion, a .safetensors file of the same name, for edits and blends;
@@ -91,7 +90,6 @@ class Reconstructor:
 
         Args:
             images: [N,3,R,R], rounded.
-            names: of the images.
             done: called with the number of images finished since its last call.
         """
         if not self.keeps:

@@ -47,8 +47,6 @@ def draw_sheet(
     """Write the sheet.
 
     Args:
-        path: of the picture.
-        rows: which images, from the top.
         names: of all images, by index.
         values: L2 of the last method, by index.
         originals: name -> image [3,R,R] in [-1,1], for at least the chosen ones.

@@ -86,7 +86,6 @@ def align(image: Image.Image, size: int, name: str = "the image", number: int = 
     Args:
         image: upright RGB photo of any size (`utils.decode.read_image` gives one).
         size: side of the crop, px.
-        name: what to call the photo in errors.
         number: which face, 1 is the largest.
     Raises:
         NoFaceError: no face was found, or not so many; names the photo.

@@ -33,7 +33,6 @@ class Framing:
     """Looks at photos one by one, and remembers what it found.
 
     Args:
-        domain: what is expected.
         remedy: what to do with photos of faces that are not in the crop.
     """
 

@@ -31,8 +31,6 @@ class Perceptual:
     """A feature network under the name that goes into results.
 
     Attributes:
-        name: one of PERCEPTUAL.
-        extractor: measures images.
         feature_px: larger images are reduced to this before the extractor; None: it needs the full resolution.
     """
 
@@ -57,7 +55,6 @@ def find_perceptual(
 
     Args:
         wanted: auto, or one of PERCEPTUAL.
-        resolution: of the generator's images.
         find_discriminator: gives the domain's discriminator, None where it has none; called only when needed.
         order: best first, for auto.
     Raises:

@@ -59,11 +59,9 @@ def tune_generator(
         target: [1, 3, R, R] in [-1, 1].
         features: perceptual network, at the images' full resolution.
         steps: at most this many updates.
-        learning_rate: of Adam.
         l2_lambda: weight of the mean squared difference.
         lpips_lambda: weight of the perceptual distance.
         lpips_threshold: stop as soon as the perceptual distance is no larger; None never stops early.
-        progress: label of the progress bar that runs of at least 100 steps show.
         on_step: called before every update with step, mean squared difference and perceptual distance.
     """
     if ws.shape != (1, generator.num_ws, generator.w_dim) or len(target) != 1:
@@ -102,8 +100,6 @@ class PtiInverter(ProjectorInverter):
     """An Inversion is the pivot, repeated to every style, and θ* - θ by parameter name.
 
     Attributes:
-        steps: of the pivot's search.
-        tuning_steps: of the generator's tuning.
         tuning_perceptual: what the tuning measures images with.
         lpips_threshold: stops the tuning early. A distance in LPIPS: on a stand-in network nothing stops it.
     """

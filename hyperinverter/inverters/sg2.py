@@ -27,7 +27,6 @@ class ProjectorInverter(Inverter):
     Every image is optimised alone and from the same seed, so its result does not depend on its batch.
 
     Attributes:
-        steps: updates of the code.
         perceptual: what measures images; `name` says which network it is.
         seed: of the exploring noise.
     """

@@ -77,8 +77,6 @@ class TotalLoss(nn.Module):
     """Weighted sum of named losses. Its networks are frozen, so it has nothing to train and nothing to save.
 
     Args:
-        losses: name -> loss.
-        weights: name -> weight, for the same names.
         loss_resolution: larger images are reduced to this by box mean before every loss but those that need the full
             resolution (published: 256).
     """
@@ -124,9 +122,7 @@ def build_losses(
     """Build every loss with a weight above 0; a weight of 0 needs no network.
 
     Args:
-        loss_weights: name -> weight, as in the YAML.
         discriminator: the domain's, for discriminator_features; it is copied.
-        loss_resolution: see TotalLoss.
     Raises:
         UserError: an unknown name, a negative weight, nothing to minimise, or a missing network; says what to do.
     """

@@ -62,9 +62,7 @@ def build(
 
     Args:
         names: keys of METRICS.
-        domain: gives resolutions and whether the images are faces.
         discriminator: the domain's, for discriminator_features.
-        device: where the networks run.
         metric_filter: how images above the loss resolution are reduced, a key of FILTERS.
         kid_subset_size: images in each of KID's subsets, at most.
     Returns:

@@ -83,7 +83,6 @@ class RecentFeatures(Remembered):
     """Features of the last few batches, one network pass for all metrics and methods that see the same images.
 
     Args:
-        extractor: gives the features.
         reduction: what images go through first; None leaves them alone.
     """
 
@@ -131,7 +130,6 @@ class Metric(ABC):
     """One number over pairs of images.
 
     Attributes:
-        name: its key in the result.
         unit: of the number; "" for a plain ratio or score.
         better: "lower" or "higher".
     """

@@ -271,7 +271,6 @@ class HyperStyle(nn.Module):
     """The whole method.
 
     Attributes:
-        hypernet: predicts the factors.
         decoder: the generator whose weights they change, or None.
         w_encoder: gives the first codes, or None; released checkpoints keep it in a file of its own.
         latent_avg: average code [1 or L, w_dim] that is added to them, or None.

@@ -53,8 +53,6 @@ def save_method(
     Args:
         path: target file, named after the method and beside generator.safetensors.
         network: as `from_published` gives it; its decoder is left out.
-        method: one of PUBLISHED_METHODS.
-        domain: name of the model.
         generator_hash: hash of the generator's file; the method is refused with any other generator.
         info: anything a reader may want to know: source, licence.
         half: store floating-point tensors as float16.
@@ -84,7 +82,6 @@ def load_method(source: str | Path | DomainConfig, method: str) -> LoadedMethod:
 
     Args:
         source: a model folder by name or path, or a DomainConfig (its `weights` section says where the files lie).
-        method: one of PUBLISHED_METHODS.
     Raises:
         FileNotFoundError: no such model, or no file of this method; says which command makes it.
         UserError: the file is damaged, or belongs to another generator.

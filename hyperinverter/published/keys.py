@@ -102,7 +102,6 @@ class Keys:
 
         Args:
             network: receives the tensors, in its own dtype.
-            state: name -> tensor.
             keep: regular expression of names that the network constructs itself and the file may leave out.
             assign: take the tensors themselves, for a network that was built without memory (on the device meta).
         """

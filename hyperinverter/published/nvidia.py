@@ -41,7 +41,6 @@ def read_generator(content: Any, source: str, given: dict[str, Any]) -> tuple[Ge
 
     Args:
         content: `{"G_ema": ..., ...}` (or "G"), one NetworkStub, or a state dict.
-        source: for messages.
         given: the published arguments, nested as published (`synthesis_kwargs={...}`) or flat. Needed where they are
             not the published defaults: conv_clamp (None), activation ("lrelu"), lr_multiplier (0.01), w_avg_beta
             (0.995; None says that there is no w_avg), mapping_kwargs={"activation": ...} ("lrelu"), and
@@ -83,7 +82,6 @@ def read_discriminator(content: Any, source: str, given: dict[str, Any]) -> tupl
 
     Args:
         content: `{"D": ..., ...}`, one NetworkStub, or a state dict.
-        source: for messages.
         given: the published arguments, nested as published (`epilogue_kwargs={...}`) or flat. Needed where they are not
             the published defaults: mbstd_group_size (4; converted TensorFlow networks have None, the whole batch),
             conv_clamp (None), lr_multiplier (0.01), block_kwargs, epilogue_kwargs or mapping_kwargs with their
@@ -109,9 +107,6 @@ def build(keys: Keys, network_class: type[NetworkT], config: dict[str, Any], sta
     """A network of these arguments with these weights, in which every weight comes from `state`.
 
     Args:
-        keys: where the weights come from, for messages.
-        network_class: Generator or Discriminator.
-        config: its arguments.
         state: its weights under this project's names; filters may be left out.
     Raises:
         UserError: the arguments make no network, or the weights are not all of its weights.

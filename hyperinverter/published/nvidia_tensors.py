@@ -87,8 +87,6 @@ def taps_of(f: Tensor, keys: Keys, key: str) -> list[float]:
 
     Args:
         f: [T, T], or its row [T].
-        keys: where it comes from, for messages.
-        key: its name there.
     Raises:
         UserError: no row of taps makes it.
     """

@@ -47,7 +47,6 @@ def read_generator(content: Any, source: str, given: dict[str, Any]) -> tuple[Ge
     Args:
         content: `{"g_ema": ..., "latent_avg": ...}` (or "g"), `{"state_dict": {"decoder.…": ...}, "latent_avg": ...}`,
             or a state dict with or without the prefix `decoder.`.
-        source: for messages.
         given: lr_mlp (0.01) as published, and latent_avg ([w] or [L, w] with equal rows) where the file has none;
             without either, w_avg is estimated from mapped latents, as the published scripts do. May be repeated: size
             or output_size, style_dim, n_mlp, n_styles, channel_multiplier, blur_kernel.

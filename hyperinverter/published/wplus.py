@@ -169,7 +169,6 @@ def open_checkpoint(content: Any, what: str, source: str, network: str, marks: t
 
     Args:
         content: the checkpoint, a flat state dict of it, or the state dict of one network.
-        what, source: for messages.
         network: prefix of the network that it must hold, "encoder.".
         marks: keys of which that network has at least one.
     """

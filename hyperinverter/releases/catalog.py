@@ -90,7 +90,6 @@ class ReleasedModel:
 
     Attributes:
         name: as `hyperinverter.load` takes it.
-        domain: the name of its domain.
         generator, w_encoder, hyperinverter: the entries that its parts are made from; the discriminator comes with the
             generator, and E1 with the HyperInverter file where its own is absent. None: the repository carries these
             parts, and only the generator is released by others.
@@ -179,7 +178,6 @@ def entry_of_file(path: Path, sha256: str) -> CatalogEntry | None:
     """The entry whose file name this is; the name is a hint, not a proof.
 
     Args:
-        path: of the file.
         sha256: its own. Of another hash than the catalog's it is another file, unless it lies where downloads do: there
             it has to be the published one, and whoever reads it says so.
     """

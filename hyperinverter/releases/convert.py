@@ -101,10 +101,8 @@ def inspect_file(
     """What a released file is: label and text of each fact. Nothing is written.
 
     Args:
-        path: the file.
         kind: as `from_published` takes it; None: recognised by content.
         domain: says what the tensors do not, as in `convert_files`; nothing is required of it.
-        options: for its reader.
     Raises:
         FileNotFoundError: it is not there.
         UserError: it cannot be read, or is not what it seems; names the fault.

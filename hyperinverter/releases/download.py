@@ -71,10 +71,8 @@ def download_entry(
     """The file of an entry, fetched unless it is there; its hash is checked either way.
 
     Args:
-        entry: what to fetch.
         root: folder of pretrained models; None: where the file is found, else `download_folder()`.
         mirror: where from.
-        limits: how patient to be.
     Raises:
         UserError: it could not be fetched, or its hash is not the one of the catalog or of the first time; names every
             copy that was tried and where to put a file fetched by hand.
@@ -139,7 +137,6 @@ def check_whole(entry: CatalogEntry, path: Path, what: str) -> None:
 
     Args:
         entry: what it is meant to be; nothing is read where the catalog knows its whole SHA-256.
-        path: the file.
         what: the address or file it came from, for the message.
     Raises:
         NotWhole: it cannot be read; says why.
@@ -202,7 +199,6 @@ def check_hash(root: Path, entry: CatalogEntry, sha256: str, size: int, what: st
 
     Args:
         root: folder of pretrained models, where the lock file lies.
-        entry: what the bytes are meant to be.
         sha256: theirs, 64 hex digits; size: theirs.
         what: the address or file they came from, for the message.
     Raises:

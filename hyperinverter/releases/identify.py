@@ -120,7 +120,6 @@ def kind_of(file: PublishedFile, kind: str | None = None, hint: str | None = Non
     """The kind of a file.
 
     Args:
-        file: as read.
         kind: what the user said; wins.
         hint: what the catalog says of a file of this name; decides only between kinds whose tensors are alike.
     Raises:
@@ -148,13 +147,7 @@ def kind_of(file: PublishedFile, kind: str | None = None, hint: str | None = Non
 
 
 def rows_of(file: PublishedFile, kind: str, options: Mapping[str, Any]) -> Rows:
-    """What `--inspect` says about a file: label and text, most important first.
-
-    Args:
-        file: as read.
-        kind: of KNOWN.
-        options: for its reader.
-    """
+    """What `--inspect` says about a file: label and text, most important first."""
     rows: Rows = [("kind", kind)]
     if kind in VECTORS:
         return rows + _rows_of_vectors(file, kind)
@@ -198,8 +191,6 @@ def networks_of(file: PublishedFile, kind: str, options: Mapping[str, Any]) -> d
     """The networks of a file that need nothing else, by name; of a HyperInverter release its three parts.
 
     Args:
-        file: as read.
-        kind: of KINDS.
         options: for its reader. Of a HyperInverter release each goes to the parts that know it; a mapping under a
             part's name is for that part alone.
     """

@@ -47,7 +47,6 @@ def opened(session: Any, url: str, headers: dict[str, str]) -> Iterator[Any]:
 
     Args:
         session: a `requests.Session`; keeps the cookies between Drive's page and the file.
-        url: http or https.
         headers: more request headers; `Authorization` is not sent on to other hosts.
     Raises:
         RequestRefused: a web page came, the file is not there, or the server forbids it; says what to do.

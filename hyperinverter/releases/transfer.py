@@ -102,12 +102,9 @@ def fetch(
     """Download `url` to `target`, going on where an earlier call stopped.
 
     Args:
-        url: http or https.
         target: gets its name only when everything is there and `accept` did not raise.
         accept: called with hash and size of the complete file; when it raises WrongContent, the bytes are deleted.
-        limits: see there.
         size: bytes, where known; another length is refused.
-        headers: more request headers.
         log: gets one line per interruption.
     Raises:
         RequestRefused: a web page came, the file is not there, the server forbids it, cannot be reached, or broke off

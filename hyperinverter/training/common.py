@@ -55,8 +55,6 @@ class Run:
     While it is open, a signal to stop waits for the end of the step (see `guard`).
 
     Args:
-        output: the folder.
-        config: written into it.
         step: where the run goes on; rows and curves after it, which a killed run wrote, are taken out.
     """
 

@@ -67,7 +67,6 @@ def fit(
 
     Args:
         resumed: what the run goes on from.
-        data: training and validation photos.
     Returns:
         The last logged losses ("train/..."), the last validation losses ("validation/..."), "best/loss", "best/step".
     """

@@ -79,7 +79,6 @@ def ranger(
     """The published Ranger with all of its settings, at their published defaults.
 
     Args:
-        params: on their device.
         lr: largest rate; RAdam's factor comes on top.
         betas, eps: of RAdam.
         k: updates between two pulls of Lookahead.
@@ -230,7 +229,6 @@ def backward_and_step(
 
     Args:
         loss: one, or several that are made one by one and add up (each is freed before the next is made).
-        count: how many.
         clip: largest global gradient norm; None leaves gradients alone.
         measure: return the norm although nothing is clipped (a pass over all gradients).
     Returns:

@@ -174,7 +174,6 @@ def restore(
     """Fill networks and optimisers from the state that was found; where the run stands, and its random generators.
 
     Args:
-        parts: as given to `save_state`.
         rates: optimiser -> its settings now, which win over the saved ones.
         data: training and validation images; other numbers of them than the state's are noted.
         may_be_missing: parts that joined the run after the state was saved; noted, they keep their values.

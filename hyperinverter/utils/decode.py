@@ -96,7 +96,6 @@ def decode_image(data: bytes, name: str, max_megapixels: float = MAX_MEGAPIXELS)
     grayscale is scaled to 8 bits. Colour profiles are ignored, as the published code does.
 
     Args:
-        data: the file's bytes.
         name: what to call the file in errors.
         max_megapixels: larger JPEGs are decoded at a half, a quarter or an eighth of their sides (`info["full_size"]`
             then has the size before); larger files of other formats are refused.

@@ -50,7 +50,6 @@ def save_mp4(
 
     Args:
         frames: images [3, H, W] in [-1, 1], or Pillow images, all of one size.
-        path: ends in .mp4.
         frame_ms: how long each frame stands, ms.
         made: what the file says of its origin, a kind of `utils.provenance`; None: of tensors, that a network drew.
     Raises:

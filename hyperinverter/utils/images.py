@@ -77,7 +77,6 @@ def save_image(image: Tensor | Image.Image, path: str | Path, provenance: bool =
 
     Args:
         image: a tensor ([3, H, W] in [-1, 1], or uint8), which is taken to be what a network drew, or Pillow.
-        path: ends in .png, .jpg or .webp.
         provenance: a tensor's file says in its metadata that a network drew it; False leaves that out.
     """
     path = Path(path)
@@ -123,7 +122,6 @@ def save_gif(
 
     Args:
         frames: images [3, H, W] in [-1, 1], or Pillow images, all of one size.
-        path: ends in .gif.
         frame_ms: how long each frame stands, ms.
         there_and_back: play the inner frames backwards after the last one, so that the loop has no jump.
         made: as of `write_picture`; None: of tensors, that a network drew them.
@@ -203,7 +201,6 @@ def contact_sheet(
         captions: one per row, or None.
         cell: side of a cell in pixels; None: the largest image's side, doubled, tripled, ... until it reaches 96 so
             that headings can be read. Smaller images are enlarged by whole pixels where that fits, else by Lanczos.
-        made: as of `write_picture`.
     Returns:
         The sheet.
     Raises:

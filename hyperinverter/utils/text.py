@@ -20,7 +20,6 @@ def printable(text: str, keep: str = "", longest: int | None = None) -> str:
     A name inside a file may hold what moves the cursor, sets a window's title or reverses the reading direction.
 
     Args:
-        text: to be shown.
         keep: characters that stay as they are, such as line ends.
         longest: characters after which it is cut; None: never.
     """

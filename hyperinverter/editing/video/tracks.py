@@ -134,7 +134,6 @@ def smooth_paths(tracks: list[Track], sigma: float, shortest: int) -> list[FaceP
     """Squares by landmarks that are smoothed by a Gaussian of `sigma` frames, gaps filled in.
 
     Args:
-        tracks: as followed.
         sigma: frames; 0 leaves them as they were seen.
         shortest: a face that is there for fewer frames is left alone.
     """

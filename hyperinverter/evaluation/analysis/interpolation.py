@@ -21,7 +21,6 @@ def draw_interpolations(
 
     Args:
         images: [2 pairs, 3, R, R]; the first is blended into the second, the third into the fourth, ...
-        names: of the images.
         steps: pictures of a blend on the strip.
     Returns:
         What interpolation.json holds: per pair and way the names of its ends, L2 of the ends to the inputs, and how

@@ -80,7 +80,6 @@ def as_json(layers: list[Layer], values: np.ndarray, kind: str, other: dict[str,
     """What weight_changes.json holds: a row per layer, and what the paper says of them, checked.
 
     Args:
-        layers: J of them.
         values: [N, J].
         kind: of the domain, faces or scenes: decides which of the paper's statements belong to it.
         other: weight_changes.json of another domain, for the statement on churches.

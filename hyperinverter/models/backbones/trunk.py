@@ -18,7 +18,6 @@ class Trunk(nn.Module):
     """Stem and four stages, registered under the published names so that a subclass's keys match released checkpoints.
 
     Args:
-        config: kind and sizes.
         input_channels: 3 for an image; 6 for an image and its reconstruction; others for label maps or sketches.
 
     Attributes:

@@ -21,10 +21,7 @@ class MobileGenerator(nn.Module):
 
     Args:
         resolution: R, a power of two of at least 32, pixels.
-        z_dim: size of the input latent.
-        w_dim: size of a style.
         channel_base: a layer at S pixels has min(channel_base / S, channel_max) channels.
-        channel_max: see channel_base.
         mapping_layers: fully connected layers from z to w.
         early_heads: sides in px that an early head draws, with the channels of its convolutions.
     Raises:

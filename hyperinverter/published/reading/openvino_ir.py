@@ -109,8 +109,6 @@ def read_ir(xml: memoryview, numbers: memoryview, budget: Budget) -> IrNetwork:
     """The graph of an .xml with the constants of its .bin.
 
     Args:
-        xml: the graph.
-        numbers: the .bin.
         budget: bounds what is copied out of it.
     Raises:
         UnreadableFile: not XML, not an IR, too large, with entities, or a constant that does not lie in the .bin.

@@ -73,7 +73,6 @@ class Unpickler(pickle._Unpickler):
     """Reads pickles of a stream, one `load()` each.
 
     Args:
-        stream: the file.
         table: "module name" -> what the name stands for: a Global, or a constant.
         budget: shared by everything nested in a file.
         persistent: what a persistent id stands for; None when the format has none.

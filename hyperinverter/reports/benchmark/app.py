@@ -28,9 +28,7 @@ def measure_app(path: str, settings: list[str], rounds: Rounds) -> dict[str, Any
     """One app, on a sample of its own generator.
 
     Args:
-        path: its config.
         settings: `key=value`, over the config's.
-        rounds: how often.
     Returns:
         "moving" (a preview), "stopped" (settings kept, and the picture in full): px; times from the request to the last
         byte, and the processor's own, in ms; and "over_synthesis", the former over those of the synthesis alone.

@@ -13,11 +13,7 @@ REST = "rest"  # what lies between the named stages: resizes, checks, bookkeepin
 
 
 class Stopwatch:
-    """Laps of one call. On CUDA they are events in the stream, so that measuring stages stops nothing.
-
-    Args:
-        device: where the work is done.
-    """
+    """Laps of one call. On CUDA they are events in the stream, so that measuring stages stops nothing."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

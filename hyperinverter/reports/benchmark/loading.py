@@ -36,9 +36,7 @@ def measure_loading(
     """Read batches of eight of every kind of source.
 
     Args:
-        resolution: of the images, px.
         workers: numbers of decoding threads to measure with.
-        device: where the batches are wanted.
         images: files of a source.
         seconds: of a measurement; at least two batches are read.
     Returns:

@@ -34,9 +34,7 @@ def make_model(domain: DomainConfig, *, trained: bool = False, seed: int = 0) ->
     """E1, E2, hypernetworks and generator on the CPU, in eval mode.
 
     Args:
-        domain: sizes.
         trained: read the domain's weights; False draws random ones.
-        seed: of the random ones.
     Raises:
         FileNotFoundError, UserError: the trained weights are not there or do not fit.
     """

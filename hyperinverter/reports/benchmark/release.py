@@ -42,7 +42,6 @@ class Release:
     Args:
         network: gives the weights; dense convolution weights are copied into the released memory order, other tensors
             are shared unless `trains`.
-        domain: sizes of the encoders.
         batch_size: largest N; as many generators are held.
         trains: copy everything and let what the released code trains (and what it forgets to freeze) need gradients.
     Raises:
@@ -119,7 +118,6 @@ class ReleaseTraining:
 
     Args:
         network: where the weights come from; copied.
-        domain: sizes.
         losses: reconstruction losses (frozen networks); shared with ours, as they are equal.
         batch_size: N.
         discriminator: None trains without the adversarial term.

@@ -54,7 +54,6 @@ class ReferenceSide:
     """The released way, from an image to its reconstruction.
 
     Args:
-        model: gives the weights.
         batch_size: generators to hold.
     """
 

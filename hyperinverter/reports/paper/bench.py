@@ -42,8 +42,6 @@ class Bench:
     """Methods and photos of one domain.
 
     Args:
-        config: of the command.
-        device: where everything is computed.
         makes: whether model files may be converted from released ones that are here.
     Raises:
         UserError, FileNotFoundError: the generator is not there, on which all methods build.

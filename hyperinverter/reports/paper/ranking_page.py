@@ -25,7 +25,6 @@ class Question:
     """One photo and what the methods made of it.
 
     Attributes:
-        id: of the question, in the votes.
         task: reconstruction or editing.
         text: what is to be ranked by.
         photo: the input, as `encoded` gives it.

@@ -107,7 +107,6 @@ def row_of(
     """One method's row of some of the photos, from its file where that is still valid.
 
     Args:
-        names: of metrics that are asked for.
         measurable: those whose networks are here, see `measurable_of`.
     """
     config = bench.config
