@@ -73,11 +73,7 @@ class ImageSource:
         return digest.hexdigest()[:16]
 
     def checked_bytes(self, index: int) -> bytes:
-        """The file of image number `index`.
-
-        Raises:
-            BadImageError: it cannot be read; names it.
-        """
+        """The file of image number `index`. Raises BadImageError: it cannot be read; names it."""
         try:
             return self.read_bytes(index)
         except (OSError, *DAMAGED) as error:
@@ -109,11 +105,7 @@ class OpenFile:
         self._lock = threading.Lock()
 
     def read(self, start: int, size: int) -> bytes:
-        """These bytes.
-
-        Raises:
-            OSError: the file ends before them.
-        """
+        """These bytes. Raises OSError: the file ends before them."""
         beyond = start + size - os.fstat(self._file.fileno()).st_size
         if beyond > 0:  # before memory is taken for what is not there
             raise OSError(f"{self.path} ends {beyond} bytes too early")

@@ -160,11 +160,7 @@ def _holds_image(folder: Path) -> bool:
 
 
 def spare_inputs(target: Path, places: set[Path]) -> None:
-    """Refuse to write a result over an image that was read.
-
-    Raises:
-        UserError: `target` is one of `places`.
-    """
+    """Refuse to write a result over an image that was read. Raises UserError: `target` is one of `places`."""
     if target.resolve() in places:
         raise UserError(
             f"{target} is one of the images to work on, and a result would replace it; give another output="

@@ -186,11 +186,7 @@ def check_one_vector(direction: Direction) -> None:
 
 
 def style_range(text: str, num_ws: int) -> tuple[int, int]:
-    """START-END as two numbers, END excluded.
-
-    Raises:
-        UserError: it is no range of L styles.
-    """
+    """START-END as two numbers, END excluded. Raises UserError: it is no range of L styles."""
     start, _, end = text.partition("-")
     first, behind = whole_number(start), whole_number(end)
     if first is None or behind is None or not first < behind <= num_ws:

@@ -157,11 +157,7 @@ def rows_of(names: list[str], labels: dict[str, Row]) -> list[Row | None]:
 
 
 def check_column(rows: Iterable[Mapping[str, str | None]], column: str) -> str:
-    """The name of a labels' column without the "-" that flips it.
-
-    Raises:
-        UserError: no such column (lists them).
-    """
+    """The name of a labels' column without the "-" that flips it. Raises UserError: no such column (lists them)."""
     name, row = column.removeprefix("-"), next(iter(rows))
     if name not in row:
         message = printable(", ".join(key for key in row if key != "file"), longest=400)

@@ -12,11 +12,7 @@ PNG_DPI = 150
 
 
 def new_figure(width: float, height: float, **subplots: Any) -> tuple[Any, Any]:
-    """A figure and its axes, without pyplot: no window, no global state.
-
-    Args:
-        width, height: inches.
-    """
+    """A figure and its axes, without pyplot: no window, no global state. `width`, `height`: inches."""
     import matplotlib
     from matplotlib.figure import Figure
 

@@ -42,7 +42,7 @@ NO_DLIB = "dlib is not installed, which runs the network for dlib_identity; pip 
 
 
 class DlibFace(Extractor):
-    """dlib's embedding of an FFHQ-framed face; a fixed square stands in for its landmarks, so that no image is skipped."""
+    """dlib's embedding of an FFHQ-framed face; a fixed square stands in for its landmarks, and no image is skipped."""
 
     filenames = ("dlib_face_recognition_resnet_model_v1.dat",)
     purpose = "the face identity dlib_identity"

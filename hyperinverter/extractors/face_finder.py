@@ -71,11 +71,7 @@ class FaceFinder:
 
 @lru_cache(maxsize=1)
 def face_finder() -> FaceFinder | None:
-    """The best detector there is; None without any.
-
-    Raises:
-        UserError: YuNet's file is damaged; names it.
-    """
+    """The best detector there is; None without any. Raises UserError: YuNet's file is damaged; names it."""
     file = next(filter(None, map(find_network_file, YUNET_FILES)), None)
     if file is not None and (find := _yunet(file)) is not None:
         return FaceFinder("yunet", find, (YUNET_PX, *FINER_PX))

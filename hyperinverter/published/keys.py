@@ -132,10 +132,6 @@ def options(given: dict, known: Mapping[str, object], what: str) -> dict:
 
 
 def agree(what: str, name: str, given: object, result: object) -> None:
-    """An option that can also be read from the tensors must say the same as they do.
-
-    Raises:
-        UserError: it does not.
-    """
+    """An option that can also be read from the tensors must say the same as they do. Raises UserError: it does not."""
     if given is not None and given != result:
         raise UserError(f"{what}: {name}={given!r} was given, but the tensors say {result!r}; leave it out")

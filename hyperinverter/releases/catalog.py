@@ -149,11 +149,7 @@ def left_out() -> dict[str, str]:
 
 
 def entry(name: str) -> CatalogEntry:
-    """One entry by its name.
-
-    Raises:
-        UserError: there is none; names the closest.
-    """
+    """One entry by its name. Raises UserError: there is none; names the closest."""
     if name not in catalog():
         raise UserError(unknown_name("released file or model", name, [*catalog(), *released_models()]))
     return catalog()[name]

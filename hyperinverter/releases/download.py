@@ -175,11 +175,7 @@ class Seen:
 
 
 def read_lock(root: Path) -> dict[str, Seen]:
-    """CatalogEntry name -> what was seen first.
-
-    Raises:
-        UserError: the lock file is damaged; says what to do.
-    """
+    """CatalogEntry name -> what was seen first. Raises UserError: the lock file is damaged; says what to do."""
     path = root / LOCK_NAME
     if not path.is_file():
         return {}

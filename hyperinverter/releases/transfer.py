@@ -129,11 +129,7 @@ def fetch(
 
 @contextlib.contextmanager
 def only_download(target: Path) -> Iterator[None]:
-    """Hold a target for this process alone; makes its folder.
-
-    Raises:
-        UserError: another process fetches it.
-    """
+    """Hold a target for this process alone; makes its folder. Raises UserError: another process fetches it."""
     from filelock import FileLock, Timeout
 
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -50,11 +50,7 @@ class CodePool(nn.Module):
 
 
 class LatentAdversary:
-    """The discriminator and all that its steps need.
-
-    Args:
-        generator: whose samples' w are real.
-    """
+    """The discriminator and all that its steps need. `generator`: whose samples' w are real."""
 
     def __init__(self, config: LatentDiscriminatorConfig, generator: Generator, device: torch.device) -> None:
         self.config, self.generator, self.device = config, generator, device

@@ -64,11 +64,7 @@ class Moves:
 
 @dataclass(frozen=True)
 class Objective:
-    """What Phase III minimises.
-
-    Attributes:
-        directions: [K, w_dim], along which a part of the images steps, or None.
-    """
+    """What Phase III minimises. `directions`: [K, w_dim], along which a part of the images steps, or None."""
 
     model: Phase3Network
     losses: TotalLoss

@@ -139,11 +139,7 @@ def _load(source: Path) -> dict[str, Any] | None:
 
 
 def check_origin(state: dict[str, Any], source: Path, trainer: str) -> None:
-    """Refuse what another trainer or another version wrote, each in its own words.
-
-    Raises:
-        UserError: says which.
-    """
+    """Refuse what another trainer or another version wrote, each in its own words. Raises UserError: says which."""
     text = f"{source}: its checkpoint (step {state['step']})"
     if state.get("trainer", trainer) != trainer:
         raise UserError(f"{text} is a checkpoint of {str(state['trainer'])[:40]}, not of {trainer}; give another "

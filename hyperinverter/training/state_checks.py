@@ -115,11 +115,7 @@ def read_from(text: str) -> Iterator[None]:
 
 
 def check_weights(state: object) -> None:
-    """Refuse the state of a network that is none, or is not finite.
-
-    Raises:
-        ValueError: names the tensor.
-    """
+    """Refuse the state of a network that is none, or is not finite. Raises ValueError: names the tensor."""
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError("it holds no tensors by name")
     if bad := [name for name, tensor in state.items() if not is_finite(tensor)]:

@@ -221,11 +221,7 @@ class AppendedFile:
                 self._on_error(about(error, self.path))
 
     def sync(self) -> None:
-        """Flush everything to the disk.
-
-        Raises:
-            OSError: something still waits; `filename` is the path.
-        """
+        """Flush everything to the disk. Raises OSError: something still waits; `filename` is the path."""
         try:
             self._drain()
             os.fsync(self._handle)

@@ -34,11 +34,7 @@ UNKNOWN_COLOURS = 2  # what FFmpeg calls a colour space that a film does not nam
 
 
 def check_films() -> None:
-    """Refuse where no films can be read or written.
-
-    Raises:
-        UserError: PyAV is not installed.
-    """
+    """Refuse where no films can be read or written. Raises UserError: PyAV is not installed."""
     if find_spec("av") is None:
         raise UserError("films need PyAV, which is not here: pip install 'hyperinverter[video]', or pip install av")
 

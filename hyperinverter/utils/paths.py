@@ -31,11 +31,7 @@ def check_given(data: Any) -> None:
 
 
 def expand(root: str) -> list[Path]:
-    """The path itself, or what a pattern matches, sorted.
-
-    Raises:
-        MissingDataError: nothing is there.
-    """
+    """The path itself, or what a pattern matches, sorted. Raises MissingDataError: nothing is there."""
     path = expanded(root)
     if path.exists():
         return [path]

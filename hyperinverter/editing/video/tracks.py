@@ -20,12 +20,7 @@ CUT_PX, CUT = 32, 45.0  # side of the pictures, and mean difference in levels of
 
 @dataclass
 class Track:
-    """One face.
-
-    Attributes:
-        points: frame -> eyes and mouth, [3, 2] px.
-        quad: FFHQ's square where it was last seen, [4, 2].
-    """
+    """One face. `points`: frame -> eyes and mouth, [3, 2] px. `quad`: FFHQ's square where it was last seen, [4, 2]."""
 
     points: dict[int, np.ndarray] = field(default_factory=dict)
     quad: np.ndarray = field(default_factory=lambda: np.zeros((4, 2)))

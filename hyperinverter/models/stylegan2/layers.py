@@ -20,11 +20,7 @@ RESAMPLE_TAPS = (1.0, 3.0, 3.0, 1.0)  # StyleGAN2's filter before normalisation
 
 
 def block_resolutions(resolution: int) -> list[int]:
-    """4, 8, ... resolution, pixels.
-
-    Raises:
-        ValueError: the resolution is not a power of two of at least 8.
-    """
+    """4, 8, ... resolution, pixels. Raises ValueError: the resolution is not a power of two of at least 8."""
     if not isinstance(resolution, int) or resolution < 8 or resolution & (resolution - 1):
         raise ValueError(f"the resolution must be a power of two of at least 8 pixels, got {resolution!r}")
     return [2**i for i in range(2, resolution.bit_length())]

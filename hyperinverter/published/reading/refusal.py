@@ -11,11 +11,7 @@ SPARE_BYTES = 2**24
 
 
 class UnreadableFile(Exception):
-    """One reason; the reader adds the file's name.
-
-    Attributes:
-        remedy: what to do about it.
-    """
+    """One reason; the reader adds the file's name. `remedy`: what to do about it."""
 
     def __init__(self, reason: str, remedy: str = FETCH_AGAIN) -> None:
         super().__init__(reason)

@@ -51,11 +51,7 @@ def tf32_allowed(allowed: bool) -> Iterator[None]:
 
 
 class ReferenceSide:
-    """The released way, from an image to its reconstruction.
-
-    Args:
-        batch_size: generators to hold.
-    """
+    """The released way, from an image to its reconstruction. `batch_size`: generators to hold."""
 
     def __init__(self, model: LoadedModel, batch_size: int, name: SideName) -> None:
         self.release = Release(model.network, model.domain, batch_size)

@@ -160,11 +160,7 @@ def _misfit(name: str, heads: dict[str, dict[str, str]], generator_hash: str) ->
 
 
 def head_of(path: Path) -> dict[str, str]:
-    """What a model file says of itself, without its weights.
-
-    Raises:
-        UserError: it is no file of ours.
-    """
+    """What a model file says of itself, without its weights. Raises UserError: it is no file of ours."""
     with open(path, "rb") as file:
         try:
             found = read_head(file).metadata
