@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,8 @@ from typing import Any
 
 from hyperinverter.evaluation.drawing import new_figure, svg_of
 from hyperinverter.evaluation.tables import table
-from hyperinverter.utils.files import write_atomically
 from hyperinverter.utils.images import for_page
+from hyperinverter.utils.files import write_text
 
 MEDIA_TYPES = {
     ".png": "image/png",
@@ -22,35 +23,12 @@ MEDIA_TYPES = {
     ".webp": "image/webp",
 }
 
-# default-src 'none' makes the browser itself refuse any request: what the page shows is in the page
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light dark; }}
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; }}
-h1 {{ font-size: 1.6rem; line-height: 1.2; }}
-h2 {{ font-size: 1.25rem; margin: 2.5rem 0 .5rem; border-top: 1px solid #8886; padding-top: 1rem; }}
-figure {{ margin: 1rem 0; }}
-figure img, figure svg {{ max-width: 100%; height: auto; background: #fff; border-radius: 4px; }}
-figcaption, .note {{ font-size: .85rem; opacity: .8; overflow-wrap: anywhere; }}
-.wide {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; margin: .5rem 0; font-size: .9rem; }}
-th, td {{ text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #8883; }}
-td.number {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }}
-td.best {{ font-weight: 600; }}
-pre {{ white-space: pre-wrap; overflow-wrap: anywhere; background: #8881; padding: .6rem; font-size: .8rem; }}
-</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
+PAGE = Path(__file__).with_suffix(".html")  # lets the browser itself refuse any request: all is in the page
+
+
+def filled(page: Path, **texts: str) -> str:
+    """The HTML of a file with each text, which is taken as it is, in the place of its @NAME@."""
+    return re.sub(f"@({'|'.join(texts)})@", lambda found: texts[found[1]], page.read_text(encoding="utf-8"))
 
 
 class Report:
@@ -110,9 +88,7 @@ class Report:
 
     def write(self, path: str | Path) -> Path:
         path = Path(path)
-        with write_atomically(path) as temporary:
-            page = _PAGE.format(title=html.escape(self.title), body="\n".join(self._blocks))
-            temporary.write_text(page, encoding="utf-8")
+        write_text(path, filled(PAGE, TITLE=html.escape(self.title), BODY="\n".join(self._blocks)))
         return path
 
 
