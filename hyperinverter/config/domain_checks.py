@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import fields
 
-from hyperinverter.config import schema as s
+from hyperinverter.config import domain_schema as s
 from hyperinverter.config.domain_schema import FUSION_NORMS, MAPPERS, MOST_PASSES, FeatureResidualConfig
 from hyperinverter.config.rules import (
     Checks,

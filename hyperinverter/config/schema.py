@@ -7,22 +7,16 @@ paper's (Dinh et al., CVPR 2022, section 4.1) where it gives one; `checks.py` ch
 from dataclasses import dataclass, field
 
 from hyperinverter.config.domain_schema import (  # noqa: F401
-    ACTIVATIONS,
-    ARCHITECTURES,
     AUGMENTATIONS,
     DECAY_SHAPES,
     DISCRIMINATOR_LOSSES,
-    EFFICIENTNET_LITE0,
     FROM_E1,
-    GENERATORS,
     HYPERNETWORK_INITS,
     METRIC_FILTERS,
     MOBILE,
     PRECISIONS,
     STYLE_INDICES,
-    TARGET_SETS,
     TOKEN_RANGES,
-    TRUNKS,
     WEIGHT_LAYOUTS,
     DiscriminatorConfig,
     DomainConfig,

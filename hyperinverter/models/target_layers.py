@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from hyperinverter.config.schema import TARGET_SETS
+from hyperinverter.config.domain_schema import TARGET_SETS
 from hyperinverter.models.stylegan2.layers import block_resolutions
 
 _KINDS = ("conv0", "conv1", "torgb")  # the order within a block

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hyperinverter.config.schema import EFFICIENTNET_LITE0, TRUNKS, EncoderConfig
+from hyperinverter.config.domain_schema import EFFICIENTNET_LITE0, TRUNKS, EncoderConfig
 from hyperinverter.models.backbones import Trunk
 from hyperinverter.models.backbones.irse import IRUnit, SqueezeExcitation
 from hyperinverter.utils.skip_init import shapes_only

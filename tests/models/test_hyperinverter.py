@@ -7,7 +7,7 @@ import pytest
 import recorded
 import torch
 
-from hyperinverter.config.schema import TARGET_SETS, DomainConfig
+from hyperinverter.config.domain_schema import TARGET_SETS, DomainConfig
 from hyperinverter.models.build import build_hyperinverter
 from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.published import from_published

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hyperinverter.config.schema import ACTIVATIONS, GeneratorConfig
+from hyperinverter.config.domain_schema import ACTIVATIONS, GeneratorConfig
 from hyperinverter.models.residuals import ChannelScales
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.stylegan2.layers import Conv2d, channel_rule, channels_at

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hyperinverter.config.schema import (
+from hyperinverter.config.domain_schema import (
     TARGET_SETS,
     DiscriminatorConfig,
     DomainConfig,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hyperinverter.config.schema import EFFICIENTNET_LITE0
+from hyperinverter.config.domain_schema import EFFICIENTNET_LITE0
 
 # expansion, kernel, stride, channels, repeats; a stage of the trunk ends before each row of stride 2, and at the end
 ROWS = ((1, 3, 1, 16, 1), (6, 3, 2, 24, 2), (6, 5, 2, 40, 2), (6, 3, 2, 80, 3), (6, 5, 1, 112, 3), (6, 5, 2, 192, 4),
@@ -64,7 +64,7 @@ class Stem(nn.BatchNorm2d):
 
 
 def efficientnet_modules(strides: Sequence[int], *, input_channels: int = 3) -> "OrderedDict[str, nn.Module]":
-    """Stem and blocks under their published names; sizes are `config.schema.EFFICIENTNET_LITE0`.
+    """Stem and blocks under their published names; sizes are `EFFICIENTNET_LITE0`.
 
     Args:
         strides: of the four stages; published: 2 each. 1 keeps the size, for smaller images.

@@ -9,7 +9,7 @@ from itertools import accumulate
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hyperinverter.config.schema import TRUNKS, EncoderConfig
+from hyperinverter.config.domain_schema import TRUNKS, EncoderConfig
 
 STAGES = 4
 

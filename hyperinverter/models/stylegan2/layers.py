@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hyperinverter.config.schema import ARCHITECTURES
+from hyperinverter.config.domain_schema import ARCHITECTURES
 from hyperinverter.ops.bias_act import activate_, check_activation, split_gain
 from hyperinverter.ops.conv2d import conv2d
 from hyperinverter.ops.upfirdn2d import downsample2d, filter2d, setup_filter, upsample2d
