@@ -51,25 +51,9 @@ def build_layerwise_encoder(domain: DomainConfig, hypernetwork: Hypernetwork) ->
 
 def build_hypernetwork(domain: DomainConfig, generator: "Generator | MobileGenerator") -> Hypernetwork:
     """Hypernetworks for the weights of this generator."""
-    config = domain.hypernetwork
-    return Hypernetwork(
-        target_layers(generator, config.target_set, config.left_out),
-        generator.num_ws,
-        domain.layerwise_encoder.feature_channels,
-        feature_size=domain.layerwise_encoder.feature_size,
-        fusion_channels=config.fusion_channels,
-        transformer_channels=config.transformer_channels,
-        hidden_size=config.hidden_size,
-        weight_layout=config.weight_layout,
-        style_index=config.style_index,
-        init=config.init,
-        token_range=config.token_range,
-        mapper=config.mapper,
-        fusion_norm=config.fusion_norm,
-        use_w_image_features=config.use_w_image_features,
-        shared_code=config.shared_code,
-        passes=config.passes,
-    )
+    sizes, maps = asdict(domain.hypernetwork), domain.layerwise_encoder
+    layers = target_layers(generator, sizes.pop("target_set"), sizes.pop("left_out"))
+    return Hypernetwork(layers, generator.num_ws, maps.feature_channels, feature_size=maps.feature_size, **sizes)
 
 
 def build_hyperinverter(

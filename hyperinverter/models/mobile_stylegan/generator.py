@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hyperinverter.models.mobile_stylegan.layers import EarlyHead, MobileLayer, StyledConv, ToImage, Up
 from hyperinverter.models.mobile_stylegan.synthesis import MobileSynthesis
 from hyperinverter.models.residuals import Residuals
+from hyperinverter.models.stylegan2.layers import arguments
 from hyperinverter.models.stylegan2.mapping import MappingNetwork
 
 
@@ -21,8 +22,7 @@ class MobileGenerator(nn.Module):
 
     Args:
         resolution: R, a power of two of at least 32, pixels.
-        channel_base: a layer at S pixels has min(channel_base / S, channel_max) channels.
-        mapping_layers: fully connected layers from z to w.
+        others: those of `config.domain_schema.GeneratorConfig`, which says what they mean.
         early_heads: sides in px that an early head draws, with the channels of its convolutions.
     Raises:
         ValueError: values that make no network.
@@ -39,15 +39,11 @@ class MobileGenerator(nn.Module):
         mapping_layers: int = 8,
         early_heads: Mapping[int, int] | None = None,
     ) -> None:
+        given = arguments(locals())
         super().__init__()
         self.config: dict[str, Any] = {
             "architecture": "mobile_stylegan",
-            "resolution": resolution,
-            "z_dim": z_dim,
-            "w_dim": w_dim,
-            "channel_base": channel_base,
-            "channel_max": channel_max,
-            "mapping_layers": mapping_layers,
+            **given,
             "early_heads": dict(early_heads or {}),
         }
         self.resolution, self.z_dim, self.w_dim, self.c_dim = resolution, z_dim, w_dim, 0

@@ -85,21 +85,10 @@ class MobileSynthesis(nn.Module):
         noise_mode: str = "const",
         resolution: int | None = None,
     ) -> Tensor:
-        """Draw images.
+        """Draw images [N, 3, r, r]; arguments, and errors, as of StyleGAN2's synthesis.
 
-        Args:
-            ws: [N, L, w_dim].
-            weight_residuals: parameter name without "synthesis." ("layers.0.conv1.depthwise", and any other parameter)
-                -> [N, *shape of the parameter], added to the stored parameter of each image; N may be 1 for one
-                residual shared by the batch. None or {} means none. A `FeatureResidual` under a name of
-                `feature_layers` is added to the features of that layer.
-            noise_mode: "const" uses the stored noise, "random" draws new noise, "none" adds none.
-            resolution: r, side of the images in px; None is R. An image of the next larger size that can be drawn is
-                reduced to it by box mean; not one that leaves a layer out whose features have a residual.
-        Returns:
-            images [N, 3, r, r], nominally in [-1, 1], not clamped.
-        Raises:
-            ValueError: shapes, residual names, noise mode or resolution that do not fit this generator.
+        Parameters are named as "layers.0.conv1.depthwise". An image of the next larger size that can be drawn is
+        reduced to `resolution` by box mean; not one that leaves a layer out whose features have a residual.
         """
         resolution = check_reduced(resolution, self.resolution)
         residuals = weight_residuals or {}

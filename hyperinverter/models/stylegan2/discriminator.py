@@ -158,30 +158,11 @@ def minibatch_std(x: Tensor, group_size: int | None, num_channels: int = 1) -> T
 class Discriminator(nn.Module):
     """Images to one logit each: high for images that look real.
 
-    The defaults are config-f; everything after `mbstd_group_size` is for weights that were trained otherwise.
-
     Args:
         resolution: R, a power of two of at least 8, pixels.
-        channel_base: channels at resolution r are min(channel_base / r, channel_max).
-        mbstd_group_size: images compared with each other by the minibatch standard deviation; None means the batch.
-        mbstd_num_channels: F, channels that it adds; 0 means that there is none.
-        architecture: "resnet", "skip" (every block reads the image) or "orig" (neither).
-        c_dim: size of the condition; 0 means none.
-        cmap_dim: size of the mapped condition; None means the channels at 4 px.
-        img_channels: I, channels of the image.
-        activation: of the blocks, one of `hyperinverter.ops.bias_act.ACTIVATION_GAINS`.
-        epilogue_activation: of the layers at 4 px.
-        resample_filter: taps of the filter that down-sampling uses.
-        conv_clamp: limit of every convolution's output, for checkpoints trained in half precision; None means no limit.
-        mapping_layers: fully connected layers that map the condition.
-        mapping_embed_features: size of the embedded condition; None means cmap_dim.
-        mapping_layer_features: size between the mapping layers; None means cmap_dim.
-        mapping_activation: of the mapping layers.
-        mapping_lr_multiplier: of the mapping layers.
-
+        others: those of `config.domain_schema.DiscriminatorConfig`, which says what they mean.
     Attributes:
         recompute_from_px: as of `SynthesisNetwork`.
-
     Raises:
         ValueError: values that make no network; says which.
     """

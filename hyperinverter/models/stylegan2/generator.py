@@ -18,24 +18,9 @@ from hyperinverter.models.stylegan2.synthesis import SynthesisNetwork, Synthesis
 class Generator(nn.Module):
     """Latents to images.
 
-    The defaults are config-f; everything after `mapping_layers` is for weights that were trained otherwise.
-
     Args:
         resolution: R, a power of two of at least 8, pixels.
-        channel_base: channels at resolution r are min(channel_base / r, channel_max).
-        mapping_layers: fully connected layers from z to w.
-        architecture: "skip" sums what every block draws; "orig" and "resnet" draw at the end.
-        c_dim: size of the condition; 0 means none.
-        img_channels: C, channels of the image.
-        use_noise: whether the layers add noise.
-        activation: of the synthesis layers, one of `hyperinverter.ops.bias_act.ACTIVATION_GAINS`.
-        resample_filter: taps of the filter that up-sampling uses.
-        conv_clamp: limit of every layer's output, for checkpoints trained in half precision; None means no limit.
-        mapping_embed_features: size of the embedded condition; None means w_dim.
-        mapping_layer_features: size between the mapping layers; None means w_dim.
-        mapping_activation: of the mapping layers.
-        mapping_lr_multiplier: of the mapping layers.
-        w_avg_beta: decay of the running mean of w; None means no mean, so no truncation.
+        others: those of `config.domain_schema.GeneratorConfig`, which says what they mean.
     Raises:
         ValueError: values that make no network; says which.
     """

@@ -255,15 +255,10 @@ class SynthesisNetwork(nn.Module):
     def features(
         self, ws: Tensor, layer: str, weight_residuals: Residuals | None = None, noise_mode: str = "const"
     ) -> Tensor:
-        """What a layer puts out, without drawing what comes after it.
+        """What a layer puts out, [N, C, r, r], without drawing what comes after it.
 
-        Args:
-            layer: one of `feature_layers`: after the second convolution of a block, and its skip where it has one.
-
-        The other arguments, and errors, are those of `forward`.
-
-        Returns:
-            [N, C, r, r].
+        `layer` is one of `feature_layers`: after the second convolution of a block, and its skip where it has one. The
+        other arguments, and errors, are those of `forward`.
         """
         residuals = weight_residuals or {}
         _, px, _ = check_feature_layer(self, layer)
