@@ -77,7 +77,6 @@ def save_model(
 
     Args:
         module_or_state: a module (its state_dict is taken) or a state dict.
-        kind: one of KINDS.
         config: what is needed to rebuild the network; plain JSON types.
         requires: part -> weights hash of the files that this one was trained with, e.g. {"generator": "1f…"}.
         info: anything a reader may want to know: steps, images seen, licence, measured results.

@@ -137,12 +137,7 @@ def every(section: Any, key: str, how_to_switch_off: str) -> Iterator[Problem]:
 
 
 def fits_methods(section: Any, key: str, methods: Sequence[str]) -> Iterator[Problem]:
-    """Settings that some of the chosen methods cannot be run with, said before any work.
-
-    Args:
-        section: with precision, compile, resolution and refine.
-        key: that names the methods.
-    """
+    """Settings that some of the chosen methods cannot be run with, said before any work."""
     slow = [method for method in methods if method in OPTIMISING_METHODS]
     plain = {"precision": "fp32", "compile": False, "resolution": None}
     changed = [name for name, value in plain.items() if getattr(section, name) != value] if slow else []

@@ -150,7 +150,6 @@ def sort_out(names: Names, read_head: Callable[[int], bytes] | None = None) -> t
     Others are files of other extensions, hidden ones, and macOS resource forks.
 
     Args:
-        names: of all files.
         read_head: gives the first bytes of a file by its index, by which files without a suffix are recognised. None:
             they are no images.
     """

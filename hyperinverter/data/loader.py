@@ -44,7 +44,6 @@ class Batches:
 
     Args:
         resolution: R; every image is brought to [3, R, R] by the one resize policy.
-        seed: of the order and the mirroring.
         flip: mirror every image with probability one half.
         on_bad_file: "skip": the turn of an unreadable file goes to the next readable one in name order, and the file
             is named in the log and in `bad_files`. "refuse": everything is decoded once at the start and all
@@ -295,9 +294,7 @@ def open_training_data(
     """Training and validation images of a run.
 
     Args:
-        seed: of the order and the mirroring.
         generator: the domain's generator; only for data.kind=generated.
-        device: where the batches are wanted.
         resolution: R, side of the images in px; None is the domain's.
     Raises:
         UserError: data.root is not set, holds no images, or leaves nothing to train on.

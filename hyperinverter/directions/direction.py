@@ -105,8 +105,6 @@ def edit(
     """Move every image of `inversion` by `strength` along `direction`; Δθ stays.
 
     Args:
-        inversion: N images.
-        direction: of the same generator.
         strength: γ, a distance in W (paper: ±1 to ±3), one for all or a tensor [N].
         styles: the first one that moves and the one behind the last; None: all.
     Raises:

@@ -167,7 +167,6 @@ def read_pca(path: str | Path, space: Space | None = None) -> Pca:
     """A PCA as `save_pca`, the published ones (`ffhq_pca.pt`, `church_pca.pt`) or GANSpace's caches (.npz) hold it.
 
     Args:
-        path: the file.
         space: of the generator that is to be edited; a PCA of another W is refused. None: of any.
     Raises:
         FileNotFoundError: no such file.

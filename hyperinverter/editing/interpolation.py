@@ -11,7 +11,6 @@ def interpolate(first: Inversion, last: Inversion, steps: int, weights: bool = T
     The published script starts at its right image (t weighs the left one); here t = 0 is the first image given.
 
     Args:
-        first: N images.
         last: as many, by the same model.
         steps: at least 2.
         weights: True blends w and Δθ; False blends w only and uses the generator as it is.

@@ -102,7 +102,6 @@ def measure_editability(
         cases: directions with their classifiers; they are filled.
         batches: photos [n,3,R,R] in [-1,1].
         strengths: above 0; each is applied in both ways.
-        identities: networks that say whether it is still the same person.
         unit: of the strengths: `std`, standard deviations of w·d over photos, or `w`, distances in W (the paper's γ).
         measured_px: what networks see: larger photos are reduced to it, and images drawn at it; None: as they are.
     Returns:

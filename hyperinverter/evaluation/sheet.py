@@ -47,7 +47,6 @@ def draw_sheet(
     """Write the sheet.
 
     Args:
-        names: of all images, by index.
         values: L2 of the last method, by index.
         originals: name -> image [3,R,R] in [-1,1], for at least the chosen ones.
         methods: method -> function from an image's name and [3,R,R] to its reconstruction.

@@ -94,9 +94,7 @@ def crop_quad(image: Image.Image, quad: np.ndarray, size: int) -> Image.Image:
     """Cut an oriented square out of a photo as FFHQ does; what lies outside is mirrored and blurred.
 
     Args:
-        image: RGB photo.
         quad: corners [4, 2] in the order of `quad_of`.
-        size: side of the result, px.
     """
     side = float(np.hypot(*(quad[3] - quad[0])))
     quad = quad.astype(np.float64)

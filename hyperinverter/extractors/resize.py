@@ -13,16 +13,13 @@ def at_most(images: Tensor, resolution: int) -> Tensor:
 
 
 def crop_resize(images: Tensor, left: float, top: float, side: float, size: int) -> Tensor:
-    """Cut a square and resize it, bilinear with antialiasing: the numbers of `PIL.Image.resize(size, BILINEAR, box)`.
+    """Cut a square and resize it to [N,C,size,size]: the numbers of `PIL.Image.resize(size, BILINEAR, box)`.
 
-    One matrix per axis does both, so the square may start between pixels and the result is differentiable.
+    One matrix per axis does both, bilinear with antialiasing, so the square may start between pixels and the result is differentiable.
 
     Args:
         images: [N,C,R,R].
         left, top, side: the square in unit coordinates (0..1 of the image's side).
-        size: output pixels.
-    Returns:
-        [N,C,size,size].
     """
     pixels = images.shape[-1]
     horizontal = _resampling_matrix(pixels, left * pixels, side * pixels, size).to(images)

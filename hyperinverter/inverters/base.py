@@ -285,7 +285,6 @@ class Inverter(Edits, OnHub, ABC):
 
         Args:
             inversion: made by this model, or loaded from a file that was.
-            batch_size: images at a time.
             allow_other_model: True renders also what another model made (say, its tokens by other hypernetworks).
             resolution: r, px, a part of R: the box mean of the image, or what the generator draws faster at that size
                 where it can; None is R.

@@ -89,7 +89,6 @@ class OnHub:
         The terms of everything in the folder must allow that: of `ffhq_mobile` the generator is others', for one.
 
         Args:
-            repository: OWNER/REPO; it is made if it is not there.
             settings: private, token, revision, commit_message; see `push_model`.
         Raises:
             UserError: the extra `hub` is missing, the folder does not hold the whole model, or the hub refuses.

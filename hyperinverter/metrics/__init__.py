@@ -61,7 +61,6 @@ def build(
     """Build the metrics that can be measured here.
 
     Args:
-        names: keys of METRICS.
         discriminator: the domain's, for discriminator_features.
         metric_filter: how images above the loss resolution are reduced, a key of FILTERS.
         kid_subset_size: images in each of KID's subsets, at most.

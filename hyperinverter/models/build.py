@@ -16,11 +16,7 @@ if TYPE_CHECKING:
 
 
 def build_generator(domain: DomainConfig, early_heads: dict[int, int] | None = None) -> "Generator | MobileGenerator":
-    """Generator G of the domain's architecture and resolution; this is the one place that asks which it is.
-
-    Args:
-        early_heads: see `MobileGenerator`. Only `mobile_stylegan` can have one.
-    """
+    """Generator G of the domain's architecture and resolution; this is the one place that asks which it is."""
     config = asdict(domain.generator)
     if config["architecture"] == MOBILE:
         sizes = {key: config[key] for key in ("z_dim", "w_dim", "mapping_layers", "channel_base", "channel_max")}

@@ -48,7 +48,6 @@ def bias_act(
 
     Args:
         x: activations, channels in dimension 1, [N, C, ...].
-        b: bias [C], or None for no bias.
         act: one of ACTIVATION_GAINS ("lrelu" has slope 0.2).
         gain: multiplies the activation, must be positive; None means the activation's own gain (1 or sqrt(2)).
         clamp: the result is limited to [-clamp, clamp]; None means no limit.

@@ -27,7 +27,6 @@ def filter2d(x: Tensor, f: Tensor, *, padding: int = 0, gain: float = 1.0, strid
         x: [N, C, H, W].
         f: filter [T, T].
         padding: zeros added on each side, pixels.
-        gain: multiplies the result.
         stride: decimation, pixels.
     Returns:
         [N, C, (H + 2 padding - T) // stride + 1, same of W].

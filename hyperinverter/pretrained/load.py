@@ -227,7 +227,6 @@ def load_w_encoder(source: str | Path, generator: Generator, domain: DomainConfi
 
     Args:
         source: a w_encoder file, or a model folder by name or path.
-        generator: the generator it is to be used with, as `load_generator` gives it.
     Raises:
         UserError: it was trained for another generator; names both hashes.
     """

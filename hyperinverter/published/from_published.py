@@ -41,7 +41,6 @@ class Published:
     """How a published checkpoint was read; the attribute `published` of what `from_published` returns.
 
     Attributes:
-        kind: one of KINDS.
         config: everything that was inferred or given, plain JSON types; enough to build the module again.
         ignored: key -> why it was knowingly not used.
         source: name of the file, "" for a state dict.
@@ -69,7 +68,6 @@ def from_published(
         state_or_path: a file (.pkl, .pt, .pth, .tar, .safetensors), by its path or as `read_published` gives it, or
             its content: a state dict under the published names, or the whole checkpoint (`{"state_dict": ...,
             "latent_avg": ...}`). NumPy arrays do for tensors.
-        kind: one of KINDS.
         config: what the tensors cannot show, by its published name; each reader's docstring lists its options.
     Returns:
         The module in eval mode on the CPU, float32. Its attribute `published` (`Published`) says how it was read.

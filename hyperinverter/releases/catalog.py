@@ -89,7 +89,6 @@ class ReleasedModel:
     """A model folder that can be made from released files.
 
     Attributes:
-        name: as `hyperinverter.load` takes it.
         generator, w_encoder, hyperinverter: the entries that its parts are made from; the discriminator comes with the
             generator, and E1 with the HyperInverter file where its own is absent. None: the repository carries these
             parts, and only the generator is released by others.

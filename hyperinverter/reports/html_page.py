@@ -131,7 +131,6 @@ def curves(
         stats: as `read_stats` gives them.
         names: key in the statistics -> label; keys that never occur are left out. Validation keys get markers.
         ylabel: what the vertical axis (logarithmic) is, with its unit.
-        xlabel: what `step` counts.
     """
     from matplotlib.ticker import FormatStrFormatter, NullFormatter
 

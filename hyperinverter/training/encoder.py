@@ -87,11 +87,7 @@ class EncoderStart:
 def train(config: TrainEncoderConfig) -> dict[str, float]:
     """Train until `schedule.max_steps`; the best model goes to `<output>/model`, the last to `<output>/model_last`.
 
-    Returns:
-        The last logged losses ("train/..."), the last validation losses ("validation/..."), "best/loss", "best/step".
-    Raises:
-        UserError: the losses are no longer finite, the checkpoint does not fit the config, or the data cannot be used.
-        FileNotFoundError: a network or the images are not there.
+    Result and errors are those of Phase I's.
     """
     device, domain, method = set_up(config), config.domain, config.method
     check_divides("schedule.batch_size", config.schedule.batch_size, config.gradient_accumulation)

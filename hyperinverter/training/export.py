@@ -46,8 +46,6 @@ def export_part(
     """Write a model folder with the trained part and copies of the domain's parts, in one process.
 
     Args:
-        part: a key of CONFIG_SECTIONS.
-        frozen: see `save_part`.
         measured: the validation losses of this step, the best so far; None: it is the last step.
         more: what else the file says of itself to its readers.
     """
@@ -141,9 +139,7 @@ def export_method(
     """Write a model folder with <method>.safetensors and copies of what it needs, in one process.
 
     Args:
-        method: one of PUBLISHED_METHODS.
         frozen: part -> weights hash of what is not trained; the generator's decides what it can be loaded with.
-        measured: as in `export_part`.
     """
     if not is_main():
         return

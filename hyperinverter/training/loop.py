@@ -28,7 +28,6 @@ class Trainee:
 
     Attributes:
         trainer: name in training states.
-        title: name in the log.
         network: what is trained; the loop puts it in train and eval mode.
         parts: name -> network, optimiser or buffers of the training state, as in `save_state`.
         rates: optimiser -> its settings.
@@ -38,7 +37,6 @@ class Trainee:
             measured -> scalars for the log, "loss" among them.
         measure: photos and names -> mean losses; the best step is the one with the lowest "loss".
         draw: photos -> further columns of the grid of pictures, [N,3,R,R] each.
-        pictures: name of these grids.
         write: a model folder, at a progress, with the validation losses of its best step; None: it is the last step.
         then: the command that goes on from the best model.
         notes: what the user is to know of the settings.
@@ -65,8 +63,6 @@ def fit(
 ) -> dict[str, float]:
     """Train until `schedule.max_steps`; the best goes to `<output>/model`, the last to `<output>/model_last`.
 
-    Args:
-        resumed: what the run goes on from.
     Returns:
         The last logged losses ("train/..."), the last validation losses ("validation/..."), "best/loss", "best/step".
     """

@@ -198,7 +198,6 @@ def step_over_parts(
     Args:
         compute: part -> "loss" with gradients, the mean over its images, and other scalars.
         parts: the whole batch is its only part without accumulation.
-        clip, measure: as in `backward_and_step`.
     Returns:
         Every scalar as its mean over the parts, and "gradient_norm".
     """

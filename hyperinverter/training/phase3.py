@@ -150,13 +150,8 @@ class Objective:
 def train(config: Phase3Config) -> dict[str, float]:
     """Train until `schedule.max_steps`; the best model goes to `<output>/model`, the last to `<output>/model_last`.
 
-    Returns:
-        The last logged losses ("train/..."), the last validation losses ("validation/..."), "best/loss", "best/step".
-    Raises:
-        UserError: the losses are no longer finite, the checkpoint does not fit the config, or the data cannot be used.
-        ValueError: the domain names no layer for the residual, or one that the losses do not see, or it would hold too
-            many numbers.
-        FileNotFoundError: a network or the images are not there.
+    Result and errors are those of Phase I's; and ValueError: the domain names no layer for the residual, or one that
+    the losses do not see, or it would hold too many numbers.
     """
     device, domain, folder = set_up(config), config.domain, Path(config.output) / "model"
     count = config.gradient_accumulation

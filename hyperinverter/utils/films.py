@@ -46,7 +46,6 @@ def save_mp4(
 
     Args:
         frames: images [3, H, W] in [-1, 1], or Pillow images, all of one size.
-        frame_ms: how long each frame stands, ms.
         made: what the file says of its origin, a kind of `utils.provenance`; None: of tensors, that a network drew.
     Raises:
         UserError: PyAV is not installed.

@@ -122,7 +122,6 @@ def save_gif(
 
     Args:
         frames: images [3, H, W] in [-1, 1], or Pillow images, all of one size.
-        frame_ms: how long each frame stands, ms.
         there_and_back: play the inner frames backwards after the last one, so that the loop has no jump.
         made: as of `write_picture`; None: of tensors, that a network drew them.
     """
@@ -143,7 +142,6 @@ def image_grid(images: Tensor, columns: int | None = None, gap: int = 0) -> Tens
     """Lay images [N, 3, H, W] out row by row: [3, rows*(H+gap)-gap, columns*(W+gap)-gap]; gaps and empty cells white.
 
     Args:
-        columns: None makes the grid about square.
         gap: pixels between images.
     """
     if images.dim() != 4 or images.shape[0] == 0:
@@ -201,8 +199,6 @@ def contact_sheet(
         captions: one per row, or None.
         cell: side of a cell in pixels; None: the largest image's side, doubled, tripled, ... until it reaches 96 so
             that headings can be read. Smaller images are enlarged by whole pixels where that fits, else by Lanczos.
-    Returns:
-        The sheet.
     Raises:
         ValueError: no rows, or headings or captions of another number than columns or rows.
     """

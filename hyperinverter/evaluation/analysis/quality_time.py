@@ -78,8 +78,6 @@ def place_labels(axes: Any, labels: list[tuple[str, str, float, float]]) -> list
     Args:
         axes: whose limits do not change any more.
         labels: name, colour, x and y of each.
-    Returns:
-        The texts.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 

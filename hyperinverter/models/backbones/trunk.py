@@ -23,7 +23,6 @@ class Trunk(nn.Module):
     Attributes:
         input_size: side in px that images are resized to.
         input_shape: height and width in px that images are resized to, (input_size, input_size) unless set otherwise.
-        input_channels: channels of the input.
         widths: channels after each of the four stages.
         stage_sizes: side in px of each stage's map.
 

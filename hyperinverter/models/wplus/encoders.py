@@ -30,8 +30,6 @@ class MapToStyle(nn.Module):
     """One style's head (published: GradualStyleBlock): stride-2 convolutions down to one pixel, then a linear layer.
 
     Args:
-        in_channels: C of the map.
-        w_dim: width of the style.
         map_size: longer side of the map, px.
         width: channels of the convolutions; None: w_dim, as published.
     """

@@ -25,8 +25,6 @@ class NetworkStub:
     """A network of an NVIDIA pickle: what it was built with and its tensors; nothing of its code.
 
     Attributes:
-        class_name: "Generator", "Discriminator", ...
-        init_kwargs: the keyword arguments it was built with, plain types.
         state: key -> tensor, as its `state_dict()` would give them.
         init_args: positional arguments, nearly always empty.
     """

@@ -102,7 +102,6 @@ def phase2_budget(
     """Memory of one Phase II step of ours, in MiB.
 
     Args:
-        batch_size: N.
         side: fp32 or bf16, with or without _recompute.
         adversarial: with the discriminator, its update and R1.
     Returns:

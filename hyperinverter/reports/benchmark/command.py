@@ -46,8 +46,6 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     replaced, others stay), and the page beside the folder is made anew of its `about.md` and every JSON in it. With
     neither `runs` nor `sides` nothing is measured, and the page alone is made.
 
-    Returns:
-        What benchmark.json holds.
     Raises:
         UserError: nothing to do, the device is not there, trained weights are missing, or `reference` has no such
             networks.

@@ -99,9 +99,7 @@ def measure_inference(
 
     Args:
         model: whose sides are compared; stays as it is.
-        batch_size: N.
         names: of the sides. The first is the one that the others' images and times are held against.
-        ceiling: of the device, for shares.
     Returns:
         Per side: stages with times, rates and shares; the speed-up over the first side and the difference of its
         images from the first side's. "counts" holds the work per stage on tensors without numbers; a side's "gib_moved"

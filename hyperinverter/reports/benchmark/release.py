@@ -119,9 +119,7 @@ class ReleaseTraining:
     Args:
         network: where the weights come from; copied.
         losses: reconstruction losses (frozen networks); shared with ours, as they are equal.
-        batch_size: N.
         discriminator: None trains without the adversarial term.
-        adversarial_weight: of its term.
         r1_weight: gamma / 2 times the interval.
     """
 

@@ -44,7 +44,6 @@ class Part:
     """One table or figure.
 
     Attributes:
-        title: its heading.
         make: measures and draws; the result is its JSON.
         blocks: JSON -> what the page says.
         needs: settings without which it cannot be made.

@@ -27,8 +27,6 @@ class Question:
     """One photo and what the methods made of it.
 
     Attributes:
-        task: reconstruction or editing.
-        text: what is to be ranked by.
         photo: the input, as `encoded` gives it.
         pictures: code -> what a method made, as `encoded` gives it.
     """
