@@ -167,8 +167,7 @@ def read_model(path: str | Path, kind: str | None = None) -> ModelFile:
 def recorded(path: Path, metadata: Mapping[str, str], key: str, kind: type[T]) -> T:
     """A value that is kept as JSON in a file's metadata.
 
-    Raises:
-        UserError: absent, no JSON, nested without end, or not of this kind; names the file and the key.
+    Raises UserError: absent, no JSON, nested without end, or not of this kind; names the file and the key.
     """
     try:
         value = json.loads(metadata[key])
@@ -198,8 +197,7 @@ def save_training_state(folder: str | Path, step: int, state: dict, keep: int = 
 
     `state` holds plain types and tensors.
 
-    Raises:
-        OSError: it cannot be written (full disk, read-only folder); the earlier states are untouched.
+    Raises OSError: it cannot be written (full disk, read-only folder); the earlier states are untouched.
     """
     folder = Path(folder)
     path = folder / f"step_{step:08d}.pt"

@@ -132,8 +132,7 @@ def _obey(command: Command, argv: Sequence[str], program: str | None) -> None:
 def _output_folder(config: Any) -> Iterator[None]:
     """The folder that the block writes into, if any: one that it makes and leaves empty is removed again.
 
-    Raises:
-        UserError: it cannot be written; before hours are put into what goes there.
+    Raises UserError: it cannot be written; before hours are put into what goes there.
     """
     if getattr(config, "output", None):
         config.output = str(expanded(config.output))
@@ -237,8 +236,7 @@ def stop(message: str, error: Exception | None = None) -> NoReturn:
 def settings_help(schema_class: type, config: Any) -> str:
     """All keys of a command, its own first, then sections; the sizes of the domain's networks come last.
 
-    Args:
-        config: values that hold where the command line says nothing.
+    `config`: values that hold where the command line says nothing.
     """
     width = min(shutil.get_terminal_size().columns, WIDEST)
     lines = ["", "settings, each with its type and default:", *_keys(schema_class, config, "", width)]

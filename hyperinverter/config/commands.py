@@ -280,8 +280,7 @@ def run_command(name: str, argv: Sequence[str] | None = None) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """`hyperinverter NAME ...` and `python -m hyperinverter NAME ...`.
 
-    Raises:
-        SystemExit: 0 after --help and --version, 2 where no command of that name exists; else as `run`.
+    Raises SystemExit: 0 after --help and --version, 2 where no command of that name exists; else as `run`.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):

@@ -58,8 +58,7 @@ def load_config(schema_class: type[T], path: str | Path | None, overrides: Seque
 def load_domain(name_or_path: str | Path) -> DomainConfig:
     """The domain of configs/domains/NAME.yaml, or of any YAML file given by its path.
 
-    Raises:
-        ConfigError: there is no such domain (lists those that exist), or the file has faults.
+    Raises ConfigError: there is no such domain (lists those that exist), or the file has faults.
     """
     builder = _Builder(DomainConfig)
     builder.set_domain("", str(name_or_path), "", Path())

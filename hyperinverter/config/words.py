@@ -16,8 +16,7 @@ def as_settings(words: Sequence[str], schema_class: type) -> list[str]:
 
     Hyphens stand for underscores: --base-url is base_url. An unknown key is passed on too: loading names the nearest.
 
-    Raises:
-        UserError: a key without a value.
+    Raises UserError: a key without a value.
     """
     settings, rest = [], list(words)
     while rest:
@@ -60,8 +59,7 @@ def overrides(words: Sequence[str], schema_class: type, inputs: str | None) -> l
 def list_of(raw: str, hint: Any) -> list[Any]:
     """What `key=a` and `key=a,b` mean where a list is expected; texts stay as typed.
 
-    Raises:
-        ValueError: the values cannot be read.
+    Raises ValueError: the values cannot be read.
     """
     inner = get_args(next(one for one in options(hint) if get_origin(one) is list))[0]
     return [part.strip() for part in raw.split(",")] if inner is str else parse_value(f"[{raw}]")

@@ -59,8 +59,7 @@ class YamlFile:
 def read_yaml(path: Path, shown_as: str) -> YamlFile:
     """Read a YAML file whose top level is a mapping; nothing is raised, faults are returned.
 
-    Args:
-        shown_as: how messages call it.
+    `shown_as`: how messages call it.
     """
     result = YamlFile()
     try:
@@ -95,8 +94,7 @@ def read_yaml(path: Path, shown_as: str) -> YamlFile:
 def _check_size(root: yaml.Node) -> None:
     """Refuse a text whose aliases stand for very many values, or for themselves; each counts wherever it appears.
 
-    Raises:
-        ValueError: there are more than MOST_VALUES.
+    Raises ValueError: there are more than MOST_VALUES.
     """
     waiting, count = [root], 0
     while waiting:
@@ -133,8 +131,7 @@ def _plain(loader: _Loader, node: yaml.Node, keys: tuple[str, ...], shown_as: st
 def parse_value(text: str) -> Any:
     """The value of a `key=value` from the command line; text that is not YAML (a glob such as *.zip) stays text.
 
-    Raises:
-        ValueError: a list or mapping that does not close.
+    Raises ValueError: a list or mapping that does not close.
     """
     try:
         if len(text) > MOST_BYTES:

@@ -16,9 +16,8 @@ CROPPED, ENLARGED = 0, 1  # rows of the marks
 class FitNotes:
     """Images that are not square (centre-cropped), and those smaller than `resolution` px (enlarged).
 
-    Args:
-        names: of the images that are noted by their index in it: two bits each, however often they come and however
-            many they are. Others are remembered by name.
+    `names`: of the images that are noted by their index in it: two bits each, however often they come and however many
+    they are. Others are remembered by name.
     """
 
     def __init__(self, resolution: int, names: Sequence[str] = ()) -> None:

@@ -58,8 +58,7 @@ class ImageSource:
     def read(self, index: int) -> Image.Image:
         """Image number `index` as upright 8-bit RGB.
 
-        Raises:
-            BadImageError: the file cannot be read as an image; names it.
+        Raises BadImageError: the file cannot be read as an image; names it.
         """
         return decode_image(self.checked_bytes(index), self.names[index], self.max_megapixels)
 
@@ -149,9 +148,8 @@ def sort_out(names: Names, read_head: Callable[[int], bytes] | None = None) -> t
 
     Others are files of other extensions, hidden ones, and macOS resource forks.
 
-    Args:
-        read_head: gives the first bytes of a file by its index, by which files without a suffix are recognised. None:
-            they are no images.
+    `read_head`: gives the first bytes of a file by its index, by which files without a suffix are recognised. None:
+    they are no images.
     """
     texts = list(names)  # for a moment
     order = sorted(range(len(texts)), key=texts.__getitem__)

@@ -19,8 +19,7 @@ FILMS = (".mp4", ".mov", ".m4v")
 def inspect_images(config: InspectConfig) -> dict[str, Origin]:
     """Print a line for each file, and return what they say.
 
-    Raises:
-        UserError: no file was named, or some are not there or neither picture nor film: told after all the others.
+    Raises UserError: no file was named, or some are not there or neither picture nor film: told after all the others.
     """
     if not config.files:
         raise UserError("no file was given; name pictures or films")

@@ -14,8 +14,7 @@ class Waiting:
 
     On a GPU too: work is queued ahead there, and only a queue that runs empty makes the images be waited for.
 
-    Args:
-        workers: threads that decode.
+    `workers`: threads that decode.
     """
 
     def __init__(self, workers: int) -> None:

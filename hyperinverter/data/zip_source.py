@@ -52,8 +52,7 @@ class ZipMember(NamedTuple):
 class ZipSource(ImageSource):
     """The images of an archive in name order; of a name that occurs twice the last one, as `zipfile` reads it.
 
-    Raises:
-        UserError: it is no readable zip file.
+    Raises UserError: it is no readable zip file.
     """
 
     def __init__(self, path: Path):
@@ -141,8 +140,7 @@ def _unpacked(data: bytes, method: int, size: int) -> bytes:
 def _check_apart(table: np.ndarray) -> None:
     """Refuse members that lie on one another, of which a small archive can have millions.
 
-    Raises:
-        zipfile.BadZipFile: there are such.
+    Raises zipfile.BadZipFile: there are such.
     """
     fields = np.sort(table[["offset", "packed"]], order="offset")
     ends = fields["offset"] + fields["packed"] + np.uint64(LOCAL.size)
@@ -163,8 +161,7 @@ def is_zip(path: Path) -> bool:
 def entries(file: BinaryIO) -> Iterator[ZipMember]:
     """The members in the order of the table of contents, folders left out.
 
-    Raises:
-        zipfile.BadZipFile: there is no whole table of contents.
+    Raises zipfile.BadZipFile: there is no whole table of contents.
     """
     start, size, shift = _find_directory(file)
     file.seek(start)

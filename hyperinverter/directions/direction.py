@@ -150,8 +150,7 @@ def project_out(direction: Direction, others: Sequence[Direction]) -> Direction:
 
     Source: InterFaceGAN (Shen et al., CVPR 2020), section 3.3; for several, what is left beside all that they span.
 
-    Raises:
-        ValueError: nothing is left, they differ in w_dim or styles, or one moves every photo its own way.
+    Raises ValueError: nothing is left, they differ in w_dim or styles, or one moves every photo its own way.
     """
     everyone = (direction, *others)
     for each in everyone:

@@ -66,8 +66,7 @@ def load_direction(
 def _read(path: Path, space: Space) -> Direction:
     """What a file of one direction holds, without running code from it.
 
-    Raises:
-        ValueError: it holds something else; says what.
+    Raises ValueError: it holds something else; says what.
     """
     published = read_published(path, wanted=_what_to_give)
     if published.metadata.get("format") != MODEL_FORMAT:

@@ -23,8 +23,7 @@ HEAD = re.compile(r"(.*\.)?(torgb|to_img)\..*")
 def style_matrix(generator: Generator, start: int, end: int) -> Tensor:
     """How the layers that read the styles start ... end - 1 read w: the rows of A, [C, w_dim], of length 1.
 
-    Raises:
-        ValueError: no layer reads one of these styles.
+    Raises ValueError: no layer reads one of these styles.
     """
     rows = []
     for layer in target_layers(generator, "all_without_bias"):
@@ -70,8 +69,7 @@ class Sefa:
     def named(self, text: str) -> Direction:
         """COMPONENT:START-END, which moves the styles by whose layers it was found.
 
-        Raises:
-            ValueError: it is not written so, or there is no such component or style.
+        Raises ValueError: it is not written so, or there is no such component or style.
         """
         found = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})-([0-9]{1,9})", text)
         component, start, end = map(int, found.groups()) if found else (0, 0, 0)

@@ -64,8 +64,7 @@ def layers_of(generator: Generator) -> dict[str, str]:
 def place_of(config: dict[str, Any]) -> dict[str, Any]:
     """Layer, channel and number of channels from a file's config.
 
-    Raises:
-        ValueError: they are not there, or there is no such channel.
+    Raises ValueError: they are not there, or there is no such channel.
     """
     layer, channel, channels = (config.get(key) for key in ("layer", "channel", "channels"))
     whole = isinstance(layer, str) and isinstance(channel, int) and isinstance(channels, int)
@@ -77,8 +76,7 @@ def place_of(config: dict[str, Any]) -> dict[str, Any]:
 def style_direction(text: str, generator: Generator, generator_hash: str = "") -> StyleDirection:
     """A direction by LAYER:CHANNEL.
 
-    Raises:
-        ValueError: it is not written so, or there is no such layer or channel; says which there are.
+    Raises ValueError: it is not written so, or there is no such layer or channel; says which there are.
     """
     layer, _, channel = text.removeprefix(STYLE_MARK).rpartition(":")
     layers = layers_of(generator)

@@ -39,8 +39,7 @@ def find_directions(config: GanspaceConfig) -> dict[str, Any]:
     `directions/NAME.safetensors` for each of `config.directions`, and `sefa.json` or `ganspace.json`, which says what
     variance the components explain; of GANSpace also `pca.safetensors` (usable as FILE#COMPONENT:START-END).
 
-    Raises:
-        UserError: more components than dimensions, or a range or a component that is not there.
+    Raises UserError: more components than dimensions, or a range or a component that is not there.
     """
     seed_everything(config.seed, config.threads)
     output = Path(config.output)

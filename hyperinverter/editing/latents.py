@@ -39,8 +39,7 @@ def read_latents(path: Path, inverter: Inverter) -> dict[str, Inversion]:
     [N, L, w_dim] and [L, w_dim] are read as W+, other [..., w_dim] as one code of W each, [..., L*w_dim] as W+ without
     its last dimension; a mapping gives its names, and of a list of codes its last one (ReStyle's steps) is taken.
 
-    Raises:
-        UserError: it holds something else, or codes of another size.
+    Raises UserError: it holds something else, or codes of another size.
     """
     content = plain_names(read_published(path).content)
     message = foreign(content) if isinstance(content, dict) else None

@@ -168,8 +168,7 @@ def check_column(rows: Iterable[Mapping[str, str | None]], column: str) -> str:
 def attribute_values(rows: Sequence[Mapping[str, str | None]], column: str) -> np.ndarray:
     """A column of 0/1 (or -1/1, or False/True as pandas writes them) as bool [n]; a leading "-" in `column` flips it.
 
-    Raises:
-        UserError: no such column (lists them), or another value in it.
+    Raises UserError: no such column (lists them), or another value in it.
     """
     flip, name = column.startswith("-"), check_column(rows, column)
     words = {"true": "1", "false": "0"}

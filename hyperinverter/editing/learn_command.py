@@ -51,9 +51,8 @@ def learn_directions(config: DirectionConfig) -> dict:
     again as long as the photos' names and the model stay the same), of predictors `scores.safetensors`, and
     `directions.json` with every figure.
 
-    Raises:
-        UserError: no photos, labels or attributes were named, no photo has labels, a class is too small, or a
-            predictor is missing.
+    Raises UserError: no photos, labels or attributes were named, no photo has labels, a class is too small, or a
+    predictor is missing.
     """
     others_are_asked = config.predictors or (config.differences and not config.data.root)
     if others_are_asked and not config.labels:  # attributes that a config file brings along

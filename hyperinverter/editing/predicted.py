@@ -33,8 +33,7 @@ SAVE_SECONDS = 10.0  # between two saves of the scores so far
 def check_predictors(config: DirectionConfig) -> None:
     """Refuse predictors that cannot work here, before anything is loaded.
 
-    Raises:
-        UserError: the domain shows no faces, or a network's file is missing; says where it comes from.
+    Raises UserError: the domain shows no faces, or a network's file is missing; says where it comes from.
     """
     for text in config.predictors.values():
         name = text.removeprefix("-")
@@ -93,8 +92,7 @@ def scored_photos(
 ) -> Tensor:
     """The photos' scores by the predictors of these names, [n, P].
 
-    Args:
-        photos: names of those whose codes were made, in order, as one that is skipped has none.
+    `photos`: names of those whose codes were made, in order, as one that is skipped has none.
     """
 
     def read(start: int) -> Iterator[Tensor]:

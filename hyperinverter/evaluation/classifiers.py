@@ -208,8 +208,7 @@ def classifiers_of(direction: Direction, known: Collection[str]) -> dict[str, in
 class Classifiers:
     """Scores of images by the classifiers that are asked for, so that no network runs for nothing.
 
-    Args:
-        names: of FACE_CLASSIFIERS; their files must be there.
+    `names`: of FACE_CLASSIFIERS; their files must be there.
     """
 
     def __init__(self, names: Iterable[str], attributes: AttributeClassifiers | None, device: torch.device) -> None:

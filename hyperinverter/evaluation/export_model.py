@@ -113,8 +113,7 @@ def export_model(config: ExportConfig) -> dict[str, float | list[str]]:
 def read_parts(source: Path) -> dict[str, ModelFile]:
     """Every file of a model folder by its path without suffix; reading checks its hash.
 
-    Raises:
-        UserError: one of the parts that a model needs is absent.
+    Raises UserError: one of the parts that a model needs is absent.
     """
     for part in PARTS:
         if part != "discriminator" and not (source / f"{part}.safetensors").is_file():

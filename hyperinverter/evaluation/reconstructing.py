@@ -107,8 +107,7 @@ class Reconstructor:
     def invert(self, images: Tensor, names: Sequence[str]) -> Inversion:
         """The images' Inversion; of a method that optimises, those that are kept are read, and new ones kept.
 
-        Args:
-            images: [N,3,R,R], rounded.
+        `images`: [N,3,R,R], rounded.
         """
         if not self.keeps:
             taken = as_taken(self.inverter, self.photos, images, names)

@@ -61,8 +61,7 @@ class Extractor(nn.Module):
     def find(cls) -> Self:
         """Build the extractor from its files in the search folders.
 
-        Raises:
-            UserError: a file is missing or damaged; names it, what it is for, and where to put it.
+        Raises UserError: a file is missing or damaged; names it, what it is for, and where to put it.
         """
         paths = [find_required(cls, name) for name in cls.filenames]
         with errors_named_after(cls, paths):
@@ -147,8 +146,7 @@ def find_required(extractor: type[Extractor], filename: str) -> Path:
 def read_network(path: Path) -> Any:
     """What a file of network weights holds, read without running code from it; its kind is recognised by content.
 
-    Raises:
-        UserError: it is damaged, not safe or no weights; names it, what was found and what to do.
+    Raises UserError: it is damaged, not safe or no weights; names it, what was found and what to do.
     """
     content = read_published(path).content
     if content is None or isinstance(content, str | int | float | complex):  # text would be taken for a file's name
@@ -175,8 +173,7 @@ def errors_named_after(extractor: type[Extractor], paths: Sequence[Path]) -> Ite
 def load_exactly(network: nn.Module, state: dict[str, Tensor], what: str) -> None:
     """Load a state dict whose keys must be the network's own; BatchNorm's step counters alone may be absent.
 
-    Raises:
-        UserError: keys or shapes differ; names the first ones.
+    Raises UserError: keys or shapes differ; names the first ones.
     """
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"these weights are not {what}: they are no tensors by name; fetch the original file")

@@ -93,8 +93,7 @@ def glimpse(image: Image.Image, quad: np.ndarray, size: int) -> Image.Image:
 def crop_quad(image: Image.Image, quad: np.ndarray, size: int) -> Image.Image:
     """Cut an oriented square out of a photo as FFHQ does; what lies outside is mirrored and blurred.
 
-    Args:
-        quad: corners [4, 2] in the order of `quad_of`.
+    `quad`: corners [4, 2] in the order of `quad_of`.
     """
     side = float(np.hypot(*(quad[3] - quad[0])))
     quad = quad.astype(np.float64)

@@ -32,8 +32,7 @@ NAMED = 3  # photos that are reported one by one, before they are counted only
 class Framing:
     """Looks at photos one by one, and remembers what it found.
 
-    Args:
-        remedy: what to do with photos of faces that are not in the crop.
+    `remedy`: what to do with photos of faces that are not in the crop.
     """
 
     domain: DomainConfig

@@ -20,8 +20,7 @@ from hyperinverter.published import from_published
 class PublishedEmbedding(Embedding):
     """Unit vectors [N, D] of a network that `from_published` reads; a subclass says what it is shown.
 
-    Args:
-        state: the content of its file.
+    `state`: the content of its file.
     """
 
     kind: ClassVar[str]  # as `from_published` takes it

@@ -19,9 +19,8 @@ class Inception(Extractor):
 
     There is no `distance`: FID and KID compare sets of images.
 
-    Args:
-        state: torch-fidelity's state dict; or number -> flat array, four for each of the 94 convolutions, as in the
-            package of `download.py inception_2015`.
+    `state`: torch-fidelity's state dict; or number -> flat array, four for each of the 94 convolutions, as in the
+    package of `download.py inception_2015`.
     """
 
     filenames = ("weights-inception-2015-12-05-6726825d.pth",)
@@ -73,8 +72,7 @@ def _network() -> nn.Module:
 def _of_arrays(network: nn.Module, arrays: dict[str, Tensor], what: str) -> dict[str, Tensor]:
     """Its state dict from the convolutions' arrays in order; the classifier, which FID leaves out, is 0.
 
-    Raises:
-        UserError: their number or sizes are others.
+    Raises UserError: their number or sizes are others.
     """
     state = {name: torch.zeros_like(value) for name, value in network.state_dict().items() if name.startswith("fc.")}
     convolutions = [name.removesuffix(".conv.weight") for name in network.state_dict() if name.endswith("conv.weight")]

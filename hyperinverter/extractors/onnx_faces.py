@@ -79,8 +79,7 @@ def _first_line(error: Exception) -> str:
 class OnnxFaces(Extractor):
     """What the networks here share; a subclass says what they are shown and what their numbers mean.
 
-    Args:
-        paths: the files, in the order of `filenames`; the mean of their outputs is taken.
+    `paths`: the files, in the order of `filenames`; the mean of their outputs is taken.
     """
 
     square: ClassVar[tuple[float, float, float]]  # left, top, side in unit coordinates

@@ -143,8 +143,7 @@ class DiscriminatorFeatures(Extractor):
 
     Works at the discriminator's own resolution. Range 0..4, as the squared distance of two unit vectors.
 
-    Args:
-        discriminator: copied, so that training the original (adversarial loss) does not move this ruler.
+    `discriminator`: copied, so that training the original (adversarial loss) does not move this ruler.
     """
 
     purpose = "the perceptual distance discriminator_features"

@@ -15,7 +15,8 @@ def at_most(images: Tensor, resolution: int) -> Tensor:
 def crop_resize(images: Tensor, left: float, top: float, side: float, size: int) -> Tensor:
     """Cut a square and resize it to [N,C,size,size]: the numbers of `PIL.Image.resize(size, BILINEAR, box)`.
 
-    One matrix per axis does both, bilinear with antialiasing, so the square may start between pixels and the result is differentiable.
+    One matrix per axis does both, bilinear with antialiasing, so the square may start between pixels and the result is
+    differentiable.
 
     Args:
         images: [N,C,R,R].

@@ -107,8 +107,7 @@ class SsrNetAge(Extractor):
     mean and the others 45.6, and age distinguishes them with an area under the curve of 0.88; 0.81 with red and blue
     exchanged, and less with any closer crop (0.82 at nine tenths of the side, 0.72 at seven).
 
-    Args:
-        state: of `SsrNetwork`, as `from_keras` gives it.
+    `state`: of `SsrNetwork`, as `from_keras` gives it.
     """
 
     filenames = ("ssrnet_age_imdb_64.h5",)

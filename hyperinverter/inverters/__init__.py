@@ -49,8 +49,7 @@ INVERTERS = _Inverters()
 def check_methods(source: str | Path | DomainConfig, methods: Sequence[str]) -> None:
     """Look for the files of several methods, before any of them is read.
 
-    Raises:
-        FileNotFoundError: more than one is missing; names all (one alone is told by `load`).
+    Raises FileNotFoundError: more than one is missing; names all (one alone is told by `load`).
     """
     from hyperinverter.releases.obtain import released_name
 

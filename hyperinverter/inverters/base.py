@@ -246,8 +246,7 @@ class Inverter(Edits, OnHub, ABC):
         They stay in memory as long as the result or an edit of it does: the synthesis network's convolutions once more
         per image, in float32 (100 MiB at 256 and 1024 px, 1 MiB for faces64).
 
-        Raises:
-            UserError: as `render`.
+        Raises UserError: as `render`.
         """
         self._check(inversion, allow_other_model)
         inversion = inversion.to(self.device)
@@ -260,8 +259,7 @@ class Inverter(Edits, OnHub, ABC):
 
         Dense: 90 MiB per image at 1024 px.
 
-        Raises:
-            UserError: as `render`.
+        Raises UserError: as `render`.
         """
         self._check(inversion, allow_other_model)
         if not inversion.has_weights:

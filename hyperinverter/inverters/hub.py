@@ -114,8 +114,7 @@ def fetch_model(
 ) -> Path:
     """The model folder OWNER/REPO, in huggingface_hub's cache; what is there already is not fetched again.
 
-    Raises:
-        UserError: huggingface_hub is not installed, or the repository cannot be fetched or is no model folder.
+    Raises UserError: huggingface_hub is not installed, or the repository cannot be fetched or is no model folder.
     """
     _check_installed()
     from huggingface_hub import snapshot_download

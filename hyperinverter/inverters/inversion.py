@@ -127,8 +127,7 @@ class Inversion:
     def images(self) -> Tensor:
         """What it shows, [N, 3, R, R], nominally in [-1, 1]; drawn when first asked for, and kept.
 
-        Raises:
-            UserError: it came from a file and belongs to no model yet.
+        Raises UserError: it came from a file and belongs to no model yet.
         """
         if self.model is None:
             raise UserError(
@@ -253,8 +252,7 @@ class Inversion:
     def mixed(self, weights: Tensor) -> "Inversion":
         """Weighted means of these images: codes, and Δθ, which is affine in tokens.
 
-        Args:
-            weights: [n, N], each row with a sum of 1; n images come out.
+        `weights`: [n, N], each row with a sum of 1; n images come out.
         """
         if weights.ndim != 2 or weights.shape[1] != len(self):
             raise ValueError(f"weights have shape {tuple(weights.shape)}; expected [n, {len(self)}]")

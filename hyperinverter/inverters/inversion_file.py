@@ -83,8 +83,7 @@ def _shortest(ws: Tensor) -> Tensor:
 def _parts(metadata: dict[str, str], tensors: dict[str, Tensor], layers: list) -> dict[str, Any]:
     """The arguments of an Inversion from what its file holds.
 
-    Raises:
-        ValueError: something is missing, foreign, of another shape, or not finite.
+    Raises ValueError: something is missing, foreign, of another shape, or not finite.
     """
     residuals: dict[str, Any] = {}
     parts: dict[str, dict[str, Any]] = {"residuals": residuals, "scales": residuals}

@@ -30,8 +30,7 @@ DOWNLOADED: dict[str, type[Extractor]] = {
 class Perceptual:
     """A feature network under the name that goes into results.
 
-    Attributes:
-        feature_px: larger images are reduced to this before the extractor; None: it needs the full resolution.
+    `feature_px`: larger images are reduced to this before the extractor; None: it needs the full resolution.
     """
 
     name: str

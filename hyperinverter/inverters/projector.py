@@ -46,8 +46,7 @@ class FeatureNetwork(Protocol):
 class SquaredDistance:
     """A plain function as a feature network: the squared distance of its outputs [1, F], as NVIDIA's projector has it.
 
-    Attributes:
-        network: images [1, 3, R, R] in [-1, 1] -> [1, F].
+    `network`: images [1, 3, R, R] in [-1, 1] -> [1, F].
     """
 
     network: FeatureFunction

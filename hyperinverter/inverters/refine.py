@@ -151,8 +151,7 @@ class Refiner:
 class _Edits:
     """Random steps in W, the same ones in every run, and what they change in the generator's own images.
 
-    Args:
-        drawn_px, compared_px: sides of the images that are drawn, and of these reduced.
+    `drawn_px`, `compared_px`: sides of the images that are drawn, and of these reduced.
     """
 
     def __init__(self, generator: Generator, drawn_px: int, compared_px: int) -> None:

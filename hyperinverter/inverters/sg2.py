@@ -53,8 +53,7 @@ class ProjectorInverter(Inverter):
     def load(cls, source: str | Path | DomainConfig) -> Self:
         """From a model folder or domain that has a generator; E1 and hypernetworks are not needed.
 
-        Raises:
-            UserError: there is no perceptual network to optimise with; says how to get one.
+        Raises UserError: there is no perceptual network to optimise with; says how to get one.
         """
 
         def find_discriminator() -> Discriminator | None:

@@ -76,9 +76,8 @@ LOSSES: dict[str, Callable[[Discriminator | None], Loss]] = {
 class TotalLoss(nn.Module):
     """Weighted sum of named losses. Its networks are frozen, so it has nothing to train and nothing to save.
 
-    Args:
-        loss_resolution: larger images are reduced to this by box mean before every loss but those that need the full
-            resolution (published: 256).
+    `loss_resolution`: larger images are reduced to this by box mean before every loss but those that need the full
+    resolution (published: 256).
     """
 
     def __init__(self, losses: dict[str, Loss], weights: dict[str, float], loss_resolution: int) -> None:

@@ -82,8 +82,7 @@ class Reduction(Remembered):
 class RecentFeatures(Remembered):
     """Features of the last few batches, one network pass for all metrics and methods that see the same images.
 
-    Args:
-        reduction: what images go through first; None leaves them alone.
+    `reduction`: what images go through first; None leaves them alone.
     """
 
     def __init__(self, extractor: Extractor, reduction: Reduction | None) -> None:

@@ -30,8 +30,7 @@ class Timing:
 def time_per_image(run: Callable[[], object], *, batch_size: int, repeats: int, device: torch.device) -> Timing:
     """Time `run`, which works on one batch of `batch_size` images.
 
-    Raises:
-        ValueError: batch_size or repeats is below 1.
+    Raises ValueError: batch_size or repeats is below 1.
     """
     if batch_size < 1 or repeats < 1:
         raise ValueError(f"batch_size and repeats must be at least 1, got {batch_size} and {repeats}")
@@ -58,8 +57,7 @@ def timing_of(
 def own_time(time: float, computing: float | None, device: str) -> float:
     """What a time on one CPU thread would be about on a core of its own; others, and unknown shares, stay.
 
-    Args:
-        device: as `device_name` tells it.
+    `device`: as `device_name` tells it.
     """
     return time * min(computing, 1.0) if computing and device == ONE_THREAD else time
 

@@ -67,8 +67,7 @@ def build_feature_residual(
 ) -> "FeatureResidualNetwork":
     """Phase III's networks for a layer of this generator and the maps of this E2.
 
-    Raises:
-        ValueError: the domain names no layer of the generator, or the residual would hold too many numbers.
+    Raises ValueError: the domain names no layer of the generator, or the residual would hold too many numbers.
     """
     from hyperinverter.models.feature_residual import FeatureResidualNetwork
 

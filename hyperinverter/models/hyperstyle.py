@@ -292,8 +292,7 @@ class HyperStyle(nn.Module):
     def codes(self, images: Tensor) -> Tensor:
         """Images [N, 3, H, W] in [-1, 1], any size -> the first codes ws [N, L, w_dim].
 
-        Raises:
-            UserError: there is no encoder or no average code.
+        Raises UserError: there is no encoder or no average code.
         """
         if self.w_encoder is None or self.latent_avg is None:
             missing = "the encoder of the first codes" if self.w_encoder is None else "the average code"

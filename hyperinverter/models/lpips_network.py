@@ -28,8 +28,7 @@ TAPS = {
 class LpipsNetwork(nn.Module):
     """The published perceptual distance of two batches of images.
 
-    Args:
-        net: alex (AlexNet), vgg (VGG16) or squeeze (SqueezeNet 1.1).
+    `net`: alex (AlexNet), vgg (VGG16) or squeeze (SqueezeNet 1.1).
     """
 
     mean: Tensor

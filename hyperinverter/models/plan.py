@@ -23,8 +23,7 @@ from hyperinverter.utils.skip_init import shapes_only
 def dry_run(config: CommandConfig | DomainConfig) -> str:
     """The plan of a run's domain as plain text, for `--dry-run` and model cards.
 
-    Raises:
-        ValueError: the domain's numbers do not make networks that fit; names the key.
+    Raises ValueError: the domain's numbers do not make networks that fit; names the key.
     """
     domain = config if isinstance(config, DomainConfig) else config.domain
     with shapes_only():

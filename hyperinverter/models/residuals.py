@@ -28,8 +28,7 @@ class Kernel(NamedTuple):
 class ChannelScales(NamedTuple):
     """The residual of a convolution's weight that is scaled per channel: stored weight times these numbers.
 
-    Attributes:
-        scales: [M, O, 1, 1, 1] of output or [M, 1, I, 1, 1] of input channels, dimensionless; 0 changes nothing.
+    `scales`: [M, O, 1, 1, 1] of output or [M, 1, I, 1, 1] of input channels, dimensionless; 0 changes nothing.
     """
 
     scales: Tensor
@@ -49,8 +48,7 @@ class ChannelScales(NamedTuple):
 class FeatureResidual(NamedTuple):
     """What is added to the features of a layer; its name in a mapping is the layer's, see `feature_layers`.
 
-    Attributes:
-        values: [M, C, r, r].
+    `values`: [M, C, r, r].
     """
 
     values: Tensor
@@ -167,8 +165,7 @@ def check_drawing(synthesis: nn.Module, ws: Tensor, residuals: Residuals, noise_
 def check_residuals(synthesis: nn.Module, residuals: Residuals, n: int) -> None:
     """Refuse residuals that are not of these parameters, or not for `n` images.
 
-    Raises:
-        ValueError: names the residual and the shape that it must have.
+    Raises ValueError: names the residual and the shape that it must have.
     """
     if not residuals:
         return

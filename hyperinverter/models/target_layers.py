@@ -59,8 +59,7 @@ def target_layer(name: str, shape: Sequence[int]) -> TargetLayer:
     """A target layer from its name alone: with l = log2 of the block's resolution, conv0 receives style 2l - 5, conv1
     2l - 4 and torgb 2l - 3 (which it shares with the next block's conv0).
 
-    Raises:
-        ValueError: no weight of a StyleGAN2 synthesis network has this name.
+    Raises ValueError: no weight of a StyleGAN2 synthesis network has this name.
     """
     match = _NAME.fullmatch(name)
     level = int(match[1]).bit_length() - 1 if match else 0

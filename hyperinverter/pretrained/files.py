@@ -66,8 +66,7 @@ def available_models() -> dict[str, Path]:
 def find_model_folder(name_or_path: str | Path) -> Path:
     """The folder of a model given by path, or by name in the search folders.
 
-    Raises:
-        FileNotFoundError: neither; lists the folders searched and the models found there.
+    Raises FileNotFoundError: neither; lists the folders searched and the models found there.
     """
     text = str(name_or_path)
     path = expanded(name_or_path)

@@ -147,8 +147,7 @@ def _built(
 ) -> Any:
     """The network that a file's config describes; memory is taken for it when the file's weights are known to fit.
 
-    Args:
-        part: of the network, what the file holds weights of.
+    `part`: of the network, what the file holds weights of.
     """
     try:
         check_counts(file.config, SECTIONS, len(file.state))
@@ -170,8 +169,7 @@ def _trained(network: HyperInverterNetwork) -> nn.Module:
 def check_counts(config: Mapping[str, Any], sections: Iterable[str], tensors: int) -> None:
     """Refuse sections that describe more layers than there are tensors: objects cost memory also without numbers.
 
-    Raises:
-        ValueError: names the section.
+    Raises ValueError: names the section.
     """
     for name in sections:
         section = config.get(name) or {}

@@ -115,8 +115,7 @@ class Keys:
     def finish(self) -> dict[str, str]:
         """The ignored keys with their reasons.
 
-        Raises:
-            UserError: keys are left that were neither used nor knowingly ignored.
+        Raises UserError: keys are left that were neither used nor knowingly ignored.
         """
         if self._left:
             raise self.fault(f"{len(self._left)} keys are not known: {shortened(list(self._left))}")

@@ -30,8 +30,7 @@ MOST_MAPPING_LAYERS = 64
 def read_generator(content: Any, source: str, given: dict[str, Any]) -> tuple[MobileGenerator, Published]:
     """The generator, with `w_avg` computed, which the package has not. No options.
 
-    Raises:
-        UserError: a graph is missing, lacks a constant, or its constants make no generator; names what.
+    Raises UserError: a graph is missing, lacks a constant, or its constants make no generator; names what.
     """
     options(given, {}, WHAT)
     values = content.values() if isinstance(content, Mapping) else ()

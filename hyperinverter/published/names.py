@@ -90,8 +90,7 @@ def _freed(state: dict[str, Any]) -> dict[str, Any]:
 def foreign(content: Any) -> str | None:
     """What a file is that nothing here reads, and what to give instead; None: not known.
 
-    Args:
-        content: as `plain_names` gives it.
+    `content`: as `plain_names` gives it.
     """
     if isinstance(content, Tensor) and content.ndim == 3 and content.is_floating_point():
         return f"latent codes {list(content.shape)}, one row per style, and not weights"

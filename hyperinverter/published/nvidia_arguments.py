@@ -109,8 +109,7 @@ def translate(arguments: Mapping[str, Any], table: Mapping[str, str]) -> tuple[d
 def taps(value: Any) -> list[float]:
     """A published resample_filter as a list of taps; None stands for no filter, the single tap 1.
 
-    Raises:
-        ValueError: it is not one row of numbers.
+    Raises ValueError: it is not one row of numbers.
     """
     row = [1.0] if value is None else [value] if isinstance(value, int | float) else value
     if not isinstance(row, list | tuple) or not row or not all(isinstance(tap, int | float) for tap in row):

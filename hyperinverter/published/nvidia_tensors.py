@@ -147,8 +147,7 @@ def _size(keys: Keys, key: str, dimension: int, dimensions: int) -> int:
 def drawn_noise(names: Iterable[str]) -> dict[str, Tensor]:
     """Constant noise for generators that were saved without theirs: normal, of a fixed seed.
 
-    Args:
-        names: this project's, as synthesis.b64.conv0.noise_const.
+    `names`: this project's, as synthesis.b64.conv0.noise_const.
     """
     random = torch.Generator().manual_seed(0)
     sides = {name: int(re.search(r"\.b(\d+)\.", name)[1]) for name in names}

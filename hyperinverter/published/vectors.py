@@ -90,8 +90,7 @@ def _readings(shape: Sequence[int], rows: Tensor) -> Iterator[str]:
 def _only(content: Mapping[str, Any]) -> Any:
     """The one tensor of a mapping.
 
-    Raises:
-        ValueError: there is none, or there are several; PCAs and factors are named, with how to take one of theirs.
+    Raises ValueError: there is none, or there are several; PCAs and factors are named, with how to take one of theirs.
     """
     if is_pca(content):
         raise ValueError("holds a PCA with many directions; name one behind the file, as FILE#34:10-11")

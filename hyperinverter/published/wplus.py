@@ -131,8 +131,7 @@ def _read(content: Any, source: str, given: dict[str, Any], family: str) -> tupl
 class Checkpoint:
     """A checkpoint taken apart: its tensors, the run's options, the average code, what was ignored.
 
-    Attributes:
-        prefix: before the names of the networks, "" or "module." and the like; None for a network without any prefix.
+    `prefix`: before the names of the networks, "" or "module." and the like; None for a network without any prefix.
     """
 
     keys: Keys

@@ -88,10 +88,9 @@ class CatalogEntry:
 class ReleasedModel:
     """A model folder that can be made from released files.
 
-    Attributes:
-        generator, w_encoder, hyperinverter: the entries that its parts are made from; the discriminator comes with the
-            generator, and E1 with the HyperInverter file where its own is absent. None: the repository carries these
-            parts, and only the generator is released by others.
+    `generator`, `w_encoder`, `hyperinverter`: the entries that its parts are made from; the discriminator comes with
+    the generator, and E1 with the HyperInverter file where its own is absent. None: the repository carries these parts,
+    and only the generator is released by others.
     """
 
     name: str
@@ -172,9 +171,8 @@ def members_of(path: Path) -> tuple[str, ...]:
 def entry_of_file(path: Path, sha256: str) -> CatalogEntry | None:
     """The entry whose file name this is; the name is a hint, not a proof.
 
-    Args:
-        sha256: its own. Of another hash than the catalog's it is another file, unless it lies where downloads do: there
-            it has to be the published one, and whoever reads it says so.
+    `sha256`: its own. Of another hash than the catalog's it is another file, unless it lies where downloads do: there
+    it has to be the published one, and whoever reads it says so.
     """
     found = next((each for each in catalog().values() if each.file == path.name), None)
     is_other = found is not None and found.sha256 and not sha256.startswith(found.sha256)

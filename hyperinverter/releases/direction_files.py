@@ -21,8 +21,7 @@ def check_directions(config: EditConfig | VideoConfig) -> None:
 
     What another model than the domain's brings along is left to `load_direction`.
 
-    Raises:
-        FileNotFoundError: no such direction; lists those there are.
+    Raises FileNotFoundError: no such direction; lists those there are.
     """
     weights = config.domain.weights
     if config.model is not None or weights.generator is not None:
@@ -47,8 +46,7 @@ def available_directions(model_folder: str | Path | None) -> list[str]:
 def find_direction(text: str, model_folder: str | Path | None, files: Mapping[str, str]) -> tuple[Path, str | None]:
     """The file of a direction, and what stands behind # for one that holds many; arguments as of `load_direction`.
 
-    Raises:
-        FileNotFoundError: no such name or file; lists the names there are.
+    Raises FileNotFoundError: no such name or file; lists the names there are.
     """
     place, inside = _split(files.get(text, text))
     path = expanded(place)

@@ -121,8 +121,7 @@ def download_entry(
 def verify(entry: CatalogEntry, path: Path, root: Path) -> str:
     """The SHA-256 of a file that is there, checked against catalog and lock, and recorded when it is the first.
 
-    Raises:
-        UserError: it is another file than the catalog or the lock says; names both hashes.
+    Raises UserError: it is another file than the catalog or the lock says; names both hashes.
     """
     sha256, size = hash_file(path)
     check_hash(root, entry, sha256, size, str(path))

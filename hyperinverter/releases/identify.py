@@ -190,9 +190,8 @@ def _rows_of_vectors(file: PublishedFile, kind: str) -> Rows:
 def networks_of(file: PublishedFile, kind: str, options: Mapping[str, Any]) -> dict[str, nn.Module]:
     """The networks of a file that need nothing else, by name; of a HyperInverter release its three parts.
 
-    Args:
-        options: for its reader. Of a HyperInverter release each goes to the parts that know it; a mapping under a
-            part's name is for that part alone.
+    `options`: for its reader. Of a HyperInverter release each goes to the parts that know it; a mapping under a part's
+    name is for that part alone.
     """
     if kind == "hyperinverter":
         known = {name for names in PART_OPTIONS.values() for name in names}

@@ -36,8 +36,7 @@ def shipped_models(path: Path = LIST) -> dict[str, ShippedModel]:
 def record_shipped(name: str, folder: Path, path: Path = LIST) -> None:
     """Put the SHA-256 of a folder's weights into the list, in place of the model's earlier ones.
 
-    Raises:
-        UserError: no such model is in the list, or the folder holds no weights.
+    Raises UserError: no such model is in the list, or the folder holds no weights.
     """
     models = shipped_models(path)
     hashes = _hashes(_known(name, models), folder)

@@ -36,9 +36,8 @@ def spread_along(generator: nn.Module, direction: Tensor, count: int = 4000) -> 
     A published direction does not say it, and without it no strength in standard deviations is possible. {} for a
     conditional generator.
 
-    Args:
-        direction: [w_dim], or one vector per style [1, L, w_dim], whose spreads are then taken together (root mean
-            square over the styles, as its length is).
+    `direction`: [w_dim], or one vector per style [1, L, w_dim], whose spreads are then taken together (root mean square
+    over the styles, as its length is).
     """
     if generator.c_dim:
         return {}

@@ -80,8 +80,7 @@ def sizes(config: DemoConfig) -> dict[str, int]:
 def check_steps(config: DemoConfig) -> None:
     """The configs of all steps must be there before minutes are spent on the first.
 
-    Raises:
-        ConfigError: one is not there, or has faults.
+    Raises ConfigError: one is not there, or has faults.
     """
     schemas = {"phase1": Phase1Config, "phase2": Phase2Config, "evaluate": EvaluateConfig, "edit": EditConfig}
     for key, schema_class in schemas.items():
@@ -91,8 +90,7 @@ def check_steps(config: DemoConfig) -> None:
 def check_weights(domain: DomainConfig) -> None:
     """All of the domain's files must be there and fit before minutes are spent.
 
-    Raises:
-        UserError: lists what is missing, or says what does not fit.
+    Raises UserError: lists what is missing, or says what does not fit.
     """
     missing = []
     for part in PARTS:
@@ -117,8 +115,7 @@ def check_weights(domain: DomainConfig) -> None:
 def start_folder(config: DemoConfig) -> None:
     """Empty an earlier demo's folder, or make one; refuse a folder that is something else.
 
-    Raises:
-        UserError: `output` is a file, or a folder that holds something else.
+    Raises UserError: `output` is a file, or a folder that holds something else.
     """
     output = Path(config.output)
     if output.exists() and (not output.is_dir() or (any(output.iterdir()) and not (output / MARKER).is_file())):

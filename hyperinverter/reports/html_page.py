@@ -102,8 +102,7 @@ def _cell(value: Any) -> str:
 def metrics_rows(metrics: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
     """Headings and rows of a metrics.json: one row per metric, one column per method.
 
-    Args:
-        metrics: as `evaluation.reconstruction.evaluate` returns it.
+    `metrics`: as `evaluation.reconstruction.evaluate` returns it.
     """
     methods = metrics["methods"]
     rows = []

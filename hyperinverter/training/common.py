@@ -54,8 +54,7 @@ class Run:
 
     While it is open, a signal to stop waits for the end of the step (see `guard`).
 
-    Args:
-        step: where the run goes on; rows and curves after it, which a killed run wrote, are taken out.
+    `step`: where the run goes on; rows and curves after it, which a killed run wrote, are taken out.
     """
 
     def __init__(self, output: str | Path, config: RunConfig, step: int = 0) -> None:
@@ -114,8 +113,7 @@ class Run:
     def sync(self) -> None:
         """Everything written so far is on the disk when this returns; a checkpoint counts on the rows before it.
 
-        Raises:
-            OSError: rows of stats.jsonl cannot be written.
+        Raises OSError: rows of stats.jsonl cannot be written.
         """
         if not self._writes:
             return

@@ -33,8 +33,7 @@ STRENGTH = 3.0  # steps along a direction are uniform in this many standard devi
 class Edits:
     """Steps in W, one per image: `share` [N, 1] of the way to `towards` [N, w_dim], a w of the generator, and `along`.
 
-    Attributes:
-        along: [N, w_dim], a step along a known direction, 0 for an image that goes the other way (and so is `share`).
+    `along`: [N, w_dim], a step along a known direction, 0 for an image that goes the other way (and so is `share`).
     """
 
     towards: Tensor

@@ -227,8 +227,7 @@ def build_wplus(config: TrainEncoderConfig, generator: Generator) -> WPlusModel:
 def build_hyperstyle(config: TrainEncoderConfig, generator: Generator, w_encoder: WEncoder) -> HyperStyle:
     """HyperStyle around E1, with random weights; what the domain leaves out for its hypernetworks is left out here too.
 
-    Args:
-        w_encoder: the domain's E1, which stays as it is.
+    `w_encoder`: the domain's E1, which stays as it is.
     """
     own = config.hyperstyle
     e1 = WPlusConfig(INTO_W, generator.num_ws, generator.w_dim, trunk=config.domain.w_encoder)

@@ -97,8 +97,7 @@ class Objective(ABC):
 class WPlusObjective(Objective):
     """pSp: distance of the codes to the average one. One step, or ReStyle's.
 
-    Attributes:
-        average_image: what ReStyle's first step sees beside the photo, [3, H, W].
+    `average_image`: what ReStyle's first step sees beside the photo, [3, H, W].
     """
 
     network: WPlusModel
@@ -204,7 +203,6 @@ def w_norm(ws: Tensor, average: Tensor) -> Tensor:
 def delta_norm(ws: Tensor) -> Tensor:
     """e4e's regularisation (arXiv:2102.02766, equation 3): sum over styles of the mean of ||w_i - w_0|| over images.
 
-    Args:
-        ws: codes [N, L, w_dim] of w_0 and the styles that differ from it by now; 0 where w_0 is alone.
+    `ws`: codes [N, L, w_dim] of w_0 and the styles that differ from it by now; 0 where w_0 is alone.
     """
     return (ws[:, 1:] - ws[:, :1]).norm(dim=2).mean(dim=0).sum()

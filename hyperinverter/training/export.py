@@ -138,8 +138,7 @@ def export_method(
 ) -> None:
     """Write a model folder with <method>.safetensors and copies of what it needs, in one process.
 
-    Args:
-        frozen: part -> weights hash of what is not trained; the generator's decides what it can be loaded with.
+    `frozen`: part -> weights hash of what is not trained; the generator's decides what it can be loaded with.
     """
     if not is_main():
         return

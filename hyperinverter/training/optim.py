@@ -116,8 +116,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 def build_optimizer(params: Iterable[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
     """The optimiser named in the config over `params`, which must already be on their device.
 
-    Raises:
-        ValueError: no such optimiser, or nothing to train.
+    Raises ValueError: no such optimiser, or nothing to train.
     """
     params = [p for p in params if p.requires_grad]
     if config.name not in OPTIMIZERS:
@@ -140,8 +139,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict, config: Opt
 def rate_factor(step: int, schedule: ScheduleConfig) -> float:
     """What the learning rates are multiplied with in a step, from 1 down to `lr_decay_to` over the last steps.
 
-    Args:
-        step: updates done before it.
+    `step`: updates done before it.
     """
     falling = min(schedule.lr_decay_steps, schedule.max_steps)  # a shorter run falls from its first step on
     done = (step + 1 - schedule.max_steps) / max(falling, 1) + 1  # of the decay, when the step ends

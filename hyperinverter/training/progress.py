@@ -60,8 +60,7 @@ class LossHistory:
     def stop_if_not_finite(self, config: TrainConfig, checkpoints: Path) -> None:
         """Check everything fetched so far.
 
-        Raises:
-            UserError: a loss or a gradient is NaN or infinite; says which, since which step, and what to try.
+        Raises UserError: a loss or a gradient is NaN or infinite; says which, since which step, and what to try.
         """
         self._fetch()
         for step, values in self._rows:

@@ -218,8 +218,7 @@ def start_phase3(domain: DomainConfig, init_from: str | None = None) -> tuple[Ph
     `init_from` names a model folder whose feature residual is trained on, whichever Phase II it was for; else a file
     in `domain.weights.feature_residual`, which must be for this one; else it starts at Phase II.
 
-    Raises:
-        ValueError: the domain names no layer for it, or it would hold too many numbers.
+    Raises ValueError: the domain names no layer for it, or it would hold too many numbers.
     """
     named = domain.weights.feature_residual is not None and init_from is None
     loaded = load_model(obtain(domain, "hyperinverter"), with_feature_residual=named)

@@ -125,8 +125,7 @@ def check_weights(state: object) -> None:
 def check_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:
     """Refuse the state of another optimiser, or one whose values are of another type or size than the optimiser's.
 
-    Raises:
-        ValueError: says what differs.
+    Raises ValueError: says what differs.
     """
     groups = state.get("param_groups") if isinstance(state, dict) else None
     if not isinstance(groups, list) or not isinstance(state.get("state"), dict):

@@ -227,8 +227,7 @@ def _warn_of_reduced(max_megapixels: float) -> None:
 def upright_rgb(image: Image.Image, name: str = "the image") -> Image.Image:
     """Any Pillow image as upright 8-bit RGB, by the rules of `decode_image`; may be the same object.
 
-    Raises:
-        BadImageError: a pixel type without a stated range; names the image.
+    Raises BadImageError: a pixel type without a stated range; names the image.
     """
     is_turned = image.getexif().get(ORIENTATION) in TURNED
     return _to_rgb(ImageOps.exif_transpose(image) if is_turned else image, name)
@@ -272,8 +271,7 @@ def decode_tensor(
     goes Pillow's way, like every other file: Pillow says which damage it refuses. torchvision's decoders do not serve:
     libjpeg's warnings reach the terminal, and a damaged PNG ends the process.
 
-    Raises:
-        BadImageError: as `decode_image`.
+    Raises BadImageError: as `decode_image`.
     """
     pixels = _decode_plain_jpeg(data, min(max_megapixels, FAST_MEGAPIXELS))  # [H, W, 3]
     image = decode_image(data, name, max_megapixels) if pixels is None else Image.fromarray(pixels)

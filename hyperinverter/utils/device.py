@@ -26,8 +26,7 @@ logger = logging.getLogger(__name__)
 def resolve_device(name: str | torch.device) -> torch.device:
     """auto (cuda, then mps, then cpu), cpu, cuda, cuda:N or mps.
 
-    Raises:
-        UserError: no such device on this machine, or not a device's name.
+    Raises UserError: no such device on this machine, or not a device's name.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"

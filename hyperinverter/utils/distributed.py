@@ -71,8 +71,7 @@ def is_main() -> bool:
 def own_device(name: str | torch.device) -> torch.device:
     """The device of this process: as `resolve_device`, with CUDA devices dealt out by local rank.
 
-    Raises:
-        UserError: fewer devices than processes on this machine, or one that processes cannot share.
+    Raises UserError: fewer devices than processes on this machine, or one that processes cannot share.
     """
     device = resolve_device(name)
     if processes_started() == 1 or device.type == "cpu":
@@ -96,8 +95,7 @@ def in_all_processes(function: Callable[..., T]) -> Callable[..., T]:
     The group is made at its start and ended at its end, behind a barrier. A mistake of the user that all processes meet
     is to be reported once: where another process does, the exception has a true attribute `is_reported`.
 
-    Raises:
-        PeerLost: another process ended.
+    Raises PeerLost: another process ended.
     """
 
     @functools.wraps(function)
@@ -270,8 +268,7 @@ def gather_to_main(value: T) -> list[T]:
 def gather_numbered(own: list[T], everywhere: bool = True) -> list[T]:
     """Tuples of all processes in the order of their first entries, numbers that no two share.
 
-    Args:
-        everywhere: False gives them to rank 0 only, and [] to the others.
+    `everywhere`: False gives them to rank 0 only, and [] to the others.
     """
     result = gather_to_all(own) if everywhere else gather_to_main(own)
     return sorted(chain.from_iterable(result), key=lambda item: cast(Any, item)[0])

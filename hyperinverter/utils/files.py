@@ -28,9 +28,8 @@ LEFTOVER = re.compile(r"\..+\.(?P<process>\d+)(@(?P<host>[A-Za-z0-9-]+))?\.tmp|\
 def check_writable(output: str | Path) -> None:
     """Refuse an output folder that could not be made or written to; leaves nothing behind.
 
-    Raises:
-        UserError: it, or the folder above it that is there, is no folder or may not be written by this user; or the
-            system makes no folder or file there (/proc, a name too long).
+    Raises UserError: it, or the folder above it that is there, is no folder or may not be written by this user; or the
+    system makes no folder or file there (/proc, a name too long).
     """
     path = Path(output).absolute()
     there = next(place for place in (path, *path.parents) if os.path.lexists(place))
@@ -70,8 +69,7 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
 
     When this returns, the new file is on the disk: bytes and name are flushed, in this order.
 
-    Raises:
-        OSError: the disk is full, the folder may not be written, ...; `filename` is `path`, the old file is whole.
+    Raises OSError: the disk is full, the folder may not be written, ...; `filename` is `path`, the old file is whole.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}@{HOST}.tmp")

@@ -17,8 +17,7 @@ LOCK_NAME = ".lock"
 def open_own(path: Path, flags: int) -> int:
     """The handle of a file that this package makes and writes piece by piece, made if it is not there.
 
-    Raises:
-        UserError: a link has its name, which would lead the writing to another file.
+    Raises UserError: a link has its name, which would lead the writing to another file.
     """
     try:
         return os.open(path, flags | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
@@ -48,8 +47,7 @@ def lock_folder(folder: str | Path) -> Iterator[None]:
 
     A folder made here is removed again when nothing was written into it.
 
-    Raises:
-        UserError: another process holds it; names it.
+    Raises UserError: another process holds it; names it.
     """
     folder = Path(folder)
     made = not_there(folder)
@@ -78,8 +76,7 @@ def lock_folder(folder: str | Path) -> Iterator[None]:
 class Held:
     """A folder that this process writes into: the folder itself, whatever its name leads to later.
 
-    Raises:
-        UserError: another process holds it.
+    Raises UserError: another process holds it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -117,8 +114,7 @@ class Held:
     def check(self) -> None:
         """Refuse to write when the name leads elsewhere.
 
-        Raises:
-            UserError: the folder was removed, moved or replaced; says where it is now, where the system knows.
+        Raises UserError: the folder was removed, moved or replaced; says where it is now, where the system knows.
         """
         if self.is_in_place():
             return
@@ -145,8 +141,7 @@ _held: list[Held] = []  # of this process
 def check_held(path: Path | None = None) -> None:
     """Refuse to write to `path` (None: anywhere) when the held folder around it is no longer in its place.
 
-    Raises:
-        UserError: it was removed, moved or replaced.
+    Raises UserError: it was removed, moved or replaced.
     """
     for held in _held:
         if path is None or path.absolute().is_relative_to(held.folder):

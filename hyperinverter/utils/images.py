@@ -29,8 +29,7 @@ _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".g
 def to_uint8(images: Tensor) -> Tensor:
     """[-1, 1] -> uint8 0..255 of the same shape, rounded, values outside clamped.
 
-    Raises:
-        ValueError: a value is NaN (it would silently become black).
+    Raises ValueError: a value is NaN (it would silently become black).
     """
     if not images.is_floating_point():
         raise ValueError(f"expected floating-point images in [-1, 1], got {images.dtype}")
@@ -141,8 +140,7 @@ def save_gif(
 def image_grid(images: Tensor, columns: int | None = None, gap: int = 0) -> Tensor:
     """Lay images [N, 3, H, W] out row by row: [3, rows*(H+gap)-gap, columns*(W+gap)-gap]; gaps and empty cells white.
 
-    Args:
-        gap: pixels between images.
+    `gap`: pixels between images.
     """
     if images.dim() != 4 or images.shape[0] == 0:
         raise ValueError(f"expected images [N, 3, H, W] with N >= 1, got shape {list(images.shape)}")

@@ -27,8 +27,7 @@ def file_name(name: str) -> str:
 def inside(output: Path, name: str) -> Path:
     """Where a result of that name lies: never behind a link that leads out of `output`, which may itself be one.
 
-    Raises:
-        UserError: it, or a folder in it, is such a link.
+    Raises UserError: it, or a folder in it, is such a link.
     """
     try:
         if (output / name).resolve().is_relative_to(output.resolve()):
@@ -41,8 +40,7 @@ def inside(output: Path, name: str) -> Path:
 class OutputNames:
     """Names for the results of many inputs, each different, also where a file system does not distinguish A from a.
 
-    Args:
-        reserved: names, without suffix, that the command's own files have.
+    `reserved`: names, without suffix, that the command's own files have.
     """
 
     def __init__(self, reserved: Iterable[str] = ()) -> None:

@@ -16,8 +16,7 @@ class MissingDataError(UserError, FileNotFoundError):
 def check_given(data: Any) -> None:
     """Refuse a command's `data` section that names no images.
 
-    Raises:
-        UserError: data.root is not set, and data.kind, if there is such a key, is not generated.
+    Raises UserError: data.root is not set, and data.kind, if there is such a key, is not generated.
     """
     if data.root or getattr(data, "kind", None) == "generated":
         return

@@ -54,8 +54,7 @@ class Head:
 def read_head(file: BinaryIO) -> Head:
     """The head of an open file, which is left behind it.
 
-    Raises:
-        ValueError: it is no .safetensors file, is cut short, or declares what it does not hold; says which.
+    Raises ValueError: it is no .safetensors file, is cut short, or declares what it does not hold; says which.
     """
     size = os.fstat(file.fileno()).st_size
     return parse_head(file.read(8), size, file.read)

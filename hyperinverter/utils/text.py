@@ -93,8 +93,7 @@ def rows_within(columns: Sequence[str], fields: Iterable[Sequence[str]], file_by
 
     A dictionary for each row would take thirty times its text: a row is a tuple that shares its columns with others.
 
-    Raises:
-        ValueError: there are more columns or more text than a table of so many bytes should take.
+    Raises ValueError: there are more columns or more text than a table of so many bytes should take.
     """
     if len(columns) > MOST_COLUMNS:
         raise ValueError(f"it has {len(columns)} columns")

@@ -77,8 +77,7 @@ def edit_video(config: VideoConfig) -> dict:
     Writes the film, and beside it `<name>_sheet.png` (frames before and after) and `<name>.json` (frames, faces,
     flicker, times), which is also returned. `<name>.mp4.parts/`, from which a killed run goes on, is gone at the end.
 
-    Raises:
-        UserError: no film was named, or what was is none, no face in it, or no such edit.
+    Raises UserError: no film was named, or what was is none, no face in it, or no such edit.
     """
     begin = time.perf_counter()
     source, target = _files(config)

@@ -107,8 +107,7 @@ def draw_single_maps(
 ) -> None:
     """A sheet of `count` images: input, Phase I, final image, difference, all maps on one scale.
 
-    Args:
-        originals: every image again, [3, R, R], with its name, in any order.
+    `originals`: every image again, [3, R, R], with its name, in any order.
     """
     rows = choose_rows(result.means, count)
     wanted = {result.names[row.index]: row for row in rows}

@@ -102,8 +102,7 @@ def as_json(layers: list[Layer], values: np.ndarray, kind: str, other: dict[str,
 def evenness_of(values: np.ndarray) -> dict[str, Any]:
     """How evenly the change is spread over layers: exp(entropy of the layers' shares) over their number, 1 is even.
 
-    Args:
-        values: [N, J] of the layers that are compared.
+    `values`: [N, J] of the layers that are compared.
     """
 
     def spread(means: np.ndarray) -> float:
@@ -165,8 +164,7 @@ def read_other(path: str) -> dict[str, Any]:
 
     A relative path is looked for in the working directory, then in the repository.
 
-    Raises:
-        UserError: it is not there, or is something else.
+    Raises UserError: it is not there, or is something else.
     """
     try:
         place = Path(path) if Path(path).is_file() else REPOSITORY / path  # that is itself where it is absolute

@@ -66,8 +66,7 @@ class Stem(nn.BatchNorm2d):
 def efficientnet_modules(strides: Sequence[int], *, input_channels: int = 3) -> "OrderedDict[str, nn.Module]":
     """Stem and blocks under their published names; sizes are `EFFICIENTNET_LITE0`.
 
-    Args:
-        strides: of the four stages; published: 2 each. 1 keeps the size, for smaller images.
+    `strides`: of the four stages; published: 2 each. 1 keeps the size, for smaller images.
     """
     of_stage = iter(strides)
     channels = EFFICIENTNET_LITE0["stem_width"]

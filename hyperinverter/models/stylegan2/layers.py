@@ -60,8 +60,7 @@ def channel_rule(widths: Mapping[int, int]) -> tuple[int, int]:
 def check_reduced(resolution: int | None, full: int) -> int:
     """A resolution that box means of a full image give; None is the full one.
 
-    Raises:
-        ValueError: it is larger, or no divisor.
+    Raises ValueError: it is larger, or no divisor.
     """
     if resolution is None:
         return full

@@ -103,9 +103,8 @@ class BackboneEncoder(_OneHeadPerStyle):
 class _FromW(_OneHeadPerStyle):
     """The first head gives w and the others how their styles differ from w.
 
-    Attributes:
-        progressive_stage: how many differences are added, in the order of the styles; the other styles stay at w.
-            Training starts at 0 and counts up; None means all of them, as for inference.
+    `progressive_stage`: how many differences are added, in the order of the styles; the other styles stay at w.
+    Training starts at 0 and counts up; None means all of them, as for inference.
     """
 
     progressive_stage: int | None = None

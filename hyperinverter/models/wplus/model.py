@@ -129,8 +129,7 @@ class ReStyleModel(WPlusModel):
     def average_image(self) -> Tensor:
         """What the decoder draws from the average code, at the encoder's size, [3, H, W].
 
-        Raises:
-            UserError: there is no average code or no decoder.
+        Raises UserError: there is no average code or no decoder.
         """
         if self.latent_avg is None:
             raise UserError("this ReStyle encoder came without its average code; give latent_avg=[512] or [L, 512]")
@@ -145,8 +144,7 @@ class ReStyleModel(WPlusModel):
     def step(self, images: Tensor, drawn: Tensor, ws: Tensor | None = None) -> Tensor:
         """One iteration: prepared images and what was drawn last, [N, 3, H, W] each -> the codes [N, L, w_dim] now.
 
-        Args:
-            ws: the codes that it was drawn from; None at the first iteration, which starts from the average code.
+        `ws`: the codes that it was drawn from; None at the first iteration, which starts from the average code.
         """
         offsets = self.encoder(torch.cat([images, drawn], dim=1))
         return self.around_average(offsets) if ws is None else ws + offsets

@@ -36,8 +36,7 @@ OTHER_PACKAGE = f"take the version that the catalog names ({command_of('download
 class Archive:
     """A zip file whose entries were checked: `entries` is name -> zip record.
 
-    Raises:
-        UnreadableFile: cut short, damaged, encrypted, or a name in it leads elsewhere, is a link or stands twice.
+    Raises UnreadableFile: cut short, damaged, encrypted, or a name in it leads elsewhere, is a link or stands twice.
     """
 
     def __init__(self, mapped: mmap.mmap) -> None:
@@ -122,8 +121,7 @@ def read_npz(
 def read_members(mapped: mmap.mmap, members: Sequence[str], budget: Budget) -> dict[str, memoryview]:
     """Name -> bytes of these members of a wheel or source archive.
 
-    Raises:
-        UnreadableFile: it is neither, damaged, cut short, many times larger than packed, or lacks a member.
+    Raises UnreadableFile: it is neither, damaged, cut short, many times larger than packed, or lacks a member.
     """
     if mapped[:2] == GZIP:
         result = _of_tar(mapped, members, budget)
@@ -140,8 +138,7 @@ def read_members(mapped: mmap.mmap, members: Sequence[str], budget: Budget) -> d
 def numbers_of_torchscript(name: str, data: memoryview, budget: Budget) -> dict[str, Tensor]:
     """Number -> float32 [n] of each array in a TorchScript archive, in order; its pickle and its code stay unread.
 
-    Raises:
-        UnreadableFile: it is another kind of zip archive, or damaged.
+    Raises UnreadableFile: it is another kind of zip archive, or damaged.
     """
     budget.copy(len(data))
     mapped = mmap.mmap(-1, len(data))

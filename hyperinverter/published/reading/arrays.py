@@ -57,8 +57,7 @@ class NumpyType(Buildable):
 def array_content(data: memoryview | bytes, kind: NumpyType, shape: Any, fortran: bool, budget: Budget) -> Any:
     """Numbers as a tensor of that shape, text as nested lists.
 
-    Raises:
-        UnreadableFile: the bytes are not as many as type and shape say.
+    Raises UnreadableFile: the bytes are not as many as type and shape say.
     """
     if not isinstance(shape, tuple) or not whole(*shape) or len(shape) > MOST_DIMENSIONS:
         raise UnreadableFile("a NumPy array in it has no proper shape")
@@ -86,8 +85,7 @@ def array_content(data: memoryview | bytes, kind: NumpyType, shape: Any, fortran
 def object_content(items: Any, shape: Any, fortran: bool, budget: Budget) -> Any:
     """What an array of anything holds: nested lists, or of one without dimensions its one item.
 
-    Raises:
-        UnreadableFile: the items are not as many as the shape says.
+    Raises UnreadableFile: the items are not as many as the shape says.
     """
     if not isinstance(shape, tuple) or not whole(*shape) or len(shape) > MOST_DIMENSIONS:
         raise UnreadableFile("a NumPy array in it has no proper shape")

@@ -121,8 +121,7 @@ def _read(path: Path, members: Sequence[str]) -> PublishedFile:
 def _zip_content(archive: Archive, file_bytes: int, budget: Budget) -> tuple[str, Any]:
     """Container and content of a zip archive: torch or npz.
 
-    Raises:
-        UnreadableFile: it is another kind of archive; says which.
+    Raises UnreadableFile: it is another kind of archive; says which.
     """
     files = [name for name in archive.entries if not name.endswith("/")]
     if any(name.endswith("/constants.pkl") for name in files):

@@ -46,8 +46,7 @@ class Plain:
     def convert(self, value: Any) -> Any:
         """Plain types, tensors and NetworkStubs.
 
-        Raises:
-            UnreadableFile: too deep, too large, or a value that has no plain form.
+        Raises UnreadableFile: too deep, too large, or a value that has no plain form.
         """
         return self._convert(value, 0).value
 

@@ -43,8 +43,7 @@ OTHER = {
 def container_of(data: memoryview) -> str:
     """zip | npy | torch_legacy | pickle | safetensors.
 
-    Raises:
-        UnreadableFile: it is something else; names it and what to do.
+    Raises UnreadableFile: it is something else; names it and what to do.
     """
     if not len(data):
         raise UnreadableFile("it is empty (0 bytes)")

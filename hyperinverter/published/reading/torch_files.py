@@ -45,8 +45,7 @@ def read_torch_zip(archive: Archive, pickled: str, budget: Budget, table: Mappin
 def read_legacy(data: memoryview, budget: Budget, table: Mapping[str, Any] = ALLOWED) -> Any:
     """The object that was saved before the zip format, with the numbers that follow it.
 
-    Raises:
-        UnreadableFile: damaged, cut short, for another kind of machine, or a name that is not allowed.
+    Raises UnreadableFile: damaged, cut short, for another kind of machine, or a name that is not allowed.
     """
     stream, storages, left = Stream(data), {}, len(data)
 

@@ -147,8 +147,7 @@ class ReleaseTraining:
     def step(self, images: Tensor, watch: Stopwatch | None = None, *, with_r1: bool = False) -> Tensor:
         """Update on images [N, 3, R, R]; returns the encoder's loss.
 
-        Args:
-            with_r1: also the lazy R1 update, as every 16th step does.
+        `with_r1`: also the lazy R1 update, as every 16th step does.
         """
 
         def lap(stage: str) -> None:

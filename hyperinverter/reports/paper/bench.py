@@ -84,8 +84,7 @@ class Bench:
     def load(self, method: Method) -> Inverter:
         """The method, ready; the one that was asked for last stays in memory.
 
-        Raises:
-            UserError, FileNotFoundError: its files are damaged, or a network that it optimises with is not there.
+        Raises UserError, FileNotFoundError: its files are damaged, or a network that it optimises with is not there.
         """
         if self._loaded is None or self._loaded[0] != method:
             self._loaded = None  # its memory first

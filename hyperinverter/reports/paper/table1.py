@@ -106,8 +106,7 @@ def row_of(
 ) -> dict[str, Any]:
     """One method's row of some of the photos, from its file where that is still valid.
 
-    Args:
-        measurable: those whose networks are here, see `measurable_of`.
+    `measurable`: those whose networks are here, see `measurable_of`.
     """
     config = bench.config
     folder = bench.output / "table1" / method.label
