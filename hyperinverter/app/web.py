@@ -21,9 +21,9 @@ from hyperinverter.app.editor import PREVIEW, SCREEN, STEP, Editor, encoded, mak
 from hyperinverter.app.lane import BusyError, Lane
 from hyperinverter.app.session import FIRST, SECOND, EndedError, Session, Sessions, Settings
 from hyperinverter.config.model_schema import AppConfig
+from hyperinverter.utils.device import seed_everything
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.kept_memory import keep_freed_memory
-from hyperinverter.utils.seeding import seed_everything
 from hyperinverter.utils.waiting import another_process_speaks, doing
 
 try:

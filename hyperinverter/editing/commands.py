@@ -20,13 +20,13 @@ from hyperinverter.editing.inputs import Inputs, Photo, check_inputs
 from hyperinverter.editing.interpolation import interpolate
 from hyperinverter.editing.paste_back import paste_back
 from hyperinverter.inverters import Inversion, Inverter, load
+from hyperinverter.utils.device import seed_everything
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_json
 from hyperinverter.utils.films import check_films, save_mp4
 from hyperinverter.utils.images import difference_map, save_gif, save_image, to_pil, write_picture
 from hyperinverter.utils.output_names import OutputNames, inside
 from hyperinverter.utils.provenance import COMPOSITE
-from hyperinverter.utils.seeding import seed_everything
 from hyperinverter.utils.text import counted
 from hyperinverter.utils.waiting import QUIET_S, doing
 

@@ -16,19 +16,17 @@ from hyperinverter.checkpoint import read_model
 from hyperinverter.config.model_schema import GanspaceConfig
 from hyperinverter.directions.direction import edit, in_w, style_range
 from hyperinverter.directions.files import save_direction
-from hyperinverter.directions.ganspace import AbsoluteDirection, Pca, fit_pca, save_pca
-from hyperinverter.directions.sefa import Sefa
+from hyperinverter.directions.ganspace import AbsoluteDirection, Pca, Sefa, fit_pca, save_pca
 from hyperinverter.inverters.inversion import Inversion
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.pretrained.files import find_model_folder, part_file
 from hyperinverter.pretrained.load import check_served, load_generator
 from hyperinverter.releases.obtain import obtain_weights
 from hyperinverter.releases.writing import spread_along
-from hyperinverter.utils.device import resolve_device, to_device
+from hyperinverter.utils.device import resolve_device, seed_everything, to_device
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_json
 from hyperinverter.utils.images import contact_sheet
-from hyperinverter.utils.seeding import seed_everything
 from hyperinverter.utils.waiting import doing
 
 

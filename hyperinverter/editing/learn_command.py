@@ -32,11 +32,11 @@ from hyperinverter.editing.predicted import check_predictors, scored_photos, sco
 from hyperinverter.extractors.face_judges import FACE_CLASSIFIERS
 from hyperinverter.inverters import Inverter, load
 from hyperinverter.releases.writing import spread_along
+from hyperinverter.utils.device import seed_everything
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_json
 from hyperinverter.utils.output_names import file_name
 from hyperinverter.utils.safetensors_io import write_tensors
-from hyperinverter.utils.seeding import seed_everything
 from hyperinverter.utils.waiting import doing
 
 CODES_FORMAT = "hyperinverter-codes-1"

@@ -22,11 +22,11 @@ from hyperinverter.extractors.base import Extractor
 from hyperinverter.extractors.face_judges import FACE_CLASSIFIERS
 from hyperinverter.extractors.mobilefacenet import MobileFaceNet
 from hyperinverter.inverters import Inversion, Inverter, load
+from hyperinverter.utils.device import seed_everything
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_json
 from hyperinverter.utils.images import contact_sheet
 from hyperinverter.utils.output_names import OutputNames
-from hyperinverter.utils.seeding import seed_everything
 from hyperinverter.utils.waiting import doing
 
 Judge = Callable[[Tensor], Tensor]  # images [N, 3, R, R] -> scores [N]

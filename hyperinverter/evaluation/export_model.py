@@ -13,10 +13,9 @@ from hyperinverter.inverters import load
 from hyperinverter.pretrained.files import MORE_PARTS, OF_GENERATOR, PARTS, PCA, find_model_folder
 from hyperinverter.pretrained.load import load_discriminator
 from hyperinverter.releases.shipped import record_shipped
-from hyperinverter.utils.device import resolve_device
+from hyperinverter.utils.device import resolve_device, seed_everything
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import copy_file
-from hyperinverter.utils.seeding import seed_everything
 from hyperinverter.utils.waiting import doing
 
 # What may be stored in half precision by itself: the file it is in, and how its tensors' names begin there.

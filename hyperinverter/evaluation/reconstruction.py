@@ -21,7 +21,6 @@ from hyperinverter.data import Batches, check_images, open_source
 from hyperinverter.data.generated import GeneratedSource
 from hyperinverter.data.image_source import Subset
 from hyperinverter.evaluation.comparison import compare_with_each
-from hyperinverter.evaluation.messages import log_message
 from hyperinverter.evaluation.reconstructing import Reconstructor, reconstruct, rounded, timing_of_records
 from hyperinverter.evaluation.sheet import SHEET_RULE, choose_rows, draw_sheet
 from hyperinverter.evaluation.tables import TIMES, to_markdown
@@ -40,7 +39,7 @@ from hyperinverter.utils.distributed import from_main, gather_numbered, in_all_p
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_json, write_text
 from hyperinverter.utils.paths import check_given
-from hyperinverter.utils.waiting import doing
+from hyperinverter.utils.waiting import doing, log_message
 
 CROP = f"crop them first: {command_of('align')} FOLDER output=ALIGNED"
 

@@ -27,9 +27,9 @@ class _Inverters(Mapping[str, type[Inverter]]):
         "e4e": "published:E4eInverter",
         "restyle": "published:ReStyleInverter",
         "hyperstyle": "published:HyperStyleInverter",
-        "sg2": "sg2:ProjectorInverter",
-        "sg2_plus": "sg2:WPlusProjectorInverter",
-        "pti": "pti:PtiInverter",
+        "sg2": "optimising:ProjectorInverter",
+        "sg2_plus": "optimising:WPlusProjectorInverter",
+        "pti": "optimising:PtiInverter",
     }
 
     def __getitem__(self, name: str) -> type[Inverter]:

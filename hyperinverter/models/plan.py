@@ -17,7 +17,7 @@ from hyperinverter.models.build import (
     build_w_encoder,
 )
 from hyperinverter.models.hypernetwork import Hypernetwork
-from hyperinverter.utils.skip_init import shapes_only
+from hyperinverter.utils.state_dicts import shapes_only
 
 
 def dry_run(config: CommandConfig | DomainConfig) -> str:

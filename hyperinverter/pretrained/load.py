@@ -37,8 +37,7 @@ from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.models.stylegan2 import Discriminator, Generator
 from hyperinverter.pretrained.files import early_heads_beside, part_file, weights_file
 from hyperinverter.utils.errors import DAMAGED, UserError, reason_of
-from hyperinverter.utils.skip_init import shapes_only
-from hyperinverter.utils.state_dicts import misfits
+from hyperinverter.utils.state_dicts import misfits, shapes_only
 
 if TYPE_CHECKING:
     from hyperinverter.models.feature_residual import FeatureResidualNetwork

@@ -26,7 +26,7 @@ from hyperinverter.pretrained.load import (
     model_hash,
 )
 from hyperinverter.utils.errors import DAMAGED, UserError, reason_of
-from hyperinverter.utils.skip_init import shapes_only, skip_init
+from hyperinverter.utils.state_dicts import shapes_only, skip_init
 
 MOST_STYLES = 99
 

@@ -7,8 +7,7 @@ from typing import TypeVar
 from torch import Tensor, nn
 
 from hyperinverter.utils.errors import DAMAGED, UserError, reason_of
-from hyperinverter.utils.skip_init import shapes_only, skip_init
-from hyperinverter.utils.state_dicts import COUNTERS, misfits, shortened
+from hyperinverter.utils.state_dicts import COUNTERS, misfits, shapes_only, shortened, skip_init
 
 FEW_NUMBERS = 10_000_000  # that a network may have beside the file's: heads from a package, parts left out
 Built = TypeVar("Built", bound=nn.Module)

@@ -28,7 +28,7 @@ from hyperinverter.published.nvidia_tensors import (
 )
 from hyperinverter.published.reading import NetworkStub
 from hyperinverter.utils.errors import UserError
-from hyperinverter.utils.skip_init import shapes_only
+from hyperinverter.utils.state_dicts import shapes_only
 
 NetworkT = TypeVar("NetworkT", Generator, Discriminator)
 

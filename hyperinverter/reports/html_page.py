@@ -12,8 +12,8 @@ from typing import Any
 
 from hyperinverter.evaluation.drawing import new_figure, svg_of
 from hyperinverter.evaluation.tables import table
-from hyperinverter.utils.images import for_page
 from hyperinverter.utils.files import write_text
+from hyperinverter.utils.images import for_page
 
 MEDIA_TYPES = {
     ".png": "image/png",

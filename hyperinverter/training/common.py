@@ -26,11 +26,10 @@ from hyperinverter.checkpoint import remove_older_states
 from hyperinverter.config.load import to_yaml
 from hyperinverter.config.schema import CommandConfig, RunConfig
 from hyperinverter.training.guard import STOP_SIGNALS, Stopped
-from hyperinverter.utils.device import warn_if_slower
+from hyperinverter.utils.device import seed_everything, warn_if_slower
 from hyperinverter.utils.distributed import is_main, own_device
 from hyperinverter.utils.files import AppendedFile, write_atomically, write_text
 from hyperinverter.utils.images import image_grid, save_image
-from hyperinverter.utils.seeding import seed_everything
 
 EVENTS = "events.out.tfevents."
 

@@ -150,3 +150,10 @@ def another_process_speaks() -> Iterator[None]:
     finally:
         life.paused -= 1
         life.hear()
+
+
+def log_message(message: str) -> None:
+    """A line with the time, on stderr, beside any progress bar."""
+    from tqdm import tqdm
+
+    tqdm.write(f"{time.strftime('%H:%M:%S')} {message}", file=sys.stderr)

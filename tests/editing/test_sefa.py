@@ -7,7 +7,7 @@ import torch
 from hyperinverter.checkpoint import read_model, save_model
 from hyperinverter.config.model_schema import GanspaceConfig
 from hyperinverter.directions import Direction, edit, load_direction, save_direction
-from hyperinverter.directions.sefa import Sefa, factors, style_matrix
+from hyperinverter.directions.ganspace import Sefa, factors, style_matrix
 from hyperinverter.editing.ganspace_command import find_directions
 from hyperinverter.inverters import Inversion, load
 from hyperinverter.models.mobile_stylegan import MobileGenerator

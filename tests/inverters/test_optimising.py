@@ -11,10 +11,9 @@ from hyperinverter.evaluation.reconstruction import evaluate
 from hyperinverter.extractors.base import Extractor
 from hyperinverter.extractors.perceptual import Lpips, LpipsVgg
 from hyperinverter.inverters import Inversion, load
+from hyperinverter.inverters.optimising import ProjectorInverter, PtiInverter, WPlusProjectorInverter, tune_generator
 from hyperinverter.inverters.perceptual import DOWNLOADED, find_perceptual
 from hyperinverter.inverters.projector import SquaredDistance
-from hyperinverter.inverters.pti import PtiInverter, tune_generator
-from hyperinverter.inverters.sg2 import ProjectorInverter, WPlusProjectorInverter
 from hyperinverter.models.build import build_generator
 from hyperinverter.utils.errors import UserError
 

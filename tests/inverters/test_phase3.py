@@ -14,7 +14,7 @@ from hyperinverter.models.build import build_feature_residual, build_hypernetwor
 from hyperinverter.models.build import build_generator as build
 from hyperinverter.models.residuals import FeatureCode, FeatureResidual
 from hyperinverter.utils.errors import UserError
-from hyperinverter.utils.skip_init import shapes_only
+from hyperinverter.utils.state_dicts import shapes_only
 
 IMAGES = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(3)) * 2 - 1
 

@@ -8,7 +8,7 @@ import torch
 from hyperinverter.config.domain_schema import EFFICIENTNET_LITE0, TRUNKS, EncoderConfig
 from hyperinverter.models.backbones import Trunk
 from hyperinverter.models.backbones.irse import IRUnit, SqueezeExcitation
-from hyperinverter.utils.skip_init import shapes_only
+from hyperinverter.utils.state_dicts import shapes_only
 
 
 def small(**changes) -> EncoderConfig:

@@ -9,7 +9,7 @@ import pytest
 from hyperinverter.config.schema import DomainConfig, EncoderConfig, LayerwiseEncoderConfig, RunConfig
 from hyperinverter.models.build import build_discriminator, build_hyperinverter
 from hyperinverter.models.plan import count_parameters, dry_run
-from hyperinverter.utils.skip_init import shapes_only
+from hyperinverter.utils.state_dicts import shapes_only
 
 RESNET34 = {"trunk": "resnet", "depths": [3, 4, 6, 3], "strides": [1, 2, 2, 2], "stem_stride": 2}
 CHURCH = DomainConfig(

@@ -10,7 +10,7 @@ from hyperinverter.config.schema import EncoderConfig, LayerwiseEncoderConfig
 from hyperinverter.models.encoders import LayerwiseEncoder, WEncoder, _upsampled
 from hyperinverter.models.plan import count_parameters
 from hyperinverter.published import from_published
-from hyperinverter.utils.skip_init import shapes_only
+from hyperinverter.utils.state_dicts import shapes_only
 
 RESNET34 = {"trunk": "resnet", "depths": [3, 4, 6, 3], "strides": [1, 2, 2, 2], "stem_stride": 2}
 NUMBERS = {"ir_se": {}, "ir": {"trunk": "ir"}, "resnet": RESNET34}

@@ -12,7 +12,7 @@ from hyperinverter.models.residuals import CHANNEL_UNIT
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.target_layers import TargetLayer, target_layers
 from hyperinverter.published import from_published
-from hyperinverter.utils.skip_init import shapes_only
+from hyperinverter.utils.state_dicts import shapes_only
 
 SETS = ("conv_without_bias", "conv_without_bias_without_torgb", "all_without_bias")
 PUBLISHED = {  # (target set, resolution) -> parameters at D = 32, 64, 128, 256

@@ -8,7 +8,7 @@ import torch
 
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.target_layers import target_layers
-from hyperinverter.utils.skip_init import shapes_only
+from hyperinverter.utils.state_dicts import shapes_only
 
 
 def make_generator(resolution: int = 32, **sizes) -> Generator:

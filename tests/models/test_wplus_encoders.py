@@ -10,7 +10,7 @@ from hyperinverter.config.schema import EncoderConfig
 from hyperinverter.models.wplus import ENCODERS, WPlusConfig, build_model
 from hyperinverter.models.wplus.encoders import Encoder4Editing, MapToStyle, ProgressiveBackboneEncoder
 from hyperinverter.models.wplus.model import pooled, prepared
-from hyperinverter.utils.skip_init import skip_init
+from hyperinverter.utils.state_dicts import skip_init
 
 TRUNK = EncoderConfig(input_size=32, stem_width=4, widths=[4, 8, 8, 8], depths=[1] * 4, strides=[2, 2, 1, 1])
 IR_SE50 = EncoderConfig()

@@ -19,7 +19,7 @@ from hyperinverter.published import from_published
 from hyperinverter.published.reading import plain
 from hyperinverter.published.rosinality import read_generator
 from hyperinverter.utils.errors import UserError
-from hyperinverter.utils.skip_init import skip_init
+from hyperinverter.utils.state_dicts import skip_init
 
 TRUNK = EncoderConfig(
     trunk="resnet",

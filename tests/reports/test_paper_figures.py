@@ -14,7 +14,7 @@ from PIL import Image
 from hyperinverter.config.cli import stop
 from hyperinverter.config.load import to_yaml
 from hyperinverter.config.report_schema import AblateConfig, ReproduceConfig
-from hyperinverter.inverters.sg2 import ProjectorInverter
+from hyperinverter.inverters.optimising import ProjectorInverter
 from hyperinverter.reports.paper import analyses, table2
 from hyperinverter.reports.paper.parts import PARTS
 from hyperinverter.reports.reproduce.command import reproduce

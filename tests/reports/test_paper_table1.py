@@ -15,7 +15,7 @@ from hyperinverter.config.load import load_config
 from hyperinverter.config.report_schema import BEYOND, OF_FACES, OF_SCENES, PAPER, ReproduceConfig
 from hyperinverter.config.schema import ProjectionConfig, RefineConfig
 from hyperinverter.extractors import base as extractor_base
-from hyperinverter.inverters.sg2 import ProjectorInverter
+from hyperinverter.inverters.optimising import ProjectorInverter
 from hyperinverter.metrics.features import DiscriminatorDistance, FrFeatureIdentity
 from hyperinverter.metrics.pixel import L2, Psnr
 from hyperinverter.reports.paper.bench import Bench

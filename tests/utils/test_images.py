@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from hyperinverter.utils.checks import check_images, check_pairs
+from hyperinverter.utils.device import seed_everything
 from hyperinverter.utils.images import (
     contact_sheet,
     difference_map,
@@ -17,7 +18,6 @@ from hyperinverter.utils.images import (
     to_pil,
     to_uint8,
 )
-from hyperinverter.utils.seeding import seed_everything
 
 
 def test_uint8_round_trip_is_exact_and_rounds():

@@ -11,13 +11,13 @@ from tqdm import tqdm
 from hyperinverter.config.report_schema import AnalyzeConfig
 from hyperinverter.data import Batches, check_images
 from hyperinverter.evaluation.analysis import difference_maps, interpolation, quality_time, weight_changes
-from hyperinverter.evaluation.messages import log_message
 from hyperinverter.evaluation.reconstruction import open_images
 from hyperinverter.inverters import INVERTERS, Inverter, load
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.training.common import set_up
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_json
+from hyperinverter.utils.waiting import log_message
 
 
 class Analysis:

@@ -18,7 +18,6 @@ import hyperinverter
 from hyperinverter.config.load import load_config
 from hyperinverter.config.report_schema import BenchmarkConfig
 from hyperinverter.config.schema import DomainConfig
-from hyperinverter.evaluation.messages import log_message
 from hyperinverter.metrics.timing import device_name
 from hyperinverter.reports.benchmark.budget import phase2_budget
 from hyperinverter.reports.benchmark.clock import Rounds
@@ -35,6 +34,7 @@ from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import slug, write_json, write_text
 from hyperinverter.utils.text import counted
+from hyperinverter.utils.waiting import log_message
 
 PASSED_ON = ("device", "threads", "seed", "rounds", "least_rounds", "seconds")  # to each of `runs`, where set
 

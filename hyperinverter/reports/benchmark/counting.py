@@ -20,7 +20,7 @@ from hyperinverter.models.build import build_hyperinverter
 from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.reports.benchmark.clock import REST
 from hyperinverter.reports.benchmark.release import Release
-from hyperinverter.utils.skip_init import shapes_only
+from hyperinverter.utils.state_dicts import shapes_only
 
 STAGES = ("w_encoder", "first_synthesis", "layerwise_encoder", "hypernetworks", "second_synthesis")
 

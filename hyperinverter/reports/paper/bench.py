@@ -22,7 +22,6 @@ from hyperinverter.data import Batches, open_source
 from hyperinverter.data.image_source import ImageSource, Subset
 from hyperinverter.editing.learn import read_labels, rows_of
 from hyperinverter.evaluation.editability import choose_photos
-from hyperinverter.evaluation.messages import log_message
 from hyperinverter.evaluation.reconstructing import Reconstructor, rounded
 from hyperinverter.evaluation.reconstruction import open_images
 from hyperinverter.evaluation.sheet import Row
@@ -34,6 +33,7 @@ from hyperinverter.releases.obtain import obtain, released_name
 from hyperinverter.reports.paper.methods import OURS, PHASE_1, Method, check_made, find_method, head_of
 from hyperinverter.reports.reproduce.measures import model_of
 from hyperinverter.utils.files import read_json, write_json
+from hyperinverter.utils.waiting import log_message
 
 SHOWN_POOL = 64  # images of the generator that a figure's rows are chosen from
 

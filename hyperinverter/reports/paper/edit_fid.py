@@ -21,7 +21,6 @@ from hyperinverter.directions.direction import Direction, edit, in_w
 from hyperinverter.editing.learn import attribute_values, read_labels, rows_of
 from hyperinverter.evaluation.classifiers import attribute_of
 from hyperinverter.evaluation.editability import Identity, choose_photos, reduced, shown
-from hyperinverter.evaluation.messages import log_message
 from hyperinverter.evaluation.reconstructing import rounded
 from hyperinverter.inverters import Inversion, Inverter
 from hyperinverter.metrics import NotMeasured
@@ -33,6 +32,7 @@ from hyperinverter.reports.paper.table2 import BACKGROUND, hash_of, identities_o
 from hyperinverter.reports.reproduce.edits import Judges, find_judges
 from hyperinverter.utils.images import contact_sheet
 from hyperinverter.utils.safetensors_io import read_tensors, write_tensors
+from hyperinverter.utils.waiting import log_message
 
 PASTED, UNEDITED = "pasting", "unedited"
 BATCH = 16  # photos

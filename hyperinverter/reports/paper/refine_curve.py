@@ -12,7 +12,6 @@ from typing import Any
 from hyperinverter.config.schema import RefineConfig
 from hyperinverter.evaluation.drawing import new_figure, save_figure
 from hyperinverter.evaluation.editability import choose_photos
-from hyperinverter.evaluation.messages import log_message
 from hyperinverter.evaluation.tables import ARROWS
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.metrics.base import bootstrap_ratio
@@ -26,6 +25,7 @@ from hyperinverter.reports.paper.table2 import changes_of, edits_of, spans_of
 from hyperinverter.reports.reproduce.edits import Judges, find_judges
 from hyperinverter.utils.checkout import REPOSITORY
 from hyperinverter.utils.files import read_json
+from hyperinverter.utils.waiting import log_message
 
 METRICS = ("l2", "lpips", "squeezenet_features", "mobilefacenet", "dlib_identity")
 OTHER = "pti"

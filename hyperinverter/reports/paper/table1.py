@@ -11,7 +11,6 @@ from typing import Any
 from hyperinverter import metrics as metric_table
 from hyperinverter.config.schema import DataConfig, EvaluateConfig
 from hyperinverter.evaluation.comparison import compare
-from hyperinverter.evaluation.messages import log_message
 from hyperinverter.evaluation.reconstruction import evaluate
 from hyperinverter.evaluation.sheet import choose_rows
 from hyperinverter.evaluation.tables import TIMES
@@ -24,6 +23,7 @@ from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import read_json
 from hyperinverter.utils.images import contact_sheet
 from hyperinverter.utils.output_names import file_name
+from hyperinverter.utils.waiting import log_message
 
 SHEET_ROWS = 6  # of table1.png
 

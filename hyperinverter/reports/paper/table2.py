@@ -19,7 +19,6 @@ from tqdm import tqdm
 from hyperinverter.directions.direction import Direction
 from hyperinverter.evaluation.classifiers import unit_of
 from hyperinverter.evaluation.editability import Identity, both_ways, choose_photos, measure_edits_of
-from hyperinverter.evaluation.messages import log_message
 from hyperinverter.evaluation.tables import mean
 from hyperinverter.inverters import Inversion, Inverter
 from hyperinverter.metrics import NotMeasured
@@ -33,6 +32,7 @@ from hyperinverter.reports.reproduce.edits import Judges, find_identities, find_
 from hyperinverter.reports.reproduce.edits_page import STRENGTHS as UNITS_IN_WORDS
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import AppendedFile, write_text
+from hyperinverter.utils.waiting import log_message
 
 # The face in the FFHQ crop, as parts of the image's side: around eyes at 0.466, mouth at 0.728, chin and forehead
 FACE_CENTRE, FACE_AXES = (0.5, 0.57), (0.29, 0.38)  # x, y

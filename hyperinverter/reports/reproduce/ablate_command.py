@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from hyperinverter.config.report_schema import AblateConfig
-from hyperinverter.evaluation.messages import log_message
 from hyperinverter.reports.reproduce.ablations import measure_ablations
 from hyperinverter.reports.reproduce.publish import publish, write_page
+from hyperinverter.utils.waiting import log_message
 
 
 def ablate(config: AblateConfig) -> dict[str, Any]:

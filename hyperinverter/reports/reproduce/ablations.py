@@ -21,7 +21,6 @@ from hyperinverter.config.report_schema import AblateConfig
 from hyperinverter.config.schema import DataConfig, EvaluateConfig, Phase2Config
 from hyperinverter.data import Batches, check_training_data, open_source
 from hyperinverter.evaluation.comparison import compare, verdict
-from hyperinverter.evaluation.messages import log_message
 from hyperinverter.evaluation.reconstructing import reconstruct, rounded
 from hyperinverter.evaluation.reconstruction import evaluate, originals
 from hyperinverter.evaluation.sheet import choose_rows
@@ -33,7 +32,8 @@ from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import read_json, slug, write_json
 from hyperinverter.utils.images import contact_sheet
-from hyperinverter.utils.skip_init import shapes_only
+from hyperinverter.utils.state_dicts import shapes_only
+from hyperinverter.utils.waiting import log_message
 
 WITHOUT = "without Phase II"
 OF_TABLE_3 = {"hidden_size", "use_w_image_features", "shared_code"}  # what its rows change

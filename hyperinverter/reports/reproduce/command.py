@@ -13,7 +13,6 @@ from hyperinverter.checkpoint import read_model
 from hyperinverter.config.cli import is_users
 from hyperinverter.config.load import load_config
 from hyperinverter.config.report_schema import ReproduceConfig
-from hyperinverter.evaluation.messages import log_message
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.pretrained.files import MORE_PARTS, PARTS, find_model_folder
 from hyperinverter.reports.paper.bench import Bench
@@ -26,7 +25,7 @@ from hyperinverter.training.common import set_up
 from hyperinverter.utils.checkout import REPOSITORY, command_of
 from hyperinverter.utils.errors import Unfinished, UserError
 from hyperinverter.utils.files import read_json, write_json, write_text
-from hyperinverter.utils.waiting import doing
+from hyperinverter.utils.waiting import doing, log_message
 
 SHOWN = {  # part -> pictures that the page shows
     "editability": ["edits.png"],

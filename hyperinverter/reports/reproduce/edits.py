@@ -29,7 +29,6 @@ from hyperinverter.evaluation.editability import (
     measure_editability,
     records_of,
 )
-from hyperinverter.evaluation.messages import log_message
 from hyperinverter.extractors.dlib_face import DlibFace
 from hyperinverter.extractors.face_judges import FACE_CLASSIFIERS
 from hyperinverter.extractors.mobilefacenet import MobileFaceNet
@@ -41,6 +40,7 @@ from hyperinverter.releases.direction_files import available_directions
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.files import write_atomically
 from hyperinverter.utils.images import contact_sheet
+from hyperinverter.utils.waiting import log_message
 
 SHEET_FACES = 2  # of a sheet of edits, per direction
 ATTRIBUTES = "attributes"  # the classifiers that are fitted to labels

@@ -10,7 +10,6 @@ from hyperinverter.checkpoint import read_model
 from hyperinverter.config.report_schema import AnalyzeConfig, ReproduceConfig
 from hyperinverter.data import check_images
 from hyperinverter.evaluation.analysis.quality_time import read_points
-from hyperinverter.evaluation.messages import log_message
 from hyperinverter.models.plan import dry_run as plan_of_domain
 from hyperinverter.pretrained.files import part_file
 from hyperinverter.pretrained.load import check_served
@@ -23,7 +22,7 @@ from hyperinverter.reports.reproduce import measures
 from hyperinverter.reports.reproduce.edits import ATTRIBUTES
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.text import expanded
-from hyperinverter.utils.waiting import doing
+from hyperinverter.utils.waiting import doing, log_message
 
 # part -> its measurement, and the settings without which there is nothing to measure
 MEASURES = {
