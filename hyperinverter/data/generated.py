@@ -137,8 +137,6 @@ class GeneratedSource:
         psi = self.truncation_psi if low is None else low + (self.truncation_psi - low) * torch.rand([], generator=rng)
         return z, float(psi)
 
-    # ----------------------------------------------------------------------------------------------------- the store
-
     def _file(self, start: int) -> Path:
         return self.store / f"{self.stream}_{start:06d}.npy"
 

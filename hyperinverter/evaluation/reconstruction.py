@@ -169,9 +169,6 @@ def _summarise(
     return result
 
 
-# ------------------------------------------------------------------------------------------------ setting up
-
-
 def open_images(
     data: ImagesConfig,
     generator: Generator,
@@ -215,9 +212,6 @@ def _discriminator(config: EvaluateConfig) -> Discriminator | None:
         if config.model is None and config.domain.weights.discriminator is not None:
             raise
         return None
-
-
-# ------------------------------------------------------------------------------------------------- measuring
 
 
 def _measure(

@@ -111,8 +111,6 @@ class Writer:
                 self._other(source)
         return self.written
 
-    # ------------------------------------------------------------------------------------------- parts
-
     def _networks(self, source: Source) -> dict[str, nn.Module]:
         """The networks of a file; what of it none of them uses is reported."""
         networks = networks_of(source.file, source.kind, source.options)
@@ -232,8 +230,6 @@ class Writer:
             )
         self._save("w_encoder", network, {"w_encoder": config["w_encoder"]}, source)
 
-    # ------------------------------------------------------------------------------------------- generator and E1
-
     def _new_generator(self, generator: Generator, source: Source, beside: bool = False) -> None:
         """Write a generator; one that is there already must be the same. `beside`: not what `single` names."""
         old, single = self.generator, self.single
@@ -295,8 +291,6 @@ class Writer:
             )
         self.hashes["w_encoder"] = e1.hash
         return e1
-
-    # ------------------------------------------------------------------------------------------- files
 
     def _save(
         self, part: str, network: nn.Module, config: dict[str, Any], source: Source, *, half: bool = False

@@ -117,9 +117,6 @@ def _figure1(quality: str) -> str:
     return "fig1" if quality == QUALITY[0] else f"fig1_{quality}"
 
 
-# ------------------------------------------------------------------------------------------------------ table 3
-
-
 def table3(bench: Bench) -> dict[str, Any]:
     """The rows that the ablate command trains and measures; those that are trained already are not trained again.
 
@@ -187,9 +184,6 @@ def _paper_row(title: str) -> dict[str, float] | None:
     """The paper's numbers of a row, by how its title begins."""
     names = [name for name in TABLE_3 if title == name or title.startswith(f"{name},")]
     return dict(zip(TABLE_3_METRICS, TABLE_3[names[0]], strict=True)) if names else None
-
-
-# ----------------------------------------------------------------------------------------------------- the page
 
 
 def table3_blocks(result: dict[str, Any]) -> Iterator[Block]:

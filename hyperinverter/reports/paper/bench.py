@@ -65,8 +65,6 @@ class Bench:
         self.chosen_rows: list[Row] | None = None  # of figures, see `grids`
         self._loaded: tuple[Method, Inverter] | None = None
 
-    # ------------------------------------------------------------------------------------------------ methods
-
     @property
     def present(self) -> list[Method]:
         return [method for method in self.methods.values() if method.fault is None]
@@ -114,8 +112,6 @@ class Bench:
 
     def reconstructor(self, method: Method, images: Batches) -> Reconstructor:
         return Reconstructor(self.load(method), self.kept(method), images, keep_inversions=True)
-
-    # ------------------------------------------------------------------------------------------------- photos
 
     @cached_property
     def model(self) -> LoadedModel:
@@ -179,8 +175,6 @@ class Bench:
             return "images of the generator, which no photo may stand for"
         return self.config.shown_credit or "photos given as shown"
 
-    # --------------------------------------------------------------------------------------------------- keys
-
     def key(self, *parts: Any) -> str:
         """A hash over what a result depends on; plain JSON values."""
         text = json.dumps([hyperinverter.__version__, self.device.type, *parts], sort_keys=True, default=str)
@@ -205,8 +199,6 @@ class Bench:
         kept = {"key": key, **result}
         write_json(path, kept)
         return kept
-
-    # ------------------------------------------------------------------------------------------------- images
 
     def reconstructions(
         self, images: Batches, indices: Sequence[int], methods: Sequence[Method] | None = None

@@ -84,9 +84,6 @@ def _cell(findings: Sequence[Finding]) -> str:
     return ". ".join(parts)
 
 
-# ------------------------------------------------------------------------------------------------ reconstruction
-
-
 def _beats_encoders(results: Results) -> Iterator[Finding]:
     rows = results.get("table1", {}).get("rows", {})
     for name in ENCODERS:
@@ -140,9 +137,6 @@ def _seconds(row: dict[str, Any]) -> float | None:
     """Of an image; on one CPU thread those in which it computed, so that what else ran there does not count."""
     cell = row.get("cells", {}).get("seconds", {})
     return own_time(cell["value"], cell.get("computing"), row.get("device", "")) if cell.get("value") else None
-
-
-# ------------------------------------------------------------------------------------------- edits and ablations
 
 
 def _nearly_as_far(results: Results) -> Iterator[Finding]:

@@ -193,9 +193,6 @@ def _reference(rows: Sequence[Row]) -> str:
     return OURS if OURS in (labels := [row.label for row in rows]) else labels[0]
 
 
-# ------------------------------------------------------------------------------------------------- measuring
-
-
 def _starts(bench: Bench, row: Row, task: Task, what: str) -> Iterator[tuple[Inverter, Inversion, Tensor]]:
     """Batch after batch the inverter, what it edits, and the photos."""
     inverter, images = bench.load(row.method), bench.batches(task.sources)

@@ -75,9 +75,6 @@ def ranking(figure: str) -> Callable[[Bench], dict[str, Any]]:
     return make
 
 
-# ------------------------------------------------------------------------------------------------- the page
-
-
 def _ranked(bench: Bench) -> list[Method]:
     return [m for name in bench.config.ranked if (m := bench.methods.get(name)) and not m.fault]
 
@@ -133,9 +130,6 @@ def _built(bench: Bench, figure: str) -> dict[str, Any]:
 def _codes(salt: str, question: str, methods: Sequence[Method]) -> dict[str, str]:
     """Method -> a code that says nothing of it without the salt, which is kept nowhere."""
     return {m.name: hashlib.sha256(f"{salt} {question} {m.name}".encode()).hexdigest()[:12] for m in methods}
-
-
-# ------------------------------------------------------------------------------------------------ the votes
 
 
 def read_votes(patterns: Sequence[str], key: dict[str, Any]) -> list[dict[str, Any]]:
@@ -249,9 +243,6 @@ def _draw(result: dict[str, Any], stem: Path) -> None:
         axis.set(title=f"{task}, {one['votes']} votes", ylabel="% of votes")
     axes[0][0].legend(fontsize="small", title="rank")
     save_figure(figure, stem)
-
-
-# ----------------------------------------------------------------------------------------------------- the page
 
 
 def ranking_blocks(result: dict[str, Any]) -> Iterator[Block]:

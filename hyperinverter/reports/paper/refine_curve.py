@@ -166,9 +166,6 @@ def _series(metrics: dict[str, Any], rows: list[dict[str, Any]], start: dict[str
     return [lower, {name: values[name] for name in values if name not in lower}, edits]
 
 
-# ----------------------------------------------------------------------------------------------------- the page
-
-
 def refine_curve_blocks(result: dict[str, Any]) -> Iterator[Block]:
     """What refine_curve.json says."""
     metrics = result["metrics"]

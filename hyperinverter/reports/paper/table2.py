@@ -211,9 +211,6 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
-# ------------------------------------------------------------------------------------------------ figures of it
-
-
 def changes_of(lines: list[dict[str, Any]], direction: str, judge: str) -> np.ndarray:
     """[N,S]"""
     return np.array([line[direction]["changes"][judge] for line in lines], dtype=np.float64)
@@ -272,9 +269,6 @@ def _equal(changes: dict[str, np.ndarray], kept: dict[str, Any], strengths: Sequ
             at[network] = float(np.interp(strength, [0.0, *(s for s, _ in known)], [start, *(v for _, v in known)]))
         result[method] = at
     return {"effect": effect, "methods": result}
-
-
-# ---------------------------------------------------------------------------------------------------- the page
 
 
 def table2_blocks(result: dict[str, Any]) -> Iterator[Block]:
