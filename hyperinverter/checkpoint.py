@@ -109,10 +109,7 @@ def save_model(
 def read_safetensors(path: str | Path, what_to_do: str) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Metadata and tensors of any .safetensors file.
 
-    Args:
-        what_to_do: the end of the refusal.
-    Raises:
-        UserError: not a whole .safetensors file.
+    `what_to_do`: the end of the refusal. Raises UserError: not a whole .safetensors file.
     """
     try:
         return read_tensors(path)

@@ -44,9 +44,7 @@ def dry_run(config: InspectConfig) -> str:
 def inspect_image(path: Path) -> tuple[str, Origin]:
     """Format and size in words, and what the file says of its origin.
 
-    Raises:
-        FileNotFoundError: no such file.
-        UserError: it is neither picture nor film.
+    Raises FileNotFoundError: no such file. UserError: it is neither picture nor film.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")

@@ -51,9 +51,7 @@ class Entries:
 def keys(read: Read, file_bytes: int, entries: Entries) -> Iterator[bytes]:
     """The keys of the main database in order, while `entries` takes up where each value lies.
 
-    Raises:
-        ValueError: it is no LMDB file, is cut short or damaged; says which.
-        OSError: it cannot be read.
+    Raises ValueError: it is no LMDB file, is cut short or damaged; says which. OSError: it cannot be read.
     """
     page_bytes, root, last = _newest_meta(read, file_bytes)
     if (last + 1) * page_bytes > file_bytes:

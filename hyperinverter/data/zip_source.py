@@ -114,9 +114,7 @@ class ZipSource(ImageSource):
 def _unpacked(data: bytes, method: int, size: int) -> bytes:
     """A member's bytes, at most one more than `size`, whatever they would unpack to.
 
-    Raises:
-        zipfile.BadZipFile: they are damaged.
-        OSError: they are packed in a way that is not known here.
+    Raises zipfile.BadZipFile: they are damaged. OSError: they are packed in a way that is not known here.
     """
     try:
         if method == STORED:

@@ -107,9 +107,7 @@ def check_classes(labels: np.ndarray, held_out: np.ndarray, name: str) -> None:
 def read_labels(path: str | Path) -> dict[str, Row]:
     """File name -> its row, from a CSV (.gz allowed) with one of FILE_COLUMNS, or a list as CelebA's are.
 
-    Raises:
-        FileNotFoundError: no such file.
-        UserError: no `file` column, no rows, or a file twice.
+    Raises FileNotFoundError: no such file. UserError: no `file` column, no rows, or a file twice.
     """
     path = expanded(path)
     if not path.is_file():

@@ -41,9 +41,7 @@ def list_directions(config: ListConfig) -> dict[str, Any]:
     directions, columns judges: change of the score per standard deviation along the direction, in standard deviations
     of the score over samples) and `directions.json` with what the files say and every figure.
 
-    Raises:
-        UserError: the model has no directions.
-        FileNotFoundError: no such direction.
+    Raises UserError: the model has no directions. FileNotFoundError: no such direction.
     """
     seed_everything(config.seed, config.threads)
     with doing("loading the model"):

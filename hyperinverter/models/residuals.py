@@ -111,10 +111,7 @@ def with_feature_residual(x: Tensor, residuals: Residuals, layer: str) -> Tensor
 def check_feature_layer(synthesis: nn.Module, layer: str | None) -> tuple[int, int, int]:
     """The shape (C, r, r) of a layer's features.
 
-    Args:
-        synthesis: gives `feature_layers`: name -> (C, r).
-    Raises:
-        ValueError: it has no such layer; lists those it has.
+    `synthesis`: gives `feature_layers`: name -> (C, r). Raises ValueError: it has no such layer; lists those it has.
     """
     layers = cast(dict[str | None, tuple[int, int]], synthesis.feature_layers)
     if layer not in layers:

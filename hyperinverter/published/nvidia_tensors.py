@@ -85,10 +85,7 @@ def full_filter(f: Tensor) -> Tensor:
 def taps_of(f: Tensor, keys: Keys, key: str) -> list[float]:
     """The taps that make a filter of the sum 1, as small whole numbers where they are such.
 
-    Args:
-        f: [T, T], or its row [T].
-    Raises:
-        UserError: no row of taps makes it.
+    `f`: [T, T], or its row [T]. Raises UserError: no row of taps makes it.
     """
     f = f.detach().cpu().float()
     if f.ndim not in (1, 2) or f.shape[0] == 0 or len(set(f.shape)) != 1 or not torch.isfinite(f).all():

@@ -62,9 +62,7 @@ class Report:
     def picture(self, path: str | Path, caption: str) -> None:
         """Put a PNG, JPEG, GIF or WebP file into the page, a large PNG as a JPEG of a size that a page can show.
 
-        Raises:
-            ValueError: another kind of file.
-            FileNotFoundError: no such file.
+        Raises ValueError: another kind of file. FileNotFoundError: no such file.
         """
         path = Path(path)
         kind = MEDIA_TYPES.get(path.suffix.lower())

@@ -88,10 +88,7 @@ CHECKS: dict[str, Callable[[object], bool]] = {
 def check_values(state: Mapping[str, Any], text: str) -> None:
     """Refuse a state with a value that is not what it is in every state this package writes.
 
-    Args:
-        text: how the message calls the state; its file is in it.
-    Raises:
-        UserError: names the values.
+    `text`: how the message calls the state; its file is in it. Raises UserError: names the values.
     """
     if wrong := [name for name, check in CHECKS.items() if name in state and not check(state[name])]:
         raise UserError(

@@ -336,9 +336,7 @@ def to_tensor(image: Image.Image, size: int | tuple[int, int]) -> "Tensor":
 def read_image(path: str | Path) -> Image.Image:
     """Read one image file as upright 8-bit RGB.
 
-    Raises:
-        FileNotFoundError: no such file.
-        BadImageError: the file is no readable image; names it.
+    Raises FileNotFoundError: no such file. BadImageError: the file is no readable image; names it.
     """
     path = Path(path)
     if not path.is_file():

@@ -102,9 +102,7 @@ class Film:
     def open(cls, path: str | Path) -> "Film":
         """Look at a film.
 
-        Raises:
-            FileNotFoundError: no such file.
-            UserError: PyAV is not installed, or the file is no film.
+        Raises FileNotFoundError: no such file. UserError: PyAV is not installed, or the file is no film.
         """
         check_films()
         import av

@@ -58,9 +58,7 @@ def to_pil(image: Tensor) -> Image.Image:
 def load_image(path: str | Path, resolution: int) -> Tensor:
     """Read an image file as network input: float32 [3, R, R] in [-1, 1], by the one resize policy (`utils.decode`).
 
-    Raises:
-        FileNotFoundError: no such file.
-        BadImageError: the file is no readable image; names it.
+    Raises FileNotFoundError: no such file. BadImageError: the file is no readable image; names it.
     """
     return from_uint8(to_tensor(read_image(path), resolution))
 

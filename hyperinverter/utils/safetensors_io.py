@@ -98,9 +98,7 @@ def parse_head(length_field: bytes, size: int, read: Callable[[int], bytes]) -> 
 def read_tensors(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Metadata and tensors; every tensor has a memory of its own. Memory: the file's size, and the head's objects.
 
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: as `read_head`.
+    Raises OSError: the file cannot be read. ValueError: as `read_head`.
     """
     with open(path, "rb") as file:
         head = read_head(file)

@@ -104,10 +104,7 @@ class WPlusModel(nn.Module):
     def render(self, ws: Tensor, px: int | None = None) -> Tensor:
         """ws [N, L, w_dim] -> images [N, 3, px, px] by the decoder with its stored noise; surplus styles are unused.
 
-        Args:
-            px: a part of the decoder's R, which it may draw faster; None: R.
-        Raises:
-            UserError: there is no decoder.
+        `px`: a part of the decoder's R, which it may draw faster; None: R. Raises UserError: there is no decoder.
         """
         if self.decoder is None:
             raise UserError("this encoder came without its decoder; set .decoder to the generator it was trained with")
