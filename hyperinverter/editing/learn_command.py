@@ -132,14 +132,8 @@ def _learn(
     held_out, how = held_out_mask(names, rows, config.held_out_fraction, config.seed)
     for name, column in config.attributes.items():
         with doing(f"fitting {name}"):
-            direction, figures = learn_direction(
-                ws,
-                attribute_values(rows, column),
-                held_out,
-                name=name,
-                generator_hash=inverter.generator_hash,
-                estimate=config.estimate,
-            )
+            how_to = {"name": name, "generator_hash": inverter.generator_hash, "estimate": config.estimate}
+            direction, figures = learn_direction(ws, attribute_values(rows, column), held_out, **how_to)
         method = f"{config.estimate} of a linear SVM (balanced classes) on E1 codes of real photos"
         direction.info |= {"attribute": column, "method": method}
         learned[name] = direction, {"attribute": column, **figures}
@@ -171,14 +165,8 @@ def _predict(
         kept, is_high = surest_ends(column, config.ends, name)
         flip = text.startswith("-")
         with doing(f"fitting {name}"):
-            direction, figures = learn_direction(
-                ws[kept],
-                is_high != flip,
-                held_out[kept],
-                name=name,
-                generator_hash=inverter.generator_hash,
-                estimate=config.estimate,
-            )
+            how_to = {"name": name, "generator_hash": inverter.generator_hash, "estimate": config.estimate}
+            direction, figures = learn_direction(ws[kept], is_high != flip, held_out[kept], **how_to)
         places = (ws @ direction.vector).numpy()  # of all images: the ends alone lie further apart
         figures |= {
             "projection_mean": float(places.mean()),

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from hyperinverter.config.schema import DomainConfig, ProjectionConfig, RefineConfig
 from hyperinverter.inverters.base import Inverter
@@ -103,18 +103,12 @@ def load(
         raise ValueError(f"method is {method!r}; write one of {', '.join(INVERTERS)}")
     from hyperinverter.releases.obtain import make_model, released_name
 
+    settings: dict[str, Any] = {"device": device, "precision": precision, "compile": compile, "resolution": resolution}
+    settings |= {"projection": projection, "refine": refine}
     if download and is_on_hub(source):
-        return INVERTERS[method].from_pretrained(
-            source,
-            projection=projection,
-            device=device,
-            precision=precision,
-            compile=compile,
-            resolution=resolution,
-            refine=refine,
-        )
+        return INVERTERS[method].from_pretrained(source, **settings)
     if download and (released := released_name(source)):
         part = method if method in (*PARTS, *PUBLISHED_METHODS) else "generator"
         make_model(released, [part], download=True)
     with shown_on_terminal("loading the model"):
-        return INVERTERS[method].load(source).set_up(device, precision, compile, resolution, projection, refine)
+        return INVERTERS[method].load(source).set_up(**settings)

@@ -79,7 +79,8 @@ class OnHub:
             raise TypeError(f"{cls.__name__} is no method; call from_pretrained on one, such as HyperInverter")
         if not is_on_hub(source):
             return cls.load(source).set_up(**settings)
-        model = cls.load(fetch_model(str(source), revision, token, cache_dir, local_files_only))
+        where = {"revision": revision, "token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+        model = cls.load(fetch_model(str(source), **where))
         model.model_name = str(source)
         return model.set_up(**settings)
 
@@ -105,30 +106,18 @@ def is_on_hub(source: object) -> TypeGuard[str]:
     return not any((root / source).exists() for root in (Path(), *search_folders()))
 
 
-def fetch_model(
-    repository: str,
-    revision: str | None = None,
-    token: str | None = None,
-    cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
-) -> Path:
+def fetch_model(repository: str, **where: Any) -> Path:
     """The model folder OWNER/REPO, in huggingface_hub's cache; what is there already is not fetched again.
 
-    Raises UserError: huggingface_hub is not installed, or the repository cannot be fetched or is no model folder.
+    `where`: revision, token, cache_dir, local_files_only, as of `from_pretrained`. Raises UserError: huggingface_hub is
+    not installed, or the repository cannot be fetched or is no model folder.
     """
     _check_installed()
     from huggingface_hub import snapshot_download
 
     try:
-        found = snapshot_download(
-            repository,
-            revision=revision,
-            token=token,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            allow_patterns=list(FILES),
-            endpoint=os.environ.get("HF_ENDPOINT"),
-        )
+        endpoint = os.environ.get("HF_ENDPOINT")
+        found = snapshot_download(repository, allow_patterns=list(FILES), endpoint=endpoint, **where)
     except Exception as error:  # the hub's errors and its HTTP client's have no common class
         raise UserError(
             f"{repository}: cannot be fetched from the Hugging Face hub ({reason_of(error)}). If a folder of this name "
