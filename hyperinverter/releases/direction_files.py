@@ -19,15 +19,15 @@ STYLE_MARK = "style:"  # before the name of a style's channel, in the place of a
 def check_directions(config: EditConfig | VideoConfig) -> None:
     """Refuse names of directions that are not there.
 
-    What another model than the domain's brings along is left to `load_direction`.
+    Where parts of the domain are files of their own, which lie anywhere, it is left to `load_direction`.
 
     Raises FileNotFoundError: no such direction; lists those there are.
     """
     weights = config.domain.weights
-    if config.model is not None or weights.generator is not None:
+    if config.model is None and any(file for part, file in vars(weights).items() if part != "folder"):
         return
     try:
-        folder = find_model_folder(weights.folder or config.domain.name)
+        folder = find_model_folder(config.model or weights.folder or config.domain.name)
     except FileNotFoundError:  # it is made where it is loaded, or its absence told
         return
     for name in config.edits or getattr(config, "directions", {}):
@@ -52,7 +52,7 @@ def find_direction(text: str, model_folder: str | Path | None, files: Mapping[st
     path = expanded(place)
     beside = [] if model_folder is None else [Path(model_folder)]
     if text in files:
-        candidates = [path] if path.is_absolute() else [*(folder / path for folder in beside), path][:1]
+        candidates = [_of_domain(files[text], model_folder)]
     elif inside is not None:  # a file by its path, by its name in the model folder, or as it was downloaded
         downloaded = [each.find() for each in catalog().values() if each.kind == "pca" and place == each.file]
         candidates = [path, *(folder / PCA_FILE.format(name=place) for folder in beside), *filter(None, downloaded)]
@@ -62,7 +62,8 @@ def find_direction(text: str, model_folder: str | Path | None, files: Mapping[st
     found = next((candidate for candidate in candidates if candidate.is_file()), None)
     if found is not None:
         return found, inside
-    names = sorted({*available_directions(model_folder), *files})
+    of_domain = [name for name, file in files.items() if _of_domain(file, model_folder).is_file()]
+    names = sorted({*available_directions(model_folder), *of_domain})
     what = f"{candidates[0]}: no such direction file"
     if not path.suffix and len(path.parts) == 1 and text not in files:
         where = f"{model_folder}/directions" if model_folder else "no model folder was given"
@@ -74,6 +75,12 @@ def find_direction(text: str, model_folder: str | Path | None, files: Mapping[st
         f"{what}; there are: {', '.join(names) or 'none'}. Give one of these, or a file ({', '.join(SUFFIXES)}); "
         f"{fetch}learn one with {command_of('learn_direction')}"
     )
+
+
+def _of_domain(file: str, model_folder: str | Path | None) -> Path:
+    """Where a domain's direction lies: in the model folder, where there is one."""
+    path = expanded(_split(file)[0])
+    return path if path.is_absolute() or model_folder is None else Path(model_folder) / path
 
 
 def _split(place: str) -> tuple[str, str | None]:

@@ -227,6 +227,7 @@ def test_faults_and_the_list_of_downloads_come_without_torch(tmp_path: Path):
         "from hyperinverter.config.commands import main\n"
         "main(['download', '--list'])\n"  # nothing of it needs torch
         "for words in (['edit'], ['edit', 'empty'], ['edit', 'one', 'directions=smiel'], ['align'],\n"
+        "              ['edit', 'one', 'directions=smile', 'model=./mine'],\n"
         "              ['evaluate', 'data.kind=auto'], ['train', 'phase1', 'empty', 'data.kind=auto']):\n"
         "    try:\n"
         "        main(words)\n"
@@ -240,11 +241,14 @@ def test_faults_and_the_list_of_downloads_come_without_torch(tmp_path: Path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "one").mkdir()
     (tmp_path / "one/photo.png").touch()
+    (tmp_path / "mine/directions").mkdir(parents=True)
+    (tmp_path / "mine/directions/older.npy").touch()
     refused = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert refused.returncode == 2 and "no such domain 'x'" in refused.stderr, refused.stderr
     assert "stylegan2_ffhq" in refused.stdout
-    told = "no images were given", "no images in empty", "no direction 'smiel'"
-    assert [refused.stderr.count(text) for text in told] == [3, 2, 1], refused.stderr
+    elsewhere = "mine/directions/smile.safetensors: no such direction file; there are: older."
+    told = "no images were given", "no images in empty", "no direction 'smiel'", elsewhere
+    assert [refused.stderr.count(text) for text in told] == [3, 2, 1, 1], refused.stderr
 
 
 def test_dry_run_shows_config_and_parameter_counts_without_data(tmp_path: Path, capsys):
