@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 
@@ -11,12 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
+from hyperinverter.checkpoint import save_model
 from hyperinverter.config.encoder_schema import HyperStyleSizes, LatentDiscriminatorConfig, TrainEncoderConfig
 from hyperinverter.config.phase3_schema import Phase3Config
 from hyperinverter.config.schema import (
+    MOBILE,
     AdversarialConfig,
     DataConfig,
     DomainConfig,
+    GeneratorConfig,
     OptimizerConfig,
     Phase1Config,
     Phase2Config,
@@ -24,6 +27,8 @@ from hyperinverter.config.schema import (
     StyleGAN2Config,
     WeightsConfig,
 )
+from hyperinverter.models.build import build_generator
+from hyperinverter.models.mobile_stylegan import mean_w
 from hyperinverter.training import encoder, phase1, phase2, phase3, stylegan2
 
 Config = Phase1Config | Phase2Config | Phase3Config | StyleGAN2Config | TrainEncoderConfig
@@ -128,3 +133,22 @@ def _same_threads_afterwards():
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def mobile_domain(tiny_domain: DomainConfig, tmp_path_factory: pytest.TempPathFactory) -> DomainConfig:
+    """64 px, losses at 16 px; its generator in a folder."""
+    generator = GeneratorConfig(
+        architecture=MOBILE, z_dim=16, w_dim=16, mapping_layers=2, channel_base=512, channel_max=16
+    )
+    e2 = replace(tiny_domain.layerwise_encoder, unread_heads=False)
+    hypernetwork = replace(tiny_domain.hypernetwork, left_out=["layers.2.*", "to_img.weight"])
+    sizes = {"resolution": 64, "loss_resolution": 16, "name": "mobile"}
+    domain = replace(tiny_domain, generator=generator, layerwise_encoder=e2, hypernetwork=hypernetwork, **sizes)
+    folder = tmp_path_factory.mktemp("mobile")
+    torch.manual_seed(0)
+    network = build_generator(domain)
+    network.mapping.w_avg.copy_(mean_w(network.mapping, 1000))
+    config = {"domain": "mobile", "resolution": 64, "loss_resolution": 16, "generator": asdict(generator)}
+    save_model(folder / "generator.safetensors", network, kind="generator", config=config)
+    return replace(domain, weights=WeightsConfig(folder=str(folder)))
