@@ -23,7 +23,6 @@ from hyperinverter.app.session import FIRST, SECOND, EndedError, Session, Sessio
 from hyperinverter.config.model_schema import AppConfig
 from hyperinverter.utils.device import seed_everything
 from hyperinverter.utils.errors import UserError
-from hyperinverter.utils.kept_memory import keep_freed_memory
 from hyperinverter.utils.waiting import another_process_speaks, doing
 
 try:
@@ -60,7 +59,6 @@ def run_app(config: AppConfig) -> None:
         UserError: the port is taken, or the host is not this machine's.
     """
     seed_everything(config.seed, config.threads)
-    keep_freed_memory()
     with listening(config) as where:
         with doing("loading the model"):
             editor = make_editor(config)

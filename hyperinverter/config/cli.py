@@ -26,6 +26,7 @@ from hyperinverter.config.yaml_text import dump_yaml
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import NO_ROOM, check_writable
 from hyperinverter.utils.held_folders import not_there, remove_empty
+from hyperinverter.utils.kept_memory import keep_freed_memory
 from hyperinverter.utils.paths import MissingDataError, check_given, expand
 from hyperinverter.utils.text import expanded, printable
 from hyperinverter.utils.waiting import close_bars, doing, signs_of_life
@@ -122,6 +123,7 @@ def _obey(command: Command, argv: Sequence[str], program: str | None) -> None:
             _check_inputs(config, given=command.inputs == INPUT_PATHS[0] and command.needs_images)
         with _output_folder(config):
             with doing("loading PyTorch"):
+                keep_freed_memory()
                 act = _import(command.action)
                 from hyperinverter.utils.provenance import stated
             with stated(getattr(config, "provenance", True)):

@@ -10,6 +10,7 @@ from hyperinverter.config.rules import (
     Checks,
     Problem,
     at_least,
+    between_0_and_1,
     choice,
     file_names,
     fits_methods,
@@ -210,12 +211,15 @@ def _video(c: model_schema.VideoConfig) -> Iterator[Problem]:
     yield from not_negative(c, "smooth_crop_ms smooth_codes_ms")
 
 
+def _refine(c: schema.RefineConfig) -> Iterator[Problem]:
+    yield from at_least(c, 0, "steps learning_rate w_learning_rate l2 perceptual identity edit_consistency")
+    yield from between_0_and_1(c, "early")
+
+
 REPORT_CHECKS: Checks = {
     schema.EvaluateConfig: _evaluate,
     schema.ProjectionConfig: _projection,
-    schema.RefineConfig: lambda c: at_least(
-        c, 0, "steps learning_rate w_learning_rate l2 perceptual identity edit_consistency"
-    ),
+    schema.RefineConfig: _refine,
     report_schema.AblateConfig: _ablate,
     report_schema.AnalyzeConfig: _analyze,
     report_schema.BenchmarkConfig: _benchmark,

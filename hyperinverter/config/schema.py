@@ -244,6 +244,7 @@ class RefineConfig:
     perceptual: float = 0.8  # LPIPS, or squeezenet_features where LPIPS's network is absent
     identity: float = 0.1  # mobilefacenet, for faces
     edit_consistency: float = 0.0  # of random steps in W, as in Phase II's training; a step takes twice as long
+    early: float = 0.0  # this share of the steps, the first ones, draws by an early head where there is one: faster
 
 
 @dataclass

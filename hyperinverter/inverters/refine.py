@@ -40,8 +40,9 @@ class Refiner:
         perceptual: measures images; None leaves that term out.
         identity: compares faces; None leaves that term out.
         loss_resolution: larger images are compared at this, px.
-        drawn_px: side of the images that will be drawn, and are drawn here. A shorter way to the compared ones takes
-            half the time, but the colours of an early head are not quite the generator's: skin turned pink.
+        drawn_px: side of the images that will be drawn, and are drawn here in the last steps (`settings.early`). A
+            shorter way to the compared ones takes half the time, but an early head's colours are not quite the
+            generator's.
         history: of the last call, the loss [N] before each step.
     """
 
@@ -107,22 +108,24 @@ class Refiner:
             groups.append({"params": [offset], "lr": w_rate})
         optimizer = torch.optim.Adam(groups, betas=ADAM_BETAS)
         rates = [group["lr"] for group in optimizer.param_groups]
-        px = max(self.drawn_px, images.shape[-1])
+        compared_px = images.shape[-1]
+        whole_px = max(self.drawn_px, compared_px)
 
-        def drawn(ws: Tensor) -> Tensor:
-            return at_most(draw(ws, codes, px).float(), images.shape[-1])
+        def drawn(ws: Tensor, px: int) -> Tensor:
+            return at_most(draw(ws, codes, px).float(), compared_px)
 
         self.history.clear()
         with torch.enable_grad(), self._bar() as bar:
-            wanted, edits = self._features(images), _Edits(generator, px, images.shape[-1])
+            wanted, edits = self._features(images), _Edits(generator, compared_px)
             for step in range(settings.steps):
+                px = compared_px if step < settings.early * settings.steps else whole_px
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * (1 - 0.9 * step / settings.steps)  # so that the last steps settle
-                output = drawn(ws + offset)
+                output = drawn(ws + offset, px)
                 loss = self._loss(output, images, wanted)  # [N]
                 if settings.edit_consistency > 0:
-                    edited, before = edits(ws + offset)
-                    after = drawn(edited) - output
+                    edited, before = edits(ws + offset, px)
+                    after = drawn(edited, px) - output
                     loss = loss + settings.edit_consistency * relative_difference(after, before)
                 optimizer.zero_grad(set_to_none=True)
                 loss.sum().backward()  # a sum, so that no image feels how many others there are
@@ -151,24 +154,24 @@ class Refiner:
 class _Edits:
     """Random steps in W, the same ones in every run, and what they change in the generator's own images.
 
-    `drawn_px`, `compared_px`: sides of the images that are drawn, and of these reduced.
+    Images are reduced to `compared_px`.
     """
 
-    def __init__(self, generator: Generator, drawn_px: int, compared_px: int) -> None:
-        self.generator, self.drawn_px, self.compared_px = generator, drawn_px, compared_px
+    def __init__(self, generator: Generator, compared_px: int) -> None:
+        self.generator, self.compared_px = generator, compared_px
         self.random = torch.Generator().manual_seed(EDIT_SEED)
-        self.plain: Tensor | None = None  # G(w) at the predicted w
+        self.plain: dict[int, Tensor] = {}  # side of the drawn images -> G(w) at the predicted w
 
-    def __call__(self, ws: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes after a step [N, L, w_dim], with gradients, and the change [N, 3, R, R], without."""
+    def __call__(self, ws: Tensor, px: int) -> tuple[Tensor, Tensor]:
+        """Codes after a step [N, L, w_dim], with gradients, and the change [N, 3, R, R] as drawn at px, without."""
         z = torch.randn(1, self.generator.z_dim, generator=self.random).to(ws.device)
         share = EDIT_REACH * torch.rand(1, generator=self.random).to(ws.device)
         edited = ws + share * (self.generator.mapping(z)[:, :1] - ws)
         with torch.no_grad():
-            if self.plain is None or ws.requires_grad:
-                self.plain = self._draw(ws)
-            return edited, self._draw(edited) - self.plain
+            if px not in self.plain or ws.requires_grad:
+                self.plain[px] = self._draw(ws, px)
+            return edited, self._draw(edited, px) - self.plain[px]
 
-    def _draw(self, ws: Tensor) -> Tensor:
-        drawn = self.generator.synthesis(ws, None, noise_mode="const", resolution=self.drawn_px)
+    def _draw(self, ws: Tensor, px: int) -> Tensor:
+        drawn = self.generator.synthesis(ws, None, noise_mode="const", resolution=px)
         return at_most(drawn.float(), self.compared_px)

@@ -1,4 +1,4 @@
-"""Freed memory that stays with a process that draws one picture after the other."""
+"""Freed memory that stays with a process: every command draws one picture after the other."""
 
 import ctypes
 
@@ -10,8 +10,9 @@ def keep_freed_memory() -> bool:
     """Let glibc keep what is freed, up to KEPT_BYTES, for what is allocated next; False where there is no glibc.
 
     It gives pieces of some megabytes back at once, and the system fills each with zeros again, page by page: a picture
-    of ffhq_mobile at 256 px took 30,000 page faults and a fifth of its time. Threads that begin later take their memory
-    from the same pool: one of their own holds no large pieces, and the app draws in a thread. Numbers do not change.
+    of ffhq_mobile at 256 px took 30,000 page faults and a fifth of its time, a step of refinement a third. Threads that
+    begin later take their memory from the same pool: one of their own holds no large pieces, and the app draws in a
+    thread. Numbers do not change.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

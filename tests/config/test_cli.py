@@ -168,6 +168,14 @@ def test_an_error_begins_a_line_of_its_own(capsys: pytest.CaptureFixture[str]):
     assert "1/3" in shown and shown.replace("\r", "\n").splitlines()[-1] == "error: no room"
 
 
+def test_freed_memory_stays_with_a_command_that_begins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    kept: list[bool] = []
+    monkeypatch.setattr(cli, "keep_freed_memory", lambda: kept.append(True))
+    for words, expected in ((["--print-config"], False), ([], True)):
+        run(*words, f"output={tmp_path}")
+        assert bool(kept) == expected
+
+
 def test_output_is_checked_before_the_command_begins(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     (tmp_path / "notes.txt").write_text("mine")
     assert exit_code(f"output={tmp_path / 'notes.txt'}/run", do="refuse") == 2

@@ -130,6 +130,10 @@ def test_images_are_drawn_as_they_will_be_and_compared_reduced(tiny_model, image
     refiner = replace(model.refiner, loss_resolution=8)
     refiner(draw, images, predicted.ws, predicted.tokens, model.generator)
     assert drawn == [16] * 4
+    drawn.clear()
+    quick = replace(refiner, settings=replace(refiner.settings, steps=4, early=0.75))
+    quick(draw, images, predicted.ws, predicted.tokens, model.generator)
+    assert drawn == [8] * 6 + [16] * 2
     assert model.draw_at(8).refiner.drawn_px == 8
 
 
@@ -201,6 +205,8 @@ def test_w_alone_may_move_as_the_page_says():
     assert load_config(EvaluateConfig, None, ["refine.learning_rate=0"]).refine.learning_rate == 0
     with pytest.raises(ConfigError, match=r"refine\.edit_consistency"):
         load_config(EvaluateConfig, None, ["refine.edit_consistency=-1"])
+    with pytest.raises(ConfigError, match=r"refine\.early"):
+        load_config(EvaluateConfig, None, ["refine.early=1.5"])
 
 
 def test_what_cannot_be_refined_is_refused(tiny_model):
