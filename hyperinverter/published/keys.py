@@ -111,6 +111,11 @@ class Keys:
         kept = {key: value for key, value in own.items() if key not in state}
         network.load_state_dict({**kept, **state}, assign=assign)
 
+    def agree(self, given: Mapping[str, object], **shown: object) -> None:
+        """See `agree`, of several options and what the tensors show."""
+        for name, value in shown.items():
+            agree(self.source, name, given.get(name), value)
+
     def finish(self) -> dict[str, str]:
         """The ignored keys with their reasons.
 

@@ -42,12 +42,10 @@ def layerwise_encoder(
     *,
     input_size: int,
     strides: Sequence[int] | None = None,
-    n_styles: int | None = None,
-    output_size: int | None = None,
-    encoder_type: str | None = None,
     feature_size: int | None = None,
+    **told: Any,
 ) -> tuple[LayerwiseEncoder, dict[str, Any]]:
-    """E2 and what builds it again."""
+    """E2 and what builds it again; `told`: n_styles, output_size, encoder_type, which the tensors show."""
     trunk, channels = _trunk(keys, input_size, strides)
     if channels != 3:
         raise keys.fault(f"its first convolution reads {channels} channels, expected 3")
@@ -56,9 +54,8 @@ def layerwise_encoder(
     if not heads:
         raise keys.fault("it has no heads such as styles.0.convs.0.weight")
     result = max(heads) + 1
-    agree(keys.source, "n_styles", n_styles, result)
-    agree(keys.source, "output_size", output_size, 2 ** (result // 2 + 1))
-    agree(keys.source, "encoder_type", encoder_type, ("ResNet" if trunk.trunk == "resnet" else "") + "LayerWiseEncoder")
+    encoder_type = ("ResNet" if trunk.trunk == "resnet" else "") + "LayerWiseEncoder"
+    keys.agree(told, n_styles=result, output_size=2 ** (result // 2 + 1), encoder_type=encoder_type)
     config = LayerwiseEncoderConfig(
         **asdict(trunk),
         feature_channels=keys.shape("styles.0.convs.0.weight")[0],
@@ -70,30 +67,19 @@ def layerwise_encoder(
 
 
 def hypernetwork(
-    keys: Keys,
-    *,
-    weight_layout: str,
-    style_index: str,
-    hidden_dim: int | None = None,
-    input_dim: int | None = None,
-    output_size: int | None = None,
-    target_shape_name: str | None = None,
-    n_styles: int | None = None,
+    keys: Keys, *, weight_layout: str, style_index: str, **told: Any
 ) -> tuple[Hypernetwork, dict[str, Any]]:
-    """The hypernetworks of all layers, keys such as `b8_conv0_weight.w1`, and what builds them again."""
+    """The hypernetworks of all layers, keys such as `b8_conv0_weight.w1`, and what builds them again.
+
+    `told`: hidden_dim, input_dim, output_size, target_shape_name, n_styles, which the tensors show.
+    """
     names = {key.split(".")[0].replace("_", ".") for key in keys.state}
     resolution, target_set = _target_set(keys, names)
     num_ws = 2 * len(block_resolutions(resolution))
     first = target_names(resolution, target_set)[0]
     sizes = _regressor_sizes(keys, f"{regressor_name(first)}.")
-    for name, given, result in (
-        ("hidden_dim", hidden_dim, sizes["hidden_size"]),
-        ("input_dim", input_dim, sizes["feature_channels"]),
-        ("output_size", output_size, resolution),
-        ("target_shape_name", target_shape_name, target_set),
-        ("n_styles", n_styles, num_ws),
-    ):
-        agree(keys.source, name, given, result)
+    keys.agree(told, hidden_dim=sizes["hidden_size"], input_dim=sizes["feature_channels"])
+    keys.agree(told, output_size=resolution, target_shape_name=target_set, n_styles=num_ws)
     targets = [_target(keys, name) for name in target_names(resolution, target_set)]
     layout = {"weight_layout": weight_layout, "style_index": style_index}
     network = keys.build(lambda: Hypernetwork(targets, num_ws, **sizes, **layout))
@@ -120,24 +106,23 @@ def regressor(
     keys: Keys,
     *,
     weight_layout: str,
-    hidden_dim: int | None = None,
-    input_dim: int | None = None,
     kernel_size: int | None = None,
     out_channels: int | None = None,
-    in_channels: int | None = None,
+    **told: Any,
 ) -> tuple[WeightRegressor, dict[str, Any]]:
-    """The hypernetwork of one layer, whose name is not known, and what builds it again."""
+    """The hypernetwork of one layer, whose name is not known, and what builds it again.
+
+    `told`: hidden_dim, input_dim, in_channels, which the tensors show.
+    """
     sizes = _regressor_sizes(keys, "")
-    agree(keys.source, "hidden_dim", hidden_dim, sizes["hidden_size"])
-    agree(keys.source, "input_dim", input_dim, sizes["feature_channels"])
+    keys.agree(told, hidden_dim=sizes["hidden_size"], input_dim=sizes["feature_channels"])
     inputs, columns = _matrix_sizes(keys, "")
     k = kernel_size
     if k is None:  # StyleGAN2's channels are powers of two and torgb's three: none divides by 9 of itself
         k = round((columns / out_channels) ** 0.5) if out_channels else 3 if columns % 9 == 0 else 1
     if k < 1 or columns % k**2:
         raise keys.fault(f"w2 has {columns} columns, which are no O*k*k with k = {k}; give another kernel_size")
-    agree(keys.source, "out_channels", out_channels, columns // k**2)
-    agree(keys.source, "in_channels", in_channels, inputs)
+    keys.agree({**told, "out_channels": out_channels}, out_channels=columns // k**2, in_channels=inputs)
     config = {"shape": [columns // k**2, inputs, k, k], **sizes, "weight_layout": weight_layout}
     network = keys.build(lambda: WeightRegressor(**config))
     keys.fill(network, keys.take_prefix(""))

@@ -22,7 +22,7 @@ from hyperinverter.models.wplus.encoders import RESNET_PREFIX
 from hyperinverter.models.wplus.model import RESTYLE_ITERATIONS
 from hyperinverter.published.container import UNUSED, prefix_of, unwrap
 from hyperinverter.published.from_published import Published
-from hyperinverter.published.keys import Keys, agree, options
+from hyperinverter.published.keys import Keys, options
 from hyperinverter.published.rosinality import read_generator
 
 STEMS = ("input_layer.0.weight", "conv1.weight")  # of an IR or IR-SE trunk, of a ResNet trunk
@@ -261,12 +261,9 @@ def _sizes(
         hidden = None if into_w else inputs
         if into_w:
             num_styles = _styles_of_generator(chosen, opts, decoder)
-    agree(keys.source, "n_styles", chosen["n_styles"], num_styles)
-    for name in ("output_size", "stylegan_size"):
-        agree(keys.source, name, chosen[name], 2 ** (num_styles // 2 + 1))
-    agree(keys.source, "input_size", chosen["input_size"], trunk.input_size)
-    agree(keys.source, "input_nc", chosen["input_nc"], channels)
-    agree(keys.source, "learn_in_w", chosen["learn_in_w"], architecture.endswith("IntoW"))
+    size = 2 ** (num_styles // 2 + 1)
+    keys.agree(chosen, n_styles=num_styles, output_size=size, stylegan_size=size, input_size=trunk.input_size)
+    keys.agree(chosen, input_nc=channels, learn_in_w=architecture.endswith("IntoW"))
     if decoder is not None and (decoder.w_dim != w_dim or decoder.num_ws > num_styles):
         raise keys.fault(
             f"its encoder gives {num_styles} codes of {w_dim}, its decoder takes {decoder.num_ws} of {decoder.w_dim}"

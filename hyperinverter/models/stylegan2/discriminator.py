@@ -10,7 +10,7 @@ the minibatch standard deviation adds.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -35,7 +35,7 @@ from hyperinverter.utils.distributed import all_rows, own_rows, world_size
 
 @dataclass(frozen=True)
 class DiscriminatorOptions:
-    """What all blocks of a discriminator share; the fields are explained at `Discriminator`."""
+    """What all blocks of a discriminator share; the fields are those of `DiscriminatorConfig`."""
 
     img_channels: int = 3
     architecture: str = "resnet"
@@ -197,14 +197,7 @@ class Discriminator(nn.Module):
         check_architecture(architecture)
         self.resolution, self.c_dim, self.img_channels = resolution, c_dim, img_channels
         self.recompute_from_px: int | None = None
-        options = DiscriminatorOptions(
-            img_channels=img_channels,
-            architecture=architecture,
-            activation=activation,
-            epilogue_activation=epilogue_activation,
-            resample_filter=resample_filter,
-            conv_clamp=conv_clamp,
-        )
+        options = DiscriminatorOptions(**{item.name: given[item.name] for item in fields(DiscriminatorOptions)})
         self.block_names: list[str] = []
         for res in reversed(block_resolutions(resolution)[1:]):
             channels = channels_at(res, channel_base, channel_max)

@@ -5,6 +5,7 @@ weights (float32); the published switch to half precision at high resolutions (n
 """
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 from torch import Tensor, nn
@@ -51,15 +52,7 @@ class Generator(nn.Module):
         super().__init__()
         self.config: dict[str, Any] = {**given, "resample_filter": [float(tap) for tap in resample_filter]}
         self.resolution, self.z_dim, self.w_dim, self.c_dim = resolution, z_dim, w_dim, c_dim
-        options = SynthesisOptions(
-            w_dim=w_dim,
-            img_channels=img_channels,
-            architecture=architecture,
-            use_noise=use_noise,
-            activation=activation,
-            resample_filter=resample_filter,
-            conv_clamp=conv_clamp,
-        )
+        options = SynthesisOptions(**{item.name: given[item.name] for item in fields(SynthesisOptions)})
         self.synthesis = SynthesisNetwork(
             resolution=resolution, channel_base=channel_base, channel_max=channel_max, options=options
         )

@@ -53,7 +53,7 @@ SINGLY_FROM_PX = 128
 
 @dataclass(frozen=True)
 class SynthesisOptions:
-    """What all blocks of a synthesis network share; the fields are explained at `Generator`."""
+    """What all blocks of a synthesis network share; the fields are those of `GeneratorConfig`."""
 
     w_dim: int
     img_channels: int = 3
