@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hyperinverter.data.other_files import NUMBERS
 from hyperinverter.inverters import Inversion, Inverter
-from hyperinverter.published.names import foreign, plain_names
+from hyperinverter.published.container import foreign, plain_names
 from hyperinverter.published.reading import read_published
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.safetensors_io import read_head

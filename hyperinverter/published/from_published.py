@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hyperinverter.published.names import foreign, plain_names
+from hyperinverter.published.container import foreign, plain_names
 from hyperinverter.published.reading import PublishedFile, read_published
 from hyperinverter.utils.errors import UserError
 

@@ -1,7 +1,7 @@
 """NVIDIA's StyleGAN2-ADA generator and discriminator as this project's, and back.
 
 The names of the weights are the same on both sides. What has to be found out is what was built: from the tensors as far
-as they show it, from the arguments that the file carries, and from options. Sources: see `nvidia_arguments`.
+as they show it, from the arguments that the file carries, and from options. Sources: see `nvidia_tensors`.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from hyperinverter.config.checks import problems
 from hyperinverter.config.schema import DiscriminatorConfig, GeneratorConfig
 from hyperinverter.models.stylegan2 import Discriminator, Generator
 from hyperinverter.models.stylegan2.layers import channel_rule
-from hyperinverter.published import nvidia_arguments as arguments
+from hyperinverter.published import nvidia_tensors as tables
 from hyperinverter.published.container import beside
 from hyperinverter.published.from_published import Published
 from hyperinverter.published.keys import Keys, agree, options
@@ -49,16 +49,16 @@ def read_generator(content: Any, source: str, given: dict[str, Any]) -> tuple[Ge
         ValueError: an unknown option.
         UserError: the tensors are not those of such a network, or contradict what was given.
     """
-    what, table = "a StyleGAN2-ADA generator", arguments.GENERATOR
+    what, table = "a StyleGAN2-ADA generator", tables.GENERATOR
     given, num_ws = _options(given, table, "stylegan2_ada_generator", "num_ws")
-    found = _find(content, ("G_ema", "G"), arguments.GENERATOR_ORDER, what, source)
+    found = _find(content, ("G_ema", "G"), tables.GENERATOR_ORDER, what, source)
     keys = Keys(found.state, what, source)
     if keys.left("synthesis.L") or keys.left("synthesis.input."):
         raise keys.fault("it is a StyleGAN3 generator, another architecture; give a StyleGAN2 network")
     sizes = generator_sizes(keys)
     agree(source, "num_ws", num_ws, 2 * len(sizes.widths))
     declared, ignored = _declared(found, given, table, source)
-    declared = {**(arguments.NEWER_GENERATOR if found.is_newer else {}), **declared}
+    declared = {**(tables.NEWER_GENERATOR if found.is_newer else {}), **declared}
     has_mean = "mapping.w_avg" in keys
     if has_mean != (declared.get("w_avg_beta", 0.995) is not None):
         raise keys.fault(
@@ -91,13 +91,13 @@ def read_discriminator(content: Any, source: str, given: dict[str, Any]) -> tupl
         ValueError: an unknown option.
         UserError: the tensors are not those of such a network, or contradict what was given.
     """
-    what, table = "a StyleGAN2-ADA discriminator", arguments.DISCRIMINATOR
+    what, table = "a StyleGAN2-ADA discriminator", tables.DISCRIMINATOR
     given, _ = _options(given, table, "stylegan2_ada_discriminator")
-    found = _find(content, ("D",), arguments.DISCRIMINATOR_ORDER, what, source)
+    found = _find(content, ("D",), tables.DISCRIMINATOR_ORDER, what, source)
     keys = Keys(found.state, what, source)
     sizes = discriminator_sizes(keys)
     declared, ignored = _declared(found, given, table, source)
-    declared = {**(arguments.NEWER_DISCRIMINATOR if found.is_newer else {}), **declared}
+    declared = {**(tables.NEWER_DISCRIMINATOR if found.is_newer else {}), **declared}
     network = build(keys, Discriminator, _config(keys, sizes, declared, table), _state(keys))
     ignored = {**found.ignored, **ignored, **keys.finish()}
     return network, Published("stylegan2_ada_discriminator", network.config, ignored)
@@ -158,14 +158,14 @@ def _find(content: Any, entries: tuple[str, ...], order: tuple[str, ...], what: 
 
 def _takes_flat_arguments(stub: NetworkStub) -> bool:
     """Whether a generator was built by NVlabs/stylegan3, whose StyleGAN2 takes the synthesis arguments flat."""
-    inner = {name.partition(".")[2] for name in arguments.GENERATOR if name.startswith("synthesis_kwargs.")}
+    inner = {name.partition(".")[2] for name in tables.GENERATOR if name.startswith("synthesis_kwargs.")}
     flat = (inner | {"num_fp16_res", "fused_modconv_default"}) & set(stub.init_kwargs)
     return "z_dim" in stub.init_kwargs and bool(flat)
 
 
 def _options(given: dict[str, Any], table: Mapping[str, str], kind: str, also: str = "") -> tuple[dict[str, Any], Any]:
     """The options by this project's names, and the value of one more that is no argument."""
-    known = [*arguments.known(table), *([also] if also else [])]
+    known = [*tables.known(table), *([also] if also else [])]
     options(given, dict.fromkeys(known), kind)
     return {name: value for name, value in given.items() if name != also}, given.get(also)
 
@@ -175,10 +175,10 @@ def _declared(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """What file and options say, by this project's names; an option may not contradict the file."""
     try:
-        declared, ignored = arguments.translate(result.arguments, table)
+        declared, ignored = tables.translate(result.arguments, table)
     except ValueError as error:
         raise UserError(f"{source}: the arguments it was built with: {error}") from error
-    wished, ignored_options = arguments.translate(given, table)
+    wished, ignored_options = tables.translate(given, table)
     for name, value in wished.items():
         if name in declared and declared[name] != value:
             raise UserError(f"{source}: {name}={value!r} was given, but the file says {declared[name]!r}; leave it out")

@@ -21,8 +21,7 @@ from hyperinverter.published.container import MADE, beside
 from hyperinverter.published.from_published import Published
 from hyperinverter.published.keys import Keys, agree, options
 from hyperinverter.published.nvidia import build
-from hyperinverter.published.nvidia_arguments import taps
-from hyperinverter.published.nvidia_tensors import DRAWN, drawn_noise, taps_of
+from hyperinverter.published.nvidia_tensors import DRAWN, drawn_noise, taps, taps_of
 from hyperinverter.utils.errors import UserError
 
 FILTER_GAIN = 4.0  # of up-sampling by 2 in both directions

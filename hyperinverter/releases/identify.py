@@ -11,8 +11,7 @@ from hyperinverter.models.hypernetwork import Hypernetwork
 from hyperinverter.models.mobile_stylegan import MobileGenerator
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.published import KINDS, from_published
-from hyperinverter.published.container import MADE
-from hyperinverter.published.names import foreign, plain_names
+from hyperinverter.published.container import MADE, foreign, plain_names
 from hyperinverter.published.reading import IrNetwork, NetworkStub, PublishedFile
 from hyperinverter.published.vectors import Space, as_direction, is_pca, pca_of
 from hyperinverter.releases.catalog import VECTORS

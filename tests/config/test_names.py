@@ -4,7 +4,7 @@ from hyperinverter.config import names
 
 
 def test_losses_agree():
-    from hyperinverter.losses.total import LOSSES
+    from hyperinverter.losses import LOSSES
 
     assert set(LOSSES) == set(names.LOSSES) and set(names.FACE_LOSSES) <= set(names.LOSSES)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hyperinverter.models.stylegan2 import Discriminator, Generator
 from hyperinverter.ops.upfirdn2d import setup_filter
-from hyperinverter.published import nvidia_arguments as arguments
+from hyperinverter.published import nvidia_tensors as tables
 from hyperinverter.published.rosinality import FILTER_GAIN, _filter_names, _names, _shape
 
 SEPARABLE_TAPS = 8  # published filters with as many taps are stored as one row, and applied along each axis
@@ -28,7 +28,7 @@ def to_published(network: Generator | Discriminator) -> dict[str, Tensor]:
 
 def published_arguments(network: Generator | Discriminator) -> dict[str, Any]:
     """The keyword arguments of NVIDIA's class for the same network, nested as published."""
-    table = arguments.GENERATOR if isinstance(network, Generator) else arguments.DISCRIMINATOR
+    table = tables.GENERATOR if isinstance(network, Generator) else tables.DISCRIMINATOR
     return nest(network.config, table)
 
 

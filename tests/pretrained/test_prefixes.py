@@ -19,7 +19,7 @@ from hyperinverter.checkpoint import read_model
 from hyperinverter.pretrained.files import part_file
 from hyperinverter.pretrained.load import load_generator
 from hyperinverter.published import from_published
-from hyperinverter.published.names import plain_names
+from hyperinverter.published.container import plain_names
 from hyperinverter.published.reading import NetworkStub, PublishedFile, read_published
 from hyperinverter.releases.convert import convert_files
 from hyperinverter.releases.identify import kind_of, recognise

@@ -16,7 +16,7 @@ from hyperinverter.models.target_layers import target_layers, target_names
 from hyperinverter.models.wplus import WPlusConfig, WPlusModel
 from hyperinverter.models.wplus.model import pooled
 from hyperinverter.published import from_published
-from hyperinverter.published.reading import plain
+from hyperinverter.published.reading import files
 from hyperinverter.published.rosinality import read_generator
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.state_dicts import skip_init
@@ -141,7 +141,7 @@ def test_the_hypernetwork_alone_tells_layers_and_shapes(separable):
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_checkpoint_that_stores_the_shared_hypernetwork_once_is_read(layout, zipped, tmp_path, monkeypatch):
     """As published: the shared matrices outweigh the rest, so that name by name it is several times the file."""
-    monkeypatch.setattr(plain, "SPARE_BYTES", 0)
+    monkeypatch.setattr(files, "SPARE_BYTES", 0)
     model, generator = small(token_size=256, code_size=256, shared_columns=16, shared=[0, 2, 3, 5, 6])
     content = released(model, generator)
     if layout == "without decoder":

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hyperinverter.published.reading import plain, read_published
+from hyperinverter.published.reading import files, read_published
 from hyperinverter.utils.errors import UserError
 
 
@@ -11,7 +11,7 @@ from hyperinverter.utils.errors import UserError
 @pytest.mark.parametrize("views", ["whole", "slices", "turned", "nested"])
 def test_numbers_that_are_stored_once_count_once(zipped, views, tmp_path, monkeypatch):
     """HyperStyle names its shared hypernetwork ten times: 1 GB in the file, 6 GB name by name."""
-    monkeypatch.setattr(plain, "SPARE_BYTES", 0)
+    monkeypatch.setattr(files, "SPARE_BYTES", 0)
     table = torch.randn(200, 500, generator=torch.Generator().manual_seed(0))
     names = [f"block.{number}" for number in range(30)]
     state = {
@@ -28,7 +28,7 @@ def test_numbers_that_are_stored_once_count_once(zipped, views, tmp_path, monkey
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_what_grows_when_it_is_read_is_refused(zipped, tmp_path, monkeypatch):
-    monkeypatch.setattr(plain, "SPARE_BYTES", 0)
+    monkeypatch.setattr(files, "SPARE_BYTES", 0)
     table = torch.randn(200, 500)
     for content, told in (
         ({"w": torch.zeros(1).expand(10_000, 10_000)}, "take many times as much memory as the file"),

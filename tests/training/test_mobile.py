@@ -26,7 +26,7 @@ from hyperinverter.config.schema import (
     StyleGAN2Config,
     WeightsConfig,
 )
-from hyperinverter.losses.total import TotalLoss
+from hyperinverter.losses import TotalLoss
 from hyperinverter.models.build import build_generator
 from hyperinverter.models.encoders import LayerwiseEncoder
 from hyperinverter.pretrained.load import load_generator, load_model

@@ -1,19 +1,26 @@
 """Figures 6 and 10: which method people put first, of reconstructions and of edits.
 
-Builds the blind page (`ranking_page`), and counts the votes that it saved. Nobody's votes are made up: without files in
-`votes` there is the page and no figure.
+Builds the blind page (ranking.html with its pictures, used by keyboard or pointer), and counts the votes that it saved.
+Nothing in the page says which method made a picture: pictures have codes, and what a code means lies in another file.
+Questions and pictures are shuffled anew for every participant, in the browser; nothing is sent anywhere. Nobody's votes
+are made up: without files in `votes` there is the page and no figure.
 """
 
+import base64
 import hashlib
+import html
+import io
 import json
 import secrets
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from glob import glob
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from hyperinverter.directions.direction import edit
@@ -21,16 +28,17 @@ from hyperinverter.evaluation.drawing import new_figure, save_figure
 from hyperinverter.evaluation.editability import choose_photos, shown
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.metrics.base import middle_95
-from hyperinverter.reports.html_page import Block, Picture, Table
+from hyperinverter.reports.html_page import Block, Picture, Table, filled
 from hyperinverter.reports.paper.bench import Bench, photos_at
 from hyperinverter.reports.paper.methods import Method
-from hyperinverter.reports.paper.ranking_page import Question, encoded, write_page
 from hyperinverter.reports.paper.values import FIRST_PLACES
 from hyperinverter.reports.reproduce.edits import directions_of
 from hyperinverter.utils.errors import UserError
-from hyperinverter.utils.files import ordinary_bytes
+from hyperinverter.utils.files import ordinary_bytes, write_text
 from hyperinverter.utils.images import to_pil
 
+PAGE = Path(__file__).with_suffix(".html")
+MOST_PX = 512  # side of a picture on the page
 TASKS = ("reconstruction", "editing")
 RESAMPLES = 1000
 MOST_BYTES = 10_000_000  # of a file of votes, which holds 12 letters a picture
@@ -48,6 +56,38 @@ ASKED = {
         "editing": "Each picture is the input with this changed: {edit}. Rank how well all other details are kept.",
     },
 }
+
+
+@dataclass(frozen=True)
+class Question:
+    """One photo and what the methods made of it.
+
+    Attributes:
+        photo: the input, as `encoded` gives it.
+        pictures: code -> what a method made, as `encoded` gives it.
+    """
+
+    id: str
+    task: str
+    text: str
+    photo: str
+    pictures: dict[str, str]
+
+
+def encoded(picture: Image.Image) -> str:
+    """A picture as a data address, at most MOST_PX wide."""
+    small = picture.copy()
+    small.thumbnail((MOST_PX, MOST_PX), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def write_page(path: Path, page_id: str, title: str, questions: Sequence[Question]) -> None:
+    """Write the page; `page_id` stands in the votes it saves."""
+    data = json.dumps({"page": page_id, "questions": [asdict(question) for question in questions]})
+    safe = data.replace("<", "\\u003c")  # no text of it ends the script
+    write_text(path, filled(PAGE, TITLE=html.escape(title), DATA=safe))
 
 
 def ranking(figure: str) -> Callable[[Bench], dict[str, Any]]:
