@@ -56,7 +56,4 @@ TUNING_PERCEPTUAL = ("lpips", "lpips_vgg", "squeezenet_features", "discriminator
 DATASETS = ("celeba_hq", "ffhq", "lsun_church", "folder")
 
 # What every command but convert needs of a generator and a discriminator: key -> value, and in words.
-SERVED = {
-    "img_channels": (3, "colour images (img_channels 3)"),
-    "c_dim": (0, "networks without classes (c_dim 0)"),
-}
+SERVED = {"img_channels": (3, "colour images (img_channels 3)"), "c_dim": (0, "networks without classes (c_dim 0)")}

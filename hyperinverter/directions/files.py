@@ -85,12 +85,7 @@ def _read(path: Path, space: Space) -> Direction:
         if file.config.get("space") == "S":
             vector, where = laid_out(file.state["direction"], space), place_of(file.config)
             return StyleDirection(path.stem, vector, *about, **where)
-        return Direction(
-            path.stem,
-            laid_out(file.state["direction"], space),
-            *about,
-            styles,
-        )
+        return Direction(path.stem, laid_out(file.state["direction"], space), *about, styles)
     if set(file.state) == {"component", "mean"} and {"start", "end"} <= set(file.config):
         state, where = file.state, {key: file.config[key] for key in ("start", "end")}
         direction = AbsoluteDirection(path.stem, state["component"], *about, mean=state["mean"], **where)

@@ -307,11 +307,7 @@ def _finish(
         "domain": inverter.domain.name,
         "resolution": inverter.resolution,
         "method": inverter.name,
-        "model": {
-            "name": inverter.model_name,
-            "hash": inverter.model_hash,
-            "generator_hash": inverter.generator_hash,
-        },
+        "model": {"name": inverter.model_name, "hash": inverter.model_hash, "generator_hash": inverter.generator_hash},
         "align": config.align,
         "skipped": inputs.skipped,
         "face_detector": inputs.finder,  # null: faces were not looked at

@@ -193,12 +193,7 @@ def open_images(
         source = open_source(data.root, data.kind, data.max_images, data.max_megapixels, size)
         source = source if chosen is None else Subset(source, chosen)
     return Batches(
-        source,
-        size,
-        on_bad_file=data.on_bad_file,
-        cache_mib=data.cache_mib,
-        workers=data.workers,
-        device=device,
+        source, size, on_bad_file=data.on_bad_file, cache_mib=data.cache_mib, workers=data.workers, device=device
     )
 
 

@@ -12,16 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from hyperinverter.extractors.crop import (
-    crop_quad,
-    ffhq_quad,
-    from_crop,
-    glimpse,
-    outside,
-    quad_of,
-    square,
-    turned,
-)
+from hyperinverter.extractors.crop import crop_quad, ffhq_quad, from_crop, glimpse, outside, quad_of, square, turned
 from hyperinverter.extractors.face_finder import DLIB_ALONE, FaceFinder, dlib_models, face_finder, has_landmark_model
 from hyperinverter.utils.decode import BadImageError
 from hyperinverter.utils.errors import UserError

@@ -113,10 +113,7 @@ class TotalLoss(nn.Module):
 
 
 def build_losses(
-    loss_weights: dict[str, float],
-    *,
-    discriminator: Discriminator | None = None,
-    loss_resolution: int = 256,
+    loss_weights: dict[str, float], *, discriminator: Discriminator | None = None, loss_resolution: int = 256
 ) -> TotalLoss:
     """Build every loss with a weight above 0; a weight of 0 needs no network.
 

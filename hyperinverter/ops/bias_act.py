@@ -38,11 +38,7 @@ _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def bias_act(
-    x: Tensor,
-    b: Tensor | None = None,
-    act: str = "linear",
-    gain: float | None = None,
-    clamp: float | None = None,
+    x: Tensor, b: Tensor | None = None, act: str = "linear", gain: float | None = None, clamp: float | None = None
 ) -> Tensor:
     """Add a bias per channel, apply the activation, multiply by the gain, clamp.
 

@@ -38,12 +38,7 @@ def w_encoder(
 
 
 def layerwise_encoder(
-    keys: Keys,
-    *,
-    input_size: int,
-    strides: Sequence[int] | None = None,
-    feature_size: int | None = None,
-    **told: Any,
+    keys: Keys, *, input_size: int, strides: Sequence[int] | None = None, feature_size: int | None = None, **told: Any
 ) -> tuple[LayerwiseEncoder, dict[str, Any]]:
     """E2 and what builds it again; `told`: n_styles, output_size, encoder_type, which the tensors show."""
     trunk, channels = _trunk(keys, input_size, strides)
@@ -103,12 +98,7 @@ def hypernetwork(
 
 
 def regressor(
-    keys: Keys,
-    *,
-    weight_layout: str,
-    kernel_size: int | None = None,
-    out_channels: int | None = None,
-    **told: Any,
+    keys: Keys, *, weight_layout: str, kernel_size: int | None = None, out_channels: int | None = None, **told: Any
 ) -> tuple[WeightRegressor, dict[str, Any]]:
     """The hypernetwork of one layer, whose name is not known, and what builds it again.
 

@@ -53,12 +53,7 @@ class Resumed:
 
 
 def find_state(
-    config: TrainConfig,
-    *,
-    trainer: str,
-    networks: Sequence[str],
-    frozen: dict[str, str],
-    settings: Sequence[str] = (),
+    config: TrainConfig, *, trainer: str, networks: Sequence[str], frozen: dict[str, str], settings: Sequence[str] = ()
 ) -> Resumed:
     """Find and check the state that `config.resume` asks for.
 

@@ -24,14 +24,7 @@ from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.models.hypernetwork import UPDATE_UNIT
 from hyperinverter.models.stylegan2 import Discriminator, Generator
 from hyperinverter.pretrained.files import find_network_file, part_file, weights_file
-from hyperinverter.pretrained.load import (
-    check_domain,
-    fill,
-    hash_of,
-    load_discriminator,
-    load_model,
-    load_w_encoder,
-)
+from hyperinverter.pretrained.load import check_domain, fill, hash_of, load_discriminator, load_model, load_w_encoder
 from hyperinverter.published.reading import read_published
 from hyperinverter.releases.obtain import obtain, obtain_weights
 from hyperinverter.training.optim import build_optimizer

@@ -15,12 +15,7 @@ from hyperinverter.config.recorded import recorded_section
 from hyperinverter.config.schema import EncoderConfig
 from hyperinverter.models.backbones import Trunk
 from hyperinverter.models.stylegan2 import Generator
-from hyperinverter.models.wplus.encoders import (
-    ENCODERS,
-    BackboneEncoder,
-    GradualStyleEncoder,
-    LastLayerWPlusEncoder,
-)
+from hyperinverter.models.wplus.encoders import ENCODERS, BackboneEncoder, GradualStyleEncoder, LastLayerWPlusEncoder
 from hyperinverter.utils.errors import UserError
 
 RESTYLE_ITERATIONS = 5  # published

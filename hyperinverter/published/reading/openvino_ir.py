@@ -133,10 +133,7 @@ def read_ir(xml: memoryview, numbers: memoryview, budget: Budget) -> IrNetwork:
 
 
 def _constant(
-    layer: IrLayer,
-    numbers: memoryview,
-    budget: Budget,
-    shared: dict[tuple[int, torch.dtype, tuple[int, ...]], Tensor],
+    layer: IrLayer, numbers: memoryview, budget: Budget, shared: dict[tuple[int, torch.dtype, tuple[int, ...]], Tensor]
 ) -> Tensor:
     """A constant's tensor, its place and shape checked; one place that several name is copied once."""
     message = f"constant {shown(layer.name)}"

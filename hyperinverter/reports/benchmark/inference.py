@@ -88,12 +88,7 @@ class Difference:
 
 
 def measure_inference(
-    model: LoadedModel,
-    batch_size: int,
-    names: list[str],
-    rounds: Rounds,
-    device: torch.device,
-    ceiling: Ceiling,
+    model: LoadedModel, batch_size: int, names: list[str], rounds: Rounds, device: torch.device, ceiling: Ceiling
 ) -> dict[str, Any]:
     """One batch size of one model.
 

@@ -1,8 +1,9 @@
 """benchmark.json -> Markdown: the tables of one device, and the published page of several."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
+from hyperinverter.evaluation.tables import table
 from hyperinverter.reports.benchmark.counting import STAGES
 from hyperinverter.reports.benchmark.loading import loading_rows
 from hyperinverter.utils.text import counted
@@ -46,7 +47,7 @@ def _apps(apps: list[dict[str, Any]]) -> Iterator[str]:
         "worked."
     )
     heads = ["domain", "slider", "px", "ms", "p95", "of the processor", "rounds", "over the synthesis alone"]
-    yield _table(heads, rows)
+    yield table(heads, rows)
 
 
 def _domain(run: dict[str, Any]) -> Iterator[str]:
@@ -93,7 +94,7 @@ def _inference(run: dict[str, Any]) -> str:
             )
     heads = ["D", "batch", "side", "ms per image", "images/s", "ms per call (p95)", "rounds", "times as fast"]
     heads += ["of matrix ceiling", "of copy ceiling", "image difference: largest (of range), mean"]
-    return _titled("**Inversion**, from an image to its reconstruction:", _table(heads, rows))
+    return _titled("**Inversion**, from an image to its reconstruction:", heads, rows)
 
 
 def _stages(run: dict[str, Any]) -> str:
@@ -123,7 +124,7 @@ def _stages(run: dict[str, Any]) -> str:
             f"Stages, D = {case['hidden_size']}, batch {case['batch_size']}, ms per call [share of the matrix and of "
             f"the copy ceiling; moved]; parameters {counts['total']['parameter_bytes'] / 2**20:,.0f} MiB:"
         )
-        parts.append(_titled(title, _table(["stage", "GMAC", *sides], rows)))
+        parts.append(_titled(title, ["stage", "GMAC", *sides], rows))
     return "\n\n".join(parts)
 
 
@@ -138,7 +139,7 @@ def _slider(run: dict[str, Any]) -> str:
         f"**Slider** ({slider['side']}, D = {slider['hidden_size']}, one image): rendering after an edit takes "
         f"{share['median']:.2f} of an inversion [{share['least']:.2f} to {share['most']:.2f}]:"
     )
-    return _titled(title, _table(["", "ms", "p95", "rounds"], rows))
+    return _titled(title, ["", "ms", "p95", "rounds"], rows)
 
 
 def _training(run: dict[str, Any]) -> str:
@@ -171,7 +172,7 @@ def _training(run: dict[str, Any]) -> str:
         "networks whose BatchNorm sees two images make it large, because they amplify rounding; trained ones on more "
         "images show what a precision costs:"
     )
-    return _titled(title, _table(heads, rows))
+    return _titled(title, heads, rows)
 
 
 def _loading(run: dict[str, Any]) -> str:
@@ -180,7 +181,7 @@ def _loading(run: dict[str, Any]) -> str:
         name, side = list(case["sides"].items())[-1]  # the fastest stands last
         steps[f"{case['phase']}, {name}"] = 1000 / side["stages"]["total"]["ms_per_image"]
     heads, rows = loading_rows(run.get("loading", []), steps)
-    return _titled("**Reading from disk**, by the threads that decode, beside the steps above:", _table(heads, rows))
+    return _titled("**Reading from disk**, by the threads that decode, beside the steps above:", heads, rows)
 
 
 def _memory(run: dict[str, Any]) -> str:
@@ -194,8 +195,8 @@ def _memory(run: dict[str, Any]) -> str:
     constant = ", ".join(
         f"batch {n}: {_mib(held['ours'][n])} (ours), {_mib(held['reference'][n])} (reference)" for n in held["ours"]
     )
-    table = _table(["what", "batch", "side", "before, MiB", "peak, MiB", "rise, MiB"], rows)
-    return f"**Memory.** Generators held, MiB: {constant}." + (f" Peak: {how}.\n\n{table}" if rows else "")
+    heads = ["what", "batch", "side", "before, MiB", "peak, MiB", "rise, MiB"]
+    return f"**Memory.** Generators held, MiB: {constant}." + (f" Peak: {how}.\n\n{table(heads, rows)}" if rows else "")
 
 
 def _budget(run: dict[str, Any]) -> str:
@@ -217,19 +218,11 @@ def _budget(run: dict[str, Any]) -> str:
         "aside:"
     )
     heads = ["side", "D", "batch", *(part.replace("_", " ") for part in parts), "within 12 GiB"]
-    return _titled(title, _table(heads, rows))
+    return _titled(title, heads, rows)
 
 
-def _titled(title: str, table: str) -> str:
-    return f"{title}\n\n{table}" if table else ""
-
-
-def _table(heads: list[str], rows: Iterable[list[Any]]) -> str:
-    rows = list(rows)
-    if not rows:
-        return ""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+def _titled(title: str, heads: list[str], rows: list[list[Any]]) -> str:
+    return f"{title}\n\n{table(heads, rows)}" if rows else ""
 
 
 def _ms(value: float) -> str:
