@@ -37,9 +37,6 @@ KINDS = ("generator", "early_head", "discriminator", "w_encoder", "hyperinverter
          "moco", "lpips", "trunk")  # fmt: skip
 
 
-# --------------------------------------------------------------------------------------------------- models
-
-
 @dataclass
 class ModelFile:
     """What a model file holds; `state` is float32 whatever the precision on disk."""
@@ -184,9 +181,6 @@ def _is_deep(value: object) -> bool:
         level = [inner for outer in level if isinstance(outer, dict | list)
                  for inner in (outer.values() if isinstance(outer, dict) else outer)]  # fmt: skip
     return bool(level)
-
-
-# ------------------------------------------------------------------------------------------- training states
 
 
 def save_training_state(folder: str | Path, step: int, state: dict, keep: int = 2) -> Path:

@@ -46,9 +46,6 @@ def problems(config: Any) -> Iterator[Problem]:
     return problems_by(CHECKS, config)
 
 
-# ------------------------------------------------------------------------------------------- sections of a run
-
-
 def _photos(c: s.PhotosConfig) -> Iterator[Problem]:
     if "" in ([c.root] if isinstance(c.root, str) else c.root or []):  # it would mean the folder one is in
         yield Problem(("root",), "is an empty name; write a folder or file, or '.' for the current folder")
@@ -100,9 +97,6 @@ def _schedule(c: s.ScheduleConfig) -> Iterator[Problem]:
     yield from choice(c, "lr_decay_shape", s.DECAY_SHAPES)
     yield from between_0_and_1(c, "lr_decay_to")
     yield from at_least(c, 0, "lr_decay_steps")
-
-
-# ------------------------------------------------------------------------------------------- whole configs
 
 
 def _prepare(c: s.PrepareConfig) -> Iterator[Problem]:

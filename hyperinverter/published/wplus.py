@@ -124,9 +124,6 @@ def _read(content: Any, source: str, given: dict[str, Any], family: str) -> tupl
     return network, Published("", sizes, result.finish())
 
 
-# ------------------------------------------------------------------------------------------- what it consists of
-
-
 @dataclass
 class Checkpoint:
     """A checkpoint taken apart: its tensors, the run's options, the average code, what was ignored.

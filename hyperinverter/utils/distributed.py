@@ -45,9 +45,6 @@ class PeerLost(UserError):
     is_reported = False  # each process says that it ends
 
 
-# ----------------------------------------------------------------------------------------------- who is there
-
-
 def processes_started() -> int:
     """Processes that torchrun started together, read from its environment; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
@@ -155,9 +152,6 @@ def _is_first_to_say(message: str) -> bool:
     return is_first
 
 
-# --------------------------------------------------------------------------------------------- sharing a batch
-
-
 def check_divides(key: str, size: int, parts: int = 1) -> None:
     """Refuse a batch that the processes cannot share equally.
 
@@ -233,9 +227,6 @@ def all_rows(x: Tensor) -> Tensor:
     return _Sum.apply(whole.index_copy(0, mine, x))
 
 
-# -------------------------------------------------------------------------------------------------------- means
-
-
 @torch.no_grad()
 def average(x: Tensor) -> Tensor:
     """Mean over processes, without gradients."""
@@ -243,10 +234,6 @@ def average(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-
-# ----------------------------------------------------------------------------------------------- plain objects
-
-
 def gather_to_all(value: T) -> list[T]:
     """The value of every process, by rank; everywhere. Plain types and CPU tensors."""
     if world_size() == 1:

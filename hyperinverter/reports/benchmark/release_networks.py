@@ -128,9 +128,6 @@ Weights = Mapping[str, Tensor]
 COARSE, MIDDLE = 3, 7  # published: styles 0-2 read the coarsest map, 3-6 the middle one
 
 
-# ------------------------------------------------------------------------------------------------------- generator
-
-
 def synthesis(g: Weights, ws: Tensor, resolution: int, residuals: Weights | None = None) -> Tensor:
     """Draw images with one set of weights.
 
@@ -174,9 +171,6 @@ def synthesis(g: Weights, ws: Tensor, resolution: int, residuals: Weights | None
         image = rgb if image is None else image.add_(rgb)
         res *= 2
     return image
-
-
-# -------------------------------------------------------------------------------------------------------- encoders
 
 
 def resize(images: Tensor, size: int) -> Tensor:
@@ -262,9 +256,6 @@ def layerwise_encoder(e: Weights, images: Tensor, config: LayerwiseEncoderConfig
     return torch.stack(codes, dim=1)
 
 
-# --------------------------------------------------------------------------------------------------- hypernetworks
-
-
 def weight_regressor(r: Weights, h_w: Tensor, h: Tensor, shape: tuple[int, ...], signed: bool = False) -> Tensor:
     """One hypernetwork: features of Phase I image and input [N, C, 8, 8] -> residual [N, *shape].
 
@@ -284,9 +275,6 @@ def weight_regressor(r: Weights, h_w: Tensor, h: Tensor, shape: tuple[int, ...],
     token, hidden = x.flatten(1), r["w2"].shape[0]
     rows = (token @ r["w1"] + r["b1"]).view(len(token), -1, hidden)  # [N, I, D]
     return (torch.matmul(rows, r["w2"]) + r["b2"]).view(len(token), *shape)
-
-
-# --------------------------------------------------------------------------------------------------- discriminator
 
 
 def discriminator(d: Weights, images: Tensor, resolution: int, group_size: int | None) -> Tensor:
