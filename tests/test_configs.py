@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hyperinverter.config.encoder_schema import TrainEncoderConfig
+from hyperinverter.config.encoder_schema import Phase3Config, TrainEncoderConfig
 from hyperinverter.config.load import list_domains, load_config, load_domain, to_yaml
 from hyperinverter.config.model_schema import (
     AppConfig,
@@ -16,7 +16,6 @@ from hyperinverter.config.model_schema import (
     ListConfig,
     VideoConfig,
 )
-from hyperinverter.config.phase3_schema import Phase3Config
 from hyperinverter.config.report_schema import AblateConfig, AnalyzeConfig, BenchmarkConfig, DemoConfig, ReproduceConfig
 from hyperinverter.config.schema import (
     AlignConfig,

@@ -16,9 +16,9 @@ from hyperinverter.config.encoder_schema import (
     TRUNKS_FROM,
     HyperStyleSizes,
     LatentDiscriminatorConfig,
+    Phase3Config,
     TrainEncoderConfig,
 )
-from hyperinverter.config.phase3_schema import Phase3Config
 from hyperinverter.config.report_checks import REPORT_CHECKS, edits, which_face
 from hyperinverter.config.report_schema import DemoConfig
 from hyperinverter.config.rules import (

@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 
 import hyperinverter
-from hyperinverter.config import encoder_schema, model_schema, phase3_schema, report_schema, schema
+from hyperinverter.config import encoder_schema, model_schema, report_schema, schema
 from hyperinverter.config.cli import ANEW, FROM_CHECKPOINT, GOES_ON, Command, run, stop
 from hyperinverter.config.faults import did_you_mean
-from hyperinverter.config.weights import ConvertConfig, DownloadConfig, InspectConfig
+from hyperinverter.config.model_schema import ConvertConfig, DownloadConfig, InspectConfig
 
 EVALUATION = "hyperinverter.evaluation"
 PHOTOS_OR_INVERSIONS = (
@@ -131,7 +131,7 @@ COMMANDS: dict[str, Command] = {
         again=FROM_CHECKPOINT,
     ),
     "train phase3": Command(
-        phase3_schema.Phase3Config,
+        encoder_schema.Phase3Config,
         "hyperinverter.training.phase3:train",
         "configs/phase3/faces64.yaml",
         "Train Phase III, beyond the paper: a small residual of one feature map of the generator, and how it follows "

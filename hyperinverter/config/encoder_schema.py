@@ -1,4 +1,4 @@
-"""Settings of train encoder: pSp, e4e, ReStyle and HyperStyle, trained on a domain's generator.
+"""Settings of train encoder (pSp, e4e, ReStyle and HyperStyle) and, beyond the paper, of train phase3.
 
 Defaults are the published ones: pSp (Richardson et al., CVPR 2021, arXiv:2008.00951), e4e (Tov et al., SIGGRAPH 2021,
 arXiv:2102.02766), ReStyle (Alaluf et al., ICCV 2021, arXiv:2104.02699), HyperStyle (Alaluf et al., CVPR 2022,
@@ -55,3 +55,16 @@ class TrainEncoderConfig(PhaseConfig):
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(name="ranger", lr=1e-4, betas=[0.95, 0.999], eps=1e-5)
     )
+
+
+@dataclass
+class Phase3Config(PhaseConfig):
+    """Train the feature residual with E1, E2, hypernetworks and the generator frozen."""
+
+    # of pairs of samples, of which the first is inverted and edited to become the second; 0 leaves them out
+    pair_weight: float = 1.0
+    cycle_weight: float = 0.5  # of photos that are edited, inverted again, and edited back; 0 leaves them out
+    cycle_every: int = 2  # in every so many steps, with the weight times that number
+    edit_reach: float = 0.5  # these edits are random steps in W, up to this share of the way to another w
+    edit_directions: list[str] = field(default_factory=list)  # a part of the images steps along these instead
+    edit_directed: float = 0.5  # this part

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from hyperinverter.config.weights import InspectConfig
+from hyperinverter.config.model_schema import InspectConfig
 from hyperinverter.utils.decode import BRANDS, FORMATS
 from hyperinverter.utils.errors import DAMAGED, UserError, reason_of
 from hyperinverter.utils.files import ordinary_bytes

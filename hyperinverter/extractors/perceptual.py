@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hyperinverter.extractors.base import CARRIED, Extractor, check_size, load_exactly
 from hyperinverter.models.lpips_network import LpipsNetwork
 from hyperinverter.models.stylegan2 import Discriminator
-from hyperinverter.ops.perceptual import perceptual_distance, unit_normalise
+from hyperinverter.ops.distances import perceptual_distance, unit_normalise
 from hyperinverter.published import from_published
 
 # Caffe's ImageNet mean in its channel order B, G, R and its range 0..255.

@@ -19,7 +19,7 @@ from hyperinverter.extractors.mobilefacenet import MobileFaceNet
 from hyperinverter.extractors.resize import at_most
 from hyperinverter.inverters.perceptual import Perceptual, find_perceptual
 from hyperinverter.models.stylegan2 import Generator
-from hyperinverter.ops.changes import relative_difference
+from hyperinverter.ops.distances import relative_difference
 from hyperinverter.utils.errors import UserError
 
 Draw = Callable[[Tensor, dict[str, Tensor], int], Tensor]

@@ -12,7 +12,7 @@ a file are read as data, not by `torch.load`.
 import torch
 from torch import Tensor, nn
 
-from hyperinverter.ops.perceptual import perceptual_distance, unit_normalise
+from hyperinverter.ops.distances import perceptual_distance, unit_normalise
 
 # Published z-score of images in [-1, 1]: ImageNet's mean and std, moved to that range.
 MEAN = (-0.030, -0.088, -0.188)

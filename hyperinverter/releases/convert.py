@@ -12,8 +12,8 @@ from torch import Tensor
 
 from hyperinverter.checkpoint import MODEL_FORMAT, read_model, save_model
 from hyperinverter.config.load import list_domains, load_domain
+from hyperinverter.config.model_schema import ConvertConfig
 from hyperinverter.config.schema import DomainConfig
-from hyperinverter.config.weights import ConvertConfig
 from hyperinverter.config.yaml_text import parse_value
 from hyperinverter.pretrained.load import check_served
 from hyperinverter.published import from_published

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from hyperinverter.config.weights import DownloadConfig
+from hyperinverter.config.model_schema import DownloadConfig
 from hyperinverter.releases.catalog import (
     VECTORS,
     CatalogEntry,

@@ -18,7 +18,7 @@ from hyperinverter.config.schema import DomainConfig, Phase2Config
 from hyperinverter.directions.files import load_direction
 from hyperinverter.extractors.resize import at_most
 from hyperinverter.models.hyperinverter import HyperInverterNetwork, HyperInverterOutput
-from hyperinverter.ops.changes import relative_difference
+from hyperinverter.ops.distances import relative_difference
 from hyperinverter.published.vectors import Space
 from hyperinverter.releases.obtain import obtain_weights
 from hyperinverter.training.optim import split_microbatches

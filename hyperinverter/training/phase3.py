@@ -16,7 +16,7 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
-from hyperinverter.config.phase3_schema import Phase3Config
+from hyperinverter.config.encoder_schema import Phase3Config
 from hyperinverter.data import check_training_data, open_training_data
 from hyperinverter.losses import TotalLoss, build_losses
 from hyperinverter.models.feature_residual import Phase3Network, Predicted

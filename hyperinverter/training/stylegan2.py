@@ -33,13 +33,13 @@ from hyperinverter.releases.obtain import obtain
 from hyperinverter.training.augment import Augmentation
 from hyperinverter.training.common import set_up
 from hyperinverter.training.export import export_gan
-from hyperinverter.training.gan_validation import SampleDistance
 from hyperinverter.training.guard import guarded
 from hyperinverter.training.optim import build_optimizer, set_rates, split_microbatches, step_over_parts
 from hyperinverter.training.progress import due_at, open_run
 from hyperinverter.training.resume import Parts, Resumed, find_state, restore, save_state
 from hyperinverter.training.start import notes_on_photos
 from hyperinverter.training.state_checks import read_from
+from hyperinverter.training.validation import SampleDistance
 from hyperinverter.utils import distributed
 from hyperinverter.utils.device import to_device
 from hyperinverter.utils.distributed import (

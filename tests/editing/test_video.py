@@ -15,8 +15,7 @@ from hyperinverter.data.inspect_image import inspect_image
 from hyperinverter.directions import Direction, save_direction
 from hyperinverter.editing.video import command, tracks
 from hyperinverter.editing.video.command import edit_video
-from hyperinverter.editing.video.flicker import Flicker
-from hyperinverter.editing.video.tracks import FacePath, Tracker, smooth_paths
+from hyperinverter.editing.video.tracks import FacePath, Flicker, Tracker, smooth_paths
 from hyperinverter.extractors.face_finder import face_finder
 from hyperinverter.inverters import Inversion, load
 from hyperinverter.utils.errors import UserError

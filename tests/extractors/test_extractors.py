@@ -8,18 +8,18 @@ import torch
 from PIL import Image
 from torch import nn
 
-from hyperinverter.extractors import base, dlib_face, onnx_faces, ssrnet
+from hyperinverter.extractors import base, dlib_face, face_judges, onnx_faces
 from hyperinverter.extractors.base import Extractor, read_network
 from hyperinverter.extractors.dlib_face import DlibFace
+from hyperinverter.extractors.face_judges import SsrNetAge
 from hyperinverter.extractors.identity import ArcFace, CurricularFace, Moco
 from hyperinverter.extractors.mobilefacenet import MobileFaceNet, MobileFaceNetwork
 from hyperinverter.extractors.onnx_faces import EmotionHappy, FaceResAge, FrFeature, FsaNetYaw
 from hyperinverter.extractors.perceptual import DiscriminatorFeatures, Lpips, SqueezeNetFeatures, build_network
 from hyperinverter.extractors.resize import at_most, crop_resize
-from hyperinverter.extractors.ssrnet import SsrNetAge
 from hyperinverter.models.face_network import FaceNetwork
 from hyperinverter.models.stylegan2 import Discriminator
-from hyperinverter.ops.perceptual import perceptual_distance, unit_normalise
+from hyperinverter.ops.distances import perceptual_distance, unit_normalise
 from hyperinverter.releases.catalog import catalog
 from hyperinverter.utils.errors import UserError
 
@@ -60,7 +60,7 @@ def face(depths: tuple[int, ...], **options: bool) -> dict[str, torch.Tensor]:
 
 def lively_age() -> dict[str, torch.Tensor]:
     """Every bin's ReLU is alive, so that each stage has a say, and widths stay as they are: tanh of much is -1."""
-    network = ssrnet.SsrNetwork()
+    network = face_judges.SsrNetwork()
     lively(network)
     for stage in network.stages:
         for layer in (*stage.mixes, stage.hidden, stage.bins):
@@ -214,7 +214,7 @@ def test_a_file_that_carries_code_or_rubbish_is_refused(suffix, tmp_path, capsys
 
 
 def test_a_package_that_is_not_installed_is_a_reason(monkeypatch):
-    for module, name in ((dlib_face, "has_dlib"), (ssrnet, "find_spec"), (onnx_faces, "find_spec")):
+    for module, name in ((dlib_face, "has_dlib"), (face_judges, "find_spec"), (onnx_faces, "find_spec")):
         monkeypatch.setattr(module, name, lambda *_: None)
     monkeypatch.setattr(base, "locate", lambda name: name)
     for extractor in (DlibFace, SsrNetAge, FsaNetYaw, FaceResAge, EmotionHappy, FrFeature):
@@ -223,7 +223,7 @@ def test_a_package_that_is_not_installed_is_a_reason(monkeypatch):
 
 def test_age_by_hand():
     """Bins of equal width and certain probabilities: 101 years in three, of these the second in three, and so on."""
-    network = ssrnet.SsrNetwork()
+    network = face_judges.SsrNetwork()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.zero_()
@@ -233,7 +233,7 @@ def test_age_by_hand():
 
 
 def test_keras_arrays_find_their_places():
-    state = ssrnet.SsrNetwork().state_dict()
+    state = face_judges.SsrNetwork().state_dict()
     keras = {}
     for i, (stream, start) in enumerate((("large", 1), ("small", 5))):
         for k in range(4):
@@ -241,7 +241,7 @@ def test_keras_arrays_find_their_places():
             keras[f"batch_normalization_{start + k}/moving_mean:0"] = np.full(16 if i else 32, start + k)
     keras["dense_5/kernel:0"] = state["stages.1.mixes.1.weight"].T.numpy()
     keras["pred_age_stage3/bias:0"] = np.arange(3)
-    found = ssrnet.from_keras(keras)
+    found = face_judges.from_keras(keras)
     assert all(found[key].shape == state[key].shape for key in found)
     torch.testing.assert_close(found["small.convs.2.weight"], state["small.convs.2.weight"])
     assert found["small.norms.0.running_mean"][0] == 5 and found["stages.2.bins.bias"].tolist() == [0, 1, 2]

@@ -8,10 +8,10 @@ import torch
 
 from hyperinverter.data import Batches, open_source
 from hyperinverter.extractors.dlib_face import DlibFace
+from hyperinverter.extractors.face_judges import SsrNetAge
 from hyperinverter.extractors.mobilefacenet import MobileFaceNet
 from hyperinverter.extractors.onnx_faces import EmotionHappy, FaceResAge, FrFeature, FsaNetYaw
 from hyperinverter.extractors.perceptual import Lpips, SqueezeNetFeatures
-from hyperinverter.extractors.ssrnet import SsrNetAge
 
 SIBLING = Path(__file__).parents[3] / "shared" / "data" / "nets"
 PHOTOS = SIBLING.parent / "photos" / "aligned"  # twelve people

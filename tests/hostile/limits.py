@@ -15,7 +15,7 @@ SAFETY_BYTES = 1_500_000_000  # beyond which nothing is given, so that a failing
 # what readings.py imports: Python 3.11 looks for the modules named here on the usual path only
 PRELOADED = [
     "hyperinverter.config", "hyperinverter.directions.files", "hyperinverter.editing.learn",
-    "hyperinverter.extractors.ssrnet", "hyperinverter.inverters", "hyperinverter.pretrained.load",
+    "hyperinverter.extractors.face_judges", "hyperinverter.inverters", "hyperinverter.pretrained.load",
     "hyperinverter.published.released", "h5py", "torchvision.io",
 ]  # fmt: skip
 

@@ -13,7 +13,7 @@ from hyperinverter.data.inspect_image import inspect_image
 from hyperinverter.data.sources import open_source
 from hyperinverter.directions.files import load_direction
 from hyperinverter.editing.learn import read_labels
-from hyperinverter.extractors.ssrnet import _read_h5
+from hyperinverter.extractors.face_judges import _read_h5
 from hyperinverter.inverters import Inversion
 from hyperinverter.pretrained.load import load_generator, load_model
 from hyperinverter.published import from_published

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from hyperinverter.extractors.face_judges import _read_h5
 from hyperinverter.extractors.identity import ArcFace, Moco
 from hyperinverter.extractors.mobilefacenet import MobileFaceNet, MobileFaceNetwork
-from hyperinverter.extractors.ssrnet import _read_h5
 from hyperinverter.utils.errors import UserError
 
 NETWORKS = (MobileFaceNet, ArcFace, Moco)

@@ -9,10 +9,10 @@ import pytest
 
 from hyperinverter.config.model_schema import ExportConfig
 from hyperinverter.evaluation.export_model import export_model
+from hyperinverter.extractors.face_judges import SsrNetAge
 from hyperinverter.extractors.mobilefacenet import MobileFaceNet
 from hyperinverter.extractors.onnx_faces import EmotionHappy, FsaNetYaw
 from hyperinverter.extractors.perceptual import Lpips, SqueezeNetFeatures
-from hyperinverter.extractors.ssrnet import SsrNetAge
 from hyperinverter.pretrained.files import find_model_folder
 from hyperinverter.releases import shipped
 from hyperinverter.releases.catalog import released_models

@@ -12,8 +12,12 @@ import torch
 from PIL import Image
 
 from hyperinverter.checkpoint import save_model
-from hyperinverter.config.encoder_schema import HyperStyleSizes, LatentDiscriminatorConfig, TrainEncoderConfig
-from hyperinverter.config.phase3_schema import Phase3Config
+from hyperinverter.config.encoder_schema import (
+    HyperStyleSizes,
+    LatentDiscriminatorConfig,
+    Phase3Config,
+    TrainEncoderConfig,
+)
 from hyperinverter.config.schema import (
     MOBILE,
     AdversarialConfig,

@@ -16,7 +16,7 @@ from hyperinverter.directions.direction import Direction
 from hyperinverter.directions.files import save_direction
 from hyperinverter.directions.ganspace import AbsoluteDirection
 from hyperinverter.losses import build_losses
-from hyperinverter.ops.changes import SMALLEST_CHANGE, SMALLEST_OF_BAND, octaves
+from hyperinverter.ops.distances import SMALLEST_CHANGE, SMALLEST_OF_BAND, octaves
 from hyperinverter.pretrained.load import load_model
 from hyperinverter.training import edit_consistency, phase2
 from hyperinverter.training.edit_consistency import Edits, load_steps

@@ -10,7 +10,7 @@ from torch.nn.functional import softplus
 from hyperinverter.checkpoint import load_training_state, read_model
 from hyperinverter.config.schema import DataConfig, OptimizerConfig
 from hyperinverter.models.stylegan2 import Discriminator, Generator
-from hyperinverter.training import gan_validation, phase2, stylegan2
+from hyperinverter.training import phase2, stylegan2, validation
 from hyperinverter.training.augment import Augmentation
 from hyperinverter.training.progress import Progress, open_run
 
@@ -100,9 +100,9 @@ def test_stylegan2(make_config, updates, monkeypatch):
     note(stylegan2, "draw", lambda _, args, __: mixing.append(args[1:]))
     note(Augmentation, "adjust", lambda _, args, __: adjusted.append((float(args[1]), args[2])))
     note(Generator, "forward", lambda _, args, kwargs: drawn.append((len(args[1]), kwargs.get("truncation_psi"))))
-    monkeypatch.setattr(gan_validation, "sample_features", lambda _: ("frechet_test", lambda x: x.flatten(1)[:, :4]))
+    monkeypatch.setattr(validation, "sample_features", lambda _: ("frechet_test", lambda x: x.flatten(1)[:, :4]))
     monkeypatch.setattr(
-        gan_validation.SampleDistance,
+        validation.SampleDistance,
         "__call__",
         lambda self, G: measured.append(any(p.requires_grad for p in G.parameters())) or 1.0,
     )

@@ -13,7 +13,7 @@ from hyperinverter.data import open_training_data
 from hyperinverter.models.build import build_generator
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.pretrained.load import load_discriminator, load_generator
-from hyperinverter.training import gan_validation, stylegan2
+from hyperinverter.training import stylegan2, validation
 from hyperinverter.utils.errors import UserError
 
 
@@ -41,7 +41,7 @@ def test_a_stopped_run_ends_as_an_uninterrupted_one(config, tmp_path, monkeypatc
         torch.rand(7)  # as building a network does
         return "frechet_test", lambda x: x.flatten(1)[:, ::97]
 
-    monkeypatch.setattr(gan_validation, "sample_features", features)
+    monkeypatch.setattr(validation, "sample_features", features)
     config = replace(config, data=replace(config.data, validation_fraction=0.5))
     whole = stylegan2.train(config)
     stopped = replace(config, output=str(tmp_path / "stopped"))
@@ -77,8 +77,8 @@ def features_by(numbers: slice):
 
 def test_the_model_nearest_to_held_out_photos_is_kept(config, tmp_path, monkeypatch):
     found = iter([5.0, 2.0, 3.0])
-    monkeypatch.setattr(gan_validation, "sample_features", features_by(slice(4)))
-    monkeypatch.setattr(gan_validation.SampleDistance, "__call__", lambda self, G: next(found))
+    monkeypatch.setattr(validation, "sample_features", features_by(slice(4)))
+    monkeypatch.setattr(validation.SampleDistance, "__call__", lambda self, G: next(found))
     schedule = replace(config.schedule, validate_every=2)
     stylegan2.train(replace(config, data=replace(config.data, validation_fraction=0.5), schedule=schedule))
     kept = read_model(tmp_path / "whole" / "model" / "generator.safetensors").info
@@ -90,9 +90,9 @@ def test_the_model_nearest_to_held_out_photos_is_kept(config, tmp_path, monkeypa
 def test_the_distance_to_photos_is_zero_for_the_photos_themselves_and_says_why_not_measured(
     config, tiny_domain, monkeypatch
 ):
-    monkeypatch.setattr(gan_validation, "sample_features", features_by(slice(None, None, 97)))
+    monkeypatch.setattr(validation, "sample_features", features_by(slice(None, None, 97)))
     _, photos = open_training_data(replace(config.data, validation_fraction=0.9), tiny_domain, 0)
-    distance = gan_validation.SampleDistance(photos, None, 2, seed=0, device=torch.device("cpu"))
+    distance = validation.SampleDistance(photos, None, 2, seed=0, device=torch.device("cpu"))
     G = build_generator(tiny_domain)
     first = distance(G)
     assert first > 0 and distance(G) == first, "the same latents every time"
@@ -100,11 +100,11 @@ def test_the_distance_to_photos_is_zero_for_the_photos_themselves_and_says_why_n
     played = iter(mirrored.split(2))
     monkeypatch.setattr(G, "forward", lambda z: next(played)[: len(z)])
     assert distance(G) == pytest.approx(0, abs=1e-4)
-    monkeypatch.setattr(gan_validation, "sample_features", lambda device: "no network")
-    absent = gan_validation.SampleDistance(photos, None, 2, seed=0, device=torch.device("cpu"))
+    monkeypatch.setattr(validation, "sample_features", lambda device: "no network")
+    absent = validation.SampleDistance(photos, None, 2, seed=0, device=torch.device("cpu"))
     assert absent.name is None and absent.reason == "no network"
     _, one = open_training_data(replace(config.data, max_images=4, validation_fraction=0.25), tiny_domain, 0)
-    few = gan_validation.SampleDistance(one, None, 2, seed=0, device=torch.device("cpu"))
+    few = validation.SampleDistance(one, None, 2, seed=0, device=torch.device("cpu"))
     assert len(one) == 1 and few.reason.startswith("it needs 2 validation photos, there are 1 (")
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from script_runner import run_script, write_photos
 
 import hyperinverter
-from hyperinverter.config.weights import InspectConfig
+from hyperinverter.config.model_schema import InspectConfig
 from hyperinverter.data.inspect_image import inspect_image, inspect_images
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import contact_sheet, save_gif, write_picture

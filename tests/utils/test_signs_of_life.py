@@ -100,7 +100,7 @@ def test_a_bar_that_stands_still_counts_its_seconds(capsys):
 
 def test_every_command_shows_signs(capsys, monkeypatch):
     from hyperinverter.config import cli
-    from hyperinverter.config.weights import DownloadConfig
+    from hyperinverter.config.model_schema import DownloadConfig
 
     monkeypatch.setattr(cli, "_import", lambda action: lambda config: time.sleep(0.5))
     command = cli.Command(DownloadConfig, "some:action", None, "What it does.")

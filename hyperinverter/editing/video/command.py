@@ -23,8 +23,7 @@ from hyperinverter.config.model_schema import VideoConfig
 from hyperinverter.editing.changes import Together, all_at_once
 from hyperinverter.editing.commands import open_method
 from hyperinverter.editing.paste_back import paste_back
-from hyperinverter.editing.video.flicker import Flicker
-from hyperinverter.editing.video.tracks import FacePath, Tracker, smooth_paths
+from hyperinverter.editing.video.tracks import FacePath, Flicker, Tracker, smooth_paths
 from hyperinverter.extractors.align import ALIGNED_SIZE
 from hyperinverter.extractors.crop import crop_quad
 from hyperinverter.inverters import Inversion, Inverter

@@ -1,8 +1,9 @@
-"""Faces followed through a film: where each one is in every frame, before and after smoothing in time.
+"""Faces followed through a film: where each one is in every frame, smoothed in time, and how much it flickers.
 
 Letters: F frames of one chunk.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,12 +11,14 @@ import numpy as np
 from PIL import Image
 
 from hyperinverter.extractors.align import ALL_FACES, NoFaceError, find_faces, follow, square_around
+from hyperinverter.extractors.crop import glimpse
 
 LOST_S = 0.5  # a face that is hidden for less than this is the same one afterwards; between, its place is interpolated
 LOOK_S = 0.2  # how often a face is looked for while there is none
 LOOK_ALL_S = 1.0  # how often for others beside those that are followed, with face=all
 SAME = 0.5  # of the side: a face found so near to one that is followed is that one
 CUT_PX, CUT = 32, 45.0  # side of the pictures, and mean difference in levels of 255, from which a new scene begins
+CROP_PX = 128
 
 
 @dataclass
@@ -155,3 +158,46 @@ def gaussian(values: np.ndarray, sigma: float) -> np.ndarray:
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     weights /= weights.sum()
     return sum(weight * padded[i : i + len(values)] for i, weight in enumerate(weights))
+
+
+class Flicker:
+    """Takes a film's frames before and after, in order.
+
+    `flicker` compares the frames' pixels around the faces as they stand in the film, motion included; `flicker_in_crop`
+    the faces' crops, in which they stand still, so that little but what flickers differs.
+    """
+
+    def __init__(self, paths: Sequence[FacePath]) -> None:
+        self.paths = paths
+        self._sums = np.zeros((2, 2))  # [in film or in crop, before or after], mean absolute differences, levels
+        self._last: tuple[Image.Image, Image.Image] | None = None
+
+    def take(self, number: int, before: Image.Image, after: Image.Image) -> None:
+        if self._last is not None:
+            for path in self.paths:
+                quad, last = path.at(number), path.at(number - 1)
+                if quad is not None and last is not None:
+                    for side, (old, new) in enumerate(zip(self._last, (before, after), strict=True)):
+                        box = _box(quad, new.size)
+                        self._sums[0, side] += _difference(old.crop(box), new.crop(box))
+                        crops = glimpse(old, last, CROP_PX), glimpse(new, quad, CROP_PX)
+                        self._sums[1, side] += _difference(*crops)
+        self._last = before, after
+
+    def figures(self) -> dict[str, float | None]:
+        """After over before; None where nothing moved before."""
+        names = ("flicker", "flicker_in_crop")
+        return {
+            name: round(after / before, 3) if before else None
+            for name, (before, after) in zip(names, self._sums.tolist(), strict=True)
+        }
+
+
+def _box(quad: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    left, top = np.maximum(np.floor(quad.min(axis=0)).astype(int), 0)
+    right, bottom = np.minimum(np.ceil(quad.max(axis=0)).astype(int), size)
+    return int(left), int(top), int(max(right, left + 1)), int(max(bottom, top + 1))
+
+
+def _difference(one: Image.Image, other: Image.Image) -> float:
+    return float(np.abs(np.asarray(one, np.float32) - np.asarray(other, np.float32)).mean())

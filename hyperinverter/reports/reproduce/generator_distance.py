@@ -18,7 +18,7 @@ from hyperinverter.metrics import NotMeasured
 from hyperinverter.metrics.distribution import FEWEST_IMAGES, Fid
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.training.augment import COLOR_DRAWS, Augmentation
-from hyperinverter.training.gan_validation import sample_features
+from hyperinverter.training.validation import sample_features
 
 LEAK_RATES = (0.0, 0.1, 0.3)  # shares of changed photos; samples of which a part is changed would lie nearer to these
 HALVES_RULE = "{owners} in the order of their names, every second one; of both halves the first {count} photos"
