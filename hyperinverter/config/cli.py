@@ -101,7 +101,6 @@ def run(command: Command, argv: Sequence[str], program: str | None = None) -> No
 
 
 def _obey(command: Command, argv: Sequence[str], program: str | None) -> None:
-    """Read the words and do what they say."""
     words = as_settings(argv, command.schema)
     parser = _parser(command, program)
     options, unknown = parser.parse_known_intermixed_args(words)

@@ -37,7 +37,6 @@ def inspect_images(config: InspectConfig) -> dict[str, Origin]:
 
 
 def dry_run(config: InspectConfig) -> str:
-    """What the command would do, for --dry-run."""
     return f"{len(config.files)} files would be looked at, and nothing written"
 
 

@@ -107,7 +107,6 @@ def prepare_data(config: PrepareConfig) -> dict[str, int]:
 
 
 def dry_run(config: PrepareConfig) -> str:
-    """What would be written, for --dry-run."""
     splits = _splits(config)
     _check_counts(config, splits)
     _check_output(splits, Path(config.output))

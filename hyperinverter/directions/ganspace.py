@@ -274,7 +274,6 @@ class Sefa:
         return hash_of(self.generator)
 
     def at(self, start: int, end: int) -> tuple[Tensor, Tensor]:
-        """`factors`, computed once."""
         if (start, end) not in self._ranges:
             self._ranges[start, end] = factors(self.generator, start, end)
         return self._ranges[start, end]

@@ -245,7 +245,6 @@ def _open(config: InvertConfig) -> tuple[Inverter, Path, float]:
 
 
 def open_method(config: MethodConfig) -> Inverter:
-    """The method as it is configured."""
     seed_everything(config.seed, config.threads)
     source = config.model or config.domain
     with doing("loading the model"):

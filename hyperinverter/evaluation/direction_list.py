@@ -152,7 +152,6 @@ def _faces(inverter: Inverter, inversion: Inversion) -> Tensor:
 def _draw(
     config: ListConfig, inverter: Inverter, direction: Direction, samples: Inversion, output: Path, files: OutputNames
 ) -> str:
-    """One direction's sheet; its file."""
     places = [config.strength * place for place in (-1.0, -0.5, 0.0, 0.5, 1.0)]
     moved = [edit(samples, direction, gamma) for gamma in inverter.in_w(places, "std", direction)]
     columns = [inverter.render(one).clamp(-1, 1).cpu() for one in (samples, *moved)]

@@ -1,6 +1,6 @@
 """Distances of two sets of features in which elements count with a weight: for intervals over redrawn photos.
 
-`frechet` is FID's formula (Heusel et al., NeurIPS 2017), `kernel_distance` KID's unbiased squared MMD with its cubic
+`frechet` is FID's formula (Heusel et al., NeurIPS 2017), `Kernels.distance` KID's unbiased squared MMD with its cubic
 kernel (Binkowski et al., ICLR 2018); with all weights 1 they give torch-fidelity's numbers, which takes no weights.
 Letters: N, M elements of the sets, F features, B resamples.
 """
@@ -52,11 +52,6 @@ class Kernels:
         wa, wb = weights_a.double(), weights_b.double()
         across = ((wa @ self.both) * wb).sum(1) / (wa.sum(1) * wb.sum(1))
         return _within(self.a, wa) + _within(self.b, wb) - 2 * across
-
-
-def kernel_distance(a: Tensor, b: Tensor) -> float:
-    """KID of two sets [N, F] and [M, F], all of each at once; unbiased for small ones, so it may fall below 0."""
-    return float(Kernels.of(a, b).distance(torch.ones(1, len(a)), torch.ones(1, len(b))))
 
 
 def _within(kernel: Tensor, weights: Tensor) -> Tensor:

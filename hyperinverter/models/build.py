@@ -29,7 +29,6 @@ def build_generator(domain: DomainConfig, early_heads: dict[int, int] | None = N
 
 
 def build_discriminator(domain: DomainConfig) -> Discriminator:
-    """StyleGAN2 discriminator D of the domain's resolution."""
     return Discriminator(resolution=domain.resolution, **asdict(domain.discriminator))
 
 
@@ -46,7 +45,6 @@ def build_layerwise_encoder(domain: DomainConfig, hypernetwork: Hypernetwork) ->
 
 
 def build_hypernetwork(domain: DomainConfig, generator: "Generator | MobileGenerator") -> Hypernetwork:
-    """Hypernetworks for the weights of this generator."""
     sizes, maps = asdict(domain.hypernetwork), domain.layerwise_encoder
     layers = target_layers(generator, sizes.pop("target_set"), sizes.pop("left_out"))
     return Hypernetwork(layers, generator.num_ws, maps.feature_channels, feature_size=maps.feature_size, **sizes)

@@ -168,7 +168,6 @@ def _one_network(
 
 
 def _part(keys: Keys, prefix: str, build: Any, given: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
-    """One network of a whole release."""
     weights = keys.take_prefix(prefix)
     if not weights:
         raise keys.fault(f"it has no {prefix}* ({NETWORKS[prefix.split('.')[0]]})")

@@ -122,7 +122,6 @@ def inspect_file(
 
 
 def convert(config: ConvertConfig) -> None:
-    """The command."""
     domain = load_domain(config.domain) if config.domain else None
     options = {name: parse_value(value) for name, value in config.options.items()}
     given = {"kind": config.kind, "domain": domain, "options": options}
@@ -141,7 +140,6 @@ def convert(config: ConvertConfig) -> None:
 
 
 def dry_run(config: ConvertConfig) -> str:
-    """What the command would do, for --dry-run: the kind of each file."""
     files = _named(config)
     rows = []
     for path in files if config.inspect else files[:-1]:

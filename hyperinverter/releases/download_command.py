@@ -62,7 +62,6 @@ def _wanted(config: DownloadConfig, root: Path | None) -> list[CatalogEntry]:
 
 
 def dry_run(config: DownloadConfig) -> str:
-    """What the command would do, for --dry-run."""
     root, mirror, _ = _settings(config)
     if not config.names:
         return "nothing is named: it would list what there is"

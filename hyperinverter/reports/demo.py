@@ -73,7 +73,6 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
 
 
 def sizes(config: DemoConfig) -> dict[str, int]:
-    """How much of everything."""
     return {key: value for key, value in vars(config).items() if key.endswith(("_steps", "_images"))}
 
 

@@ -199,13 +199,11 @@ def start_encoder(config: TrainEncoderConfig, generator: Generator) -> EncoderSt
 
 
 def trunk_of(config: TrainEncoderConfig) -> EncoderConfig:
-    """Sizes and start of the method's trunk."""
     section = config.trunk if config.trunk_from == "own" else getattr(config.domain, config.trunk_from)
     return EncoderConfig(**{each.name: getattr(section, each.name) for each in fields(EncoderConfig)})
 
 
 def build_wplus(config: TrainEncoderConfig, generator: Generator) -> WPlusModel:
-    """pSp, e4e or ReStyle, with random weights."""
     is_restyle = config.method == "restyle"
     name = f"restyle over {config.restyle_over}" if is_restyle else config.method
     sizes = WPlusConfig(

@@ -96,7 +96,6 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """A whole file of text."""
     with write_atomically(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

@@ -2,14 +2,20 @@
 
 import pytest
 import torch
+from torch import Tensor
 
-from hyperinverter.metrics.weighted_sets import Kernels, frechet, kernel_distance, redrawn
+from hyperinverter.metrics.weighted_sets import Kernels, frechet, redrawn
 
 
 @pytest.fixture
 def sets() -> tuple[torch.Tensor, torch.Tensor]:
     random = torch.Generator().manual_seed(0)
     return torch.randn(30, 8, generator=random), 1.3 * torch.randn(25, 8, generator=random) + 0.2
+
+
+def kernel_distance(a: Tensor, b: Tensor) -> float:
+    """KID of two sets [N, F] and [M, F], all of each at once; unbiased for small ones, so it may fall below 0."""
+    return float(Kernels.of(a, b).distance(torch.ones(1, len(a)), torch.ones(1, len(b))))
 
 
 def test_without_weights_they_are_torch_fidelitys(sets):

@@ -81,12 +81,10 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
 
 
 def _measure(part: BenchmarkConfig) -> dict[str, Any]:
-    """One of several domains."""
     return measure_domain(part, set_up(part))
 
 
 def _measure_app(config: BenchmarkConfig, path: str) -> dict[str, Any]:
-    """One of `apps`."""
     from hyperinverter.reports.benchmark.app import measure_app  # it needs the extra app
 
     set_up(config)

@@ -108,7 +108,6 @@ def end_with_parent() -> None:
 
 
 def run_task(task: MemoryTask) -> dict[str, Any]:
-    """What the fresh process does."""
     from hyperinverter.reports.benchmark.models import make_images, make_model
     from hyperinverter.reports.benchmark.sides import make_side
     from hyperinverter.reports.benchmark.training import make_trainer

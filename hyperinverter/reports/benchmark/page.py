@@ -15,7 +15,6 @@ def page(about: str, results: list[dict[str, Any]]) -> str:
 
 
 def tables(result: dict[str, Any]) -> str:
-    """Everything in one benchmark.json as Markdown."""
     threads = f", {counted(result['threads'], 'thread')}" if result["threads"] else ""
     capability = f", {result['capability']}" if result["capability"] else ""
     lines = [

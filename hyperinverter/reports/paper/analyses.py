@@ -220,8 +220,6 @@ def quality_time_blocks(result: dict[str, Any]) -> Iterator[Block]:
 
 
 def analysis_blocks(what: str) -> Callable[[dict[str, Any]], Iterator[Block]]:
-    """What the JSON of a figure by `analyze` says."""
-
     def blocks(result: dict[str, Any]) -> Iterator[Block]:
         name = next(n for n in result["pictures"] if n.endswith((".svg", ".png")))
         yield Picture(name, what)

@@ -279,7 +279,6 @@ def _photos(bench: Bench, task: Task, kind: str, networks: dict[str, Any], judge
 
 
 def _unedited(photos: dict[str, Tensor], identities: Sequence[Identity]) -> dict[str, Tensor]:
-    """The row of the photos as they are."""
     count = len(photos["score"])
     same = {one.name: torch.full((count,), 0.0 if one.name == BACKGROUND else 1.0) for one in identities}
     return photos | same | {"effect": torch.zeros(count)}

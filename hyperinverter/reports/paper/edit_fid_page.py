@@ -93,7 +93,6 @@ def _mean(values: Tensor) -> dict[str, Any]:
 
 
 def edit_fid_blocks(result: dict[str, Any]) -> Iterator[Block]:
-    """What edit_fid.json says."""
     networks, titles = result["networks"], result["titles"]
     kernels = [result["kernels"][name] for name in networks]
     yield (

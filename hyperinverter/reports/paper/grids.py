@@ -197,8 +197,6 @@ def _sheet(bench: Bench, figure: str, columns: dict[str, Any], captions: Sequenc
 
 
 def grid_blocks(what: str) -> Callable[[dict[str, Any]], Iterator[Block]]:
-    """What the JSON of one of these figures says."""
-
     def blocks(result: dict[str, Any]) -> Iterator[Block]:
         yield Picture(result["picture"], what)
         yield f"{', '.join(result['photos'])}. Rule: {result['rule']}. Images: {result['credit']}."

@@ -286,7 +286,6 @@ def _draw(result: dict[str, Any], stem: Path) -> None:
 
 
 def ranking_blocks(result: dict[str, Any]) -> Iterator[Block]:
-    """What fig6.json or fig10.json says."""
     methods = ", ".join(result["methods"].values())
     if not result["participants"]:
         yield (

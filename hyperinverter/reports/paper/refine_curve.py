@@ -167,7 +167,6 @@ def _series(metrics: dict[str, Any], rows: list[dict[str, Any]], start: dict[str
 
 
 def refine_curve_blocks(result: dict[str, Any]) -> Iterator[Block]:
-    """What refine_curve.json says."""
     metrics = result["metrics"]
     devices = ", ".join(sorted({row["device"] for row in result["rows"]}))
     yield (

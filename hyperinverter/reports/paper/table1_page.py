@@ -15,7 +15,6 @@ PAPER_ONLY = {"faces": "Human Faces", "scenes": "Churches"}  # what the paper's 
 
 
 def table1_blocks(result: dict[str, Any]) -> Iterator[Block]:
-    """What table1.json says."""
     rows, kind = result["rows"], result["kind"]
     most = max((row["n"] for row in rows.values() if "n" in row), default=0)
     columns = sorted(dict.fromkeys((*result["metrics"], *METRICS)), key=lambda name: name == "seconds")  # these last

@@ -272,7 +272,6 @@ def _equal(changes: dict[str, np.ndarray], kept: dict[str, Any], strengths: Sequ
 
 
 def table2_blocks(result: dict[str, Any]) -> Iterator[Block]:
-    """What table2.json says."""
     titles = result["titles"]
     yield (
         "Table 2 of the paper: mean change of a judge's score when all methods' inversions are moved by the same "
