@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from hyperinverter.models.backbones.irse import irse_modules
+from hyperinverter.models.backbones.blocks import irse_modules
 
 STRIDES = (2, 2, 2, 2)
 

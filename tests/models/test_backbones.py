@@ -7,7 +7,7 @@ import torch
 
 from hyperinverter.config.domain_schema import EFFICIENTNET_LITE0, TRUNKS, EncoderConfig
 from hyperinverter.models.backbones import Trunk
-from hyperinverter.models.backbones.irse import IRUnit, SqueezeExcitation
+from hyperinverter.models.backbones.blocks import IRUnit, SqueezeExcitation
 from hyperinverter.utils.state_dicts import shapes_only
 
 

@@ -23,9 +23,15 @@ from hyperinverter.reports.benchmark.command import _publish, benchmark
 from hyperinverter.reports.benchmark.counting import STAGES, count_call, count_inference
 from hyperinverter.reports.benchmark.inference import Ceiling, measure_ceiling, measure_inference, with_shares
 from hyperinverter.reports.benchmark.memory import MemoryTask, measure_memory, run_task
-from hyperinverter.reports.benchmark.models import make_images, make_model, random_network, with_hidden_size
 from hyperinverter.reports.benchmark.page import page, tables
-from hyperinverter.reports.benchmark.sides import SideName, make_side
+from hyperinverter.reports.benchmark.sides import (
+    SideName,
+    make_images,
+    make_model,
+    make_side,
+    random_network,
+    with_hidden_size,
+)
 from hyperinverter.reports.benchmark.training import make_trainer
 from hyperinverter.utils.checkout import REPOSITORY
 from hyperinverter.utils.errors import UserError

@@ -10,8 +10,8 @@ from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.reports.benchmark import release_networks
 from hyperinverter.reports.benchmark.clock import Rounds
 from hyperinverter.reports.benchmark.counting import count_generators
-from hyperinverter.reports.benchmark.models import make_model, random_network, with_hidden_size
 from hyperinverter.reports.benchmark.release import Release, ReleaseTraining
+from hyperinverter.reports.benchmark.sides import make_model, random_network, with_hidden_size
 from hyperinverter.reports.benchmark.training import make_losses, measure_training
 from hyperinverter.utils.errors import UserError
 

@@ -1,4 +1,4 @@
-"""Residual trunks of the image encoders: IR, IR-SE (`irse`) and ResNet (`resnet`), one class sized by numbers."""
+"""Residual trunks of the image encoders: IR, IR-SE, ResNet and EfficientNet-Lite0, one class sized by numbers."""
 
 from hyperinverter.models.backbones.trunk import Trunk
 

@@ -35,15 +35,15 @@ class Trunk(nn.Module):
         _check(config, input_channels)
         sizes = (config.stem_width, config.stem_stride, config.widths, config.depths, config.strides)
         if config.trunk == "efficientnet_lite0":
-            from hyperinverter.models.backbones.efficientnet import efficientnet_modules
+            from hyperinverter.models.backbones.blocks import efficientnet_modules
 
             modules = efficientnet_modules(config.strides, input_channels=input_channels)
         elif config.trunk == "resnet":
-            from hyperinverter.models.backbones.resnet import resnet_modules
+            from hyperinverter.models.backbones.blocks import resnet_modules
 
             modules = resnet_modules(*sizes, input_channels=input_channels)
         else:
-            from hyperinverter.models.backbones.irse import irse_modules
+            from hyperinverter.models.backbones.blocks import irse_modules
 
             squeeze_excitation = config.trunk == "ir_se"
             modules = irse_modules(*sizes, squeeze_excitation=squeeze_excitation, input_channels=input_channels)

@@ -18,8 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from hyperinverter.config.schema import DomainConfig
-from hyperinverter.reports.benchmark.models import random_discriminator, random_network
-from hyperinverter.reports.benchmark.sides import SideName
+from hyperinverter.reports.benchmark.sides import SideName, random_discriminator, random_network
 from hyperinverter.reports.benchmark.training import OurPhase2, make_losses, recompute_from
 from hyperinverter.training.phase2 import encoder_losses
 

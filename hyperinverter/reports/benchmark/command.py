@@ -25,9 +25,8 @@ from hyperinverter.reports.benchmark.counting import count_generators
 from hyperinverter.reports.benchmark.inference import measure_ceiling, measure_inference, measure_slider
 from hyperinverter.reports.benchmark.loading import measure_loading
 from hyperinverter.reports.benchmark.memory import MemoryTask, give_back_memory, in_fresh_process, measure_memory
-from hyperinverter.reports.benchmark.models import make_model, with_hidden_size
 from hyperinverter.reports.benchmark.page import page, tables
-from hyperinverter.reports.benchmark.sides import SideName
+from hyperinverter.reports.benchmark.sides import SideName, make_model, with_hidden_size
 from hyperinverter.reports.benchmark.training import measure_training
 from hyperinverter.training.common import set_up
 from hyperinverter.utils.checkout import command_of

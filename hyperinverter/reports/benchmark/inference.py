@@ -14,8 +14,15 @@ from hyperinverter.metrics.timing import synchronise
 from hyperinverter.pretrained.load import LoadedModel
 from hyperinverter.reports.benchmark.clock import Rounds, speed_up, summarise, take_turns
 from hyperinverter.reports.benchmark.counting import count_call, count_inference
-from hyperinverter.reports.benchmark.models import make_images
-from hyperinverter.reports.benchmark.sides import OurSide, ReferenceSide, SideName, copied, make_side, tf32_allowed
+from hyperinverter.reports.benchmark.sides import (
+    OurSide,
+    ReferenceSide,
+    SideName,
+    copied,
+    make_images,
+    make_side,
+    tf32_allowed,
+)
 
 SECONDS = 0.4  # of measuring per number
 LARGEST = 8192  # side of the matrices; a product is enlarged until it takes a measurable time

@@ -108,8 +108,7 @@ def end_with_parent() -> None:
 
 
 def run_task(task: MemoryTask) -> dict[str, Any]:
-    from hyperinverter.reports.benchmark.models import make_images, make_model
-    from hyperinverter.reports.benchmark.sides import make_side
+    from hyperinverter.reports.benchmark.sides import make_images, make_model, make_side
     from hyperinverter.reports.benchmark.training import make_trainer
 
     if task.threads:

@@ -20,9 +20,8 @@ from hyperinverter.models.stylegan2 import Discriminator
 from hyperinverter.pretrained.load import LoadedModel
 from hyperinverter.reports.benchmark.clock import Rounds, Stopwatch, speed_up, summarise, take_turns
 from hyperinverter.reports.benchmark.inference import warmed
-from hyperinverter.reports.benchmark.models import make_images, random_discriminator
 from hyperinverter.reports.benchmark.release import ReleaseTraining
-from hyperinverter.reports.benchmark.sides import SideName, tf32_allowed
+from hyperinverter.reports.benchmark.sides import SideName, make_images, random_discriminator, tf32_allowed
 from hyperinverter.training.optim import backward_and_step, build_optimizer
 from hyperinverter.training.phase1 import reconstruct
 from hyperinverter.training.phase2 import discriminator_step, encoder_losses
