@@ -17,9 +17,9 @@ from hyperinverter.directions.direction import Direction
 from hyperinverter.editing.across import Sheet, Sheets, by_every_method
 from hyperinverter.editing.changes import Change, changes_of
 from hyperinverter.editing.inputs import Inputs, Photo, check_inputs
-from hyperinverter.editing.interpolation import interpolate
 from hyperinverter.editing.paste_back import paste_back
 from hyperinverter.inverters import Inversion, Inverter, load
+from hyperinverter.inverters.inversion import interpolate
 from hyperinverter.utils.device import seed_everything
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_json

@@ -14,9 +14,9 @@ from hyperinverter.config.model_schema import AppConfig, DirectionConfig
 from hyperinverter.config.schema import DataConfig, EditConfig
 from hyperinverter.directions import Direction, edit, load_direction, project_out, save_direction
 from hyperinverter.editing.commands import edit_images
-from hyperinverter.editing.interpolation import interpolate
 from hyperinverter.editing.learn_command import learn_directions
 from hyperinverter.inverters import Inversion, load
+from hyperinverter.inverters.inversion import interpolate
 from hyperinverter.published.vectors import Space
 from hyperinverter.reports.paper.table2 import hash_of
 from hyperinverter.utils.errors import UserError

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyperinverter.editing.interpolation import interpolate
 from hyperinverter.inverters import Inversion, Inverter
+from hyperinverter.inverters.inversion import interpolate
 from hyperinverter.utils.images import contact_sheet, save_gif
 
 FRAME_MS = 160

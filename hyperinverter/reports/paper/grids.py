@@ -14,11 +14,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hyperinverter.directions.direction import edit
-from hyperinverter.editing.interpolation import interpolate
 from hyperinverter.evaluation.editability import UNITS, shown
 from hyperinverter.evaluation.reconstructing import rounded
 from hyperinverter.evaluation.sheet import DIFFERENCE_MAXIMUM, SHEET_RULE, Row, choose_rows
 from hyperinverter.inverters import Inversion
+from hyperinverter.inverters.inversion import interpolate
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.releases.direction_files import available_directions
 from hyperinverter.reports.html_page import Block, Picture
