@@ -100,8 +100,6 @@ class _Builder:
         self.origin: dict[str, str] = {}  # full dotted key -> FILE:LINE or "command line"
         self.faults: list[Fault] = []
 
-    # ---------------------------------------------------------------------------------------------------- layers
-
     def add_file(self, path: str | Path) -> None:
         found = self._find(path, "", "")
         if found:
@@ -216,8 +214,6 @@ class _Builder:
         self.origin[key] = where
         self._add_file(file, DomainConfig, key, ())
 
-    # ---------------------------------------------------------------------------------------------------- values
-
     def _set(self, key: str, value: Any, hint: Any, where_is: WhereIs) -> None:
         allowed = options(hint)
         if wrong := _wrong_quote(value):
@@ -266,8 +262,6 @@ class _Builder:
             message += f"; there are {', '.join(present)}"
         self.faults.append(Fault(where or str(path), key, f"{str(path)[:200]}: {message}" if where else message))
         return None
-
-    # ---------------------------------------------------------------------------------------------------- result
 
     def build(self) -> Any:
         """The typed config, or a ConfigError that names all faults, those of single values and those between values."""

@@ -21,7 +21,7 @@ from torch import Tensor
 from hyperinverter.extractors.base import CARRIED, Embedding, Extractor, check_size, find_required
 from hyperinverter.extractors.mobilefacenet import FACE_LEFT, FACE_SIDE, FACE_TOP
 from hyperinverter.extractors.resize import crop_resize
-from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.errors import UserError, reason_of
 
 NO_ONNXRUNTIME = "onnxruntime is not installed, which runs ONNX files; pip install 'hyperinverter[faces]'"
 
@@ -54,8 +54,8 @@ class OnnxNetwork:
             content = path.read_bytes()  # not the path: so that the file cannot name others beside it
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors have no common class
-            line = _first_line(error)
-            raise UserError(f"{path}: it cannot be read as an ONNX network ({line}); fetch it again") from error
+            reason = reason_of(error)
+            raise UserError(f"{path}: it cannot be read as an ONNX network ({reason}); fetch it again") from error
         takes, gives = self._session.get_inputs(), self._session.get_outputs()
         wanted = [one.name for one in gives if len(one.shape) == 2 and one.shape[1] == outputs]
         is_taken = [(tuple(one.shape[1:]), one.type) for one in takes] == [(shape, "tensor(float)")]
@@ -70,10 +70,6 @@ class OnnxNetwork:
         """Images [N, *shape], float32 -> [N, D]."""
         rows = [self._session.run([self._output], {self._input: image[None]})[0] for image in images]
         return np.concatenate(rows)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 class OnnxFaces(Extractor):
