@@ -78,10 +78,6 @@ def _set(items: Any = ()) -> set[Any]:
     return set(map(checked_key, _list(items)))
 
 
-def _size(items: Any = ()) -> tuple[Any, ...]:
-    return tuple(_list(items))
-
-
 _CALLS: dict[str, Callable[..., Any]] = {
     "collections OrderedDict": partial(Held, "OrderedDict"),
     "collections Counter": partial(Held, "Counter"),
@@ -95,7 +91,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "builtins bytearray": _bytes,
     "builtins complex": _complex,
     "_codecs encode": _bytes,
-    "torch Size": _size,
+    "torch Size": lambda items=(): tuple(_list(items)),
     "torch device": _device,
     "torch.serialization _get_layout": _device,  # its name
     "torch._utils _rebuild_tensor": tensors.rebuild_tensor,
