@@ -15,6 +15,7 @@ from hyperinverter.config.cli import stop
 from hyperinverter.config.load import to_yaml
 from hyperinverter.config.report_schema import AblateConfig, ReproduceConfig
 from hyperinverter.inverters.optimising import ProjectorInverter
+from hyperinverter.metrics.timing import own_time
 from hyperinverter.reports.paper import analyses, table2
 from hyperinverter.reports.paper.parts import PARTS
 from hyperinverter.reports.reproduce.command import reproduce
@@ -160,6 +161,17 @@ def test_rows_of_figures_are_the_best_median_and_worst(config, monkeypatch):
     config.parts, config.shown = ["fig4"], config.photos
     l2 = reproduce(config)["fig4"]["l2"]["hyperinverter"]
     assert l2 == sorted(l2) and len(l2) == 3
+
+
+def test_figure_1_shows_the_seconds_of_rows_that_were_measured_again(config, tmp_path):
+    config.parts, config.methods = ["table1", "fig1"], ["w_encoder", "hyperinverter"]
+    reproduce(config)
+    (tmp_path / "out" / "table1" / "hyperinverter" / "row.json").unlink()
+    found = reproduce(config)
+    row = found["table1"]["rows"]["hyperinverter"]
+    seconds = own_time(row["cells"]["seconds"]["value"], row["cells"]["seconds"]["computing"], row["device"])
+    drawn = {point["method"]: point["time_ms"] for point in found["fig1"]["points"]["l2"]}
+    assert drawn["hyperinverter"] == pytest.approx(1000 * seconds, rel=1e-6)
 
 
 def test_figures_over_photos_take_those_of_table_1(config):
