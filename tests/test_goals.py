@@ -96,12 +96,24 @@ def total(side: dict[str, Any]) -> float:
     return side["stages"]["total"]["median_ms"]
 
 
+def test_photos_of_1024_px_take_seconds_and_little_memory():
+    """ffhq_mobile on two cores: an inversion, a slider's step, and the largest memory of the former."""
+    files = (json.loads(path.read_text()) for path in (DOCS / "performance").glob("*.json"))
+    runs = [run for result in files for run in result["runs"] if run["domain"] == "ffhq_mobile"]
+    assert runs
+    for run in runs:
+        assert total(run["inference"][0]["sides"]["fp32"]) <= 1500
+        assert run["slider"]["times"]["slider"]["median_ms"] <= 500
+        assert run["memory"][0]["peak_mib"] <= 1.5 * 1024
+
+
 @pytest.mark.parametrize("path", sorted((DOCS / "performance").glob("*.json")), ids=lambda path: path.stem)
 def test_speed_and_memory_reach_their_goals(path):
     result = json.loads(path.read_text())
-    if not result["runs"]:
-        pytest.skip("the app alone was measured on this machine")
     runs = [run for run in result["runs"] if run["resolution"] >= 64]  # smaller ones are there to try the commands
+    runs = [run for run in runs if run["domain"] != "ffhq_mobile"]  # the released code has no such generator
+    if not runs:
+        pytest.skip("the app and ffhq_mobile alone were measured on this machine")
     goals = (goal for run in runs for goal in (*speed(run, result["threads"] is None), *memory(run)))
     outcomes = dict(goals)
     assert len(outcomes) > 20

@@ -63,6 +63,7 @@ def test_reference_has_one_generator_per_image(tiny_domain: DomainConfig):
     assert held[1] == 4 * held[0]
     counted = count_generators(tiny_domain, [1, 4])
     assert counted["reference"] == {"1": held[0] / 2**20, "4": held[1] / 2**20}
+    assert count_generators(tiny_domain, [1], reference=False)["reference"] == {}
     # ours holds the weights and what was prepared of the convolutions, whatever the batch
     assert counted["ours"]["1"] == counted["ours"]["4"]
     assert held[0] / 2**20 < counted["ours"]["1"] < 2.5 * held[0] / 2**20

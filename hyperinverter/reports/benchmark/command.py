@@ -139,7 +139,8 @@ def measure_domain(config: BenchmarkConfig, device: torch.device) -> dict[str, A
             result |= _at_first_size(config, model, rounds, device)
         del model
     give_back_memory()
-    result["generators"] = count_generators(domains[0], sorted({n for sizes in config.sides.values() for n in sizes}))
+    batch_sizes = sorted({n for sizes in config.sides.values() for n in sizes})
+    result["generators"] = count_generators(domains[0], batch_sizes, reference="reference" in config.sides)
     result["memory"] = [measure_memory(task) for task in _memory_tasks(config, domains[0], device)]
     result["budget"] = []
     for side in config.budget:

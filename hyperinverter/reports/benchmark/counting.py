@@ -175,11 +175,13 @@ def _sums(tally: Tally) -> dict[str, int]:
     return {key: sum(stage[key] for stage in tally.stages.values()) for key in ("macs", "bytes")}
 
 
-def count_generators(domain: DomainConfig, batch_sizes: list[int]) -> dict[str, dict[str, float]]:
+def count_generators(
+    domain: DomainConfig, batch_sizes: list[int], *, reference: bool = True
+) -> dict[str, dict[str, float]]:
     """Memory of the generators held for a batch, MiB, as it is after the batch was reconstructed.
 
-    Ours is all that the synthesis network and what was prepared of it hold, caches included; the released way holds a
-    copy per image.
+    Ours is all that the synthesis network and what was prepared of it hold, caches included; the released way, counted
+    with `reference`, holds a copy per image.
 
     Returns:
         "ours" and "reference" -> batch size (as text, a key of JSON) -> MiB.
@@ -193,7 +195,8 @@ def count_generators(domain: DomainConfig, batch_sizes: list[int]) -> dict[str, 
             network.prepare()
             network(images)
         result["ours"][str(n)] = bytes_held(network.generator.synthesis, network.own_kernels) / 2**20
-        result["reference"][str(n)] = Release(network, domain, n).generator_bytes() / 2**20
+        if reference:
+            result["reference"][str(n)] = Release(network, domain, n).generator_bytes() / 2**20
     return result
 
 

@@ -191,9 +191,8 @@ def _memory(run: dict[str, Any]) -> str:
     ]
     how = next((m["how"] for m in run["memory"] if "how" in m), "")
     held = run["generators"]
-    constant = ", ".join(
-        f"batch {n}: {_mib(held['ours'][n])} (ours), {_mib(held['reference'][n])} (reference)" for n in held["ours"]
-    )
+    other = {n: f", {_mib(mib)} (reference)" for n, mib in held["reference"].items()}
+    constant = ", ".join(f"batch {n}: {_mib(held['ours'][n])} (ours){other.get(n, '')}" for n in held["ours"])
     heads = ["what", "batch", "side", "before, MiB", "peak, MiB", "rise, MiB"]
     return f"**Memory.** Generators held, MiB: {constant}." + (f" Peak: {how}.\n\n{table(heads, rows)}" if rows else "")
 
