@@ -22,7 +22,7 @@ from hyperinverter.utils.provenance import DRAWN, said
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont  # the second where Pillow lacks FreeType
 LARGEST_BYTES = 1_000_000  # of a PNG that a page shows as it is
-WIDEST_PX = 2400  # of the sheets that it does not
+WIDEST_PX = 1600  # of the sheets that it does not, which may be twice as high
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".gif": "GIF", ".bmp": "BMP"}
 
 
@@ -104,7 +104,7 @@ def for_page(path: Path) -> Image.Image | None:
         return None
     with Image.open(path, formats=["PNG"]) as sheet:
         small = sheet.convert("RGB")
-    small.thumbnail((WIDEST_PX, WIDEST_PX), Image.Resampling.LANCZOS)
+    small.thumbnail((WIDEST_PX, 2 * WIDEST_PX), Image.Resampling.LANCZOS)
     return small
 
 
