@@ -4,6 +4,7 @@ import ctypes
 
 TRIM_THRESHOLD, MMAP_THRESHOLD, ARENA_MAX = -1, -3, -8  # glibc's malloc.h
 KEPT_BYTES = 1 << 30  # freed memory beyond this goes back to the system; also: the largest piece that is kept
+KEPT_BEFORE_2_35 = 1 << 25  # the largest piece that an older glibc can be told to keep
 
 
 def keep_freed_memory() -> bool:
@@ -18,4 +19,7 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):  # macOS, musl; TypeError: Windows
         return False
-    return all([mallopt(TRIM_THRESHOLD, KEPT_BYTES), mallopt(MMAP_THRESHOLD, KEPT_BYTES), mallopt(ARENA_MAX, 1)])
+    # Any call that takes hold ends what glibc does by itself, which is to keep ever larger pieces; so this one is first.
+    if not any(mallopt(MMAP_THRESHOLD, size) for size in (KEPT_BYTES, KEPT_BEFORE_2_35)):
+        return False
+    return all([mallopt(TRIM_THRESHOLD, KEPT_BYTES), mallopt(ARENA_MAX, 1)])

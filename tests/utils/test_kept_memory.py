@@ -8,6 +8,7 @@ from threading import Thread
 import numpy as np
 import pytest
 
+from hyperinverter.utils import kept_memory
 from hyperinverter.utils.kept_memory import keep_freed_memory
 
 PIECE, TIMES = 40_000_000, 20  # bytes, above what glibc keeps by itself
@@ -45,3 +46,23 @@ def test_what_is_freed_is_taken_again_without_page_faults():
         child.join(60)
         faults.append(answer.get())
     assert faults[1] * 20 < faults[0], faults
+
+
+@pytest.mark.parametrize("most", [1 << 25, 0])
+def test_an_older_glibc_is_told_what_it_can_keep_or_nothing(monkeypatch: pytest.MonkeyPatch, most: int):
+    """Before 2.35 it refused more than 32 MiB; the other calls alone would have it keep less than it does untold."""
+    told: dict[int, int] = {}
+
+    class Older:
+        def __init__(self, name: None) -> None:
+            pass
+
+        def mallopt(self, option: int, value: int) -> bool:
+            if option == kept_memory.MMAP_THRESHOLD and value > most:
+                return False
+            told[option] = value
+            return True
+
+    monkeypatch.setattr(kept_memory.ctypes, "CDLL", Older)
+    assert keep_freed_memory() == bool(most)
+    assert told.get(kept_memory.MMAP_THRESHOLD, 0) == most and (len(told) == 3) == bool(most)
