@@ -6,7 +6,6 @@ away from the middle of W and with changed weights, a head that saw samples alon
 Nothing else of the generator changes. Letters: N images, L styles.
 """
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +34,7 @@ from hyperinverter.training.resume import Parts, find_state, restore, save_state
 from hyperinverter.training.validation import side_by_side, validate
 from hyperinverter.utils.distributed import in_all_processes, is_main, place_of
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.state_dicts import misfits
 from hyperinverter.utils.text import counted
 
 # photos or samples [N, 3, r, r], names -> styles [N, L, w_dim], residuals, box means of whole images [N, 3, S, S]
@@ -96,13 +96,21 @@ def open_scenes(
 
 
 def start_head(config: EarlyHeadConfig, generator: Any, size: int) -> EarlyHead:
-    """A new head, or that of `init_from`, a model folder of the same generator."""
+    """A new head, or with the weights of `init_from`, a model folder, whichever generator they were for."""
+    head: EarlyHead = generator.start_early_head(config.channels, size)
     if config.init_from is None:
-        return generator.start_early_head(config.channels, size)
+        return head
     heads: dict[str, Any] = dict(getattr(load_generator(config.init_from).synthesis, "early", {}))
     if str(size) not in heads:
         raise UserError(f"init_from: {config.init_from} has no early head of {size} px; leave init_from out")
-    return copy.deepcopy(heads[str(size)]).float()
+    trained = heads[str(size)].state_dict()
+    if fault := misfits(head.state_dict(), trained):
+        raise UserError(
+            f"init_from: the early head in {config.init_from} has other sizes than one of channels={config.channels} "
+            f"for this generator ({fault}); set channels to its own, or leave init_from out"
+        )
+    head.load_state_dict(trained)
+    return head
 
 
 def one_by_one(seen: tuple[Tensor, Residuals, Tensor]) -> list[tuple[Tensor, Residuals, Tensor]]:
@@ -136,7 +144,8 @@ def train(config: EarlyHeadConfig) -> dict[str, float]:
     size = config.px or generator.resolution // 4
     frozen = {"generator": hash_of(generator)}
     data, scenes, used = open_scenes(config, generator, size, device)
-    resumed = find_state(config, trainer="early_head", networks=["generator"], frozen={**frozen, **used})
+    what = {"networks": ["generator"], "settings": ["channels", "px"]}
+    resumed = find_state(config, trainer="early_head", frozen={**frozen, **used}, **what)
     head: EarlyHead = start_head(config, mobile, size).to(device)
     losses = build_losses(config.loss_weights, loss_resolution=domain.loss_resolution).to(device).eval()
     optimizer = build_optimizer(head.parameters(), config.optimizer)

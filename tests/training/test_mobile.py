@@ -119,6 +119,10 @@ def test_a_head_learns_to_draw_inverted_photos_and_resumes(domain, with_head, bo
             early_head.train(
                 replace(head_config(domain, tmp_path / "bad"), data=DataConfig(root=str(photos)), **change)
             )
+    with pytest.raises(UserError, match=r"init_from: .* has other sizes than one of channels=4"):
+        early_head.train(replace(config, channels=4, output=str(tmp_path / "narrow")))
+    with pytest.raises(UserError, match="channels: 8 -> 4"):
+        early_head.train(replace(config, channels=4, init_from=None, output=str(tmp_path / "part")))
     with pytest.raises(ConfigError, match="model=FOLDER"):
         load_config(EarlyHeadConfig, "configs/early_head/ffhq_mobile.yaml", [f"model={both_phases}"])
 
