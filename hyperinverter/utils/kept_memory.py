@@ -19,7 +19,7 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):  # macOS, musl; TypeError: Windows
         return False
-    # Any call that takes hold ends what glibc does by itself, which is to keep ever larger pieces; so this one is first.
+    # Any call that takes hold ends what glibc does by itself, keeping ever larger pieces: this one comes first.
     if not any(mallopt(MMAP_THRESHOLD, size) for size in (KEPT_BYTES, KEPT_BEFORE_2_35)):
         return False
     return all([mallopt(TRIM_THRESHOLD, KEPT_BYTES), mallopt(ARENA_MAX, 1)])
