@@ -96,7 +96,7 @@ class RandomChanges:
         return moves if {"translate", "scale", "rotate", "tilt"} & set(self.kinds) else None
 
     def _blended(self, images: Tensor) -> Tensor:
-        """On one side of a random line, which is up to a quarter of the image wide, images turn into their neighbours.
+        """On one side of a random line, which is up to an eighth of the image wide, images turn into their neighbours.
 
         With several processes neighbours are those of the same process.
         """

@@ -164,7 +164,7 @@ def test_it_listens_on_this_machine_alone_unless_told(editor: Editor):
     assert is_own("localhost") and is_own("::1") and not is_own("0.0.0.0") and not is_own("192.168.1.2")
 
 
-def test_freed_memory_is_kept_and_ctrl_c_is_its_end_and_no_broken_off_work(
+def test_ctrl_c_is_its_end_and_no_broken_off_work(
     editor: Editor, app_config: AppConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     uvicorn = pytest.importorskip("uvicorn", reason="the app needs the extra app")

@@ -107,7 +107,7 @@ def test_blending_puts_the_next_image_on_one_side_of_a_line():
     share = (changed - levels) / (levels.roll(1, 0) - levels)  # of the next image, at every place
     assert share.min() >= -1e-5 and share.max() <= 1 + 1e-5
     whole = ((share < 1e-4) | (share > 1 - 1e-4)).float().mean((1, 2, 3))  # but for the line itself
-    assert whole.min() > 0.6 and 0.3 < share.mean() < 0.7 and share.mean((1, 2, 3)).std() > 0.1
+    assert whole.min() > 0.8 and 0.3 < share.mean() < 0.7 and share.mean((1, 2, 3)).std() > 0.1
 
 
 def test_the_sign_follows_by_a_tenth():
