@@ -32,7 +32,7 @@ from hyperinverter.training.optim import build_optimizer, set_rates, step_over_p
 from hyperinverter.training.progress import due_at, open_run
 from hyperinverter.training.resume import Parts, find_state, restore, save_state
 from hyperinverter.training.validation import side_by_side, validate
-from hyperinverter.utils.distributed import in_all_processes, is_main, place_of
+from hyperinverter.utils.distributed import in_all_processes, is_main, place_of, world_size
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.state_dicts import misfits
 from hyperinverter.utils.text import counted
@@ -189,7 +189,8 @@ def train(config: EarlyHeadConfig) -> dict[str, float]:
             if due.log:
                 bar.set_postfix(loss=f"{progress.log_losses(run):.4f}")
             if due.images and is_main():
-                _, images, names = next(iter(data[1].own_in_order(4, 4)))
+                held_out = next((batch[1:] for batch in data[1].own_in_order(4, 4)), None)
+                images, names = held_out or data[0].get(0, 4 * world_size())
                 ws, residuals, whole = scenes[1](images.to(device), names)
                 with torch.no_grad():
                     run.images(progress.step, "reduced_early", side_by_side(whole, draw(ws, residuals)))
@@ -208,5 +209,6 @@ def train(config: EarlyHeadConfig) -> dict[str, float]:
                 run.stop(progress.step)
         measured = validate(validation_losses, data[1], replace(schedule, validation_images=None), device)
         message = ", ".join(f"{name} {value:.4f}" for name, value in measured.items())
-        run.log(f"on {counted(len(data[1]), 'validation image')}: {message}", progress.conclusion(output))
+        told = [f"on {counted(len(data[1]), 'validation image')}: {message}"] if measured else []
+        run.log(*told, progress.conclusion(output))
     return progress.summary()

@@ -84,6 +84,14 @@ def test_an_interrupted_head_ends_as_an_uninterrupted_one(domain, with_head, tmp
     assert files[0].hash == files[1].hash
 
 
+def test_a_head_learns_without_validation_images(domain, with_head, tmp_path):
+    """Its pictures are of training images then; it ended in a StopIteration."""
+    config = head_config(domain, tmp_path / "run", schedule={"max_steps": 2, "images_every": 1})
+    early_head.train(replace(config, data=replace(config.data, store=None, validation_fraction=0.0)))
+    assert (tmp_path / "run" / "model" / "early_head.safetensors").is_file()
+    assert not any("validation/l2" in line for line in stats(tmp_path / "run"))
+
+
 @pytest.fixture(scope="module")
 def both_phases(domain, with_head, photos, tmp_path_factory) -> Path:
     """A model folder with both phases of a few steps."""
