@@ -126,6 +126,18 @@ def test_a_direction_of_a_file_with_many_is_listed(model: hyperinverter.HyperInv
     assert model.directions == ["big", "plain", "smile"]
 
 
+def test_a_folder_has_the_directions_that_its_domain_names(tiny_model: Path, tmp_path: Path, monkeypatch):
+    """load("ffhq_mobile") knew no lipstick, which the command line edits: only a config's domain had such names."""
+    folder = shutil.copytree(tiny_model, tmp_path / "mine")
+    (folder / "pca.safetensors").touch()
+    name = hyperinverter.load(folder).domain.name
+    (tmp_path / "configs/domains").mkdir(parents=True)
+    config = f"name: {name}\ndirections: {{lipstick: pca.safetensors#lipstick, smile: directions/smile.safetensors}}\n"
+    (tmp_path / f"configs/domains/{name}.yaml").write_text(config)
+    monkeypatch.chdir(tmp_path)
+    assert hyperinverter.load(folder).directions == ["lipstick"], "without the file there is no smile"
+
+
 def test_edits_by_name_in_standard_deviations(model: hyperinverter.HyperInverter):
     assert model.directions == ["plain", "smile"]
     image = torch.linspace(-1, 1, 3 * model.resolution**2).reshape(1, 3, model.resolution, model.resolution)

@@ -33,11 +33,15 @@ class Edits:
         """Names of the edits that the model brings along, as `edit` takes them."""
         from hyperinverter.releases.direction_files import available_directions
 
-        files = {
-            name: file.partition("#")[0] for name, file in self.domain.directions.items()
-        }  # FILE#WHICH: one of many
+        files = {name: file.partition("#")[0] for name, file in self._files().items()}  # FILE#WHICH: one of many
         named = [name for name, file in files.items() if (self.folder / file).is_file()]
         return sorted({*named, *available_directions(self.folder)})
+
+    def _files(self) -> Mapping[str, str]:
+        """Direction -> file, of the config, or of the domain that the model's files name."""
+        from hyperinverter.releases.direction_files import directions_of_domain
+
+        return self.domain.directions or directions_of_domain(self.domain.name, self.folder)
 
     def direction(self, name: str | Path, files: Mapping[str, str] | None = None) -> "Direction":
         """A direction of this model's W, by name or from a file; see `directions.load_direction`.
@@ -57,7 +61,7 @@ class Edits:
         return load_direction(
             name,
             self.folder,
-            files=self.domain.directions if files is None else files,
+            files=self._files() if files is None else files,
             space=Space.of(self.generator),
             generator_hash=self.generator_hash,
         )

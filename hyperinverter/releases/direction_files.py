@@ -43,6 +43,16 @@ def available_directions(model_folder: str | Path | None) -> list[str]:
     return sorted({file.stem for file in folder.iterdir() if file.suffix in SUFFIXES})
 
 
+def directions_of_domain(name: str, model_folder: Path) -> dict[str, str]:
+    """Direction -> file, of the known domain of this name, as far as the model folder has these files."""
+    from hyperinverter.config.load import list_domains, load_domain
+
+    if name not in list_domains():
+        return {}
+    files = load_domain(name).directions
+    return {direction: file for direction, file in files.items() if _of_domain(file, model_folder).is_file()}
+
+
 def find_direction(text: str, model_folder: str | Path | None, files: Mapping[str, str]) -> tuple[Path, str | None]:
     """The file of a direction, and what stands behind # for one that holds many; arguments as of `load_direction`.
 
