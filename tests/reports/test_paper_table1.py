@@ -18,6 +18,7 @@ from hyperinverter.extractors import base as extractor_base
 from hyperinverter.inverters.optimising import ProjectorInverter
 from hyperinverter.metrics.features import DiscriminatorDistance, FrFeatureIdentity
 from hyperinverter.metrics.pixel import L2, Psnr
+from hyperinverter.reports.html_page import Table
 from hyperinverter.reports.paper.bench import Bench
 from hyperinverter.reports.paper.parts import PARTS, expanded_parts
 from hyperinverter.reports.paper.table1 import _steps, _unfinished
@@ -163,6 +164,12 @@ def test_baselines_with_another_trunk_are_told():
     told = " ".join(_trained({"phase3": {"title": "Phase III", "trained": ours}}))
     assert told.endswith("Phase I 1 steps, 2 images; Phase II 3 steps, 4 images; Phase III 5 steps, 6 images.")
     assert list(_trained({"sg2": {"title": "SG2", "trained": {}}})) == []
+
+
+def test_a_column_of_the_paper_alone_has_its_arrow(config):
+    config.methods, config.domain.kind = ["hyperinverter"], "faces"
+    heads = next(block for block in table1_blocks(reproduce(config)["table1"]) if isinstance(block, Table)).heads
+    assert {"identity ↑", "ms_ssim ↑", "lpips ↓", "seconds ↓"} <= set(heads)
 
 
 def test_photos_that_were_enlarged_are_told(config, tmp_path):

@@ -10,6 +10,7 @@ from hyperinverter.reports.paper.values import METRICS, TABLE_1
 
 OWN_CORE = 0.9  # a process that computes for less of its time shares its core
 OF_A_SET = ("fid", "kid_x1e3", "frechet_squeezenet")  # grow as images get fewer: only equal counts compare
+HIGHER = ("identity", "psnr", "ms_ssim")  # is better, of the paper's columns that were not asked for
 PHASES = {"w_encoder": "Phase I", "hyperinverter": "Phase II", "feature_residual": "Phase III"}  # by part
 PAPER_ONLY = {"faces": "Human Faces", "scenes": "Churches"}  # what the paper's columns are of, by kind
 
@@ -27,7 +28,11 @@ def table1_blocks(result: dict[str, Any]) -> Iterator[Block]:
     )
     units = {name: f", {about['unit']}" if about["unit"] else "" for name, about in result["metrics"].items()}
     arrows = {name: " " + ARROWS[about["better"]] for name, about in result["metrics"].items()}
-    heads = ["method", "n", *(f"{name}{units.get(name, '')}{arrows.get(name, ' ↓')}" for name in columns)]
+    heads = [
+        "method",
+        "n",
+        *(f"{name}{units.get(name, '')}{arrows.get(name, ' ↑' if name in HIGHER else ' ↓')}" for name in columns),
+    ]
     yield Table(heads, [_line(row, columns, most) for row in rows.values()])
     devices = {row["device"] for row in rows.values() if "device" in row}
     widest: dict[str, Any] = next((row for row in rows.values() if row.get("n") == most), {})
