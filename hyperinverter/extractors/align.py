@@ -31,6 +31,7 @@ DOUBTED = 0.92  # of YuNet's score: upright faces have 0.92 and more, turned one
 BETTER = 0.02  # by which the score of another turn must win
 AGREES = 0.2  # of the side: so near must the corners by landmarks and by the detector's points be
 TOLD_OUTSIDE = 0.2  # of a crop, outside the photo: where more is, it is said
+TOLD_SMALL_PX = 128  # a crop whose side is less than this in the photo, and than half of what is wanted
 SMALLEST = 0.25  # width of a face over the widest one's, from which on it counts
 # side in px of the crop square of the smallest face that is surely seen; dlib is too slow to look for more of them
 SEEN = {"yunet": 24, "dlib": 0}
@@ -116,13 +117,18 @@ def _cut(
     whose: str = WHOSE,
 ) -> AlignedFace:
     quad, landmarks = face
+    notes = [] if note is None else [note]
     if (share := outside(quad, image.size)) > TOLD_OUTSIDE:
-        guess = (
+        notes.append(
             f"{100 * share:.0f} % of {whose} crop lies outside the photo, and what is drawn there is a guess: give a "
             "photo with more around the face"
         )
-        note = guess if note is None else f"{note}; {guess}"
-    return AlignedFace(crop_quad(image, quad, size), quad, landmarks, note, number)
+    if (side := float(np.linalg.norm(quad[1] - quad[0]))) < min(TOLD_SMALL_PX, size / 2):
+        notes.append(
+            f"{whose} crop is {side:.0f} px wide in the photo and is enlarged to {size} px, so that details are a "
+            "guess: give a larger photo"
+        )
+    return AlignedFace(crop_quad(image, quad, size), quad, landmarks, "; ".join(notes) or None, number)
 
 
 def find_faces(image: Image.Image, name: str = "the image") -> list[tuple[np.ndarray, np.ndarray | None]]:

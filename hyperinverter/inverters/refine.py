@@ -67,6 +67,8 @@ class Refiner:
             settings = replace(settings, w_learning_rate=0.0 if has_tokens else W_LEARNING_RATE)
         if settings.learning_rate == settings.w_learning_rate == 0:
             raise UserError("refine.learning_rate and refine.w_learning_rate are 0, so nothing moves: leave one out")
+        if not 0 <= settings.early <= 1:
+            raise UserError(f"refine.early is {settings.early}; it is a share of the steps, from 0 to 1")
         px, perceptual, identity = min(resolution, domain.loss_resolution), None, None
         if settings.perceptual > 0:
             try:

@@ -147,6 +147,15 @@ def test_how_much_of_a_crop_lies_outside_the_photo_is_told():
     assert re.match(r"2 faces; .* from the top; \d+ % of the face's crop", _note_of(photo, notes[0]))
 
 
+def test_a_face_that_is_much_enlarged_is_told():
+    small = astronaut().resize((160, 160))
+    note = align(small, 256).note
+    assert re.fullmatch(
+        r"the face's crop is \d\d px wide in the photo and is enlarged to 256 px, so that .*photo", note
+    )
+    assert align(small, 64).note is None and align(astronaut(), 256).note is None
+
+
 def _note_of(photo: Image.Image, told: str) -> str:
     """What is said when the face of a note is chosen."""
     return align(photo, 64, number=int(told.partition("of face ")[2][0])).note

@@ -218,6 +218,8 @@ def test_what_cannot_be_refined_is_refused(tiny_model):
         load(tiny_model, refine=RefineConfig(steps=2, **PLAIN), precision="bf16")
     with pytest.raises(UserError, match="leave precision at fp32"):
         load(tiny_model, precision="bf16").refine_by(RefineConfig(steps=2, **PLAIN))
+    with pytest.raises(UserError, match=r"refine\.early is 2"):
+        load(tiny_model, refine=RefineConfig(steps=2, early=2, **PLAIN))
     with pytest.raises(UserError, match=r"refine\.perceptual is 0\.8.*or set it to 0"):
         load(tiny_model, refine=2)
     for refine in ("twenty", -5, 2.5):  # an AttributeError, none, an AttributeError
