@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tiny_model import make_tiny_domain, save_tiny_model
 
+from hyperinverter.config import cli
 from hyperinverter.config.schema import DomainConfig
 
 
@@ -20,6 +21,14 @@ def pytest_collection_finish():
 def pytest_unconfigure():
     """What is left at the end is looked at as ever: libraries tell of leaks there."""
     gc.unfreeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _freed_memory_goes_back():
+    """A command that a test calls leaves this process alone: other tests measure what memory it takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "keep_freed_memory", lambda: True)
+        yield
 
 
 @pytest.fixture(scope="session")
