@@ -19,7 +19,6 @@ from hyperinverter.config.load import load_config
 from hyperinverter.config.model_schema import AppConfig
 from hyperinverter.reports.benchmark.clock import Rounds, Side, speed_up, summarise, take_turns
 from hyperinverter.utils.images import to_pil
-from hyperinverter.utils.kept_memory import keep_freed_memory
 
 STRENGTHS = (1.7, -0.9, 2.4, -2.2, 0.6)  # that a slider is moved to, in turn
 
@@ -34,7 +33,6 @@ def measure_app(path: str, settings: list[str], rounds: Rounds) -> dict[str, Any
         byte, and the processor's own, in ms; and "over_synthesis", the former over those of the synthesis alone.
     """
     config = load_config(AppConfig, path, [*settings, "port=0", "refine.steps=0"])
-    keep_freed_memory()  # as the app does
     editor = make_editor(config)
     app = App(editor, config)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None

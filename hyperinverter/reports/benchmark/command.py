@@ -32,6 +32,7 @@ from hyperinverter.training.common import set_up
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import slug, write_json, write_text
+from hyperinverter.utils.kept_memory import keep_freed_memory
 from hyperinverter.utils.text import counted
 from hyperinverter.utils.waiting import log_message
 
@@ -87,6 +88,7 @@ def _measure_app(config: BenchmarkConfig, path: str) -> dict[str, Any]:
     from hyperinverter.reports.benchmark.app import measure_app  # it needs the extra app
 
     set_up(config)
+    keep_freed_memory()  # as every command does: this is a process of its own
     threads = [] if config.threads is None else [f"threads={config.threads}"]
     rounds = Rounds(config.rounds, config.least_rounds, config.seconds, warm_up=2)
     log_message(f"{path}: from a slider to the picture")
