@@ -144,8 +144,9 @@ def train(config: EarlyHeadConfig) -> dict[str, float]:
     size = config.px or generator.resolution // 4
     frozen = {"generator": hash_of(generator)}
     data, scenes, used = open_scenes(config, generator, size, device)
-    what = {"networks": ["generator"], "settings": ["channels", "px"]}
-    resumed = find_state(config, trainer="early_head", frozen={**frozen, **used}, **what)
+    fixed = {**frozen, **used}
+    settings = ["channels", "px"]
+    resumed = find_state(config, trainer="early_head", networks=["generator"], frozen=fixed, settings=settings)
     head: EarlyHead = start_head(config, mobile, size).to(device)
     losses = build_losses(config.loss_weights, loss_resolution=domain.loss_resolution).to(device).eval()
     optimizer = build_optimizer(head.parameters(), config.optimizer)
@@ -204,7 +205,7 @@ def train(config: EarlyHeadConfig) -> dict[str, float]:
 
             # -- save
             if due.save:
-                save_state(run, config, trainer="early_head", frozen={**frozen, **used}, progress=progress, parts=state)
+                save_state(run, config, trainer="early_head", frozen=fixed, progress=progress, parts=state)
             if due.stop:
                 run.stop(progress.step)
         measured = validate(validation_losses, data[1], replace(schedule, validation_images=None), device)
