@@ -31,6 +31,8 @@ class TargetLayer:
             than the true one for conv0 and conv1 above 4 px, equal to it elsewhere.
         scaled_dim: which channels of it a scale each changes the image: 0 output, 1 input ones. Input ones are always
             right; demodulation takes the scales of output channels away.
+        kind: `conv`, `depthwise` or `pointwise` of a convolution between features, `torgb`, or `affine` of a style.
+        px: side of the features that the layer puts out.
     """
 
     name: str
@@ -38,6 +40,8 @@ class TargetLayer:
     style_index_true: int
     style_index_released: int
     scaled_dim: int = 1
+    kind: str = "conv"
+    px: int = 0
 
     @property
     def is_convolution(self) -> bool:
@@ -67,7 +71,8 @@ def target_layer(name: str, shape: Sequence[int]) -> TargetLayer:
         raise ValueError(f"{name}: not a weight of a StyleGAN2 synthesis network, such as b8.conv0.weight")
     style = 2 * level - 5 + _KINDS.index(match[2])
     is_shifted = level > 2 and match[2] != "torgb"
-    return TargetLayer(name, tuple(shape), style, style + is_shifted)
+    kind = "affine" if "affine" in name else "torgb" if match[2] == "torgb" else "conv"
+    return TargetLayer(name, tuple(shape), style, style + is_shifted, kind=kind, px=2**level)
 
 
 def target_names(resolution: int, target_set: str) -> list[str]:

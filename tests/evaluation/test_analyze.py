@@ -4,6 +4,7 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from hyperinverter.evaluation.analysis import difference_maps, quality_time, wei
 from hyperinverter.evaluation.analysis.command import analyze
 from hyperinverter.evaluation.analysis.weight_changes import Layer, as_json, evenness_of
 from hyperinverter.evaluation.drawing import new_figure
+from hyperinverter.models.mobile_stylegan import MobileGenerator
+from hyperinverter.models.target_layers import target_layers
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import load_image
 
@@ -158,6 +161,23 @@ def made(conv: list[float], torgb: list[float], noise: float = 0.01) -> tuple[li
             means.append(mean)
     spread = np.random.default_rng(0).normal(1, noise, (50, len(means)))
     return layers, np.array(means) * spread
+
+
+def test_kernels_of_other_sizes_are_compared_by_their_share():
+    """Separable convolutions: a depthwise kernel's numbers are tens of times a pointwise one's."""
+    torch.manual_seed(0)
+    generator = MobileGenerator(resolution=32, z_dim=8, w_dim=8, channel_base=128, channel_max=16, mapping_layers=2)
+    weights = dict(generator.synthesis.named_parameters())
+    images = torch.zeros(3, 3, 32, 32)
+    targets = target_layers(generator)
+    changes = {t.name: 0.1 * weights[t.name].detach().expand(3, *t.shape) for t in targets}
+    inverter = SimpleNamespace(generator=generator, name="x", invert=lambda *_, **__: None)
+    inverter.weight_residuals = lambda _: changes
+    layers, values = weight_changes.measure_weight_changes(inverter, [images])
+    np.testing.assert_allclose(values, 0.1, rtol=1e-5)
+    found = as_json(layers, values, "faces")
+    assert "share" in found["unit"] and found["evenness"]["value"] == pytest.approx(1)
+    assert {row["kind"] for row in found["layers"]} == {"conv", "depthwise", "pointwise", "torgb"}
 
 
 def verdicts(*arguments, **options) -> dict[str, str]:

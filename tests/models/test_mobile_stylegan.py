@@ -253,6 +253,9 @@ def test_a_layers_style_is_the_one_that_moves_it():
     assert len(convs) == 1 + 4 * len(generator.synthesis.layers) + 1
     assert [t.name for t in convs[:3]] == ["conv1.weight", "layers.0.conv1.depthwise", "layers.0.conv1.pointwise"]
     assert "to_img.weight" not in {t.name for t in target_layers(generator, "conv_without_bias_without_torgb")}
+    assert [(t.kind, t.px) for t in convs[:3]] == [("conv", 4), ("depthwise", 8), ("pointwise", 8)]
+    assert [(t.kind, t.px) for t in convs[-2:]] == [("pointwise", 32), ("torgb", 64)]
+    assert {t.kind for t in targets if "modulation" in t.name} == {"affine"}
 
 
 def test_wrong_residuals_and_sizes_are_named():

@@ -20,7 +20,7 @@ from hyperinverter.evaluation.drawing import new_figure, save_figure
 from hyperinverter.inverters import Inverter
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.metrics.base import bootstrap_interval, bootstrap_means, middle_95
-from hyperinverter.models.target_layers import target_layer
+from hyperinverter.models.target_layers import target_layers
 from hyperinverter.utils.checkout import REPOSITORY, command_of
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_atomically
@@ -28,27 +28,19 @@ from hyperinverter.utils.files import write_atomically
 COLUMNS = ("layer", "resolution", "kind", "numbers", "mean_abs_change", "low_95", "high_95", "mean_abs_weight")
 
 
+SEPARABLE = ("depthwise", "pointwise")
+MAIN = ("conv", *SEPARABLE)
+
+
 @dataclass(frozen=True)
 class Layer:
-    """One changed weight of the generator; kind: conv, torgb, or other (affines, biases)."""
+    """One changed weight of the generator; kind: a target layer's, or other (biases)."""
 
     name: str
     resolution: int
     kind: str
     numbers: int
     mean_abs_weight: float
-
-    @classmethod
-    def of(cls, name: str, weight: Tensor) -> "Layer":
-        try:
-            target_layer(name, weight.shape)
-        except ValueError:
-            kind = "other"
-        else:
-            kind = "other" if "affine" in name else "torgb" if "torgb" in name else "conv"
-        block = name.partition(".")[0]
-        resolution = int(block[1:]) if block[1:].isdigit() else 0
-        return cls(name, resolution, kind, weight.numel(), weight.abs().mean().item())
 
 
 def measure_weight_changes(inverter: Inverter, batches: Iterable[Tensor]) -> tuple[list[Layer], np.ndarray]:
@@ -58,7 +50,8 @@ def measure_weight_changes(inverter: Inverter, batches: Iterable[Tensor]) -> tup
         inverter: a method that changes the generator's weights.
         batches: images [n, 3, R, R] on the method's device.
     Returns:
-        The layers in the published order, and values [N, J] in units of the stored weight.
+        The layers in the published order, and values [N, J] in units of the stored weight, or, where kernels are
+        separable and so of different sizes, as shares of a layer's mean |θ|.
     Raises:
         NotMeasured: the method uses the generator as it is.
     """
@@ -73,7 +66,17 @@ def measure_weight_changes(inverter: Inverter, batches: Iterable[Tensor]) -> tup
         rows.append(torch.stack([residuals[name].abs().flatten(1).mean(1) for name in names], dim=1).cpu())
     if not rows:
         raise UserError("there are no images to analyse; give data.root a folder, zip or LMDB that holds some")
-    return [Layer.of(name, weights[name]) for name in names], torch.cat(rows).double().numpy()
+    places = {one.name: one for one in target_layers(inverter.generator, "all_without_bias")}
+    layers, values = [], torch.cat(rows).double().numpy()
+    for name in names:
+        weight, place = weights[name], places.get(name)
+        told = (place.px, place.kind) if place else (0, "other")
+        layers.append(Layer(name, *told, weight.numel(), weight.abs().mean().item()))
+    return layers, values / [each.mean_abs_weight for each in layers] if _are_shares(layers) else values
+
+
+def _are_shares(layers: list[Layer]) -> bool:
+    return any(layer.kind in SEPARABLE for layer in layers)
 
 
 def as_json(layers: list[Layer], values: np.ndarray, kind: str, other: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -84,15 +87,15 @@ def as_json(layers: list[Layer], values: np.ndarray, kind: str, other: dict[str,
         kind: of the domain, faces or scenes: decides which of the paper's statements belong to it.
         other: weight_changes.json of another domain, for the statement on churches.
     """
-    rows = []
+    rows, unit = [], "as a share of its mean |θ|" if _are_shares(layers) else "in units of the stored weight"
     for layer, column in zip(layers, values.T, strict=True):
         low, high = bootstrap_interval(column)
         rows.append(dict(zip(COLUMNS, (layer.name, layer.resolution, layer.kind, layer.numbers, float(column.mean()),
                                        low, high, layer.mean_abs_weight), strict=True)))  # fmt: skip
-    evenness = evenness_of(values[:, [layer.kind == "conv" for layer in layers]])
+    evenness = evenness_of(values[:, [layer.kind in MAIN for layer in layers]])
     return {
         "images": len(values),
-        "unit": "mean |Δθ| of a layer, in units of the stored weight, mean over images; 95 % interval over images",
+        "unit": f"mean |Δθ| of a layer, {unit}, mean over images; 95 % interval over images",
         "layers": rows,
         "evenness": evenness,
         "statements": list(_statements(layers, values, kind, evenness, other)),
@@ -117,7 +120,7 @@ def _statements(
     layers: list[Layer], values: np.ndarray, kind: str, evenness: dict[str, Any], other: dict[str, Any] | None
 ) -> Any:
     """The paper's statements (section 4.5 for faces, C.1 for churches), each with its number and whether it holds."""
-    is_conv = np.array([layer.kind == "conv" for layer in layers])
+    is_conv = np.array([layer.kind in MAIN for layer in layers])
     is_torgb = np.array([layer.kind == "torgb" for layer in layers])
     resolutions = np.array([layer.resolution for layer in layers])
     if is_conv.any() and is_torgb.any():
@@ -126,7 +129,7 @@ def _statements(
             values,
             lambda means: means[is_conv].mean() / means[is_torgb].mean(),
         )
-    blocks = sorted({layer.resolution for layer in layers if layer.kind == "conv"})
+    blocks = sorted({layer.resolution for layer in layers if layer.kind in MAIN})
     if kind == "faces" and len(blocks) > 1:
 
         def last_against_next(means: np.ndarray) -> float:
@@ -187,18 +190,20 @@ def draw_weight_changes(result: dict[str, Any], title: str, folder: Path) -> lis
         writer.writeheader()
         writer.writerows(rows)
     figure, axes = new_figure(max(6.0, 0.42 * len(rows) + 1.5), 4.8)
-    colours = {"conv": "tab:blue", "torgb": "tab:orange", "other": "tab:gray"}
-    for kind in colours:
+    labels = {"conv": "main convolution", "torgb": "toRGB", "affine": "style affine"}
+    colours = {"conv": "tab:blue", "depthwise": "tab:cyan", "pointwise": "tab:purple"}
+    colours |= {"torgb": "tab:orange", "affine": "tab:green", "other": "tab:gray"}
+    for kind, colour in colours.items():
         places = [place for place, row in enumerate(rows) if row["kind"] == kind]
         if places:
             heights = [rows[place]["mean_abs_change"] for place in places]
             ends = [
                 [abs(rows[place][end] - rows[place]["mean_abs_change"]) for place in places] for end in COLUMNS[5:7]
             ]
-            label = {"conv": "main convolution", "torgb": "toRGB"}.get(kind, kind)
-            axes.bar(places, heights, yerr=ends, color=colours[kind], ecolor="0.3", capsize=2, label=label)
+            axes.bar(places, heights, yerr=ends, color=colour, ecolor="0.3", capsize=2, label=labels.get(kind, kind))
     axes.set_xticks(range(len(rows)), [row["layer"].removesuffix(".weight") for row in rows], rotation=60, ha="right")
-    axes.set(ylabel="mean |Δθ|", title=f"{title}, {result['images']:,} images")
+    label = "mean |Δθ| / mean |θ|" if "share" in result["unit"] else "mean |Δθ|"
+    axes.set(ylabel=label, title=f"{title}, {result['images']:,} images")
     axes.grid(axis="y", alpha=0.3)
     axes.legend()
     return ["weight_changes.csv", *(path.name for path in save_figure(figure, folder / "weight_changes"))]

@@ -167,16 +167,22 @@ class MobileSynthesis(nn.Module):
 
         Both kernels of a separable convolution are targets; the image head stands for torgb.
         """
-        convs: dict[str, tuple[StyledConv | ToImage, int]] = {"conv1": (self.conv1, 0)}
+        convs: dict[str, tuple[StyledConv | ToImage, int, int]] = {"conv1": (self.conv1, 0, 4)}
         for i, layer in enumerate(self._layers()):
-            convs |= {f"layers.{i}.conv1": (layer.conv1, 1 + 3 * i), f"layers.{i}.conv2": (layer.conv2, 2 + 3 * i)}
+            convs |= {f"layers.{i}.conv{n}": (getattr(layer, f"conv{n}"), n + 3 * i, layer.size) for n in (1, 2)}
+        last = {"to_img": (self.to_img, 3 * len(self.layers), self.resolution)}
         if target_set != "conv_without_bias_without_torgb":
-            convs["to_img"] = (self.to_img, 3 * len(self.layers))
-        kernels = [(f"{name}.{kernel}", style) for name, (conv, style) in convs.items() for kernel in conv.kernels]
+            convs |= last
+        kinds = {f"{name}.weight": "torgb" if name in last else "conv" for name in convs}
+        kernels = [(f"{name}.{kernel}", *at) for name, (conv, *at) in convs.items() for kernel in conv.kernels]
         if target_set == "all_without_bias":
-            styles = {name: style for name, (_, style) in convs.items()}
-            styles |= {f"layers.{i}.up": 1 + 3 * i for i in range(len(self.layers))}
-            kernels += [(f"{name}.modulation.weight", style) for name, style in styles.items()]
+            at = {name: (style, px) for name, (_, style, px) in convs.items()}
+            at |= {f"layers.{i}.up": (1 + 3 * i, layer.size) for i, layer in enumerate(self._layers())}
+            kernels += [(f"{name}.modulation.weight", *place) for name, place in at.items()]
+            kinds |= {f"{name}.modulation.weight": "affine" for name in at}
         # A depthwise kernel's output channels are its input channels, and nothing is demodulated.
-        shapes = {name: tuple(self.get_parameter(name).shape) for name, _ in kernels}
-        return [TargetLayer(name, shapes[name], style, style, scaled_dim=0) for name, style in kernels]
+        shapes = {name: tuple(self.get_parameter(name).shape) for name, *_ in kernels}
+        return [
+            TargetLayer(name, shapes[name], style, style, 0, kinds.get(name, name.rpartition(".")[2]), px)
+            for name, style, px in kernels
+        ]

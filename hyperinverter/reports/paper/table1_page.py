@@ -145,7 +145,7 @@ def _trained(rows: dict[str, Any]) -> Iterator[str]:
             words.append("Phase I's trunk" if training["trunk"] == own else "another trunk than Phase I's")
         lines.append(f"{title} {', '.join(filter(None, words))}")
     if lines:
-        yield f"The training run that made each part, as its file tells: {'; '.join(lines)}."
+        yield f"The last training run of each part, as its file tells (cards tell earlier ones): {'; '.join(lines)}."
 
 
 def _one_line(text: str) -> str:

@@ -108,11 +108,11 @@ def _analysis(result: dict[str, Any], folder: Path) -> Iterator[str]:
 
 
 def _relative(layers: list[dict[str, Any]]) -> str:
-    """Mean change over mean weight, of main convolutions against toRGB, where both change."""
+    """Mean change over mean weight, of main convolutions against toRGB, where both change and are plain ones."""
     shares: dict[str, list[float]] = {}
     for one in layers:
         shares.setdefault(one["kind"], []).append(one["mean_abs_change"] / one["mean_abs_weight"])
-    if not {"conv", "torgb"} <= shares.keys():
+    if not {"conv", "torgb"} <= shares.keys() or "depthwise" in shares:
         return ""
     conv, torgb = (sum(shares[kind]) / len(shares[kind]) for kind in ("conv", "torgb"))
     return (
