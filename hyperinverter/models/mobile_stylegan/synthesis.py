@@ -173,16 +173,24 @@ class MobileSynthesis(nn.Module):
         last = {"to_img": (self.to_img, 3 * len(self.layers), self.resolution)}
         if target_set != "conv_without_bias_without_torgb":
             convs |= last
+        places = {name: (style, px) for name, (_, style, px) in convs.items()}
         kinds = {f"{name}.weight": "torgb" if name in last else "conv" for name in convs}
-        kernels = [(f"{name}.{kernel}", *at) for name, (conv, *at) in convs.items() for kernel in conv.kernels]
+        kernels = [(f"{name}.{kernel}", places[name]) for name, (conv, *_) in convs.items() for kernel in conv.kernels]
         if target_set == "all_without_bias":
-            at = {name: (style, px) for name, (_, style, px) in convs.items()}
-            at |= {f"layers.{i}.up": (1 + 3 * i, layer.size) for i, layer in enumerate(self._layers())}
-            kernels += [(f"{name}.modulation.weight", *place) for name, place in at.items()]
-            kinds |= {f"{name}.modulation.weight": "affine" for name in at}
+            places |= {f"layers.{i}.up": (1 + 3 * i, layer.size) for i, layer in enumerate(self._layers())}
+            affines = [(f"{name}.modulation.weight", place) for name, place in places.items()]
+            kinds |= {name: "affine" for name, _ in affines}
+            kernels += affines
         # A depthwise kernel's output channels are its input channels, and nothing is demodulated.
-        shapes = {name: tuple(self.get_parameter(name).shape) for name, *_ in kernels}
         return [
-            TargetLayer(name, shapes[name], style, style, 0, kinds.get(name, name.rpartition(".")[2]), px)
-            for name, style, px in kernels
+            TargetLayer(
+                name,
+                tuple(self.get_parameter(name).shape),
+                style,
+                style,
+                scaled_dim=0,
+                kind=kinds.get(name, name.rpartition(".")[2]),
+                px=px,
+            )
+            for name, (style, px) in kernels
         ]
