@@ -46,7 +46,7 @@ def build_layerwise_encoder(domain: DomainConfig, hypernetwork: Hypernetwork) ->
 
 def build_hypernetwork(domain: DomainConfig, generator: "Generator | MobileGenerator") -> Hypernetwork:
     sizes, maps = asdict(domain.hypernetwork), domain.layerwise_encoder
-    layers = target_layers(generator, sizes.pop("target_set"), sizes.pop("left_out"))
+    layers = target_layers(generator, sizes["target_set"], sizes["left_out"])
     return Hypernetwork(layers, generator.num_ws, maps.feature_channels, feature_size=maps.feature_size, **sizes)
 
 

@@ -8,13 +8,13 @@ hidden size. A *token* [N, D] is the output of the feature transformer; a residu
 
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from hyperinverter.config.domain_schema import FUSION_NORMS, MAPPERS
-from hyperinverter.config.schema import HYPERNETWORK_INITS, STYLE_INDICES, TOKEN_RANGES, WEIGHT_LAYOUTS
+from hyperinverter.config.domain_checks import DOMAIN_CHECKS
+from hyperinverter.config.domain_schema import HypernetworkConfig
 from hyperinverter.models.residuals import ChannelScales
 from hyperinverter.models.target_layers import TargetLayer
 from hyperinverter.models.token_stack import TokenStack
@@ -33,9 +33,7 @@ class WeightRegressor(nn.Module):
         shape: of the target, (O, I, k, k) or (O, I).
         feature_channels: C of E2's features.
         feature_size: side of E2's features in px; a power of two from 8.
-        fusion_channels: channels after the fusion of both features.
-        transformer_channels: channels inside the feature transformer.
-        hidden_size: D, numbers in a token.
+        options: fields of `config.domain_schema.HypernetworkConfig`. What its comments do not say of them:
         weight_layout: how the mapper's [I, O*k*k] becomes [O, I, k, k]. `released` reinterprets the flat numbers, which
             is what released weights need; `paper` makes each row one input channel.
         use_w_image_features: False leaves the Phase I image out of the fusion (ablation, table 3 row 3).
@@ -65,23 +63,16 @@ class WeightRegressor(nn.Module):
         *,
         feature_channels: int = 512,
         feature_size: int = 8,
-        fusion_channels: int = 512,
-        transformer_channels: int = 64,
-        hidden_size: int = 256,
-        weight_layout: str = "released",
-        use_w_image_features: bool = True,
-        init: str = "released",
-        token_range: str = "non_negative",
-        mapper: str = "matrices",
         scaled_dim: int = 1,
-        fusion_norm: str = "instance",
-        passes: int = 1,
+        **options: Any,
     ):
         super().__init__()
+        config = HypernetworkConfig(**options)
+        hidden_size, width = config.hidden_size, config.transformer_channels
         self.shape = tuple(shape)
-        self.weight_layout = weight_layout
+        self.weight_layout = config.weight_layout
         self.out_channels, self.in_channels = self.shape[:2]
-        self.scales_channels = mapper == "channel_scales"
+        self.scales_channels = config.mapper == "channel_scales"
         self.scaled_dim = scaled_dim
         self.token_size = self.shape[scaled_dim] if self.scales_channels else hidden_size
         if not self.scales_channels:
@@ -95,26 +86,26 @@ class WeightRegressor(nn.Module):
             nn.init.kaiming_normal_(self.w2)
         # Instance norm cancels the convolution's bias, which stays because released checkpoints hold it.
         self.fusion = nn.Sequential(
-            nn.Conv2d(feature_channels * (2 if use_w_image_features else 1), fusion_channels, 1),
-            nn.InstanceNorm2d(fusion_channels) if fusion_norm == "instance" else nn.Identity(),
+            nn.Conv2d(feature_channels * (2 if config.use_w_image_features else 1), config.fusion_channels, 1),
+            nn.InstanceNorm2d(config.fusion_channels) if config.fusion_norm == "instance" else nn.Identity(),
             nn.ReLU(),
         )
         halvings = int(math.log2(feature_size))
-        is_signed = token_range == "signed"
+        is_signed = config.token_range == "signed"
         inside = (lambda: nn.LeakyReLU(LEAK)) if is_signed else nn.ReLU
-        layers: list[nn.Module] = [nn.Conv2d(fusion_channels, transformer_channels, 3, 1, 1), inside()]
+        layers: list[nn.Module] = [nn.Conv2d(config.fusion_channels, width, 3, 1, 1), inside()]
         for _ in range(1, halvings):  # 8 -> 4 -> 2 px
-            layers += [nn.Conv2d(transformer_channels, transformer_channels, 4, 2, 1), inside()]
-        last = nn.Conv2d(transformer_channels, self.token_size, 4, 2, 1)  # 1 px
+            layers += [nn.Conv2d(width, width, 4, 2, 1), inside()]
+        last = nn.Conv2d(width, self.token_size, 4, 2, 1)  # 1 px
         layers += [last]
         self.feature_extractor = nn.Sequential(*layers, *([] if is_signed else [nn.ReLU()]))
-        if init != "released":
+        if config.init != "released":
             self._preserve_signal()
         if self.scales_channels:
             nn.init.zeros_(last.weight)
             nn.init.zeros_(cast(Tensor, last.bias))
-        self.update = nn.Parameter(torch.zeros(last.out_channels)) if passes > 1 else None
-        self.register_buffer("scale", torch.ones(()) if init == "gradients" else None)
+        self.update = nn.Parameter(torch.zeros(last.out_channels)) if config.passes > 1 else None
+        self.register_buffer("scale", torch.ones(()) if config.init == "gradients" else None)
 
     @torch.no_grad()
     def _preserve_signal(self) -> None:
@@ -169,15 +160,15 @@ class Hypernetwork(nn.Module):
     Args:
         targets: what to predict, from `target_layers`.
         num_ws: L, styles of the generator, hence feature maps per image.
+        feature_channels, feature_size: see `WeightRegressor`.
+        options: fields of `config.domain_schema.HypernetworkConfig`; what makes a layer's own network says
+            `WeightRegressor`, and of the others:
         style_index: which style's features a layer reads, see `TargetLayer`: `released` or `true`.
         shared_code: every layer reads one and the same feature map instead of its own style's (ablation "w/o
             layer-wise", table 3 row 4). The paper does not say which; here it is the last style's (num_ws - 1), whose
             head stands on the finest map of the pyramid and so sees all three levels. E2 keeps its other heads, which
             then receive no gradient.
-        init, token_range, mapper, fusion_norm: see `WeightRegressor`.
         passes: how often E2 looks, see `HyperInverterNetwork.invert`; all but the first share their weights.
-
-    The remaining arguments are those of `WeightRegressor`.
 
     Raises:
         ValueError: impossible numbers or a target that needs a style the generator has not.
@@ -190,32 +181,25 @@ class Hypernetwork(nn.Module):
         feature_channels: int = 512,
         *,
         feature_size: int = 8,
-        fusion_channels: int = 512,
-        transformer_channels: int = 64,
-        hidden_size: int = 256,
-        weight_layout: str = "released",
-        style_index: str = "released",
-        use_w_image_features: bool = True,
-        shared_code: bool = False,
-        init: str = "released",
-        token_range: str = "non_negative",
-        mapper: str = "matrices",
-        fusion_norm: str = "instance",
-        passes: int = 1,
+        **options: Any,
     ):
         super().__init__()
-        _check(weight_layout, style_index, init, token_range, mapper, fusion_norm, feature_size)
+        config = HypernetworkConfig(**options)
+        if problem := next(iter(DOMAIN_CHECKS[HypernetworkConfig](config)), None):
+            raise ValueError(f"{problem.keys[0]} {problem.message}")
+        if feature_size < 8 or feature_size & (feature_size - 1):
+            raise ValueError(f"feature_size: got {feature_size}, expected a power of two from 8")
         self.targets = {target.name: target for target in targets}
         self._stack: tuple[list, TokenStack] | None = None  # a cache of `tokens`, no part of the state
         self.num_ws = num_ws
         self.feature_channels = feature_channels
         self.feature_size = feature_size
-        self.hidden_size = hidden_size
-        self.lowest_token = 0.0 if token_range == "non_negative" else None  # no number of a token lies below
-        self.use_w_image_features = use_w_image_features
-        self.passes = passes
+        self.hidden_size = config.hidden_size
+        self.lowest_token = 0.0 if config.token_range == "non_negative" else None  # no number of a token lies below
+        self.use_w_image_features = config.use_w_image_features
+        self.passes = config.passes
         self.style_indices = {
-            target.name: num_ws - 1 if shared_code else getattr(target, f"style_index_{style_index}")
+            target.name: num_ws - 1 if config.shared_code else getattr(target, f"style_index_{config.style_index}")
             for target in targets
         }
         for name, index in self.style_indices.items():
@@ -227,24 +211,15 @@ class Hypernetwork(nn.Module):
                     target.shape,
                     feature_channels=feature_channels,
                     feature_size=feature_size,
-                    fusion_channels=fusion_channels,
-                    transformer_channels=transformer_channels,
-                    hidden_size=hidden_size,
-                    weight_layout=weight_layout,
-                    use_w_image_features=use_w_image_features,
-                    init=init,
-                    token_range=token_range,
-                    mapper=mapper,
                     scaled_dim=target.scaled_dim,
-                    fusion_norm=fusion_norm,
-                    passes=passes,
+                    **options,
                 )
                 for target in targets
             }
         )
         self.token_sizes = {name: self.regressor(name).token_size for name in self.targets}
         # what a stack of all transformers can compute
-        self.stackable = fusion_norm == "instance" and len(set(self.token_sizes.values())) == 1
+        self.stackable = config.fusion_norm == "instance" and len(set(self.token_sizes.values())) == 1
 
     def tokens(self, h: Tensor, h_w: Tensor | None, before: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Predict one token per target layer: what the generator must change to turn the Phase I image into the input.
@@ -331,20 +306,3 @@ class Hypernetwork(nn.Module):
 def regressor_name(target_name: str) -> str:
     """`b8.conv0.weight` -> `b8_conv0_weight`, the published module name (module names cannot hold dots)."""
     return target_name.replace(".", "_")
-
-
-def _check(
-    weight_layout: str, style_index: str, init: str, token_range: str, mapper: str, fusion_norm: str, feature_size: int
-) -> None:
-    for key, value, choices in (
-        ("weight_layout", weight_layout, WEIGHT_LAYOUTS),
-        ("style_index", style_index, STYLE_INDICES),
-        ("init", init, HYPERNETWORK_INITS),
-        ("token_range", token_range, TOKEN_RANGES),
-        ("mapper", mapper, MAPPERS),
-        ("fusion_norm", fusion_norm, FUSION_NORMS),
-    ):
-        if value not in choices:
-            raise ValueError(f"{key}: got {value!r}, expected one of {', '.join(choices)}")
-    if feature_size < 8 or feature_size & (feature_size - 1):
-        raise ValueError(f"feature_size: got {feature_size}, expected a power of two from 8")

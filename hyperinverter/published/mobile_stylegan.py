@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hyperinverter.config.schema import GeneratorConfig
 from hyperinverter.models.mobile_stylegan import MobileGenerator, band_order, mean_w
 from hyperinverter.models.stylegan2.layers import channel_rule
-from hyperinverter.models.stylegan2.mapping import LR_MULTIPLIER
 from hyperinverter.published.from_published import Published
 from hyperinverter.published.keys import Keys, options
 from hyperinverter.published.reading import IrLayer, IrNetwork
@@ -25,6 +25,7 @@ from hyperinverter.utils.text import printable
 WHAT = "MobileStyleGAN's generator (random_face)"
 GRAPHS = ("MappingNetwork", "SynthesisNetwork")
 MOST_MAPPING_LAYERS = 64
+LR_MULTIPLIER = GeneratorConfig().mapping_lr_multiplier
 
 
 def read_generator(content: Any, source: str, given: dict[str, Any]) -> tuple[MobileGenerator, Published]:

@@ -15,7 +15,7 @@ from hyperinverter.config.domain_schema import ACTIVATIONS, GeneratorConfig
 from hyperinverter.models.residuals import ChannelScales
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.stylegan2.layers import Conv2d, channel_rule, channels_at
-from hyperinverter.models.stylegan2.synthesis import SynthesisLayer, SynthesisOptions
+from hyperinverter.models.stylegan2.synthesis import SynthesisLayer
 from hyperinverter.ops.bias_act import ACTIVATION_GAINS
 
 SMALL = {"resolution": 16, "z_dim": 8, "w_dim": 12, "channel_base": 128, "channel_max": 8, "mapping_layers": 2}
@@ -81,8 +81,8 @@ def test_filters_of_any_length_resample_as_published(taps: list[float]) -> None:
         filtered = resampled(x, taps, up=1, down=1, **pad)
         expected = F.conv2d(filtered, down.weight * down.weight_gain, stride=2)
         torch.testing.assert_close(down(x), expected)
-    options = SynthesisOptions(w_dim=5, activation="linear", resample_filter=taps)
-    layer = SynthesisLayer(3, 4, resolution=12, up=2, options=options)
+    config = GeneratorConfig(w_dim=5, activation="linear", resample_filter=taps)
+    layer = SynthesisLayer(3, 4, resolution=12, up=2, config=config)
     w = torch.randn(2, 5)
     weight = layer.weight * layer.affine(w)[:, None, :, None, None]  # [N, O, I, k, k]
     weight = weight * (weight.square().sum(dim=(2, 3, 4), keepdim=True) + 1e-8).rsqrt()
@@ -319,8 +319,8 @@ def test_a_gain_multiplies_the_limit_of_a_convolution_too():
     whole = layer(x).detach()
     assert float(whole.abs().max()) == pytest.approx(0.3)
     torch.testing.assert_close(layer(x, gain=0.5).detach(), 0.5 * whole)
-    options = SynthesisOptions(w_dim=5, conv_clamp=0.3)  # in the architecture "resnet", whose branches are scaled
-    layer, w = SynthesisLayer(4, 4, resolution=8, up=1, options=options), torch.randn(2, 5)
+    config = GeneratorConfig(w_dim=5, conv_clamp=0.3)  # in the architecture "resnet", whose branches are scaled
+    layer, w = SynthesisLayer(4, 4, resolution=8, up=1, config=config), torch.randn(2, 5)
     whole = layer(x, w, {}, "none").detach()
     assert float(whole.abs().max()) == pytest.approx(0.3)
     torch.testing.assert_close(layer(x, w, {}, "none", gain=0.5).detach(), 0.5 * whole)

@@ -328,7 +328,7 @@ def test_faults_of_hypernetworks_are_named(release):
     ):
         with pytest.raises(UserError, match=told):
             from_published(state | change, "hypernetwork")
-    with pytest.raises(ValueError, match="weight_layout: got 'raw'"):
+    with pytest.raises(ValueError, match="weight_layout must be one of released, paper; got 'raw'"):
         from_published(state, "hypernetwork", weight_layout="raw")
     with pytest.raises(ValueError, match="kernel_size says nothing about all regressors"):
         from_published(state, "hypernetwork", kernel_size=3)

@@ -22,11 +22,18 @@ from torch import Tensor, nn
 from hyperinverter import metrics
 from hyperinverter.checkpoint import load_training_state
 from hyperinverter.config.encoder_schema import LatentDiscriminatorConfig
-from hyperinverter.config.schema import AdversarialConfig, DataConfig, EvaluateConfig, OptimizerConfig, StyleGAN2Config
+from hyperinverter.config.schema import (
+    AdversarialConfig,
+    DataConfig,
+    DiscriminatorConfig,
+    EvaluateConfig,
+    OptimizerConfig,
+    StyleGAN2Config,
+)
 from hyperinverter.data import Batches
 from hyperinverter.evaluation.reconstruction import evaluate
 from hyperinverter.metrics.distribution import SetMetric
-from hyperinverter.models.stylegan2.discriminator import DiscriminatorEpilogue, DiscriminatorOptions
+from hyperinverter.models.stylegan2.discriminator import DiscriminatorEpilogue
 from hyperinverter.ops.batch_norm import synchronised
 from hyperinverter.training import encoder, optim, phase1, phase2, phase3, stylegan2
 from hyperinverter.training.optim import SMALL, averaged_gradients
@@ -116,9 +123,8 @@ def pieces(config) -> None:
     """BatchNorm, the minibatch standard deviation and R1 through it: outputs and gradients are the whole batch's."""
     torch.manual_seed(0)  # the same in every process
     whole = torch.randn(6, 8, 4, 4) * 3 + 5
-    epilogue = DiscriminatorEpilogue(
-        8, mbstd_group_size=3, mbstd_num_channels=2, cmap_dim=0, options=DiscriminatorOptions()
-    )
+    settings = DiscriminatorConfig(mbstd_group_size=3, mbstd_num_channels=2)
+    epilogue = DiscriminatorEpilogue(8, cmap_dim=0, config=settings)
     network = nn.Sequential(nn.BatchNorm2d(8), epilogue)
     before = {name: value.clone() for name, value in network.state_dict().items()}
 

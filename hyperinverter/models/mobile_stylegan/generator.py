@@ -10,10 +10,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from hyperinverter.config.domain_schema import MOBILE, GeneratorConfig
 from hyperinverter.models.mobile_stylegan.layers import EarlyHead, MobileLayer, StyledConv, ToImage, Up
 from hyperinverter.models.mobile_stylegan.synthesis import MobileSynthesis
 from hyperinverter.models.residuals import Residuals
-from hyperinverter.models.stylegan2.layers import arguments
 from hyperinverter.models.stylegan2.mapping import MappingNetwork
 
 
@@ -39,23 +39,14 @@ class MobileGenerator(nn.Module):
         mapping_layers: int = 8,
         early_heads: Mapping[int, int] | None = None,
     ) -> None:
-        given = arguments(locals())
         super().__init__()
-        self.config: dict[str, Any] = {
-            "architecture": "mobile_stylegan",
-            **given,
-            "early_heads": dict(early_heads or {}),
-        }
         self.resolution, self.z_dim, self.w_dim, self.c_dim = resolution, z_dim, w_dim, 0
-        self.synthesis = MobileSynthesis(
-            resolution=resolution,
-            w_dim=w_dim,
-            channel_base=channel_base,
-            channel_max=channel_max,
-            early_heads=early_heads,
-        )
+        sizes: dict[str, Any] = {"w_dim": w_dim, "channel_base": channel_base, "channel_max": channel_max}
+        self.synthesis = MobileSynthesis(resolution=resolution, **sizes, early_heads=early_heads)
         self.num_ws = self.synthesis.num_ws
-        self.mapping = MappingNetwork(z_dim=z_dim, w_dim=w_dim, num_ws=self.num_ws, num_layers=mapping_layers)
+        sizes |= {"architecture": MOBILE, "z_dim": z_dim, "mapping_layers": mapping_layers}
+        self.config: dict[str, Any] = {**sizes, "resolution": resolution, "early_heads": dict(early_heads or {})}
+        self.mapping = MappingNetwork(GeneratorConfig(**sizes), z_dim=z_dim, w_dim=w_dim, num_ws=self.num_ws)
 
     def forward(
         self,

@@ -10,39 +10,26 @@ the minibatch standard deviation adds.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from hyperinverter.config.domain_schema import DiscriminatorConfig
 from hyperinverter.models.stylegan2.layers import (
-    RESAMPLE_TAPS,
     Conv2d,
     FullyConnected,
-    arguments,
     block_resolutions,
     channels_at,
     check_architecture,
     even_taps,
 )
-from hyperinverter.models.stylegan2.mapping import LR_MULTIPLIER, MappingNetwork
+from hyperinverter.models.stylegan2.mapping import MappingNetwork
 from hyperinverter.ops.upfirdn2d import downsample2d, setup_filter
 from hyperinverter.utils.checks import check_images
 from hyperinverter.utils.distributed import all_rows, own_rows, world_size
-
-
-@dataclass(frozen=True)
-class DiscriminatorOptions:
-    """What all blocks of a discriminator share; the fields are those of `DiscriminatorConfig`."""
-
-    img_channels: int = 3
-    architecture: str = "resnet"
-    activation: str = "lrelu"
-    epilogue_activation: str = "lrelu"
-    resample_filter: Sequence[float] = RESAMPLE_TAPS
-    conv_clamp: float | None = None
 
 
 class DiscriminatorBlock(nn.Module):
@@ -53,16 +40,16 @@ class DiscriminatorBlock(nn.Module):
 
     resample_filter: Tensor
 
-    def __init__(self, in_channels: int, out_channels: int, *, is_first: bool, options: DiscriminatorOptions) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, is_first: bool, config: DiscriminatorConfig) -> None:
         super().__init__()
-        act, clamp, taps = options.activation, options.conv_clamp, options.resample_filter
-        self.passes_image = options.architecture == "skip"
+        act, clamp, taps = config.activation, config.conv_clamp, config.resample_filter
+        self.passes_image = config.architecture == "skip"
         self.register_buffer("resample_filter", setup_filter(taps))
         reads_image = is_first or self.passes_image
-        self.fromrgb = Conv2d(options.img_channels, in_channels, 1, act, clamp=clamp) if reads_image else None
+        self.fromrgb = Conv2d(config.img_channels, in_channels, 1, act, clamp=clamp) if reads_image else None
         self.conv0 = Conv2d(in_channels, in_channels, 3, act, clamp=clamp)
         self.conv1 = Conv2d(in_channels, out_channels, 3, act, down=2, clamp=clamp, resample_filter=taps)
-        residual = options.architecture == "resnet"
+        residual = config.architecture == "resnet"
         self.skip = Conv2d(in_channels, out_channels, 1, bias=False, down=2, resample_filter=taps) if residual else None
 
     def forward(self, x: Tensor | None, image: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -84,21 +71,13 @@ class DiscriminatorBlock(nn.Module):
 class DiscriminatorEpilogue(nn.Module):
     """Minibatch standard deviation, convolution and two fully connected layers at 4 px; projects on a condition."""
 
-    def __init__(
-        self,
-        channels: int,
-        *,
-        mbstd_group_size: int | None,
-        mbstd_num_channels: int,
-        cmap_dim: int,
-        options: DiscriminatorOptions,
-    ) -> None:
+    def __init__(self, channels: int, *, cmap_dim: int, config: DiscriminatorConfig) -> None:
         super().__init__()
-        self.mbstd_group_size, self.mbstd_num_channels = mbstd_group_size, mbstd_num_channels
-        act = options.epilogue_activation
+        self.mbstd_group_size, self.mbstd_num_channels = config.mbstd_group_size, config.mbstd_num_channels
+        act = config.epilogue_activation
         # The published layer that reads the image at 4 px has no clamp.
-        self.fromrgb = Conv2d(options.img_channels, channels, 1, act) if options.architecture == "skip" else None
-        self.conv = Conv2d(channels + mbstd_num_channels, channels, 3, act, clamp=options.conv_clamp)
+        self.fromrgb = Conv2d(config.img_channels, channels, 1, act) if config.architecture == "skip" else None
+        self.conv = Conv2d(channels + self.mbstd_num_channels, channels, 3, act, clamp=config.conv_clamp)
         self.fc = FullyConnected(channels * 16, channels, act)
         self.out = FullyConnected(channels, cmap_dim or 1)
 
@@ -160,73 +139,35 @@ class Discriminator(nn.Module):
 
     Args:
         resolution: R, a power of two of at least 8, pixels.
-        others: those of `config.domain_schema.DiscriminatorConfig`, which says what they mean.
+        options: the fields of `config.domain_schema.DiscriminatorConfig`, which says what they mean.
     Attributes:
+        config: the arguments that build the network again.
         recompute_from_px: as of `SynthesisNetwork`.
     Raises:
         ValueError: values that make no network; says which.
     """
 
-    def __init__(
-        self,
-        *,
-        resolution: int,
-        channel_base: int = 32768,
-        channel_max: int = 512,
-        mbstd_group_size: int | None = 4,
-        mbstd_num_channels: int = 1,
-        architecture: str = "resnet",
-        c_dim: int = 0,
-        cmap_dim: int | None = None,
-        img_channels: int = 3,
-        activation: str = "lrelu",
-        epilogue_activation: str = "lrelu",
-        resample_filter: Sequence[float] = RESAMPLE_TAPS,
-        conv_clamp: float | None = None,
-        mapping_layers: int = 8,
-        mapping_embed_features: int | None = None,
-        mapping_layer_features: int | None = None,
-        mapping_activation: str = "lrelu",
-        mapping_lr_multiplier: float = LR_MULTIPLIER,
-    ) -> None:
-        given = arguments(locals())
+    def __init__(self, *, resolution: int, **options: Any) -> None:
         super().__init__()
-        self.config: dict[str, Any] = {**given, "resample_filter": [float(tap) for tap in resample_filter]}
-        if mbstd_group_size is not None and mbstd_group_size < 1:
-            raise ValueError(f"mbstd_group_size must be at least 1 or None (the whole batch), got {mbstd_group_size}")
-        check_architecture(architecture)
-        self.resolution, self.c_dim, self.img_channels = resolution, c_dim, img_channels
+        config = DiscriminatorConfig(**options)
+        self.config: dict[str, Any] = {"resolution": resolution, **asdict(config)}
+        if config.mbstd_group_size is not None and config.mbstd_group_size < 1:
+            got = config.mbstd_group_size
+            raise ValueError(f"mbstd_group_size must be at least 1 or None (the whole batch), got {got}")
+        check_architecture(config.architecture)
+        self.resolution, self.c_dim, self.img_channels = resolution, config.c_dim, config.img_channels
         self.recompute_from_px: int | None = None
-        options = DiscriminatorOptions(**{item.name: given[item.name] for item in fields(DiscriminatorOptions)})
         self.block_names: list[str] = []
         for res in reversed(block_resolutions(resolution)[1:]):
-            channels = channels_at(res, channel_base, channel_max)
-            following = channels_at(res // 2, channel_base, channel_max)
-            block = DiscriminatorBlock(channels, following, is_first=res == resolution, options=options)
+            channels = channels_at(res, config.channel_base, config.channel_max)
+            following = channels_at(res // 2, config.channel_base, config.channel_max)
+            block = DiscriminatorBlock(channels, following, is_first=res == resolution, config=config)
             self.add_module(f"b{res}", block)
             self.block_names.append(f"b{res}")
-        smallest = channels_at(4, channel_base, channel_max)
-        mapped = 0 if c_dim == 0 else (smallest if cmap_dim is None else cmap_dim)
-        self.mapping = None
-        if c_dim > 0:
-            self.mapping = MappingNetwork(
-                z_dim=0,
-                w_dim=mapped,
-                num_ws=None,
-                c_dim=c_dim,
-                num_layers=mapping_layers,
-                embed_features=mapping_embed_features,
-                layer_features=mapping_layer_features,
-                activation=mapping_activation,
-                lr_multiplier=mapping_lr_multiplier,
-            )
-        self.b4 = DiscriminatorEpilogue(
-            smallest,
-            mbstd_group_size=mbstd_group_size,
-            mbstd_num_channels=mbstd_num_channels,
-            cmap_dim=mapped,
-            options=options,
-        )
+        smallest = channels_at(4, config.channel_base, config.channel_max)
+        mapped = 0 if self.c_dim == 0 else (smallest if config.cmap_dim is None else config.cmap_dim)
+        self.mapping = MappingNetwork(config, z_dim=0, w_dim=mapped) if self.c_dim > 0 else None
+        self.b4 = DiscriminatorEpilogue(smallest, cmap_dim=mapped, config=config)
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Images [N, I, R, R] in [-1, 1] -> output of every block, [N, C, R/2, R/2] first, [N, C, 4, 4] last."""

@@ -5,7 +5,6 @@ Source: StyleGAN2 (arXiv:1912.04958) and its ADA version (arXiv:2006.06676); par
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,11 +23,6 @@ def block_resolutions(resolution: int) -> list[int]:
     if not isinstance(resolution, int) or resolution < 8 or resolution & (resolution - 1):
         raise ValueError(f"the resolution must be a power of two of at least 8 pixels, got {resolution!r}")
     return [2**i for i in range(2, resolution.bit_length())]
-
-
-def arguments(scope: Mapping[str, Any]) -> dict[str, Any]:
-    """What a constructor was given, of its `locals()` before its first statement: what builds the network again."""
-    return {name: value for name, value in scope.items() if name not in ("self", "__class__")}
 
 
 def channels_at(resolution: int, channel_base: int, channel_max: int) -> int:

@@ -1,6 +1,6 @@
 """StyleGAN2's mapping network: latent and condition to style, with the running mean of w and truncation.
 
-Source: StyleGAN (arXiv:1812.04948), sections 2 and B; conditions as in StyleGAN2-ADA (arXiv:2006.06676), parameter
+Source: StyleGAN (arXiv:1812.04948), sections 2, B and C; conditions as in StyleGAN2-ADA (arXiv:2006.06676), parameter
 names as published by NVIDIA. The discriminator maps its condition with the same network, without a latent.
 
 Letters: N images, L styles.
@@ -9,57 +9,49 @@ Letters: N images, L styles.
 import torch
 from torch import Tensor, nn
 
+from hyperinverter.config.domain_schema import DiscriminatorConfig, GeneratorConfig
 from hyperinverter.models.stylegan2.layers import FullyConnected
 from hyperinverter.utils.distributed import average
-
-LR_MULTIPLIER = 0.01  # StyleGAN, appendix C
-W_AVG_BETA = 0.995  # decay of the running mean of w, StyleGAN
 
 
 class MappingNetwork(nn.Module):
     """z, and a condition if there is one, to w, repeated for every style; tracks the mean w.
 
     Args:
+        config: the keys that begin with `mapping_`, c_dim and w_avg_beta; with 0 layers the normalised input is the
+            output, and activation and rate are those of every layer but the embedding. Without w_avg_beta no mean is
+            tracked, and truncation is refused.
         z_dim: size of the latent; 0 means none.
         num_ws: L; None leaves the output [N, w_dim] and tracks no mean.
-        c_dim: size of the condition; 0 means none.
-        num_layers: fully connected layers; with 0 the normalised input is the output.
-        embed_features: size of the embedded condition; None means w_dim.
-        layer_features: size between the layers; None means w_dim.
-        activation: of every layer but the embedding, one of `hyperinverter.ops.bias_act.ACTIVATION_GAINS`.
-        lr_multiplier: of every layer but the embedding.
-        w_avg_beta: decay of the running mean per update; None tracks none, and truncation is then refused.
     """
 
     w_avg: Tensor | None
 
     def __init__(
         self,
+        config: GeneratorConfig | DiscriminatorConfig,
         *,
         z_dim: int,
         w_dim: int,
-        num_ws: int | None,
-        c_dim: int = 0,
-        num_layers: int = 8,
-        embed_features: int | None = None,
-        layer_features: int | None = None,
-        activation: str = "lrelu",
-        lr_multiplier: float = LR_MULTIPLIER,
-        w_avg_beta: float | None = W_AVG_BETA,
+        num_ws: int | None = None,
     ) -> None:
         super().__init__()
+        c_dim, num_layers = config.c_dim, config.mapping_layers
         self.z_dim, self.c_dim, self.w_dim = z_dim, c_dim, w_dim
-        self.num_ws, self.num_layers, self.w_avg_beta = num_ws, num_layers, w_avg_beta
-        embedded = 0 if c_dim == 0 else (w_dim if embed_features is None else embed_features)
-        hidden = w_dim if layer_features is None else layer_features
+        self.num_ws, self.num_layers = num_ws, num_layers
+        self.w_avg_beta = config.w_avg_beta if isinstance(config, GeneratorConfig) else None
+        embed, hidden = (w_dim if size is None else size
+                         for size in (config.mapping_embed_features, config.mapping_layer_features))  # fmt: skip
+        embedded = embed if c_dim > 0 else 0
         sizes = [z_dim + embedded, *[hidden] * (num_layers - 1), w_dim]
         if num_layers == 0 and z_dim + embedded != w_dim:
             raise ValueError(f"without mapping layers w is the input, so w_dim must be {z_dim + embedded}, got {w_dim}")
         if c_dim > 0:
             self.embed = FullyConnected(c_dim, embedded)
         for i in range(num_layers):
-            self.add_module(f"fc{i}", FullyConnected(sizes[i], sizes[i + 1], activation, lr_multiplier))
-        self.register_buffer("w_avg", None if num_ws is None or w_avg_beta is None else torch.zeros(w_dim))
+            how = config.mapping_activation, config.mapping_lr_multiplier
+            self.add_module(f"fc{i}", FullyConnected(sizes[i], sizes[i + 1], *how))
+        self.register_buffer("w_avg", None if num_ws is None or self.w_avg_beta is None else torch.zeros(w_dim))
 
     def forward(
         self,

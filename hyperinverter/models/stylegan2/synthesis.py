@@ -10,7 +10,6 @@ channels, k kernel size, r the resolution of a block.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from hyperinverter.config.domain_schema import GeneratorConfig
 from hyperinverter.models.residuals import (
     Kernel,
     Residuals,
@@ -51,19 +51,6 @@ from hyperinverter.utils.distributed import randn_rows
 SINGLY_FROM_PX = 128
 
 
-@dataclass(frozen=True)
-class SynthesisOptions:
-    """What all blocks of a synthesis network share; the fields are those of `GeneratorConfig`."""
-
-    w_dim: int
-    img_channels: int = 3
-    architecture: str = "skip"
-    use_noise: bool = True
-    activation: str = "lrelu"
-    resample_filter: Sequence[float] = RESAMPLE_TAPS
-    conv_clamp: float | None = None
-
-
 class SynthesisLayer(nn.Module):
     """Style, modulated 3x3 convolution, noise, bias, activation; optionally doubles the size."""
 
@@ -71,15 +58,15 @@ class SynthesisLayer(nn.Module):
     resample_filter: Tensor
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, resolution: int, up: int, options: SynthesisOptions
+        self, in_channels: int, out_channels: int, *, resolution: int, up: int, config: GeneratorConfig
     ) -> None:
         super().__init__()
         self.up, self.resolution = up, resolution
-        self.act, self.clamp = check_activation(options.activation), options.conv_clamp
-        self.use_noise = options.use_noise
+        self.act, self.clamp = check_activation(config.activation), config.conv_clamp
+        self.use_noise = config.use_noise
         # Published layers that do not resample keep the usual filter, whatever the others have.
-        self.register_buffer("resample_filter", setup_filter(RESAMPLE_TAPS if up == 1 else options.resample_filter))
-        self.affine = FullyConnected(options.w_dim, in_channels, bias_init=1.0)
+        self.register_buffer("resample_filter", setup_filter(RESAMPLE_TAPS if up == 1 else config.resample_filter))
+        self.affine = FullyConnected(config.w_dim, in_channels, bias_init=1.0)
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3))
         if self.use_noise:
             self.register_buffer("noise_const", torch.randn(resolution, resolution))
@@ -119,13 +106,13 @@ class SynthesisLayer(nn.Module):
 class ToRGB(nn.Module):
     """Style and modulated 1x1 convolution to an image, without demodulation."""
 
-    def __init__(self, in_channels: int, *, options: SynthesisOptions) -> None:
+    def __init__(self, in_channels: int, *, config: GeneratorConfig) -> None:
         super().__init__()
-        self.clamp = options.conv_clamp
+        self.clamp = config.conv_clamp
         self.weight_gain = 1 / math.sqrt(in_channels)
-        self.affine = FullyConnected(options.w_dim, in_channels, bias_init=1.0)
-        self.weight = nn.Parameter(torch.randn(options.img_channels, in_channels, 1, 1))
-        self.bias = nn.Parameter(torch.zeros(options.img_channels))
+        self.affine = FullyConnected(config.w_dim, in_channels, bias_init=1.0)
+        self.weight = nn.Parameter(torch.randn(config.img_channels, in_channels, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(config.img_channels))
 
     def forward(self, x: Tensor, w: Tensor, residuals: Residuals) -> Tensor:
         """x [N, I, r, r], w [N, w_dim] -> image [N, C, r, r]."""
@@ -142,21 +129,21 @@ class SynthesisBlock(nn.Module):
     resample_filter: Tensor
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, resolution: int, is_last: bool, options: SynthesisOptions
+        self, in_channels: int, out_channels: int, *, resolution: int, is_last: bool, config: GeneratorConfig
     ) -> None:
         super().__init__()
         self.resolution, self.is_first = resolution, resolution == 4
         self.num_convs = 1 if self.is_first else 2
-        self.register_buffer("resample_filter", setup_filter(options.resample_filter))
+        self.register_buffer("resample_filter", setup_filter(config.resample_filter))
         if self.is_first:
             self.const = nn.Parameter(torch.randn(out_channels, 4, 4))
         else:
-            self.conv0 = SynthesisLayer(in_channels, out_channels, resolution=resolution, up=2, options=options)
-        self.conv1 = SynthesisLayer(out_channels, out_channels, resolution=resolution, up=1, options=options)
-        shows = is_last or options.architecture == "skip"
-        self.torgb = ToRGB(out_channels, options=options) if shows else None
-        residual = not self.is_first and options.architecture == "resnet"
-        taps = options.resample_filter
+            self.conv0 = SynthesisLayer(in_channels, out_channels, resolution=resolution, up=2, config=config)
+        self.conv1 = SynthesisLayer(out_channels, out_channels, resolution=resolution, up=1, config=config)
+        shows = is_last or config.architecture == "skip"
+        self.torgb = ToRGB(out_channels, config=config) if shows else None
+        residual = not self.is_first and config.architecture == "resnet"
+        taps = config.resample_filter
         self.skip = Conv2d(in_channels, out_channels, 1, bias=False, up=2, resample_filter=taps) if residual else None
 
     def forward(
@@ -206,10 +193,10 @@ class SynthesisNetwork(nn.Module):
     blocks of "resnet" have a residual skip.
     """
 
-    def __init__(self, *, resolution: int, channel_base: int, channel_max: int, options: SynthesisOptions) -> None:
+    def __init__(self, resolution: int, config: GeneratorConfig) -> None:
         super().__init__()
-        check_architecture(options.architecture)
-        self.resolution, self.w_dim = resolution, options.w_dim
+        check_architecture(config.architecture)
+        self.resolution, self.w_dim = resolution, config.w_dim
         self.recompute_from_px: int | None = None
         self.block_resolutions = block_resolutions(resolution)
         self.resolutions = (resolution,)  # sides in px that it draws without drawing a larger image first
@@ -217,8 +204,8 @@ class SynthesisNetwork(nn.Module):
         self.feature_layers: dict[str, tuple[int, int]] = {}  # whose features can be changed: name -> channels, px
         previous = 0
         for res in self.block_resolutions:
-            channels = channels_at(res, channel_base, channel_max)
-            block = SynthesisBlock(previous, channels, resolution=res, is_last=res == resolution, options=options)
+            channels = channels_at(res, config.channel_base, config.channel_max)
+            block = SynthesisBlock(previous, channels, resolution=res, is_last=res == resolution, config=config)
             self.add_module(f"b{res}", block)
             previous = channels
             self.feature_layers[f"b{res}.conv1"] = channels, res
