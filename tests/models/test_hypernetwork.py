@@ -272,7 +272,7 @@ def test_the_signal_preserving_init_lets_images_differ_and_starts_near_zero():
     _, signed_start = spread_and_residual(init="signal_preserving", token_range="signed")
     assert preserving > 3 * released, (preserving, released)
     assert start < 0.05 and 0.004 < new_start < 0.03 and 0.004 < signed_start < 0.03
-    with pytest.raises(ValueError, match="init must be one of .*; got 'other'"):
+    with pytest.raises(ValueError, match=r"init must be one of .*; got 'other'"):
         Hypernetwork([], 4, init="other")
 
 
