@@ -14,8 +14,7 @@ from hyperinverter.data.generated import GeneratedSource
 from hyperinverter.evaluation.reconstructing import reconstruct, rounded
 from hyperinverter.pretrained.files import MORE_PARTS, PARTS
 from hyperinverter.pretrained.load import load_discriminator
-from hyperinverter.reports.reproduce.page import page
-from hyperinverter.reports.reproduce.publish import read_published
+from hyperinverter.reports.reproduce.publish import page, read_published
 from hyperinverter.utils.checkout import REPOSITORY
 
 FOLDER = REPOSITORY / "docs" / "results"

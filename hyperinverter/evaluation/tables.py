@@ -1,6 +1,6 @@
 """Results as Markdown tables: metrics.json, and any rows."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hyperinverter.evaluation.comparison import compared
@@ -25,8 +25,7 @@ def to_markdown(result: dict[str, Any]) -> str:
     )
     text += metrics_table(result) + "\n"
     if result["not_measured"]:
-        reasons = [f"- {name}: {reason}" for name, reason in result["not_measured"].items()]
-        text += "\nNot measured:\n\n" + "\n".join(reasons) + "\n"
+        text += f"\n{listed('Not measured', result['not_measured'])}\n"
     return text
 
 
@@ -41,7 +40,10 @@ def metrics_table(result: dict[str, Any]) -> str:
         intervals = [result["intervals_95"].get(method, {}).get(name) for method in methods]
         unit = f", {about['unit']}" if about["unit"] else ""
         cells = [f"{name}{unit} {ARROWS[about['better']]}"]
-        cells += [_value(value, interval) for value, interval in zip(values, intervals, strict=True)]
+        cells += [
+            "not measured" if value is None else bracketed(value, interval, ".4g")
+            for value, interval in zip(values, intervals, strict=True)
+        ]
         results = dict(zip(methods, values, strict=True))
         for other in others:
             paired = result.get("comparison", {}).get(other, {}).get(name, {}).get("interval_95")
@@ -55,20 +57,28 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def mean(result: dict[str, Any]) -> str:
+def bracketed(value: float, interval: Sequence[float] | None, form: str = ".3g", of_interval: str = "") -> str:
+    """A number, and behind it its interval where it has one; `of_interval`: the form of that, if it is another."""
+    bounds = ", ".join(format(bound, of_interval or form) for bound in interval or ())
+    return format(value, form) + (f" [{bounds}]" if bounds else "")
+
+
+def mean(result: dict[str, Any], form: str = ".3g") -> str:
     """A `mean` and its `interval_95`, where it has one."""
-    low_high = result.get("interval_95")
-    return f"{result['mean']:.3g}" + (f" [{low_high[0]:.3g}, {low_high[1]:.3g}]" if low_high else "")
+    return bracketed(result["mean"], result.get("interval_95"), form)
 
 
-def _number(value: float) -> str:
-    return f"{value:.4g}"
+def against(one: dict[str, Any], form: str = ".3g") -> str:
+    """What `comparison.compare` says of one metric: a ratio in this form, or a difference."""
+    if "ratio" in one:
+        return f"× {bracketed(one['ratio'], one['interval_95'], form)}"
+    return bracketed(one["difference"], one["interval_95"], "+.3g")
 
 
-def _value(value: float | None, interval: list[float] | None) -> str:
-    if value is None:
-        return "not measured"
-    return _number(value) + (f" [{_number(interval[0])}, {_number(interval[1])}]" if interval else "")
+def listed(title: str, reasons: Mapping[str, str] | Iterable[str]) -> str:
+    """A title and below it a list; of reasons by name each in one line."""
+    lines = (f"{n}: {' '.join(why.split())}" for n, why in reasons.items()) if isinstance(reasons, Mapping) else reasons
+    return f"{title}:\n\n" + "\n".join(f"- {' '.join(line.split())}" for line in lines)
 
 
 def _comparison(first: float | None, last: float | None, better: str, interval: list[float] | None) -> str:
@@ -76,7 +86,5 @@ def _comparison(first: float | None, last: float | None, better: str, interval: 
     if first is None or last is None:
         return ""
     is_ratio = better == "lower" and first > 0
-    text = f"× {last / first:.3g}" if is_ratio else f"{last - first:+.3g}"
-    if interval is None:
-        return text
-    return text + (" [{:.3g}, {:.3g}]" if is_ratio else " [{:+.3g}, {:+.3g}]").format(*interval)
+    one = {"ratio": last / first} if is_ratio else {"difference": last - first}
+    return against({**one, "interval_95": interval})

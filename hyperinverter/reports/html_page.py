@@ -158,10 +158,11 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A file beside the report, `name`, and what is to be seen."""
+    """A file beside the report, `name`, and what is to be seen; Markdown says it above, too, where it `is_told`."""
 
     name: str
     caption: str
+    is_told: bool = True
 
 
 Block = str | Table | Picture  # parts of a report that become Markdown and HTML alike
@@ -180,7 +181,8 @@ def to_markdown(blocks: Iterable[Block], folder: Path, link: str) -> Iterable[st
             yield table(block.heads, block.rows)
         elif isinstance(block, Picture):
             if name := picture_in(folder, block.name):
-                yield f"{block.caption}:\n\n![{block.caption.partition(':')[0]}]({link}/{name})"
+                shown = f"![{block.caption.partition(':')[0]}]({link}/{name})"
+                yield f"{block.caption}:\n\n{shown}" if block.is_told else shown
         else:
             yield block
 

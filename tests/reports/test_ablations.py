@@ -16,7 +16,7 @@ from hyperinverter.config.schema import DataConfig, WeightsConfig
 from hyperinverter.reports.reproduce import ablations
 from hyperinverter.reports.reproduce.ablate_command import ablate
 from hyperinverter.reports.reproduce.ablations import why_not_these
-from hyperinverter.reports.reproduce.page import page
+from hyperinverter.reports.reproduce.publish import page
 from hyperinverter.training import phase2
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import load_image, save_image

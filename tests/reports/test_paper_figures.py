@@ -17,9 +17,9 @@ from hyperinverter.config.report_schema import AblateConfig, ReproduceConfig
 from hyperinverter.inverters.optimising import ProjectorInverter
 from hyperinverter.metrics.timing import own_time
 from hyperinverter.reports.paper import analyses, table2
-from hyperinverter.reports.paper.parts import PARTS
 from hyperinverter.reports.reproduce.command import reproduce
 from hyperinverter.reports.reproduce.lacking import dry_run
+from hyperinverter.reports.reproduce.parts import PARTS
 from hyperinverter.utils import images
 from hyperinverter.utils.errors import Unfinished, UserError
 from hyperinverter.utils.images import load_image, save_image

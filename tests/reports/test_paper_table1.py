@@ -12,7 +12,7 @@ from tiny_model import save_feature_residual
 from hyperinverter.checkpoint import read_model, save_model
 from hyperinverter.config.faults import ConfigError
 from hyperinverter.config.load import load_config
-from hyperinverter.config.report_schema import BEYOND, OF_FACES, OF_SCENES, PAPER, ReproduceConfig
+from hyperinverter.config.report_schema import BEYOND, OF_FACES, OF_SCENES, PAPER, REPRODUCED, ReproduceConfig
 from hyperinverter.config.schema import ProjectionConfig, RefineConfig
 from hyperinverter.extractors import base as extractor_base
 from hyperinverter.inverters.optimising import ProjectorInverter
@@ -20,11 +20,11 @@ from hyperinverter.metrics.features import DiscriminatorDistance, FrFeatureIdent
 from hyperinverter.metrics.pixel import L2, Psnr
 from hyperinverter.reports.html_page import Table
 from hyperinverter.reports.paper.bench import Bench
-from hyperinverter.reports.paper.parts import PARTS, expanded_parts
 from hyperinverter.reports.paper.table1 import _steps, _unfinished
 from hyperinverter.reports.paper.table1_page import _trained, table1_blocks
 from hyperinverter.reports.paper.values import METRICS, TABLE_1, of_table_1
 from hyperinverter.reports.reproduce.command import model_hashes, reproduce
+from hyperinverter.reports.reproduce.parts import PARTS, expanded_parts
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import load_image, save_image
 
@@ -141,7 +141,7 @@ def test_the_table_says_how_encoders_were_trained(config, tmp_path, tiny_model):
     config.methods = ["sg2", "w_encoder"]
     found = reproduce(config)["table1"]
     text = " ".join(block for block in table1_blocks(found) if isinstance(block, str))
-    assert "as its file tells: Phase I 50 steps, 4,000 images, bf16." in text
+    assert "as its file tells (cards tell earlier ones): Phase I 50 steps, 4,000 images, bf16." in text
     assert found["rows"]["sg2"]["trained"] == {}
     seconds = found["rows"]["sg2"]["cells"]["seconds"]
     assert seconds["computing"] > 0
@@ -225,7 +225,12 @@ def test_time_is_foretold_from_the_methods_own_steps_and_unfinished_photos(confi
 def test_settings_are_checked_and_all_is_every_part_of_the_paper():
     faces, scenes = (expanded_parts(["all", "photos", "table1"], kind) for kind in ("faces", "scenes"))
     assert faces == [*(part for part in PAPER if part not in OF_SCENES), "photos"]
-    assert set(scenes) == {*PAPER, "photos"} - set(OF_FACES) and set(PARTS) == {*PAPER, *BEYOND}
+    assert set(scenes) == {*PAPER, "photos"} - set(OF_FACES) and set(PARTS) == {
+        *PAPER,
+        *BEYOND,
+        *REPRODUCED,
+        "ablations",
+    }
     with pytest.raises(ConfigError) as error:
         load_config(ReproduceConfig, None, ["parts=[table9]", "models={pps: here}", "table_photos=1"])
     text = str(error.value)

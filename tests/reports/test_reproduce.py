@@ -23,7 +23,7 @@ from hyperinverter.pretrained.load import load_generator
 from hyperinverter.reports.reproduce import edits as edits_module
 from hyperinverter.reports.reproduce import generator_distance
 from hyperinverter.reports.reproduce.command import reproduce
-from hyperinverter.reports.reproduce.page import page
+from hyperinverter.reports.reproduce.publish import page
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import load_image, save_image
 

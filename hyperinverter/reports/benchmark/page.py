@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from hyperinverter.evaluation.tables import table
+from hyperinverter.evaluation.tables import bracketed, table
 from hyperinverter.reports.benchmark.counting import STAGES
 from hyperinverter.reports.benchmark.loading import loading_rows
 from hyperinverter.utils.text import counted
@@ -34,7 +34,7 @@ def _apps(apps: list[dict[str, Any]]) -> Iterator[str]:
     for app in apps:
         for what in ("moving", "stopped"):
             times, ratio = app[what]["times"]["app"], app[what]["over_synthesis"]
-            over = f"{ratio['median']:.2f} [{ratio['least']:.2f}, {ratio['most']:.2f}]"
+            over = bracketed(ratio["median"], (ratio["least"], ratio["most"]), ".2f")
             ms = [_ms(times["median_ms"]), _ms(times["p95_ms"]), _ms(app[what]["cpu_ms"])]
             rows.append([app["domain"], what, app[what]["px"], *ms, times["rounds"], over])
     yield "### The app, from a slider to the picture"
@@ -232,4 +232,4 @@ _mib = _ms
 
 def _ratio(side: dict[str, Any]) -> str:
     ratio = side.get("speed_up")
-    return f"{ratio['median']:.2f} [{ratio['least']:.2f}, {ratio['most']:.2f}]" if ratio else ""
+    return bracketed(ratio["median"], (ratio["least"], ratio["most"]), ".2f") if ratio else ""

@@ -9,6 +9,7 @@ from hyperinverter.config.load import load_config
 from hyperinverter.config.report_schema import AblateConfig, AnalyzeConfig
 from hyperinverter.config.schema import DataConfig
 from hyperinverter.evaluation.analysis.command import analyze
+from hyperinverter.evaluation.tables import bracketed
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.pretrained.files import weights_file
 from hyperinverter.reports.html_page import Block, Picture, Table
@@ -199,17 +200,20 @@ def table3_blocks(result: dict[str, Any]) -> Iterator[Block]:
     for row in result["rows"]:
         cells = [row["title"]]
         for name in metrics:
-            interval = row["intervals_95"].get(name)
-            text = f"{row['values'][name]:.4g}" + (" [{:.4g}, {:.4g}]".format(*interval) if interval else "")
+            text = bracketed(row["values"][name], row["intervals_95"].get(name), ".4g")
             paper = (row["paper"] or {}).get(name)
             cells.append(text + (f" *{paper:g}*" if paper is not None else ""))
         rows.append(cells)
     yield Table(["", *metrics], rows)
-    verdicts = []
-    for one in result["statements"]:
-        low, high = one["interval_95"]
-        verdicts.append([one["statement"], f"{one['ratio']:.3f} [{low:.3f}, {high:.3f}]", one["verdict"]])
-    yield Table(["the paper's order", "ratio of L2", "here"], verdicts)
+    yield Table(["the paper's order", "ratio of L2", "here"], order_of_table_3(result))
+
+
+def order_of_table_3(result: dict[str, Any]) -> list[list[str]]:
+    """Rows: which row of the table is worse than which, by how much, and whether it is so here."""
+    return [
+        [one["statement"], bracketed(one["ratio"], one["interval_95"], ".3f"), one["verdict"]]
+        for one in result["statements"]
+    ]
 
 
 def quality_time_blocks(result: dict[str, Any]) -> Iterator[Block]:

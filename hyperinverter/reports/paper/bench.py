@@ -30,8 +30,7 @@ from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.pretrained.files import part_file
 from hyperinverter.pretrained.load import LoadedModel, load_model
 from hyperinverter.releases.obtain import obtain, released_name
-from hyperinverter.reports.paper.methods import OURS, PHASE_1, Method, check_made, find_method, head_of
-from hyperinverter.reports.reproduce.measures import model_of
+from hyperinverter.reports.paper.methods import OURS, PHASE_1, Method, check_made, find_method, head_of, model_of
 from hyperinverter.utils.files import read_json, write_json
 from hyperinverter.utils.waiting import log_message
 
@@ -59,11 +58,15 @@ class Bench:
         self.base, self.generator_hash = str(path.parent), head["hash"]
         made = json.loads(head["config"])
         self.resolution, self.domain_name = int(made["resolution"]), config.domain.name
-        self.methods = {
-            name: find_method(config, name, self.base, self.generator_hash, makes) for name in config.methods
-        }
+        self._makes = makes
         self.chosen_rows: list[Row] | None = None  # of figures, see `grids`
         self._loaded: tuple[Method, Inverter] | None = None
+
+    @cached_property
+    def methods(self) -> dict[str, Method]:
+        """Those of the config by name; looked for when they are asked for."""
+        how = self.config, self.base, self.generator_hash, self._makes
+        return {name: find_method(how[0], name, *how[1:]) for name in self.config.methods}
 
     @property
     def present(self) -> list[Method]:

@@ -8,7 +8,7 @@ steps than published is not held against ours: the paper claims nothing of it.
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from hyperinverter.evaluation.tables import table
+from hyperinverter.evaluation.tables import bracketed, table
 from hyperinverter.inverters import INVERTERS
 from hyperinverter.metrics.timing import own_time
 from hyperinverter.reports.paper.methods import OURS, PHASE_1
@@ -109,7 +109,7 @@ def _against(results: Results, name: str, smaller: bool) -> Iterator[Finding]:
             continue
         low, high = one["interval_95"]
         verdict = HOLDS if (high < 1 if smaller else low > 1) else FAILS if (low > 1 if smaller else high < 1) else OPEN
-        numbers = f"{metric} × {one['ratio']:.2f} [{low:.2f}, {high:.2f}] of {title}'s, n = {paired['n']}"
+        numbers = f"{metric} × {bracketed(one['ratio'], (low, high), '.2f')} of {title}'s, n = {paired['n']}"
         yield Finding(verdict, metric, title, numbers)
 
 
@@ -147,7 +147,7 @@ def _nearly_as_far(results: Results) -> Iterator[Finding]:
             low, high = measured["kept_interval_95"]
             verdict = HOLDS if low >= NEARLY else FAILS if high < NEARLY else OPEN
             what = f"{direction} by {judge}"
-            yield Finding(verdict, what, "", f"{what} {measured['kept']:.0%} [{low:.0%}, {high:.0%}]")
+            yield Finding(verdict, what, "", f"{what} {bracketed(measured['kept'], (low, high), '.0%')}")
 
 
 def _farther(results: Results) -> Iterator[Finding]:
@@ -172,10 +172,9 @@ def _farther(results: Results) -> Iterator[Finding]:
 
 def _ablations(results: Results) -> Iterator[Finding]:
     for one in (results.get("ablations") or results.get("table3") or {}).get("statements", ()):
-        low, high = one["interval_95"]
         verdict = OPEN if one["verdict"].startswith(OPEN) else one["verdict"]
-        statement = one["statement"]
-        yield Finding(verdict, statement, "", f"{statement} × {one['ratio']:.3f} [{low:.3f}, {high:.3f}]")
+        ratio = bracketed(one["ratio"], one["interval_95"], ".3f")
+        yield Finding(verdict, one["statement"], "", f"{one['statement']} × {ratio}")
 
 
 STATEMENTS: dict[str, Callable[[Results], Iterator[Finding]]] = {  # statement -> what checks it

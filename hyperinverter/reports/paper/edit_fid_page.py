@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hyperinverter.evaluation.tables import mean
+from hyperinverter.evaluation.tables import bracketed, listed, mean
 from hyperinverter.metrics.base import bootstrap_interval, middle_95
 from hyperinverter.metrics.weighted_sets import Kernels, frechet, redrawn
 from hyperinverter.reports.html_page import Block, Picture, Table
@@ -115,22 +115,17 @@ def edit_fid_blocks(result: dict[str, Any]) -> Iterator[Block]:
         )
         rows, kept = [], list(next(iter(one["rows"].values()))["kept"])
         for label, row in one["rows"].items():
-            cells = [_cell(row["distances"][column]) for column in (*networks, *kernels)]
+            told = [row["distances"][column] for column in (*networks, *kernels)]
+            cells = [bracketed(one["value"], one["interval_95"]) for one in told]
+            last = told[-1]
+            apart = bracketed(last["difference"], last["difference_95"], "+.3g") if "difference" in last else ""
             likeness = [mean(row["kept"][column]) for column in kept]
             about = [f"{row['strength']:.2f}", mean(row["effect"])]
-            rows.append([titles[label], *about, *cells, _difference(row["distances"][kernels[-1]]), *likeness])
+            rows.append([titles[label], *about, *cells, apart, *likeness])
         heads = [*(f"{column} ↓" for column in (*networks, *kernels)), "difference"]
         likenesses = [f"{column} {'↓' if column == BACKGROUND else '↑'}" for column in kept]
         yield Table(["method", "strength", "effect", *heads, *likenesses], rows)
     yield Picture("edit_fid.png", "The same edits by every row, the best and the worst photo")
     yield f"Images: {result['credit']}. Pasting shows two faces where Phase I's differs from the photo."
     if absent := {**result["not_measured"], **result["missing"]}:
-        yield "Not measured:\n\n" + "\n".join(f"- {name}: {' '.join(why.split())}" for name, why in absent.items())
-
-
-def _cell(one: dict[str, Any]) -> str:
-    return "{:.3g} [{:.3g}, {:.3g}]".format(one["value"], *one["interval_95"])
-
-
-def _difference(one: dict[str, Any]) -> str:
-    return "{:+.3g} [{:+.3g}, {:+.3g}]".format(one["difference"], *one["difference_95"]) if "difference" in one else ""
+        yield listed("Not measured", absent)

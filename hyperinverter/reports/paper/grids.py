@@ -17,6 +17,7 @@ from hyperinverter.directions.direction import edit
 from hyperinverter.evaluation.editability import UNITS, shown
 from hyperinverter.evaluation.reconstructing import rounded
 from hyperinverter.evaluation.sheet import DIFFERENCE_MAXIMUM, SHEET_RULE, Row, choose_rows
+from hyperinverter.evaluation.tables import listed
 from hyperinverter.inverters import Inversion
 from hyperinverter.inverters.inversion import interpolate
 from hyperinverter.metrics import NotMeasured
@@ -201,6 +202,6 @@ def grid_blocks(what: str) -> Callable[[dict[str, Any]], Iterator[Block]]:
         yield Picture(result["picture"], what)
         yield f"{', '.join(result['photos'])}. Rule: {result['rule']}. Images: {result['credit']}."
         if result["missing"]:
-            yield "Not drawn:\n\n" + "\n".join(f"- {' '.join(line.split())}" for line in result["missing"])
+            yield listed("Not drawn", result["missing"])
 
     return blocks

@@ -12,7 +12,6 @@ from hyperinverter.config.schema import RefineConfig
 from hyperinverter.inverters import INVERTERS, Inverter
 from hyperinverter.pretrained.files import find_model_folder, part_file, search_folders
 from hyperinverter.releases.obtain import missing_parts, obtain, released_name
-from hyperinverter.reports.reproduce.measures import model_of
 from hyperinverter.utils.checkout import REPOSITORY, command_of
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.safetensors_io import read_head
@@ -58,6 +57,10 @@ class Method:
     def optimises(self) -> bool:
         """Whether its seconds are those of steps on every photo."""
         return INVERTERS[self.name].configure is not Inverter.configure
+
+
+def model_of(config: ReproduceConfig) -> str:
+    return config.model or config.domain.weights.folder or config.domain.name
 
 
 def find_method(config: ReproduceConfig, name: str, base: str, generator_hash: str, makes: bool = True) -> Method:

@@ -26,6 +26,7 @@ from torch import Tensor
 from hyperinverter.directions.direction import edit
 from hyperinverter.evaluation.drawing import new_figure, save_figure
 from hyperinverter.evaluation.editability import choose_photos, shown
+from hyperinverter.evaluation.tables import bracketed, listed
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.metrics.base import middle_95
 from hyperinverter.reports.html_page import Block, Picture, Table, filled
@@ -308,11 +309,11 @@ def ranking_blocks(result: dict[str, Any]) -> Iterator[Block]:
                 cells = []
                 for rank, share in enumerate(method["shares"]):
                     bounds = method["intervals_95"] and method["intervals_95"][rank]
-                    cells.append(f"{share:.1%}" + (" [{:.1%}, {:.1%}]".format(*bounds) if bounds else ""))
+                    cells.append(bracketed(share, bounds, ".1%"))
                 if method["paper"] is not None:
                     cells[0] += f" *{method['paper']:.1%}*"
                 rows.append([task, one["votes"], result["methods"][name], *cells])
         yield Table(["task", "votes", "method", *(f"rank {i + 1}" for i in range(len(result["methods"])))], rows)
     yield f"Images: {result['credit']}."
     if result["missing"]:
-        yield "Not among them:\n\n" + "\n".join(f"- {' '.join(line.split())}" for line in result["missing"])
+        yield listed("Not among them", result["missing"])

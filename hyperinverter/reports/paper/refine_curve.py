@@ -12,7 +12,7 @@ from typing import Any
 from hyperinverter.config.schema import RefineConfig
 from hyperinverter.evaluation.drawing import new_figure, save_figure
 from hyperinverter.evaluation.editability import choose_photos
-from hyperinverter.evaluation.tables import ARROWS
+from hyperinverter.evaluation.tables import ARROWS, bracketed, listed
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.metrics.base import bootstrap_ratio
 from hyperinverter.metrics.timing import ONE_THREAD, own_time
@@ -202,7 +202,7 @@ def refine_curve_blocks(result: dict[str, Any]) -> Iterator[Block]:
     stars = "PTI's stars stand where its ratio to both phases on its own photos puts them"
     yield Picture("refine_curve.svg", f"Quality and edits against seconds, N at the points; {stars}")
     if absent := result["not_measured"]:
-        yield "Not measured:\n\n" + "\n".join(f"- {name}: {' '.join(why.split())}" for name, why in absent.items())
+        yield listed("Not measured", absent)
 
 
 def _times(row: dict[str, Any]) -> list[str]:
@@ -213,8 +213,8 @@ def _times(row: dict[str, Any]) -> list[str]:
 def _cell(one: dict[str, Any] | None) -> str:
     if one is None or one["value"] is None:
         return ""
-    return f"{one['value']:.4g}" + (" [{:.3g}, {:.3g}]".format(*one["interval_95"]) if one.get("interval_95") else "")
+    return bracketed(one["value"], one.get("interval_95"), ".4g", ".3g")
 
 
 def _share(one: dict[str, Any] | None) -> str:
-    return "{:.0%} [{:.0%}, {:.0%}]".format(one["value"], *one["interval_95"]) if one else ""
+    return bracketed(one["value"], one["interval_95"], ".0%") if one else ""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from hyperinverter.evaluation.tables import ARROWS
+from hyperinverter.evaluation.tables import ARROWS, against, bracketed, listed
 from hyperinverter.metrics.timing import ONE_THREAD, own_time
 from hyperinverter.reports.html_page import Block, Picture, Table
 from hyperinverter.reports.paper.values import METRICS, TABLE_1
@@ -39,13 +39,10 @@ def table1_blocks(result: dict[str, Any]) -> Iterator[Block]:
     notes = [f"The {most} photos: {'; '.join(widest['notes'])}."] if widest.get("notes") else []
     told = [*notes, f"Seconds on {', '.join(sorted(devices))}.", *_shared_cores(rows), _settings(rows), *_trained(rows)]
     yield " ".join(filter(None, told))
-    missing = [f"- {row['title']}: {row['missing']}" for row in rows.values() if "missing" in row]
-    if missing:
-        yield "Rows that could not be measured:\n\n" + "\n".join(map(_one_line, missing))
-    if absent := result["not_measured"]:
-        yield "Columns that could not be measured:\n\n" + "\n".join(
-            _one_line(f"- {name}: {reason}") for name, reason in absent.items()
-        )
+    if missing := {row["title"]: row["missing"] for row in rows.values() if "missing" in row}:
+        yield listed("Rows that could not be measured", missing)
+    if result["not_measured"]:
+        yield listed("Columns that could not be measured", result["not_measured"])
     if paired := result["paired"]:
         yield from _paired_blocks(result, paired)
     yield Picture("table1.png", "Reconstructions by every method, of held-out photos chosen by rule")
@@ -57,7 +54,11 @@ def _paired_blocks(result: dict[str, Any], paired: dict[str, Any]) -> Iterator[B
     shown = [m for m in ("l2", "lpips", "squeezenet_features", "psnr", "mobilefacenet", "identity", "fr_feature")
              if any(m in one["metrics"] for one in paired.values())]  # fmt: skip
     lines = [
-        [result["rows"][name]["title"], one["n"], *(_against(one["metrics"].get(metric)) for metric in shown)]
+        [
+            result["rows"][name]["title"],
+            one["n"],
+            *(against(one["metrics"][metric]) if metric in one["metrics"] else "—" for metric in shown),
+        ]
         for name, one in paired.items()
     ]
     yield Table(["against", "n", *shown], lines)
@@ -72,22 +73,12 @@ def _line(row: dict[str, Any], columns: list[str], most: int) -> list[Any]:
     for name in columns:
         cell = row["cells"].get(name, {"value": None})
         is_few = name in OF_A_SET and row.get("n", most) < most
-        text = "" if is_few or cell["value"] is None else f"{cell['value']:.4g}"
-        if text and cell.get("interval_95"):
-            text += " [{:.4g}, {:.4g}]".format(*cell["interval_95"])
+        is_known = not is_few and cell["value"] is not None
+        text = bracketed(cell["value"], cell.get("interval_95"), ".4g") if is_known else ""
         if cell.get("paper") is not None:
             text += f"{' ' if text else ''}*{cell['paper']:g}*"
         cells.append(text or "—")
     return cells
-
-
-def _against(one: dict[str, Any] | None) -> str:
-    if one is None:
-        return "—"
-    low, high = one["interval_95"]
-    if "ratio" in one:
-        return f"× {one['ratio']:.3g} [{low:.3g}, {high:.3g}]"
-    return f"{one['difference']:+.3g} [{low:+.3g}, {high:+.3g}]"
 
 
 def _settings(rows: dict[str, Any]) -> str:
@@ -146,7 +137,3 @@ def _trained(rows: dict[str, Any]) -> Iterator[str]:
         lines.append(f"{title} {', '.join(filter(None, words))}")
     if lines:
         yield f"The last training run of each part, as its file tells (cards tell earlier ones): {'; '.join(lines)}."
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

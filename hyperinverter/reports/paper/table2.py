@@ -19,7 +19,7 @@ from tqdm import tqdm
 from hyperinverter.directions.direction import Direction
 from hyperinverter.evaluation.classifiers import unit_of
 from hyperinverter.evaluation.editability import Identity, both_ways, choose_photos, measure_edits_of
-from hyperinverter.evaluation.tables import mean
+from hyperinverter.evaluation.tables import listed, mean
 from hyperinverter.inverters import Inversion, Inverter
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.metrics.base import bootstrap_interval
@@ -290,7 +290,7 @@ def table2_blocks(result: dict[str, Any]) -> Iterator[Block]:
     yield from _kept_blocks(result)
     yield from _equal_blocks(result)
     if absent := {**result["not_measured"], **{titles[name]: why for name, why in result["missing"].items()}}:
-        yield "Not measured:\n\n" + "\n".join(f"- {name}: {' '.join(why.split())}" for name, why in absent.items())
+        yield listed("Not measured", absent)
 
 
 def _kept_blocks(result: dict[str, Any]) -> Iterator[Block]:
@@ -334,6 +334,4 @@ def _equal_blocks(result: dict[str, Any]) -> Iterator[Block]:
 
 
 def _cell(cell: dict[str, Any]) -> str:
-    low, high = cell["interval_95"]
-    text = f"{cell['mean']:+.3g} [{low:+.3g}, {high:+.3g}]"
-    return text + (f" *{cell['paper']:+g}*" if "paper" in cell else "")
+    return mean(cell, "+.3g") + (f" *{cell['paper']:+g}*" if "paper" in cell else "")

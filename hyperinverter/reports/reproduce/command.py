@@ -14,55 +14,18 @@ from hyperinverter.config.cli import is_users
 from hyperinverter.config.load import load_config
 from hyperinverter.config.report_schema import ReproduceConfig
 from hyperinverter.metrics import NotMeasured
-from hyperinverter.pretrained.files import MORE_PARTS, PARTS, find_model_folder
+from hyperinverter.pretrained import files
 from hyperinverter.reports.paper.bench import Bench
-from hyperinverter.reports.paper.parts import PARTS as PAPER_PARTS
-from hyperinverter.reports.paper.parts import expanded_parts, write_html
-from hyperinverter.reports.reproduce import lacking, measures
-from hyperinverter.reports.reproduce.page import TITLES, section
-from hyperinverter.reports.reproduce.publish import publish, write_page
+from hyperinverter.reports.paper.methods import model_of
+from hyperinverter.reports.reproduce import lacking
+from hyperinverter.reports.reproduce.parts import OF_PAPER, PARTS, expanded_parts, write_html
+from hyperinverter.reports.reproduce.publish import publish, section, write_page
 from hyperinverter.training.common import set_up
 from hyperinverter.utils.checkout import REPOSITORY, command_of
 from hyperinverter.utils.errors import Unfinished, UserError
 from hyperinverter.utils.files import read_json, write_json, write_text
 from hyperinverter.utils.waiting import doing, log_message
 
-SHOWN = {  # part -> pictures that the page shows
-    "editability": ["edits.png"],
-    "analysis": ["weight_changes.svg", "difference_map.png"],
-    "figures": ["figures/interpolation.png", "figures/difference_maps.png"],
-    "learning_curve": ["learning_curve.svg"],
-}
-ON_SHOWN = ("fig4", "fig5", "fig6", "fig7", "fig10", "fig9", "fig13", "fig14", "fig26")
-OF_METHODS = ("projection", "refine")  # steps of methods
-ALSO_NAMED = {
-    **{part: ["methods", "table_photos", "optimised_photos", *OF_METHODS] for part in ("table1", "fig1")},
-    "table2": [
-        "methods",
-        "edited_photos",
-        "optimised_photos",
-        "strengths",
-        "strength_unit",
-        "classifiers",
-        *OF_METHODS,
-    ],
-    "edit_fid": ["methods", "edited_photos", "refine_steps", "refine_edit_consistency", "strengths", "strength_unit"],
-    "refine_curve": ["refine_steps", "refine_edit_consistency", "curve_photos", "classifiers"],
-    **{part: ["methods", "shown_photos", *OF_METHODS] for part in ON_SHOWN},
-    **{part: ["table_photos", "refine"] for part in ("fig8", "fig11", "fig12")},
-    "editability": ["edited_photos", "strengths", "strength_unit", "classifiers"],
-    "generated": ["generated"],
-    "figures": ["generated"],
-    "bounds": ["bounds_photos", "bounds_steps", "bounds_losses"],
-}  # unless default
-# where given
-ALSO_USED = {part: ["labels"] for part in ("generator", "editability", "table1", "fig1")} | {
-    "table2": ["training_photos", "labels"],
-    "edit_fid": ["training_photos", "shown"],
-    "refine_curve": ["training_photos", "labels"],
-    "table3": ["photos", "training_photos"],
-    **{part: ["shown"] for part in ON_SHOWN},
-}
 EMBEDDED = "faces64"  # whose config the script takes when none is named
 NAMED_IN_COMMAND = ("photos", "other_photos", "training_photos", "labels", "shown")
 
@@ -93,7 +56,7 @@ def reproduce(config: ReproduceConfig) -> dict[str, Any]:
     for part in (part for part, keys in absent.items() if not keys):
         log_message(f"{part} ...")
         try:
-            result = _measured(config, part, bench, device)
+            result = _measured(config, part, bench)
         except Exception as error:  # whatever it is: the other parts do not wait for it
             if len(absent) == 1:
                 raise
@@ -103,7 +66,7 @@ def reproduce(config: ReproduceConfig) -> dict[str, Any]:
             continue
         if result is not None:
             results[part] = result
-    if any(part in PAPER_PARTS for part in results):
+    if OF_PAPER & results.keys():
         log_message(f"written: {_write_html(config)}")
     if config.publish is not None:
         log_message(f"written: {write_page(Path(config.publish))}")
@@ -117,15 +80,13 @@ def reproduce(config: ReproduceConfig) -> dict[str, Any]:
     return results
 
 
-def _measured(config: ReproduceConfig, part: str, bench: Bench | None, device: torch.device) -> dict[str, Any] | None:
+def _measured(config: ReproduceConfig, part: str, bench: Bench | None) -> dict[str, Any] | None:
     """Measure one part, write and publish it; None where it cannot be measured, which is told."""
-    result: dict[str, Any] | None
+    make = PARTS[part].make
+    assert bench is not None and make is not None, "there are parts, and they are this command's"
     try:
         with doing(part):
-            if bench is not None and part in PAPER_PARTS:
-                result = PAPER_PARTS[part].make(bench)
-            else:
-                result = lacking.MEASURES[part][0](config, device)
+            result = make(bench)
     except NotMeasured as reason:
         log_message(f"{part}: not measured: {reason}")
         return None
@@ -136,25 +97,20 @@ def _measured(config: ReproduceConfig, part: str, bench: Bench | None, device: t
     log_message(f"{part}: written to {Path(config.output) / part}.json")
     _show(part, result, Path(config.output))
     if config.publish is not None:
-        names = PAPER_PARTS[part].pictures if part in PAPER_PARTS else SHOWN.get(part, ())
-        shown = [path for name in names if (path := Path(config.output) / name).is_file()]
-        if "quality_time" in result:
-            shown.append(Path(config.output) / "figures" / "quality_time.svg")
+        shown = [path for name in PARTS[part].pictures if (path := Path(config.output) / name).is_file()]
         publish(Path(config.publish), config.domain.name, part, result, shown)
     return result
 
 
 def _write_html(config: ReproduceConfig) -> Path:
     """paper.html of all parts of the paper that lie in `output`, of earlier calls too."""
-    files = {part: Path(config.output) / f"{part}.json" for part in PAPER_PARTS}
-    results = {part: result for part, path in files.items() if (result := read_json(path)) is not None}
+    paths = {part: Path(config.output) / f"{part}.json" for part in OF_PAPER}
+    results = {part: result for part, path in paths.items() if (result := read_json(path)) is not None}
     return write_html(results, Path(config.output), f"The paper's tables and figures on {config.domain.name}")
 
 
 def _show(part: str, result: dict[str, Any], output: Path) -> None:
     """The part's section of the page, into `<part>.md` and on stdout."""
-    if part not in TITLES:
-        return
     text = section(part, result, output).replace(f"]({output.parent.name}/{output.name}/", "](")  # pictures beside it
     write_text(output / f"{part}.md", text + "\n")
     print(f"\n{text}\n", flush=True)
@@ -162,15 +118,13 @@ def _show(part: str, result: dict[str, Any], output: Path) -> None:
 
 def _about(config: ReproduceConfig, part: str, needs: list[str]) -> dict[str, Any]:
     """What the numbers belong to: command, weights and versions, without the folders of this machine."""
-    words = [*command_of("reproduce").split(), *_config_of(config), part if part in PAPER_PARTS else f"parts=[{part}]"]
-    used = [*needs, *ALSO_USED.get(part, ())]
+    words = [*command_of("reproduce").split(), *_config_of(config), part if part in OF_PAPER else f"parts=[{part}]"]
+    used = [*needs, *PARTS[part].used]
     named = [key for key in NAMED_IN_COMMAND if key in used and getattr(config, key)]
     words += [f"{key}={_placeholder(getattr(config, key))}" for key in named]
     path = REPOSITORY / "configs" / "reproduce" / f"{config.domain.name}.yaml"
     usual = load_config(ReproduceConfig, path) if path.is_file() else ReproduceConfig()
-    words += [
-        word for key in ALSO_NAMED.get(part, ()) for word in _changed(key, getattr(config, key), getattr(usual, key))
-    ]
+    words += [word for key in PARTS[part].named for word in _changed(key, getattr(config, key), getattr(usual, key))]
     words += ["runs={NAME: FOLDER}"] if "runs" in needs else []
     if part == "figures" and config.results:
         here = not any(Path(name).is_absolute() for name in config.results)
@@ -190,9 +144,9 @@ def _config_of(config: ReproduceConfig) -> list[str]:
 
 def model_hashes(config: ReproduceConfig) -> dict[str, str]:
     """Part -> weights hash of its file, of those that the model folder has."""
-    folder = find_model_folder(measures.model_of(config))
-    files = {part: folder / f"{part}.safetensors" for part in (*PARTS, *MORE_PARTS)}
-    return {part: read_model(path, part).hash for part, path in files.items() if path.is_file()}
+    folder = files.find_model_folder(model_of(config))
+    paths = {part: folder / f"{part}.safetensors" for part in (*files.PARTS, *files.MORE_PARTS)}
+    return {part: read_model(path, part).hash for part, path in paths.items() if path.is_file()}
 
 
 def _changed(key: str, value: Any, usual: Any) -> list[str]:

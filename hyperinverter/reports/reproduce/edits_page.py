@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from hyperinverter.evaluation.editability import PHASES
-from hyperinverter.evaluation.tables import mean, table
+from hyperinverter.evaluation.tables import bracketed, listed, mean
 from hyperinverter.extractors.face_judges import FACE_CLASSIFIERS
+from hyperinverter.reports.html_page import Block, Picture, Table
 
 STRENGTHS = {"std": "standard deviations of w along the direction", "w": "units of W (the paper's γ)"}
 AGAINST = {
@@ -14,7 +15,7 @@ AGAINST = {
 }
 
 
-def edits_section(result: dict[str, Any]) -> Iterator[str]:
+def edits_blocks(result: dict[str, Any]) -> Iterator[Block]:
     strengths = [f"{strength:g}" for strength in result["strengths"]]
     rows = []
     for name, figures in result["directions"].items():
@@ -31,13 +32,14 @@ def edits_section(result: dict[str, Any]) -> Iterator[str]:
         f"{result.get('note', '')}"
     )
     heads = ["direction", "classifier", *(f"effect, {phase}" for phase in PHASES.values()), "kept"]
-    yield table([*heads, *(f"kept at ±{s}" for s in strengths)], rows)
+    yield Table([*heads, *(f"kept at ±{s}" for s in strengths)], rows)
     yield from _by_strength(result)
     yield from _identity(result)
     yield from _classifiers(result)
+    yield Picture("edits.png", "Reconstructions of held-out photos, edited", is_told=False)
 
 
-def _by_strength(result: dict[str, Any]) -> Iterator[str]:
+def _by_strength(result: dict[str, Any]) -> Iterator[Block]:
     """Table 2's form: a row per phase and what of Phase I's change the second one keeps, a column per strength."""
     ways: list[str] = []
     rows = []
@@ -48,26 +50,21 @@ def _by_strength(result: dict[str, Any]) -> Iterator[str]:
             ways = list(measured["change"]["w_encoder"])
             for phase, title in PHASES.items():
                 changes, bounds = measured["change"][phase], measured["change_interval_95"][phase]
-                cells = [f"{changes[way]:+.3g} [{bounds[way][0]:+.3g}, {bounds[way][1]:+.3g}]" for way in ways]
+                cells = [bracketed(changes[way], bounds[way], "+.3g") for way in ways]
                 rows.append([name, f"{classifier}, {measured['unit']}", title, *cells])
-            shares = [_share(measured, way) for way in ways]
+            known = measured.get("kept_at", {})
+            intervals = measured["kept_at_interval_95"] if known else {}
+            shares = [bracketed(known[way], intervals[way], ".0%") if way in known else "" for way in ways]
             rows.append([name, classifier, "kept", *shares])
     if rows:
         yield (
             "The paper's Table 2: mean change of the score from the unedited reconstruction of the same phase. "
             "A change that may be none is given no share."
         )
-        yield table(["direction", "classifier", "", *(f"at {float(way):+g}" for way in ways)], rows)
+        yield Table(["direction", "classifier", "", *(f"at {float(way):+g}" for way in ways)], rows)
 
 
-def _share(measured: dict[str, Any], way: str) -> str:
-    if way not in measured.get("kept_at", {}):
-        return ""
-    low, high = measured["kept_at_interval_95"][way]
-    return f"{measured['kept_at'][way]:.0%} [{low:.0%}, {high:.0%}]"
-
-
-def _identity(result: dict[str, Any]) -> Iterator[str]:
+def _identity(result: dict[str, Any]) -> Iterator[Block]:
     """Likeness of edited images to unedited ones, and to the photos."""
     for against, what in AGAINST.items():
         rows, ways = [], set()
@@ -79,25 +76,21 @@ def _identity(result: dict[str, Any]) -> Iterator[str]:
         if rows:
             columns = sorted(ways, key=float)
             yield f"Identity kept by an edit: likeness {what}."
-            yield table(
+            yield Table(
                 [
                     "direction",
                     "network",
                     "phase",
                     *(f"at {float(way):+g}" if float(way) else "at 0" for way in columns),
                 ],
-                ([*row[:2], PHASES[row[2]], *(_likeness(row[3].get(way)) for way in columns)] for row in rows),
+                [
+                    [*row[:2], PHASES[row[2]], *(mean(row[3][way], ".3f") if way in row[3] else "" for way in columns)]
+                    for row in rows
+                ],
             )
 
 
-def _likeness(result: dict[str, Any] | None) -> str:
-    if result is None:
-        return ""
-    low_high = result.get("interval_95")
-    return f"{result['mean']:.3f}" + (f" [{low_high[0]:.3f}, {low_high[1]:.3f}]" if low_high else "")
-
-
-def _classifiers(result: dict[str, Any]) -> Iterator[str]:
+def _classifiers(result: dict[str, Any]) -> Iterator[Block]:
     used = {classifier for figures in result["directions"].values() for classifier in figures["classifiers"]}
     message = []
     for name, classifier in FACE_CLASSIFIERS.items():
@@ -116,10 +109,10 @@ def _classifiers(result: dict[str, Any]) -> Iterator[str]:
         )
         keys = ("accuracy", "balanced_accuracy", "auc", "positive_fraction", "photos_fitted", "photos_tested")
         heads = [key.replace("_", " ") for key in keys]
-        rows = ([name, *(_figure(results[key]) for key in keys)] for name, results in result["classifiers"].items())
-        yield table(["attribute", *heads], rows)
+        rows = [[name, *(_figure(results[key]) for key in keys)] for name, results in result["classifiers"].items()]
+        yield Table(["attribute", *heads], rows)
     if result["not_measured"]:
-        yield "Not measured:\n\n" + "\n".join(f"- {name}: {why}" for name, why in result["not_measured"].items())
+        yield listed("Not measured", result["not_measured"])
 
 
 def _figure(value: float) -> str:
@@ -129,5 +122,4 @@ def _figure(value: float) -> str:
 def _kept(measured: dict[str, Any]) -> str:
     if measured["kept"] is None:
         return measured["why"]
-    low, high = measured["kept_interval_95"]
-    return f"{measured['kept']:.0%} [{low:.0%}, {high:.0%}]"
+    return bracketed(measured["kept"], measured["kept_interval_95"], ".0%")

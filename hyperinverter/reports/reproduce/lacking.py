@@ -15,36 +15,18 @@ from hyperinverter.pretrained.files import part_file
 from hyperinverter.pretrained.load import check_served
 from hyperinverter.releases.obtain import obtain
 from hyperinverter.reports.paper.bench import Bench
-from hyperinverter.reports.paper.methods import missing_files
-from hyperinverter.reports.paper.parts import PARTS as PAPER_PARTS
-from hyperinverter.reports.paper.parts import expanded_parts
-from hyperinverter.reports.reproduce import measures
+from hyperinverter.reports.paper.methods import missing_files, model_of
 from hyperinverter.reports.reproduce.edits import ATTRIBUTES
+from hyperinverter.reports.reproduce.parts import OF_PAPER, PARTS, expanded_parts
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.text import expanded
 from hyperinverter.utils.waiting import doing, log_message
-
-# part -> its measurement, and the settings without which there is nothing to measure
-MEASURES = {
-    "photos": (measures.photos, ["photos"]),
-    "other_photos": (measures.other_photos, ["other_photos"]),
-    "generated": (measures.generated, []),
-    "editability": (measures.editability, ["photos"]),
-    "generator": (measures.generator, ["photos"]),
-    "analysis": (measures.analysis, ["photos"]),
-    "figures": (measures.figures, []),
-    "bounds": (measures.bounds, ["photos"]),
-    "learning_curve": (measures.learning_curve, ["runs"]),
-    "pictures": (measures.pictures, []),
-}
 
 
 def needs(config: ReproduceConfig, part: str) -> list[str]:
     """Settings without which a part cannot be measured."""
     is_fitted = part == "editability" and ATTRIBUTES in config.classifiers
-    if part in PAPER_PARTS:
-        return list(PAPER_PARTS[part].needs)
-    return [*MEASURES[part][1], *(["training_photos", "labels"] if is_fitted else [])]
+    return [*PARTS[part].needs, *(["training_photos", "labels"] if is_fitted else [])]
 
 
 def not_given(config: ReproduceConfig) -> dict[str, list[str]]:
@@ -89,21 +71,20 @@ def check_given(config: ReproduceConfig) -> None:
 def lines(absent: dict[str, list[str]], bench: Bench | None) -> Iterator[str]:
     """Parts without their settings, methods without their files, and what else single parts lack."""
     yield from (f"{part}: left out, because {', '.join(keys)} is not given" for part, keys in absent.items() if keys)
-    if bench is None:
+    if bench is None or not OF_PAPER & absent.keys():
         return
     yield from bench.faults()
     if not bench.present:
         return  # nothing else can be asked
     told: dict[str, list[str]] = {}  # what several parts lack is said once
     for part, keys in absent.items():
-        if part in PAPER_PARTS and not keys:
-            for lack in PAPER_PARTS[part].lacks(bench):
-                told.setdefault(lack, []).append(part)
+        for lack in () if keys else PARTS[part].lacks(bench):
+            told.setdefault(lack, []).append(part)
     yield from (f"{', '.join(parts)}: {' '.join(lack.split())}" for lack, parts in told.items())
 
 
 def look(config: ReproduceConfig, absent: dict[str, list[str]], device: torch.device) -> Bench | None:
-    """Log all that will be left out; the Bench of the paper's parts, None where there is none of these.
+    """Log all that will be left out; the Bench of the parts, None where there are none.
 
     Raises:
         UserError, FileNotFoundError: given files, the generator, or every method's files are missing; names all.
@@ -121,16 +102,16 @@ def _look(config: ReproduceConfig, absent: dict[str, list[str]], device: torch.d
         errors.append(error)
     try:
         if config.parts:
-            folder = obtain(measures.model_of(config), "generator")  # of a released model: made, or told how to get it
+            folder = obtain(model_of(config), "generator")  # of a released model: made, or told how to get it
             check_served(read_model(part_file(folder, "generator"), "generator"))
-        if set(config.parts) & set(PAPER_PARTS):
             bench = Bench(config, device)
     except (UserError, FileNotFoundError) as error:
         errors.append(error)
     missing = list(lines(absent, bench))
-    if errors and bench is None and set(config.parts) & set(PAPER_PARTS):
+    is_of_methods = bool(OF_PAPER & absent.keys())
+    if errors and bench is None and is_of_methods:
         missing += missing_files(config)
-    if bench and not bench.present:
+    if bench and is_of_methods and not bench.present:
         faults = bench.faults()
         errors.append(UserError("no method has its files:\n" + "\n".join(faults)))
         missing = [line for line in missing if line not in faults]
@@ -154,7 +135,7 @@ def dry_run(config: ReproduceConfig) -> str:
     except (UserError, OSError) as error:
         missing += str(error).splitlines()
     bench = None
-    if set(config.parts) & set(PAPER_PARTS):
+    if OF_PAPER & set(config.parts):
         try:
             bench = Bench(config, torch.device("cpu"), makes=False)
         except (FileNotFoundError, UserError) as error:

@@ -26,6 +26,7 @@ from hyperinverter.metrics import build as build_metrics
 from hyperinverter.pretrained.files import find_model_folder
 from hyperinverter.pretrained.load import load_discriminator, load_generator
 from hyperinverter.reports.html_page import curves, read_stats
+from hyperinverter.reports.paper.methods import model_of
 from hyperinverter.reports.reproduce.bounds import measure_bounds
 from hyperinverter.reports.reproduce.edits import SHEET_FACES, directions_of, measure_edits, photos_of
 from hyperinverter.reports.reproduce.generator_distance import measure_generator
@@ -37,10 +38,6 @@ RECORDS_KEPT = 8  # of the generated images, whose numbers a test recomputes
 CURVE_POINTS = 40  # of a learning curve, at most
 SAMPLES, SAMPLE_COLUMNS, SAMPLE_PSI = 64, 16, 0.7  # of samples.png
 SHEET_ROWS = 9  # of reconstructions.png: a third each of the best, median and worst
-
-
-def model_of(config: ReproduceConfig) -> str:
-    return config.model or config.domain.weights.folder or config.domain.name
 
 
 # ---------------------------------------------------------------------------------------------- reconstruction

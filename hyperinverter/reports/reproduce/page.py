@@ -1,50 +1,17 @@
-"""The JSON files of reproduce -> the published page."""
+"""What the page says of a model's own measurements: JSON of a part -> blocks; the paper's parts bring theirs along."""
 
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-from hyperinverter.evaluation.tables import ARROWS, TIMES, mean, metrics_table, table
-from hyperinverter.reports.html_page import picture_in, to_markdown
-from hyperinverter.reports.paper.claims import claims_section
-from hyperinverter.reports.paper.parts import PARTS, Part
-from hyperinverter.reports.reproduce.edits_page import edits_section
+from hyperinverter.evaluation.tables import ARROWS, TIMES, against, bracketed, mean, metrics_table
+from hyperinverter.reports.html_page import Block, Picture, Table
+from hyperinverter.reports.paper.analyses import order_of_table_3
 
-ABOUT = "about.md"  # in the published folder, written by hand
 CURVE_SHARES = (0.25, 0.5, 0.75, 1.0)  # of a run, in the learning curve's table
+FIGURES = ("interpolation.png", "difference_maps.png", "quality_time.svg")
 
 
-def page(domains: dict[str, dict[str, dict[str, Any]]], folder: Path) -> str:
-    """The page.
-
-    Args:
-        domains: domain -> part -> what its JSON holds.
-        folder: that holds `<domain>/<part>.json`; pictures beside them are shown, and `about.md` is the page's head,
-            behind whose title stands what holds of the paper's claims.
-    """
-    about = folder / ABOUT
-    title, _, rest = (about.read_text() if about.is_file() else "# Results").partition("\n")
-    sections = [title, claims_section(domains), rest]
-    for domain, results in domains.items():
-        sections.append(f"## {domain}")
-        sections += [section(part, results[part], folder / domain) for part in TITLES if part in results]
-    return "\n\n".join(section.strip("\n") for section in sections if section) + "\n"
-
-
-def section(part: str, result: dict[str, Any], folder: Path) -> str:
-    """One part's section; pictures that lie in `folder` are shown."""
-    blocks = [f"### {TITLES[part]}", _about(result, part), *SECTIONS[part](result, folder)]
-    return "\n\n".join(block.strip("\n") for block in blocks if block)
-
-
-def _about(result: dict[str, Any], part: str) -> str:
-    if part == "learning_curve":  # of runs, not of the weights that are shipped
-        return f"`{result['about']['command']}`"
-    model = ", ".join(f"{part} {digest}" for part, digest in result["about"]["model"].items())
-    return f"`{result['about']['command']}`\n\nWeights: {model}. PyTorch {result['about']['versions']['torch']}."
-
-
-def _reconstruction(result: dict[str, Any], folder: Path) -> Iterator[str]:
+def reconstruction_blocks(result: dict[str, Any]) -> Iterator[Block]:
     """Without times, which docs/performance.md measures properly, and without what was not measured."""
     protocol, absent = result["protocol"], list(result["not_measured"])
     metrics = {name: about for name, about in result["metrics"].items() if name not in (*absent, *TIMES)}
@@ -54,19 +21,13 @@ def _reconstruction(result: dict[str, Any], folder: Path) -> Iterator[str]:
         yield f"Not measured (the JSON gives the reasons): {', '.join(absent)}."
 
 
-def _editability(result: dict[str, Any], folder: Path) -> Iterator[str]:
-    yield from edits_section(result)
-    if sheet := picture_in(folder, "edits.png"):
-        yield f"![Reconstructions of held-out photos, edited]({_link(folder)}/{sheet})"
-
-
-def _generator(result: dict[str, Any], folder: Path) -> Iterator[str]:
+def generator_blocks(result: dict[str, Any]) -> Iterator[Block]:
     yield (
         f"Frechet distance, `{result['name']}`, of {result['images']} held-out photos, each also mirrored. It grows as "
         f"images get fewer: compare equal counts. Halves: {result['halves']}."
     )
     rows = [[what, f"{d['distance']:.4g}", d["samples"] or "", d["photos"]] for what, d in result["distances"].items()]
-    yield table(["", "distance", "samples", "photos on a side, mirrored ones counted"], rows)
+    yield Table(["", "distance", "samples", "photos on a side, mirrored ones counted"], rows)
     if leaks := result.get("leaks"):
         yield (
             "Do the augmentations that D was trained with appear in the samples? The samples' distance from the photos "
@@ -78,10 +39,10 @@ def _generator(result: dict[str, Any], folder: Path) -> Iterator[str]:
             [kind, *(f"{d:.4g}" for d in results["distances"].values()), f"{results['nearest']:.0%}"]
             for kind, results in leaks.items()
         ]
-        yield table(["change", *shares, "nearest at"], rows)
+        yield Table(["change", *shares, "nearest at"], rows)
 
 
-def _analysis(result: dict[str, Any], folder: Path) -> Iterator[str]:
+def analysis_blocks(result: dict[str, Any]) -> Iterator[Block]:
     weights, maps = result["weight_changes"], result["difference_maps"]
     yield (
         f"What Phase II changes on {weights['images']} held-out photos (`scripts/analyze.py`). Evenness over the main "
@@ -91,20 +52,13 @@ def _analysis(result: dict[str, Any], folder: Path) -> Iterator[str]:
     )
     rows = []
     for one in (*weights["statements"], *maps.get("statements", ())):
-        low, high = one.get("interval_95", (None, None))
-        ratio = (
-            f"{one['ratio']:.2f}" + (f" [{low:.2f}, {high:.2f}]" if low is not None else "") if "ratio" in one else ""
-        )
+        ratio = bracketed(one["ratio"], one.get("interval_95"), ".2f") if "ratio" in one else ""
         if "of_faces" in one:
             ratio = f"evenness {one['evenness']:.3f} against {one['of_faces']:.3f}"
         rows.append([one["statement"], ratio, one["verdict"]])
-    yield table(["the paper's statement", "ratio", "here"], rows)
-    for name, what in (
-        ("weight_changes.svg", "Mean change of every layer"),
-        ("difference_map.png", "Where it changes"),
-    ):
-        if found := picture_in(folder, name):
-            yield f"![{what}]({_link(folder)}/{found})"
+    yield Table(["the paper's statement", "ratio", "here"], rows)
+    yield Picture("weight_changes.svg", "Mean change of every layer", is_told=False)
+    yield Picture("difference_map.png", "Where it changes", is_told=False)
 
 
 def _relative(layers: list[dict[str, Any]]) -> str:
@@ -120,26 +74,28 @@ def _relative(layers: list[dict[str, Any]]) -> str:
     )
 
 
-def _figures(result: dict[str, Any], folder: Path) -> Iterator[str]:
+def figures_blocks(result: dict[str, Any]) -> Iterator[Block]:
     maps, blends = result["difference_maps"], result["interpolation"]
     yield "The paper's figures of single images, drawn by `scripts/analyze.py` of generated ones."
-    message = {
-        "interpolation.png": f"Figure 9: {len(blends['pairs'])} pairs blended in {blends['steps']} steps, in codes and "
-        "weights together (whose ends are the reconstructions) and in codes alone",
-        "difference_maps.png": f"Figures 13 and 14: of {maps['images']} images those that Phase II changes least, "
-        "middling and most",
-    }
+    yield Picture(
+        FIGURES[0],
+        f"Figure 9: {len(blends['pairs'])} pairs blended in {blends['steps']} steps, in codes and weights together "
+        "(whose ends are the reconstructions) and in codes alone",
+    )
+    yield Picture(
+        FIGURES[1],
+        f"Figures 13 and 14: of {maps['images']} images those that Phase II changes least, middling and most",
+    )
     if time := result.get("quality_time"):
         point, notes = time["points"][0], "".join(f"; {note}" for note in time["notes"])
-        message["quality_time.svg"] = (
+        yield Picture(
+            FIGURES[2],
             f"Figure 1: {time['quality']} against seconds per image on a logarithmic axis, "
-            f"{point['num_images']} images ({point['images']}), {point['device']}{notes}"
+            f"{point['num_images']} images ({point['images']}), {point['device']}{notes}",
         )
-    for name, what in message.items():
-        yield f"{what}:\n\n![{what.partition(':')[0]}]({_link(folder)}/{picture_in(folder, name) or name})"
 
 
-def _curve(result: dict[str, Any], folder: Path) -> Iterator[str]:
+def curve_blocks(result: dict[str, Any]) -> Iterator[Block]:
     yield (
         "Validation numbers of the training runs against images seen, at parts of each run. `loss` is the sum of the "
         "terms that were on at the time, so it rises where one joins:"
@@ -152,12 +108,11 @@ def _curve(result: dict[str, Any], folder: Path) -> Iterator[str]:
             values = [curve[key][place] for place in places]
             shown = ["" if value is None else f"{value:.4g}" for value in values]
             rows.append([name, key, f"{images[-1]:,}", *shown])
-    yield table(["run", "number", "images seen", *(f"at {share:.0%}" for share in CURVE_SHARES)], rows)
-    if (folder / "learning_curve.svg").is_file():
-        yield f"![Validation L2 against images seen]({_link(folder)}/learning_curve.svg)"
+    yield Table(["run", "number", "images seen", *(f"at {share:.0%}" for share in CURVE_SHARES)], rows)
+    yield Picture("learning_curve.svg", "Validation L2 against images seen", is_told=False)
 
 
-def _bounds(result: dict[str, Any], folder: Path) -> Iterator[str]:
+def bounds_blocks(result: dict[str, Any]) -> Iterator[Block]:
     losses = " + ".join(f"{weight:g} × {name}" for name, weight in result["losses"].items())
     yield (
         f"Of {result['images']} held-out photos ({result['photos_rule']}), w or the tokens optimised for "
@@ -169,14 +124,14 @@ def _bounds(result: dict[str, Any], folder: Path) -> Iterator[str]:
     rows = [
         [
             what,
-            *(mean(one[what]) + (f" {_ratio(one[what])}" if "ratio" in one[what] else "") for one in metrics.values()),
+            *(" ".join(_mean_and_ratio(one[what])) for one in metrics.values()),
         ]
         for what in next(iter(metrics.values()))
     ]
-    yield table(["", *(f"{name} ↓ (× Phase I)" for name in metrics)], rows)
+    yield Table(["", *(f"{name} ↓ (× Phase I)" for name in metrics)], rows)
 
 
-def _ablations(result: dict[str, Any], folder: Path) -> Iterator[str]:
+def ablations_blocks(result: dict[str, Any]) -> Iterator[Block]:
     budget, metrics = result["budget"], result["metrics"]
     adversarial = f" (adversarial in the last {n:,})" if (n := budget["adversarial_steps"]) else ""
     yield (
@@ -188,62 +143,15 @@ def _ablations(result: dict[str, Any], folder: Path) -> Iterator[str]:
     for row in result["rows"]:
         cells = [row["title"], f"{row['parameters'] / 1e6:.2f} M" if row["parameters"] else ""]
         for name in metrics:
-            against = row.get("against_base", {}).get(name)
-            cells.append(f"{row['values'][name]:.4g}{_paired(against) if against else ''}")
+            paired = row.get("against_base", {}).get(name)
+            cells.append(f"{row['values'][name]:.4g}" + (f" ({against(paired, '.3f')})" if paired else ""))
         rows.append(cells)
-    yield table(["", "trained", *(f"{name} {ARROWS[about['better']]}" for name, about in metrics.items())], rows)
+    yield Table(["", "trained", *(f"{name} {ARROWS[about['better']]}" for name, about in metrics.items())], rows)
     yield "The paper's order, by L2 (a ratio above 1 means worse):"
-    rows = []
-    for one in result["statements"]:
-        low, high = one["interval_95"]
-        rows.append([one["statement"], f"{one['ratio']:.3f} [{low:.3f}, {high:.3f}]", one["verdict"]])
-    yield table(["statement", "ratio of L2", "here"], rows)
+    yield Table(["statement", "ratio of L2", "here"], order_of_table_3(result))
 
 
-def _ratio(result: dict[str, Any]) -> str:
-    low, high = result["ratio_interval_95"]
-    return f"× {result['ratio']:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def _paired(against: dict[str, Any]) -> str:
-    low, high = against["interval_95"]
-    if "ratio" in against:
-        return f" (× {against['ratio']:.3f} [{low:.3f}, {high:.3f}])"
-    return f" ({against['difference']:+.3g} [{low:+.3g}, {high:+.3g}])"
-
-
-def _of_paper(part: Part) -> Callable[[dict[str, Any], Path], Iterable[str]]:
-    return lambda result, folder: to_markdown(part.blocks(result), folder, _link(folder))
-
-
-TITLES = {
-    **{name: part.title for name, part in PARTS.items()},
-    "photos": "Held-out photos",
-    "other_photos": "Photos of another collection",
-    "generated": "Images of the generator",
-    "editability": "Edits",
-    "generator": "Generator",
-    "analysis": "What Phase II changes",
-    "figures": "Figures",
-    "bounds": "What bounds it",
-    "learning_curve": "Learning curve",
-    "ablations": "Ablations",
-}
-SECTIONS = {
-    **{name: _of_paper(part) for name, part in PARTS.items()},
-    "photos": _reconstruction,
-    "other_photos": _reconstruction,
-    "generated": _reconstruction,
-    "editability": _editability,
-    "generator": _generator,
-    "analysis": _analysis,
-    "figures": _figures,
-    "bounds": _bounds,
-    "learning_curve": _curve,
-    "ablations": _ablations,
-}
-
-
-def _link(folder: Path) -> str:
-    """Of a domain's folder, from the page."""
-    return f"{folder.parent.name}/{folder.name}"
+def _mean_and_ratio(one: dict[str, Any]) -> Iterator[str]:
+    yield mean(one)
+    if "ratio" in one:
+        yield f"× {bracketed(one['ratio'], one['ratio_interval_95'], '.3f')}"
