@@ -8,8 +8,7 @@ import copy
 from typing import Any, ClassVar, cast
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from hyperinverter.extractors.base import CARRIED, Extractor, check_size, load_exactly
 from hyperinverter.models.lpips_network import LpipsNetwork
@@ -19,11 +18,8 @@ from hyperinverter.published import from_published
 
 # Caffe's ImageNet mean in its channel order B, G, R and its range 0..255.
 MEAN_BGR = (103.939, 116.779, 123.68)
-# fire module -> (squeeze channels, channels of each expand convolution)
-FIRES = {"fire2": (16, 64), "fire3": (16, 64), "fire4": (32, 128), "fire5": (32, 128),
-         "fire6": (48, 192), "fire7": (48, 192), "fire8": (64, 256), "fire9": (64, 256)}  # fmt: skip
-POOL_BEFORE = ("fire2", "fire4", "fire6")
-TAPS = ("conv1", "fire3", "fire5", "fire6", "fire7", "fire8", "fire9")
+# Caffe's name of a layer -> where it stands among torchvision's `features`
+PLACES = {"conv1": 0, "fire2": 3, "fire3": 4, "fire4": 6, "fire5": 7, "fire6": 9, "fire7": 10, "fire8": 11, "fire9": 12}
 
 
 class Lpips(Extractor):
@@ -69,28 +65,6 @@ class LpipsVgg(Lpips):
     source = "torchvision (https://download.pytorch.org/models/vgg16-397923af.pth)"
 
 
-class Fire(nn.Module):
-    def __init__(self, in_channels: int, squeeze: int, expand: int) -> None:
-        super().__init__()
-        self.squeeze1x1 = nn.Conv2d(in_channels, squeeze, 1)
-        self.expand1x1 = nn.Conv2d(squeeze, expand, 1)
-        self.expand3x3 = nn.Conv2d(squeeze, expand, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.squeeze1x1(x))
-        return F.relu(torch.cat([self.expand1x1(x), self.expand3x3(x)], dim=1))
-
-
-def build_network() -> nn.ModuleDict:
-    """conv1 and fire2 ... fire9, under the names of the weights file."""
-    modules: dict[str, nn.Module] = {"conv1": nn.Conv2d(3, 64, 3, stride=2)}
-    channels = 64
-    for name, (squeeze, expand) in FIRES.items():
-        modules[name] = Fire(channels, squeeze, expand)
-        channels = 2 * expand
-    return nn.ModuleDict(modules)
-
-
 class SqueezeNetFeatures(Extractor):
     """Seven taps of SqueezeNet 1.1, unit-normalised, compared with the LPIPS heads of the "squeeze" variant.
 
@@ -110,32 +84,27 @@ class SqueezeNetFeatures(Extractor):
 
     def __init__(self, state: dict[str, Tensor], heads: dict[str, Tensor]) -> None:
         super().__init__()
-        self.net = build_network()
-        load_exactly(self.net, state, "SqueezeNet 1.1 features (squeezenet11_features.npz)")
-        for i in range(len(TAPS)):
-            self.register_buffer(f"head{i}", heads[f"lin{i}.model.1.weight"])
+        self.net = LpipsNetwork("squeeze")
+        own: dict[str, Tensor] = {}
+        for name, value in state.items():
+            layer, _, rest = name.partition(".")
+            own[f"layers.{PLACES.get(layer, layer)}.{rest.replace('squeeze1x1', 'squeeze')}"] = value
+        own |= {f"heads.{i}": heads[f"lin{i}.model.1.weight"] for i in range(len(self.net.heads))}
+        load_exactly(self.net, own, "SqueezeNet 1.1 features (squeezenet11_features.npz)")
         self.register_buffer("mean", torch.tensor(MEAN_BGR).view(1, 3, 1, 1))
         self.freeze()
 
     def features(self, images: Tensor) -> list[Tensor]:
         check_size(images, type(self))
         x = (images.flip(1) + 1) * 127.5 - self.mean
-        x = F.relu(self.net["conv1"](x))
-        taps = [x]
-        for name in FIRES:
-            if name in POOL_BEFORE:
-                x = F.max_pool2d(x, 3, stride=2, ceil_mode=True)
-            x = self.net[name](x)
-            if name in TAPS:
-                taps.append(x)
-        return [unit_normalise(tap) for tap in taps]
+        return self.net.maps(x)
 
     def pooled(self, images: Tensor) -> Tensor:
         """The last tap's mean over the image, [N,512]: for the Frechet distance `frechet_squeezenet`."""
         return self.features(images)[-1].mean((2, 3))
 
     def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
-        return perceptual_distance(a, b, [getattr(self, f"head{i}") for i in range(len(TAPS))])
+        return self.net.distance(a, b)
 
 
 class DiscriminatorFeatures(Extractor):

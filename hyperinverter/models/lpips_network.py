@@ -46,7 +46,10 @@ class LpipsNetwork(nn.Module):
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Images [N, 3, H, W] in [-1, 1] -> one map [N, C, h, w] per tap, unit length at every position."""
-        x = (images - self.mean) / self.std
+        return self.maps((images - self.mean) / self.std)
+
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """The same of what the backbone takes, [N, 3, H, W]."""
         maps = []
         for index, layer in enumerate(self.layers):
             x = layer(x)

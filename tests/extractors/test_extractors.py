@@ -15,9 +15,10 @@ from hyperinverter.extractors.face_judges import SsrNetAge
 from hyperinverter.extractors.identity import ArcFace, CurricularFace, Moco
 from hyperinverter.extractors.mobilefacenet import MobileFaceNet, MobileFaceNetwork
 from hyperinverter.extractors.onnx_faces import EmotionHappy, FaceResAge, FrFeature, FsaNetYaw
-from hyperinverter.extractors.perceptual import DiscriminatorFeatures, Lpips, SqueezeNetFeatures, build_network
+from hyperinverter.extractors.perceptual import PLACES, DiscriminatorFeatures, Lpips, SqueezeNetFeatures
 from hyperinverter.extractors.resize import at_most, crop_resize
 from hyperinverter.models.face_network import FaceNetwork
+from hyperinverter.models.lpips_network import LpipsNetwork
 from hyperinverter.models.stylegan2 import Discriminator
 from hyperinverter.ops.distances import perceptual_distance, unit_normalise
 from hyperinverter.releases.catalog import catalog
@@ -29,7 +30,13 @@ PX = 32
 def squeezenet() -> SqueezeNetFeatures:
     channels = (64, 128, 256, 384, 384, 512, 512)
     heads = {f"lin{i}.model.1.weight": torch.rand(1, c, 1, 1) for i, c in enumerate(channels)}
-    return SqueezeNetFeatures(build_network().state_dict(), heads)
+    names = {str(place): name for name, place in PLACES.items()}
+    layers = ((*key.partition("."), value) for key, value in LpipsNetwork("squeeze").layers.state_dict().items())
+    return SqueezeNetFeatures({f"{names[at]}.{_published(rest)}": value for at, _, rest, value in layers}, heads)
+
+
+def _published(parameter: str) -> str:
+    return parameter.replace("squeeze.", "squeeze1x1.")
 
 
 def lpips_alex() -> Lpips:
