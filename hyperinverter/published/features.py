@@ -14,7 +14,7 @@ from hyperinverter.models.face_network import FaceNetwork
 from hyperinverter.models.lpips_network import MEAN, STD, TAPS, LpipsNetwork
 from hyperinverter.published.container import prefix_of, unwrap
 from hyperinverter.published.from_published import Published
-from hyperinverter.published.keys import Keys, agree, options
+from hyperinverter.published.keys import Keys, options
 from hyperinverter.published.reading import read_published
 from hyperinverter.utils.errors import UserError
 
@@ -51,10 +51,8 @@ def _read_face_network(
     state, unused = unwrap(content, what, source)
     prefix = prefix_of(state, ("", "module.", "facenet."), ["input_layer.0.weight"]) or ""
     keys = Keys({key.removeprefix(prefix): value for key, value in state.items()}, what, source)
-    try:
+    with keys.refusing():
         trunk, channels = trunk_of(keys.state)
-    except ValueError as error:
-        raise keys.fault(str(error)) from error
     linear = keys.shape("output_layer.3.weight")
     if trunk.trunk == "resnet" or channels != 3 or trunk.stem_stride != 1 or len(linear) != 2:
         raise keys.fault("expected an IR or IR-SE trunk on RGB and a linear embedding output_layer.3.weight [E, C]")
@@ -65,7 +63,7 @@ def _read_face_network(
     side = round((linear[1] / trunk.widths[-1]) ** 0.5)
     if side**2 * trunk.widths[-1] != linear[1]:
         raise keys.fault(f"output_layer.3.weight {linear} does not fit square maps of {trunk.widths[-1]} channels")
-    agree(source, "input_size", chosen["input_size"], 16 * side)
+    keys.agree(chosen, input_size=16 * side)
     config = {
         "depths": trunk.depths,
         "widths": trunk.widths,
@@ -103,7 +101,7 @@ def read_moco(content: Any, source: str, given: dict[str, Any]) -> tuple[nn.Modu
     arch = RESNETS.get(tuple(units))
     if arch is None or "layer1.0.conv3.weight" not in state:
         raise keys.fault(f"its four stages have {units} units; expected a ResNet of bottlenecks: {list(RESNETS)}")
-    agree(source, "arch", chosen["arch"], arch)
+    keys.agree(chosen, arch=arch)
     from torchvision import models
 
     network = keys.build(lambda: getattr(models, arch)(weights=None))
@@ -131,7 +129,7 @@ def read_lpips(content: Any, source: str, given: dict[str, Any]) -> tuple[LpipsN
         hint = "; it holds the heads alone: give the backbone, and this file as heads=" if heads else ""
         raise keys.fault(f"it has no layers such as features.0.weight or net.slice1.0.weight{hint}")
     net = _lpips_net(keys, layers)
-    agree(source, "net", chosen["net"], net)
+    keys.agree(chosen, net=net)
     if heads and chosen["heads"] is not None:
         raise keys.fault("it holds its own heads; leave heads= out")
     whose = "the file"

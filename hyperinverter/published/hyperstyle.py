@@ -23,14 +23,12 @@ from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.target_layers import target_layers, target_names
 from hyperinverter.models.wplus import WPlusConfig
 from hyperinverter.published.from_published import Published, from_published
-from hyperinverter.published.keys import Keys, agree, options
+from hyperinverter.published.keys import Keys, options
 from hyperinverter.published.reading import read_published
 from hyperinverter.published.wplus import (
     TRAINING_STATE,
     Checkpoint,
-    average_code,
     fitting_average,
-    iterations,
     matrix,
     open_checkpoint,
     strided,
@@ -63,10 +61,10 @@ def read_hyperstyle(content: Any, source: str, given: dict[str, Any]) -> tuple[H
     keys = result.keys
     hypernet = _shared_once(result, result.part("hypernet."))
     own_encoder = {} if result.prefix is None else keys.take_prefix(f"{result.prefix}w_encoder.")
-    average = average_code(keys, chosen["latent_avg"] if chosen["latent_avg"] is not None else result.latent_avg)
+    average = result.average(chosen)
     decoder = result.decoder(average)
     config = _sizes(keys, hypernet, chosen, decoder)
-    config.n_iters = iterations(keys, result.choose(chosen, "n_iters_per_batch", ITERATIONS))
+    config.n_iters = result.iterations(chosen, ITERATIONS)
     config.wide = "cars" in result.choose(chosen, "dataset_type", "")
     num_ws = 2 * (config.resolution.bit_length() - 2)
     config.w_dim = decoder.w_dim if decoder is not None else average.shape[1] if average is not None else config.w_dim
@@ -75,19 +73,10 @@ def read_hyperstyle(content: Any, source: str, given: dict[str, Any]) -> tuple[H
     w_encoder = _w_encoder(keys, chosen["w_encoder"], own_encoder)
     if w_encoder is not None:
         config.w_encoder = _w_encoder_sizes(w_encoder, num_ws, config)
-    try:
-        network = keys.build(lambda: HyperStyle(config))
-    except ValueError as error:
-        raise keys.fault(str(error)) from error
     state = {f"hypernet.{name}": value for name, value in hypernet.items()}
-    if average is not None:
-        state["latent_avg"] = average
     if w_encoder is not None:
         state |= {f"w_encoder.{name}": value for name, value in w_encoder.state_dict().items()}
-    keys.fill(network, state)
-    network.decoder = decoder
-    sizes = {"hyperstyle": config.to_json(), "generator": None if decoder is None else dict(decoder.config)}
-    return network, Published("", sizes, result.finish())
+    return result.built(lambda: HyperStyle(config), state, average, decoder, {"hyperstyle": config.to_json()})
 
 
 class _Shapes(dict[str, tuple[int, ...]]):
@@ -149,18 +138,16 @@ def _sizes(keys: Keys, state: dict[str, Tensor], chosen: dict[str, Any], decoder
             setattr(config, width, shapes[f"{block}convs.0.weight"][0])
             last = max(int(key.split(".")[3]) for key in shapes if key.startswith(f"{block}convs."))
             config.code_size = shapes[f"{block}convs.{last}.weight"][0]
-    agree(keys.source, "input_nc", chosen["input_nc"], INPUT_CHANNELS)
-    if chosen["layers_to_tune"] is not None:
-        agree(keys.source, "layers_to_tune", chosen["layers_to_tune"], ",".join(str(i) for i in sorted(found)))
+    keys.agree(chosen, input_nc=INPUT_CHANNELS, layers_to_tune=",".join(str(i) for i in sorted(found)))
     if any(target_names(resolution, "conv_without_bias")[i].find("torgb") < 0 for i in others):
-        agree(keys.source, "encoder_type", chosen["encoder_type"], ENCODER_TYPES[is_separable])
+        keys.agree(chosen, encoder_type=ENCODER_TYPES[is_separable])
     return config
 
 
 def _resolution(keys: Keys, last: int, given: int | None, decoder: Generator | None) -> int:
     """Of the decoder; else the smallest generator that has the last predicted layer, or a larger one that is given."""
     if decoder is not None:
-        agree(keys.source, "output_size", given, decoder.resolution)
+        keys.agree({"output_size": given}, output_size=decoder.resolution)
         resolution = decoder.resolution
     else:
         level = max(3, math.ceil((last - 1) / 3) + 2)  # 2 layers at 4 px, 3 at every other resolution
@@ -182,10 +169,8 @@ def _trunk(
     strides: list[int] | None,
 ) -> EncoderConfig:
     """The trunk's sizes; the images' size follows from how often a block halves the trunk's last map."""
-    try:
+    with keys.refusing():
         trunk, channels = trunk_of(state)
-    except ValueError as error:
-        raise keys.fault(str(error)) from error
     if channels != INPUT_CHANNELS:
         raise keys.fault(f"its first convolution reads {channels} channels, expected {INPUT_CHANNELS}: two images")
     number = (shared or others)[0]

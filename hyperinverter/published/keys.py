@@ -1,7 +1,8 @@
 """Account for every key of a published state dict: each is used, or ignored for a stated reason, or the load fails."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TypeVar
 
 from torch import Tensor, nn
@@ -37,6 +38,14 @@ class Keys:
     def fault(self, message: str) -> UserError:
         """An error that names the source and what was expected of it; to be raised."""
         return UserError(f"{self.source}: not {self.what}: {message}")
+
+    @contextmanager
+    def refusing(self, kinds: tuple[type[Exception], ...] = (ValueError,)) -> Iterator[None]:
+        """What our own code refuses inside, by an error of these kinds, is a fault of the file."""
+        try:
+            yield
+        except kinds as error:
+            raise self.fault(str(error)) from error
 
     def left(self, prefix: str = "") -> list[str]:
         """Keys that begin with `prefix` and were neither taken nor ignored yet."""
@@ -112,9 +121,14 @@ class Keys:
         network.load_state_dict({**kept, **state}, assign=assign)
 
     def agree(self, given: Mapping[str, object], **shown: object) -> None:
-        """See `agree`, of several options and what the tensors show."""
+        """Options that can also be read from the tensors must say the same as they do; None says nothing.
+
+        Raises UserError: one of them does not.
+        """
         for name, value in shown.items():
-            agree(self.source, name, given.get(name), value)
+            if (told := given.get(name)) is not None and told != value:
+                say = f"{name}={told!r} was given, but the tensors say {value!r}; leave it out"
+                raise UserError(f"{self.source}: {say}")
 
     def finish(self) -> dict[str, str]:
         """The ignored keys with their reasons.
@@ -132,9 +146,3 @@ def options(given: dict, known: Mapping[str, object], what: str) -> dict:
     if unknown:
         raise ValueError(f"{what}: unknown option {', '.join(unknown)}; it takes: {', '.join(known) or 'none'}")
     return {**known, **given}
-
-
-def agree(what: str, name: str, given: object, result: object) -> None:
-    """An option that can also be read from the tensors must say the same as they do. Raises UserError: it does not."""
-    if given is not None and given != result:
-        raise UserError(f"{what}: {name}={given!r} was given, but the tensors say {result!r}; leave it out")

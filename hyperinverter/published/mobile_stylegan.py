@@ -42,11 +42,9 @@ def read_generator(content: Any, source: str, given: dict[str, Any]) -> tuple[Mo
     state = {**mapping.mapping(), **synthesis.synthesis()}
     keys = Keys(state, WHAT, source)
     config = _sizes(keys)
-    try:
-        with torch.device("meta"):  # sizes come out of the file: nothing is allocated before the shapes were compared
-            network = MobileGenerator(**config)
-    except (ValueError, RuntimeError) as error:
-        raise keys.fault(str(error)) from error
+    # sizes come out of the file: nothing is allocated before the shapes were compared
+    with keys.refusing((RuntimeError, ValueError)), torch.device("meta"):
+        network = MobileGenerator(**config)
     stored = _stored({name: keys.take(name) for name in keys.left()}, len(network.synthesis.layers))
     stored["mapping.w_avg"] = torch.zeros(config["w_dim"])
     keys.fill(network, stored, assign=True)
@@ -61,10 +59,8 @@ def _sizes(keys: Keys) -> dict[str, int]:
     for key in keys.state:
         if match := re.fullmatch(r"synthesis\.layers\.(\d{1,2})\.conv2\.bias", key):
             widths[8 * 2 ** int(match[1])] = keys.shape(key)[0]
-    try:
+    with keys.refusing():
         channel_base, channel_max = channel_rule(widths)
-    except ValueError as error:
-        raise keys.fault(str(error)) from error
     return {
         "resolution": 2 * max(widths),
         "z_dim": keys.shape("mapping.fc0.weight")[-1],

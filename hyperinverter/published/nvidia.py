@@ -17,7 +17,7 @@ from hyperinverter.models.stylegan2.layers import channel_rule
 from hyperinverter.published import nvidia_tensors as tables
 from hyperinverter.published.container import beside
 from hyperinverter.published.from_published import Published
-from hyperinverter.published.keys import Keys, agree, options
+from hyperinverter.published.keys import Keys, options
 from hyperinverter.published.nvidia_tensors import (
     DRAWN,
     TensorSizes,
@@ -28,7 +28,6 @@ from hyperinverter.published.nvidia_tensors import (
 )
 from hyperinverter.published.reading import NetworkStub
 from hyperinverter.utils.errors import UserError
-from hyperinverter.utils.state_dicts import shapes_only
 
 NetworkT = TypeVar("NetworkT", Generator, Discriminator)
 
@@ -56,7 +55,7 @@ def read_generator(content: Any, source: str, given: dict[str, Any]) -> tuple[Ge
     if keys.left("synthesis.L") or keys.left("synthesis.input."):
         raise keys.fault("it is a StyleGAN3 generator, another architecture; give a StyleGAN2 network")
     sizes = generator_sizes(keys)
-    agree(source, "num_ws", num_ws, 2 * len(sizes.widths))
+    keys.agree({"num_ws": num_ws}, num_ws=2 * len(sizes.widths))
     declared, ignored = _declared(found, given, table, source)
     declared = {**(tables.NEWER_GENERATOR if found.is_newer else {}), **declared}
     has_mean = "mapping.w_avg" in keys
@@ -112,19 +111,11 @@ def build(keys: Keys, network_class: type[NetworkT], config: dict[str, Any], sta
         UserError: the arguments make no network, or the weights are not all of its weights.
     """
     section = GeneratorConfig if network_class is Generator else DiscriminatorConfig
-    try:
+    with keys.refusing((TypeError, ValueError)):
         values = section(**{item.name: config[item.name] for item in fields(section) if item.name in config})
-        faults = [f"{problem.keys[0]} {problem.message}" for problem in problems(values)]
-        if faults:
+        if faults := [f"{problem.keys[0]} {problem.message}" for problem in problems(values)]:
             raise keys.fault("; ".join(faults))
-        with shapes_only():
-            plan = network_class(**config)
-    except (TypeError, ValueError) as error:
-        raise keys.fault(str(error)) from error
-    wanted, held = (sum(value.numel() for value in s.values()) for s in (plan.state_dict(), state))
-    if wanted > 2 * held:  # refused before memory is taken for it
-        raise keys.fault(f"a network of its sizes has {wanted:,} numbers and it holds {held:,}; it is incomplete")
-    network = network_class(**config)
+        network = keys.build(lambda: network_class(**config))
     keys.fill(network, state, keep=r".*\.resample_filter")
     return network
 
@@ -189,16 +180,13 @@ def _config(keys: Keys, sizes: TensorSizes, declared: dict[str, Any], table: Map
     """The arguments of this project's network: the tensors' and, where these say nothing, those that were given."""
     published = {ours: name.rpartition(".")[2] for name, ours in table.items()}
     for name, value in sizes.config.items():
-        agree(keys.source, published[name], declared.get(name), value)
-    try:
-        channel_base, channel_max = channel_rule(sizes.widths)
+        keys.agree({published[name]: declared.get(name)}, **{published[name]: value})
+    with keys.refusing((TypeError, ValueError)):
+        by_rule = channel_rule(sizes.widths)
         channel_base, channel_max = (
-            declared.get("channel_base") or channel_base,
-            declared.get("channel_max") or channel_max,
+            declared.get(name) or rule for name, rule in zip(("channel_base", "channel_max"), by_rule, strict=True)
         )
         ruled = {res: min(channel_base // res, channel_max) for res in sizes.widths}
-    except (TypeError, ValueError) as error:
-        raise keys.fault(str(error)) from error
     if ruled != sizes.widths:
         rule = f"channel_base={channel_base} and channel_max={channel_max}"
         raise keys.fault(f"{rule} give the channels {ruled} (resolution: channels), its tensors have {sizes.widths}")

@@ -140,10 +140,8 @@ def read_hyperinverter(content: Any, source: str, given: dict[str, Any]) -> tupl
     ignored |= keys.finish()
 
     generator = _given_network(chosen["generator"], Generator, "stylegan2_ada_generator")
-    try:
+    with keys.refusing():
         network = HyperInverterNetwork(generator, e1, e2, hypernetwork)
-    except ValueError as error:
-        raise keys.fault(str(error)) from error
     config |= {"generator": dict(generator.config)}
     return network, Published("", config, ignored, others=others)
 

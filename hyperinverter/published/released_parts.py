@@ -16,7 +16,7 @@ from hyperinverter.models.encoders import LayerwiseEncoder, WEncoder, pyramid_le
 from hyperinverter.models.hypernetwork import Hypernetwork, WeightRegressor, regressor_name
 from hyperinverter.models.stylegan2.layers import block_resolutions
 from hyperinverter.models.target_layers import TargetLayer, target_layer, target_names
-from hyperinverter.published.keys import Keys, agree
+from hyperinverter.published.keys import Keys
 from hyperinverter.utils.state_dicts import shortened
 
 
@@ -31,7 +31,7 @@ def w_encoder(
             "layerwise_encoder, psp, e4e or restyle"
         )
     result = keys.shape("linear.weight")[0]
-    agree(keys.source, "w_dim", w_dim, result)
+    keys.agree({"w_dim": w_dim}, w_dim=result)
     network = keys.build(lambda: WEncoder(config, w_dim=result, input_channels=channels))
     keys.fill(network, keys.take_prefix(""))
     return network, {"w_encoder": asdict(config), "w_dim": result, "input_channels": channels}
@@ -120,10 +120,8 @@ def regressor(
 
 
 def _trunk(keys: Keys, input_size: int, strides: Sequence[int] | None) -> tuple[EncoderConfig, int]:
-    try:
+    with keys.refusing():
         config, channels = trunk_of(keys.state, input_size)
-    except ValueError as error:
-        raise keys.fault(str(error)) from error
     return (config if strides is None else replace(config, strides=list(strides))), channels
 
 
@@ -148,10 +146,8 @@ def _feature_size(keys: Keys, trunk: EncoderConfig, convolutions: list[int], dec
 
 def _target_set(keys: Keys, names: set[str]) -> tuple[int, str]:
     """Resolution and target set of exactly these layers."""
-    try:
+    with keys.refusing():
         resolution = max(_resolution(target_layer(name, ())) for name in names)
-    except ValueError as error:
-        raise keys.fault(str(error)) from error
     target_set = (
         "all_without_bias"
         if any(".affine." in name for name in names)

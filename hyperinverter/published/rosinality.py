@@ -19,7 +19,7 @@ from hyperinverter.models.stylegan2.layers import channel_rule
 from hyperinverter.ops.upfirdn2d import setup_filter
 from hyperinverter.published.container import MADE, beside
 from hyperinverter.published.from_published import Published
-from hyperinverter.published.keys import Keys, agree, options
+from hyperinverter.published.keys import Keys, options
 from hyperinverter.published.nvidia import build
 from hyperinverter.published.nvidia_tensors import DRAWN, drawn_noise, taps, taps_of
 from hyperinverter.utils.errors import UserError
@@ -63,16 +63,14 @@ def read_generator(content: Any, source: str, given: dict[str, Any]) -> tuple[Ge
     style_dim = keys.take("conv1.conv.modulation.weight", (None, None)).shape[1]
     n_mlp = len([key for key in keys.state if key.startswith("style.") and key.endswith(".weight")])
     filters = _filters(keys, declared["blur_kernel"])
-    result = {"size": resolution, "output_size": resolution, "n_styles": 2 * len(widths)}
-    for name, value in {**result, "style_dim": style_dim, "n_mlp": n_mlp}.items():
-        agree(source, name, declared[name], value)
+    keys.agree(declared, size=resolution, output_size=resolution, n_styles=2 * len(widths))
+    keys.agree(declared, style_dim=style_dim, n_mlp=n_mlp)
     if declared["channel_multiplier"] is not None:
         published = {res: 512 if res <= 32 else 16384 * declared["channel_multiplier"] // res for res in widths}
-        agree(source, f"channel_multiplier={declared['channel_multiplier']}, so channels", published, widths)
-    try:
+        name = f"channel_multiplier={declared['channel_multiplier']}, so channels"
+        keys.agree({name: published}, **{name: widths})
+    with keys.refusing():
         channel_base, channel_max = channel_rule(widths)
-    except ValueError as error:
-        raise keys.fault(str(error)) from error
 
     names = dict(_names(len(widths), n_mlp))
     noises = drawn_noise(ours for ours, theirs in names.items() if theirs.startswith("noises.") and theirs not in keys)
@@ -177,7 +175,7 @@ def _filters(keys: Keys, blur_kernel: Any) -> dict[str, Any]:
         and declared is not None
         and not torch.allclose(setup_filter(declared), setup_filter(result["taps"]))
     ):
-        agree(keys.source, "blur_kernel", declared, result["taps"])
+        keys.agree({"blur_kernel": declared}, blur_kernel=result["taps"])
     return {"taps": declared or [1.0, 3.0, 3.0, 1.0], **result}
 
 

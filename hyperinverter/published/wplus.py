@@ -7,7 +7,7 @@ kind, the run's `opts` or the option `encoder_type` distinguish them. Letters: L
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -98,7 +98,7 @@ def _read(content: Any, source: str, given: dict[str, Any], family: str) -> tupl
     result = open_checkpoint(content, what, source, "encoder.", STEMS)
     keys = result.keys
     encoder = result.part("encoder.")
-    average = average_code(keys, chosen["latent_avg"] if chosen["latent_avg"] is not None else result.latent_avg)
+    average = result.average(chosen)
     decoder = result.decoder(average)
     config = _sizes(keys, encoder, family, chosen, result.opts, decoder, average)
     average = fitting_average(keys, average, config.num_styles, config.w_dim)
@@ -112,16 +112,9 @@ def _read(content: Any, source: str, given: dict[str, Any], family: str) -> tupl
     config.start_from_latent_avg = is_added
     config.wide = "cars" in result.choose(chosen, "dataset_type", "")
     if is_restyle:
-        config.n_iters = iterations(keys, result.choose(chosen, "n_iters_per_batch", RESTYLE_ITERATIONS))
-    try:
-        network = keys.build(lambda: build_model(config))
-    except ValueError as error:
-        raise keys.fault(str(error)) from error
-    own = {f"encoder.{name}": value for name, value in encoder.items()}
-    keys.fill(network, own if average is None else own | {"latent_avg": average})
-    network.decoder = decoder
-    sizes = {family.lower(): config.to_json(), "generator": None if decoder is None else dict(decoder.config)}
-    return network, Published("", sizes, result.finish())
+        config.n_iters = result.iterations(chosen, RESTYLE_ITERATIONS)
+    state = {f"encoder.{name}": value for name, value in encoder.items()}
+    return result.built(lambda: build_model(config), state, average, decoder, {family.lower(): config.to_json()})
 
 
 @dataclass
@@ -141,6 +134,23 @@ class Checkpoint:
         """An option that was given, else the training run's, else the default."""
         return next((value for value in (given[name], self.opts.get(name)) if value is not None), default)
 
+    def average(self, given: Mapping[str, Any]) -> Tensor | None:
+        """The average code as [1 or L, w_dim], given or the file's, from whatever shape it was saved in."""
+        value = given["latent_avg"] if given["latent_avg"] is not None else self.latent_avg
+        if value is None:
+            return None
+        if not isinstance(value, Tensor) or value.ndim not in (1, 2, 3) or not value.is_floating_point():
+            shape = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise self.keys.fault(f"latent_avg is {shape}; expected floats [w_dim] or [L, w_dim]")
+        return value.detach().float().cpu().reshape(-1, value.shape[-1])
+
+    def iterations(self, given: Mapping[str, Any], default: int) -> int:
+        """How often the method refines its result."""
+        value = self.choose(given, "n_iters_per_batch", default)
+        if not isinstance(value, int) or value < 1:
+            raise self.keys.fault(f"n_iters_per_batch is {value!r}, expected at least 1")
+        return value
+
     def part(self, name: str) -> dict[str, Tensor]:
         """The tensors of one network, without its prefix; all of them where there is only one."""
         return self.keys.take_prefix("" if self.prefix is None else self.prefix + name)
@@ -155,9 +165,21 @@ class Checkpoint:
         self.ignored |= {f"decoder.{key}": why for key, why in report.ignored.items()}
         return decoder.eval()
 
-    def finish(self) -> dict[str, str]:
-        """Everything that was ignored, with reasons; refuses what is left over."""
-        return self.ignored | self.keys.finish()
+    def built(
+        self,
+        build: Callable[[], Any],
+        state: dict[str, Tensor],
+        average: Tensor | None,
+        decoder: Generator | None,
+        sizes: dict[str, Any],
+    ) -> tuple[Any, Published]:
+        """The method with these weights around its decoder, and what was read; refuses tensors that are left over."""
+        with self.keys.refusing():
+            network = self.keys.build(build)
+        self.keys.fill(network, state if average is None else state | {"latent_avg": average})
+        network.decoder = decoder
+        sizes["generator"] = None if decoder is None else dict(decoder.config)
+        return network, Published("", sizes, self.ignored | self.keys.finish())
 
 
 def open_checkpoint(content: Any, what: str, source: str, network: str, marks: tuple[str, ...]) -> Checkpoint:
@@ -186,23 +208,6 @@ def open_checkpoint(content: Any, what: str, source: str, network: str, marks: t
     if prefix is None:
         raise keys.fault(f"it has none of {', '.join(marks)}, bare or below {network}")
     return Checkpoint(keys, opts, latent_avg, ignored | unused, prefix.removesuffix(network) if prefix else None)
-
-
-def average_code(keys: Keys, value: Any) -> Tensor | None:
-    """The average code as [1 or L, w_dim] from whatever shape it was saved in."""
-    if value is None:
-        return None
-    if not isinstance(value, Tensor) or value.ndim not in (1, 2, 3) or not value.is_floating_point():
-        shape = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-        raise keys.fault(f"latent_avg is {shape}; expected floats [w_dim] or [L, w_dim]")
-    return value.detach().float().cpu().reshape(-1, value.shape[-1])
-
-
-def iterations(keys: Keys, value: Any) -> int:
-    """How often a method refines its result."""
-    if not isinstance(value, int) or value < 1:
-        raise keys.fault(f"n_iters_per_batch is {value!r}, expected at least 1")
-    return value
 
 
 def matrix(keys: Keys, shapes: Mapping[str, tuple[int, ...]], key: str) -> tuple[int, ...]:
@@ -235,10 +240,8 @@ def _sizes(
     average: Tensor | None,
 ) -> WPlusConfig:
     """Read the encoder's sizes off its tensors and hold the given options against them."""
-    try:
+    with keys.refusing():
         trunk, channels = trunk_of(state)
-    except ValueError as error:
-        raise keys.fault(str(error)) from error
     shapes = {key: tuple(value.shape) for key, value in state.items()}
     hidden = None
     architecture = _architecture(keys, shapes)
