@@ -2,9 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-
-from hyperinverter.models.stylegan2 import Discriminator
+from torch import Tensor, nn
 
 
 def generator_loss(fake_logits: Tensor) -> Tensor:
@@ -24,7 +22,7 @@ def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, halved: bool = 
     return loss / 2 if halved else loss
 
 
-def real_and_fake_logits(discriminator: Discriminator, reals: Tensor, fakes: Tensor) -> tuple[Tensor, Tensor]:
+def real_and_fake_logits(discriminator: nn.Module, reals: Tensor, fakes: Tensor) -> tuple[Tensor, Tensor]:
     """D(reals) and D(fakes), [N,1] and [M,1], from one pass over both: fewer, larger operations than in two passes.
 
     Nothing in D but the minibatch standard deviation looks across images, and that is taken within each of the two.

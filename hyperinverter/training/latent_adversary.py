@@ -6,13 +6,16 @@ as the encoder's loss sees them (the public code forgets it in the discriminator
 Letters: N images, L styles that are not copies of another.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from hyperinverter.config.encoder_schema import LatentDiscriminatorConfig
-from hyperinverter.losses.adversarial import discriminator_loss, generator_loss, lazy_r1_weight, r1_penalty
+from hyperinverter.losses.adversarial import generator_loss, lazy_r1_weight
 from hyperinverter.models.stylegan2 import Generator
-from hyperinverter.training.optim import build_optimizer, step_over_parts
+from hyperinverter.training.discriminator import discriminator_step
+from hyperinverter.training.optim import build_optimizer
 from hyperinverter.utils.distributed import all_rows
 
 LAYERS = 4  # published
@@ -84,23 +87,10 @@ class LatentAdversary:
             z = torch.randn(len(codes), self.generator.z_dim, device=self.device)
             reals = self.generator.mapping(z)[:, 0]  # truncation_psi 1
         reals, fakes = self.pools["reals"].exchange(reals), self.pools["fakes"].exchange(fakes)
-        self.network.requires_grad_(True)
-        values = step_over_parts(self.optimizer, self._loss, [(reals, fakes)])
-        values = {"loss_D": values["loss"], "D_real": values["D_real"], "D_fake": values["D_fake"]}
-        if (weight := lazy_r1_weight(self.config.r1_gamma, self.config.r1_every, step)) > 0:
-            r1 = step_over_parts(self.optimizer, lambda part: self._r1_loss(part, weight), [reals])
-            values["r1"] = r1["r1"]
-        self.network.requires_grad_(False)
-        return values
-
-    def _loss(self, pair: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        real, fake = self.network(pair[0]), self.network(pair[1])
-        return {"loss": discriminator_loss(real, fake), "D_real": real.mean(), "D_fake": fake.mean()}
-
-    def _r1_loss(self, reals: Tensor, weight: float) -> dict[str, Tensor]:
-        reals = reals.detach().requires_grad_(True)
-        r1 = r1_penalty(reals, self.network(reals))
-        return {"loss": r1 * weight, "r1": r1}
+        weight = lazy_r1_weight(self.config.r1_gamma, self.config.r1_every, step)
+        off = torch.autocast(self.device.type, enabled=False)
+        networks = self.network, self.optimizer
+        return discriminator_step(*networks, reals, fakes, r1_weight=weight, autocast=off, halved=False)
 
 
 class LatentDiscriminator(nn.Module):
@@ -111,6 +101,6 @@ class LatentDiscriminator(nn.Module):
         hidden = [layer for _ in range(LAYERS - 1) for layer in (nn.Linear(w_dim, w_dim), nn.LeakyReLU(SLOPE))]
         self.mlp = nn.Sequential(*hidden, nn.Linear(w_dim, 1))
 
-    def forward(self, codes: Tensor) -> Tensor:
-        """[N, w_dim] -> logits [N, 1]."""
+    def forward(self, codes: Tensor, batch_sizes: Sequence[int] | None = None) -> Tensor:
+        """[N, w_dim] -> logits [N, 1]; `batch_sizes`, as of images' discriminator, is of no effect."""
         return self.mlp(codes)

@@ -17,23 +17,18 @@ from torch import Tensor, nn
 from hyperinverter.config.schema import AdversarialConfig, Phase2Config
 from hyperinverter.data import check_training_data, open_training_data, reports
 from hyperinverter.losses import TotalLoss, build_losses
-from hyperinverter.losses.adversarial import (
-    discriminator_loss,
-    generator_loss,
-    lazy_r1_weight,
-    r1_penalty,
-    real_and_fake_logits,
-)
+from hyperinverter.losses.adversarial import generator_loss, lazy_r1_weight
 from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.models.stylegan2 import Discriminator
 from hyperinverter.ops.batch_norm import average_running_statistics, synchronised
 from hyperinverter.training.augment import RandomChanges
 from hyperinverter.training.common import Run, set_up
+from hyperinverter.training.discriminator import discriminator_step
 from hyperinverter.training.edit_consistency import Edits, edit_consistency, load_steps, with_edits
 from hyperinverter.training.export import export_part
 from hyperinverter.training.gradient_basis import start_from_gradients
 from hyperinverter.training.guard import guarded
-from hyperinverter.training.optim import build_optimizer, set_rates, split_microbatches, step_over_parts, whole
+from hyperinverter.training.optim import build_optimizer, set_rates, step_over_parts, whole
 from hyperinverter.training.progress import Progress, due_at, open_run
 from hyperinverter.training.resume import Parts, find_state, restore, save_state
 from hyperinverter.training.start import (
@@ -95,56 +90,6 @@ def encoder_losses(
         total = total + adversarial_weight * adversarial
         parts = {**parts, "adversarial": adversarial}
     return {"loss": total, **parts}, reconstruction
-
-
-def discriminator_step(
-    discriminator: Discriminator,
-    optimizer: torch.optim.Optimizer,
-    reals: Tensor,
-    fakes: Tensor,
-    *,
-    r1_weight: float,
-    autocast: torch.autocast,
-    halved: bool = True,
-    clip: float | None = None,
-    measure: bool = False,
-    parts: int = 1,
-) -> dict[str, Tensor | None]:
-    """Update D on reals and fakes [N,3,R,R], then once more on R1 unless its weight is 0.
-
-    Args:
-        r1_weight: see `lazy_r1_weight`.
-        halved: see `discriminator_loss`.
-        clip, measure: see `backward_and_step`.
-        parts: how many parts the batch is computed in.
-    Returns:
-        Scalars for the log; D's parameters need no gradient afterwards.
-    """
-
-    def d_loss(part: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        with autocast:
-            real, fake = (logits.float() for logits in real_and_fake_logits(discriminator, *part))
-        return {
-            "loss": discriminator_loss(real, fake, halved),
-            "D_real": real.mean(),
-            "D_fake": fake.mean(),
-        }
-
-    def r1_loss(part: Tensor) -> dict[str, Tensor]:  # float32: a gradient of a gradient
-        images = part.detach().requires_grad_(True)
-        r1 = r1_penalty(images, discriminator(images))
-        return {"loss": r1 * r1_weight, "r1": r1}
-
-    discriminator.requires_grad_(True)
-    real_parts = split_microbatches(reals, parts)
-    pairs = list(zip(real_parts, split_microbatches(fakes.detach(), parts), strict=True))
-    result = step_over_parts(optimizer, d_loss, pairs, clip=clip, measure=measure)
-    values = {"loss_D": result["loss"], "D_real": result["D_real"], "D_fake": result["D_fake"]}
-    values["gradient_norm_D"] = result["gradient_norm"]
-    if r1_weight > 0:
-        values["r1"] = step_over_parts(optimizer, r1_loss, real_parts, clip=clip)["r1"]
-    discriminator.requires_grad_(False)
-    return values
 
 
 @dataclass

@@ -9,7 +9,6 @@ al., NeurIPS 2020 (arXiv:2006.06676), appendix C. Letters: N images, R pixels, L
 import math
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,13 +17,7 @@ from torch import Tensor
 
 from hyperinverter.config.schema import OptimizerConfig, StyleGAN2Config
 from hyperinverter.data import open_training_data, reports
-from hyperinverter.losses.adversarial import (
-    discriminator_loss,
-    generator_loss,
-    lazy_r1_weight,
-    r1_penalty,
-    real_and_fake_logits,
-)
+from hyperinverter.losses.adversarial import generator_loss, lazy_r1_weight
 from hyperinverter.models.build import build_discriminator, build_generator
 from hyperinverter.models.stylegan2 import Discriminator, Generator
 from hyperinverter.pretrained.files import command_for
@@ -32,9 +25,10 @@ from hyperinverter.pretrained.load import load_discriminator, load_generator
 from hyperinverter.releases.obtain import obtain
 from hyperinverter.training.augment import Augmentation
 from hyperinverter.training.common import set_up
+from hyperinverter.training.discriminator import discriminator_step
 from hyperinverter.training.export import export_gan
 from hyperinverter.training.guard import guarded
-from hyperinverter.training.optim import build_optimizer, set_rates, split_microbatches, step_over_parts
+from hyperinverter.training.optim import build_optimizer, set_rates, split_microbatches, step_over_parts, whole
 from hyperinverter.training.progress import due_at, open_run
 from hyperinverter.training.resume import Parts, Resumed, find_state, restore, save_state
 from hyperinverter.training.start import notes_on_photos
@@ -105,11 +99,10 @@ def train(config: StyleGAN2Config) -> dict[str, float]:
         while progress.step < schedule.max_steps:
             # -- one step of G, of D, and of the averaged generator
             due = due_at(progress.step + 1, schedule)
-            images, _ = data.get(progress.position, batch)
-            reals = split_microbatches(images.to(device), config.gradient_accumulation)
+            images = data.get(progress.position, batch)[0].to(device)
             set_rates(progress.step, schedule, rates)
             values = update_generator(objective, optimizer_G, progress.step, measure=due.look)
-            values |= update_discriminator(objective, optimizer_D, reals, progress.step, measure=due.look)
+            values |= update_discriminator(objective, optimizer_D, images, progress.step, measure=due.look)
             blend(average, G, kept_share(progress.position + batch, batch, config.ema_kimg, config.ema_rampup))
             values["loss"] = cast(Tensor, values["loss_G"]) + cast(Tensor, values["loss_D"])
             due = progress.step_done(due, schedule, values, images=batch)
@@ -154,7 +147,6 @@ class Objective:
     Attributes:
         mean_path_length: running mean [] of path lengths.
         fakes: images [N,3,R,R] of the generator's parts of this step, which D sees next.
-        signs: of D's logits of real images, one mean [] for each part of this step.
     """
 
     config: StyleGAN2Config
@@ -163,10 +155,9 @@ class Objective:
     augment: Augmentation
     mean_path_length: Tensor
     fakes: list[Tensor] = field(default_factory=list)
-    signs: list[Tensor] = field(default_factory=list)
 
     def g_loss(self, drawn: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        with self._autocast():
+        with self.autocast:
             images = render(self.G, drawn, self.config.noise_mode)
             logits = self.D(self.augment(images)).float()
         self.fakes.append(images.detach())
@@ -178,20 +169,8 @@ class Objective:
         self.mean_path_length.copy_(mean)
         return {"loss": penalty * (config.path_length_weight * config.path_length_every), "penalty": penalty}
 
-    def d_loss(self, pair: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        with self._autocast():
-            real, fake = (logits.float() for logits in real_and_fake_logits(self.D, *map(self.augment, pair)))
-        self.signs.append(real.detach().sign().mean())
-        positive = (real > 0).float().mean()
-        loss = discriminator_loss(real, fake)
-        return {"loss": loss, "D_real": real.mean(), "D_fake": fake.mean(), "D_real_positive": positive}
-
-    def r1_loss(self, images: Tensor, weight: float) -> dict[str, Tensor]:
-        images = self.augment(images).detach().requires_grad_(True)
-        r1 = r1_penalty(images, self.D(images))
-        return {"loss": r1 * weight, "r1": r1}
-
-    def _autocast(self) -> torch.autocast:
+    @property
+    def autocast(self) -> torch.autocast:
         device, is_half = self.mean_path_length.device.type, self.config.precision == "bf16"
         return torch.autocast(device, torch.bfloat16, enabled=is_half)
 
@@ -228,22 +207,30 @@ def update_generator(
 
 
 def update_discriminator(
-    objective: Objective, optimizer: torch.optim.Optimizer, reals: list[Tensor], step: int, *, measure: bool
+    objective: Objective, optimizer: torch.optim.Optimizer, reals: Tensor, step: int, *, measure: bool
 ) -> dict[str, Tensor | None]:
-    """One step on microbatches of photos against G's images of this step (new ones would cost a seventh more), then R1.
+    """One step on photos [N,3,R,R] against G's images of this step (new ones would cost a seventh more), then R1.
 
     R1 is left out in steps where it is not due.
     """
-    config, augment, clip = objective.config, objective.augment, objective.config.gradient_clip
-    objective.D.requires_grad_(True)
-    objective.signs.clear()
-    pairs = list(zip(reals, objective.fakes, strict=True))
-    output = step_over_parts(optimizer, objective.d_loss, pairs, clip=clip, measure=measure)
-    values = {"loss_D": output.pop("loss"), "gradient_norm_D": output.pop("gradient_norm"), **output}
-    if (weight := lazy_r1_weight(config.r1_gamma, config.r1_every, step)) > 0:
-        values["r1"] = step_over_parts(optimizer, partial(objective.r1_loss, weight=weight), reals, clip=clip)["r1"]
+    config, augment = objective.config, objective.augment
+    values = discriminator_step(
+        objective.D,
+        optimizer,
+        reals,
+        whole(objective.fakes),
+        r1_weight=lazy_r1_weight(config.r1_gamma, config.r1_every, step),
+        autocast=objective.autocast,
+        halved=False,
+        clip=config.gradient_clip,
+        measure=measure,
+        parts=config.gradient_accumulation,
+        change=augment,
+        tell=lambda real: {"D_real_positive": (real > 0).float().mean(), "sign": real.sign().mean()},
+    )
+    sign = cast(Tensor, values.pop("sign"))
     if augment.kinds:
-        augment.adjust(torch.stack(objective.signs).mean(), config.schedule.batch_size)
+        augment.adjust(sign, config.schedule.batch_size)
         values |= {f"augment_{name}": value.clone() for name, value in augment.state.items()}
     return values
 

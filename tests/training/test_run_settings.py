@@ -10,7 +10,7 @@ from torch.nn.functional import softplus
 from hyperinverter.checkpoint import load_training_state, read_model
 from hyperinverter.config.schema import DataConfig, OptimizerConfig
 from hyperinverter.models.stylegan2 import Discriminator, Generator
-from hyperinverter.training import phase2, stylegan2, validation
+from hyperinverter.training import discriminator, phase2, stylegan2, validation
 from hyperinverter.training.augment import Augmentation
 from hyperinverter.training.progress import Progress, open_run
 
@@ -32,7 +32,8 @@ def updates(monkeypatch):
             found.append(((group["lr"], group["betas"][1], settings.get("clip")), dict(values)))
             return values
 
-        monkeypatch.setattr(trainer, "step_over_parts", noting)
+        for module in (trainer, discriminator):
+            monkeypatch.setattr(module, "step_over_parts", noting)
         return found
 
     return note
@@ -93,9 +94,10 @@ def test_stylegan2(make_config, updates, monkeypatch):
 
     note(Augmentation, "__call__", lambda *_: None, lambda self, images: images + 100)
     note(Discriminator, "forward", lambda _, args, __: seen.append(float(args[1].detach().amin())))
-    logits_of = stylegan2.real_and_fake_logits
+    logits_of = discriminator.real_and_fake_logits
     told_apart = lambda *of: [sign * part.abs() for sign, part in zip((1, -1), logits_of(*of), strict=True)]  # noqa: E731
-    note(stylegan2, "real_and_fake_logits", lambda value, *_: logits.append([x.detach() for x in value]), told_apart)
+    note_logits = lambda value, *_: logits.append([x.detach() for x in value])  # noqa: E731
+    note(discriminator, "real_and_fake_logits", note_logits, told_apart)
     note(stylegan2, "path_length_penalty", lambda _, args, kwargs: lengths.append((args[1], args[2], kwargs["decay"])))
     note(stylegan2, "draw", lambda _, args, __: mixing.append(args[1:]))
     note(Augmentation, "adjust", lambda _, args, __: adjusted.append((float(args[1]), args[2])))

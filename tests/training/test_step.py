@@ -21,7 +21,7 @@ from hyperinverter.models.build import build_discriminator, build_generator
 from hyperinverter.models.stylegan2 import Discriminator
 from hyperinverter.models.stylegan2.discriminator import minibatch_std
 from hyperinverter.pretrained.load import load_discriminator, load_model
-from hyperinverter.training import phase2, stylegan2
+from hyperinverter.training import discriminator, phase2, stylegan2
 from hyperinverter.training.optim import build_optimizer, rate_factor, split_microbatches, step_over_parts, whole
 from hyperinverter.training.progress import LossHistory
 from hyperinverter.utils.errors import UserError
@@ -228,14 +228,14 @@ def test_frozen_parts_keep_nothing_for_a_backward_pass(tiny_model):
 
 def test_the_gan_trains_in_bf16_with_its_penalties_in_float32(make_config, monkeypatch):
     inside = {}
-    for name in ("r1_penalty", "path_length_penalty"):
-        function = getattr(stylegan2, name)
+    for where, name in ((discriminator, "r1_penalty"), (stylegan2, "path_length_penalty")):
+        function = getattr(where, name)
 
         def noting(*args, function=function, name=name, **kwargs):
             inside[name] = torch.is_autocast_enabled("cpu")
             return function(*args, **kwargs)
 
-        monkeypatch.setattr(stylegan2, name, noting)
+        monkeypatch.setattr(where, name, noting)
     finals = {}
     for precision in ("fp32", "bf16"):
         config = make_config("stylegan2", precision, precision=precision, schedule={"max_steps": 2})

@@ -13,7 +13,7 @@ from hyperinverter.data import open_training_data
 from hyperinverter.models.build import build_generator
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.pretrained.load import load_discriminator, load_generator
-from hyperinverter.training import stylegan2, validation
+from hyperinverter.training import discriminator, stylegan2, validation
 from hyperinverter.utils.errors import UserError
 
 
@@ -204,7 +204,8 @@ def test_a_run_weights_its_regularisers_and_its_average_by_its_config(config, mo
             ratios.setdefault(name, []).append(float(values["loss"] / values[name]))
         return values
 
-    monkeypatch.setattr(stylegan2, "step_over_parts", noting)
+    for module in (stylegan2, discriminator):
+        monkeypatch.setattr(module, "step_over_parts", noting)
     monkeypatch.setattr(stylegan2, "blend", lambda *args: kept.append(args[2]) or blend(*args))
     stylegan2.train(replace(config, ema_rampup=0.5))
     assert ratios == {"r1": pytest.approx([10.0] * 3), "penalty": pytest.approx([6.0] * 2)}  # steps 0, 2, 4 and 0, 3

@@ -22,9 +22,10 @@ from hyperinverter.reports.benchmark.clock import Rounds, Stopwatch, speed_up, s
 from hyperinverter.reports.benchmark.inference import warmed
 from hyperinverter.reports.benchmark.release import ReleaseTraining
 from hyperinverter.reports.benchmark.sides import SideName, make_images, random_discriminator, tf32_allowed
+from hyperinverter.training.discriminator import discriminator_step
 from hyperinverter.training.optim import backward_and_step, build_optimizer
 from hyperinverter.training.phase1 import reconstruct
-from hyperinverter.training.phase2 import discriminator_step, encoder_losses
+from hyperinverter.training.phase2 import encoder_losses
 from hyperinverter.utils.device import to_device
 
 PHASES = ("phase1", "phase2", "phase2_adversarial")
