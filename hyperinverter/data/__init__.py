@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hyperinverter.data.sources import ImageSource, check_images, check_training_data, open_source
 
 if TYPE_CHECKING:
-    from hyperinverter.data.loader import Batches, open_training_data, reports, validation_batches
+    from hyperinverter.data.loader import Batches, open_training_data, reports
 
 __all__ = [
     "Batches",
@@ -18,7 +18,6 @@ __all__ = [
     "open_source",
     "open_training_data",
     "reports",
-    "validation_batches",
 ]
 
 

@@ -276,13 +276,6 @@ def reports(*several: Batches) -> list[str]:
     return list(dict.fromkeys(line for batches in several for line in batches.report()))
 
 
-def validation_batches(
-    batches: Batches, batch_size: int, max_images: int | None = None
-) -> Iterator[tuple[Tensor, list[str]]]:
-    """Every readable image once in name order, as (images [N, 3, R, R], names); the last batch may be smaller."""
-    return batches.in_order(batch_size, max_images)
-
-
 def open_training_data(
     data: DataConfig,
     domain: DomainConfig,
@@ -307,9 +300,8 @@ def open_training_data(
         training, validation = (
             GeneratedSource.of(data, generator, stream, reduced) for stream in ("train", "validation")
         )
-        if data.store is not None:
-            training.fill_store()
-            validation.fill_store()
+        training.fill_store()
+        validation.fill_store()
     else:
         check_training_data(data)
         training = open_source(data.root, data.kind, data.max_images, data.max_megapixels, domain.resolution)

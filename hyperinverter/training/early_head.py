@@ -9,7 +9,7 @@ Nothing else of the generator changes. Letters: N images, L styles.
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -86,13 +86,10 @@ def open_scenes(
         scenes = scenes_of_photos(model, size, varied=True), scenes_of_photos(model, size, varied=False)
         return data, scenes, {part: loaded.hashes[part] for part in ("w_encoder", "hyperinverter")}
     stored = max(size, generator.resolution // 4)  # one store serves smaller heads too
-    sources = [GeneratedSource.of(config.data, generator, stream, stored) for stream in ("train", "validation")]
-    for source in sources:
-        source.fill_store()
-    settings: dict[str, Any] = {"seed": config.seed, "cache_mib": config.data.cache_mib, "device": device}
-    training, validation = (Batches(source, stored, **settings) for source in sources)
-    first, second = (scenes_of_samples(source, generator.num_ws) for source in sources)
-    return (training, validation), (first, second), {}
+    given = replace(config.data, flip=False)  # a mirrored image has another w
+    data = open_training_data(given, config.domain, config.seed, generator, device, stored)
+    first, second = (scenes_of_samples(cast(GeneratedSource, one.source), generator.num_ws) for one in data)
+    return data, (first, second), {}
 
 
 def start_head(config: EarlyHeadConfig, generator: Any, size: int) -> EarlyHead:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hyperinverter.config.schema import ScheduleConfig
-from hyperinverter.data import Batches, validation_batches
+from hyperinverter.data import Batches
 from hyperinverter.extractors.base import too_small
 from hyperinverter.extractors.inception import Inception
 from hyperinverter.extractors.perceptual import SqueezeNetFeatures
@@ -72,7 +72,7 @@ def validate(
 
 def sample_images(data: Batches, fallback: Batches, count: int, device: torch.device) -> Tensor:
     """The images every grid of a run shows: the first validation images, or training images when there are none."""
-    for images, _ in validation_batches(data, count, count):
+    for images, _ in data.in_order(count, count):
         return images.to(device)
     images, _ = fallback.get(0, count * world_size())  # of which this process holds `count`
     return images.to(device)

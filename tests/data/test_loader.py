@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from hyperinverter.config.schema import DataConfig, DomainConfig
-from hyperinverter.data.loader import Batches, open_training_data, validation_batches
+from hyperinverter.data.loader import Batches, open_training_data
 from hyperinverter.data.sampler import flips_at, sample_indices, split_by_name
 from hyperinverter.data.sources import open_source
 from hyperinverter.models.stylegan2.generator import Generator
@@ -182,10 +182,10 @@ def test_what_is_remembered_of_images_does_not_grow_with_the_epochs(photos):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_validation_goes_once_through_all_readable_images_in_name_order(photos_with_bad_ones, workers):
     batches = Batches(open_source(photos_with_bad_ones), R, flip=True, workers=workers, cache_mib=0)
-    seen = list(validation_batches(batches, 4))
+    seen = list(batches.in_order(4))
     assert [name for _, names in seen for name in names] == [f"{i:03d}.png" for i in range(10)]
     assert all(image[0, 8, 0] == -1 for images, _ in seen for image in images)  # never mirrored
-    assert sum(len(images) for images, _ in validation_batches(batches, 3, max_images=2)) == 2
+    assert sum(len(images) for images, _ in batches.in_order(3, max_images=2)) == 2
 
 
 def test_split_by_name_moves_no_image_when_images_are_added(tmp_path):
@@ -236,7 +236,7 @@ def test_generated_images_are_seeded_by_index():
         DataConfig(kind="generated", num_generated=40, flip=False, cache_mib=0), domain, 1, generator
     )
     assert (uncached.get(0, 20)[0] - images).abs().max() <= 1.01 / 127.5  # one uint8 level: other batch, other rounding
-    (held_out, held_names), *_ = validation_batches(validation, 4)
+    (held_out, held_names), *_ = validation.in_order(4)
     assert held_names[0] == "validation_000000"
     assert all((held_out[0] - image).abs().max() > 0.01 for image in training.get(0, 40)[0])
     with pytest.raises(ValueError, match="needs generator="):
