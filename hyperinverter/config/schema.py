@@ -238,7 +238,9 @@ class RefineConfig:
     """Steps on what was predicted: tokens of hyperinverter, w and scales of w_encoder; beyond the paper."""
 
     steps: int = 0  # per photo; 0 leaves the prediction as it is
-    learning_rate: float = 0.1  # of Adam on the tokens, or on a scale per channel of the generator
+    # of Adam on the tokens, as a part of each layer's as predicted, or on w_encoder's scale per channel of the
+    # generator; None: 0.35 for hyperinverter, 0.1 for w_encoder
+    learning_rate: float | None = None
     w_learning_rate: float | None = None  # of Adam on w; None: 0.03 for w_encoder, and 0, w stays, for hyperinverter
     l2: float = 1.0  # weights of the losses
     perceptual: float = 0.8  # LPIPS, or squeezenet_features where LPIPS's network is absent

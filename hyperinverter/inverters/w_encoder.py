@@ -51,7 +51,7 @@ class WEncoderInverter(Inverter):
         if self.refiner is not None:
             start = {name: ws.new_zeros(len(ws), target.channels) for name, target in self._targets.items()}
             ws, scales = self.refiner(self._draw, images, ws, start, self.generator)
-            residuals = self._scaled(scales) if self.refiner.settings.learning_rate > 0 else None
+            residuals = self._scaled(scales) if self.refiner.settings.learning_rate else None
         return self._inversion(ws, residuals=residuals)
 
     def _draw(self, ws: Tensor, tokens: dict[str, Tensor], resolution: int) -> Tensor:

@@ -47,10 +47,21 @@ def test_planted_tokens_are_found_again(tiny_model, images):
     random = torch.Generator().manual_seed(1)
     moved = {name: token + 0.2 * torch.randn(token.shape, generator=random) for name, token in predicted.tokens.items()}
     target = model.render(replace(predicted, tokens=moved))
-    refiner = model.refine_by(RefineConfig(steps=100, **PLAIN)).refiner
+    refiner = model.refine_by(RefineConfig(steps=100, **{**PLAIN, "learning_rate": 0.1})).refiner
     ws, tokens = refiner(model._draw, target, predicted.ws, predicted.tokens, model.generator)
     refined = replace(predicted, ws=ws, tokens=tokens)
     assert bool((error(model, refined, target) < 0.2 * error(model, predicted, target)).all())
+
+
+def test_the_rate_is_a_part_of_what_was_predicted(tiny_model, images):
+    """One step of Adam moves every number by the rate; of tokens each layer's own size counts, image by image."""
+    model = load(tiny_model)
+    predicted = model.invert(images)
+    refined = model.refine_by(RefineConfig(steps=1, **PLAIN)).invert(images)
+    for name, token in predicted.tokens.items():
+        size = token.square().mean(dim=1).sqrt().clamp(min=0.05)
+        moved = (refined.tokens[name] - token).abs().amax(dim=1)
+        torch.testing.assert_close(moved, PLAIN["learning_rate"] * size, rtol=1e-2, atol=0)
 
 
 def test_an_image_does_not_feel_the_others(tiny_model, images):
