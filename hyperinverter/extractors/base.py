@@ -36,8 +36,8 @@ def faces_file(filename: str) -> Path | None:
     return file if file.is_file() else None
 
 
-def has_dlib() -> bool:
-    return importlib.util.find_spec("dlib") is not None
+def has_package(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
 
 
 CARRIED = "this project's repository, which carries it in pretrained_models/nets"
@@ -56,24 +56,36 @@ class Extractor(nn.Module):
     purpose: ClassVar[str] = ""  # what the network is for, as a user would say it
     source: ClassVar[str] = ""  # where a person gets the files
     smallest_px: ClassVar[int] = 1  # smaller images do not reach its deepest features, or say nothing there
+    package: ClassVar[tuple[str, str]] = ("torch", "")  # a package that it needs, and for what
 
     @classmethod
     def find(cls) -> Self:
         """Build the extractor from its files in the search folders.
 
-        Raises UserError: a file is missing or damaged; names it, what it is for, and where to put it.
+        Raises UserError: a file is missing or damaged; names it, what it is for, and where to put it. Or its package is
+            not installed.
         """
-        paths = [find_required(cls, name) for name in cls.filenames]
+        if (missing := cls.why_missing()) is not None:
+            raise UserError(missing)
+        paths = [path for name in cls.filenames if (path := place(cls, name)) is not None]
         with errors_named_after(cls, paths):
-            return cls(*map(read_network, paths))
+            return cls(*map(cls.read_file, paths))
 
     @classmethod
     def why_missing(cls) -> str | None:
-        """None when every file is there, else one sentence that names the first missing one."""
+        """None when every file and its package are there, else one sentence that names the first missing one."""
         for name in cls.filenames:
             if place(cls, name) is None:
                 return missing_message(cls, name)
-        return None
+        name, use = cls.package
+        return (
+            None if has_package(name) else f"{name} is not installed, which {use}; pip install 'hyperinverter[faces]'"
+        )
+
+    @classmethod
+    def read_file(cls, path: Path) -> Any:
+        """What `__init__` is given of a file."""
+        return read_network(path)
 
     @classmethod
     def file_hashes(cls) -> dict[str, str]:
@@ -134,13 +146,6 @@ def missing_message(extractor: type[Extractor], filename: str) -> str:
         f"{extractor.source} and put it into pretrained_models/nets/ or into a folder named in the environment "
         f"variable HYPERINVERTER_MODELS"
     )
-
-
-def find_required(extractor: type[Extractor], filename: str) -> Path:
-    path = place(extractor, filename)
-    if path is None:
-        raise UserError(missing_message(extractor, filename))
-    return path
 
 
 def read_network(path: Path) -> Any:

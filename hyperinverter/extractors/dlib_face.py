@@ -5,16 +5,14 @@ faces so that two photos of a person lie within 0.6. It runs on the CPU and give
 """
 
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hyperinverter.extractors.base import Extractor, check_size, errors_named_after, find_required, has_dlib
+from hyperinverter.extractors.base import Extractor, check_size
 from hyperinverter.extractors.resize import crop_resize
-from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import to_uint8
 
 # The square of an FFHQ-framed image that dlib's aligner would cut out, upright (unit coordinates): the least-squares
@@ -38,8 +36,6 @@ CENTRE = (
     0.0263, -0.0191, -0.1558, -0.0787, 0.0700, -0.0482, 0.0154, 0.0286,
 )  # fmt: skip
 
-NO_DLIB = "dlib is not installed, which runs the network for dlib_identity; pip install 'hyperinverter[faces]'"
-
 
 class DlibFace(Extractor):
     """dlib's embedding of an FFHQ-framed face; a fixed square stands in for its landmarks, and no image is skipped."""
@@ -48,6 +44,7 @@ class DlibFace(Extractor):
     purpose = "the face identity dlib_identity"
     source = "the extra `faces` (pip install 'hyperinverter[faces]' is enough: it is looked for there too)"
     smallest_px = 16
+    package = ("dlib", "runs the network for dlib_identity")
     centre: Tensor
 
     def __init__(self, path: Path) -> None:
@@ -59,16 +56,8 @@ class DlibFace(Extractor):
         self.freeze()
 
     @classmethod
-    def find(cls) -> Self:
-        if not has_dlib():
-            raise UserError(NO_DLIB)
-        path = find_required(cls, cls.filenames[0])
-        with errors_named_after(cls, [path]):
-            return cls(path)
-
-    @classmethod
-    def why_missing(cls) -> str | None:
-        return super().why_missing() or (None if has_dlib() else NO_DLIB)
+    def read_file(cls, path: Path) -> Path:
+        return path
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:

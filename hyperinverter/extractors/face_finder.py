@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hyperinverter.extractors.base import faces_file, has_dlib
+from hyperinverter.extractors.base import faces_file, has_package
 from hyperinverter.extractors.crop import LEFT_EYE, MOUTH_LEFT, MOUTH_RIGHT, RIGHT_EYE
 from hyperinverter.pretrained.files import find_network_file
 from hyperinverter.releases.shipped import NETWORKS, shipped_models
@@ -145,7 +145,7 @@ def _widest_first(result: list[FoundFace]) -> list[FoundFace]:
 
 def has_landmark_model() -> bool:
     """Whether `dlib_models` will work."""
-    return has_dlib() and faces_file(LANDMARK_MODEL) is not None
+    return has_package("dlib") and faces_file(LANDMARK_MODEL) is not None
 
 
 @lru_cache(maxsize=1)

@@ -6,9 +6,8 @@ Apache-2.0): three stages of three bins over 101 years, trained on IMDB. Letters
 """
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,8 +18,6 @@ from hyperinverter.extractors.base import (
     CARRIED,
     Extractor,
     check_size,
-    errors_named_after,
-    find_required,
     load_exactly,
 )
 from hyperinverter.extractors.onnx_faces import EmotionHappy, FaceResAge, FsaNetYaw
@@ -34,8 +31,6 @@ POOL = {1: 4, 2: 8}  # stage (from 0) -> side over which it pools the maps of an
 MAPS = 10  # channels of each stage's own 1x1 convolution
 INPUT_PX = 64
 MOST_GROUPS = 8  # in one another in the file; Keras has two or three
-
-NO_H5PY = "h5py is not installed, which reads Keras' files; pip install 'hyperinverter[faces]'"
 
 
 class Stream(nn.Module):
@@ -116,6 +111,7 @@ class SsrNetAge(Extractor):
     purpose = "the age in years (ssrnet_age)"
     source = CARRIED
     smallest_px = 16
+    package = ("h5py", "reads Keras' files")
 
     def __init__(self, state: dict[str, Tensor]) -> None:
         super().__init__()
@@ -124,14 +120,8 @@ class SsrNetAge(Extractor):
         self.freeze()
 
     @classmethod
-    def find(cls) -> Self:
-        path = find_required(cls, cls.filenames[0])
-        with errors_named_after(cls, [path]):
-            return cls(from_keras(_read_h5(path)))
-
-    @classmethod
-    def why_missing(cls) -> str | None:
-        return super().why_missing() or (None if find_spec("h5py") else NO_H5PY)
+    def read_file(cls, path: Path) -> dict[str, Tensor]:
+        return from_keras(_read_h5(path))
 
     def features(self, images: Tensor) -> Tensor:
         check_size(images, type(self))
@@ -169,10 +159,8 @@ def from_keras(arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
 
 def _read_h5(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a Keras weights file by `layer/weight`; links to other files are not followed."""
-    try:
-        import h5py
-    except ImportError as error:
-        raise UserError(f"{path}: {NO_H5PY}") from error
+    import h5py
+
     arrays: dict[str, np.ndarray] = {}
     left = path.stat().st_size
 

@@ -2,12 +2,13 @@
 
 import hashlib
 import io
-from typing import Any, Self
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hyperinverter.extractors.base import Extractor, errors_named_after, find_required, load_exactly, read_network
+from hyperinverter.extractors.base import Extractor, load_exactly
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import to_uint8
 
@@ -39,16 +40,14 @@ class Inception(Extractor):
         self.freeze()
 
     @classmethod
-    def find(cls) -> Self:
-        path = find_required(cls, cls.filenames[0])
+    def read_file(cls, path: Path) -> Any:
         if path.name == cls.filenames[0]:
             with open(path, "rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             expected = path.stem.rpartition("-")[2]  # torch hub's convention: the name ends in the hash's first digits
             if not digest.startswith(expected):
                 raise UserError(f"{path}: its SHA-256 starts with {digest[:8]}, expected {expected}; fetch it again")
-        with errors_named_after(cls, [path]):
-            return cls(read_network(path))
+        return super().read_file(path)
 
     def features(self, images: Tensor) -> Tensor:
         """Images [N,3,R,R] in [-1,1], rounded to 8 bits -> [N,2048]."""

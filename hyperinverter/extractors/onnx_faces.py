@@ -9,21 +9,18 @@ skips no image.
 Letters: N images, D numbers that a network gives.
 """
 
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hyperinverter.extractors.base import CARRIED, Embedding, Extractor, check_size, find_required
+from hyperinverter.extractors.base import CARRIED, Embedding, Extractor, check_size
 from hyperinverter.extractors.mobilefacenet import FACE_LEFT, FACE_SIDE, FACE_TOP
 from hyperinverter.extractors.resize import crop_resize
 from hyperinverter.utils.errors import UserError, reason_of
-
-NO_ONNXRUNTIME = "onnxruntime is not installed, which runs ONNX files; pip install 'hyperinverter[faces]'"
 
 # Squares in unit coordinates (left, top, side) around (0.5, 0.543), the middle of YuNet's boxes on FFHQ photos, which
 # are 0.75 high. Measured on the photos above: yaw wants the head's outline (the widest square that fits), the other two
@@ -82,6 +79,7 @@ class OnnxFaces(Extractor):
     shape: ClassVar[tuple[int, ...]]  # of an image, as the network takes it
     outputs: ClassVar[int]  # D
     smallest_px = 32  # at 64 px they were checked
+    package = ("onnxruntime", "runs ONNX files")
 
     def __init__(self, *paths: Path) -> None:
         super().__init__()
@@ -89,14 +87,8 @@ class OnnxFaces(Extractor):
         self.freeze()
 
     @classmethod
-    def find(cls) -> Self:
-        if not find_spec("onnxruntime"):
-            raise UserError(NO_ONNXRUNTIME)
-        return cls(*(find_required(cls, name) for name in cls.filenames))
-
-    @classmethod
-    def why_missing(cls) -> str | None:
-        return super().why_missing() or (None if find_spec("onnxruntime") else NO_ONNXRUNTIME)
+    def read_file(cls, path: Path) -> Path:
+        return path
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from hyperinverter.extractors import base, dlib_face, face_judges, onnx_faces
+from hyperinverter.extractors import base, face_judges
 from hyperinverter.extractors.base import Extractor, read_network
 from hyperinverter.extractors.dlib_face import DlibFace
 from hyperinverter.extractors.face_judges import SsrNetAge
@@ -179,8 +179,7 @@ def test_at_most_is_a_box_mean_and_never_enlarges():
 def test_a_missing_network_is_named_with_its_purpose_and_place(extractor, monkeypatch, tmp_path):
     monkeypatch.setattr(base, "find_network_file", lambda name: None)
     monkeypatch.setattr(base, "faces_file", lambda name: None)
-    monkeypatch.setattr(dlib_face, "has_dlib", lambda: True)
-    monkeypatch.setattr(onnx_faces, "find_spec", lambda name: name)
+    monkeypatch.setattr(base, "has_package", lambda name: True)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     with pytest.raises(UserError, match="HYPERINVERTER_MODELS") as error:
         extractor.find()
@@ -221,8 +220,7 @@ def test_a_file_that_carries_code_or_rubbish_is_refused(suffix, tmp_path, capsys
 
 
 def test_a_package_that_is_not_installed_is_a_reason(monkeypatch):
-    for module, name in ((dlib_face, "has_dlib"), (face_judges, "find_spec"), (onnx_faces, "find_spec")):
-        monkeypatch.setattr(module, name, lambda *_: None)
+    monkeypatch.setattr(base, "has_package", lambda name: False)
     monkeypatch.setattr(base, "locate", lambda name: name)
     for extractor in (DlibFace, SsrNetAge, FsaNetYaw, FaceResAge, EmotionHappy, FrFeature):
         assert "pip install 'hyperinverter[faces]'" in extractor.why_missing()

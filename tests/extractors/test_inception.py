@@ -12,7 +12,7 @@ from hyperinverter.utils.errors import UserError
 def test_a_damaged_inception_file_is_refused_before_it_is_loaded(monkeypatch, tmp_path):
     path = tmp_path / inception.Inception.filenames[0]
     torch.save(nn.Linear(1, 1).state_dict(), path)
-    monkeypatch.setattr(inception, "find_required", lambda *_: path)
+    monkeypatch.setattr(base, "locate", lambda name: path)
     with pytest.raises(UserError, match="SHA-256"):
         inception.Inception.find()
 
