@@ -80,10 +80,13 @@ def test_each_claim_is_a_sentence_before_the_numbers():
     text = claims_section({"faces64": results, "churches64": {"editability": {}}})
     lines = text[: text.index("| claim")].splitlines()
     assert lines[2] == (
-        "- Both phases beat every other encoder on L2 and LPIPS: faces64 **holds** (l2 against psp; lpips against psp)"
-        ", **not measured** (l2 against Phase I; lpips against Phase I; e4e)."
+        "- Both phases beat every other encoder on L2 and LPIPS: faces64 **holds** (**not measured**: l2 against "
+        "Phase I; lpips against Phase I; e4e)."
     )
     assert "- Edits go farther than those of W+ methods: **not measured**." in lines  # by no domain
+    results["table1"]["paired"]["psp"]["metrics"]["lpips"] = {"ratio": 1.2, "interval_95": [1.1, 1.3]}
+    text = claims_section({"faces64": results})
+    assert "faces64 **holds** in 1 of 2 comparisons (**does not hold**: lpips against psp. **not measured**: " in text
 
 
 def test_a_method_in_fewer_steps_than_published_decides_nothing():

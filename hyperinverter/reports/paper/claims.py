@@ -60,17 +60,22 @@ def claims_section(domains: dict[str, Results]) -> str:
 
 
 def _in_words(findings: Sequence[Finding]) -> str:
-    """`**holds** (l2 against pSp, e4e; lpips against pSp), **open** (lpips against e4e)`; "" where nobody measured."""
+    """`**holds** in 7 of 8 comparisons (**open**: lpips against e4e)`; "" where nobody measured."""
+    told = [one for one in findings if one.what or one.against]
+    measured = [one.verdict for one in told if one.verdict != NOT_YET]
     parts = []
-    for verdict in (HOLDS, FAILS, OPEN, NOT_YET):
+    for verdict in (FAILS, OPEN, NOT_YET):
         methods: dict[str, list[str]] = {}  # what was compared -> with whom
-        for one in findings:
-            if one.verdict == verdict and (one.what or one.against):
+        for one in told:
+            if one.verdict == verdict:
                 methods.setdefault(one.what, []).append(one.against)
         pairs = [(what, ", ".join(filter(None, names))) for what, names in methods.items()]
         texts = [" against ".join(filter(None, pair)) for pair in pairs]
-        parts += [f"**{verdict}** ({'; '.join(texts)})"] if texts else []
-    return ", ".join(parts)
+        parts += [f"**{verdict}**: {'; '.join(texts)}"] if texts else []
+    if not measured:
+        return ", ".join(parts)
+    count, others = f" in {measured.count(HOLDS)} of {len(measured)} comparisons", f" ({'. '.join(parts)})"
+    return f"**{HOLDS}**{count if {*measured} != {HOLDS} else ''}{others if parts else ''}"
 
 
 def _cell(findings: Sequence[Finding]) -> str:
