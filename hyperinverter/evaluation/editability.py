@@ -202,7 +202,7 @@ def figures_of(case: Case, ways: Sequence[float]) -> dict[str, Any]:
         result["identity"] = {
             network: {
                 against: {
-                    phase: {way: _mean(torch.cat(parts).double().numpy()) for way, parts in by_way.items()}
+                    phase: {way: mean_of(torch.cat(parts).double().numpy()) for way, parts in by_way.items()}
                     for phase, by_way in by_phase.items()
                 }
                 for against, by_phase in held.items()
@@ -218,9 +218,9 @@ def _measured(changes: dict[str, np.ndarray], ways: Sequence[float]) -> dict[str
     one, two = (changes[phase] for phase in PHASES)
     means = {phase: bootstrap_means(values) for phase, values in changes.items()}  # the same photos drawn of each
     bounds = {phase: np.percentile(drawn, [2.5, 97.5], axis=0).T for phase, drawn in means.items()}  # [S,2]
-    spans = {phase: _spans(values) for phase, values in changes.items()}
+    spans = {phase: spans_of(values) for phase, values in changes.items()}
     whole = {phase: values.mean(axis=1) for phase, values in spans.items()}
-    effects = {phase: _mean(values) for phase, values in whole.items()}
+    effects = {phase: mean_of(values) for phase, values in whole.items()}
     measured: dict[str, Any] = {
         "change": {phase: _by_strength(ways, values.mean(axis=0)) for phase, values in changes.items()},
         "change_interval_95": {phase: _by_strength(ways, values) for phase, values in bounds.items()},
@@ -247,8 +247,8 @@ def _measured(changes: dict[str, np.ndarray], ways: Sequence[float]) -> dict[str
     return measured
 
 
-def _spans(changes: np.ndarray) -> np.ndarray:
-    """Changes from 0 [N,S] -> changes from -s to +s, [N,S/2]."""
+def spans_of(changes: np.ndarray) -> np.ndarray:
+    """Changes from 0 [N,S] -> changes from -s to +s, [N,S/2]; smallest s first."""
     half = changes.shape[1] // 2
     return changes[:, half:] - changes[:, half - 1 :: -1]
 
@@ -272,7 +272,7 @@ def records_of(cases: Sequence[Case], ways: Sequence[float], photos: Sequence[st
         for case in cases:
             classifiers: dict[str, Any] = {}
             for name, by_phase in changes[case.direction.name].items():
-                one, two = (_spans(by_phase[phase][i : i + 1]).mean(axis=1) for phase in PHASES)
+                one, two = (spans_of(by_phase[phase][i : i + 1]).mean(axis=1) for phase in PHASES)
                 kept = _shares(one, two).tolist()
                 classifiers[name] = {phase: _by_strength(ways, by_phase[phase][i]) for phase in PHASES}
                 classifiers[name]["kept"] = kept[0] if kept else None
@@ -287,7 +287,7 @@ def _nth(values: Any, i: int) -> Any:
     return torch.cat(values)[i].item()
 
 
-def _mean(values: np.ndarray) -> dict[str, Any]:
+def mean_of(values: np.ndarray) -> dict[str, Any]:
     """Mean of values [N], and its interval where there are two or more."""
     result: dict[str, Any] = {"mean": float(values.mean())}
     return result | ({"interval_95": list(bootstrap_interval(values))} if len(values) > 1 else {})

@@ -203,7 +203,7 @@ def join_parts(film: Film, parts: Sequence[Path], path: Path) -> None:
             sound = source.streams.audio[0]
             if film.sound in MP4_SOUND:
                 written = joined.add_stream_from_template(sound)
-                ways.append(_sound_packets(source, sound, written))
+                ways.append(_packets(source, sound, written))
             else:
                 written = joined.add_stream("aac", rate=sound.codec_context.sample_rate)
                 ways.append(_encoded_sound(source, sound, written))
@@ -216,14 +216,12 @@ def _video_packets(parts: Sequence[Path], written: Any) -> Iterator[tuple[float,
 
     for part in parts:
         with av.open(str(part)) as film:
-            for packet in film.demux(film.streams.video[0]):
-                if packet.dts is not None:
-                    packet.stream = written
-                    yield float(packet.dts * packet.time_base), packet
+            yield from _packets(film, film.streams.video[0], written)
 
 
-def _sound_packets(source: Any, sound: Any, written: Any) -> Iterator[tuple[float, Any]]:
-    for packet in source.demux(sound):
+def _packets(source: Any, stream: Any, written: Any) -> Iterator[tuple[float, Any]]:
+    """(seconds, packet) of a stream, to be written as they are."""
+    for packet in source.demux(stream):
         if packet.dts is not None:
             packet.stream = written
             yield float(packet.dts * packet.time_base), packet

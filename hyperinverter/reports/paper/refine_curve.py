@@ -11,7 +11,7 @@ from typing import Any
 
 from hyperinverter.config.schema import RefineConfig
 from hyperinverter.evaluation.drawing import new_figure, save_figure
-from hyperinverter.evaluation.editability import choose_photos
+from hyperinverter.evaluation.editability import choose_photos, spans_of
 from hyperinverter.evaluation.tables import ARROWS, bracketed, listed
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.metrics.base import bootstrap_ratio
@@ -21,7 +21,7 @@ from hyperinverter.reports.paper.bench import Bench
 from hyperinverter.reports.paper.grids import lacks_both
 from hyperinverter.reports.paper.methods import OURS, PHASE_1
 from hyperinverter.reports.paper.table1 import measurable_of, row_of
-from hyperinverter.reports.paper.table2 import changes_of, edits_of, spans_of
+from hyperinverter.reports.paper.table2 import changes_of, edits_of
 from hyperinverter.reports.reproduce.edits import Judges, find_judges
 from hyperinverter.utils.checkout import REPOSITORY
 from hyperinverter.utils.files import read_json

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from hyperinverter.directions.direction import Direction
 from hyperinverter.evaluation.classifiers import unit_of
-from hyperinverter.evaluation.editability import Identity, both_ways, choose_photos, measure_edits_of
+from hyperinverter.evaluation.editability import Identity, both_ways, choose_photos, mean_of, measure_edits_of, spans_of
 from hyperinverter.evaluation.tables import listed, mean
 from hyperinverter.inverters import Inversion, Inverter
 from hyperinverter.metrics import NotMeasured
@@ -220,20 +220,10 @@ def _figures(bench: Bench, method: str, judge: str, changes: np.ndarray, ways: S
     paper = TABLE_2.get(JUDGES.get(judge, ""), {}).get(method) if bench.config.strength_unit == "w" else None
     cells = {}
     for way, values in zip(ways, changes.T, strict=True):
-        cells[f"{way:g}"] = _mean(values)
+        cells[f"{way:g}"] = mean_of(values)
         if paper and way in STRENGTHS:
             cells[f"{way:g}"]["paper"] = paper[STRENGTHS.index(way)]
-    return {"n": len(changes), "change": cells, "effect": _mean(spans_of(changes).mean(axis=1))}
-
-
-def _mean(values: np.ndarray) -> dict[str, Any]:
-    return {"mean": float(values.mean()), "interval_95": list(bootstrap_interval(values))}
-
-
-def spans_of(changes: np.ndarray) -> np.ndarray:
-    """Changes at -s and +s -> from -s to +s, [N,S/2]; smallest s first."""
-    half = changes.shape[1] // 2
-    return changes[:, half:] - changes[:, half - 1 :: -1]
+    return {"n": len(changes), "change": cells, "effect": mean_of(spans_of(changes).mean(axis=1))}
 
 
 def _kept(lines: list[dict[str, Any]], direction: str) -> dict[str, dict[str, float]]:
