@@ -24,10 +24,11 @@ def compare_with_each(
     return {other: compare(records, [other, ours], metrics) for other in others}
 
 
-def verdict(interval: Sequence[float]) -> str:
-    """Whether a ratio is above 1 in 95 % of the resamples."""
+def statement(text: str, ratio: float, interval: Sequence[float]) -> dict[str, Any]:
+    """What holds where a ratio is above 1 in 95 % of the resamples."""
     low, high = interval
-    return "holds" if low > 1 else "does not hold" if high < 1 else "open: the interval holds 1"
+    verdict = "holds" if low > 1 else "does not hold" if high < 1 else "open: the interval holds 1"
+    return {"statement": text, "ratio": float(ratio), "interval_95": [low, high], "verdict": verdict}
 
 
 def compare(

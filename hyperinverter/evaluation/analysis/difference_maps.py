@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hyperinverter.evaluation.comparison import verdict
+from hyperinverter.evaluation.comparison import statement
 from hyperinverter.evaluation.drawing import new_figure, save_figure
 from hyperinverter.evaluation.sheet import DIFFERENCE_MAXIMUM, Row, choose_rows
 from hyperinverter.inverters import Inverter
@@ -81,15 +81,8 @@ def as_json(results: MeanMap, kind: str) -> dict[str, Any]:
     }
     if kind != "faces":
         whole, top_left = np.array(results.greys).T
-        low, high = bootstrap_ratio(top_left, whole)
-        result["statements"] = [
-            {
-                "statement": "the whole changes more than the top left, which often is sky",
-                "ratio": result["mean"] / ninths[0][0],
-                "interval_95": [low, high],
-                "verdict": verdict([low, high]),
-            }
-        ]
+        text, ratio = "the whole changes more than the top left, which often is sky", result["mean"] / ninths[0][0]
+        result["statements"] = [statement(text, ratio, bootstrap_ratio(top_left, whole))]
     return result
 
 

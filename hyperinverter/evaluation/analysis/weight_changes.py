@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hyperinverter.evaluation.comparison import verdict
+from hyperinverter.evaluation.comparison import statement
 from hyperinverter.evaluation.drawing import new_figure, save_figure
 from hyperinverter.inverters import Inverter
 from hyperinverter.metrics import NotMeasured
@@ -141,25 +141,19 @@ def _statements(
         yield _more_even(evenness, other)
 
 
-def _ratio(statement: str, values: np.ndarray, of: Any) -> dict[str, Any]:
-    """A statement that holds where a ratio of means is above 1 in 95 % of the resamples of images."""
-    low, high = middle_95([of(means) for means in bootstrap_means(values)])
-    return {
-        "statement": statement,
-        "ratio": float(of(values.mean(0))),
-        "interval_95": [low, high],
-        "verdict": verdict([low, high]),
-    }
+def _ratio(text: str, values: np.ndarray, of: Any) -> dict[str, Any]:
+    """A statement on a ratio of means over images."""
+    return statement(text, of(values.mean(0)), middle_95([of(means) for means in bootstrap_means(values)]))
 
 
 def _more_even(evenness: dict[str, Any], other: dict[str, Any] | None) -> dict[str, Any]:
-    statement = "the change is spread over the layers more evenly than for faces"
+    text = "the change is spread over the layers more evenly than for faces"
     if other is None:
-        return {"statement": statement, "verdict": "not checked: compare_with names no weight_changes.json of faces"}
+        return {"statement": text, "verdict": "not checked: compare_with names no weight_changes.json of faces"}
     theirs = other["evenness"]
     (low, high), (their_low, their_high) = evenness["interval_95"], theirs["interval_95"]
     holds = "holds" if low > their_high else "does not hold" if high < their_low else "open: the intervals overlap"
-    return {"statement": statement, "evenness": evenness["value"], "of_faces": theirs["value"], "verdict": holds}
+    return {"statement": text, "evenness": evenness["value"], "of_faces": theirs["value"], "verdict": holds}
 
 
 def read_other(path: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from hyperinverter.config.load import load_config
 from hyperinverter.config.report_schema import AblateConfig
 from hyperinverter.config.schema import DataConfig, EvaluateConfig, Phase2Config
 from hyperinverter.data import Batches, check_training_data, open_source
-from hyperinverter.evaluation.comparison import compare, verdict
+from hyperinverter.evaluation.comparison import compare, statement
 from hyperinverter.evaluation.reconstructing import reconstruct, rounded
 from hyperinverter.evaluation.reconstruction import evaluate, originals
 from hyperinverter.evaluation.sheet import choose_rows
@@ -313,15 +313,9 @@ def _statements(rows: dict[str, Phase2Config], measured: dict[str, dict[str, Any
             yield _worse(f"D = {small} is worse than D = {large}", against)
 
 
-def _worse(statement: str, comparison: dict[str, Any]) -> dict[str, Any]:
-    """It holds where the ratio of L2 is above 1 in 95 % of the resamples of photos."""
-    interval = comparison["interval_95"]
-    return {
-        "statement": statement,
-        "ratio": comparison["ratio"],
-        "interval_95": interval,
-        "verdict": verdict(interval),
-    }
+def _worse(text: str, comparison: dict[str, Any]) -> dict[str, Any]:
+    """A statement on the ratio of L2 over photos."""
+    return statement(text, comparison["ratio"], comparison["interval_95"])
 
 
 def _draw(config: AblateConfig, rows: dict[str, Phase2Config], measured: dict[str, dict[str, Any]], path: Path) -> None:
