@@ -239,9 +239,9 @@ class RefineConfig:
 
     steps: int = 0  # per photo; 0 leaves the prediction as it is
     # of Adam on the tokens, as a part of each layer's as predicted, or on w_encoder's scale per channel of the
-    # generator; None: 0.35 for hyperinverter, 0.1 for w_encoder
+    # generator; None: 0.25 for hyperinverter, 0.3 for w_encoder
     learning_rate: float | None = None
-    w_learning_rate: float | None = None  # of Adam on w; None: 0.03 for w_encoder, and 0, w stays, for hyperinverter
+    w_learning_rate: float | None = None  # of Adam on w; None: 0.02 for w_encoder, and 0, w stays, for hyperinverter
     l2: float = 1.0  # weights of the losses
     perceptual: float = 0.8  # LPIPS, or squeezenet_features where LPIPS's network is absent
     identity: float = 0.1  # mobilefacenet, for faces
