@@ -192,6 +192,10 @@ def _regressor_sizes(keys: Keys, prefix: str) -> dict[str, int]:
     halvings = sum(pattern.fullmatch(key) is not None for key in keys.state) - 1
     if len(fusion) != 4 or fusion[1] % 2 or halvings < 1:
         raise keys.fault(f"{prefix}fusion.0.weight {fusion} on two feature maps, and {halvings + 1} convolutions after")
+    if len(first) != 4 or 0 in (*fusion, *first):
+        shapes = f"{prefix}fusion.0.weight {fusion} and {prefix}feature_extractor.0.weight {first}"
+        raise keys.fault(f"{shapes}: expected [O, I, k, k]")
+    _matrix_sizes(keys, prefix)
     return {
         "hidden_size": keys.shape(f"{prefix}w1")[0],
         "feature_channels": fusion[1] // 2,

@@ -328,6 +328,15 @@ def test_faults_of_hypernetworks_are_named(release):
     ):
         with pytest.raises(UserError, match=told):
             from_published(state | change, "hypernetwork")
+    for ends, keep, told in (  # no ValueError or IndexError, which would not name the file
+        (("fusion.0.weight",), slice(0), r"expected \[O, I, k, k\]"),
+        (("feature_extractor.0.weight",), slice(0), r"expected \[O, I, k, k\]"),
+        (("feature_extractor.0.weight",), (0, 0, 0, 0), r"expected \[O, I, k, k\]"),
+        (("w1", "w2"), (0, 0), r"expected \[D, I\*D\] and \[D, O\*k\*k\]"),
+    ):
+        with pytest.raises(UserError, match=told):
+            changed = {k: v[keep] if k.endswith(ends) else v for k, v in state.items()}
+            from_published(changed, "hypernetwork")
     with pytest.raises(ValueError, match="weight_layout must be one of released, paper; got 'raw'"):
         from_published(state, "hypernetwork", weight_layout="raw")
     with pytest.raises(ValueError, match="kernel_size says nothing about all regressors"):
