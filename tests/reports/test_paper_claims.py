@@ -87,6 +87,9 @@ def test_each_claim_is_a_sentence_before_the_numbers():
     results["table1"]["paired"]["psp"]["metrics"]["lpips"] = {"ratio": 1.2, "interval_95": [1.1, 1.3]}
     text = claims_section({"faces64": results})
     assert "faces64 **holds** in 1 of 2 comparisons (**does not hold**: lpips against psp. **not measured**: " in text
+    results["table1"]["paired"]["psp"]["metrics"]["l2"] = {"ratio": 1.2, "interval_95": [1.1, 1.3]}
+    text = claims_section({"faces64": results})
+    assert "faces64 **does not hold**: l2 against psp; lpips against psp. **not measured**: " in text
 
 
 def test_a_method_in_fewer_steps_than_published_decides_nothing():

@@ -60,7 +60,10 @@ def claims_section(domains: dict[str, Results]) -> str:
 
 
 def _in_words(findings: Sequence[Finding]) -> str:
-    """`**holds** in 7 of 8 comparisons (**open**: lpips against e4e)`; "" where nobody measured."""
+    """`**holds** in 7 of 8 comparisons (**open**: lpips against e4e)`; the others alone where it never holds.
+
+    "" where nothing was compared.
+    """
     told = [one for one in findings if one.what or one.against]
     measured = [one.verdict for one in told if one.verdict != NOT_YET]
     parts = []
@@ -72,8 +75,8 @@ def _in_words(findings: Sequence[Finding]) -> str:
         pairs = [(what, ", ".join(filter(None, names))) for what, names in methods.items()]
         texts = [" against ".join(filter(None, pair)) for pair in pairs]
         parts += [f"**{verdict}**: {'; '.join(texts)}"] if texts else []
-    if not measured:
-        return ", ".join(parts)
+    if HOLDS not in measured:
+        return ". ".join(parts)
     count, others = f" in {measured.count(HOLDS)} of {len(measured)} comparisons", f" ({'. '.join(parts)})"
     return f"**{HOLDS}**{count if {*measured} != {HOLDS} else ''}{others if parts else ''}"
 
