@@ -238,8 +238,8 @@ class RefineConfig:
     """Steps on what was predicted: tokens of hyperinverter, w and scales of w_encoder; beyond the paper."""
 
     steps: int = 0  # per photo; 0 leaves the prediction as it is
-    # of Adam on the tokens, as a part of each layer's as predicted, or on w_encoder's scale per channel of the
-    # generator; None: 0.25 for hyperinverter, 0.3 for w_encoder
+    # of Adam on the tokens, as a part of the size that each was predicted with, or on w_encoder's scale per channel of
+    # the generator; None: 0.25 for hyperinverter, 0.3 for w_encoder
     learning_rate: float | None = None
     w_learning_rate: float | None = None  # of Adam on w; None: 0.02 for w_encoder, and 0, w stays, for hyperinverter
     l2: float = 1.0  # weights of the losses

@@ -3,8 +3,8 @@
 Beyond the paper. The tokens can hold more than E2's single prediction finds; the result is the same small file. Of
 `w_encoder` w moves, and as its tokens, from 0, a number per channel of the generator (`ChannelScales`). The losses are
 Phase II's: L2, a perceptual distance, for faces identity, and if asked edit consistency: a random step in W shall
-change as much as in the generator's own image. A token's rate is a part of the size that it was predicted with: domains
-differ by three times there, layers by ten. Letters: N images, L styles, R pixels.
+change as much as in the generator's own image. A token's rate is a part of the size that it was predicted with: sizes
+differ three times between domains, ten times between layers. Letters: N images, L styles, R pixels.
 """
 
 from collections.abc import Callable
@@ -44,10 +44,10 @@ class Refiner:
         perceptual: measures images; None leaves that term out.
         identity: compares faces; None leaves that term out.
         loss_resolution: larger images are compared at this, px.
-        has_tokens: whether tokens move, which have a size, or scales.
         drawn_px: side of the images that will be drawn, and are drawn here in the last steps (`settings.early`). A
             shorter way to the compared ones takes half the time, but an early head's colours are not quite the
             generator's.
+        has_tokens: whether what moves beside w is tokens, whose sizes their rates follow, or scales, which start at 0.
         history: of the last call, the loss [N] before each step.
     """
 
@@ -69,10 +69,7 @@ class Refiner:
         Raises:
             UserError: the perceptual network is not there, or nothing is to move; says what to write.
         """
-        if settings.w_learning_rate is None:
-            settings = replace(settings, w_learning_rate=0.0 if has_tokens else W_LEARNING_RATE)
-        if settings.learning_rate is None:
-            settings = replace(settings, learning_rate=TOKEN_RATE if has_tokens else SCALE_RATE)
+        settings = with_rates(settings, has_tokens)
         if settings.learning_rate == settings.w_learning_rate == 0:
             raise UserError("refine.learning_rate and refine.w_learning_rate are 0, so nothing moves: leave one out")
         if not 0 <= settings.early <= 1:
@@ -170,6 +167,14 @@ class Refiner:
     def _bar(self) -> tqdm:
         steps = self.settings.steps
         return tqdm(total=steps, desc="refine", unit="step", leave=False, disable=steps < PROGRESS_STEPS, mininterval=1)
+
+
+def with_rates(settings: RefineConfig, has_tokens: bool) -> RefineConfig:
+    """The same with the usual rates in the place of None: those of tokens, or of w_encoder's scales and w."""
+    rate, w_rate = (TOKEN_RATE, 0.0) if has_tokens else (SCALE_RATE, W_LEARNING_RATE)
+    given = settings.learning_rate, settings.w_learning_rate
+    rate, w_rate = (usual if one is None else one for one, usual in zip(given, (rate, w_rate), strict=True))
+    return replace(settings, learning_rate=rate, w_learning_rate=w_rate)
 
 
 class _Edits:

@@ -11,6 +11,7 @@ from hyperinverter.config.schema import DataConfig, EvaluateConfig, RefineConfig
 from hyperinverter.evaluation.reconstruction import evaluate
 from hyperinverter.inverters import Inversion, load
 from hyperinverter.inverters.perceptual import Perceptual
+from hyperinverter.inverters.refine import SCALE_RATE, TOKEN_RATE
 from hyperinverter.models.residuals import ChannelScales
 from hyperinverter.utils.errors import UserError
 
@@ -218,6 +219,16 @@ def test_w_alone_may_move_as_the_page_says():
         load_config(EvaluateConfig, None, ["refine.edit_consistency=-1"])
     with pytest.raises(ConfigError, match=r"refine\.early"):
         load_config(EvaluateConfig, None, ["refine.early=1.5"])
+
+
+@pytest.mark.parametrize(("method", "rates"), [("hyperinverter", (TOKEN_RATE, 0)), ("w_encoder", (SCALE_RATE, 0.02))])
+def test_null_is_the_methods_own_rate_and_the_protocol_says_which(tiny_model, method, rates):
+    settings = load_config(EvaluateConfig, None, ["refine.learning_rate=null", "refine.w_learning_rate=null"]).refine
+    assert settings.learning_rate is settings.w_learning_rate is None
+    settings = replace(settings, steps=1, perceptual=0.0, identity=0.0)
+    for one, wanted in ((settings, rates), (replace(settings, w_learning_rate=0.5), (rates[0], 0.5))):
+        told = load(tiny_model, method, refine=one).refiner.described()
+        assert (told["refine_learning_rate"], told["refine_w_learning_rate"]) == wanted
 
 
 def test_what_cannot_be_refined_is_refused(tiny_model):

@@ -15,6 +15,7 @@ from hyperinverter.config.load import load_config
 from hyperinverter.config.report_schema import BEYOND, OF_FACES, OF_SCENES, PAPER, REPRODUCED, ReproduceConfig
 from hyperinverter.config.schema import ProjectionConfig, RefineConfig
 from hyperinverter.extractors import base as extractor_base
+from hyperinverter.inverters import refine
 from hyperinverter.inverters.optimising import ProjectorInverter
 from hyperinverter.metrics.features import DiscriminatorDistance, FrFeatureIdentity
 from hyperinverter.metrics.pixel import L2, Psnr
@@ -106,6 +107,19 @@ def test_only_what_changed_is_measured_again(config, projections, tmp_path, monk
     changed = reproduce(config)["table1"]["rows"]
     assert changed["w_encoder"]["key"] != again["w_encoder"]["key"]
     assert changed["w_encoder"]["cells"]["l2"]["value"] != again["w_encoder"]["cells"]["l2"]["value"]
+
+
+def test_other_usual_rates_are_another_row(config, monkeypatch):
+    """Rows refined at 0.35 of each token's size were taken for those at 0.25: both are `learning_rate: null`."""
+    config.refine = RefineConfig(steps=2)
+    bench = Bench(config, torch.device("cpu"))
+    first = bench.methods_key()
+    assert bench.methods_key() == first
+    monkeypatch.setattr(refine, "TOKEN_RATE", 0.35)
+    changed = [one[0] for one, before in zip(bench.methods_key(), first, strict=True) if one != before]
+    assert changed == ["hyperinverter"]
+    config.refine = RefineConfig()
+    assert not any("learning_rate" in str(one) for one in bench.methods_key() if one[0] == "hyperinverter")
 
 
 def test_another_network_of_a_metric_is_another_row(config, monkeypatch):

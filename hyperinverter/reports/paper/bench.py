@@ -26,6 +26,7 @@ from hyperinverter.evaluation.reconstructing import Reconstructor, rounded
 from hyperinverter.evaluation.reconstruction import open_images
 from hyperinverter.evaluation.sheet import Row
 from hyperinverter.inverters import INVERTERS, Inverter, load
+from hyperinverter.inverters.refine import with_rates
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.pretrained.files import part_file
 from hyperinverter.pretrained.load import LoadedModel, load_model
@@ -186,7 +187,7 @@ class Bench:
     def method_key(self, method: Method) -> list[Any]:
         """What a method's images depend on beside the photo."""
         projection = asdict(self.config.projection) if method.optimises else None
-        refine = self.refine_of(method)
+        refine = with_rates(self.refine_of(method), "tokens" in INVERTERS[method.name].refines)
         return [method.name, method.weights, projection, *([asdict(refine)] if refine.steps else [])]
 
     def methods_key(self) -> list[Any]:
