@@ -141,11 +141,13 @@ def test_everything_is_measured_and_the_page_is_made_of_the_json(config, tmp_pat
     config.parts, config.results = ["generated", "figures"], [str(folder / "generator.json")]
     with pytest.raises(UserError, match=r"generator\.json"):
         reproduce(config)
-    config.parts, config.results = ["generated"], []
+    config.parts, config.results = ["generated", "figures"], []
 
-    # another domain stands beside it, the one with more parts first
+    # another domain stands beside it, the one with more parts first; of its own pictures alone
     config.domain.name = "church"
     reproduce(config)
+    assert (folder.parent / "church" / "interpolation.png").is_file()
+    assert not (folder.parent / "church" / "quality_time.svg").exists()
     both = (tmp_path / "docs" / "results.md").read_text()
     assert "## ffhq" in both and both.index("## ffhq") < both.index("## church")
 

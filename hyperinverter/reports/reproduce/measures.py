@@ -123,6 +123,7 @@ def figures(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:
     """
     folder = str(Path(config.output) / "figures")
     drawn = ["interpolation", "difference_maps", *(["quality_time"] if config.results else [])]
+    (Path(folder) / "quality_time.svg").unlink(missing_ok=True)  # of an earlier call, or it would be published again
     result = _analyze(config, folder, _generated(config), drawn, results=config.results, rows=3, pairs=2)
     if time := result.get("quality_time"):
         # what names places on this machine goes; what differs between the evaluations stays
