@@ -80,8 +80,8 @@ def test_each_claim_is_a_sentence_before_the_numbers():
     text = claims_section({"faces64": results, "churches64": {"editability": {}}})
     lines = text[: text.index("| claim")].splitlines()
     assert lines[2] == (
-        "- Both phases beat every other encoder on L2 and LPIPS: faces64 **holds** (**not measured**: l2 against "
-        "Phase I; lpips against Phase I; e4e)."
+        "- Both phases beat every other encoder on L2 and LPIPS: faces64 **holds** against psp (**not measured**: l2 "
+        "against Phase I; lpips against Phase I; e4e)."
     )
     assert "- Edits go farther than those of W+ methods: **not measured**." in lines  # by no domain
     results["table1"]["paired"]["psp"]["metrics"]["lpips"] = {"ratio": 1.2, "interval_95": [1.1, 1.3]}

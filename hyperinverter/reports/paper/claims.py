@@ -77,8 +77,11 @@ def _in_words(findings: Sequence[Finding]) -> str:
         parts += [f"**{verdict}**: {'; '.join(texts)}"] if texts else []
     if HOLDS not in measured:
         return ". ".join(parts)
-    count, others = f" in {measured.count(HOLDS)} of {len(measured)} comparisons", f" ({'. '.join(parts)})"
-    return f"**{HOLDS}**{count if {*measured} != {HOLDS} else ''}{others if parts else ''}"
+    opponents = {one.against for one in told if one.verdict != NOT_YET and one.against}
+    extent = f" against {opponents.pop()}" if len(opponents) == 1 else ""
+    if {*measured} != {HOLDS}:
+        extent = f" in {measured.count(HOLDS)} of {len(measured)} comparisons"
+    return f"**{HOLDS}**{extent}" + (f" ({'. '.join(parts)})" if parts else "")
 
 
 def _cell(findings: Sequence[Finding]) -> str:
