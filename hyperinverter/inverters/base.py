@@ -93,7 +93,8 @@ class Inverter(Edits, OnHub, ABC):
         refine: int | RefineConfig = 0,
     ) -> Self:
         """Configure, move, accelerate and size it at once; see `hyperinverter.load`."""
-        if not isinstance(refine, int | RefineConfig) or (isinstance(refine, int) and refine < 0):
+        is_count = isinstance(refine, int) and not isinstance(refine, bool) and refine >= 0
+        if not (is_count or isinstance(refine, RefineConfig)):
             raise ValueError(f"refine is {refine!r}; write a number of steps, such as 20, or 0, or a RefineConfig")
         if projection is not None:
             self.configure(projection)

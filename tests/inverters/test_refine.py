@@ -244,7 +244,7 @@ def test_what_cannot_be_refined_is_refused(tiny_model):
         load(tiny_model, refine=RefineConfig(steps=2, early=2, **PLAIN))
     with pytest.raises(UserError, match=r"refine\.perceptual is 0\.8.*or set it to 0"):
         load(tiny_model, refine=2)
-    for refine in ("twenty", -5, 2.5):  # an AttributeError, none, an AttributeError
+    for refine in ("twenty", -5, 2.5, True):  # an AttributeError, none, an AttributeError
         with pytest.raises(ValueError, match=rf"refine is '?{refine}'?; write a number of steps"):
             load(tiny_model, refine=refine)
     assert load(tiny_model, refine=0).refiner is None

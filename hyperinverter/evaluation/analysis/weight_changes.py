@@ -196,7 +196,7 @@ def draw_weight_changes(result: dict[str, Any], title: str, folder: Path) -> lis
             ]
             axes.bar(places, heights, yerr=ends, color=colour, ecolor="0.3", capsize=2, label=labels.get(kind, kind))
     axes.set_xticks(range(len(rows)), [row["layer"].removesuffix(".weight") for row in rows], rotation=60, ha="right")
-    label = "mean |Δθ| / mean |θ|" if "share" in result["unit"] else "mean |Δθ|"
+    label = "mean |Δθ| / mean |θ|" if any(row["kind"] in SEPARABLE for row in rows) else "mean |Δθ|"
     axes.set(ylabel=label, title=f"{title}, {result['images']:,} images")
     axes.grid(axis="y", alpha=0.3)
     axes.legend()

@@ -66,8 +66,10 @@ class Bench:
     @cached_property
     def methods(self) -> dict[str, Method]:
         """Those of the config by name; looked for when they are asked for."""
-        how = self.config, self.base, self.generator_hash, self._makes
-        return {name: find_method(how[0], name, *how[1:]) for name in self.config.methods}
+        return {
+            name: find_method(self.config, name, self.base, self.generator_hash, self._makes)
+            for name in self.config.methods
+        }
 
     @property
     def present(self) -> list[Method]:
