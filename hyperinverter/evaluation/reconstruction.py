@@ -163,7 +163,8 @@ def _summarise(
     if chosen:
         names = [record["name"] for record in records]
         results = originals(images, [names[row.index] for row in chosen], config.batch_size)
-        draw_sheet(output / "sheet.png", chosen, names, ranking, results, _for_sheet(methods))
+        steps = {method: one.refiner.settings.steps for method, one in inverters.items() if one.refiner}
+        draw_sheet(output / "sheet.png", chosen, names, ranking, results, _for_sheet(methods), steps)
     tqdm.write(to_markdown(result))
     tqdm.write(f"written: {output / 'metrics.json'}, images.jsonl, table.md, sheet.png")
     return result

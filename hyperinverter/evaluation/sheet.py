@@ -43,6 +43,7 @@ def draw_sheet(
     values: list[float],
     originals: dict[str, Tensor],
     methods: dict[str, Callable[[str, Tensor], Tensor]],
+    refine_steps: dict[str, int],
 ) -> None:
     """Write the sheet.
 
@@ -50,6 +51,7 @@ def draw_sheet(
         values: L2 of the last method, by index.
         originals: name -> image [3,R,R] in [-1,1], for at least the chosen ones.
         methods: method -> function from an image's name and [3,R,R] to its reconstruction.
+        refine_steps: of methods whose results are refined.
     """
     cells, captions = [], []
     for row in rows:
@@ -58,5 +60,9 @@ def draw_sheet(
         outputs = [reconstruct(name, original) for reconstruct in methods.values()]
         cells.append([original, *outputs, difference_map(original, outputs[-1], DIFFERENCE_MAXIMUM)])
         captions.append(f"{row.place}\n{name}\nL2 {values[row.index]:.4f}")
-    headings = ["input", *(TITLES.get(method, method) for method in methods), f"difference (red: {DIFFERENCE_MAXIMUM})"]
+    titles = (
+        TITLES.get(method, method) + (f"\nrefine {refine_steps[method]}" if method in refine_steps else "")
+        for method in methods
+    )
+    headings = ["input", *titles, f"difference (red: {DIFFERENCE_MAXIMUM})"]
     contact_sheet(cells, headings, path, captions)

@@ -24,6 +24,8 @@ def to_markdown(result: dict[str, Any]) -> str:
         f"{protocol['time_batch_size']}.{brackets}\n\n"
     )
     text += metrics_table(result) + "\n"
+    for steps, methods in refined(protocol["settings"]).items():
+        text += f"\nThe results of {' and '.join(methods)} are refined: {counted(steps, 'step')} on each image.\n"
     if result["not_measured"]:
         text += f"\n{listed('Not measured', result['not_measured'])}\n"
     return text
@@ -76,9 +78,24 @@ def against(one: dict[str, Any], form: str = ".3g") -> str:
 
 
 def listed(title: str, reasons: Mapping[str, str] | Iterable[str]) -> str:
-    """A title and below it a list; of reasons by name each in one line."""
-    lines = (f"{n}: {' '.join(why.split())}" for n, why in reasons.items()) if isinstance(reasons, Mapping) else reasons
+    """A title and below it a list; of reasons by name each in one line, behind all names that it is of."""
+    lines = reasons
+    if isinstance(reasons, Mapping):
+        lines = (f"{', '.join(names)}: {why}" for why, names in grouped(reasons).items())
     return f"{title}:\n\n" + "\n".join(f"- {' '.join(line.split())}" for line in lines)
+
+
+def grouped(values: Mapping[str, Any]) -> dict[Any, list[str]]:
+    """Value -> the names that have it, in the order of the first."""
+    names: dict[Any, list[str]] = {}
+    for name, value in values.items():
+        names.setdefault(value, []).append(name)
+    return names
+
+
+def refined(settings: Mapping[str, Mapping[str, Any]]) -> dict[int, list[str]]:
+    """Steps of refinement -> the methods whose settings have them."""
+    return grouped({name: steps for name, of in settings.items() if (steps := of.get("refine_steps", 0))})
 
 
 def _comparison(first: float | None, last: float | None, better: str, interval: list[float] | None) -> str:

@@ -161,7 +161,8 @@ def project(
     ruler = cast(FeatureNetwork, features) if measures else SquaredDistance(cast(FeatureFunction, features))
     # Detached: a generator whose parameters require gradients is neither slowed down nor changed.
     frozen = {name: parameter.detach() for name, parameter in generator.synthesis.named_parameters()}
-    buffers = {name: b for name, b in generator.synthesis.named_buffers() if name.endswith("noise_const")}
+    stored = {name: b for name, b in generator.synthesis.named_buffers() if name.endswith("noise_const")}
+    buffers = {name: b for name, b in stored.items() if b.numel() > 1}  # early heads have a layer's, without its size
     noise = {name: draw(buffer).to(buffer, copy=True).detach().requires_grad_() for name, buffer in buffers.items()}
     optimizer = torch.optim.Adam([latent, *noise.values()], lr=initial_learning_rate, betas=ADAM_BETAS)
     losses = []

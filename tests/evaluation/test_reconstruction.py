@@ -9,7 +9,7 @@ from PIL import Image
 from tiny_model import make_tiny_domain, save_tiny_model
 
 from hyperinverter.config.names import METRICS
-from hyperinverter.config.schema import DataConfig, EvaluateConfig
+from hyperinverter.config.schema import DataConfig, EvaluateConfig, RefineConfig
 from hyperinverter.evaluation.reconstructing import rounded
 from hyperinverter.evaluation.reconstruction import evaluate
 from hyperinverter.evaluation.sheet import choose_rows
@@ -109,6 +109,16 @@ def test_the_filter_of_the_loss_resolution_is_a_key_and_in_the_protocol(tmp_path
     assert l2[0] < 0.95 * l2[1]  # photos of noise, which the wider filter averages away
 
 
+def test_the_sheet_says_which_results_are_refined(tiny_model, tmp_path, photos, no_networks, monkeypatch):
+    headings = []
+    monkeypatch.setattr("hyperinverter.evaluation.sheet.contact_sheet", lambda cells, heads, *_: headings.extend(heads))
+    settings = config(tiny_model, tmp_path, root=str(photos))
+    settings.metrics, settings.methods = ["l2"], ["hyperinverter"]
+    settings.refine = RefineConfig(steps=2, perceptual=0.0)
+    evaluate(settings)
+    assert headings[:2] == ["input", "Phase II (hyperinverter)\nrefine 2"]
+
+
 def test_generated_images_need_no_files(tiny_model, tmp_path, no_networks):
     settings = config(tiny_model, tmp_path, kind="generated", num_generated=3)
     settings.metrics = ["l2"]
@@ -154,8 +164,12 @@ def test_rows_are_the_best_the_median_and_the_worst(total, count):
 
 def test_table_compares_the_last_method_with_the_first():
     result = {
-        "domain": "d", "num_images": 2, "not_measured": {"fid": "no file"}, "intervals_95": {"a": {"l2": [0.1, 0.3]}},
-        "protocol": {"resolution": 8, "device": "cpu", "time_batch_size": 1},
+        "domain": "d", "num_images": 2, "not_measured": {"fid": "no file", "kid_x1e3": "no file"},
+        "intervals_95": {"a": {"l2": [0.1, 0.3]}},
+        "protocol": {
+            "resolution": 8, "device": "cpu", "time_batch_size": 1,
+            "settings": {"a": {"n_iters": 5}, "b": {"refine_steps": 20}},
+        },
         "metrics": {
             "l2": {"unit": "", "better": "lower"},
             "psnr": {"unit": "dB", "better": "higher"},
@@ -167,7 +181,8 @@ def test_table_compares_the_last_method_with_the_first():
     assert "| l2 ↓ | 0.2 [0.1, 0.3] | 0.1 | × 0.5 |" in lines
     assert "| psnr, dB ↑ | 20 | 23 | +3 |" in lines
     assert "| fid ↓ | not measured | not measured |  |" in lines
-    assert "- fid: no file" in lines
+    assert "- fid, kid_x1e3: no file" in lines
+    assert "The results of b are refined: 20 steps on each image." in lines
 
 
 def test_a_smaller_resolution_reads_draws_and_measures_at_it(tiny_model, tmp_path, photos, no_networks):

@@ -15,6 +15,7 @@ from hyperinverter.inverters.projector import (
     project,
     w_statistics,
 )
+from hyperinverter.models.mobile_stylegan import MobileGenerator
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.published import from_published
 
@@ -102,6 +103,15 @@ def test_the_schedule_rises_stays_and_falls():
     assert [learning_rate_ramp(t) for t in (0.05, 0.4, 0.75)] == pytest.approx([1, 1, 1])
     assert learning_rate_ramp(0.875) == pytest.approx(0.5)
     assert 0 < learning_rate_ramp(0.99) < 0.01
+
+
+def test_early_heads_have_no_noise_of_their_own():
+    """Theirs is the layer's, of one number here, which mean 0 and mean square 1 would make NaN."""
+    sizes = {"z_dim": 8, "w_dim": 8, "channel_base": 128, "channel_max": 8, "mapping_layers": 2}
+    generator = MobileGenerator(resolution=32, **sizes, early_heads={16: 8}).eval()
+    found = project(generator, torch.zeros(1, 3, 32, 32), mean_colours, steps=3, w_avg_samples=8)
+    assert found.losses.isfinite().all()
+    assert found.noise and not any(name.startswith("early") for name in found.noise)
 
 
 def test_autocorrelation_tells_white_noise_from_a_pattern():
