@@ -91,7 +91,7 @@ def _edit(config: EditConfig, written: Sheets) -> dict:
         bar.close()
         records.append({**photo.record, "files": files})
     for change in changes:
-        headings = ["input", "reconstruction", *map(change.title, change.places)]
+        headings = ["input", inverter.heading("reconstruction"), *map(change.title, change.places)]
         sheet = Sheet(inverter.title, sheets[change.name], headings, captions)
         sheet.write(output / f"sheet_{named[change.name]}.png")
         written[f"sheet_{named[change.name]}.png"] = sheet
@@ -173,9 +173,10 @@ def _invert(config: InvertConfig, written: Sheets) -> dict:
         if len(rows) < SHEET_ROWS:
             rows.append(_cells(photo.image, *drawn.values(), difference))
             captions.append(photo.label)
-    titles = [title for title in (inverter.code_title, inverter.title) if title]
+    title = inverter.heading(inverter.title)
+    titles = [inverter.code_title, title] if inverter.code_title else [title]
     headings = ["input", *titles, f"difference (red: {DIFFERENCE_MAXIMUM:g} or more)"]
-    written["sheet.png"] = Sheet(inverter.title, rows, headings, captions, column=inverter.title)
+    written["sheet.png"] = Sheet(inverter.title, rows, headings, captions, column=title)
     written["sheet.png"].write(output / "sheet.png")
     return _finish(config, inverter, inputs, begin, "invert", {"images": records}, ["sheet.png"])
 

@@ -22,7 +22,7 @@ from hyperinverter.data.generated import GeneratedSource
 from hyperinverter.data.image_source import Subset
 from hyperinverter.evaluation.comparison import compare_with_each
 from hyperinverter.evaluation.reconstructing import Reconstructor, reconstruct, rounded, timing_of_records
-from hyperinverter.evaluation.sheet import SHEET_RULE, choose_rows, draw_sheet
+from hyperinverter.evaluation.sheet import SHEET_RULE, TITLES, choose_rows, draw_sheet
 from hyperinverter.evaluation.tables import TIMES, to_markdown
 from hyperinverter.extractors.framing import look_at_some
 from hyperinverter.inverters import INVERTERS, Inverter, check_methods, load
@@ -163,8 +163,8 @@ def _summarise(
     if chosen:
         names = [record["name"] for record in records]
         results = originals(images, [names[row.index] for row in chosen], config.batch_size)
-        steps = {method: one.refiner.settings.steps for method, one in inverters.items() if one.refiner}
-        draw_sheet(output / "sheet.png", chosen, names, ranking, results, _for_sheet(methods), steps)
+        titles = [one.heading(TITLES.get(method, method)) for method, one in inverters.items()]
+        draw_sheet(output / "sheet.png", chosen, names, ranking, results, _for_sheet(methods), titles)
     tqdm.write(to_markdown(result))
     tqdm.write(f"written: {output / 'metrics.json'}, images.jsonl, table.md, sheet.png")
     return result

@@ -43,7 +43,7 @@ def draw_sheet(
     values: list[float],
     originals: dict[str, Tensor],
     methods: dict[str, Callable[[str, Tensor], Tensor]],
-    refine_steps: dict[str, int],
+    titles: list[str],
 ) -> None:
     """Write the sheet.
 
@@ -51,7 +51,7 @@ def draw_sheet(
         values: L2 of the last method, by index.
         originals: name -> image [3,R,R] in [-1,1], for at least the chosen ones.
         methods: method -> function from an image's name and [3,R,R] to its reconstruction.
-        refine_steps: of methods whose results are refined.
+        titles: headings of these.
     """
     cells, captions = [], []
     for row in rows:
@@ -60,9 +60,5 @@ def draw_sheet(
         outputs = [reconstruct(name, original) for reconstruct in methods.values()]
         cells.append([original, *outputs, difference_map(original, outputs[-1], DIFFERENCE_MAXIMUM)])
         captions.append(f"{row.place}\n{name}\nL2 {values[row.index]:.4f}")
-    titles = (
-        TITLES.get(method, method) + (f"\nrefine {refine_steps[method]}" if method in refine_steps else "")
-        for method in methods
-    )
     headings = ["input", *titles, f"difference (red: {DIFFERENCE_MAXIMUM})"]
     contact_sheet(cells, headings, path, captions)

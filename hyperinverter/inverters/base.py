@@ -122,6 +122,10 @@ class Inverter(Edits, OnHub, ABC):
         self.refiner = Refiner.build(settings, self.domain, self.resolution, "tokens" in self.refines)
         return self
 
+    def heading(self, title: str) -> str:
+        """A heading of its results in a sheet, which says so where they are refined."""
+        return title if self.refiner is None else f"{title}\nrefine {self.refiner.settings.steps}"
+
     def settings(self) -> dict[str, str | float | None]:
         """What results depend on beside the weights, for the protocol; {} for methods that optimise nothing."""
         return {} if self.refiner is None else self.refiner.described()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hyperinverter.config.schema import DataConfig, EditConfig, InterpolateConfig
+from hyperinverter.config.schema import DataConfig, EditConfig, InterpolateConfig, RefineConfig
 from hyperinverter.editing import Direction, commands, save_direction
 from hyperinverter.editing.commands import edit_images, interpolate_images, invert_images
 from hyperinverter.extractors.face_finder import face_finder
@@ -106,6 +106,17 @@ def test_invert_writes_small_files_that_render_to_the_reconstruction(config, pho
     pixels = np.asarray(Image.open(out / "a.png")).astype(int)
     assert np.abs(to_uint8(rendered).permute(1, 2, 0).numpy().astype(int) - pixels).max() <= 1
     assert (out / "sheet.png").is_file()
+
+
+def test_sheets_say_that_results_are_refined(config, photos, monkeypatch):
+    headings = []
+    monkeypatch.setattr(
+        "hyperinverter.editing.across.contact_sheet", lambda rows, heads, *_, **__: headings.append(heads)
+    )
+    for command in (edit_images, invert_images):
+        command(config(photos / "a.png", refine=RefineConfig(steps=2, perceptual=0.0)))
+    edited, inverted = headings
+    assert edited[1] == "reconstruction\nrefine 2" and inverted[2] == "Phase II\nrefine 2"
 
 
 def test_a_photo_called_like_the_contact_sheet_keeps_its_own_file(config, photos, tmp_path):
