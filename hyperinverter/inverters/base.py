@@ -110,9 +110,7 @@ class Inverter(Edits, OnHub, ABC):
     def refine_by(self, settings: RefineConfig) -> Self:
         """From now on `invert` ends with steps on tokens and w; see `hyperinverter.inverters.refine`.
 
-        Raises:
-            ValueError: the method has neither.
-            UserError: the perceptual network is not there, or nothing is to move.
+        Raises ValueError: the method has neither. UserError: no perceptual network is there, or nothing is to move.
         """
         if not self.refines:
             raise ValueError(f"refine is for methods hyperinverter and w_encoder, not {self.name}: leave refine at 0")
