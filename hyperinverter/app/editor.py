@@ -109,7 +109,8 @@ class Editor:
     def _put(self, session: Session, slot: str, whole: Image.Image, name: str, aligned: bool, face: int) -> None:
         picture, quad, count, notes = whole, None, 0, []
         if aligned and self.can_align:
-            faces = align.align_faces(whole, max(self.inverter.resolution, align.ALIGNED_SIZE), name, align.ALL_FACES)
+            drawn_px = self.inverter.resolution
+            faces = align.align_faces(whole, max(drawn_px, align.ALIGNED_SIZE), name, align.ALL_FACES, drawn_px)
             count = len(faces)
             if not 1 <= face <= count:
                 raise UserError(f"{name} has {count} face{'s' * (count > 1)}, so there is no face number {face}")

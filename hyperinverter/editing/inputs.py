@@ -216,7 +216,7 @@ class Inputs:
         if self.config.align:
             size = max(self.inverter.resolution, align.ALIGNED_SIZE)
             try:
-                faces = align.align_faces(item, size, name, self.config.face)
+                faces = align.align_faces(item, size, name, self.config.face, self.inverter.resolution)
             except align.NoFaceError as error:
                 self._bad(name, error.reason)
                 return

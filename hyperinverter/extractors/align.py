@@ -72,13 +72,16 @@ def align_face(image: Image.Image, size: int, name: str = "the image") -> Image.
     return align(image, size, name).image
 
 
-def align(image: Image.Image, size: int, name: str = "the image", number: int = 1) -> AlignedFace:
+def align(
+    image: Image.Image, size: int, name: str = "the image", number: int = 1, drawn_px: int | None = None
+) -> AlignedFace:
     """Crop one face as FFHQ does.
 
     Args:
         image: upright RGB photo of any size (`utils.decode.read_image` gives one).
         size: side of the crop, px.
         number: which face, 1 is the largest.
+        drawn_px: side of what will be drawn of the crop, if smaller: only a face that is too small for it is told.
     Raises:
         NoFaceError: no face was found, or not so many; names the photo.
         UserError: no face detector is installed.
@@ -91,16 +94,18 @@ def align(image: Image.Image, size: int, name: str = "the image", number: int = 
         x, y = faces[number - 1][0].mean(axis=0).round().astype(int)
         which = "the largest" if number == 1 else f"number {number} by size"
         note = f"{len(faces)} faces; {which} was taken, {x} px from the left and {y} from the top"
-    return _cut(image, faces[number - 1], size, note, number)
+    return _cut(image, faces[number - 1], size, note, number, drawn_px=drawn_px)
 
 
-def align_faces(image: Image.Image, size: int, name: str = "the image", which: int | str = 1) -> list[AlignedFace]:
+def align_faces(
+    image: Image.Image, size: int, name: str = "the image", which: int | str = 1, drawn_px: int | None = None
+) -> list[AlignedFace]:
     """Crop the face of that number, or with "all" every one, the largest first; arguments and errors as of `align`."""
     if which != ALL_FACES:
-        return [align(image, size, name, int(which))]
+        return [align(image, size, name, int(which), drawn_px)]
     faces = find_faces(image, name)
     whose = [f"face {number}'s" if len(faces) > 1 else WHOSE for number in range(1, len(faces) + 1)]
-    return [_cut(image, face, size, None, number, whose[number - 1]) for number, face in enumerate(faces, 1)]
+    return [_cut(image, face, size, None, number, whose[number - 1], drawn_px) for number, face in enumerate(faces, 1)]
 
 
 def _apart(one: np.ndarray, other: np.ndarray) -> bool:
@@ -115,17 +120,19 @@ def _cut(
     note: str | None,
     number: int,
     whose: str = WHOSE,
+    drawn_px: int | None = None,
 ) -> AlignedFace:
     quad, landmarks = face
+    drawn_px = min(drawn_px or size, size)
     notes = [] if note is None else [note]
     if (share := outside(quad, image.size)) > TOLD_OUTSIDE:
         notes.append(
             f"{100 * share:.0f} % of {whose} crop lies outside the photo, and what is drawn there is a guess: give a "
             "photo with more around the face"
         )
-    if (side := float(np.linalg.norm(quad[1] - quad[0]))) < min(TOLD_SMALL_PX, size / 2):
+    if (side := float(np.linalg.norm(quad[1] - quad[0]))) < min(TOLD_SMALL_PX, drawn_px / 2):
         notes.append(
-            f"{whose} crop is {side:.0f} px wide in the photo and is enlarged to {size} px, so that details are a "
+            f"{whose} crop is {side:.0f} px wide in the photo and is enlarged to {drawn_px} px, so that details are a "
             "guess: give a larger photo"
         )
     return AlignedFace(crop_quad(image, quad, size), quad, landmarks, "; ".join(notes) or None, number)

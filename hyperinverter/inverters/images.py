@@ -65,7 +65,8 @@ def _taken_in(
     align: bool | int,
 ) -> Tensor:
     if align:
-        face = align_photo(photo, max(size if isinstance(size, int) else max(size), ALIGNED_SIZE), name, int(align))
+        px = size if isinstance(size, int) else max(size)
+        face = align_photo(photo, max(px, ALIGNED_SIZE), name, int(align), px)
         if face.note:
             logger.warning(f"{name}: {face.note}")
         photo = face.image

@@ -269,7 +269,7 @@ def test_another_models_inversion_is_refused(config, other_tiny_model, tmp_path)
 def test_align_goes_through_the_aligner_and_skips_photos_without_a_face(config, photos, tmp_path, monkeypatch, capsys):
     from hyperinverter.extractors import align
 
-    def pretend(image, size, name, which):
+    def pretend(image, size, name, which, drawn_px):
         if name == "b.png":
             raise align.NoFaceError(name, "no face")
         quad = np.array([[2.0, 2], [2, 14], [14, 14], [14, 2]])
@@ -330,7 +330,7 @@ def test_many_photos_show_a_bar_and_a_sheet_says_what_it_leaves_out(config, phot
 def test_which_of_several_faces_was_taken_is_told_and_in_the_json(config, photos, monkeypatch, capsys):
     from hyperinverter.extractors import align
 
-    def pretend(image, size, name, which):
+    def pretend(image, size, name, which, drawn_px):
         crop = Image.new("RGB", (size, size))
         return [align.AlignedFace(crop, np.zeros((4, 2)), None, "2 faces; the largest was taken")]
 

@@ -154,6 +154,8 @@ def test_a_face_that_is_much_enlarged_is_told():
         r"the face's crop is \d\d px wide in the photo and is enlarged to 256 px, so that .*photo", note
     )
     assert align(small, 64).note is None and align(astronaut(), 256).note is None
+    assert align(small, 256, drawn_px=64).note is None and align_faces(small, 256, drawn_px=64)[0].note is None
+    assert "enlarged to 64 px" in align(astronaut().resize((80, 80)), 256, drawn_px=64).note
 
 
 def _note_of(photo: Image.Image, told: str) -> str:
