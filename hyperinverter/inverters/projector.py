@@ -126,7 +126,8 @@ def project(
 
     Adam on latent and noise; the learning rate ramps up linearly and down along a cosine; decaying noise on the latent
     explores W; the noise inputs are kept from carrying the image by a penalty on their autocorrelation, and brought
-    back to mean 0 and mean square 1 after every step. The generator itself is left as it is.
+    back to mean 0 and mean square 1 after every step; the generator gets them times its `noise_scales`. The generator
+    itself is left as it is.
 
     Args:
         generator: in eval mode, without class conditioning; its own parameters get no gradients.
@@ -145,7 +146,8 @@ def project(
         statistics: W's mean and spread where they are known already; replaces `w_avg_samples`.
         initial_w: [w_dim] or (w_plus) [L, w_dim] to start from; None starts from W's mean.
         num_ws: space w: styles of the returned code; None is the generator's L. (PTI wrote 18 for every generator.)
-        feature_px: larger images are reduced to this by box mean before `features`; None leaves them.
+        feature_px: larger images are reduced to this by box mean before `features`, or drawn by the generator's early
+            head, where it has one of this size; None leaves them.
         seed: of the noise, drawn on the CPU so that every device sees the same numbers.
         draw: replaces `seed`: called like `torch.randn_like`, once per noise input in the order of the layers, then
             once per step with the latent.
@@ -161,14 +163,15 @@ def project(
     ruler = cast(FeatureNetwork, features) if measures else SquaredDistance(cast(FeatureFunction, features))
     # Detached: a generator whose parameters require gradients is neither slowed down nor changed.
     frozen = {name: parameter.detach() for name, parameter in generator.synthesis.named_parameters()}
-    stored = {name: b for name, b in generator.synthesis.named_buffers() if name.endswith("noise_const")}
-    buffers = {name: b for name, b in stored.items() if b.numel() > 1}  # early heads have a layer's, without its size
+    scales = generator.synthesis.noise_scales()
+    px = min(feature_px or generator.resolution, generator.resolution)
+    buffers = {name: generator.synthesis.get_buffer(name) for name in scales}
     noise = {name: draw(buffer).to(buffer, copy=True).detach().requires_grad_() for name, buffer in buffers.items()}
     optimizer = torch.optim.Adam([latent, *noise.values()], lr=initial_learning_rate, betas=ADAM_BETAS)
     losses = []
     with torch.enable_grad(), progress_bar(progress, steps) as bar:
         with torch.no_grad():
-            wanted = ruler.features(_reduced(target.to(latent), feature_px))
+            wanted = ruler.features(_reduced(target.to(latent), px))
         for step in range(steps):
             t = step / steps
             rate = initial_learning_rate * learning_rate_ramp(t, lr_rampup_length, lr_rampdown_length)
@@ -176,8 +179,10 @@ def project(
                 group["lr"] = rate
             scale = spread * initial_noise_factor * max(0.0, 1 - t / noise_ramp_length) ** 2
             ws = (latent + draw(latent.detach()) * scale).expand(-1, generator.num_ws, -1)  # [1, L, w_dim]
-            image = functional_call(generator.synthesis, {**frozen, **noise}, (ws,), {"noise_mode": "const"})
-            distance = ruler.distance(wanted, ruler.features(_reduced(image, feature_px))).sum()
+            inputs = {name: value * scales[name] for name, value in noise.items()}
+            drawing = {"noise_mode": "const", "resolution": px}
+            image = functional_call(generator.synthesis, {**frozen, **inputs}, (ws,), drawing)
+            distance = ruler.distance(wanted, ruler.features(image)).sum()
             loss = distance + regularize_noise_weight * noise_autocorrelation(noise.values())
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -188,7 +193,8 @@ def project(
                 on_step(step, rate, losses[-1], latent.detach())
             bar.update()
     styles = latent.detach().expand(-1, num_ws or generator.num_ws, -1).clone()
-    return Projection(styles, {name: value.detach() for name, value in noise.items()}, torch.stack(losses))
+    found = {name: value.detach() * scales[name] for name, value in noise.items()}
+    return Projection(styles, found, torch.stack(losses))
 
 
 def learning_rate_ramp(t: float, rampup: float = 0.05, rampdown: float = 0.25) -> float:
@@ -223,10 +229,8 @@ def _normalise(noise: Iterable[Tensor]) -> None:
         value *= value.square().mean().rsqrt()
 
 
-def _reduced(images: Tensor, feature_px: int | None) -> Tensor:
-    if feature_px is None or images.shape[-1] <= feature_px:
-        return images
-    return F.adaptive_avg_pool2d(images, feature_px)
+def _reduced(images: Tensor, px: int) -> Tensor:
+    return images if images.shape[-1] == px else F.adaptive_avg_pool2d(images, px)
 
 
 def _seeded(seed: int) -> Callable[[Tensor], Tensor]:

@@ -114,6 +114,19 @@ def test_early_heads_have_no_noise_of_their_own():
     assert found.noise and not any(name.startswith("early") for name in found.noise)
 
 
+def test_noise_keeps_the_strength_that_the_generator_stores_in_it():
+    """MobileStyleGAN has no strength beside its noise: unit noise drowned the image, and no code could mend that."""
+    sizes = {"z_dim": 8, "w_dim": 8, "channel_base": 128, "channel_max": 8, "mapping_layers": 2}
+    generator = MobileGenerator(resolution=32, **sizes).eval()
+    stored = {name: b for name, b in generator.synthesis.named_buffers() if name.endswith("noise_const")}
+    for number, buffer in enumerate(stored.values()):
+        buffer.normal_(std=0.001 * (1 + number), generator=torch.Generator().manual_seed(number))
+    found = project(generator, torch.zeros(1, 3, 32, 32), mean_colours, steps=3, w_avg_samples=8)
+    assert found.noise.keys() == stored.keys()
+    for name, buffer in stored.items():
+        torch.testing.assert_close(found.noise[name].square().mean(), buffer.square().mean(), rtol=1e-4, atol=0)
+
+
 def test_autocorrelation_tells_white_noise_from_a_pattern():
     g = torch.Generator().manual_seed(0)
     white = torch.randn(32, 32, generator=g)

@@ -116,6 +116,11 @@ class MobileSynthesis(nn.Module):
         """How many layers there are up to the one of px pixels; the next style, 3 times this, is an early head's."""
         return sum(layer.size <= px for layer in self._layers())
 
+    def noise_scales(self) -> dict[str, float]:
+        """Noise inputs by name, each with its root mean square, which holds the strength of its layer's noise."""
+        stored = {name: b for name, b in self.named_buffers() if name.endswith("noise_const")}
+        return {name: float(b.square().mean().sqrt()) for name, b in stored.items() if not name.startswith("early.")}
+
     def _draw(self, ws: Tensor, residuals: Residuals, noise_mode: str, resolution: int) -> Tensor:
         changed = [self.feature_layers[name][1] for name in residuals if name in self.feature_layers]
         px = min(size for size in self.resolutions if size >= max([resolution, *changed]))

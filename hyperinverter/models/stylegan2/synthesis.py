@@ -288,6 +288,10 @@ class SynthesisNetwork(nn.Module):
         assert image is not None
         return image
 
+    def noise_scales(self) -> dict[str, float]:
+        """Noise inputs by name, each with its root mean square: 1, as a layer has a `noise_strength` beside it."""
+        return {name: 1.0 for name, _ in self.named_buffers() if name.endswith("noise_const")}
+
     @torch.no_grad()
     def prepare(self, weight_residuals: Residuals | None = None) -> Residuals:
         """What `forward` would compute from residuals again at every call, whatever the styles are.
