@@ -1,5 +1,6 @@
 """What `import hyperinverter` promises: nothing heavy at import, three lines from photo to picture, honest refusals."""
 
+import contextlib
 import copy
 import pickle
 import shutil
@@ -220,3 +221,36 @@ def test_a_photo_is_aligned_on_request(tiny_model: Path, tmp_path: Path, monkeyp
     model.domain = replace(model.domain, alignment="none")
     with pytest.raises(UserError, match="not of faces in the FFHQ crop"):
         model.invert(photo, align=True)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda model, one: model.edit("photo.jpg", smile=1), "expected an Inversion, got a str; write model.invert"),
+        (lambda model, one: model.render(one.images), "expected an Inversion, got a Tensor"),
+        (lambda model, one: model.prepare(None), "expected an Inversion, got None"),
+        (lambda model, one: model.invert(""), r"is empty; write a file or folder, or \."),
+        (lambda model, one: model.invert([]), "images is empty"),
+        (lambda model, one: model.invert(b"\xff\xd8"), "images is bytes"),
+        (
+            lambda model, one: model.invert(np.zeros((8, 8, 3), np.uint8)),
+            r"ndarray.*PIL's Image.fromarray\(array\)",
+        ),
+        (lambda model, one: one.save("codes.png"), r"ends in \.safetensors; got codes\.png"),
+        (lambda model, one: hyperinverter.save_image(one, "a.png"), "image is Inversion; .*of an Inversion its images"),
+        (lambda model, one: hyperinverter.save_image(np.zeros((8, 8, 3)), "a.png"), "image is ndarray; give a tensor"),
+        (lambda model, one: hyperinverter.save_image(torch.zeros(2, 3, 8, 8), "a.png"), r"of several write each alone"),
+    ],
+)
+def test_what_is_given_in_another_s_place_is_named(model: hyperinverter.HyperInverter, call, message: str, tmp_path):
+    """Not an AttributeError from within, nor, of an empty path, all images below the current folder."""
+    with contextlib.chdir(tmp_path), pytest.raises((ValueError, FileNotFoundError), match=message):
+        call(model, model.invert(torch.zeros(1, 3, 16, 16)))
+
+
+def test_numbers_of_numpy_are_numbers(model: hyperinverter.HyperInverter):
+    two = model.invert(torch.zeros(2, 3, 16, 16))
+    assert torch.equal(model.edit(two, smile=np.float32(2)).ws, model.edit(two, smile=2).ws)
+    assert two[np.int64(1)].ws.shape == two[1].ws.shape
+    with pytest.raises(TypeError, match="'str' object"):
+        two["photo"]

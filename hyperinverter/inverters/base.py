@@ -16,7 +16,7 @@ from tqdm import tqdm
 from hyperinverter.config.schema import PRECISIONS, DomainConfig, ProjectionConfig, RefineConfig
 from hyperinverter.inverters.edits import Edits
 from hyperinverter.inverters.hub import OnHub
-from hyperinverter.inverters.inversion import Inversion, with_offsets
+from hyperinverter.inverters.inversion import Inversion, check_inversion, with_offsets
 from hyperinverter.models.residuals import Residuals, dense
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.stylegan2.layers import check_reduced
@@ -329,6 +329,7 @@ class Inverter(Edits, OnHub, ABC):
         return inversion.residuals
 
     def _check(self, inversion: Inversion, allow_other_model: bool) -> None:
+        check_inversion(inversion)
         expected = (self.generator.num_ws, self.generator.w_dim)
         if tuple(inversion.ws.shape[1:]) != expected:
             raise UserError(

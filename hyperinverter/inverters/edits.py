@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -122,7 +123,9 @@ class Edits:
         """Directions, and how far to go along each in W; arguments and errors as of `edit` and `direction`."""
         result: list[tuple[Direction, float | Tensor]] = []
         for name, strength in strengths.items():
-            if isinstance(strength, bool) or not isinstance(strength, int | float | Tensor):
+            if isinstance(strength, Real) and not isinstance(strength, bool):
+                strength = float(strength)  # NumPy's numbers too
+            elif not isinstance(strength, Tensor):
                 raise ValueError(f"{name} is {strength!r}; write a number, or a tensor with one per photo")
             each = strength.flatten().tolist() if isinstance(strength, Tensor) else [strength]
             if fault := next(filter(None, map(strength_fault, each)), None):

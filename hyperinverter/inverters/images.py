@@ -52,9 +52,11 @@ def as_images(
         needed_px = size if isinstance(size, int) else max(size)
         source = open_source(images, resolution=None if align else needed_px)  # a face is a part of the photo
         return torch.cat([_taken_in(name, source.read(i), size, look, align) for i, name in enumerate(source.names)])
-    if isinstance(images, Sequence) and len(images) > 0:
+    if isinstance(images, Sequence) and len(images) > 0 and not isinstance(images, bytes):
         return torch.cat([as_images(image, size, look, align) for image in images])
-    raise ValueError(f"images is {type(images).__name__}; give a tensor [N, 3, H, W] in [-1, 1], PIL images or paths")
+    what = "is empty" if isinstance(images, list | tuple) else f"is {type(images).__name__}"
+    array = "; of an array write PIL's Image.fromarray(array)" if hasattr(images, "__array_interface__") else ""
+    raise ValueError(f"images {what}; give a tensor [N, 3, H, W] in [-1, 1], PIL images, paths, or a list{array}")
 
 
 def _taken_in(

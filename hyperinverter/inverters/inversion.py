@@ -7,6 +7,7 @@ Letters: N images, L styles, D token size; O, I, k output channels, input channe
 """
 
 import builtins
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -141,7 +142,8 @@ class Inversion:
 
     def __getitem__(self, index: int | slice) -> "Inversion":
         """Image `index` as an Inversion of one, or a slice of several."""
-        if isinstance(index, int):
+        if not isinstance(index, slice):
+            index = operator.index(index)  # NumPy's whole numbers too
             if not -len(self) <= index < len(self):
                 raise IndexError(f"image {index} of an Inversion of {len(self)}")
             index = slice(index % len(self), index % len(self) + 1)
@@ -275,7 +277,11 @@ class Inversion:
 
         w is stored once, [N, w_dim], when all styles are equal; tokens of one size are stacked, [N, layers, D]. A
         residual of features takes two bytes for each of its numbers, which are rounded.
+
+        Raises ValueError: the name has another suffix, by which no command would take the file for an Inversion.
         """
+        if (name := Path(path)).suffix != ".safetensors" or name.is_dir():
+            raise ValueError(f"an Inversion is a file whose name ends in .safetensors; got {name}")
         write_inversion(path, self)
 
     @classmethod
@@ -287,6 +293,13 @@ class Inversion:
             UserError: not a safetensors file, not an Inversion, or one with parts that do not belong together.
         """
         return read_inversion(path, cls)
+
+
+def check_inversion(value: object) -> None:
+    """Refuse what is no Inversion, such as a photo. Raises ValueError: says what was given."""
+    if not isinstance(value, Inversion):
+        what = f"a {type(value).__name__}" if value is not None else "None"
+        raise ValueError(f"expected an Inversion, got {what}; write model.invert(photos) and give what it returns")
 
 
 def _combined(values: list[Any], combine: Callable[..., Tensor]) -> Any:

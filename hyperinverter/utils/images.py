@@ -50,7 +50,8 @@ def to_pil(image: Tensor) -> Image.Image:
     if image.dim() == 4 and image.shape[0] == 1:
         image = image[0]
     if image.dim() != 3 or image.shape[0] != 3:
-        raise ValueError(f"expected one image [3, H, W], got shape {list(image.shape)}")
+        one = "; of several write each alone, images[0]" if image.dim() == 4 and image.shape[1] == 3 else ""
+        raise ValueError(f"expected one image [3, H, W], got shape {list(image.shape)}{one}")
     pixels = image if image.dtype == torch.uint8 else to_uint8(image)
     return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
 
@@ -77,6 +78,9 @@ def save_image(image: Tensor | Image.Image, path: str | Path, provenance: bool =
         provenance: a tensor's file says in its metadata that a network drew it; False leaves that out.
     """
     path = Path(path)
+    if not isinstance(image, Tensor | Image.Image):
+        of = "; of an Inversion its images" if hasattr(image, "images") else ""
+        raise ValueError(f"image is {type(image).__name__}; give a tensor [3, H, W] in [-1, 1] or a PIL image{of}")
     made = DRAWN if provenance and isinstance(image, Tensor) else None
     picture = to_pil(image) if isinstance(image, Tensor) else image
     write_picture(picture, path, made, format=_format_of(path), quality=95)

@@ -31,6 +31,8 @@ def check_given(data: Any) -> None:
 
 def expand(root: str) -> list[Path]:
     """The path itself, or what a pattern matches, sorted. Raises MissingDataError: nothing is there."""
+    if not root.strip():  # of an unset variable of the shell; pathlib takes it for the current folder
+        raise MissingDataError("the name of the images is empty; write a file or folder, or . for the current folder")
     path = expanded(root)
     if path.exists():
         return [path]
