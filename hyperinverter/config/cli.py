@@ -108,7 +108,9 @@ def _obey(command: Command, argv: Sequence[str], program: str | None) -> None:
         print(parser.format_help() + settings_help(command.schema, load_config(command.schema, options.config)))
         return
     if bad_options := [word for word in unknown if word.startswith("-")]:
-        raise UserError(f"no such option: {' '.join(bad_options)}; settings are written key=value or --key value")
+        there = next((word for word in bad_options if os.path.exists(word)), None)
+        path = f"; the file of that name is written ./{there}" if there and command.inputs else ""
+        raise UserError(f"no such option: {' '.join(bad_options)}; settings are written key=value or --key value{path}")
     settings = overrides([*options.words, *unknown], command.schema, command.inputs)
     config: Any = load_config(command.schema, options.config, settings)
     if (options.print_config or options.dry_run) and not _is_spoken_for():

@@ -162,7 +162,10 @@ class _Builder:
         for depth, name in enumerate(names):
             hints, here = get_type_hints(schema_class), ".".join(names[: depth + 1])
             if name not in hints:
-                self.faults.append(Fault(COMMAND_LINE, here, self._unknown_key(name, hints)))
+                message = self._unknown_key(name, hints)
+                if "edits" in hints and type(_parsed(raw)) in (int, float):  # as model.edit(inversion, smile=2)
+                    message += f"{'' if message.endswith('?') else '.'} An edit is written 'edits={{{name}: {raw}}}'"
+                self.faults.append(Fault(COMMAND_LINE, here, message))
                 return
             if not is_dataclass(hints[name]):
                 self._override_value(key, raw, hints[name], here, names[depth + 1 :])
@@ -171,14 +174,15 @@ class _Builder:
         if schema_class is DomainConfig:
             self.set_domain(key, raw, COMMAND_LINE, Path.cwd())
         else:
-            example = f"{key}.{fields(schema_class)[0].name}"
-            self.faults.append(Fault(COMMAND_LINE, key, f"is a section; set its keys, such as {example}={raw}"))
+            first = fields(schema_class)[0].name
+            fits = type(_parsed(raw)) in options(get_type_hints(schema_class)[first])
+            example = f"{key}.{first}={raw if fits else 'VALUE'}"
+            self.faults.append(Fault(COMMAND_LINE, key, f"is a section; set its keys, such as {example}"))
 
     def _override_value(self, key: str, raw: str, hint: Any, field_key: str, rest: list[str]) -> None:
         if rest:  # below a value: only an entry of a mapping of free names can be meant
             if get_origin(hint) is not dict:
-                message = f"has nothing below it; write {field_key}=VALUE"
-                self.faults.append(Fault(COMMAND_LINE, key, message))
+                self.faults.append(Fault(COMMAND_LINE, key, f"has nothing below it; write {field_key}=VALUE"))
                 return
             hint = get_args(hint)[1]
         try:
@@ -230,6 +234,8 @@ class _Builder:
             is_whole = isinstance(value, float) and value.is_integer()
             got = f"got {value!r}" + (f"; write {int(value)}" if is_whole and int in allowed else "")
             where = where_is(key)
+            if where == COMMAND_LINE and any(get_origin(one) is dict for one in allowed):
+                got += f"; write '{key}={{NAME: VALUE}}', with a space behind each colon"
             self.faults.append(Fault(where, key, f"expected {hint_text}, {got}"))
 
     def _unknown_key(self, name: str, hints: dict[str, Any]) -> str:
@@ -307,6 +313,14 @@ class _Builder:
         while key and key not in self.origin:
             key = key.rpartition(".")[0]
         return self.origin.get(key, "")
+
+
+def _parsed(raw: str) -> Any:
+    """What a value of the command line is; None where it cannot be read."""
+    try:
+        return parse_value(raw)
+    except ValueError:
+        return None
 
 
 def _wrong_quote(value: Any) -> str | None:

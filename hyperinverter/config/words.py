@@ -1,6 +1,8 @@
 """From the words of a command line to `key=value` settings: `--key value`, `--key=value`, `--flag`, photos by name."""
 
+import os
 from collections.abc import Sequence
+from dataclasses import is_dataclass
 from typing import Any, get_args, get_origin
 
 from hyperinverter.config.hints import hint_of
@@ -43,12 +45,23 @@ def as_settings(words: Sequence[str], schema_class: type) -> list[str]:
 
 
 def overrides(words: Sequence[str], schema_class: type, inputs: str | None) -> list[str]:
-    """The key=value words, and the others as one for the key `inputs`; `./a=b.png` is a path, `a=b.png` a setting."""
+    """The key=value words, and the others as one for the key `inputs`.
+
+    A file `a=b.png` that is there is a path, unless `a` is a key: then `./a=b.png` is.
+
+    Raises UserError: a key stands alone where only photos do, as in `photo.jpg align`.
+    """
     settings: list[str] = []
     paths: list[str] = []
     for word in words:
-        is_setting = word.partition("=")[0].replace(".", "_").isidentifier() and "=" in word
-        (settings if is_setting or inputs is None else paths).append(word)
+        key, equals, _ = word.partition("=")
+        is_setting = bool(equals) and key.replace(".", "_").isidentifier()
+        is_path = inputs is not None and hint_of(schema_class, key) is None and os.path.exists(word)
+        (settings if inputs is None or (is_setting and not is_path) else paths).append(word)
+    for path in paths if inputs == "data.root" else ():
+        hint = hint_of(schema_class, path)
+        if hint is not None and not is_dataclass(hint) and not os.path.exists(path):
+            raise UserError(f"{path} is a setting and needs a value: {path}={'true' if hint is bool else 'VALUE'}")
     if inputs and paths:
         quoted = ["'" + path.replace("'", "''") + "'" for path in paths]
         one = len(paths) == 1 and str in options(hint_of(schema_class, inputs))

@@ -85,6 +85,33 @@ def test_words_without_equals_are_the_inputs(monkeypatch: pytest.MonkeyPatch, tm
     assert run(**options, needs_images=False).data.root is None
 
 
+def test_a_file_whose_name_looks_like_a_setting_or_an_option(monkeypatch, tmp_path: Path, capsys):
+    options = {"schema_class": EditConfig, "config": "configs/edit/tiny.yaml", "inputs": "data.root"}
+    monkeypatch.chdir(tmp_path)
+    for name in ("me=you.jpg", "-me.jpg", "align"):
+        Path(name).touch()
+    assert run("me=you.jpg", "align", **options).data.root == ["me=you.jpg", "align"]
+    assert exit_code("you=me.jpg", **options) == 2 and "you: unknown key" in capsys.readouterr().err
+    assert exit_code("-me.jpg", **options) == 2 and "is written ./-me.jpg" in capsys.readouterr().err
+    Path("align").unlink()
+    assert exit_code("me=you.jpg", "align", **options) == 2 and "needs a value: align=true" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("smile=2", "did you mean compile? An edit is written 'edits={smile: 2}'"),
+        ("alin=true", "did you mean align?\n"),
+        ("edits={smile:2}", "write 'edits={NAME: VALUE}', with a space behind each colon"),
+        ("refine=true", "such as refine.steps=VALUE"),
+        ("refine=20", "such as refine.steps=20"),
+    ],
+)
+def test_what_is_typed_as_in_python_is_shown_as_a_setting(word: str, told: str, capsys: pytest.CaptureFixture[str]):
+    assert exit_code(word, schema_class=EditConfig, config="configs/edit/tiny.yaml") == 2
+    assert told in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "key", "value"),
     [

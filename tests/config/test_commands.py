@@ -79,6 +79,7 @@ def test_the_overview_lists_all_commands(capsys: pytest.CaptureFixture[str]):
     [
         (["invrt"], "no such command: invrt; did you mean invert?"),
         (["phase1"], "no such command: phase1; did you mean train phase1?"),
+        (["list"], "no such command: list; did you mean list-directions?"),
         (["train"], "which trainer? Write one of: train stylegan2, train phase1"),
         (["train", "phase9"], "no such command: train phase9; did you mean train phase3?"),
     ],
