@@ -108,10 +108,11 @@ def _steps(
     config: EditConfig | VideoConfig, inverter: Inverter, strengths: Mapping[str, float]
 ) -> list[tuple[Direction, float]]:
     """Directions, and γ of those strengths."""
-    try:
-        result = inverter.moves(strengths, config.strength_unit, config.domain.directions)
+    mine, settings = inverter.domain.name, config.domain.name
+    try:  # a model of another domain has directions of its own
+        files = config.domain.directions if mine == settings else None
+        result = inverter.moves(strengths, config.strength_unit, files)
     except FileNotFoundError as error:
-        mine, settings = inverter.domain.name, config.domain.name
         if mine == settings:
             raise
         raise FileNotFoundError(

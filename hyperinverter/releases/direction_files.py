@@ -1,13 +1,14 @@
 """Where the files of directions are looked for; without PyTorch, so that a wrong name is told before it is loaded."""
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 
 from hyperinverter.config.model_schema import VideoConfig
 from hyperinverter.config.schema import EditConfig
 from hyperinverter.pretrained.files import find_model_folder
 from hyperinverter.releases.catalog import VECTORS, catalog
-from hyperinverter.utils.checkout import command_of
+from hyperinverter.utils.checkout import REPOSITORY, command_of
 from hyperinverter.utils.text import expanded
 
 # of files that have a name in a model folder; a path may have any
@@ -31,8 +32,29 @@ def check_directions(config: EditConfig | VideoConfig) -> None:
     except FileNotFoundError:  # it is made where it is loaded, or its absence told
         return
     for name in config.edits or getattr(config, "directions", {}):
-        if not name.startswith(STYLE_MARK):
+        if name.startswith(STYLE_MARK):
+            continue
+        try:
             find_direction(name, folder, config.domain.directions)
+        except FileNotFoundError as error:
+            if config.model is None or not _of_some_domain(name, folder):
+                raise FileNotFoundError(f"{error}{_recipe(config, name, folder)}") from error
+
+
+def _of_some_domain(name: str, model_folder: Path) -> bool:
+    """Whether a domain names a direction that the folder has; the model may be of that one, as its files will say."""
+    from hyperinverter.config.load import list_domains
+
+    return any(name in directions_of_domain(known, model_folder) for known in list_domains())
+
+
+def _recipe(config: EditConfig | VideoConfig, name: str, model_folder: Path) -> str:
+    """For a refusal: the settings with directions of that model, where `name` is none that was misspelt."""
+    file = f"configs/edit/{model_folder.name}.yaml"
+    is_misspelt = get_close_matches(name, available_directions(model_folder), cutoff=0.7)  # smlie; no spire is a smile
+    if config.edits or is_misspelt or not (REPOSITORY / file).is_file():
+        return ""
+    return f"; --config {file} has those of this model"
 
 
 def available_directions(model_folder: str | Path | None) -> list[str]:
