@@ -124,8 +124,6 @@ COMMANDS: dict[str, Script | None] = {  # None: not ours, see test_make_and_shel
     "python scripts/train_encoder.py --config configs/encoder/faces64.yaml method=e4e data.root=my_photos": Script(
         "--dry-run"
     ),
-    "python scripts/train_encoder.py --config configs/encoder/faces64.yaml method=psp data.root=my_photos "
-    "output=outputs/psp_w w_loss_weight=1 loss_weights={} schedule.max_steps=300": Script("--dry-run"),
     "python scripts/evaluate.py data.root=my_photos 'methods=[w_encoder,e4e,hyperinverter]' "
     "domain.weights.e4e=outputs/e4e_faces64/model/e4e.safetensors": Script("--dry-run"),
     "python scripts/benchmark.py": Script("--dry-run"),  # measured on the tiny domain in tests/reports

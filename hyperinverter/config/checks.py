@@ -219,9 +219,7 @@ def _train_encoder(c: TrainEncoderConfig) -> Iterator[Problem]:
     yield from choice(c, "trunk_from", TRUNKS_FROM)
     yield from at_least(c, 1, "n_iters head_width progressive_every")
     yield from at_least(c, 0, "progressive_start")
-    yield from not_negative(c, "w_loss_weight w_norm_weight delta_weight")
-    if c.method == "hyperstyle" and c.w_loss_weight > 0:
-        yield Problem(("method", "w_loss_weight"), "HyperStyle has Phase I's codes already; leave w_loss_weight out")
+    yield from not_negative(c, "w_norm_weight delta_weight")
     if c.n_iters > names.MOST_ITERATIONS:
         yield Problem(("n_iters",), f"must be {names.MOST_ITERATIONS} or less, got {c.n_iters}")
 

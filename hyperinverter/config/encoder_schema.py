@@ -46,8 +46,6 @@ class TrainEncoderConfig(PhaseConfig):
     trunk_from: str = "w_encoder"
     trunk: EncoderConfig = field(default_factory=EncoderConfig)  # only with trunk_from=own
     head_width: int | None = None  # psp, e4e, restyle: channels in the head of each style; None: w_dim, as published
-    # psp, e4e, restyle: of the mean squared distance of the codes to Phase I's w; loss_weights={} leaves that alone
-    w_loss_weight: float = 0.0
     w_norm_weight: float = 0.0  # psp, restyle: of the distance of the codes to w_avg; published: 0 for inversion
     progressive_start: int = 20_000  # e4e: style 0 alone learns till this step
     progressive_every: int = 2_000  # e4e: from then on the difference of one more style joins every so many steps

@@ -14,7 +14,7 @@ import torch
 from hyperinverter.config.encoder_schema import TrainEncoderConfig
 from hyperinverter.config.schema import FROM_E1, EncoderConfig
 from hyperinverter.data import check_training_data, open_training_data
-from hyperinverter.losses import TotalLoss
+from hyperinverter.losses import TotalLoss, build_losses
 from hyperinverter.models.backbones import Trunk
 from hyperinverter.models.encoders import WEncoder
 from hyperinverter.models.hyperstyle import HyperStyle, HyperStyleConfig
@@ -40,7 +40,6 @@ from hyperinverter.training.loop import Trainee, fit
 from hyperinverter.training.optim import build_optimizer
 from hyperinverter.training.resume import Parts, find_state
 from hyperinverter.training.start import (
-    image_losses,
     load_discriminator_of_losses,
     load_trunk,
     photo_resolution,
@@ -98,13 +97,11 @@ def train(config: TrainEncoderConfig) -> dict[str, float]:
     start = start_encoder(config, generator)
     frozen = {"generator": hash_of(generator), **start.frozen}
     discriminator, used = load_discriminator_of_losses(config, frozen)
-    phase1 = load_phase1(config, generator, device)
-    if phase1 is not None:
-        used["w_encoder"] = hash_of(phase1)
     own = [*SIZES, *(["trunk"] if config.trunk_from == "own" else [])]
-    networks = ["generator", *(["w_encoder"] if "w_encoder" in used else []), *({config.trunk_from} - {"own"})]
+    networks = ["generator", *(["w_encoder"] if start.frozen else []), *({config.trunk_from} - {"own"})]
     resumed = find_state(config, trainer="encoder", networks=networks, frozen=used, settings=own)
-    losses = image_losses(config, discriminator, device)
+    losses = build_losses(config.loss_weights, discriminator=discriminator, loss_resolution=domain.loss_resolution)
+    losses = losses.to(device).eval()
     size = drawing_resolution(config, generator, losses)
     photo_px = min(domain.resolution, max(photo_resolution(size, domain), trunk_of(config).input_size))
     data = open_training_data(config.data, domain, config.seed, generator, device, photo_px)
@@ -118,7 +115,7 @@ def train(config: TrainEncoderConfig) -> dict[str, float]:
     if adversary is not None:
         parts |= adversary.parts()
         rates[adversary.optimizer] = adversary.config.optimizer
-    objective = build_objective(config, start, losses, size, adversary, phase1)
+    objective = build_objective(config, start, losses, size, adversary)
     folder = Path(config.output) / "model"
     trainee = Trainee(
         trainer="encoder",
@@ -139,21 +136,13 @@ def train(config: TrainEncoderConfig) -> dict[str, float]:
     return fit(config, trainee, resumed, data, device)
 
 
-def drawing_resolution(config: TrainEncoderConfig, generator: Generator, losses: TotalLoss | None) -> int:
+def drawing_resolution(config: TrainEncoderConfig, generator: Generator, losses: TotalLoss) -> int:
     """Side in px at which images are drawn: large enough for the losses, and for the trunk where it sees them."""
     size = training_resolution(generator, config.domain, losses)
     if config.method not in ("restyle", "hyperstyle"):
         return size
     seen = min(generator.resolution, trunk_of(config).input_size)
     return max(size, min(px for px in generator.synthesis.resolutions if px >= seen))
-
-
-def load_phase1(config: TrainEncoderConfig, generator: Generator, device: torch.device) -> WEncoder | None:
-    """E1, frozen, where codes are compared with its w."""
-    if not config.w_loss_weight:
-        return None
-    path = obtain_weights(config.domain, "w_encoder")
-    return load_w_encoder(path, generator, config.domain).to(device).requires_grad_(False)
 
 
 def uses_e4e(config: TrainEncoderConfig) -> bool:
@@ -167,14 +156,8 @@ def build_adversary(config: TrainEncoderConfig, generator: Generator, device: to
 
 
 def build_objective(
-    config: TrainEncoderConfig,
-    start: EncoderStart,
-    losses: TotalLoss | None,
-    px: int,
-    adversary: LatentAdversary | None,
-    phase1: WEncoder | None = None,
+    config: TrainEncoderConfig, start: EncoderStart, losses: TotalLoss, px: int, adversary: LatentAdversary | None
 ) -> Objective:
-    """`phase1`: E1, for the distance of the codes to its w."""
     device = next(start.trained.parameters()).device
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
     n_iters = start.model.config.n_iters or 1
@@ -182,8 +165,8 @@ def build_objective(
         return HyperStyleObjective(config, losses, px, autocast, n_iters, start.model)
     average = start.model.average_image() if isinstance(start.model, ReStyleModel) else None
     if uses_e4e(config):
-        return E4eObjective(config, losses, px, autocast, n_iters, start.model, average, phase1, adversary)
-    return WPlusObjective(config, losses, px, autocast, n_iters, start.model, average, phase1)
+        return E4eObjective(config, losses, px, autocast, n_iters, start.model, average, adversary)
+    return WPlusObjective(config, losses, px, autocast, n_iters, start.model, average)
 
 
 def start_encoder(config: TrainEncoderConfig, generator: Generator) -> EncoderStart:

@@ -17,14 +17,13 @@ from torch import Tensor
 
 from hyperinverter.config.encoder_schema import TrainEncoderConfig
 from hyperinverter.losses import TotalLoss
-from hyperinverter.models.encoders import WEncoder
 from hyperinverter.models.hyperstyle import HyperStyle
 from hyperinverter.models.wplus import Encoder4Editing, ReStyleModel, WPlusModel
 from hyperinverter.models.wplus.model import pooled, prepared
 from hyperinverter.training.latent_adversary import LatentAdversary
 from hyperinverter.training.optim import split_microbatches, step_over_parts
 
-CHOOSES = ("w_norm", "w")  # terms that choose the best step too; e4e's own would favour a stage with few differences
+CHOOSES = ("w_norm",)  # terms that choose the best step too; e4e's own would favour a stage with few differences
 
 
 @dataclass
@@ -32,13 +31,13 @@ class Objective(ABC):
     """One method's steps and losses.
 
     Attributes:
-        losses: of images; None where only codes are compared, so that an image is drawn only where a step sees it.
+        losses: of images.
         px: side at which images are drawn for them.
         n_iters: steps that an image goes through.
     """
 
     config: TrainEncoderConfig
-    losses: TotalLoss | None
+    losses: TotalLoss
     px: int
     autocast: torch.autocast
     n_iters: int
@@ -49,17 +48,14 @@ class Objective(ABC):
         return []
 
     @abstractmethod
-    def outputs(self, images: Tensor, draws: bool = True) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Photos [N,3,R,R] -> after every step, codes [N, L, w_dim] and what is drawn [N,3,px,px], with gradients.
-
-        `draws=False`: None in the place of the images.
-        """
+    def outputs(self, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Photos [N,3,R,R] -> after every step, codes [N, L, w_dim] and what is drawn [N,3,px,px], with gradients."""
 
     def begin(self, step: int) -> None:  # noqa: B027 (most have nothing to do)
         """Before a step of the trainer; `step` updates are done."""
 
-    def terms(self, ws: Tensor, images: Tensor) -> dict[str, tuple[float, Tensor]]:
-        """Beyond the image losses, of codes and photos: name -> weight and value []."""
+    def terms(self, ws: Tensor) -> dict[str, tuple[float, Tensor]]:
+        """Beyond the image losses: name -> weight and value []."""
         return {}
 
     def after(self, step: int) -> dict[str, Tensor | None]:
@@ -85,15 +81,13 @@ class Objective(ABC):
     @torch.no_grad()
     def draw(self, images: Tensor) -> list[Tensor]:
         """Reconstructions [N,3,px,px] after the first and, where there are several, the last step."""
-        drawn = [image for _, image in self.outputs(images) if image is not None]
+        drawn = [image for _, image in self.outputs(images)]
         return drawn[:1] + drawn[1:][-1:]
 
     def _losses(self, images: Tensor, is_training: bool = True) -> Iterator[dict[str, Tensor]]:
-        for ws, image in self.outputs(images, draws=self.losses is not None):
-            total, parts = ws.new_zeros(()), dict[str, Tensor]()
-            if self.losses is not None and image is not None:
-                total, parts = self.losses(image, images)
-            for name, (weight, value) in self.terms(ws, images).items():
+        for ws, image in self.outputs(images):
+            total, parts = self.losses(image, images)
+            for name, (weight, value) in self.terms(ws).items():
                 total = total + weight * value if is_training or name in CHOOSES else total
                 parts[name] = value.detach()
             yield {"loss": total, **parts}
@@ -103,42 +97,29 @@ class Objective(ABC):
 class WPlusObjective(Objective):
     """pSp: distance of the codes to the average one. One step, or ReStyle's.
 
-    Attributes:
-        average_image: what ReStyle's first step sees beside the photo, [3, H, W].
-        phase1: E1, for the distance to its w.
+    `average_image`: what ReStyle's first step sees beside the photo, [3, H, W].
     """
 
     network: WPlusModel
     average_image: Tensor | None = None
-    phase1: WEncoder | None = None
 
-    def outputs(self, images: Tensor, draws: bool = True) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def outputs(self, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         network, x = self.network, self.network.prepare(images)
         drawn = x if self.average_image is None else self.average_image.expand(len(x), -1, -1, -1)
         ws: Tensor | None = None
-        for number in range(self.n_iters):
+        for _ in range(self.n_iters):
             with self.autocast:
                 if isinstance(network, ReStyleModel):
                     ws = network.step(x, drawn, ws).float()
                 else:
                     ws = network.around_average(network.encoder(x).float())
-                image = network.render(ws, self.px).float() if draws else None
+                image = network.render(ws, self.px).float()
             yield ws, image
-            ws = ws.detach()
-            if number + 1 < self.n_iters:
-                if image is None:
-                    with torch.no_grad(), self.autocast:
-                        image = network.render(ws, self.px).float()
-                drawn = pooled(image.detach(), network.encoder.input_shape)
+            ws, drawn = ws.detach(), pooled(image.detach(), network.encoder.input_shape)
 
-    def terms(self, ws: Tensor, images: Tensor) -> dict[str, tuple[float, Tensor]]:
+    def terms(self, ws: Tensor) -> dict[str, tuple[float, Tensor]]:
         weight, average = self.config.w_norm_weight, self.network.latent_avg
-        terms = {"w_norm": (weight, w_norm(ws, average))} if weight and average is not None else {}
-        if self.phase1 is not None:
-            with torch.no_grad(), self.autocast:
-                w = self.phase1(images).float() + self.network.latent_avg
-            terms["w"] = (self.config.w_loss_weight, (ws - w[:, None]).square().mean())
-        return terms
+        return {"w_norm": (weight, w_norm(ws, average))} if weight and average is not None else {}
 
 
 @dataclass
@@ -174,9 +155,9 @@ class E4eObjective(WPlusObjective):
         cast(Encoder4Editing, self.network.encoder).progressive_stage = self.stage
         self.codes.clear()
 
-    def terms(self, ws: Tensor, images: Tensor) -> dict[str, tuple[float, Tensor]]:
+    def terms(self, ws: Tensor) -> dict[str, tuple[float, Tensor]]:
         own = ws[:, : self.stage + 1]  # the others are copies of w
-        terms = super().terms(ws, images) | {"delta": (self.config.delta_weight, delta_norm(own))}
+        terms = super().terms(ws) | {"delta": (self.config.delta_weight, delta_norm(own))}
         if self.adversary is not None:
             if torch.is_grad_enabled():
                 self.codes.append(own.detach())
@@ -193,7 +174,7 @@ class HyperStyleObjective(Objective):
 
     network: HyperStyle
 
-    def outputs(self, images: Tensor, draws: bool = True) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def outputs(self, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         network, shape = self.network, self.network.hypernet.input_shape
         x = prepared(images, shape)
         deltas: dict[str, Tensor] = {}

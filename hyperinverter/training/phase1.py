@@ -16,9 +16,9 @@ from torch import Tensor
 from hyperinverter.config.schema import Phase1Config
 from hyperinverter.data import Batches, check_training_data, open_training_data
 from hyperinverter.data.generated import GeneratedSource
-from hyperinverter.losses import TotalLoss
+from hyperinverter.losses import TotalLoss, build_losses
 from hyperinverter.models.encoders import WEncoder
-from hyperinverter.models.stylegan2 import Generator
+from hyperinverter.models.stylegan2 import Discriminator, Generator
 from hyperinverter.ops.batch_norm import synchronised
 from hyperinverter.pretrained.files import command_for
 from hyperinverter.pretrained.load import hash_of, load_generator
@@ -31,7 +31,6 @@ from hyperinverter.training.optim import build_optimizer, split_microbatches, st
 from hyperinverter.training.progress import Progress
 from hyperinverter.training.resume import find_state
 from hyperinverter.training.start import (
-    image_losses,
     load_discriminator_of_losses,
     photo_resolution,
     start_w_encoder,
@@ -93,6 +92,15 @@ def microbatches(images: Tensor, codes: Tensor | None, count: int) -> list[tuple
     """The parts of a batch with the codes of their images, where these are known."""
     parts: Sequence[Tensor | None] = [None] * count if codes is None else split_microbatches(codes, count)
     return list(zip(split_microbatches(images, count), parts, strict=True))
+
+
+def image_losses(config: Phase1Config, discriminator: Discriminator | None, device: torch.device) -> TotalLoss | None:
+    """The losses that compare images; None where the distance of codes is the only one."""
+    if config.w_loss_weight and not any(config.loss_weights.values()):
+        return None
+    size = config.domain.loss_resolution
+    losses = build_losses(config.loss_weights, discriminator=discriminator, loss_resolution=size)
+    return losses.to(device).eval()
 
 
 @in_all_processes

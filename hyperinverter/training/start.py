@@ -12,11 +12,10 @@ import torch
 from torch import nn
 
 from hyperinverter.checkpoint import ModelFile, read_model
-from hyperinverter.config.encoder_schema import TrainEncoderConfig
-from hyperinverter.config.schema import FROM_E1, DomainConfig, Phase1Config, Phase2Config, PhaseConfig
+from hyperinverter.config.schema import FROM_E1, DomainConfig, Phase2Config, PhaseConfig
 from hyperinverter.data import Batches
 from hyperinverter.extractors.framing import look_at_some
-from hyperinverter.losses import TotalLoss, build_losses
+from hyperinverter.losses import TotalLoss
 from hyperinverter.models.backbones import Trunk
 from hyperinverter.models.build import build_feature_residual, build_hyperinverter, build_w_encoder
 from hyperinverter.models.encoders import WEncoder
@@ -63,17 +62,6 @@ def start_w_encoder(domain: DomainConfig, generator: Generator, init_from: str |
     if domain.w_encoder.init is None:
         return w_encoder, "E1 starts from random weights"
     return w_encoder, f"E1's trunk starts from {load_trunk(w_encoder, domain.w_encoder.init, 'domain.w_encoder')}"
-
-
-def image_losses(
-    config: Phase1Config | TrainEncoderConfig, discriminator: Discriminator | None, device: torch.device
-) -> TotalLoss | None:
-    """The losses that compare images; None where the distance of codes is the only one."""
-    if config.w_loss_weight and not any(config.loss_weights.values()):
-        return None
-    size = config.domain.loss_resolution
-    losses = build_losses(config.loss_weights, discriminator=discriminator, loss_resolution=size)
-    return losses.to(device).eval()
 
 
 def training_resolution(

@@ -10,14 +10,13 @@ from torch.nn.functional import softplus
 
 import hyperinverter
 from hyperinverter.checkpoint import load_training_state, read_model
-from hyperinverter.config.checks import problems
 from hyperinverter.config.encoder_schema import LatentDiscriminatorConfig
 from hyperinverter.config.schema import OptimizerConfig
-from hyperinverter.pretrained.load import load_generator, load_w_encoder
+from hyperinverter.losses import build_losses
+from hyperinverter.pretrained.load import load_generator
 from hyperinverter.training import encoder
 from hyperinverter.training.encoder import start_encoder
 from hyperinverter.training.latent_adversary import CodePool
-from hyperinverter.training.start import image_losses
 from hyperinverter.utils.errors import UserError
 
 from .conftest import ENCODERS, stats
@@ -64,9 +63,8 @@ def parts(make_config, tiny_model):
         for parameter in start.trained.parameters():  # heads that begin at zero would hide a wrong sum
             parameter.data += 0.02 * torch.randn_like(parameter)
         adversary = encoder.build_adversary(config, generator, torch.device("cpu"))
-        losses = image_losses(config, None, torch.device("cpu"))
-        phase1 = encoder.load_phase1(config, generator, torch.device("cpu"))
-        objective = encoder.build_objective(config, start, losses, 16, adversary, phase1)
+        losses = build_losses(config.loss_weights, loss_resolution=16)
+        objective = encoder.build_objective(config, start, losses, 16, adversary)
         images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
         return objective, start, generator, images
 
@@ -117,30 +115,6 @@ def test_restyle_corrects_the_codes_by_what_it_drew_and_each_step_has_its_own_gr
     assert [float(measured[name]) for name in ("loss_1", "loss_2", "loss")] == pytest.approx(
         [losses[0].item(), losses[1].item(), losses[1].item()], rel=1e-4
     )
-
-
-@pytest.mark.parametrize("name", ["psp", "e4e", "restyle"])
-def test_codes_can_learn_phase_1s_w_alone_before_images_are_compared(name, parts, tiny_model, tiny_domain):
-    objective, start, generator, images = parts(name, loss_weights={}, w_loss_weight=2.0, w_norm_weight=0.0)
-    assert objective.losses is None
-    e1 = load_w_encoder(tiny_model, generator, tiny_domain)
-    with torch.no_grad():
-        wanted = e1(images) + generator.mapping.w_avg
-    start.trained.eval()
-    with torch.no_grad():
-        measured = objective.measure(images, [])
-        (codes,) = [ws for ws, image in objective.outputs(images, draws=False)][-1:]
-    torch.testing.assert_close(measured["w"], (codes - wanted[:, None]).square().mean())
-    assert float(measured["loss"]) == pytest.approx(2 * float(measured["w"]))
-    start.trained.train()
-    steps = overfit(objective, start, images, steps=30)
-    assert steps[-1]["w"] < 0.5 * steps[0]["w"]
-    assert len(objective.draw(images)) == (2 if name == "restyle" else 1)  # pictures are drawn all the same
-
-
-def test_hyperstyle_has_phase_1s_w_already(make_config):
-    (problem,) = problems(make_config("hyperstyle", w_loss_weight=1.0))
-    assert "w_loss_weight" in problem.keys and "leave w_loss_weight out" in problem.message
 
 
 def test_e4e_adds_one_difference_after_another(parts):
