@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from hyperinverter.config.schema import InvertConfig, RefineConfig
-from hyperinverter.editing.inputs import check_inputs
+from hyperinverter.editing.inputs import check_inputs, input_roots
 from hyperinverter.editing.latents import is_latents
 from hyperinverter.inverters import INVERTERS, check_methods
 from hyperinverter.utils.errors import UserError
@@ -60,8 +60,9 @@ def by_every_method(config: C, command: str, act: Callable[[C, Sheets], dict[str
     """
     if not config.methods:
         return act(config, {})
-    roots = [config.data.root] if isinstance(config.data.root, str) else config.data.root or []
-    saved = [root for root in roots if (path := expanded(root)).suffix == ".safetensors" or is_latents(path)]
+    saved = [
+        root for root in input_roots(config) if (path := expanded(root)).suffix == ".safetensors" or is_latents(path)
+    ]
     if saved:
         raise UserError(
             f"{', '.join(saved)}: a saved Inversion or code is of one method; give photos, or leave methods out"

@@ -62,8 +62,12 @@ def _edit(config: EditConfig, written: Sheets) -> dict:
     inputs = Inputs(config, inverter)
     for photo in inputs:
         folder = inside(output, photo.label)
+        for change in changes:
+            stems = [named[change.name] + change.stem(place) for place in change.places]
+            for path in (output / f"sheet_{named[change.name]}.png", *(folder / f"{stem}.png" for stem in stems)):
+                spare_inputs(path, inputs.places)
         unedited = inverter.render(photo.inversion)[0].cpu()  # what GANSpace's strength 0 is not
-        files = _save_photo(photo, unedited, folder)
+        files = _save_photo(photo, unedited, folder, inputs)
         if len(captions) < SHEET_ROWS:
             captions.append(photo.label)
         prepared = inverter.prepare(photo.inversion)  # so that each of its edits costs one synthesis
@@ -202,7 +206,8 @@ def _interpolate(config: InterpolateConfig, written: Sheets) -> dict:
         reasons = "".join(f"; skipped {name}: {reason}" for name, reason in inputs.skipped.items())
         raise UserError(f"interpolation needs two images or more (or saved Inversions), got {len(photos)}{reasons}")
     for photo in photos:
-        _save_photo(photo, inverter.render(photo.inversion)[0].cpu(), inside(output, photo.label))
+        spare_inputs(output / "strip.png", inputs.places)
+        _save_photo(photo, inverter.render(photo.inversion)[0].cpu(), inside(output, photo.label), inputs)
     pairs = list(pairwise([*photos, photos[0]] if config.circle else photos))
     kinds = {"codes_and_weights": True, "codes_only": False}
     if not any(photo.inversion.has_weights for photo in photos):
@@ -261,8 +266,10 @@ def _described(direction: Direction, gammas: Sequence[float]) -> dict:
     return {"generator": direction.generator_hash or None, **units, **direction.info}
 
 
-def _save_photo(photo: Photo, reconstruction: Tensor, folder: Path) -> dict[str, str]:
+def _save_photo(photo: Photo, reconstruction: Tensor, folder: Path, inputs: Inputs) -> dict[str, str]:
     """Input, reconstruction and Inversion of one photo; label -> file relative to the output folder."""
+    for name in ("input.png", "reconstruction.png"):
+        spare_inputs(folder / name, inputs.places)
     files = {}
     if photo.image is not None:
         files["input"] = _relative(save_image(photo.image, folder / "input.png", provenance=False), folder.parent)

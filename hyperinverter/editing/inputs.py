@@ -1,5 +1,6 @@
 """What edit, invert and interpolate are given: photos (files, folders, zips; aligned on request), saved Inversions."""
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -20,14 +21,15 @@ from hyperinverter.extractors import align
 from hyperinverter.extractors.face_finder import face_finder
 from hyperinverter.extractors.framing import Framing
 from hyperinverter.inverters import Inversion, Inverter
-from hyperinverter.utils.decode import BadImageError, to_tensor
-from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.decode import IMAGE_SUFFIXES, BadImageError, to_tensor
+from hyperinverter.utils.errors import DAMAGED, UserError
 from hyperinverter.utils.images import from_uint8
 from hyperinverter.utils.output_names import OutputNames
 from hyperinverter.utils.paths import check_given
-from hyperinverter.utils.text import expanded
+from hyperinverter.utils.text import counted, expanded
 from hyperinverter.utils.waiting import doing
 
+UNPASTED = "is saved without its whole photo, so nothing is pasted back: give the photo itself for that"
 CODES_NOTE = "codes are taken to be of this generator; of another one they give a wrong picture"
 
 
@@ -81,7 +83,7 @@ def check_inputs(config: InvertConfig) -> None:
         FileNotFoundError: a named file is not there.
     """
     check_given(config.data)
-    for root in _roots(config):
+    for root in input_roots(config):
         path = expanded(root)
         if is_latents(path):
             continue
@@ -91,9 +93,32 @@ def check_inputs(config: InvertConfig) -> None:
             check_images(root)
 
 
-def _roots(config: InvertConfig) -> list[str]:
+def input_roots(config: InvertConfig) -> list[str]:
+    """What was named, and of a folder of saved Inversions these."""
+    return [each for root in _named(config) for each in saved_in(expanded(root)) or [root]]
+
+
+def _named(config: InvertConfig) -> list[str]:
     root = config.data.root
     return [root] if isinstance(root, str) else list(root or [])
+
+
+def saved_in(folder: Path) -> list[str]:
+    """Files of the Inversions in a folder that `invert` wrote, if all its pictures are `invert`'s too; else none.
+
+    Its pictures are reconstructions and the sheet: as photos they would be inverted a second time, sheet and all.
+    """
+    record = folder / "invert.json"
+    try:
+        if not record.is_file():
+            return []
+        names = [Path(image["inversion"]).name for image in json.loads(record.read_text("utf-8"))["images"]]
+    except (*DAMAGED, OSError):  # of several methods, or not ours
+        return []
+    own = {"sheet.png", *(f"{Path(name).stem}.png" for name in names)}
+    pictures = {file.name for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES}
+    there = [str(folder / name) for name in names if name.endswith(".safetensors") and (folder / name).is_file()]
+    return there if pictures <= own and len(there) == len(names) else []
 
 
 class Inputs:
@@ -149,7 +174,12 @@ class Inputs:
 
     def _sources(self) -> list[tuple[str, ImageSource | None]]:
         """Every root with its images; None for saved Inversions and codes."""
-        roots = _roots(self.config)
+        roots = input_roots(self.config)
+        for root in _named(self.config):
+            if saved := saved_in(expanded(root)):
+                tqdm.write(
+                    f"note: {root}: {counted(len(saved), 'Inversion')} that invert saved there, not its pictures"
+                )
         check_inputs(self.config)
         self._latents = {
             root: read_latents(path, self.inverter) for root in roots if is_latents(path := expanded(root))
@@ -193,6 +223,9 @@ class Inputs:
                     yield name, one, None
                 continue
             if source is None:
+                if left <= 0:
+                    return
+                left -= 1
                 yield root, Inversion.load(expanded(root)), None
                 continue
             for index in range(len(source)):
@@ -255,5 +288,8 @@ class Inputs:
                 yield Photo(label, each.source, each.image, one, each.whole, each.quad, each.face)
 
     def _saved(self, source: str, inversion: Inversion) -> Iterator[Photo]:
+        if getattr(self.config, "paste_back", False):
+            is_told = UNPASTED in self.face_notes.values()
+            self._note(source, UNPASTED, None if is_told else f"{source}: {UNPASTED}")
         for one in inversion:
             yield Photo(self._labels.label(source), source, None, one)

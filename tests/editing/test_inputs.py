@@ -1,5 +1,6 @@
 """What edit and invert take beside photos: saved Inversions, and models of another domain than the settings'."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -7,9 +8,10 @@ from test_editing_commands import config, model, photos  # noqa: F401 (fixtures)
 
 from hyperinverter.config.load import load_config
 from hyperinverter.config.schema import EditConfig
-from hyperinverter.editing.commands import edit_images
+from hyperinverter.editing.commands import edit_images, interpolate_images, invert_images
 from hyperinverter.inverters import load
 from hyperinverter.releases.direction_files import check_directions
+from hyperinverter.utils.errors import UserError
 
 
 def test_a_model_of_another_domain_brings_its_own_directions(config, photos, model, tmp_path, monkeypatch):  # noqa: F811
@@ -35,3 +37,31 @@ def test_settings_of_another_domain_name_the_file_that_fits():
     with pytest.raises(FileNotFoundError) as info:
         check_directions(load_config(EditConfig, path, ["directions=[smlie]"]))
     assert "--config" not in str(info.value), "that one is misspelt"
+
+
+def test_a_folder_that_invert_wrote_stands_for_its_inversions(config, photos, tmp_path, capsys):  # noqa: F811
+    """Its reconstructions were inverted again, and its sheet with them."""
+    invert_images(config(photos))
+    saved = (tmp_path / "out").rename(tmp_path / "saved")
+    result = edit_images(config(saved))
+    files = [str(saved / f"{name}.safetensors") for name in ("a", "b", "sub_a")]
+    assert [each["source"] for each in result["images"]] == files
+    with pytest.raises(UserError, match=r"a\.safetensors.* is of one method"):
+        edit_images(config(saved, methods=["w_encoder", "hyperinverter"]))
+    assert "3 Inversions that invert saved there" in capsys.readouterr().out
+    one = edit_images(config(saved, data={"max_images": 1}, align=True, paste_back=True))
+    assert len(one["images"]) == 1 and "nothing is pasted back" in next(iter(one["face_notes"].values()))
+    shutil.copy(photos / "b.png", saved / "new.png")
+    assert len(edit_images(config(saved))["images"]) == 5, "with a photo among them it is a folder of pictures"
+
+
+def test_no_command_writes_over_a_photo_it_was_given(config, photos, tmp_path):  # noqa: F811
+    """edit replaced input/input.png by its crop where output was the folder around it."""
+    for name in ("input/input.png", "smile_+2/smile_+2.png", "sheet_smile.png", "strip.png"):
+        photo = tmp_path / "out" / name
+        photo.parent.mkdir(parents=True, exist_ok=True)
+        before = shutil.copy(photos / "a.png", photo).read_bytes()
+        command = interpolate_images if name == "strip.png" else edit_images
+        with pytest.raises(UserError, match="is one of the images to work on"):
+            command(config(photo, photos / "b.png"))
+        assert photo.read_bytes() == before
