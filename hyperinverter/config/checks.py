@@ -29,6 +29,7 @@ from hyperinverter.config.rules import (
     choice,
     every,
     fits_methods,
+    idle_refinement,
     known,
     not_empty,
     not_negative,
@@ -269,6 +270,7 @@ def _method(c: s.MethodConfig) -> Iterator[Problem]:
         yield from power_of_two(c, "resolution", 8)
     yield from choice(c, "precision", s.PRECISIONS)
     yield from at_least(c, 1, "batch_size")
+    yield from idle_refinement(c)
 
 
 def _invert(c: s.InvertConfig) -> Iterator[Problem]:

@@ -175,9 +175,8 @@ class _Builder:
             self.set_domain(key, raw, COMMAND_LINE, Path.cwd())
         else:
             first = fields(schema_class)[0].name
-            fits = type(_parsed(raw)) in options(get_type_hints(schema_class)[first])
-            example = f"{key}.{first}={raw if fits else 'VALUE'}"
-            self.faults.append(Fault(COMMAND_LINE, key, f"is a section; set its keys, such as {example}"))
+            value = raw if type(_parsed(raw)) in options(get_type_hints(schema_class)[first]) else "VALUE"
+            self.faults.append(Fault(COMMAND_LINE, key, f"is a section; set its keys, such as {key}.{first}={value}"))
 
     def _override_value(self, key: str, raw: str, hint: Any, field_key: str, rest: list[str]) -> None:
         if rest:  # below a value: only an entry of a mapping of free names can be meant
@@ -281,8 +280,9 @@ class _Builder:
             raise ConfigError([*self.faults, Fault(where, key, str(error).splitlines()[0])]) from error
         faulty = {fault.key for fault in self.faults}
         for problem in checks.problems(config):
+            is_kept = problem.if_typed and self._origin_of(problem.keys[0]) != COMMAND_LINE  # for later, in a file
             # a value that could not be read still has its default; what that contradicts is not the user's doing
-            if not any(self._is_left_over(key, faulty) for key in problem.keys):
+            if not is_kept and not any(self._is_left_over(key, faulty) for key in problem.keys):
                 where = next(filter(None, map(self._origin_of, problem.keys)), "")
                 self.faults.append(Fault(where, problem.keys[0], problem.message))
         if self.faults:

@@ -14,6 +14,7 @@ from hyperinverter.config.rules import (
     choice,
     file_names,
     fits_methods,
+    idle_refinement,
     known,
     not_empty,
     not_negative,
@@ -61,6 +62,7 @@ def _evaluate(c: schema.EvaluateConfig) -> Iterator[Problem]:
         yield from power_of_two(c, "resolution", 8)
     yield from at_least(c, 1, "batch_size time_batch_size time_repeats")
     yield from at_least(c, 2, "kid_subset_size")
+    yield from idle_refinement(c)
     yield from at_least(c, 0, "sheet_rows")
 
 

@@ -6,7 +6,7 @@ Each takes the section and the names of keys, and gives a problem for every valu
 import math
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Union, get_args, get_origin
 
 from hyperinverter.config.faults import unknown_name
@@ -15,10 +15,16 @@ from hyperinverter.config.names import MOST_STRENGTH, OPTIMISING_METHODS, REFINE
 
 @dataclass(frozen=True)
 class Problem:
-    """`keys`: the key at fault first, then those it disagrees with."""
+    """A value that does not fit.
+
+    Attributes:
+        keys: the key at fault first, then those it disagrees with.
+        if_typed: it counts only where the first key stands on the command line: a file may hold settings for later.
+    """
 
     keys: tuple[str, ...]
     message: str
+    if_typed: bool = False
 
 
 def options(hint: Any) -> tuple[Any, ...]:
@@ -33,11 +39,20 @@ def problems_by(checks: Checks, config: Any, prefix: str = "") -> Iterator[Probl
     """Every problem of a config dataclass and of the sections inside it, with full dotted keys."""
     for cls in reversed(type(config).__mro__):
         for problem in checks.get(cls, lambda _: ())(config):
-            yield Problem(tuple(prefix + key for key in problem.keys), problem.message)
+            yield replace(problem, keys=tuple(prefix + key for key in problem.keys))
     for item in fields(config):
         section = getattr(config, item.name)
         if is_dataclass(section):
             yield from problems_by(checks, section, f"{prefix}{item.name}.")
+
+
+def idle_refinement(c: Any) -> Iterator[Problem]:
+    """Settings of `refine` that do nothing, as there are no steps."""
+    if c.refine.steps == 0:
+        for item in fields(c.refine):
+            if getattr(c.refine, item.name) != item.default:
+                message = "does nothing without steps; write refine.steps=20 too, or leave it out"
+                yield Problem((f"refine.{item.name}", "refine.steps"), message, if_typed=True)
 
 
 def at_least(section: Any, bound: int, keys: str) -> Iterator[Problem]:

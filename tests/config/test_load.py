@@ -8,7 +8,7 @@ import pytest
 from hyperinverter.config.faults import ConfigError
 from hyperinverter.config.load import load_config, load_domain, to_yaml
 from hyperinverter.config.model_schema import AppConfig, ExportConfig
-from hyperinverter.config.report_schema import DemoConfig
+from hyperinverter.config.report_schema import DemoConfig, ReproduceConfig
 from hyperinverter.config.schema import (
     DataConfig,
     DomainConfig,
@@ -279,7 +279,7 @@ def test_values_of_training(overrides: str, expected: str):
         (EvaluateConfig, "projection.steps=0", "projection.steps: must be 1 or more"),
         (EvaluateConfig, "methods=[]", "methods: must not be empty"),
         (EditConfig, "strengths=[.nan]", "strengths: must lie between"),
-        (EditConfig, "refine.learning_rate=.nan", "refine.learning_rate: must be 0 or more and finite, got nan"),
+        (ReproduceConfig, "refine.learning_rate=.nan", "refine.learning_rate: must be 0 or more and finite, got nan"),
         (InterpolateConfig, "steps=1", "steps: must be 2 or more"),
         (DemoConfig, "adversarial_steps=201", r"adversarial_steps \(201\) must not be above phase2_steps \(200\)"),
         (DemoConfig, "validation_images=1024", r"validation_images \(1024\) must be below training_images \(1024\)"),

@@ -7,7 +7,14 @@ import torch
 
 from hyperinverter.config.faults import ConfigError
 from hyperinverter.config.load import load_config
-from hyperinverter.config.schema import DataConfig, EvaluateConfig, RefineConfig, WeightsConfig
+from hyperinverter.config.schema import (
+    DataConfig,
+    EditConfig,
+    EvaluateConfig,
+    InvertConfig,
+    RefineConfig,
+    WeightsConfig,
+)
 from hyperinverter.evaluation.reconstruction import evaluate
 from hyperinverter.inverters import Inversion, load
 from hyperinverter.inverters.perceptual import Perceptual
@@ -214,11 +221,20 @@ def test_a_refined_file_is_read_and_drawn_as_any_other(tiny_model, images, tmp_p
 
 def test_w_alone_may_move_as_the_page_says():
     """refine.learning_rate=0 was refused on the command line."""
-    assert load_config(EvaluateConfig, None, ["refine.learning_rate=0"]).refine.learning_rate == 0
+    assert load_config(EvaluateConfig, None, ["refine.steps=1", "refine.learning_rate=0"]).refine.learning_rate == 0
     with pytest.raises(ConfigError, match=r"refine\.edit_consistency"):
         load_config(EvaluateConfig, None, ["refine.edit_consistency=-1"])
     with pytest.raises(ConfigError, match=r"refine\.early"):
         load_config(EvaluateConfig, None, ["refine.early=1.5"])
+
+
+@pytest.mark.parametrize("schema", [EvaluateConfig, EditConfig, InvertConfig])
+def test_a_setting_of_no_steps_is_refused_where_it_is_typed_and_kept_in_a_file(schema, tmp_path):
+    with pytest.raises(ConfigError, match=r"command line: refine\.early: does nothing without steps; write refine"):
+        load_config(schema, None, ["refine.early=0.5"])
+    (tmp_path / "own.yaml").write_text("refine: { early: 0.5 }\n")
+    assert load_config(schema, tmp_path / "own.yaml", ["refine.steps=0"]).refine.early == 0.5
+    assert load_config(schema, tmp_path / "own.yaml", ["refine.steps=3", "refine.identity=0"]).refine.steps == 3
 
 
 @pytest.mark.parametrize(("method", "rates"), [("hyperinverter", (TOKEN_RATE, 0)), ("w_encoder", (SCALE_RATE, 0.02))])
