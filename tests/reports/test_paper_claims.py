@@ -60,6 +60,17 @@ def test_edits_are_held_against_phase_one_and_against_w_plus():
     assert verdicts(results, 4) == [FAILS, HOLDS, OPEN], "pti edits in W and is no W+ method"
 
 
+def test_an_encoder_that_saw_few_images_is_not_held_against_ours():
+    results = {"table1": table1(0.5)}
+    rows = results["table1"]["rows"]
+    rows["w_encoder"] = {"title": "Phase I", "trained": {"w_encoder": {"images": 48_000}}}
+    rows["psp"]["trained"] = {"psp": {"images": 12_000}}
+    assert verdicts(results, 0)[1:] == [HOLDS, HOLDS, NOT_YET]
+    rows["psp"]["trained"] = {"psp": {"images": 11_999}}
+    assert verdicts(results, 0)[1:] == [NOT_YET, NOT_YET]
+    assert "psp saw 11,999 images in its training, Phase I 48,000" in claims_section({"faces64": results})
+
+
 def test_ablations_keep_their_verdicts():
     told = ("holds", "does not hold", "open: the interval holds 1")
     statements = [{"statement": word, "ratio": 1.1, "interval_95": [1, 1.2], "verdict": word} for word in told]
@@ -69,7 +80,7 @@ def test_ablations_keep_their_verdicts():
 def test_what_was_not_measured_is_said():
     assert all(found == [Finding(NOT_YET)] for found in claims_of({}).values())
     text = claims_section({"faces64": {"table1": table1(0.5)}, "empty": {"photos": {}}})
-    assert "| claim | faces64 |" in text and "e4e, no weights yet" in text and "**not measured** |" in text
+    assert "| faces64 | e4e, no weights yet | not measured |" in text
     assert claims_section({"empty": {"photos": {}}}) == ""
 
 

@@ -2,7 +2,8 @@
 
 A claim of better or worse holds where the 95 % interval of the ratio over photos, drawn of both methods together, lies
 on its side of 1; of effects that are not paired, where the intervals do not meet. A method that optimises in fewer
-steps than published is not held against ours: the paper claims nothing of it.
+steps than published is not held against ours, nor an encoder that saw far fewer images than Phase I: the paper claims
+nothing of them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ HOLDS, FAILS, OPEN, NOT_YET = "holds", "does not hold", "open", "not measured"
 ENCODERS = (PHASE_1, "psp", "e4e", "restyle", "hyperstyle")
 DISTANCES = ("l2", "lpips")
 IN_W_PLUS = ("psp", "e4e", "restyle", "sg2_plus")
+FEW = 1 / 4  # of the images that Phase I saw are too few
 NEARLY = 2 / 3  # of Phase I's effect is "nearly as far": the paper's Table 2 keeps 0.63 to 0.91 of it
 
 
@@ -36,7 +38,7 @@ def claims_of(results: Results) -> dict[str, list[Finding]]:
 
 
 def claims_section(domains: dict[str, Results]) -> str:
-    """The head of the page: each claim in a sentence, and the numbers behind it, claims down and domains across."""
+    """The head of the page: each claim in a sentence, and folded away the numbers behind it, one line each."""
     measured = {
         domain: results
         for domain, results in domains.items()
@@ -49,13 +51,20 @@ def claims_section(domains: dict[str, Results]) -> str:
     for statement in STATEMENTS:
         told = [f"{domain} {words}" for domain, claims in found.items() if (words := _in_words(claims[statement]))]
         sentences.append(f"- {statement[0].upper()}{statement[1:]}: {'; '.join(told) or f'**{NOT_YET}**'}.")
-    rows = [[statement, *(_cell(found[domain][statement]) for domain in measured)] for statement in STATEMENTS]
+    rows = [
+        [statement, domain, one.numbers, one.verdict]
+        for statement in STATEMENTS
+        for domain, claims in found.items()
+        for one in claims[statement]
+        if one.numbers
+    ]
     return "\n\n".join([
         "What the paper claims, and what of it holds here:",
         "\n".join(sentences),
-        "The numbers behind it, made from the measurements below (ratios are both phases' value over the other's, with "
-        "95 % intervals over photos):",
-        table(["claim", *measured], rows),
+        "<details><summary>The numbers behind it</summary>",
+        "Ratios are both phases' value over the other's, with 95 % intervals over photos, from the measurements below.",
+        table(["claim", "domain", "measured", "verdict"], rows),
+        "</details>",
     ])  # fmt: skip
 
 
@@ -82,17 +91,6 @@ def _in_words(findings: Sequence[Finding]) -> str:
     if {*measured} != {HOLDS}:
         extent = f" in {measured.count(HOLDS)} of {len(measured)} comparisons"
     return f"**{HOLDS}**{extent}" + (f" ({'. '.join(parts)})" if parts else "")
-
-
-def _cell(findings: Sequence[Finding]) -> str:
-    """Alike verdicts together, the word first."""
-    parts = []
-    for verdict in (HOLDS, FAILS, OPEN, NOT_YET):
-        alike = [one for one in findings if one.verdict == verdict]
-        if alike:
-            text = "; ".join(filter(None, (one.numbers for one in alike)))
-            parts.append(f"**{verdict}**" + (f": {text}" if text else ""))
-    return ". ".join(parts)
 
 
 def _beats_encoders(results: Results) -> Iterator[Finding]:
@@ -125,14 +123,23 @@ def _against(results: Results, name: str, smaller: bool) -> Iterator[Finding]:
 
 
 def _shortened(results: Results, name: str) -> str:
-    """Of a method that optimises in fewer steps than published: how many."""
-    row = results.get("table1", {}).get("rows", {}).get(name, {})
+    """Of a method that optimises in fewer steps than published, or of an encoder that saw few images: how many."""
+    rows = results.get("table1", {}).get("rows", {})
+    row = rows.get(name, {})
+    saw, phase_1_saw = (_images(rows.get(encoder, {}), encoder) for encoder in (name, PHASE_1))
+    if saw and phase_1_saw and saw < FEW * phase_1_saw:
+        return f"{row['title']} saw {saw:,} images in its training, Phase I {phase_1_saw:,} in the last run of its own"
     steps = {key: row.get("settings", {}).get(key) for key in ("steps", "tuning_steps")}
     usual = {key: getattr(INVERTERS[name], key) for key, value in steps.items() if value is not None}
     if all(steps[key] >= usual[key] for key in usual):
         return ""
     told = " and ".join(f"{steps[key]} of {number}" for key, number in usual.items())
     return f"{row['title']} was measured with {told} steps"
+
+
+def _images(row: dict[str, Any], name: str) -> int | None:
+    """That an encoder saw in its last training run."""
+    return row.get("trained", {}).get(name, {}).get("images")
 
 
 def _pti(results: Results) -> Iterator[Finding]:
