@@ -19,7 +19,7 @@ from typing import Any, NoReturn, get_type_hints
 
 from hyperinverter.config.faults import ConfigError
 from hyperinverter.config.hints import meanings, short_type
-from hyperinverter.config.load import list_domains, load_config, to_yaml
+from hyperinverter.config.load import list_configs, list_domains, load_config, to_yaml
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.config.words import as_settings, overrides
 from hyperinverter.config.yaml_text import dump_yaml
@@ -48,7 +48,7 @@ class Command:
 
     Attributes:
         action: "package.module:function", called with the config; imported only when it runs.
-        config: the YAML file used without --config; None takes the schema's defaults.
+        config: the YAML file used without --config and a domain's name of those beside it; None: the schema's defaults.
         inputs: the key that collects words without `=`, such as "data.root"; None: every word is key=value.
         inputs_help: what those words are; `inputs_name` stands for one of them in --help.
         plan: "package.module:function", called with the config by --dry-run; gives the text to print.
@@ -104,15 +104,16 @@ def _obey(command: Command, argv: Sequence[str], program: str | None) -> None:
     words = as_settings(argv, command.schema)
     parser = _parser(command, program)
     options, unknown = parser.parse_known_intermixed_args(words)
+    file = _config_file(command, options.config, [*options.words, *unknown])
     if options.help:
-        print(parser.format_help() + settings_help(command.schema, load_config(command.schema, options.config)))
+        print(parser.format_help() + settings_help(command.schema, load_config(command.schema, file)))
         return
     if bad_options := [word for word in unknown if word.startswith("-")]:
         there = next((word for word in bad_options if os.path.exists(word)), None)
         path = f"; the file of that name is written ./{there}" if there and command.inputs else ""
         raise UserError(f"no such option: {' '.join(bad_options)}; settings are written key=value or --key value{path}")
     settings = overrides([*options.words, *unknown], command.schema, command.inputs)
-    config: Any = load_config(command.schema, options.config, settings)
+    config: Any = load_config(command.schema, file, settings)
     if (options.print_config or options.dry_run) and not _is_spoken_for():
         print(to_yaml(config), end="")
     if options.dry_run and not _is_spoken_for():
@@ -129,6 +130,15 @@ def _obey(command: Command, argv: Sequence[str], program: str | None) -> None:
                 from hyperinverter.utils.provenance import stated
             with stated(getattr(config, "provenance", True)):
                 _checked_for_processes(act)(config)
+
+
+def _config_file(command: Command, given: str | None, words: Sequence[str]) -> str | Path | None:
+    """The file of --config; without it that of the domain named in `words`, if there is one, else the default one."""
+    if given is not None or not command.config:
+        return given
+    own = list_configs(Path(command.config).parent)
+    domain = next((word.partition("=")[2] for word in reversed(words) if word.startswith("domain=")), "")
+    return own[domain] if domain in own and domain in list_domains() else command.config
 
 
 @contextlib.contextmanager
@@ -159,9 +169,12 @@ def _parser(command: Command, program: str | None) -> argparse.ArgumentParser:
     words = "KEY=VALUE, --KEY=VALUE or --KEY VALUE changes one setting"
     if command.inputs:
         words += f"; words without = are {command.inputs_help} ({command.inputs})"
-    default = "(default: %(default)s)" if command.config else "(default: none)"
+    config = "YAML file (default: none)"
+    if command.config:
+        folder = Path(command.config).parent.as_posix()
+        config = f"YAML file (default: NAME.yaml of domain=NAME in {folder}, else {command.config})"
     parser.add_argument("words", nargs="*", metavar=f"{name}|KEY=VALUE" if name else "KEY=VALUE", help=words)
-    parser.add_argument("--config", metavar="FILE", default=command.config, help=f"YAML file {default}")
+    parser.add_argument("--config", metavar="FILE", help=config)
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and the plan, do nothing")
     parser.add_argument("--print-config", action="store_true", help="print the resolved config only, at once")
     parser.add_argument("--traceback", action="store_true", help="show where in the code an error arose")

@@ -70,13 +70,14 @@ def to_yaml(config: Any) -> str:
     return dump_yaml(asdict(config))
 
 
+def list_configs(folder: str | Path) -> dict[str, Path]:
+    """Name -> file of every config in `folder`, of the repository and of the current folder, which comes before it."""
+    return {file.stem: file for root in reversed(_roots()) for file in sorted((root / folder).glob("*.yaml"))}
+
+
 def list_domains() -> dict[str, Path]:
-    """Name -> file of every domain in `configs/domains` of the current folder and of the repository."""
-    result: dict[str, Path] = {}
-    for root in _roots():
-        for file in sorted((root / "configs/domains").glob("*.yaml")):
-            result.setdefault(file.stem, file)
-    return result
+    """Name -> file of every domain, as `list_configs`."""
+    return list_configs("configs/domains")
 
 
 def _roots() -> list[Path]:
@@ -260,9 +261,8 @@ class _Builder:
                 return (root / wanted).resolve()
         parents = {(root / wanted).parent for root in roots}
         present = sorted({file.name for parent in parents if os.path.isdir(parent) for file in parent.glob("*.yaml")})
-        message = "no such file" + (
-            f" (looked in {', '.join(map(str, dict.fromkeys(roots)))})" if not wanted.is_absolute() else ""
-        )
+        looked = "" if wanted.is_absolute() else f" (looked in {', '.join(map(str, dict.fromkeys(roots)))})"
+        message = f"no such file{looked}"
         if present:
             message += f"; there are {', '.join(present)}"
         self.faults.append(Fault(where or str(path), key, f"{str(path)[:200]}: {message}" if where else message))

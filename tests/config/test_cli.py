@@ -73,6 +73,34 @@ def test_settings_anywhere_between_options():
     assert (config.seed, config.output, config.domain.name) == (3, "a=b", "tiny")
 
 
+@pytest.mark.parametrize(
+    ("words", "domain", "output"),
+    [
+        (["domain=ffhq"], "ffhq", "outputs/phase1_ffhq"),
+        (["--domain", "ffhq"], "ffhq", "outputs/phase1_ffhq"),
+        (["domain=ffhq", "domain=church"], "church", "outputs/phase1_church"),
+        (["--config", "here.yaml", "domain=ffhq"], "ffhq", "of/here"),
+        (["domain=configs/domains/ffhq.yaml"], "ffhq", "runs/mine"),
+        (["domain=otters"], "otters", "runs/mine"),
+        (["--config", "here.yaml"], "tiny", "of/here"),
+    ],
+)
+def test_a_domain_brings_its_config(
+    words: list[str], domain: str, output: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """domain=ffhq kept the settings of the default config; a path and an own domain without a config still do."""
+    monkeypatch.chdir(tmp_path)
+    for file, text in {
+        "configs/phase1/mine.yaml": "domain: tiny\noutput: runs/mine\n",
+        "configs/domains/otters.yaml": (ROOT / "configs/domains/tiny.yaml").read_text().replace("tiny", "otters"),
+        "here.yaml": "domain: tiny\noutput: of/here\n",
+    }.items():
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).write_text(text)
+    config = run(*words, "schedule.batch_size=3", config="configs/phase1/mine.yaml")
+    assert (config.domain.name, config.output, config.schedule.batch_size) == (domain, output, 3)
+
+
 def test_words_without_equals_are_the_inputs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     options = {"schema_class": EditConfig, "config": "configs/edit/tiny.yaml", "inputs": "data.root"}
     monkeypatch.chdir(tmp_path)

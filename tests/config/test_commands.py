@@ -59,8 +59,8 @@ def test_help_lists_every_key_with_type_and_default(name: str, capsys: pytest.Ca
         assert f"\n  output (text) = {load_config(schema_class, COMMANDS[name].config).output}\n" in shown
 
 
-def test_help_shows_the_values_of_the_named_config(capsys: pytest.CaptureFixture[str]):
-    main(["train", "phase1", "--help", "--config", "configs/phase1/tiny.yaml"])
+def test_help_shows_the_values_of_the_named_domain(capsys: pytest.CaptureFixture[str]):
+    main(["train", "phase1", "--help", "domain=tiny"])
     shown = capsys.readouterr().out
     assert "  output (text) = outputs/phase1_tiny\n" in shown
     assert "  loss_weights (name: number) = {l2: 1.0" in shown and "some of l2, lpips, identity" in shown
