@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, get_type_hints
 
-from hyperinverter.config.faults import ConfigError
+from hyperinverter.config.faults import ConfigError, unknown_name
 from hyperinverter.config.hints import meanings, short_type
 from hyperinverter.config.load import list_configs, list_domains, load_config, to_yaml
 from hyperinverter.config.schema import DomainConfig
@@ -133,12 +133,23 @@ def _obey(command: Command, argv: Sequence[str], program: str | None) -> None:
 
 
 def _config_file(command: Command, given: str | None, words: Sequence[str]) -> str | Path | None:
-    """The file of --config; without it that of the domain named in `words`, if there is one, else the default one."""
-    if given is not None or not command.config:
+    """The config's file: that of --config, a path or the name of one of the command's own; without --config that of the
+    domain named in `words`, where there is one, else the default one.
+
+    Raises UserError: no config has that name.
+    """
+    own = list_configs(Path(command.config).parent) if command.config else {}
+    if given is None:
+        domain = next((word.partition("=")[2] for word in reversed(words) if word.startswith("domain=")), "")
+        return own[domain] if domain in own and domain in list_domains() else command.config
+    if os.path.isfile(given):
         return given
-    own = list_configs(Path(command.config).parent)
-    domain = next((word.partition("=")[2] for word in reversed(words) if word.startswith("domain=")), "")
-    return own[domain] if domain in own and domain in list_domains() else command.config
+    path, name = given if Path(given).suffix else f"{given}.yaml", given.removesuffix(".yaml")
+    if not own or Path(name).name != name or (name not in own and os.path.isfile(path)):
+        return path
+    if name not in own:
+        raise UserError(f"--config: {unknown_name('config', name, own)}; or give the path of a YAML file")
+    return own[name]
 
 
 @contextlib.contextmanager
@@ -172,7 +183,7 @@ def _parser(command: Command, program: str | None) -> argparse.ArgumentParser:
     config = "YAML file (default: none)"
     if command.config:
         folder = Path(command.config).parent.as_posix()
-        config = f"YAML file (default: NAME.yaml of domain=NAME in {folder}, else {command.config})"
+        config = f"YAML file, or the name of one in {folder} (default: that of domain=NAME, else {command.config})"
     parser.add_argument("words", nargs="*", metavar=f"{name}|KEY=VALUE" if name else "KEY=VALUE", help=words)
     parser.add_argument("--config", metavar="FILE", help=config)
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and the plan, do nothing")

@@ -82,10 +82,14 @@ def test_settings_anywhere_between_options():
         (["--config", "here.yaml", "domain=ffhq"], "ffhq", "of/here"),
         (["domain=configs/domains/ffhq.yaml"], "ffhq", "runs/mine"),
         (["domain=otters"], "otters", "runs/mine"),
+        (["--config", "church"], "church", "outputs/phase1_church"),
+        (["--config=church.yaml"], "church", "outputs/phase1_church"),
+        (["--config", "configs/phase1/church"], "church", "outputs/phase1_church"),
         (["--config", "here.yaml"], "tiny", "of/here"),
+        (["--config", "here"], "tiny", "of/here"),
     ],
 )
-def test_a_domain_brings_its_config(
+def test_a_domain_brings_its_config_and_configs_have_names(
     words: list[str], domain: str, output: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     """domain=ffhq kept the settings of the default config; a path and an own domain without a config still do."""
@@ -99,6 +103,14 @@ def test_a_domain_brings_its_config(
         Path(file).write_text(text)
     config = run(*words, "schedule.batch_size=3", config="configs/phase1/mine.yaml")
     assert (config.domain.name, config.output, config.schedule.batch_size) == (domain, output, 3)
+
+
+def test_a_config_that_is_not_there_names_those_that_are(capsys: pytest.CaptureFixture[str]):
+    assert exit_code("--config", "fhq") == 2
+    told = capsys.readouterr().err
+    assert "--config: no such config 'fhq'; did you mean ffhq? Known: church, churches64, faces64, ffhq, " in told
+    assert exit_code("--config", "configs/phase1/nowhere") == 2
+    assert "configs/phase1/nowhere.yaml: no such file" in capsys.readouterr().err
 
 
 def test_words_without_equals_are_the_inputs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
