@@ -23,6 +23,7 @@ from hyperinverter.utils.provenance import DRAWN, said
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont  # the second where Pillow lacks FreeType
 LARGEST_BYTES = 1_000_000  # of a PNG that a page shows as it is
 WIDEST_PX = 1600  # of the sheets that it does not, which may be twice as high
+BEYOND = 8.0  # what a network draws may leave [-1, 1], never so far; of 0..255 only what is almost black stays below
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".gif": "GIF", ".bmp": "BMP"}
 
 
@@ -76,11 +77,18 @@ def save_image(image: Tensor | Image.Image, path: str | Path, provenance: bool =
     Args:
         image: a tensor ([3, H, W] in [-1, 1], or uint8), which is taken to be what a network drew, or Pillow.
         provenance: a tensor's file says in its metadata that a network drew it; False leaves that out.
+    Raises ValueError: it is no image, or lies in 0..255 as floats; the suffix is of no format written here.
     """
     path = Path(path)
     if not isinstance(image, Tensor | Image.Image):
         of = "; of an Inversion its images" if hasattr(image, "images") else ""
         raise ValueError(f"image is {type(image).__name__}; give a tensor [3, H, W] in [-1, 1] or a PIL image{of}")
+    if isinstance(image, Tensor) and image.is_floating_point() and image.numel():
+        low, high = image.aminmax()
+        if low >= 0 and high > BEYOND:
+            raise ValueError(
+                f"image lies in [{low:.3g}, {high:.3g}]; expected [-1, 1]: divide by 127.5 and subtract 1, or use uint8"
+            )
     made = DRAWN if provenance and isinstance(image, Tensor) else None
     picture = to_pil(image) if isinstance(image, Tensor) else image
     write_picture(picture, path, made, format=_format_of(path), quality=95)

@@ -43,6 +43,16 @@ def test_saved_image_loads_back(tmp_path):
         to_pil(torch.zeros(2, 3, 4, 4))
 
 
+def test_floats_in_0_to_255_are_refused_and_what_a_network_draws_is_not(tmp_path):
+    """They came out white, without a word; `invert` refuses them."""
+    drawn = torch.linspace(-1.8, 1.8, 48).reshape(3, 4, 4)
+    with pytest.raises(ValueError, match=r"lies in \[0, 255\]; expected \[-1, 1\]: divide by 127.5"):
+        save_image((drawn + 1.8) / 3.6 * 255, tmp_path / "a.png")
+    assert not list(tmp_path.iterdir())
+    for image in (drawn, drawn * 10, (drawn + 1.8) / 3.6, drawn.gt(0).to(torch.uint8) * 255):
+        save_image(image, tmp_path / "a.png")
+
+
 def test_failed_write_leaves_the_old_file(tmp_path):
     path = save_image(torch.zeros(3, 4, 4), tmp_path / "a.png")
     before = path.read_bytes()
