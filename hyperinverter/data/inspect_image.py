@@ -1,6 +1,7 @@
 """inspect-image: what pictures and films say of their origin."""
 
 import io
+import shlex
 from pathlib import Path
 
 from PIL import Image
@@ -43,8 +44,10 @@ def dry_run(config: InspectConfig) -> str:
 def inspect_image(path: Path) -> tuple[str, Origin]:
     """Format and size in words, and what the file says of its origin.
 
-    Raises FileNotFoundError: no such file. UserError: it is neither picture nor film.
+    Raises FileNotFoundError: no such file. UserError: it is a folder, or neither picture nor film.
     """
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name the pictures and films in it, as in {shlex.quote(str(path))}/*")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:

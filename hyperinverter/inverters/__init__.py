@@ -94,7 +94,7 @@ def load(
         resolution: side of the images that are taken and drawn, in px; None: the generator's. See `Inverter.draw_at`.
         refine: steps on each photo's tokens (hyperinverter) or w (w_encoder), or all settings of that.
     Raises:
-        ValueError: unknown method or precision, or refine with another method.
+        ValueError: no source, unknown method or precision, or refine with another method.
         FileNotFoundError: unknown model, or one of its files is missing; lists where it looked and what to run, of a
             released model which file to put where.
         UserError: the files do not belong together, are damaged, or the device is not there; a download failed.

@@ -63,11 +63,21 @@ def available_models() -> dict[str, Path]:
     return result
 
 
+def check_named(source: object) -> None:
+    """Refuse what names no model, such as None, or the text of an unset variable. Raises ValueError: says what does."""
+    if not isinstance(source, str | os.PathLike) or not str(source).strip():
+        names = ", ".join(available_models()) or "none here"
+        raise ValueError(f"the model is {source!r}; give its name ({names}) or the path of its folder")
+
+
 def find_model_folder(name_or_path: str | Path) -> Path:
     """The folder of a model given by path, or by name in the search folders.
 
-    Raises FileNotFoundError: neither; lists the folders searched and the models found there.
+    Raises:
+        FileNotFoundError: neither; lists the folders searched and the models found there.
+        ValueError: it is no text or path, or empty.
     """
+    check_named(name_or_path)
     text = str(name_or_path)
     path = expanded(name_or_path)
     is_plain_name = len(path.parts) == 1 and text not in (".", "..")
@@ -119,6 +129,7 @@ def find_network_file(filename: str) -> Path | None:
 
 def part_file(source: str | Path, part: str, domain_name: str | None = None) -> Path:
     """`source` is the .safetensors file itself, or a model folder (name or path) that holds `part`.safetensors."""
+    check_named(source)
     path = expanded(source)
     if path.suffix == ".safetensors":
         if path.is_file():

@@ -194,6 +194,13 @@ def test_a_photo_that_is_not_there_is_named_before_anything_is_imported(capsys: 
     assert "root: nowhere.jpg" in capsys.readouterr().out
 
 
+def test_a_last_word_that_is_not_there_may_be_meant_for_the_output(capsys: pytest.CaptureFixture[str]):
+    options = {"schema_class": EditConfig, "config": "configs/edit/faces64.yaml", "inputs": "data.root"}
+    hint = "; a folder to write into is given as output=FOLDER\n"
+    assert exit_code(str(ROOT), "out.zip", **options) == 2 and capsys.readouterr().err.endswith(hint)
+    assert exit_code("nowhere.jpg", str(ROOT), **options) == 2 and "output=" not in capsys.readouterr().err
+
+
 def test_print_config_is_yaml_that_loads(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     assert run("--print-config", "seed=5") is None
     (tmp_path / "shown.yaml").write_text(capsys.readouterr().out)

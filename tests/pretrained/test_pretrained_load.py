@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import hyperinverter
 from hyperinverter import inverters
 from hyperinverter.checkpoint import read_model, save_model
 from hyperinverter.config.schema import GeneratorConfig, WeightsConfig
@@ -63,6 +64,15 @@ def test_an_unknown_name_lists_models_and_folders(tiny_model, tmp_path, monkeypa
     assert all(text in str(error.value) for text in told)
     with pytest.raises(FileNotFoundError, match="give the model folder"):
         find_model_folder(tiny_model / "generator.safetensors")
+
+
+@pytest.mark.parametrize("source", [None, "", " ", ["faces64"]])
+def test_what_names_no_model_is_refused_with_what_does(source):
+    """None ended in a TypeError of pathlib, and "" was the current folder."""
+    with pytest.raises(ValueError, match=r"the model is .*; give its name \(.*faces64.*\) or the path of its folder"):
+        hyperinverter.load(source, "w_encoder")
+    with pytest.raises(ValueError, match=r"the model is .*; give its name"):
+        find_model_folder(source)
 
 
 def test_network_files_are_found_at_top_level_and_in_nets(tmp_path, monkeypatch):

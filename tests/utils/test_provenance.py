@@ -127,6 +127,11 @@ def test_what_cannot_be_read_is_refused_in_one_line(name: str, content: bytes, t
         inspect_image(tmp_path / "nothing.png")
 
 
+def test_of_a_folder_its_files_are_to_be_named(tmp_path: Path):
+    with pytest.raises(UserError, match=r"is a folder; name the pictures and films in it, as in \S+/\*$"):
+        inspect_image(tmp_path)
+
+
 def test_a_file_that_cannot_be_read_does_not_hide_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "text.jpg").write_text("a text")
     hyperinverter.save_image(GREY, tmp_path / "x.png")
