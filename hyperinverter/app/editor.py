@@ -28,10 +28,11 @@ from hyperinverter.extractors import align
 from hyperinverter.extractors.framing import Framing
 from hyperinverter.inverters import Inversion, Inverter, load
 from hyperinverter.utils.checkout import REPOSITORY, command_of
-from hyperinverter.utils.decode import decode_image, to_tensor
+from hyperinverter.utils.decode import decode_image
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import from_uint8, to_pil
 from hyperinverter.utils.provenance import COMPOSITE, DRAWN, said
+from hyperinverter.utils.resize import to_tensor
 from hyperinverter.utils.text import printable
 
 REACH = 4.0  # standard deviations that a slider goes to either side

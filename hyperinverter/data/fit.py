@@ -1,11 +1,11 @@
-"""Which images the resize policy of `utils.decode` had to crop or enlarge: a warning first, a list at the end."""
+"""Which images the resize policy of `utils.resize` had to crop or enlarge: a warning first, a list at the end."""
 
 import logging
 from collections.abc import Sequence
 
 import numpy as np
 
-from hyperinverter.utils.decode import centre_crop
+from hyperinverter.utils.resize import centre_crop
 from hyperinverter.utils.text import counted
 
 logger = logging.getLogger(__name__)

@@ -21,11 +21,12 @@ from hyperinverter.extractors import align
 from hyperinverter.extractors.face_finder import face_finder
 from hyperinverter.extractors.framing import Framing
 from hyperinverter.inverters import Inversion, Inverter
-from hyperinverter.utils.decode import IMAGE_SUFFIXES, BadImageError, to_tensor
+from hyperinverter.utils.decode import IMAGE_SUFFIXES, BadImageError
 from hyperinverter.utils.errors import DAMAGED, UserError
 from hyperinverter.utils.images import from_uint8
 from hyperinverter.utils.output_names import OutputNames
 from hyperinverter.utils.paths import check_given
+from hyperinverter.utils.resize import to_tensor
 from hyperinverter.utils.text import counted, expanded
 from hyperinverter.utils.waiting import doing
 

@@ -16,7 +16,8 @@ from hyperinverter.config.schema import DomainConfig
 from hyperinverter.data.image_source import ImageSource
 from hyperinverter.extractors.crop import side_and_place
 from hyperinverter.extractors.face_finder import FaceFinder, FoundFace, face_finder
-from hyperinverter.utils.decode import BadImageError, centre_crop
+from hyperinverter.utils.decode import BadImageError
+from hyperinverter.utils.resize import centre_crop
 
 MOST_ASIDE = 0.12  # of the crop's centre from the photo's centre, in sides of the photo
 SIZES = (0.75, 1.35)  # side of the crop over that of the photo

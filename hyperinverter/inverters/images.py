@@ -12,8 +12,9 @@ from torch import Tensor
 from hyperinverter.data.sources import open_source
 from hyperinverter.extractors.align import ALIGNED_SIZE
 from hyperinverter.extractors.align import align as align_photo
-from hyperinverter.utils.decode import centre_crop, to_tensor, upright_rgb
+from hyperinverter.utils.decode import upright_rgb
 from hyperinverter.utils.images import from_uint8
+from hyperinverter.utils.resize import centre_crop, to_tensor
 
 logger = logging.getLogger(__name__)
 

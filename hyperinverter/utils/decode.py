@@ -1,8 +1,4 @@
-"""Bytes of an image file -> 8-bit RGB -> square uint8 tensor: the one decoding and the one resize policy.
-
-Resize: Pillow's antialiased bilinear to (R, R), which is what the published `Resize((R, R))` does to a PIL image. An
-image whose sides differ by more than 1 % is centre-cropped to a square first instead of being squashed; callers count
-and report those, and the images smaller than R, which are enlarged.
+"""Bytes of an image file -> 8-bit RGB -> square uint8 tensor: the one decoding; `utils.resize` has the resize policy.
 
 Only the formats of FORMATS are decoded, whatever a file is called: Pillow knows forty more, among them EPS, for which
 it starts another program. How many pixels a file declares is checked before any is decoded.
@@ -24,6 +20,7 @@ from PIL import Image, ImageOps, features
 
 from hyperinverter.utils.errors import DAMAGED, UserError, reason_of
 from hyperinverter.utils.files import ordinary_bytes
+from hyperinverter.utils.resize import to_tensor
 
 if TYPE_CHECKING:  # files are looked at without PyTorch, which takes seconds to load
     from torch import Tensor
@@ -64,7 +61,6 @@ FULL_SIZE = "full_size"  # in the `info` of an image that was reduced while deco
 
 ORIENTATION = 0x0112  # EXIF
 TURNED = range(2, 9)  # its values that change an image
-SQUARE_TOLERANCE = 0.01  # sides that differ by at most this part of the longer one count as square
 BAND_PIXELS = 1 << 17  # what is converted at a time
 
 # What Pillow's decoders raise on damaged files (it has no common base class for them).
@@ -292,45 +288,6 @@ def _decode_plain_jpeg(data: bytes, max_megapixels: float = FAST_MEGAPIXELS) -> 
         return simplejpeg.decode_jpeg(data, "RGB", strict=True)
     except _DECODE_ERRORS:
         return None
-
-
-def centre_crop(size: tuple[int, int], shape: tuple[int, int]) -> tuple[int, int, int, int] | None:
-    """Left, top, right and bottom of the largest centred part of an image that has the proportions of `shape`.
-
-    Args:
-        size: width and height of the image, px.
-        shape: height and width, of which only the proportions count.
-    Returns:
-        px; None where the image has them already, within SQUARE_TOLERANCE.
-    """
-    (width, height), (high, wide) = size, shape
-    if abs(width * high - height * wide) <= SQUARE_TOLERANCE * max(width * high, height * wide):
-        return None
-    if width * high > height * wide:
-        width = height * wide // high
-    else:
-        height = width * high // wide
-    left, top = (size[0] - width) // 2, (size[1] - height) // 2
-    return left, top, left + width, top + height
-
-
-def to_tensor(image: Image.Image, size: int | tuple[int, int]) -> "Tensor":
-    """The one resize policy (see the head of this file): RGB image of any size -> uint8 [3, R, R].
-
-    Args:
-        image: RGB.
-        size: R, or height and width of a network that takes images which are not square.
-    """
-    import torch
-
-    shape = (size, size) if isinstance(size, int) else size
-    if image.mode != "RGB":
-        raise ValueError(f"expected an RGB image, got mode {image.mode}; decode files with decode_image")
-    if box := centre_crop(image.size, shape):
-        image = image.crop(box)  # resize(box=...) would let the rest bleed in
-    if image.size != shape[::-1]:
-        image = image.resize(shape[::-1], Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()  # [3, R, R]
 
 
 def read_image(path: str | Path) -> Image.Image:

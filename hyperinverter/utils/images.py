@@ -16,9 +16,10 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from hyperinverter.utils.decode import read_image, to_tensor
+from hyperinverter.utils.decode import read_image
 from hyperinverter.utils.files import write_atomically
 from hyperinverter.utils.provenance import DRAWN, said
+from hyperinverter.utils.resize import to_tensor
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont  # the second where Pillow lacks FreeType
 LARGEST_BYTES = 1_000_000  # of a PNG that a page shows as it is
@@ -58,7 +59,7 @@ def to_pil(image: Tensor) -> Image.Image:
 
 
 def load_image(path: str | Path, resolution: int) -> Tensor:
-    """Read an image file as network input: float32 [3, R, R] in [-1, 1], by the one resize policy (`utils.decode`).
+    """Read an image file as network input: float32 [3, R, R] in [-1, 1], by the one resize policy (`utils.resize`).
 
     Raises FileNotFoundError: no such file. BadImageError: the file is no readable image; names it.
     """

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from hyperinverter.utils import decode
-from hyperinverter.utils.decode import BadImageError, centre_crop, decode_image, read_image, to_tensor
+from hyperinverter.utils.decode import BadImageError, decode_image, read_image
+from hyperinverter.utils.resize import centre_crop, to_tensor
 
 
 def encode(image: Image.Image, image_format: str, **options) -> bytes:
@@ -142,7 +143,7 @@ def photo(width: int, height: int, seed: int = 0) -> Image.Image:
 def assert_decodes_as_pillow(data: bytes, resolution: int = 32) -> None:
     image = decode.decode_image(data, "x")
     pixels, size = decode.decode_tensor(data, "x", resolution)
-    assert size == image.size and torch.equal(pixels, decode.to_tensor(image, resolution))
+    assert size == image.size and torch.equal(pixels, to_tensor(image, resolution))
 
 
 @pytest.mark.parametrize("subsampling", [0, 1, 2])

@@ -27,11 +27,11 @@ from hyperinverter.editing.video.tracks import FacePath, Flicker, Tracker, smoot
 from hyperinverter.extractors.align import ALIGNED_SIZE
 from hyperinverter.extractors.crop import crop_quad
 from hyperinverter.inverters import Inversion, Inverter
-from hyperinverter.utils.decode import to_tensor
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import check_writable, write_json, write_text
 from hyperinverter.utils.films import MP4_SOUND, Film, join_parts, write_part
 from hyperinverter.utils.images import contact_sheet, from_uint8, to_pil
+from hyperinverter.utils.resize import to_tensor
 from hyperinverter.utils.text import expanded
 
 CHUNK = 32  # frames
