@@ -28,7 +28,7 @@ from hyperinverter.extractors import align
 from hyperinverter.extractors.framing import Framing
 from hyperinverter.inverters import Inversion, Inverter, load
 from hyperinverter.utils.checkout import REPOSITORY, command_of
-from hyperinverter.utils.decode import decode_image
+from hyperinverter.utils.decode import SEVERAL, decode_image
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import from_uint8, to_pil
 from hyperinverter.utils.provenance import COMPOSITE, DRAWN, said
@@ -121,6 +121,8 @@ class Editor:
             framing = Framing(self.inverter.domain, 'tick "find the face"')
             framing.look(name, whole)
             face, notes = 0, [line] if (line := framing.line(name)) else []
+        if whole.info.get(SEVERAL):
+            notes.append(f"{name} holds several pictures: this is the first")
         size, taken = self.inverter.resolution, self.inverter.input_shape
         image = from_uint8(to_tensor(picture, size))
         as_taken = image if taken == (size, size) else from_uint8(to_tensor(picture, taken))

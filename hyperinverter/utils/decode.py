@@ -18,6 +18,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps, features
 
+from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.errors import DAMAGED, UserError, reason_of
 from hyperinverter.utils.files import ordinary_bytes
 from hyperinverter.utils.resize import to_tensor
@@ -33,7 +34,7 @@ FORMATS = {
     "BMP": (".bmp",),
     "PPM": (".ppm", ".pgm"),
     "TIFF": (".tif", ".tiff"),
-    "GIF": (".gif",),  # of an animation the first picture
+    "GIF": (".gif",),
     "AVIF": (".avif",),
     "HEIF": (".heic", ".heif"),  # what phones write; by the package pillow-heif
 }
@@ -58,6 +59,8 @@ JPEG_STEPS = (2, 4, 8)  # a JPEG can be decoded at a half, a quarter or an eight
 FAST_MEGAPIXELS = 16  # of a JPEG for simplejpeg, whose pixels are copied once more than Pillow's
 MOST_SCANS = 200  # of a progressive JPEG; usual are 10, and each takes the time of a whole image
 FULL_SIZE = "full_size"  # in the `info` of an image that was reduced while decoding: (width, height) before, upright
+ONE_OF = ("GIF", "WEBP", "TIFF", "PNG", "AVIF")  # that may be animated or have pages; beside a phone's photo are others
+SEVERAL = "several"  # in the `info` of an image that is the first of its file's pictures
 
 ORIENTATION = 0x0112  # EXIF
 TURNED = range(2, 9)  # its values that change an image
@@ -88,8 +91,9 @@ class BadImageError(UserError, ValueError):
 def decode_image(data: bytes, name: str, max_megapixels: float = MAX_MEGAPIXELS) -> Image.Image:
     """Decode an image file completely into 8-bit RGB, upright.
 
-    EXIF orientation is applied; grayscale, palette, CMYK, YCbCr become RGB; transparency is laid over white; 16-bit
-    grayscale is scaled to 8 bits. Colour profiles are ignored, as the published code does.
+    Of an animation, or of pages, it is the first. EXIF orientation is applied; grayscale, palette, CMYK, YCbCr become
+    RGB; transparency is laid over white; 16-bit grayscale is scaled to 8 bits. Colour profiles are ignored, as the
+    published code does.
 
     Args:
         name: what to call the file in errors.
@@ -110,6 +114,9 @@ def decode_image(data: bytes, name: str, max_megapixels: float = MAX_MEGAPIXELS)
             image.load()  # open reads the header only; a truncated file shows here
             ImageOps.exif_transpose(image, in_place=True)
             upright = _to_rgb(image, name)
+            if _is_one_of_several(image):
+                upright.info[SEVERAL] = True
+                _warn_of_several(image.format or "image")
     except Image.UnidentifiedImageError:
         raise BadImageError(name, _why_unidentified(data, name)) from None
     except Image.DecompressionBombError as error:  # of Pillow, before the size is known here
@@ -218,6 +225,19 @@ def _too_large(name: str, what: str, max_megapixels: float) -> BadImageError:
 def _warn_of_reduced(max_megapixels: float) -> None:
     logger.warning("JPEGs of more than %g megapixels are reduced while they are decoded; to keep them as they are, "
                    "raise data.max_megapixels", max_megapixels)  # fmt: skip
+
+
+def _is_one_of_several(image: Image.Image) -> bool:
+    """Whether the file of an image that was decoded holds more; one more is looked for, as counting all takes long."""
+    with contextlib.suppress(*_DECODE_ERRORS):  # of the second one
+        return image.format in ONE_OF and bool(getattr(image, "is_animated", False))
+    return False
+
+
+@functools.cache
+def _warn_of_several(kind: str) -> None:
+    logger.warning("of a %s that holds several pictures only the first is used; films (.mp4) are for %s", kind,
+                   command_of("edit_video"))  # fmt: skip
 
 
 def upright_rgb(image: Image.Image, name: str = "the image") -> Image.Image:

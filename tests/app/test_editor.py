@@ -155,6 +155,11 @@ def test_a_photo_without_a_face_is_refused_and_can_be_taken_as_it_is(editor: Edi
     assert not session.photos
     editor.open(session, FIRST, buffer.getvalue(), "wall.png", aligned=False)
     assert "no face was found" in session.photo().notes[0]
+    moving = io.BytesIO()
+    Image.new("RGB", (96, 96)).save(moving, "GIF", save_all=True, append_images=[Image.new("RGB", (96, 96), "red")])
+    editor.open(session, FIRST, moving.getvalue(), "film.gif", aligned=False)
+    assert session.photo().notes[-1] == "film.gif holds several pictures: this is the first"
+    editor.open(session, FIRST, buffer.getvalue(), "wall.png", aligned=False)
     with pytest.raises(UserError, match="pasting back"):
         editor.settings({"paste_back": True}, session)
 

@@ -75,6 +75,32 @@ def test_gif_shows_its_first_picture_over_white():
     assert decode_image(encoded("GIF", clear, transparency=0), "a.gif").getpixel((0, 0)) == (255, 255, 255)
 
 
+@pytest.mark.parametrize("image_format", decode.ONE_OF)
+def test_only_the_first_of_several_pictures_is_used_and_it_is_said(image_format: str, caplog):
+    """It was taken silently."""
+    if image_format == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow cannot read AVIF")
+    other = Image.new("RGB", picture().size, "green")
+    several = encoded(image_format, save_all=True, append_images=[other, other])
+    decode._warn_of_several.cache_clear()
+    alone = decode_image(encoded(image_format), "one")
+    assert not caplog.messages and decode.SEVERAL not in alone.info
+    for _ in range(2):
+        first = decode_image(several, "three")
+        assert first.info[decode.SEVERAL] and np.abs(np.int16(first) - np.int16(alone)).mean() < 3
+    (told,) = caplog.messages
+    assert told.startswith(f"of a {image_format} that holds several pictures only the first is used; films")
+
+
+@pytest.mark.parametrize("image_format", ["GIF", "TIFF"])
+def test_damage_behind_the_first_picture_does_not_matter(image_format: str):
+    other = Image.new("RGB", picture().size, "green")
+    several = encoded(image_format, save_all=True, append_images=[other, other])
+    alone = decode_image(several, "whole")
+    cut = len(encoded(image_format)) + 12
+    assert np.array_equal(decode_image(several[:cut] + b"\xff" * 20, "cut"), alone)
+
+
 def test_what_is_not_installed_is_named(monkeypatch):
     monkeypatch.setattr(decode, "_can_read", lambda kind: False)
     with pytest.raises(BadImageError, match=r"IMG_1\.jpg: a HEIC.*'hyperinverter\[heic\]', or convert it to JPEG"):
