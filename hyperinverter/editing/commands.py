@@ -31,6 +31,7 @@ from hyperinverter.utils.text import counted
 from hyperinverter.utils.waiting import QUIET_S, doing
 
 SHEET_ROWS = 32  # photos on a contact sheet; all the others still have their own files
+STRIP_STEPS = 9  # of an interpolation, evenly spaced, on its sheet; the films have all
 CELL_PX = 256  # of a contact sheet, at most; the files beside it have the full resolution
 GIF_FRAME_MS = 160  # how long each of few pictures stands in a film
 SMOOTH_FRAMES, SMOOTH_FRAME_MS = 24, 40  # from so many on they run as in the cinema
@@ -214,14 +215,16 @@ def _interpolate(config: InterpolateConfig, written: Sheets) -> dict:
         del kinds["codes_and_weights"]  # the method changes none
     films: dict[str, list[Tensor]] = {name: [] for name in kinds}
     rows, captions = [], []
+    shown = np.linspace(0, config.steps - 1, min(config.steps, STRIP_STEPS)).round().astype(int)
     for first, last in tqdm(pairs, desc="pairs", unit="pair", leave=False, disable=len(pairs) < 2):
         for name, weights in kinds.items():
             blended = Inversion.cat(interpolate(first.inversion, last.inversion, config.steps, weights))
             with doing(f"drawing {config.steps} frames"):
                 frames = inverter.render(blended, batch_size=config.batch_size).cpu()  # [steps, 3, R, R]
-            rows.append(_cells(first.image, *frames, last.image))
-            ends = f"{first.label} to {last.label}\n" if len(pairs) > 1 else ""
-            captions.append(ends + name.replace("_", " "))
+            if len(rows) < SHEET_ROWS:
+                rows.append(_cells(first.image, *frames[shown], last.image))
+                ends = f"{first.label} to {last.label}\n" if len(pairs) > 1 else ""
+                captions.append(ends + name.replace("_", " "))
             films[name] += list(frames[1:] if films[name] else frames)  # a photo between two pairs is one frame
     for name, frames in films.items():
         if config.circle:
@@ -235,9 +238,12 @@ def _interpolate(config: InterpolateConfig, written: Sheets) -> dict:
         both = [torch.cat(frames, dim=2) for frames in zip(*films.values(), strict=True)]
         _save_films(both, output / "beside", config, output, turns=not config.circle)
     ts = torch.linspace(0, 1, config.steps).tolist()
-    headings = ["from", *(f"t = {t:.2f}" for t in ts), "to"]
+    headings = ["from", *(f"t = {ts[step]:.2f}" for step in shown), "to"]
     written["strip.png"] = Sheet(inverter.title, rows, headings, captions)
     written["strip.png"].write(output / "strip.png")
+    if len(shown) < config.steps or len(rows) < len(pairs) * len(kinds):
+        print(f"strip.png shows {len(rows) // len(kinds)} of {counted(len(pairs), 'pair')} and {len(shown)} of "
+              f"{config.steps} steps; frames/ has all")  # fmt: skip
     told = {"photos": [photo.source for photo in photos], "circle": config.circle, "steps": config.steps, "t": ts}
     return _finish(config, inverter, inputs, begin, "interpolate", told, ["strip.png", moving])
 

@@ -1,4 +1,4 @@
-"""invert, edit and interpolate by several methods at once: folders of their own, and sheets across them."""
+"""invert, edit and interpolate by several methods at once: folders of their own, sheets across them; long sheets."""
 
 import json
 from dataclasses import replace
@@ -9,6 +9,7 @@ from PIL import Image
 from test_editing_commands import config, model, photos  # noqa: F401 (fixtures)
 
 from hyperinverter.config.schema import ProjectionConfig
+from hyperinverter.editing import commands
 from hyperinverter.editing.across import Sheet, across
 from hyperinverter.editing.commands import edit_images, interpolate_images, invert_images
 from hyperinverter.utils.errors import UserError
@@ -53,6 +54,19 @@ def test_rows_of_one_photo_stand_together_and_strips_one_after_the_other():
     assert across(sheets).rows == [["a1"], ["a2"], ["b1"]]
     columns = [Sheet(n, [["in", n, "more"]], ["input", f"by {n}", ""], [""], column=f"by {n}") for n in "ab"]
     assert across(columns).rows == [["in", "a", "b"]] and across(columns).headings == ["input", "a", "b"]
+
+
+def test_a_strip_of_many_photos_and_steps_shows_some(config, photos, tmp_path, monkeypatch, capsys):  # noqa: F811
+    """It had a row for every pair and a column for every step: 26,000 px wide and high."""
+    monkeypatch.setattr(commands, "SHEET_ROWS", 4)
+    written = {}
+    commands._interpolate(config(photos, circle=True, steps=17), written)
+    strip = written["strip.png"]
+    assert strip.headings == ["from", *(f"t = {i / 8:.2f}" for i in range(9)), "to"]
+    assert len(strip.rows) == len(strip.captions) == 4 and {len(row) for row in strip.rows} == {11}
+    frame = np.asarray(Image.open(tmp_path / "out" / "frames" / "codes_and_weights_004.png"))
+    assert np.array_equal(np.asarray(strip.rows[0][3]), frame)  # t = 0.25
+    assert "strip.png shows 2 of 3 pairs and 9 of 17 steps; frames/ has all" in capsys.readouterr().out
 
 
 def test_what_cannot_be_done_by_all_is_refused_before_any_work(config, photos, tmp_path):  # noqa: F811
