@@ -13,14 +13,12 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from hyperinverter.config.schema import InvertConfig, RefineConfig
-from hyperinverter.editing.inputs import check_inputs, input_roots
-from hyperinverter.editing.latents import is_latents
+from hyperinverter.editing.inputs import check_inputs, saved_roots
 from hyperinverter.inverters import INVERTERS, check_methods
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import write_json
 from hyperinverter.utils.images import contact_sheet
 from hyperinverter.utils.provenance import COMPOSITE
-from hyperinverter.utils.text import expanded
 
 C = TypeVar("C", bound=InvertConfig)
 
@@ -60,10 +58,7 @@ def by_every_method(config: C, command: str, act: Callable[[C, Sheets], dict[str
     """
     if not config.methods:
         return act(config, {})
-    saved = [
-        root for root in input_roots(config) if (path := expanded(root)).suffix == ".safetensors" or is_latents(path)
-    ]
-    if saved:
+    if saved := saved_roots(config):
         raise UserError(
             f"{', '.join(saved)}: a saved Inversion or code is of one method; give photos, or leave methods out"
         )
@@ -88,7 +83,8 @@ def across(sheets: list[Sheet]) -> Sheet:
     """One sheet of several methods' sheets of the same photos."""
     first = sheets[0]
     if first.column is None:
-        is_even = len({len(sheet.rows) for sheet in sheets}) == 1  # a strip has more rows where weights are blended too
+        # a strip has more rows where weights are blended too; of many pairs each has as many as a sheet may show
+        is_even = len({tuple(sheet.captions) for sheet in sheets}) == 1
         told = [[f"{caption}\n{sheet.method}" for caption in sheet.captions] for sheet in sheets]
         each = [list(zip(sheet.rows, captions, strict=True)) for sheet, captions in zip(sheets, told, strict=True)]
         pairs = list(chain.from_iterable(zip(*each, strict=True) if is_even else each))

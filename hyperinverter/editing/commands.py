@@ -32,6 +32,7 @@ from hyperinverter.utils.waiting import QUIET_S, doing
 
 SHEET_ROWS = 32  # photos on a contact sheet; all the others still have their own files
 STRIP_STEPS = 9  # of an interpolation, evenly spaced, on its sheet; the films have all
+KINDS = {"codes_and_weights": True, "codes_only": False}  # of blends: whether the weights are blended too
 CELL_PX = 256  # of a contact sheet, at most; the files beside it have the full resolution
 GIF_FRAME_MS = 160  # how long each of few pictures stands in a film
 SMOOTH_FRAMES, SMOOTH_FRAME_MS = 24, 40  # from so many on they run as in the cinema
@@ -64,8 +65,9 @@ def _edit(config: EditConfig, written: Sheets) -> dict:
     for photo in inputs:
         folder = inside(output, photo.label)
         for change in changes:
-            stems = [named[change.name] + change.stem(place) for place in change.places]
-            for path in (output / f"sheet_{named[change.name]}.png", *(folder / f"{stem}.png" for stem in stems)):
+            stem = named[change.name]
+            files_of = [f"{stem}.gif", *(f"{stem}{change.stem(place)}.png" for place in change.places)]
+            for path in (output / f"sheet_{stem}.png", *(folder / name for name in files_of)):
                 spare_inputs(path, inputs.places)
         unedited = inverter.render(photo.inversion)[0].cpu()  # what GANSpace's strength 0 is not
         files = _save_photo(photo, unedited, folder, inputs)
@@ -206,11 +208,14 @@ def _interpolate(config: InterpolateConfig, written: Sheets) -> dict:
     if len(photos) < 2:
         reasons = "".join(f"; skipped {name}: {reason}" for name, reason in inputs.skipped.items())
         raise UserError(f"interpolation needs two images or more (or saved Inversions), got {len(photos)}{reasons}")
+    frame_count = (len(photos) if config.circle else len(photos) - 1) * (config.steps - 1) + 1
+    frames_of = [f"frames/{name}_{number:03d}.png" for name in KINDS for number in range(frame_count)]
+    for name in ("strip.png", "beside.gif", *(f"{name}.gif" for name in KINDS), *frames_of):
+        spare_inputs(output / name, inputs.places)
     for photo in photos:
-        spare_inputs(output / "strip.png", inputs.places)
         _save_photo(photo, inverter.render(photo.inversion)[0].cpu(), inside(output, photo.label), inputs)
     pairs = list(pairwise([*photos, photos[0]] if config.circle else photos))
-    kinds = {"codes_and_weights": True, "codes_only": False}
+    kinds = dict(KINDS)
     if not any(photo.inversion.has_weights for photo in photos):
         del kinds["codes_and_weights"]  # the method changes none
     films: dict[str, list[Tensor]] = {name: [] for name in kinds}

@@ -20,7 +20,7 @@ from hyperinverter.editing.latents import is_latents, read_latents
 from hyperinverter.extractors import align
 from hyperinverter.extractors.face_finder import face_finder
 from hyperinverter.extractors.framing import Framing
-from hyperinverter.inverters import Inversion, Inverter
+from hyperinverter.inverters import INVERTERS, Inversion, Inverter
 from hyperinverter.utils.decode import IMAGE_SUFFIXES, BadImageError
 from hyperinverter.utils.errors import DAMAGED, UserError
 from hyperinverter.utils.images import from_uint8
@@ -30,7 +30,7 @@ from hyperinverter.utils.resize import to_tensor
 from hyperinverter.utils.text import counted, expanded
 from hyperinverter.utils.waiting import doing
 
-UNPASTED = "is saved without its whole photo, so nothing is pasted back: give the photo itself for that"
+UNPASTED = "nothing is pasted back, as no whole photo is saved with it; give the photo itself"
 CODES_NOTE = "codes are taken to be of this generator; of another one they give a wrong picture"
 
 
@@ -84,7 +84,7 @@ def check_inputs(config: InvertConfig) -> None:
         FileNotFoundError: a named file is not there.
     """
     check_given(config.data)
-    for root in input_roots(config):
+    for root in _roots(config):
         path = expanded(root)
         if is_latents(path):
             continue
@@ -94,7 +94,13 @@ def check_inputs(config: InvertConfig) -> None:
             check_images(root)
 
 
-def input_roots(config: InvertConfig) -> list[str]:
+def saved_roots(config: InvertConfig) -> list[str]:
+    """Of what was named the Inversions, codes and folders of Inversions: what one method made, no photos."""
+    named = [(root, expanded(root)) for root in _named(config)]
+    return [root for root, path in named if path.suffix == ".safetensors" or is_latents(path) or saved_in(path)]
+
+
+def _roots(config: InvertConfig) -> list[str]:
     """What was named, and of a folder of saved Inversions these."""
     return [each for root in _named(config) for each in saved_in(expanded(root)) or [root]]
 
@@ -108,18 +114,26 @@ def saved_in(folder: Path) -> list[str]:
     """Files of the Inversions in a folder that `invert` wrote, if all its pictures are `invert`'s too; else none.
 
     Its pictures are reconstructions and the sheet: as photos they would be inverted a second time, sheet and all.
+
+    Raises UserError: it holds those of several methods.
     """
-    record = folder / "invert.json"
+    file = folder / "invert.json"
     try:
-        if not record.is_file():
+        if not file.is_file():
             return []
-        names = [Path(image["inversion"]).name for image in json.loads(record.read_text("utf-8"))["images"]]
-    except (*DAMAGED, OSError):  # of several methods, or not ours
+        record = json.loads(file.read_text("utf-8"))
+        methods = [folder / name for name in INVERTERS if name in record.get("methods", ())]
+        names = [Path(image["inversion"]).name for image in record.get("images", ())]
+    except (*DAMAGED, OSError):  # not ours
         return []
+    pictures = [file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES]
     own = {"sheet.png", *(f"{Path(name).stem}.png" for name in names)}
-    pictures = {file.name for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES}
+    if not {file.name for file in pictures if file.parent not in methods} <= own:
+        return []
+    if methods and all(map(saved_in, methods)):
+        raise UserError(f"{folder}: invert saved several methods there; give one: {', '.join(map(str, methods))}")
     there = [str(folder / name) for name in names if name.endswith(".safetensors") and (folder / name).is_file()]
-    return there if pictures <= own and len(there) == len(names) else []
+    return there if len(there) == len(names) else []
 
 
 class Inputs:
@@ -175,12 +189,11 @@ class Inputs:
 
     def _sources(self) -> list[tuple[str, ImageSource | None]]:
         """Every root with its images; None for saved Inversions and codes."""
-        roots = input_roots(self.config)
+        roots = _roots(self.config)
         for root in _named(self.config):
             if saved := saved_in(expanded(root)):
-                tqdm.write(
-                    f"note: {root}: {counted(len(saved), 'Inversion')} that invert saved there, not its pictures"
-                )
+                count = counted(len(saved), "Inversion")
+                tqdm.write(f"note: {root}: this takes the {count} that invert saved there, not its pictures")
         check_inputs(self.config)
         self._latents = {
             root: read_latents(path, self.inverter) for root in roots if is_latents(path := expanded(root))

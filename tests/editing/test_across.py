@@ -52,6 +52,8 @@ def test_rows_of_one_photo_stand_together_and_strips_one_after_the_other():
     assert joined.rows == [["a1"], ["b1"], ["a2"], ["b2"]] and joined.captions[1] == "one\nb"
     sheets[1].rows, sheets[1].captions = [["b1"]], ["one"]
     assert across(sheets).rows == [["a1"], ["a2"], ["b1"]]
+    sheets[1].rows, sheets[1].captions = [["b1"], ["b3"]], ["one", "three"]  # as many rows, but of other pairs
+    assert across(sheets).rows == [["a1"], ["a2"], ["b1"], ["b3"]]
     columns = [Sheet(n, [["in", n, "more"]], ["input", f"by {n}", ""], [""], column=f"by {n}") for n in "ab"]
     assert across(columns).rows == [["in", "a", "b"]] and across(columns).headings == ["input", "a", "b"]
 

@@ -46,7 +46,7 @@ def test_a_folder_that_invert_wrote_stands_for_its_inversions(config, photos, tm
     result = edit_images(config(saved))
     files = [str(saved / f"{name}.safetensors") for name in ("a", "b", "sub_a")]
     assert [each["source"] for each in result["images"]] == files
-    with pytest.raises(UserError, match=r"a\.safetensors.* is of one method"):
+    with pytest.raises(UserError, match=r"saved: a saved .* is of one method"):
         edit_images(config(saved, methods=["w_encoder", "hyperinverter"]))
     assert "3 Inversions that invert saved there" in capsys.readouterr().out
     one = edit_images(config(saved, data={"max_images": 1}, align=True, paste_back=True))
@@ -55,13 +55,26 @@ def test_a_folder_that_invert_wrote_stands_for_its_inversions(config, photos, tm
     assert len(edit_images(config(saved))["images"]) == 5, "with a photo among them it is a folder of pictures"
 
 
+def test_of_a_folder_of_several_methods_one_is_to_be_named(config, photos, tmp_path):  # noqa: F811
+    """The reconstructions of all of them, and the sheets, were inverted again."""
+    invert_images(config(photos / "a.png", methods=["w_encoder", "hyperinverter"]))
+    saved = (tmp_path / "out").rename(tmp_path / "saved")
+    with pytest.raises(UserError, match=r"saved: .*several methods there; give one: .*saved/hyperinverter, .*/w_enc"):
+        edit_images(config(saved))
+    assert len(edit_images(config(saved / "w_encoder", method="w_encoder"))["images"]) == 1
+    shutil.copy(photos / "b.png", saved / "new.png")
+    assert len(edit_images(config(saved))["images"]) == 6, "with a photo among them it is a folder of pictures"
+
+
 def test_no_command_writes_over_a_photo_it_was_given(config, photos, tmp_path):  # noqa: F811
     """edit replaced input/input.png by its crop where output was the folder around it."""
-    for name in ("input/input.png", "smile_+2/smile_+2.png", "sheet_smile.png", "strip.png"):
+    of_edit = ("input/input.png", "smile_+2/smile_+2.png", "smile/smile.gif", "sheet_smile.png")
+    of_interpolate = ("strip.png", "codes_only.gif", "frames/codes_and_weights_001.png")
+    for name in (*of_edit, *of_interpolate):
         photo = tmp_path / "out" / name
         photo.parent.mkdir(parents=True, exist_ok=True)
         before = shutil.copy(photos / "a.png", photo).read_bytes()
-        command = interpolate_images if name == "strip.png" else edit_images
+        command = edit_images if name in of_edit else interpolate_images
         with pytest.raises(UserError, match="is one of the images to work on"):
             command(config(photo, photos / "b.png"))
         assert photo.read_bytes() == before
