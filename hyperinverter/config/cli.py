@@ -212,7 +212,7 @@ def _check_inputs(config: Any, given: bool) -> None:
             try:
                 expand(root)
             except MissingDataError as error:
-                is_last = key == INPUT_PATHS[0] and isinstance(value, list) and root in value[1:] and root == value[-1]
+                is_last = key == INPUT_PATHS[0] and isinstance(value, list) and value[1:][-1:] == [root]
                 faults.append(f"{error}{'; a folder to write into is given as output=FOLDER' if is_last else ''}")
     if faults:
         raise MissingDataError("\n".join(dict.fromkeys(faults)))

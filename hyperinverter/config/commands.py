@@ -296,9 +296,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if name not in COMMANDS:
         if words[0] == "train" and words[1:2] in ([], ["-h"], ["--help"]):
             stop(f"which trainer? Write one of: {', '.join(each for each in COMMANDS if each.startswith('train '))}")
-        begun = [each for each in COMMANDS if each.startswith(name) and len(name) > 1]
-        near = did_you_mean(name, COMMANDS) or did_you_mean(f"train {words[0]}", COMMANDS)
-        close = begun[0] if begun else near
+        begun = next((each for each in COMMANDS if len(name) > 1 and each.startswith(name)), None)
+        close = begun or did_you_mean(name, COMMANDS) or did_you_mean(f"train {words[0]}", COMMANDS)
         hint = f"did you mean {close}? " if close else ""
         stop(f"no such command: {name}; {hint}`hyperinverter --help` lists all")
     run(COMMANDS[name], words[count:], program=f"hyperinverter {name}")

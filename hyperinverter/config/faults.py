@@ -40,5 +40,5 @@ def unknown_name(kind: str, wrong: str, known: Iterable[str]) -> str:
     """`no such loss 'lpip'; did you mean lpips? Known: ...`"""
     known = sorted(known)
     close = did_you_mean(wrong, known)
-    hint = f"did you mean {close}? " if close else ""
-    return f"no such {kind} {wrong!r}; {hint}Known: {', '.join(known) or 'none'}"
+    hint = f"did you mean {close}? Known" if close else "known"
+    return f"no such {kind} {wrong!r}; {hint}: {', '.join(known) or 'none'}"

@@ -128,7 +128,7 @@ def _shortened(results: Results, name: str) -> str:
     row = rows.get(name, {})
     saw, phase_1_saw = (_images(rows.get(encoder, {}), encoder) for encoder in (name, PHASE_1))
     if saw and phase_1_saw and saw < FEW * phase_1_saw:
-        return f"{row['title']} saw {saw:,} images in its training, Phase I {phase_1_saw:,} in the last run of its own"
+        return f"{row['title']} saw {saw:,} images in its last training run, Phase I {phase_1_saw:,}"
     steps = {key: row.get("settings", {}).get(key) for key in ("steps", "tuning_steps")}
     usual = {key: getattr(INVERTERS[name], key) for key, value in steps.items() if value is not None}
     if all(steps[key] >= usual[key] for key in usual):
