@@ -265,7 +265,8 @@ class Editor:
         if (most := self.config.data.max_megapixels) != plain.data.max_megapixels:
             words.append(f"data.max_megapixels={most:g}")
         for key, value in vars(self.config.refine).items():
-            if value != getattr(plain.refine, key) and not isinstance(value, dict):
+            does_something = key == "steps" or self.config.refine.steps > 0  # else the command refuses it
+            if does_something and value != getattr(plain.refine, key):
                 words.append(f"refine.{key}={value}")
         return words
 

@@ -219,6 +219,8 @@ def test_the_command_names_what_was_set_otherwise(editor: Editor, session: Sessi
     assert "method=w_encoder" in other.command(session) and "seed=5" in other.command(session)
     assert other.command(session).startswith("python scripts/invert.py --config configs/edit/faces64.yaml")
     sizes = replace(editor.config.data, max_megapixels=60.0)
+    idle = replace(editor.config, refine=replace(editor.config.refine, steps=0, early=0.5))
+    assert "refine." not in Editor(editor.inverter, idle).command(session)
     assert "data.max_megapixels=60" in Editor(editor.inverter, replace(editor.config, data=sizes)).command(session)
 
 
