@@ -146,8 +146,8 @@ def project(
         statistics: W's mean and spread where they are known already; replaces `w_avg_samples`.
         initial_w: [w_dim] or (w_plus) [L, w_dim] to start from; None starts from W's mean.
         num_ws: space w: styles of the returned code; None is the generator's L. (PTI wrote 18 for every generator.)
-        feature_px: larger images are reduced to this by box mean before `features`, or drawn by the generator's early
-            head, where it has one of this size; None leaves them.
+        feature_px: larger images are compared at this size, a power of two: the target's box mean, and what the
+            generator draws at this `resolution`, which an early head does where there is one; None: at R.
         seed: of the noise, drawn on the CPU so that every device sees the same numbers.
         draw: replaces `seed`: called like `torch.randn_like`, once per noise input in the order of the layers, then
             once per step with the latent.
@@ -177,8 +177,8 @@ def project(
             rate = initial_learning_rate * learning_rate_ramp(t, lr_rampup_length, lr_rampdown_length)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            scale = spread * initial_noise_factor * max(0.0, 1 - t / noise_ramp_length) ** 2
-            ws = (latent + draw(latent.detach()) * scale).expand(-1, generator.num_ws, -1)  # [1, L, w_dim]
+            reach = spread * initial_noise_factor * max(0.0, 1 - t / noise_ramp_length) ** 2
+            ws = (latent + draw(latent.detach()) * reach).expand(-1, generator.num_ws, -1)  # [1, L, w_dim]
             inputs = {name: value * scales[name] for name, value in noise.items()}
             drawing = {"noise_mode": "const", "resolution": px}
             image = functional_call(generator.synthesis, {**frozen, **inputs}, (ws,), drawing)

@@ -114,6 +114,24 @@ def test_early_heads_have_no_noise_of_their_own():
     assert found.noise and not any(name.startswith("early") for name in found.noise)
 
 
+@pytest.mark.parametrize(("px", "heads"), [(16, 1), (8, 1), (32, 0), (64, 0), (None, 0)])
+def test_what_is_compared_is_drawn_by_an_early_head_where_one_is_large_enough(px: int | None, heads: int):
+    sizes = {"z_dim": 8, "w_dim": 8, "channel_base": 128, "channel_max": 8, "mapping_layers": 2}
+    generator = MobileGenerator(resolution=32, **sizes, early_heads={16: 8}).eval()
+    target = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    seen: list[torch.Tensor] = []
+    drawn: list[torch.Tensor] = []
+    generator.synthesis.early["16"].register_forward_hook(lambda *called: drawn.append(called[-1]))
+
+    def flat(images: torch.Tensor) -> torch.Tensor:
+        seen.append(images)
+        return images.flatten(1)
+
+    project(generator, target, flat, steps=1, w_avg_samples=8, feature_px=px)
+    assert [image.shape[-1] for image in seen] == 2 * [min(px or 32, 32)] and len(drawn) == heads
+    assert torch.equal(seen[0], torch.nn.functional.avg_pool2d(target, 32 // seen[0].shape[-1]))
+
+
 def test_noise_keeps_the_strength_that_the_generator_stores_in_it():
     """MobileStyleGAN has no strength beside its noise: unit noise drowned the image, and no code could mend that."""
     sizes = {"z_dim": 8, "w_dim": 8, "channel_base": 128, "channel_max": 8, "mapping_layers": 2}
