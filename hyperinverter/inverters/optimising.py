@@ -102,11 +102,13 @@ class ProjectorInverter(Inverter):
     def settings(self) -> dict[str, str | float | None]:
         px = self.perceptual.feature_px
         reduced = px if px is not None and px < self.resolution else None
+        has_head = any((reduced or 0) <= side < self.resolution for side in self.generator.synthesis.resolutions)
+        how = "drawn by an early head" if has_head else "by box mean"
         return {
             "space": self.space,
             "steps": self.steps,
             "perceptual": self.perceptual.name,
-            "perceptual_at": f"{reduced} px, by box mean" if reduced else "full resolution",
+            "perceptual_at": f"{reduced} px, {how}" if reduced else "full resolution",
             "seed": self.seed,
         }
 

@@ -225,7 +225,10 @@ def test_without_vgg16_the_next_network_serves_both(tiny_model, networks):
 def test_settings_tell_at_which_size_the_network_looks(tiny_model, networks, monkeypatch):
     networks(LpipsVgg)
     monkeypatch.setattr("hyperinverter.inverters.perceptual.FEATURE_PX", 8)
-    assert load(tiny_model, "sg2").settings()["perceptual_at"] == "8 px, by box mean"
+    inverter = load(tiny_model, "sg2")
+    assert inverter.settings()["perceptual_at"] == "8 px, by box mean"
+    inverter.generator.synthesis.resolutions = (8, 16)
+    assert inverter.settings()["perceptual_at"] == "8 px, drawn by an early head"
 
 
 # ----------------------------------------------------------------------- evaluated: once per image, kept, found again
