@@ -45,7 +45,7 @@ COMMANDS: dict[str, Script | None] = {  # None: not ours, see test_make_and_shel
     "make test-slow": None,
     "source .venv/bin/activate": None,
     "python scripts/invert.py photo.jpg align=true": Script(makes="outputs/invert_faces64/photo.safetensors"),
-    "python scripts/invert.py --config configs/invert/ffhq_mobile.yaml photo.jpg align=true": Script("--dry-run"),
+    "python scripts/invert.py photo.jpg domain=ffhq_mobile align=true": Script("--dry-run"),
     "python scripts/invert.py photo.jpg align=true refine.steps=20": Script(
         "refine.steps=2", "outputs/invert_faces64/photo.safetensors"
     ),
@@ -83,7 +83,7 @@ COMMANDS: dict[str, Script | None] = {  # None: not ours, see test_make_and_shel
     "python scripts/evaluate.py data.kind=generated data.num_generated=64 output=outputs/evaluate_generated": Script(
         "--dry-run"
     ),  # test_scripts.py measures generated images of the tiny domain
-    "python scripts/edit.py --config configs/edit/ffhq_mobile.yaml photo.jpg align=true": Script("--dry-run"),
+    "python scripts/edit.py photo.jpg domain=ffhq_mobile align=true": Script("--dry-run"),
     "python scripts/invert.py photo.jpg align=true 'methods=[w_encoder,hyperinverter,pti]'": Script(
         "projection.steps=1 projection.tuning_steps=1", "outputs/invert_faces64/pti/photo.png"
     ),
@@ -109,8 +109,8 @@ COMMANDS: dict[str, Script | None] = {  # None: not ours, see test_make_and_shel
     ),
     # tests/app runs it, in a browser too
     "python scripts/app.py": Script("--dry-run"),
-    "python scripts/app.py --config configs/app/ffhq_mobile.yaml": Script("--dry-run"),
-    "python scripts/app.py --config configs/app/ffhq_mobile.yaml host=0.0.0.0 port=8000": Script("--dry-run"),
+    "python scripts/app.py domain=ffhq_mobile": Script("--dry-run"),
+    "python scripts/app.py domain=ffhq_mobile host=0.0.0.0 port=8000": Script("--dry-run"),
     "python scripts/analyze.py data.root=my_photos 'results=[outputs/evaluate_faces64/metrics.json]'": Script(
         "--dry-run"
     ),  # test_scripts.py draws on the tiny domain
