@@ -100,15 +100,14 @@ class ProjectorInverter(Inverter):
         return self
 
     def settings(self) -> dict[str, str | float | None]:
-        px = self.perceptual.feature_px
-        reduced = px if px is not None and px < self.resolution else None
-        has_head = any((reduced or 0) <= side < self.resolution for side in self.generator.synthesis.resolutions)
-        how = "drawn by an early head" if has_head else "by box mean"
+        whole, sides = self.generator.resolution, self.generator.synthesis.resolutions  # as `project` has it
+        px = min(self.perceptual.feature_px or whole, whole)
+        how = "by box mean" if min(side for side in sides if side >= px) == whole else "drawn by an early head"
         return {
             "space": self.space,
             "steps": self.steps,
             "perceptual": self.perceptual.name,
-            "perceptual_at": f"{reduced} px, {how}" if reduced else "full resolution",
+            "perceptual_at": f"{px} px, {how}" if px < whole else "full resolution",
             "seed": self.seed,
         }
 

@@ -8,7 +8,7 @@ from hyperinverter.config.model_schema import VideoConfig
 from hyperinverter.config.schema import EditConfig
 from hyperinverter.pretrained.files import find_model_folder
 from hyperinverter.releases.catalog import VECTORS, catalog
-from hyperinverter.utils.checkout import REPOSITORY, command_of
+from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.text import expanded
 
 # of files that have a name in a model folder; a path may have any
@@ -50,11 +50,13 @@ def _of_some_domain(name: str, model_folder: Path) -> bool:
 
 def _recipe(config: EditConfig | VideoConfig, name: str, model_folder: Path) -> str:
     """For a refusal: the settings with directions of that model, where `name` is none that was misspelt."""
-    file = f"configs/edit/{model_folder.name}.yaml"
+    from hyperinverter.config.load import list_configs
+
+    own = model_folder.name
     is_misspelt = get_close_matches(name, available_directions(model_folder), cutoff=0.7)  # smlie; no spire is a smile
-    if config.edits or is_misspelt or not (REPOSITORY / file).is_file():
+    if config.edits or is_misspelt or own not in list_configs("configs/edit"):
         return ""
-    return f"; --config {file} has those of this model"
+    return f"; --config configs/edit/{own}.yaml has those of this model"
 
 
 def available_directions(model_folder: str | Path | None) -> list[str]:

@@ -105,10 +105,14 @@ def test_the_schedule_rises_stays_and_falls():
     assert 0 < learning_rate_ramp(0.99) < 0.01
 
 
+def mobile_generator(early_heads: dict[int, int] | None = None) -> MobileGenerator:
+    sizes = {"z_dim": 8, "w_dim": 8, "channel_base": 128, "channel_max": 8, "mapping_layers": 2}
+    return MobileGenerator(resolution=32, **sizes, early_heads=early_heads).eval()
+
+
 def test_early_heads_have_no_noise_of_their_own():
     """Theirs is the layer's, of one number here, which mean 0 and mean square 1 would make NaN."""
-    sizes = {"z_dim": 8, "w_dim": 8, "channel_base": 128, "channel_max": 8, "mapping_layers": 2}
-    generator = MobileGenerator(resolution=32, **sizes, early_heads={16: 8}).eval()
+    generator = mobile_generator({16: 8})
     found = project(generator, torch.zeros(1, 3, 32, 32), mean_colours, steps=3, w_avg_samples=8)
     assert found.losses.isfinite().all()
     assert found.noise and not any(name.startswith("early") for name in found.noise)
@@ -116,8 +120,7 @@ def test_early_heads_have_no_noise_of_their_own():
 
 @pytest.mark.parametrize(("px", "heads"), [(16, 1), (8, 1), (32, 0), (64, 0), (None, 0)])
 def test_what_is_compared_is_drawn_by_an_early_head_where_one_is_large_enough(px: int | None, heads: int):
-    sizes = {"z_dim": 8, "w_dim": 8, "channel_base": 128, "channel_max": 8, "mapping_layers": 2}
-    generator = MobileGenerator(resolution=32, **sizes, early_heads={16: 8}).eval()
+    generator = mobile_generator({16: 8})
     target = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     seen: list[torch.Tensor] = []
     drawn: list[torch.Tensor] = []
@@ -134,8 +137,7 @@ def test_what_is_compared_is_drawn_by_an_early_head_where_one_is_large_enough(px
 
 def test_noise_keeps_the_strength_that_the_generator_stores_in_it():
     """MobileStyleGAN has no strength beside its noise: unit noise drowned the image, and no code could mend that."""
-    sizes = {"z_dim": 8, "w_dim": 8, "channel_base": 128, "channel_max": 8, "mapping_layers": 2}
-    generator = MobileGenerator(resolution=32, **sizes).eval()
+    generator = mobile_generator()
     stored = {name: b for name, b in generator.synthesis.named_buffers() if name.endswith("noise_const")}
     for number, buffer in enumerate(stored.values()):
         buffer.normal_(std=0.001 * (1 + number), generator=torch.Generator().manual_seed(number))
