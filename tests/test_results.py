@@ -1,4 +1,4 @@
-"""docs/results.md is what its JSON files say, and the JSON files are what the shipped weights do."""
+"""docs/results.md and its pages are what their JSON files say, and the JSON files are what the shipped weights do."""
 
 import os
 from functools import cache
@@ -14,7 +14,7 @@ from hyperinverter.data.generated import GeneratedSource
 from hyperinverter.evaluation.reconstructing import reconstruct, rounded
 from hyperinverter.pretrained.files import MORE_PARTS, PARTS
 from hyperinverter.pretrained.load import load_discriminator
-from hyperinverter.reports.reproduce.publish import page, read_published
+from hyperinverter.reports.reproduce.publish import pages, read_published
 from hyperinverter.utils.checkout import REPOSITORY
 
 FOLDER = REPOSITORY / "docs" / "results"
@@ -24,10 +24,9 @@ AGAIN = "measure again: scripts/reproduce.py, see docs/results.md"
 RECOMPUTED = ("l2", "psnr", "squeezenet_features", "discriminator_features", "mobilefacenet", "dlib_identity")
 
 
-def test_the_page_is_made_of_the_json():
-    assert (REPOSITORY / "docs" / "results.md").read_text() == page(RESULTS, FOLDER), (
-        "run: python scripts/reproduce.py 'parts=[]'"
-    )
+def test_the_pages_are_made_of_the_json():
+    for path, text in pages(RESULTS, FOLDER).items():
+        assert path.read_text() == text, "run: python scripts/reproduce.py 'parts=[]' publish=docs/results"
 
 
 # curves and ablations are of other weights than those which are shipped
@@ -51,7 +50,7 @@ def test_numbers_are_of_the_shipped_weights(domain: str, part: str):
 
 
 def test_no_path_of_a_machine_is_published():
-    for path in [*FOLDER.rglob("*.json"), FOLDER.with_suffix(".md")]:
+    for path in [*FOLDER.rglob("*.json"), *pages(RESULTS, FOLDER)]:
         text = path.read_text()
         assert "/work/" not in text and "/home/" not in text and str(REPOSITORY) not in text, path.name
 

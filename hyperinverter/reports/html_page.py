@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hyperinverter.evaluation.drawing import new_figure, svg_of
@@ -181,7 +181,7 @@ def to_markdown(blocks: Iterable[Block], folder: Path, link: str) -> Iterable[st
             yield table(block.heads, block.rows)
         elif isinstance(block, Picture):
             if name := picture_in(folder, block.name):
-                shown = f"![{block.caption.partition(':')[0]}]({link}/{name})"
+                shown = f"![{block.caption.partition(':')[0]}]({PurePosixPath(link, name)})"
                 yield f"{block.caption}:\n\n{shown}" if block.is_told else shown
         else:
             yield block

@@ -16,7 +16,7 @@ from hyperinverter.config.schema import DataConfig, WeightsConfig
 from hyperinverter.reports.reproduce import ablations
 from hyperinverter.reports.reproduce.ablate_command import ablate
 from hyperinverter.reports.reproduce.ablations import why_not_these
-from hyperinverter.reports.reproduce.publish import page
+from hyperinverter.reports.reproduce.publish import pages
 from hyperinverter.training import phase2
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import load_image, save_image
@@ -74,9 +74,14 @@ def test_rows_are_trained_measured_and_resumed(config: AblateConfig, tmp_path: P
     assert load_image(tmp_path / "out" / "ablations.png", 64).shape == (3, 64, 64)
     written = json.loads((tmp_path / "docs/results" / config.domain.name / "ablations.json").read_text())
     assert written == result == json.loads((tmp_path / "out" / "ablations.json").read_text())
-    text = (tmp_path / "docs" / "results.md").read_text()
-    assert text == page({config.domain.name: {"ablations": written}}, tmp_path / "docs" / "results")
-    assert "### Ablations" in text and "| without Phase II |" in text and str(tmp_path) not in text
+    for path, text in pages({config.domain.name: {"ablations": written}}, tmp_path / "docs" / "results").items():
+        assert path.read_text() == text
+    assert (
+        path.stem == config.domain.name
+        and "## Ablations" in text
+        and "| without Phase II |" in text
+        and str(tmp_path) not in text
+    )
 
     # everything is there: nothing is trained or measured again
     monkeypatch.setattr(ablations, "evaluate", lambda config: pytest.fail("measured again"))

@@ -68,8 +68,8 @@ def test_edit_fid_measures_every_row_on_the_same_photos_at_the_same_effect(confi
     effects = [row["effect"]["mean"] for name, row in one["rows"].items() if name != UNEDITED]
     assert max(effects) - min(effects) < 0.5 * one["effect"]
     assert "difference" not in one["rows"]["hyperinverter"]["distances"]["frechet_squeezenet"]
-    page = (tmp_path / "docs" / "results.md").read_text()
-    assert "### Edits against real photos" in page and "pasting: x + G(w + d) - G(w)" in page
+    page = (tmp_path / "docs" / "results" / "ffhq.md").read_text()
+    assert "## Edits against real photos" in page and "pasting: x + G(w + d) - G(w)" in page
     assert "bright (trained for; Bright), n = 3" in page and "compare only within a table" in page
     with Image.open(tmp_path / "docs" / "results" / "ffhq" / "edit_fid.png") as sheet:
         assert sheet.width > 5 * 16
@@ -175,7 +175,7 @@ def test_the_curve_has_a_row_for_every_n_and_goes_on_where_it_ended(config, tmp_
     assert refined < predicted
     kept = found["rows"][1]["kept"]["bright"]["Bright"]
     assert kept["interval_95"][0] <= kept["value"] <= kept["interval_95"][1]
-    page = (tmp_path / "docs" / "results.md").read_text()
+    page = (tmp_path / "docs" / "results" / "ffhq.md").read_text()
     assert "| both phases, refine 2, edits 0.5 |" in page and "refine_curve.svg" in page
     drawn = (tmp_path / "docs" / "results" / "ffhq" / "refine_curve.svg").read_text()
     assert "edits kept" in drawn and "l2, edits 0.5" in drawn

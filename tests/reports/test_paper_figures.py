@@ -44,8 +44,8 @@ def test_table_2_compares_every_method_at_equal_strength_and_at_equal_effect(con
     background = found["kept"]["bright"]["hyperinverter"]["background"]
     assert background["2"] > background["1"] > 0  # a longer edit changes more
     assert "train_encoder" in found["missing"]["psp"]
-    text = (tmp_path / "docs" / "results.md").read_text()
-    assert "### Table 2: edits by every method" in text and "| both phases | 3 |" in text
+    text = (tmp_path / "docs" / "results" / "ffhq.md").read_text()
+    assert "## Table 2: edits by every method" in text and "| both phases | 3 |" in text
     assert "equal measured effect" in text
 
 
@@ -123,7 +123,7 @@ def test_figures_are_drawn_once_of_photos_that_may_be_shown(config, tmp_path, mo
     published = {path.name for path in (tmp_path / "docs" / "results" / "ffhq").iterdir()}
     for name in ONE_EACH:
         picture = next(one for one in PARTS[name].pictures if one in published)
-        assert f"](results/ffhq/{picture})" in (tmp_path / "docs" / "results.md").read_text()
+        assert f"](ffhq/{picture})" in (tmp_path / "docs" / "results" / "ffhq.md").read_text()
         assert load_image(tmp_path / "out" / f"{name}.png", 32).shape == (3, 32, 32)
     assert found["fig4"]["credit"].startswith("images of the generator") and len(found["fig4"]["photos"]) == 3
     assert set(found["fig4"]["l2"]) == set(config.methods) - {"psp"}
@@ -144,17 +144,17 @@ def test_a_large_sheet_is_published_as_a_jpeg_that_a_page_can_show(config, tmp_p
     monkeypatch.setattr(images, "LARGEST_BYTES", 100)
     monkeypatch.setattr(images, "WIDEST_PX", 40)
     config.parts, config.publish = ["fig7"], str(tmp_path / "docs" / "results")
-    folder, page = tmp_path / "docs" / "results" / "ffhq", tmp_path / "docs" / "results.md"
+    folder, page = tmp_path / "docs" / "results" / "ffhq", tmp_path / "docs" / "results" / "ffhq.md"
     reproduce(config)
     with Image.open(folder / "fig7.jpg") as sheet:
         assert sheet.format == "JPEG" and max(sheet.size) == 40
-    assert not (folder / "fig7.png").exists() and "](results/ffhq/fig7.jpg)" in page.read_text()
+    assert not (folder / "fig7.png").exists() and "](ffhq/fig7.jpg)" in page.read_text()
     assert (tmp_path / "out" / "fig7.png").is_file()  # whole, beside the page of all parts
     shown = (tmp_path / "out" / "paper.html").read_text()
     assert "data:image/jpeg;base64," in shown and "data:image/png" not in shown
     monkeypatch.setattr(images, "LARGEST_BYTES", 10**6)
     reproduce(config)
-    assert not (folder / "fig7.jpg").exists() and "](results/ffhq/fig7.png)" in page.read_text()
+    assert not (folder / "fig7.jpg").exists() and "](ffhq/fig7.png)" in page.read_text()
 
 
 def test_rows_of_figures_are_the_best_median_and_worst(config, monkeypatch):

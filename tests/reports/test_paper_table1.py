@@ -70,7 +70,7 @@ def test_every_method_has_a_row_beside_the_papers(config, tmp_path, capsys):
     assert paired["n"] == 2 and paired["of"] == "hyperinverter" and "ratio" in paired["metrics"]["l2"]
     sheet = load_image(tmp_path / "out" / "table1.png", 64)
     assert sheet.shape == (3, 64, 64)
-    for page in ((tmp_path / "docs" / "results.md"), tmp_path / "out" / "table1.md"):
+    for page in (tmp_path / "docs" / "results" / "ffhq.md", tmp_path / "out" / "table1.md"):
         assert "| both phases | 6 |" in page.read_text() and "*0.0243*" in page.read_text()
     html = (tmp_path / "out" / "paper.html").read_text()
     assert "<td>both phases</td>" in html and "data:image/png" in html
@@ -168,11 +168,13 @@ def test_the_table_says_how_encoders_were_trained(config, tmp_path, tiny_model):
 
 
 def test_baselines_with_another_trunk_are_told():
-    trunk = {"trunk": "ir_se", "widths": [1]}
+    trunk = {"trunk": "ir_se", "widths": [1], "input_size": 64}
     rows = {name: {"title": name, "trained": {name: {"steps": 1, "images": 2, "trunk": own}}}
-            for name, own in (("psp", trunk), ("w_encoder", trunk), ("e4e", {**trunk, "widths": [2]}))}  # fmt: skip
+            for name, own in (("psp", trunk), ("w_encoder", trunk), ("e4e", {**trunk, "widths": [2]}),
+                             ("restyle", {**trunk, "input_size": 32}))}  # fmt: skip
     told = " ".join(_trained(rows))
     assert "psp 1 steps, 2 images, Phase I's trunk" in told and "e4e 1 steps, 2 images, another trunk" in told
+    assert "restyle 1 steps, 2 images, Phase I's trunk at 32 px" in told
     ours = {"w_encoder": {"steps": 1, "images": 2, "trunk": trunk}, "hyperinverter": {"steps": 3, "images": 4}}
     ours["feature_residual"] = {"steps": 5, "images": 6, "trunk": None}
     told = " ".join(_trained({"phase3": {"title": "Phase III", "trained": ours}}))

@@ -23,7 +23,7 @@ from hyperinverter.pretrained.load import load_generator
 from hyperinverter.reports.reproduce import edits as edits_module
 from hyperinverter.reports.reproduce import generator_distance
 from hyperinverter.reports.reproduce.command import reproduce
-from hyperinverter.reports.reproduce.publish import page
+from hyperinverter.reports.reproduce.publish import pages
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.images import load_image, save_image
 
@@ -66,13 +66,16 @@ def run_folder(folder: Path) -> str:
 def test_everything_is_measured_and_the_page_is_made_of_the_json(config, tmp_path, capsys):
     config.runs = {"Phase II": run_folder(tmp_path / "run")}
     found = reproduce(config)
-    folder, text = tmp_path / "docs" / "results" / "ffhq", (tmp_path / "docs" / "results.md").read_text()
+    folder, overview = tmp_path / "docs" / "results" / "ffhq", tmp_path / "docs" / "results.md"
+    text = folder.with_suffix(".md").read_text()
     written = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
     assert written == found and set(found) == {
         "photos", "generated", "editability", "generator", "analysis", "figures", "bounds", "learning_curve"
     }  # fmt: skip
     assert "other_photos: left out, because other_photos is not given" in capsys.readouterr().err
-    assert text == page({"ffhq": written}, folder.parent)
+    made = pages({"ffhq": written}, folder.parent)
+    assert made == {path: path.read_text() for path in (overview, folder.with_suffix(".md"))}
+    assert "| held-out photos | n | l2 ↓ |" in made[overview] and "| Phase I | 6 |" in made[overview]
     for section in (
         "Held-out photos",
         "Images of the generator",
@@ -83,8 +86,8 @@ def test_everything_is_measured_and_the_page_is_made_of_the_json(config, tmp_pat
         "What bounds it",
         "Learning curve",
     ):
-        assert f"### {section}" in text
-    assert "## ffhq" in text and "](results/ffhq/learning_curve.svg)" in text
+        assert f"## {section}" in text
+    assert "## ffhq" in made[overview] and "](ffhq/learning_curve.svg)" in text
     for path in folder.iterdir():
         if path.suffix != ".png":
             assert str(tmp_path) not in path.read_text(), f"{path.name} holds a path of this machine"
@@ -115,14 +118,15 @@ def test_everything_is_measured_and_the_page_is_made_of_the_json(config, tmp_pat
     assert "main convolutions change more than toRGB" in text and (folder / "weight_changes.svg").is_file()
     assert set(found["figures"]) == {"interpolation", "difference_maps", "about"} and "Figure 1:" not in text
     for name in ("interpolation.png", "difference_maps.png"):
-        assert (folder / name).is_file() and f"](results/ffhq/{name})" in text
+        assert (folder / name).is_file() and f"](ffhq/{name})" in text
     for name in ("samples", "reconstructions", "edits"):
         assert load_image(tmp_path / "out" / "pictures" / f"{name}.png", 64).shape == (3, 64, 64)
 
-    # without anything to measure the page is made again, the same
-    (tmp_path / "docs" / "results.md").unlink()
+    # without anything to measure the pages are made again, the same
+    for path in made:
+        path.unlink()
     config.parts = []
-    assert reproduce(config) == {} and (tmp_path / "docs" / "results.md").read_text() == text
+    assert reproduce(config) == {} and {path: path.read_text() for path in made} == made
 
     # a part measured again replaces its own numbers only
     config.parts, config.generated = ["generated"], 4
@@ -136,7 +140,7 @@ def test_everything_is_measured_and_the_page_is_made_of_the_json(config, tmp_pat
     assert {(point["num_images"], point["file"]) for point in time["points"]} == {(6, "photos")}
     assert str(tmp_path) not in (folder / "figures.json").read_text() and (folder / "quality_time.svg").is_file()
     assert "Figure 1: l2 against seconds per image on a logarithmic axis, 6 images" in (
-        (tmp_path / "docs" / "results.md").read_text()
+        folder.with_suffix(".md").read_text()
     )
     config.parts, config.results = ["generated", "figures"], [str(folder / "generator.json")]
     with pytest.raises(UserError, match=r"generator\.json"):
@@ -148,7 +152,7 @@ def test_everything_is_measured_and_the_page_is_made_of_the_json(config, tmp_pat
     reproduce(config)
     assert (folder.parent / "church" / "interpolation.png").is_file()
     assert not (folder.parent / "church" / "quality_time.svg").exists()
-    both = (tmp_path / "docs" / "results.md").read_text()
+    both = overview.read_text()
     assert "## ffhq" in both and both.index("## ffhq") < both.index("## church")
 
 

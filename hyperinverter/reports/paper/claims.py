@@ -145,13 +145,13 @@ def _images(row: dict[str, Any], name: str) -> int | None:
 def _pti(results: Results) -> Iterator[Finding]:
     yield from _against(results, "pti", smaller=False)
     rows = results.get("table1", {}).get("rows", {})
-    slow, fast = (_seconds(rows.get(name, {})) for name in ("pti", OURS))
+    slow, fast = (own_seconds(rows.get(name, {})) for name in ("pti", OURS))
     if slow and fast and not _shortened(results, "pti"):
         numbers = f"{slow / fast:,.0f} times the time ({slow:.0f} s an image)"
         yield Finding(HOLDS if slow > fast else FAILS, "the time", "", numbers)
 
 
-def _seconds(row: dict[str, Any]) -> float | None:
+def own_seconds(row: dict[str, Any]) -> float | None:
     """Of an image; on one CPU thread those in which it computed, so that what else ran there does not count."""
     cell = row.get("cells", {}).get("seconds", {})
     return own_time(cell["value"], cell.get("computing"), row.get("device", "")) if cell.get("value") else None

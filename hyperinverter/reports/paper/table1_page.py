@@ -133,7 +133,15 @@ def _trained(rows: dict[str, Any]) -> Iterator[str]:
     for part, (title, training) in parts.items():
         words = [f"{training['steps']:,} steps", f"{training['images']:,} images", training.get("precision")]
         if own is not None and part not in PHASES:
-            words.append("Phase I's trunk" if training["trunk"] == own else "another trunk than Phase I's")
+            words.append(_trunk(training["trunk"], own))
         lines.append(f"{title} {', '.join(filter(None, words))}")
     if lines:
         yield f"The last training run of each part, as its file tells (cards tell earlier ones): {'; '.join(lines)}."
+
+
+def _trunk(trunk: dict[str, Any], own: dict[str, Any]) -> str:
+    """An encoder's trunk beside Phase I's, which may see another size of image."""
+    if {**trunk, "input_size": None} != {**own, "input_size": None}:
+        return "another trunk than Phase I's"
+    at = "" if trunk["input_size"] == own["input_size"] else f" at {trunk['input_size']} px"
+    return f"Phase I's trunk{at}"

@@ -5,7 +5,7 @@ from typing import Any
 
 from hyperinverter.config.report_schema import AblateConfig
 from hyperinverter.reports.reproduce.ablations import measure_ablations
-from hyperinverter.reports.reproduce.publish import publish, write_page
+from hyperinverter.reports.reproduce.publish import publish, write_pages
 from hyperinverter.utils.waiting import log_message
 
 
@@ -14,5 +14,5 @@ def ablate(config: AblateConfig) -> dict[str, Any]:
     result = measure_ablations(config)
     if config.publish is not None:
         publish(Path(config.publish), config.domain.name, "ablations", result)
-        log_message(f"written: {write_page(Path(config.publish))}")
+        log_message(f"written: {write_pages(Path(config.publish))}")
     return result

@@ -19,7 +19,7 @@ from hyperinverter.reports.paper.bench import Bench
 from hyperinverter.reports.paper.methods import model_of
 from hyperinverter.reports.reproduce import lacking
 from hyperinverter.reports.reproduce.parts import OF_PAPER, PARTS, expanded_parts, write_html
-from hyperinverter.reports.reproduce.publish import publish, section, write_page
+from hyperinverter.reports.reproduce.publish import publish, section, write_pages
 from hyperinverter.training.common import set_up
 from hyperinverter.utils.checkout import REPOSITORY, command_of
 from hyperinverter.utils.errors import Unfinished, UserError
@@ -69,7 +69,7 @@ def reproduce(config: ReproduceConfig) -> dict[str, Any]:
     if OF_PAPER & results.keys():
         log_message(f"written: {_write_html(config)}")
     if config.publish is not None:
-        log_message(f"written: {write_page(Path(config.publish))}")
+        log_message(f"written: {write_pages(Path(config.publish))}")
     else:
         log_message("no page is made; publish=FOLDER puts the JSON files there and makes the page FOLDER.md")
     if faults:
@@ -111,7 +111,7 @@ def _write_html(config: ReproduceConfig) -> Path:
 
 def _show(part: str, result: dict[str, Any], output: Path) -> None:
     """The part's section of the page, into `<part>.md` and on stdout."""
-    text = section(part, result, output).replace(f"]({output.parent.name}/{output.name}/", "](")  # pictures beside it
+    text = section(part, result, output)
     write_text(output / f"{part}.md", text + "\n")
     print(f"\n{text}\n", flush=True)
 

@@ -6,9 +6,43 @@ from typing import Any
 from hyperinverter.evaluation.tables import ARROWS, TIMES, against, bracketed, mean, metrics_table
 from hyperinverter.reports.html_page import Block, Picture, Table
 from hyperinverter.reports.paper.analyses import order_of_table_3
+from hyperinverter.reports.paper.claims import own_seconds
 
 CURVE_SHARES = (0.25, 0.5, 0.75, 1.0)  # of a run, in the learning curve's table
+OVERVIEW = (  # metrics, of which the first that was measured is shown, and which is better
+    (("l2",), "lower"),
+    (("lpips", "squeezenet_features"), "lower"),
+    (("identity", "fr_feature", "mobilefacenet"), "higher"),
+    (("seconds",), "lower"),
+)
 FIGURES = ("interpolation.png", "difference_maps.png", "quality_time.svg")
+
+
+def overview_blocks(results: dict[str, dict[str, Any]]) -> Iterator[Block]:
+    """Of one domain: how well each method reconstructs, in few numbers, and pictures."""
+    rows: dict[str, dict[str, Any]] = {}  # method -> metric -> value, and the number of photos
+    if "table1" in results:
+        for row in results["table1"]["rows"].values():
+            rows[row["title"]] = {name: cell["value"] for name, cell in row["cells"].items()} | {"n": row.get("n", 0)}
+            rows[row["title"]]["seconds"] = own_seconds(row)
+    elif "photos" in results:
+        titles = {"w_encoder": "Phase I", "hyperinverter": "both phases"}
+        for name, values in results["photos"]["methods"].items():
+            seconds = values["time_ms_median"] / 1000
+            rows[titles.get(name, name)] = {**values, "seconds": seconds, "n": results["photos"]["num_images"]}
+    rows = {title: values for title, values in rows.items() if values["n"]}
+    columns: dict[str, str] = {}  # metric -> head
+    for names, better in OVERVIEW:
+        measured = [name for name in names if any(values.get(name) is not None for values in rows.values())]
+        columns |= {name: f"{name} {ARROWS[better]}" for name in measured[:1]}
+    lines = [
+        [title, values["n"], *("—" if values.get(name) is None else f"{values[name]:.3g}" for name in columns)]
+        for title, values in rows.items()
+    ]
+    if lines:
+        yield Table(["held-out photos", "n", *columns.values()], lines)
+    yield Picture("fig4.png", "Reconstructions by each method", is_told=False)
+    yield Picture("fig5.png", "Edits by each method", is_told=False)
 
 
 def reconstruction_blocks(result: dict[str, Any]) -> Iterator[Block]:
