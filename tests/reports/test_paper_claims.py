@@ -84,23 +84,24 @@ def test_what_was_not_measured_is_said():
     assert claims_section({"empty": {"photos": {}}}) == ""
 
 
-def test_each_claim_is_a_sentence_before_the_numbers():
+def test_each_claim_is_a_line_before_the_numbers():
     results = {"table1": table1(0.5), "editability": {}}
     results["table1"]["paired"]["w_encoder"] = {**results["table1"]["paired"]["psp"], "metrics": {}}
     results["table1"]["rows"]["w_encoder"] = {"title": "Phase I"}
     text = claims_section({"faces64": results, "churches64": {"editability": {}}})
-    lines = text[: text.index("| claim")].splitlines()
-    assert lines[2] == (
-        "- Both phases beat every other encoder on L2 and LPIPS: faces64 **holds** against psp (**not measured**: l2 "
-        "against Phase I; lpips against Phase I; e4e)."
+    lines = text[: text.index("<details>")].splitlines()
+    assert lines[2] == "| the paper's claim | faces64 |", "no column for a domain of which nothing is compared"
+    assert lines[4] == (
+        "| Both phases beat every other encoder on L2 and LPIPS | **holds** against psp (**not measured**: l2 "
+        "against Phase I; lpips against Phase I; e4e) |"
     )
-    assert "- Edits go farther than those of W+ methods: **not measured**." in lines  # by no domain
+    assert "| Edits go farther than those of W+ methods | not measured |" in lines  # by no domain
     results["table1"]["paired"]["psp"]["metrics"]["lpips"] = {"ratio": 1.2, "interval_95": [1.1, 1.3]}
     text = claims_section({"faces64": results})
-    assert "faces64 **holds** in 1 of 2 comparisons (**does not hold**: lpips against psp. **not measured**: " in text
+    assert "| **holds** in 1 of 2 comparisons (**does not hold**: lpips against psp. **not measured**: " in text
     results["table1"]["paired"]["psp"]["metrics"]["l2"] = {"ratio": 1.2, "interval_95": [1.1, 1.3]}
     text = claims_section({"faces64": results})
-    assert "faces64 **does not hold**: l2 against psp; lpips against psp. **not measured**: " in text
+    assert "| **does not hold**: l2 against psp; lpips against psp. **not measured**: " in text
 
 
 def test_a_method_in_fewer_steps_than_published_decides_nothing():

@@ -38,7 +38,7 @@ def claims_of(results: Results) -> dict[str, list[Finding]]:
 
 
 def claims_section(domains: dict[str, Results]) -> str:
-    """The head of the page: each claim in a sentence, and folded away the numbers behind it, one line each."""
+    """The head of the page: a claim in each line, a domain in each column, and folded away the numbers behind it, one line each."""
     measured = {
         domain: results
         for domain, results in domains.items()
@@ -47,12 +47,11 @@ def claims_section(domains: dict[str, Results]) -> str:
     if not measured:
         return ""
     found = {domain: claims_of(results) for domain, results in measured.items()}
-    sentences = []
-    for statement in STATEMENTS:
-        told = [f"{domain} {words}" for domain, claims in found.items() if (words := _in_words(claims[statement]))]
-        sentences.append(f"- {statement[0].upper()}{statement[1:]}: {'; '.join(told) or f'**{NOT_YET}**'}.")
+    words = {domain: {s: _in_words(findings) for s, findings in claims.items()} for domain, claims in found.items()}
+    shown = [domain for domain in found if any(words[domain].values())]
+    verdicts = [[_sentence(s), *(words[domain][s] or NOT_YET for domain in shown)] for s in STATEMENTS]
     rows = [
-        [statement, domain, one.numbers, one.verdict]
+        [_sentence(statement), domain, one.numbers, one.verdict]
         for statement in STATEMENTS
         for domain, claims in found.items()
         for one in claims[statement]
@@ -60,12 +59,16 @@ def claims_section(domains: dict[str, Results]) -> str:
     ]
     return "\n\n".join([
         "What the paper claims, and what of it holds here:",
-        "\n".join(sentences),
+        table(["the paper's claim", *shown], verdicts),
         "<details><summary>The numbers behind it</summary>",
         "Ratios are both phases' value over the other's, with 95 % intervals over photos, from the measurements below.",
         table(["claim", "domain", "measured", "verdict"], rows),
         "</details>",
     ])  # fmt: skip
+
+
+def _sentence(statement: str) -> str:
+    return statement[0].upper() + statement[1:]
 
 
 def _in_words(findings: Sequence[Finding]) -> str:
