@@ -272,6 +272,20 @@ def test_page_is_made_of_the_json(measured: tuple[Path, dict]):
     assert benchmark(config) == {} and (folder / "performance.md").read_text() == made
 
 
+def test_the_page_begins_with_the_fastest_of_each_domain(measured: tuple[Path, dict]):
+    _, result = measured
+    made = page("# Title\n\nHead.\n\n## End\n\nNotes.\n", [result])
+    run = result["runs"][0]
+    summary = next(line for line in made.splitlines() if line.startswith(f"| {result['device']} | {run['domain']} |"))
+    single = min(
+        (side["stages"]["total"]["ms_per_image"], name, side.get("speed_up", {}).get("median"))
+        for name, side in run["inference"][0]["sides"].items()
+        if name != "reference"
+    )
+    assert f" ({single[1]}, batch 1, × {single[2]:.2f})" in summary and "reference" not in summary
+    assert made.index("Head.") < made.index(summary) < made.index(tables(result)) < made.index("## End")
+
+
 def test_publishing_replaces_a_domain_and_keeps_the_others(measured: tuple[Path, dict], tmp_path: Path):
     _, result = measured
     other = {**result["runs"][0], "domain": "other", "resolution": 8}

@@ -1,5 +1,6 @@
 """benchmark.json -> Markdown: the tables of one device, and the published page of several."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,8 +11,42 @@ from hyperinverter.utils.text import counted
 
 
 def page(about: str, results: list[dict[str, Any]]) -> str:
-    """The published page: what is said of all, then the tables of every device."""
-    return "\n".join([about, *map(tables, results)])
+    """The published page.
+
+    Args:
+        about: its head, up to the first `##`, and its end.
+        results: the measurements of each device.
+    """
+    head, *notes = re.split("\n(?=## )", about)
+    return "\n".join([head, _summary(results), *map(tables, results), *notes])
+
+
+def _summary(results: list[dict[str, Any]]) -> str:
+    """A line for each domain on each device: the fastest way, and how many times as fast as the reference it is."""
+    rows = []
+    for device, run in ((result["device"], run) for result in results for run in result["runs"]):
+        one = [case for case in run["inference"] if case["batch_size"] == 1]
+        steps = [case for case in run["training"] if case["phase"] == "phase2"]
+        slider = run["slider"] and _ms(run["slider"]["times"]["slider"]["median_ms"])
+        cells = [_fastest(one, "ms_per_image"), _fastest(run["inference"], "ms_per_image"), slider or ""]
+        rows.append([device, run["domain"], run["resolution"], *cells, _fastest(steps, "median_ms")])
+    heads = ["device", "domain", "px", "an image inverted, ms", "the same in a batch", "an edit drawn, ms"]
+    return table([*heads, "a Phase II step, ms"], rows) + "\n"
+
+
+def _fastest(cases: list[dict[str, Any]], key: str) -> str:
+    """`8.61 (bf16, batch 8, × 1.79)`, of all sides but the reference; "" where nothing was measured."""
+    sides = [
+        (side["stages"]["total"][key], name, case["batch_size"], side.get("speed_up"))
+        for case in cases
+        for name, side in case["sides"].items()
+        if name != "reference"
+    ]
+    if not sides:
+        return ""
+    ms, name, batch, ratio = min(sides, key=lambda side: side[0])
+    told = [name, f"batch {batch}", f"× {ratio['median']:.2f}" if ratio else ""]
+    return f"{_ms(ms)} ({', '.join(filter(None, told))})"
 
 
 def tables(result: dict[str, Any]) -> str:

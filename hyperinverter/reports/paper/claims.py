@@ -38,7 +38,7 @@ def claims_of(results: Results) -> dict[str, list[Finding]]:
 
 
 def claims_section(domains: dict[str, Results]) -> str:
-    """The head of the page: a claim in each line, a domain in each column, and folded away the numbers behind it, one line each."""
+    """The head of the page: a line for each claim, a column for each domain, and folded away the numbers behind it."""
     measured = {
         domain: results
         for domain, results in domains.items()
