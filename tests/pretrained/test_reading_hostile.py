@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import hostile
@@ -114,6 +115,16 @@ def damaged(whole: bytes, dice: random.Random) -> bytes:
         else:
             data[place:place] = data[place : place + dice.randrange(1, 30)]
     return bytes(data)
+
+
+def test_an_npz_of_three_times_its_size_is_refused(tmp_path, monkeypatch):
+    """Its limit is two; that of source archives, four, had taken its place."""
+    monkeypatch.setattr("hyperinverter.published.reading.archive.SPARE_BYTES", 0)
+    noise, path = np.frombuffer(random.Random(0).randbytes(100_000), np.uint8), tmp_path / "a.npz"
+    for zeros, is_refused in ((50_000, False), (200_000, True)):
+        np.savez_compressed(path, a=noise, b=np.zeros(zeros, np.uint8))
+        with pytest.raises(UserError, match="no weights compress") if is_refused else nullcontext():
+            read_published(path)
 
 
 @pytest.mark.parametrize("container", ["zip", "old", "nvidia", "npy", "npz", "safetensors"])

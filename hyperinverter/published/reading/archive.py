@@ -25,11 +25,11 @@ from hyperinverter.published.reading.refusal import SPARE_BYTES, Budget, Unreada
 from hyperinverter.utils.checkout import command_of
 
 MOST_ENTRIES = 100_000
-MOST_TIMES_LARGER = 2  # an .npz when unpacked, beside the file itself; weights hardly compress
+NPZ_TIMES_LARGER = 2  # when unpacked, beside the file itself; weights hardly compress
+TAR_TIMES_LARGER = 4
 LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 ENCRYPTED = 0x1
 GZIP = b"\x1f\x8b"
-MOST_TIMES_LARGER = 4  # weights hardly compress
 OTHER_PACKAGE = f"take the version that the catalog names ({command_of('download')} --list)"
 
 
@@ -107,7 +107,7 @@ def read_npz(
 ) -> dict[str, Any]:
     """Name -> array of an .npz file; `unpickled` as of `npy_content`."""
     declared = sum(record.file_size for record in archive.entries.values())
-    if declared > MOST_TIMES_LARGER * file_bytes + SPARE_BYTES:
+    if declared > NPZ_TIMES_LARGER * file_bytes + SPARE_BYTES:
         raise UnreadableFile(
             f"it declares {declared} bytes when unpacked, from {file_bytes}; no weights compress like that"
         )
@@ -175,7 +175,7 @@ def _of_tar(mapped: mmap.mmap, members: Sequence[str], budget: Budget) -> dict[s
     """Only plain files count; everything behind the last member that is wanted stays packed."""
     result: dict[str, memoryview] = {}
     try:
-        stream = _Bounded(gzip.GzipFile(fileobj=mapped), MOST_TIMES_LARGER * len(mapped) + SPARE_BYTES)
+        stream = _Bounded(gzip.GzipFile(fileobj=mapped), TAR_TIMES_LARGER * len(mapped) + SPARE_BYTES)
         with tarfile.open(fileobj=stream, mode="r|") as archive:
             for record in archive:
                 if record.name not in members or not record.isreg():
