@@ -29,7 +29,6 @@ from hyperinverter.published.wplus import (
     TRAINING_STATE,
     Checkpoint,
     fitting_average,
-    matrix,
     open_checkpoint,
     strided,
 )
@@ -58,36 +57,24 @@ def read_hyperstyle(content: Any, source: str, given: dict[str, Any]) -> tuple[H
     """
     chosen = options(given, OPTIONS, WHAT)
     result = open_checkpoint(content, WHAT, source, "hypernet.", ("conv1.weight", "input_layer.0.weight"))
-    keys = result.keys
-    hypernet = _shared_once(result, result.part("hypernet."))
-    own_encoder = {} if result.prefix is None else keys.take_prefix(f"{result.prefix}w_encoder.")
+    hypernet = Keys(_shared_once(result, result.part("hypernet.")), WHAT, source)
+    own_encoder = {} if result.prefix is None else result.keys.take_prefix(f"{result.prefix}w_encoder.")
     average = result.average(chosen)
     decoder = result.decoder(average)
-    config = _sizes(keys, hypernet, chosen, decoder)
+    config = _sizes(hypernet, chosen, decoder)
     config.n_iters = result.iterations(chosen, ITERATIONS)
     config.wide = "cars" in result.choose(chosen, "dataset_type", "")
     num_ws = 2 * (config.resolution.bit_length() - 2)
     config.w_dim = decoder.w_dim if decoder is not None else average.shape[1] if average is not None else config.w_dim
-    average = fitting_average(keys, average, num_ws, config.w_dim)
+    average = fitting_average(hypernet, average, num_ws, config.w_dim)
     config.average_rows = 0 if average is None else len(average)
-    w_encoder = _w_encoder(keys, chosen["w_encoder"], own_encoder)
+    w_encoder = _w_encoder(chosen["w_encoder"], own_encoder)
     if w_encoder is not None:
         config.w_encoder = _w_encoder_sizes(w_encoder, num_ws, config)
-    state = {f"hypernet.{name}": value for name, value in hypernet.items()}
+    state = {f"hypernet.{name}": value for name, value in hypernet.state.items()}
     if w_encoder is not None:
         state |= {f"w_encoder.{name}": value for name, value in w_encoder.state_dict().items()}
     return result.built(lambda: HyperStyle(config), state, average, decoder, {"hyperstyle": config.to_json()})
-
-
-class _Shapes(dict[str, tuple[int, ...]]):
-    """Key -> shape; a key that must be there and is not, or that holds nothing, is a fault of the file."""
-
-    def __init__(self, keys: Keys, state: Mapping[str, Tensor]) -> None:
-        super().__init__({key: tuple(value.shape) for key, value in state.items() if value.numel() and value.ndim})
-        self.keys_of_file = keys
-
-    def __missing__(self, key: str) -> tuple[int, ...]:
-        raise self.keys_of_file.fault(f"it has no {key}, or it is empty")
 
 
 def _shared_once(found: Checkpoint, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -106,28 +93,27 @@ def _shared_once(found: Checkpoint, state: dict[str, Tensor]) -> dict[str, Tenso
     return kept
 
 
-def _sizes(keys: Keys, state: dict[str, Tensor], chosen: dict[str, Any], decoder: Generator | None) -> HyperStyleConfig:
+def _sizes(keys: Keys, chosen: dict[str, Any], decoder: Generator | None) -> HyperStyleConfig:
     """Everything that the tensors show, held against the given options."""
-    shapes = _Shapes(keys, state)
-    found = {int(m[1]) for key in shapes if (m := re.match(r"refinement_blocks\.(\d+)\.convs\.0\.weight", key))}
+    found = {int(m[1]) for key in keys.state if (m := re.fullmatch(r"refinement_blocks\.(\d+)\.convs\.0\.weight", key))}
     if not found:
         raise keys.fault("it has no refinement_blocks.*, which predict the changes of each layer")
-    missing = [SHARED + name for name in MATRICES if SHARED + name not in shapes]
+    missing = [SHARED + name for name in MATRICES if SHARED + name not in keys]
     if missing:
         raise keys.fault(f"it has no {', '.join(missing)}")
-    shared = sorted(number for number in found if f"refinement_blocks.{number}.linear.weight" in shapes)
+    shared = sorted(number for number in found if f"refinement_blocks.{number}.linear.weight" in keys)
     others = sorted(found - set(shared))
-    token_size, columns = matrix(keys, shapes, SHARED + "w1")
-    rows = matrix(keys, shapes, SHARED + "w2")[1] // token_size
+    token_size, columns = keys.shape(SHARED + "w1", 2)
+    rows = keys.shape(SHARED + "w2", 2)[1] // token_size
     resolution = _resolution(keys, max(found), chosen["output_size"], decoder)
-    is_separable = any(".make_kernel_in." in key for key in shapes)
+    is_separable = any(".make_kernel_in." in key for key in keys.state)
 
     config = HyperStyleConfig(
         resolution,
-        _layer_shapes(keys, shapes, sorted(found), shared, rows, columns, resolution, decoder),
+        _layer_shapes(keys, sorted(found), shared, rows, columns, resolution, decoder),
         shared,
         is_separable,
-        _trunk(keys, state, shapes, shared, others, chosen["strides"]),
+        _trunk(keys, shared, others, chosen["strides"]),
         token_size=token_size,
         shared_rows=rows,
         shared_columns=columns,
@@ -135,9 +121,8 @@ def _sizes(keys: Keys, state: dict[str, Tensor], chosen: dict[str, Any], decoder
     for numbers, width in ((shared, "shared_width"), (others, "width")):
         if numbers:
             block = f"refinement_blocks.{numbers[0]}."
-            setattr(config, width, shapes[f"{block}convs.0.weight"][0])
-            last = max(int(key.split(".")[3]) for key in shapes if key.startswith(f"{block}convs."))
-            config.code_size = shapes[f"{block}convs.{last}.weight"][0]
+            setattr(config, width, keys.shape(f"{block}convs.0.weight", 4)[0])
+            config.code_size = keys.shape(f"{block}convs.{_convolutions(keys, block)[-1]}.weight", 4)[0]
     keys.agree(chosen, input_nc=INPUT_CHANNELS, layers_to_tune=",".join(str(i) for i in sorted(found)))
     if any(target_names(resolution, "conv_without_bias")[i].find("torgb") < 0 for i in others):
         keys.agree(chosen, encoder_type=ENCODER_TYPES[is_separable])
@@ -160,32 +145,29 @@ def _resolution(keys: Keys, last: int, given: int | None, decoder: Generator | N
     return resolution
 
 
-def _trunk(
-    keys: Keys,
-    state: dict[str, Tensor],
-    shapes: _Shapes,
-    shared: list[int],
-    others: list[int],
-    strides: list[int] | None,
-) -> EncoderConfig:
+def _trunk(keys: Keys, shared: list[int], others: list[int], strides: list[int] | None) -> EncoderConfig:
     """The trunk's sizes; the images' size follows from how often a block halves the trunk's last map."""
     with keys.refusing():
-        trunk, channels = trunk_of(state)
+        trunk, channels = trunk_of(keys.state)
     if channels != INPUT_CHANNELS:
         raise keys.fault(f"its first convolution reads {channels} channels, expected {INPUT_CHANNELS}: two images")
-    number = (shared or others)[0]
-    block = f"refinement_blocks.{number}."
-    halvings = sum(re.fullmatch(re.escape(block) + r"convs\.\d+\.weight", key) is not None for key in shapes)
+    block = f"refinement_blocks.{(shared or others)[0]}."
+    halvings = len(_convolutions(keys, block))
     if shared:
         halvings -= 1  # the first convolution of a shared block keeps the size
-    elif f"{block}output.1.weight" in shapes:
+    elif f"{block}output.1.weight" in keys:
         halvings += 1  # the pooling takes the place of the last one
     return strided(trunk, strides, halvings)
 
 
+def _convolutions(keys: Keys, block: str) -> list[int]:
+    """Numbers of a block's convolutions, rising."""
+    pattern = re.compile(re.escape(block) + r"convs\.(\d+)\.weight")
+    return sorted(int(match[1]) for key in keys.state if (match := pattern.fullmatch(key)))
+
+
 def _layer_shapes(
     keys: Keys,
-    shapes: _Shapes,
     results: list[int],
     shared: list[int],
     rows: int,
@@ -204,13 +186,13 @@ def _layer_shapes(
         block = f"refinement_blocks.{number}.output."
         if number in shared:
             result[number] = (columns // 9 if columns % 9 == 0 else columns, rows, 3, 3)
-        elif f"{block}0.make_kernel_in.weight" in shapes:
-            out_channels = shapes[f"{block}0.kernel_linear_out.weight"][0]
-            result[number] = (out_channels, shapes[f"{block}0.kernel_linear_in.weight"][0], 3, 3)
+        elif f"{block}0.make_kernel_in.weight" in keys:
+            parts = (f"{block}0.kernel_linear_{part}.weight" for part in ("out", "in"))
+            result[number] = (*(keys.shape(part, 2)[0] for part in parts), 3, 3)
         elif "torgb" in names[number]:
-            result[number] = (3, shapes[f"{block}0.weight"][0] // 3, 1, 1)
+            result[number] = (3, keys.shape(f"{block}0.weight", 4)[0] // 3, 1, 1)
         else:
-            product = shapes[f"{block}1.weight"][0]
+            product = keys.shape(f"{block}1.weight", 4)[0]
             out_channels = math.isqrt(product) if "conv1" in names[number] else result.get(number + 1, (0,))[0]
             if not out_channels or product % out_channels:
                 raise keys.fault(f"the shape of {names[number]} does not follow from its tensors without the decoder")
@@ -218,9 +200,7 @@ def _layer_shapes(
     return result
 
 
-def _w_encoder(
-    keys: Keys, given: nn.Module | Mapping[str, Any] | str | Path | None, own: dict[str, Tensor]
-) -> nn.Module | None:
+def _w_encoder(given: nn.Module | Mapping[str, Any] | str | Path | None, own: dict[str, Tensor]) -> nn.Module | None:
     """The encoder of the first codes: given, else of the checkpoint itself, as `from_published` reads it."""
     if isinstance(given, nn.Module):
         if not isinstance(getattr(given, "published", None), Published):

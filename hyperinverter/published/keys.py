@@ -51,11 +51,14 @@ class Keys:
         """Keys that begin with `prefix` and were neither taken nor ignored yet."""
         return [key for key in self._left if key.startswith(prefix)]
 
-    def shape(self, key: str) -> tuple[int, ...]:
-        """The shape of a key that must be there; does not consume it."""
+    def shape(self, key: str, dimensions: int | None = None) -> tuple[int, ...]:
+        """The shape of a key that must be there, of so many dimensions and not empty; does not consume it."""
         if key not in self.state:
             raise self.fault(f"it has no {key}")
-        return tuple(self.state[key].shape)
+        shape = tuple(self.state[key].shape)
+        if dimensions is not None and (len(shape) != dimensions or 0 in shape):
+            raise self.fault(f"{key} has shape {shape}, expected {dimensions} sizes above 0")
+        return shape
 
     def take(self, key: str, shape: Iterable[int | None] | None = None) -> Tensor:
         """The tensor of a key, which counts as used.

@@ -96,15 +96,14 @@ def _read(content: Any, source: str, given: dict[str, Any], family: str) -> tupl
     is_restyle = family == "ReStyle"
     chosen = options(given, OPTIONS | ({"n_iters_per_batch": None} if is_restyle else {}), what)
     result = open_checkpoint(content, what, source, "encoder.", STEMS)
-    keys = result.keys
-    encoder = result.part("encoder.")
+    encoder = Keys(result.part("encoder."), what, source)
     average = result.average(chosen)
     decoder = result.decoder(average)
-    config = _sizes(keys, encoder, family, chosen, result.opts, decoder, average)
-    average = fitting_average(keys, average, config.num_styles, config.w_dim)
+    config = _sizes(encoder, family, chosen, result.opts, decoder, average)
+    average = fitting_average(encoder, average, config.num_styles, config.w_dim)
     is_added = bool(result.choose(chosen, "start_from_latent_avg", average is not None)) or is_restyle
     if is_added and average is None and not is_restyle:
-        raise keys.fault(
+        raise encoder.fault(
             "start_from_latent_avg is set, but it has no latent_avg; give latent_avg=[w_dim] or [L, w_dim], or "
             "start_from_latent_avg=False"
         )
@@ -113,7 +112,7 @@ def _read(content: Any, source: str, given: dict[str, Any], family: str) -> tupl
     config.wide = "cars" in result.choose(chosen, "dataset_type", "")
     if is_restyle:
         config.n_iters = result.iterations(chosen, RESTYLE_ITERATIONS)
-    state = {f"encoder.{name}": value for name, value in encoder.items()}
+    state = {f"encoder.{name}": value for name, value in encoder.state.items()}
     return result.built(lambda: build_model(config), state, average, decoder, {family.lower(): config.to_json()})
 
 
@@ -210,13 +209,6 @@ def open_checkpoint(content: Any, what: str, source: str, network: str, marks: t
     return Checkpoint(keys, opts, latent_avg, ignored | unused, prefix.removesuffix(network) if prefix else None)
 
 
-def matrix(keys: Keys, shapes: Mapping[str, tuple[int, ...]], key: str) -> tuple[int, ...]:
-    """The two sizes of a matrix that must be there and not be empty."""
-    if key not in shapes or len(shapes[key]) != 2 or 0 in shapes[key]:
-        raise keys.fault(f"{key} has shape {shapes[key]}, expected a matrix" if key in shapes else f"it has no {key}")
-    return shapes[key]
-
-
 def fitting_average(keys: Keys, average: Tensor | None, num_styles: int, w_dim: int) -> Tensor | None:
     """The average code checked against the codes it is added to; one code repeated too often or too seldom is one."""
     if average is None:
@@ -232,7 +224,6 @@ def fitting_average(keys: Keys, average: Tensor | None, num_styles: int, w_dim: 
 
 def _sizes(
     keys: Keys,
-    state: dict[str, Tensor],
     family: str,
     chosen: dict[str, Any],
     opts: dict[str, Any],
@@ -241,18 +232,17 @@ def _sizes(
 ) -> WPlusConfig:
     """Read the encoder's sizes off its tensors and hold the given options against them."""
     with keys.refusing():
-        trunk, channels = trunk_of(state)
-    shapes = {key: tuple(value.shape) for key, value in state.items()}
+        trunk, channels = trunk_of(keys.state)
     hidden = None
-    architecture = _architecture(keys, shapes)
+    architecture = _architecture(keys)
     if architecture in PLAIN_OR_PROGRESSIVE:
-        w_dim = matrix(keys, shapes, "styles.0.linear.weight")[0]
-        num_styles = len({key.split(".")[1] for key in shapes if key.startswith("styles.")})
-        halvings = sum(re.fullmatch(r"styles\.0\.convs\.\d+\.weight", key) is not None for key in shapes)
+        w_dim = keys.shape("styles.0.linear.weight", 2)[0]
+        num_styles = len({key.split(".")[1] for key in keys.state if key.startswith("styles.")})
+        halvings = sum(re.fullmatch(r"styles\.0\.convs\.\d+\.weight", key) is not None for key in keys.state)
         trunk = strided(trunk, chosen["strides"], halvings)
     else:
         trunk = replace(strided(trunk, chosen["strides"]), input_size=chosen["input_size"] or trunk.input_size)
-        numbers, inputs = matrix(keys, shapes, "linear.weight")
+        numbers, inputs = keys.shape("linear.weight", 2)
         into_w = architecture.endswith("IntoW")
         w_dim = numbers if into_w else average.shape[1] if average is not None else inputs
         num_styles, rest = divmod(numbers, w_dim)
@@ -280,13 +270,13 @@ def strided(trunk: EncoderConfig, strides: list[int] | None, halvings: int | Non
     return replace(trunk, input_size=trunk.stem_stride * math.prod(trunk.strides) << halvings)
 
 
-def _architecture(keys: Keys, shapes: dict[str, tuple[int, ...]]) -> str:
+def _architecture(keys: Keys) -> str:
     """pyramid, backbone, or the published class where the tensors name it."""
-    if "styles.0.linear.weight" in shapes:
-        return "pyramid" if "latlayer1.weight" in shapes else "backbone"
-    if "linear.weight" not in shapes:
+    if "styles.0.linear.weight" in keys:
+        return "pyramid" if "latlayer1.weight" in keys else "backbone"
+    if "linear.weight" not in keys:
         raise keys.fault("it has neither heads (styles.0.linear.weight) nor a last layer (linear.weight)")
-    return "BackboneEncoderUsingLastLayerInto" + ("WPlus" if "output_layer_2.3.weight" in shapes else "W")
+    return "BackboneEncoderUsingLastLayerInto" + ("WPlus" if "output_layer_2.3.weight" in keys else "W")
 
 
 def _styles_of_generator(chosen: dict[str, Any], opts: dict[str, Any], decoder: Generator | None) -> int:
