@@ -67,6 +67,7 @@ FOREIGN = {
     r"progression\.\d+\..*": "a StyleGAN of the first generation, another architecture",
 }
 GET_ANOTHER = "give a StyleGAN2 as NVIDIA's .pkl or rosinality's .pt"
+STEMS = ("input_layer.0.weight", "conv1.weight")  # of an IR or IR-SE trunk, of a ResNet trunk
 INPUTS = ("synthesis.b4.const", "input.input", "decoder.input.input")  # [..., H, W], square where images are
 
 
@@ -92,7 +93,7 @@ def unused_keys(ignored: Mapping[str, str]) -> list[str]:
 
 
 def unwrap(content: Any, what: str, source: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The weights of a checkpoint `{"state_dict": ..., ...}`, or of a bare state dict.
+    """The weights of a checkpoint `{"state_dict": ..., ...}`, or of a state dict, with or without such entries beside.
 
     Returns:
         The state dict, and for each other entry of the checkpoint why it is not used.
@@ -102,7 +103,8 @@ def unwrap(content: Any, what: str, source: str) -> tuple[dict[str, Tensor], dic
     if not isinstance(content, Mapping):
         raise UserError(f"{source}: not {what}: it holds a {type(content).__name__}, expected a state dict")
     if "state_dict" not in content:
-        return _named(content, what, source), {}
+        ignored = {name: why for name, why in UNUSED.items() if name in content}
+        return _named({name: value for name, value in content.items() if name not in ignored}, what, source), ignored
     if not isinstance(content["state_dict"], Mapping):
         result = type(content["state_dict"]).__name__
         raise UserError(f"{source}: not {what}: its state_dict is a {result}, expected names with tensors")

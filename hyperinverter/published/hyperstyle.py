@@ -22,11 +22,10 @@ from hyperinverter.models.hyperstyle import INPUT_CHANNELS, ITERATIONS, HyperSty
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.target_layers import target_layers, target_names
 from hyperinverter.models.wplus import WPlusConfig
+from hyperinverter.published.container import STEMS
 from hyperinverter.published.from_published import Published, from_published
 from hyperinverter.published.keys import Keys, options
-from hyperinverter.published.reading import read_published
 from hyperinverter.published.wplus import (
-    TRAINING_STATE,
     Checkpoint,
     fitting_average,
     open_checkpoint,
@@ -56,7 +55,7 @@ def read_hyperstyle(content: Any, source: str, given: dict[str, Any]) -> tuple[H
     `input_nc` and `encoder_type`, as the tensors say.
     """
     chosen = options(given, OPTIONS, WHAT)
-    result = open_checkpoint(content, WHAT, source, "hypernet.", ("conv1.weight", "input_layer.0.weight"))
+    result = open_checkpoint(content, WHAT, source, "hypernet.", STEMS)
     hypernet = Keys(_shared_once(result, result.part("hypernet.")), WHAT, source)
     own_encoder = {} if result.prefix is None else result.keys.take_prefix(f"{result.prefix}w_encoder.")
     average = result.average(chosen)
@@ -208,10 +207,7 @@ def _w_encoder(given: nn.Module | Mapping[str, Any] | str | Path | None, own: di
         return given
     if given is None and not own:
         return None
-    content = own if given is None else given if isinstance(given, Mapping) else read_published(given).content
-    if isinstance(content, Mapping):
-        content = {name: value for name, value in content.items() if name not in TRAINING_STATE}
-    return from_published(content, "w_encoder")
+    return from_published(own if given is None else given, "w_encoder")
 
 
 def _w_encoder_sizes(w_encoder: nn.Module, num_ws: int, config: HyperStyleConfig) -> WPlusConfig:

@@ -28,6 +28,7 @@ from hyperinverter.published.nvidia_tensors import (
 )
 from hyperinverter.published.reading import NetworkStub
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.state_dicts import outline
 
 NetworkT = TypeVar("NetworkT", Generator, Discriminator)
 
@@ -52,8 +53,6 @@ def read_generator(content: Any, source: str, given: dict[str, Any]) -> tuple[Ge
     given, num_ws = _options(given, table, "stylegan2_ada_generator", "num_ws")
     found = _find(content, ("G_ema", "G"), tables.GENERATOR_ORDER, what, source)
     keys = Keys(found.state, what, source)
-    if keys.left("synthesis.L") or keys.left("synthesis.input."):
-        raise keys.fault("it is a StyleGAN3 generator, another architecture; give a StyleGAN2 network")
     sizes = generator_sizes(keys)
     keys.agree({"num_ws": num_ws}, num_ws=2 * len(sizes.widths))
     declared, ignored = _declared(found, given, table, source)
@@ -143,8 +142,8 @@ def _find(content: Any, entries: tuple[str, ...], order: tuple[str, ...], what: 
         return _Found(dict(chosen.state), {**positional, **chosen.init_kwargs}, ignored, is_newer)
     if isinstance(chosen, Mapping) and all(isinstance(name, str) for name in chosen) and (names or not stubs):
         return _Found(dict(chosen), {}, ignored, is_newer)
-    holds = ", ".join(map(str, around)) or f"a {type(content).__name__}"
-    raise UserError(f"{source}: not {what}: expected {' or '.join(entries)}, or a state dict; it holds {holds}")
+    expected = f"expected {' or '.join(entries)}, or a state dict"
+    raise UserError(f"{source}: not {what}: {expected}; it holds {outline(content)}")
 
 
 def _takes_flat_arguments(stub: NetworkStub) -> bool:

@@ -15,11 +15,10 @@ from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.models.hypernetwork import Hypernetwork, WeightRegressor
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.published import released_parts
-from hyperinverter.published.container import UNUSED, prefix_of, unwrap
+from hyperinverter.published.container import STEMS, UNUSED, prefix_of, unwrap
 from hyperinverter.published.from_published import Published, from_published
 from hyperinverter.published.keys import Keys, options
 
-STEMS = ("input_layer.0.weight", "conv1.weight")  # of an IR or IR-SE trunk, of a ResNet trunk
 # what a checkpoint can hold beside the network that is wanted
 NETWORKS = {
     "encoder": "an encoder",

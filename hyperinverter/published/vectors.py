@@ -15,7 +15,7 @@ from torch import Tensor
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.safetensors_io import write_tensors
-from hyperinverter.utils.state_dicts import shortened
+from hyperinverter.utils.state_dicts import outline
 
 PCA = ("mean", "comp", "std")  # of the published ffhq_pca.pt
 CACHE = ("lat_mean", "lat_comp", "lat_stdev")  # of the .npz that GANSpace itself writes
@@ -56,7 +56,7 @@ def as_direction(content: Any, space: Space) -> Tensor:
     if isinstance(content, Mapping):
         content = _only(content)
     if not isinstance(content, Tensor):
-        raise ValueError(f"holds {type(content).__name__}; expected one tensor of {space.text}")
+        raise ValueError(f"holds {outline(content)}; expected one tensor of {space.text}")
     return laid_out(content, space)
 
 
@@ -100,7 +100,7 @@ def _only(content: Mapping[str, Any]) -> Any:
         raise ValueError("holds a cache of GANSpace without components of the latent space (lat_comp)")
     tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
     if len(tensors) != 1:
-        raise ValueError(f"holds {shortened(list(content)) or 'nothing'}; expected one tensor, a direction")
+        raise ValueError(f"holds {outline(content)}; expected one tensor, a direction")
     return next(iter(tensors.values()))
 
 
@@ -121,8 +121,7 @@ def pca_of(content: Any, space: Space) -> tuple[Tensor, Tensor, Tensor]:
         ValueError: it is no PCA, of another W, or not finite.
     """
     if not is_pca(content):
-        held = shortened(list(content)) if isinstance(content, Mapping) else type(content).__name__
-        raise ValueError(f"holds {held}; expected the tensors mean, comp and std of a PCA of W")
+        raise ValueError(f"holds {outline(content)}; expected the tensors mean, comp and std of a PCA of W")
     names = PCA if all(name in content for name in PCA) else CACHE
     mean, components, stds = (content[name].detach().float() for name in names)
     message = ", ".join(f"{name} {tuple(content[name].shape)}" for name in names)

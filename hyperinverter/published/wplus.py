@@ -20,12 +20,11 @@ from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.wplus import ENCODERS, ReStyleModel, WPlusConfig, WPlusModel, build_model
 from hyperinverter.models.wplus.encoders import RESNET_PREFIX
 from hyperinverter.models.wplus.model import RESTYLE_ITERATIONS
-from hyperinverter.published.container import UNUSED, prefix_of, unwrap
+from hyperinverter.published.container import STEMS, prefix_of, unwrap
 from hyperinverter.published.from_published import Published
 from hyperinverter.published.keys import Keys, options
 from hyperinverter.published.rosinality import read_generator
 
-STEMS = ("input_layer.0.weight", "conv1.weight")  # of an IR or IR-SE trunk, of a ResNet trunk
 # names that other published repositories give to the same class
 OTHER_NAMES = {
     "EncoderUsingLastLayerIntoW": "BackboneEncoderUsingLastLayerIntoW",  # HyperInverter, on ResNet34
@@ -37,11 +36,6 @@ OTHER_NAMES = {
 PLAIN_OR_PROGRESSIVE = {
     "pyramid": ("GradualStyleEncoder", "Encoder4Editing"),
     "backbone": ("BackboneEncoder", "ProgressiveBackboneEncoder"),
-}
-TRAINING_STATE = {
-    "discriminator_state_dict": "the discriminator of codes, which only training needs",
-    "discriminator_optimizer_state_dict": "an optimiser's state",
-    "best_val_loss": "a note of the training run",
 }
 # what is read from a run's options, and of which type it must be to count
 READ_OPTS = {
@@ -189,24 +183,18 @@ def open_checkpoint(content: Any, what: str, source: str, network: str, marks: t
         network: prefix of the network that it must hold, "encoder.".
         marks: keys of which that network has at least one.
     """
-    entries = dict(content) if isinstance(content, Mapping) else content
-    opts, latent_avg, ignored = {}, None, {}
-    if isinstance(entries, dict):
-        latent_avg = entries.pop("latent_avg", None)
-        opts = entries.pop("opts", None)
-        ignored = {name: why for name, why in TRAINING_STATE.items() if entries.pop(name, None) is not None}
-        if opts is not None:
-            ignored["opts"] = OPTS
-        opts = opts if isinstance(opts, Mapping) else {}
-        opts = {name: opts[name] for name, kind in READ_OPTS.items() if isinstance(opts.get(name), kind)}
-        if "state_dict" not in entries:  # flat: notes of the run may lie beside the tensors
-            ignored |= {name: UNUSED[name] for name in UNUSED if entries.pop(name, None) is not None}
-    state, unused = unwrap(entries, what, source)
+    state, ignored = unwrap(content, what, source)
+    ignored.pop("latent_avg", None)
+    if "opts" in ignored:
+        ignored["opts"] = OPTS
+    opts = content.get("opts")
+    opts = opts if isinstance(opts, Mapping) else {}
+    opts = {name: opts[name] for name, kind in READ_OPTS.items() if isinstance(opts.get(name), kind)}
     keys = Keys(state, what, source)
     prefix = prefix_of(state, (network, f"module.{network}", ""), marks)
     if prefix is None:
         raise keys.fault(f"it has none of {', '.join(marks)}, bare or below {network}")
-    return Checkpoint(keys, opts, latent_avg, ignored | unused, prefix.removesuffix(network) if prefix else None)
+    return Checkpoint(keys, opts, content.get("latent_avg"), ignored, prefix.removesuffix(network) if prefix else None)
 
 
 def fitting_average(keys: Keys, average: Tensor | None, num_styles: int, w_dim: int) -> Tensor | None:

@@ -16,8 +16,7 @@ from hyperinverter.published.reading import IrNetwork, NetworkStub, PublishedFil
 from hyperinverter.published.vectors import Space, as_direction, is_pca, pca_of
 from hyperinverter.releases.catalog import VECTORS
 from hyperinverter.utils.errors import UserError
-from hyperinverter.utils.state_dicts import LONGEST
-from hyperinverter.utils.text import printable
+from hyperinverter.utils.state_dicts import outline
 
 INNER = ("state_dict", "g_ema", "g", "G_ema", "G", "D")  # entries that hold the weights
 LIKELY = ("psp", "e4e")  # kinds whose tensors are alike
@@ -140,7 +139,7 @@ def kind_of(file: PublishedFile, kind: str | None = None, hint: str | None = Non
     if other := foreign(plain_names(file.content)):
         raise UserError(f"{file.path}: it is {other}")
     raise UserError(
-        f"{file.path}: its kind is not recognised (it holds {_outline(file.content)}); give kind=, one of "
+        f"{file.path}: its kind is not recognised (it holds {outline(file.content)}); give kind=, one of "
         f"{', '.join(KNOWN)}"
     )
 
@@ -254,10 +253,3 @@ def _flat(config: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "one number"
-
-
-def _outline(content: Any) -> str:
-    if not isinstance(content, Mapping):
-        return f"a {type(content).__name__}"
-    names = [printable(str(name), longest=LONGEST) for name in content]
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "") or "nothing"

@@ -61,6 +61,14 @@ def shortened(names: list) -> str:
     return ", ".join(shown) + (", ..." if len(names) > SHOWN else "")
 
 
+def outline(content: Any) -> str:
+    """What a file holds, for a refusal: the first names of a mapping; of anything else its type."""
+    if not isinstance(content, Mapping):
+        return f"a {type(content).__name__}"
+    names = [printable(str(name), longest=LONGEST) for name in content]
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "") or "nothing"
+
+
 def _type(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 

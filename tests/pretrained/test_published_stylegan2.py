@@ -218,6 +218,7 @@ def test_damaged_and_foreign_generators_are_refused_by_name() -> None:
         (stub_of(make_generator(), synthesis_kwargs={"activation": "gelu"}), "activation must be one of .*'gelu'"),
         (stub_of(make_generator(), synthesis_kwargs={"conv_clamp": "high"}), "conv_clamp|'<' not supported"),
         ({"D": stub_of(make_discriminator())}, "expected G_ema or G, or a state dict; it holds D"),
+        ({"D": stub_of(make_discriminator()), "\x1b[2J": 1}, r"it holds D, \\x1b\[2J"),
         (7, "it holds a int"),
         ({}, "resolutions none"),
     ]:
