@@ -179,7 +179,11 @@ def check_counts(config: Mapping[str, Any], sections: Iterable[str], tensors: in
             raise ValueError(f"{name} describes {layers} layers, its file holds {tensors} tensors")
 
 
-def _network(file: ModelFile, build: Callable[[], nn.Module]) -> Any:
+def network_of(file: ModelFile, build: Callable[[], nn.Module]) -> Any:
+    """The network that a file's config describes, with its weights, in eval mode.
+
+    Raises UserError: the config describes none, or one that the weights do not fit.
+    """
     network = _built(file, build)
     fill(network, file.state, file.path)
     network.weights_hash = file.hash  # the file's own; what later files write into `requires`
@@ -207,7 +211,7 @@ def _generator(file: ModelFile, domain: DomainConfig) -> Generator:
         channels[px] = len(head.state.get("conv1.bias", ()))  # what it does not say is derived from its weights
         early = {f"synthesis.early.{px}.{name}": value for name, value in head.state.items()}
         file = replace(file, path=path, state={**file.state, **early})
-    return cast(Generator, _network(file, lambda: build_generator(domain, early_heads=channels)))
+    return cast(Generator, network_of(file, lambda: build_generator(domain, early_heads=channels)))
 
 
 def load_discriminator(source: str | Path, domain: DomainConfig | None = None) -> Discriminator:
@@ -216,7 +220,7 @@ def load_discriminator(source: str | Path, domain: DomainConfig | None = None) -
     file = read_model(path, "discriminator")
     check_domain(file, domain)
     described = _domain_of(file)
-    return _network(file, lambda: build_discriminator(described))
+    return network_of(file, lambda: build_discriminator(described))
 
 
 def load_w_encoder(source: str | Path, generator: Generator, domain: DomainConfig | None = None) -> WEncoder:
@@ -232,7 +236,7 @@ def load_w_encoder(source: str | Path, generator: Generator, domain: DomainConfi
     check_requires(file, generator=hash_of(generator))
     described = _domain_of(file)
     described.generator.w_dim = generator.w_dim  # E1's file does not repeat it
-    return _network(file, lambda: build_w_encoder(described))
+    return network_of(file, lambda: build_w_encoder(described))
 
 
 def hash_of(network: nn.Module) -> str:
@@ -308,7 +312,7 @@ def load_model(
         check_requires(read["feature_residual"], **present)
     domain = _domain_of(*read.values(), base=base)
     generator = _generator(read["generator"], domain)
-    w_encoder = _network(read["w_encoder"], lambda: build_w_encoder(domain)) if with_w_encoder else None
+    w_encoder = network_of(read["w_encoder"], lambda: build_w_encoder(domain)) if with_w_encoder else None
     network = None
     if with_hyperinverter:
         file = read["hyperinverter"]
@@ -320,7 +324,7 @@ def load_model(
     if with_feature_residual:
         assert network is not None, "Phase III stands on Phase II"
         e2 = network.layerwise_encoder
-        feature_residual = _network(read["feature_residual"], lambda: build_feature_residual(domain, generator, e2))
+        feature_residual = network_of(read["feature_residual"], lambda: build_feature_residual(domain, generator, e2))
     folder = paths[wanted[-1]].parent  # directions lie beside the part that was trained last
     name = read["generator"].config["domain"]
     digest = model_hash(**hashes)

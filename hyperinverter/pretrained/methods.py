@@ -16,17 +16,9 @@ from hyperinverter.models.hyperstyle import HyperStyle, HyperStyleConfig
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.wplus import WPlusConfig, WPlusModel, build_model
 from hyperinverter.pretrained.files import PUBLISHED_METHODS, part_file, weights_file
-from hyperinverter.pretrained.load import (
-    LoadedModel,
-    check_counts,
-    check_fits,
-    check_requires,
-    fill,
-    load_model,
-    model_hash,
-)
-from hyperinverter.utils.errors import DAMAGED, UserError, reason_of
-from hyperinverter.utils.state_dicts import shapes_only, skip_init
+from hyperinverter.pretrained.load import LoadedModel, check_counts, check_requires, load_model, model_hash, network_of
+from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.state_dicts import skip_init
 
 MOST_STYLES = 99
 
@@ -92,19 +84,16 @@ def load_method(source: str | Path | DomainConfig, method: str) -> LoadedMethod:
     model = load_model(source, with_hyperinverter=False, with_w_encoder=False)
     file = read_model(path, method)
     check_requires(file, generator=model.hashes["generator"])
-    try:
-        with shapes_only():
-            plan = _build(file.config[method], method, model.generator, len(file.state))
-        check_fits(plan.state_dict(), file.state, path)
+
+    def build() -> WPlusModel | HyperStyle:
         with skip_init():
-            network = _build(file.config[method], method, model.generator, len(file.state))
-    except DAMAGED as error:
-        raise UserError(f"{path}: its config describes no {method} ({reason_of(error)}); make it again") from error
-    fill(network, file.state, path)
+            return _build(file.config[method], method, model.generator, len(file.state))
+
+    network = network_of(file, build)
     network.decoder = model.generator
     hashes = model.hashes | {method: file.hash}
     loaded = replace(model, hashes=hashes, hash=model_hash(**hashes))
-    return LoadedMethod(**vars(loaded), method=network.eval())
+    return LoadedMethod(**vars(loaded), method=network)
 
 
 def _build(config: dict[str, Any], method: str, generator: Generator, tensors: int) -> WPlusModel | HyperStyle:

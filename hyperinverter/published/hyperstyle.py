@@ -25,12 +25,7 @@ from hyperinverter.models.wplus import WPlusConfig
 from hyperinverter.published.container import STEMS
 from hyperinverter.published.from_published import Published, from_published
 from hyperinverter.published.keys import Keys, options
-from hyperinverter.published.wplus import (
-    Checkpoint,
-    fitting_average,
-    open_checkpoint,
-    strided,
-)
+from hyperinverter.published.wplus import Checkpoint, fitting_average, open_checkpoint, strided
 
 WHAT = "HyperStyle"
 SHARED = "shared_weight_hypernet."
