@@ -80,13 +80,13 @@ def normalised_apart(network: nn.Module, parts: int) -> Iterator[None]:
 
 
 def average_running_statistics(network: nn.Module) -> None:
-    """Where BatchNorm is not synchronised, its running statistics become their mean over processes: one model again.
+    """Running statistics that BatchNorm learns, and does not synchronise, become their mean over processes: one model.
 
     Call it after every step. The mean of variances lacks the spread of the devices' means, which is small.
     """
     if world_size() == 1:
         return
-    norms = [module for module in network.modules() if type(module) is nn.BatchNorm2d and module.track_running_stats]
+    norms = [module for module in network.modules() if type(module) is nn.BatchNorm2d and module.training]
     buffers = (buffer for norm in norms for buffer in (norm.running_mean, norm.running_var))
     values = [buffer for buffer in buffers if buffer is not None]
     if values:

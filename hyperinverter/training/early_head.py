@@ -28,11 +28,12 @@ from hyperinverter.releases.obtain import obtain_weights
 from hyperinverter.training.common import set_up
 from hyperinverter.training.export import copy_parts, save_early_head
 from hyperinverter.training.guard import guarded
-from hyperinverter.training.optim import build_optimizer, set_rates, step_over_parts
-from hyperinverter.training.progress import due_at, open_run
-from hyperinverter.training.resume import Parts, find_state, restore, save_state
-from hyperinverter.training.validation import side_by_side, validate
-from hyperinverter.utils.distributed import in_all_processes, is_main, place_of, world_size
+from hyperinverter.training.loop import Trainee, fit
+from hyperinverter.training.optim import build_optimizer, step_over_parts
+from hyperinverter.training.progress import Progress
+from hyperinverter.training.resume import find_state
+from hyperinverter.training.validation import validate
+from hyperinverter.utils.distributed import in_all_processes, is_main
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.state_dicts import misfits
 from hyperinverter.utils.text import counted
@@ -131,9 +132,7 @@ def train(config: EarlyHeadConfig) -> dict[str, float]:
         UserError: the generator can have no early head, or the losses are no longer finite.
         FileNotFoundError: a network is not there.
     """
-    # -- set up
-    device = set_up(config)
-    domain, schedule, output = config.domain, config.schedule, Path(config.output)
+    device, domain = set_up(config), config.domain
     generator = load_generator(obtain_weights(domain, "generator"), domain).to(device).requires_grad_(False)
     mobile: Any = generator  # the kind that has one
     if not hasattr(generator, "start_early_head"):
@@ -147,8 +146,6 @@ def train(config: EarlyHeadConfig) -> dict[str, float]:
     head: EarlyHead = start_head(config, mobile, size).to(device)
     losses = build_losses(config.loss_weights, loss_resolution=domain.loss_resolution).to(device).eval()
     optimizer = build_optimizer(head.parameters(), config.optimizer)
-    state: Parts = {"early_head": head, "optimizer": optimizer}
-    progress = restore(resumed, state, {optimizer: config.optimizer}, data=data)
     count = mobile.synthesis.layers_up_to(size)
 
     def draw(ws: Tensor, residuals: Residuals) -> Tensor:
@@ -156,57 +153,51 @@ def train(config: EarlyHeadConfig) -> dict[str, float]:
             x = mobile.synthesis.features(ws, f"layers.{count - 1}", residuals)
         return head(x, ws[:, 3 * count], {})
 
-    def measure(part: tuple[Tensor, Residuals, Tensor]) -> dict[str, Tensor]:
+    def loss_of(part: tuple[Tensor, Residuals, Tensor]) -> dict[str, Tensor]:
         ws, residuals, whole = part
         total, parts = losses(draw(ws, residuals), whole)
         return {"loss": total, **parts}
 
-    def validation_losses(images: Tensor, names: list[str]) -> dict[str, Tensor]:
+    def update(images: Tensor, names: Sequence[str], _: int, measure: bool) -> dict[str, Tensor | None]:
+        parts = one_by_one(scenes[0](images, names))
+        return step_over_parts(optimizer, loss_of, parts, clip=config.gradient_clip, measure=measure)
+
+    def measure(images: Tensor, names: list[str]) -> dict[str, Tensor]:
         ws, residuals, whole = scenes[1](images, names)
         drawn = draw(ws, residuals)
         total, parts = losses(drawn, whole)
         errors = ((drawn - at_most(whole, size)) / 2).square().mean(dim=(1, 2, 3))  # of images in [0, 1]
         return {"loss": total, **parts, "psnr": (-10 * errors.log10()).mean()}
 
-    with open_run(config, progress) as (run, bar):
-        run.log(f"early head at {size} px on {place_of(device)}: {progress.data()}", *resumed.notes)
-        while progress.step < schedule.max_steps:
-            # -- one step
-            due = due_at(progress.step + 1, schedule)
-            images, names = data[0].get(progress.position, schedule.batch_size)
-            set_rates(progress.step, schedule, {optimizer: config.optimizer})
-            seen = scenes[0](images.to(device), names)
-            values = step_over_parts(optimizer, measure, one_by_one(seen), clip=config.gradient_clip, measure=due.look)
-            due = progress.step_done(due, schedule, values, images=schedule.batch_size)
-            bar.update()
-            if not due.look:
-                continue
+    @torch.no_grad()
+    def pictures(images: Tensor, names: list[str]) -> list[Tensor]:
+        ws, residuals, whole = scenes[1](images, names)
+        return [whole, draw(ws, residuals)]
 
-            # -- log, pictures, validation, best head
-            progress.history.stop_if_not_finite(config, run.checkpoints)
-            if due.log:
-                bar.set_postfix(loss=f"{progress.log_losses(run):.4f}")
-            if due.images and is_main():
-                held_out = next((batch[1:] for batch in data[1].own_in_order(4, 4)), None)
-                images, names = held_out or data[0].get(0, 4 * world_size())
-                ws, residuals, whole = scenes[1](images.to(device), names)
-                with torch.no_grad():
-                    run.images(progress.step, "reduced_early", side_by_side(whole, draw(ws, residuals)))
-            if due.validation:
-                result = validate(validation_losses, data[1], schedule, device)
-                if progress.log_validation(run, result) and is_main():
-                    copy_parts(output / "model", domain, ["generator"])
-                    info = {"trainer": "train_early_head", "step": progress.step, "validation": result}
-                    info["images_seen"] = progress.position
-                    save_early_head(output / "model", head, config.channels, size, domain, frozen=frozen, info=info)
+    def write(folder: Path, progress: Progress, measured: dict[str, float] | None) -> list[str]:
+        if measured is None:
+            measured = validate(measure, data[1], replace(config.schedule, validation_images=None), device)
+            message = ", ".join(f"{name} {value:.4f}" for name, value in measured.items())
+            return [f"on {counted(len(data[1]), 'validation image')}: {message}"] if measured else []
+        if is_main():
+            copy_parts(folder, domain, ["generator"])
+            info = {"trainer": "train_early_head", "step": progress.step, "validation": measured}
+            info["images_seen"] = progress.position
+            save_early_head(folder, head, config.channels, size, domain, frozen=frozen, info=info)
+        return []
 
-            # -- save
-            if due.save:
-                save_state(run, config, trainer="early_head", frozen=fixed, progress=progress, parts=state)
-            if due.stop:
-                run.stop(progress.step)
-        measured = validate(validation_losses, data[1], replace(schedule, validation_images=None), device)
-        message = ", ".join(f"{name} {value:.4f}" for name, value in measured.items())
-        told = [f"on {counted(len(data[1]), 'validation image')}: {message}"] if measured else []
-        run.log(*told, progress.conclusion(output))
-    return progress.summary()
+    trainee = Trainee(
+        trainer="early_head",
+        title=f"early head at {size} px",
+        network=head,
+        parts={"early_head": head, "optimizer": optimizer},
+        rates={optimizer: config.optimizer},
+        frozen=fixed,
+        origin=f"the head starts from {config.init_from or 'random weights'}",
+        update=update,
+        measure=measure,
+        draw=pictures,
+        pictures="reduced_early",
+        write=write,
+    )
+    return fit(config, trainee, resumed, data, device)

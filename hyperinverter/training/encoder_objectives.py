@@ -79,10 +79,10 @@ class Objective(ABC):
         return steps[-1] | (by_step if len(steps) > 1 else {})
 
     @torch.no_grad()
-    def draw(self, images: Tensor) -> list[Tensor]:
-        """Reconstructions [N,3,px,px] after the first and, where there are several, the last step."""
+    def draw(self, images: Tensor, names: Sequence[str]) -> list[Tensor]:
+        """Photos [N,3,R,R]; reconstructions [N,3,px,px] after the first and, if there are several, the last step."""
         drawn = [image for _, image in self.outputs(images)]
-        return drawn[:1] + drawn[1:][-1:]
+        return [images, *drawn[:1], *drawn[1:][-1:]]
 
     def _losses(self, images: Tensor, is_training: bool = True) -> Iterator[dict[str, Tensor]]:
         for ws, image in self.outputs(images):

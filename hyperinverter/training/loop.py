@@ -1,4 +1,4 @@
-"""The loop of every trainer that has one encoder to train: Phase I, pSp, e4e, ReStyle and HyperStyle.
+"""The loop of every trainer but StyleGAN2's: the three phases, pSp, e4e, ReStyle, HyperStyle, and early heads.
 
 What differs between them is handed in: how an update is made, what validation measures, what is drawn and written.
 """
@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hyperinverter.config.schema import OptimizerConfig, PhaseConfig
+from hyperinverter.config.schema import OptimizerConfig, PhaseConfig, TrainConfig
 from hyperinverter.data import Batches, reports
 from hyperinverter.ops.batch_norm import average_running_statistics
 from hyperinverter.training.augment import RandomChanges
+from hyperinverter.training.common import Run
 from hyperinverter.training.optim import set_rates
 from hyperinverter.training.progress import Progress, due_at, open_run
 from hyperinverter.training.resume import Parts, Resumed, restore, save_state
@@ -24,11 +25,11 @@ from hyperinverter.utils.distributed import is_main, place_of
 
 @dataclass(frozen=True)
 class Trainee:
-    """An encoder to train.
+    """What is trained.
 
     Attributes:
         trainer: name in training states.
-        network: what is trained; the loop puts it in train and eval mode.
+        network: what the loop puts in train and eval mode.
         parts: name -> network, optimiser or buffers of the training state, as in `save_state`.
         rates: optimiser -> its settings.
         frozen: part -> weights hash of what is used but not trained.
@@ -36,10 +37,13 @@ class Trainee:
         update: one step from photos [N,3,R,R], their names and the number of steps done; whether gradients are
             measured -> scalars for the log, "loss" among them.
         measure: photos and names -> mean losses; the best step is the one with the lowest "loss".
-        draw: photos -> further columns of the grid of pictures, [N,3,R,R] each.
+        draw: photos and names -> the columns of the grid of pictures, [N,3,R,R] each.
         write: a model folder, at a progress, with the validation losses of its best step; None: it is the last step.
+            Returns what the log is to say of it, if anything.
         then: the command that goes on from the best model.
         notes: what the user is to know of the settings.
+        begin: called before every step; returns how many images it takes. None: as the schedule says.
+        may_be_missing: parts that an earlier state need not have, as in `restore`.
     """
 
     trainer: str
@@ -51,30 +55,29 @@ class Trainee:
     origin: str
     update: Callable[[Tensor, Sequence[str], int, bool], dict[str, Tensor | None]]
     measure: Callable[[Tensor, list[str]], dict[str, Tensor]]
-    draw: Callable[[Tensor], Sequence[Tensor]]
+    draw: Callable[[Tensor, list[str]], Sequence[Tensor]]
     pictures: str
-    write: Callable[[Path, Progress, dict[str, float] | None], None]
-    then: str
+    write: Callable[[Path, Progress, dict[str, float] | None], Sequence[str] | None]
+    then: str = ""
     notes: Sequence[str] = ()
+    begin: Callable[[Progress, Run], int] | None = None
+    may_be_missing: Sequence[str] = ()
 
 
 def fit(
-    config: PhaseConfig, trainee: Trainee, resumed: Resumed, data: tuple[Batches, Batches], device: torch.device
+    config: TrainConfig, trainee: Trainee, resumed: Resumed, data: tuple[Batches, Batches], device: torch.device
 ) -> dict[str, float]:
     """Train until `schedule.max_steps`; the best goes to `<output>/model`, the last to `<output>/model_last`.
 
     Returns:
         The last logged losses ("train/..."), the last validation losses ("validation/..."), "best/loss", "best/step".
     """
-    schedule, output, network, (train_data, validation_data) = (
-        config.schedule,
-        Path(config.output),
-        trainee.network,
-        data,
-    )
-    changes = RandomChanges(config.augment, config.augment_p, device)
+    schedule, output, network = config.schedule, Path(config.output), trainee.network
+    train_data, validation_data = data
+    kinds, p = (config.augment, config.augment_p) if isinstance(config, PhaseConfig) else ([], 0.0)
+    changes = RandomChanges(kinds, p, device)
     trainer, frozen, parts = trainee.trainer, trainee.frozen, trainee.parts
-    progress = restore(resumed, parts, trainee.rates, data=data)
+    progress = restore(resumed, parts, trainee.rates, data=data, may_be_missing=trainee.may_be_missing)
     origin = f"resumed at step {progress.step}" if progress.step else trainee.origin
 
     with open_run(config, progress) as (run, bar):
@@ -84,12 +87,13 @@ def fit(
 
         while progress.step < schedule.max_steps:
             # -- one step
+            batch_size = schedule.batch_size if trainee.begin is None else trainee.begin(progress, run)
             due = due_at(progress.step + 1, schedule)
-            images, names = train_data.get(progress.position, schedule.batch_size)
+            images, names = train_data.get(progress.position, batch_size)
             set_rates(progress.step, schedule, trainee.rates)
             values = trainee.update(changes.photos(images.to(device)), names, progress.step, due.look)
             average_running_statistics(network)
-            due = progress.step_done(due, schedule, values, images=schedule.batch_size)
+            due = progress.step_done(due, schedule, values, images=batch_size)
             bar.update()
             if not due.look:
                 continue
@@ -102,7 +106,7 @@ def fit(
             # -- pictures, validation, best model
             network.eval()
             if due.images and is_main():
-                columns = [shown, *trainee.draw(shown)]
+                columns = trainee.draw(*shown)
                 run.images(progress.step, trainee.pictures, side_by_side(*columns), columns=2 * len(columns))
             if due.validation:
                 measured = validate(trainee.measure, validation_data, schedule, device)
@@ -117,6 +121,6 @@ def fit(
                 run.stop(progress.step)
 
         # -- stop
-        trainee.write(output / "model_last", progress, None)
-        run.log(*reports(train_data, validation_data), progress.conclusion(output, trainee.then))
+        told = trainee.write(output / "model_last", progress, None) or ()
+        run.log(*reports(train_data, validation_data), *told, progress.conclusion(output, trainee.then))
     return progress.summary()

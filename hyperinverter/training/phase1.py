@@ -153,7 +153,7 @@ def train(config: Phase1Config) -> dict[str, float]:
         origin=origin,
         update=update,
         measure=lambda images, names: objective(images, objective.true_w(validation_data, names)),
-        draw=lambda images: [objective.reconstruct(images)],
+        draw=lambda images, _: [images, objective.reconstruct(images)],
         pictures="input_phase1",
         write=write,
         then=command_for("hyperinverter", domain.name, output / "model"),

@@ -8,6 +8,7 @@ resumed run has the right batch, G keeps no gradients, and best-model tracking r
 not they validate. Beyond the paper, and off unless set: `edit_consistency`. Letters: N images, R pixels.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,35 +16,33 @@ import torch
 from torch import Tensor, nn
 
 from hyperinverter.config.schema import AdversarialConfig, Phase2Config
-from hyperinverter.data import check_training_data, open_training_data, reports
+from hyperinverter.data import check_training_data, open_training_data
 from hyperinverter.losses import TotalLoss, build_losses
 from hyperinverter.losses.adversarial import generator_loss, lazy_r1_weight
 from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.models.stylegan2 import Discriminator
-from hyperinverter.ops.batch_norm import average_running_statistics, synchronised
-from hyperinverter.training.augment import RandomChanges
+from hyperinverter.ops.batch_norm import synchronised
 from hyperinverter.training.common import Run, set_up
 from hyperinverter.training.discriminator import discriminator_step
 from hyperinverter.training.edit_consistency import Edits, edit_consistency, load_steps, with_edits
 from hyperinverter.training.export import export_part
 from hyperinverter.training.gradient_basis import start_from_gradients
 from hyperinverter.training.guard import guarded
-from hyperinverter.training.optim import build_optimizer, set_rates, step_over_parts, whole
-from hyperinverter.training.progress import Progress, due_at, open_run
-from hyperinverter.training.resume import Parts, find_state, restore, save_state
+from hyperinverter.training.loop import Trainee, fit
+from hyperinverter.training.optim import build_optimizer, step_over_parts, whole
+from hyperinverter.training.progress import Progress
+from hyperinverter.training.resume import Parts, find_state
 from hyperinverter.training.start import (
     load_discriminator_of_losses,
-    notes_on_photos,
     open_later_passes,
     photo_resolution,
     start_discriminator,
     start_hyperinverter,
     training_resolution,
 )
-from hyperinverter.training.validation import sample_images, side_by_side, validate
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.device import to_device
-from hyperinverter.utils.distributed import check_divides, in_all_processes, is_main, place_of
+from hyperinverter.utils.distributed import check_divides, in_all_processes, is_main
 from hyperinverter.utils.files import copy_file
 
 # of a training state, from the start where the config has an adversarial term
@@ -135,11 +134,11 @@ class Objective:
             return encoder_losses(self.model, self.losses, images, discriminator, gan.weight, group)[0]
 
     @torch.no_grad()
-    def pictures(self, images: Tensor) -> Tensor:
-        """Input, Phase I and Phase II of images [N,3,R,R], next to each other."""
+    def pictures(self, images: Tensor, names: list[str]) -> list[Tensor]:
+        """Input, Phase I and Phase II of images [N,3,R,R]."""
         with self.autocast:
             output = self.model(images)
-        return side_by_side(images, output.w_image, output.reconstruction)
+        return [images, output.w_image, output.reconstruction]
 
 
 def forget_best_before_another_loss(gan: AdversarialConfig, progress: Progress, run: Run) -> None:
@@ -170,17 +169,6 @@ def update_discriminator(
     )
 
 
-def export_best(
-    objective: Objective, trained: nn.Module, progress: Progress, frozen: dict[str, str], measured: dict[str, float]
-) -> None:
-    """Write `<output>/model`; the best before the adversarial term joins is kept beside later ones."""
-    config, folder = objective.config, Path(objective.config.output) / "model"
-    export_part(folder, "hyperinverter", trained, config.domain, progress, frozen, measured)
-    if config.adversarial.weight > 0 and not objective.is_adversarial and is_main():
-        best = folder / "hyperinverter.safetensors"
-        copy_file(best, best.with_name("hyperinverter_before_adversarial.safetensors"))
-
-
 def check_settings(config: Phase2Config) -> None:
     """Refuse batches that do not divide, and data that cannot be read, before networks are loaded."""
     check_divides("schedule.batch_size", config.schedule.batch_size, config.gradient_accumulation)
@@ -202,9 +190,7 @@ def train(config: Phase2Config) -> dict[str, float]:
         UserError: the losses are no longer finite, the checkpoint does not fit the config, or the data cannot be used.
         FileNotFoundError: a network or the images are not there.
     """
-    # -- set up: networks, data, losses, optimisers
-    device, domain, output = set_up(config), config.domain, Path(config.output)
-    schedule, gan = config.schedule, config.adversarial
+    device, domain, gan = set_up(config), config.domain, config.adversarial
     check_settings(config)
     start = start_hyperinverter(domain, config.init_from)
     discriminator, used = load_discriminator_of_losses(config, start.frozen)
@@ -220,7 +206,7 @@ def train(config: Phase2Config) -> dict[str, float]:
     losses = losses.to(device).eval()
     model.draws_px = size = training_resolution(model.generator, domain, losses, is_adversarial=gan.weight > 0)
     seen_px = photo_resolution(size, domain)
-    train_data, validation_data = open_training_data(config.data, domain, config.seed, model.generator, device, seen_px)
+    data = open_training_data(config.data, domain, config.seed, model.generator, device, seen_px)
     optimizer = build_optimizer(model.trainable_parameters(), config.optimizer)
     trained = nn.ModuleDict({"layerwise_encoder": model.layerwise_encoder, "hypernetwork": model.hypernetwork})
     parts: Parts = {**dict(trained.items()), "optimizer": optimizer}
@@ -229,67 +215,49 @@ def train(config: Phase2Config) -> dict[str, float]:
         discriminator, optimizer_D = start_discriminator(config, discriminator, device)
         parts |= dict(zip(ADVERSARIAL_PARTS, (discriminator, optimizer_D), strict=True))
         rates[optimizer_D] = gan.optimizer
-    changing = nn.ModuleList([model] if discriminator is None or gan.weight == 0 else [model, discriminator])
-    changes = RandomChanges(config.augment, config.augment_p, device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
     objective = Objective(model, losses, discriminator, config, autocast)
+    origin = start.origin
+    if resumed.state is None and start.is_new and domain.hypernetwork.init == "gradients":
+        origin += "; " + start_from_gradients(model, losses, data[0])
+    if resumed.state is None and start.is_extended:
+        origin += "; " + open_later_passes(model, losses, data[0])
 
-    # -- resume
-    progress = restore(resumed, parts, rates, data=(train_data, validation_data), may_be_missing=ADVERSARIAL_PARTS)
-    origin = f"resumed at step {progress.step}" if progress.step else start.origin
-    if progress.step == 0 and start.is_new and domain.hypernetwork.init == "gradients":
-        origin += "; " + start_from_gradients(model, losses, train_data)
-    if progress.step == 0 and start.is_extended:
-        origin += "; " + open_later_passes(model, losses, train_data)
+    def begin(progress: Progress, run: Run) -> int:
+        objective.is_adversarial = gan.weight > 0 and progress.step >= gan.start_step
+        forget_best_before_another_loss(gan, progress, run)
+        return gan.batch_size if objective.is_adversarial else config.schedule.batch_size
 
-    with open_run(config, progress) as (run, bar):
-        run.log(f"Phase II on {place_of(device)}: {progress.data()}", origin, *resumed.notes)
-        run.log(*notes_on_photos(train_data, domain, progress.step))
-        shown = sample_images(validation_data, train_data, 8, device)
+    def update(images: Tensor, _: Sequence[str], step: int, measure: bool) -> dict[str, Tensor | None]:
+        """One step of E2 and the hypernetworks, and one of D, on the fakes made before that update."""
+        pairs = with_edits(config, model, images, step, directions)
+        objective.fakes.clear()
+        values = step_over_parts(optimizer, objective.of_part, pairs, clip=config.gradient_clip, measure=measure)
+        if objective.is_adversarial:
+            values |= update_discriminator(objective, optimizer_D, images, step, measure=measure)
+        return values
 
-        while progress.step < schedule.max_steps:
-            # -- one step of E2 and the hypernetworks
-            objective.is_adversarial = gan.weight > 0 and progress.step >= gan.start_step
-            forget_best_before_another_loss(gan, progress, run)
-            due = due_at(progress.step + 1, schedule)
-            batch_size = gan.batch_size if objective.is_adversarial else schedule.batch_size
-            images = changes.photos(train_data.get(progress.position, batch_size)[0].to(device))
-            set_rates(progress.step, schedule, rates)
-            pairs = with_edits(config, model, images, progress.step, directions)
-            objective.fakes.clear()
-            values = step_over_parts(optimizer, objective.of_part, pairs, clip=config.gradient_clip, measure=due.look)
+    def write(folder: Path, progress: Progress, measured: dict[str, float] | None) -> None:
+        export_part(folder, "hyperinverter", trained, domain, progress, start.frozen, measured)
+        if measured is not None and gan.weight > 0 and not objective.is_adversarial and is_main():
+            best = folder / "hyperinverter.safetensors"
+            copy_file(best, best.with_name("hyperinverter_before_adversarial.safetensors"))
 
-            # -- one step of D, on the fakes made before that update
-            if objective.is_adversarial:
-                values |= update_discriminator(objective, optimizer_D, images, progress.step, measure=due.look)
-            average_running_statistics(model.layerwise_encoder)
-            due = progress.step_done(due, schedule, values, images=batch_size)
-            bar.update()
-            if not due.look:
-                continue
-
-            # -- log
-            progress.history.stop_if_not_finite(config, run.checkpoints)
-            if due.log:
-                bar.set_postfix(loss=f"{progress.log_losses(run):.4f}")
-
-            # -- pictures, validation, best model
-            changing.eval()
-            if due.images and is_main():
-                run.images(progress.step, "input_phase1_phase2", objective.pictures(shown), columns=6)
-            if due.validation:
-                measured = validate(objective.of_validation, validation_data, schedule, device)
-                if progress.log_validation(run, measured):
-                    export_best(objective, trained, progress, start.frozen, measured)
-            changing.train()
-
-            # -- save
-            if due.save:
-                save_state(run, config, trainer="phase2", frozen=used, progress=progress, parts=parts)
-            if due.stop:
-                run.stop(progress.step)
-
-        export_part(output / "model_last", "hyperinverter", trained, domain, progress, start.frozen)
-        then = f"{command_of('evaluate')} model={output / 'model'} data.root=FOLDER"
-        run.log(*reports(train_data, validation_data), progress.conclusion(output, then))
-    return progress.summary()
+    trainee = Trainee(
+        trainer="phase2",
+        title="Phase II",
+        network=nn.ModuleList([model] if discriminator is None or gan.weight == 0 else [model, discriminator]),
+        parts=parts,
+        rates=rates,
+        frozen=used,
+        origin=origin,
+        update=update,
+        measure=objective.of_validation,
+        draw=objective.pictures,
+        pictures="input_phase1_phase2",
+        write=write,
+        then=f"{command_of('evaluate')} model={Path(config.output) / 'model'} data.root=FOLDER",
+        begin=begin,
+        may_be_missing=ADVERSARIAL_PARTS,
+    )
+    return fit(config, trainee, resumed, data, device)

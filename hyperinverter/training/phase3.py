@@ -131,8 +131,8 @@ class Objective:
         return self.model.network.synthesise(ws, residuals).float()
 
     @torch.no_grad()
-    def pictures(self, images: Tensor) -> list[Tensor]:
-        """Phase I, Phase II and Phase III of photos, and a sample's edit: the sample, as it should be, as it is."""
+    def pictures(self, images: Tensor, names: Sequence[str]) -> list[Tensor]:
+        """Photos, their Phase I, Phase II and Phase III, and a sample's edit: the sample, as it should be, as it is."""
         moves = self.fixed_moves(images, ["pictures"])
         with self.autocast:
             found = self.model.predict(images)
@@ -142,7 +142,7 @@ class Objective:
             sample = self.model.predict(before)
             ws = sample.phase2.ws + moves.d[:, None]
             edited = self._draw(ws, self.model.moved(sample, ws))
-        return [found.phase2.w_image, found.drawn, self._draw(found.phase2.ws, still), before, after, edited]
+        return [images, found.phase2.w_image, found.drawn, self._draw(found.phase2.ws, still), before, after, edited]
 
 
 @in_all_processes

@@ -70,12 +70,11 @@ def validate(
     return {name: sum(n * values[name] for _, n, values in result) / count for name in result[0][2]}
 
 
-def sample_images(data: Batches, fallback: Batches, count: int, device: torch.device) -> Tensor:
-    """The images every grid of a run shows: the first validation images, or training images when there are none."""
-    for images, _ in data.in_order(count, count):
-        return images.to(device)
-    images, _ = fallback.get(0, count * world_size())  # of which this process holds `count`
-    return images.to(device)
+def sample_images(data: Batches, fallback: Batches, count: int, device: torch.device) -> tuple[Tensor, list[str]]:
+    """The images every grid of a run shows, and their names: the first of validation, or of training where none are."""
+    held_out = next(data.in_order(count, count), None)
+    images, names = held_out or fallback.get(0, count * world_size())  # of which this process holds `count`
+    return images.to(device), names
 
 
 def side_by_side(*columns: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from hyperinverter.config.schema import AdversarialConfig, DataConfig, Optimizer
 from hyperinverter.data import Batches
 from hyperinverter.losses import build_losses
 from hyperinverter.pretrained.load import load_discriminator, load_model
-from hyperinverter.training import phase1, phase2
+from hyperinverter.training import loop, phase1, phase2
 from hyperinverter.training.optim import backward_and_step, build_optimizer
 from hyperinverter.training.progress import due_at
 from hyperinverter.training.validation import Best, validate
@@ -167,7 +167,7 @@ def test_the_batch_changes_at_start_step_without_a_repeated_step_or_image(make_c
 def test_the_best_is_tracked_anew_at_start_step_and_after_the_cold_steps(make_config, monkeypatch):
     """Scores get worse all the time: without the two new starts the first validation would stay the best."""
     scores = iter([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
-    monkeypatch.setattr(phase2, "validate", lambda *_: {"loss": next(scores)})
+    monkeypatch.setattr(loop, "validate", lambda *_: {"loss": next(scores)})
     config = make_config("phase2", schedule={"validate_every": 1, "save_every": 100})
     final = phase2.train(config)
     model = Path(config.output) / "model"
