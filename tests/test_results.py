@@ -9,8 +9,8 @@ import torch
 import hyperinverter
 from hyperinverter import metrics
 from hyperinverter.checkpoint import read_model
-from hyperinverter.data import Batches
 from hyperinverter.data.generated import GeneratedSource
+from hyperinverter.data.loader import Batches
 from hyperinverter.evaluation.reconstructing import reconstruct, rounded
 from hyperinverter.pretrained.files import MORE_PARTS, PARTS
 from hyperinverter.pretrained.load import load_discriminator

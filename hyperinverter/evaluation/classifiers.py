@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hyperinverter.checkpoint import read_safetensors, recorded
-from hyperinverter.data import Batches
+from hyperinverter.data.loader import Batches
 from hyperinverter.directions.direction import Direction
 from hyperinverter.editing.learn import attribute_values, rows_of
 from hyperinverter.extractors.face_judges import FACE_CLASSIFIERS

@@ -15,8 +15,8 @@ from PIL import Image, PngImagePlugin
 from torch import Tensor
 
 import hyperinverter
-from hyperinverter.data import Batches
 from hyperinverter.data.image_source import ImageSource
+from hyperinverter.data.loader import Batches
 from hyperinverter.inverters import Inversion, Inverter
 from hyperinverter.inverters.images import as_images
 from hyperinverter.metrics.timing import Clock, Timing, timing_of

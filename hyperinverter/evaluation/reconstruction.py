@@ -17,9 +17,10 @@ from tqdm import tqdm
 import hyperinverter
 from hyperinverter import metrics as metric_table
 from hyperinverter.config.schema import DomainConfig, EvaluateConfig, ImagesConfig
-from hyperinverter.data import Batches, check_images, open_source
 from hyperinverter.data.generated import GeneratedSource
 from hyperinverter.data.image_source import Subset
+from hyperinverter.data.loader import Batches
+from hyperinverter.data.sources import check_images, open_source
 from hyperinverter.evaluation.comparison import compare_with_each
 from hyperinverter.evaluation.reconstructing import Reconstructor, reconstruct, rounded, timing_of_records
 from hyperinverter.evaluation.sheet import SHEET_RULE, TITLES, choose_rows, draw_sheet

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hyperinverter.config.schema import EarlyHeadConfig
-from hyperinverter.data import Batches, open_training_data
 from hyperinverter.data.generated import GeneratedSource
+from hyperinverter.data.loader import Batches, open_training_data
 from hyperinverter.extractors.resize import at_most
 from hyperinverter.losses import build_losses
 from hyperinverter.models.hyperinverter import HyperInverterNetwork

@@ -13,7 +13,8 @@ import torch
 
 from hyperinverter.config.encoder_schema import TrainEncoderConfig
 from hyperinverter.config.schema import FROM_E1, EncoderConfig
-from hyperinverter.data import check_training_data, open_training_data
+from hyperinverter.data.loader import open_training_data
+from hyperinverter.data.sources import check_training_data
 from hyperinverter.losses import TotalLoss, build_losses
 from hyperinverter.models.backbones import Trunk
 from hyperinverter.models.encoders import WEncoder

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from hyperinverter.data import Batches
+from hyperinverter.data.loader import Batches
 from hyperinverter.losses import TotalLoss
 from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.models.hypernetwork import WeightRegressor

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperinverter.config.schema import OptimizerConfig, PhaseConfig, TrainConfig
-from hyperinverter.data import Batches, reports
+from hyperinverter.data.loader import Batches, reports
 from hyperinverter.ops.batch_norm import average_running_statistics
 from hyperinverter.training.augment import RandomChanges
 from hyperinverter.training.common import Run

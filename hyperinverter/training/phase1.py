@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from hyperinverter.config.schema import Phase1Config
-from hyperinverter.data import Batches, check_training_data, open_training_data
 from hyperinverter.data.generated import GeneratedSource
+from hyperinverter.data.loader import Batches, open_training_data
+from hyperinverter.data.sources import check_training_data
 from hyperinverter.losses import TotalLoss, build_losses
 from hyperinverter.models.encoders import WEncoder
 from hyperinverter.models.stylegan2 import Discriminator, Generator

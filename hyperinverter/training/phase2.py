@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from hyperinverter.config.schema import AdversarialConfig, Phase2Config
-from hyperinverter.data import check_training_data, open_training_data
+from hyperinverter.data.loader import open_training_data
+from hyperinverter.data.sources import check_training_data
 from hyperinverter.losses import TotalLoss, build_losses
 from hyperinverter.losses.adversarial import generator_loss, lazy_r1_weight
 from hyperinverter.models.hyperinverter import HyperInverterNetwork

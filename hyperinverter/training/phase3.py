@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from hyperinverter.config.encoder_schema import Phase3Config
-from hyperinverter.data import check_training_data, open_training_data
+from hyperinverter.data.loader import open_training_data
+from hyperinverter.data.sources import check_training_data
 from hyperinverter.losses import TotalLoss, build_losses
 from hyperinverter.models.feature_residual import Phase3Network, Predicted
 from hyperinverter.models.residuals import Residuals

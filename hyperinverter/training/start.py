@@ -13,7 +13,7 @@ from torch import nn
 
 from hyperinverter.checkpoint import ModelFile, read_model
 from hyperinverter.config.schema import FROM_E1, DomainConfig, Phase2Config, PhaseConfig
-from hyperinverter.data import Batches
+from hyperinverter.data.loader import Batches
 from hyperinverter.extractors.framing import look_at_some
 from hyperinverter.losses import TotalLoss
 from hyperinverter.models.backbones import Trunk

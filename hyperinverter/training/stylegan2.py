@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hyperinverter.config.schema import OptimizerConfig, StyleGAN2Config
-from hyperinverter.data import open_training_data, reports
+from hyperinverter.data.loader import open_training_data, reports
 from hyperinverter.losses.adversarial import generator_loss, lazy_r1_weight
 from hyperinverter.models.build import build_discriminator, build_generator
 from hyperinverter.models.stylegan2 import Discriminator, Generator

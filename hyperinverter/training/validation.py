@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hyperinverter.config.schema import ScheduleConfig
-from hyperinverter.data import Batches
+from hyperinverter.data.loader import Batches
 from hyperinverter.extractors.base import too_small
 from hyperinverter.extractors.inception import Inception
 from hyperinverter.extractors.perceptual import SqueezeNetFeatures

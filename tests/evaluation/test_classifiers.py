@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hyperinverter.data import Batches, open_source
+from hyperinverter.data.loader import Batches
+from hyperinverter.data.sources import open_source
 from hyperinverter.directions.direction import Direction
 from hyperinverter.evaluation import classifiers as classifiers_module
 from hyperinverter.evaluation.classifiers import Classifiers, classifiers_of, fit_classifiers

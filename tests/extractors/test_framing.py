@@ -18,7 +18,7 @@ from hyperinverter.config.schema import (
     ScheduleConfig,
     WeightsConfig,
 )
-from hyperinverter.data import open_source
+from hyperinverter.data.sources import open_source
 from hyperinverter.editing.commands import invert_images
 from hyperinverter.extractors import face_finder as finder_module
 from hyperinverter.extractors import framing as framing_module

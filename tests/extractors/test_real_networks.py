@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hyperinverter.data import Batches, open_source
+from hyperinverter.data.loader import Batches
+from hyperinverter.data.sources import open_source
 from hyperinverter.extractors.dlib_face import DlibFace
 from hyperinverter.extractors.face_judges import SsrNetAge
 from hyperinverter.extractors.mobilefacenet import MobileFaceNet

@@ -24,7 +24,8 @@ from hyperinverter.config.schema import (
     RefineConfig,
     WeightsConfig,
 )
-from hyperinverter.data import Batches, open_source
+from hyperinverter.data.loader import Batches
+from hyperinverter.data.sources import open_source
 from hyperinverter.editing import Direction, save_direction
 from hyperinverter.editing.commands import edit_images, interpolate_images, invert_images
 from hyperinverter.evaluation.analysis.command import analyze

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from hyperinverter.data import Batches, open_source
+from hyperinverter.data.loader import Batches
+from hyperinverter.data.sources import open_source
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.pretrained.load import load_generator
 from hyperinverter.reports.reproduce import generator_distance

@@ -30,7 +30,7 @@ from hyperinverter.config.schema import (
     OptimizerConfig,
     StyleGAN2Config,
 )
-from hyperinverter.data import Batches
+from hyperinverter.data.loader import Batches
 from hyperinverter.evaluation.reconstruction import evaluate
 from hyperinverter.metrics.distribution import SetMetric
 from hyperinverter.models.stylegan2.discriminator import DiscriminatorEpilogue

@@ -7,7 +7,7 @@ import torch
 
 from hyperinverter.config.checks import problems
 from hyperinverter.config.schema import Phase2Config
-from hyperinverter.data import Batches
+from hyperinverter.data.loader import Batches
 from hyperinverter.losses import build_losses
 from hyperinverter.models.build import build_hyperinverter
 from hyperinverter.pretrained.load import load_model

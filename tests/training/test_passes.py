@@ -12,7 +12,7 @@ from hyperinverter.checkpoint import read_model, save_model
 from hyperinverter.config.checks import problems
 from hyperinverter.config.model_schema import ExportConfig
 from hyperinverter.config.schema import DomainConfig, Phase2Config, WeightsConfig
-from hyperinverter.data import Batches
+from hyperinverter.data.loader import Batches
 from hyperinverter.evaluation.export_model import export_model
 from hyperinverter.losses import build_losses
 from hyperinverter.models.build import build_hyperinverter

@@ -11,7 +11,7 @@ from torch.nn.functional import softplus
 
 from hyperinverter.checkpoint import load_training_state, read_model
 from hyperinverter.config.schema import AdversarialConfig, DataConfig, OptimizerConfig
-from hyperinverter.data import Batches
+from hyperinverter.data.loader import Batches
 from hyperinverter.losses import build_losses
 from hyperinverter.pretrained.load import load_discriminator, load_model
 from hyperinverter.training import loop, phase1, phase2

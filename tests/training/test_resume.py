@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from hyperinverter.checkpoint import load_training_state, save_training_state
 from hyperinverter.config.schema import AdversarialConfig, OptimizerConfig
-from hyperinverter.data import Batches
+from hyperinverter.data.loader import Batches
 from hyperinverter.training import phase1, phase2
 from hyperinverter.training.resume import FORMAT
 from hyperinverter.utils.errors import UserError

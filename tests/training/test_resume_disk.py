@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hyperinverter.checkpoint import load_training_state, read_model
-from hyperinverter.data import Batches
+from hyperinverter.data.loader import Batches
 from hyperinverter.training import common, phase1
 from hyperinverter.utils import files
 from hyperinverter.utils.errors import UserError

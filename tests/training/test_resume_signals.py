@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hyperinverter.checkpoint import load_training_state
-from hyperinverter.data import Batches
+from hyperinverter.data.loader import Batches
 from hyperinverter.training import phase1, phase2
 from hyperinverter.training.guard import STOP_SIGNALS, Stopped
 from hyperinverter.utils.errors import UserError

@@ -14,7 +14,7 @@ from hyperinverter.checkpoint import load_training_state
 from hyperinverter.config.faults import ConfigError
 from hyperinverter.config.load import load_config
 from hyperinverter.config.schema import OptimizerConfig, Phase2Config, ScheduleConfig
-from hyperinverter.data import Batches
+from hyperinverter.data.loader import Batches
 from hyperinverter.losses import build_losses
 from hyperinverter.losses.adversarial import r1_penalty, real_and_fake_logits
 from hyperinverter.models.build import build_discriminator, build_generator

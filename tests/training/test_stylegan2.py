@@ -9,7 +9,7 @@ from PIL import Image
 
 from hyperinverter.checkpoint import load_training_state, read_model, save_training_state
 from hyperinverter.config.schema import DataConfig, OptimizerConfig, ScheduleConfig, StyleGAN2Config
-from hyperinverter.data import open_training_data
+from hyperinverter.data.loader import open_training_data
 from hyperinverter.models.build import build_generator
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.pretrained.load import load_discriminator, load_generator

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from hyperinverter.data import open_source
+from hyperinverter.data.sources import open_source
 from hyperinverter.utils import decode
 from hyperinverter.utils.decode import BadImageError, decode_image, looks_like_image
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hyperinverter.config.report_schema import AnalyzeConfig
-from hyperinverter.data import Batches, check_images
+from hyperinverter.data.loader import Batches
+from hyperinverter.data.sources import check_images
 from hyperinverter.evaluation.analysis import difference_maps, interpolation, quality_time, weight_changes
 from hyperinverter.evaluation.reconstruction import open_images
 from hyperinverter.inverters import INVERTERS, Inverter, load

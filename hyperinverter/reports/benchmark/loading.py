@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hyperinverter.data import Batches, open_source
+from hyperinverter.data.loader import Batches
+from hyperinverter.data.sources import open_source
 
 CASES = (("folder", "JPEG"), ("folder", "PNG"), ("zip", "JPEG"), ("lmdb", "WEBP"))
 BATCH = 8

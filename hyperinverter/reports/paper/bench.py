@@ -18,8 +18,9 @@ from torch import Tensor
 import hyperinverter
 from hyperinverter.config.report_schema import ReproduceConfig
 from hyperinverter.config.schema import DataConfig, RefineConfig
-from hyperinverter.data import Batches, open_source
 from hyperinverter.data.image_source import ImageSource, Subset
+from hyperinverter.data.loader import Batches
+from hyperinverter.data.sources import open_source
 from hyperinverter.editing.learn import read_labels, rows_of
 from hyperinverter.evaluation.editability import choose_photos
 from hyperinverter.evaluation.reconstructing import Reconstructor, rounded

@@ -19,7 +19,8 @@ from hyperinverter.checkpoint import read_model
 from hyperinverter.config.load import load_config
 from hyperinverter.config.report_schema import AblateConfig
 from hyperinverter.config.schema import DataConfig, EvaluateConfig, Phase2Config
-from hyperinverter.data import Batches, check_training_data, open_source
+from hyperinverter.data.loader import Batches
+from hyperinverter.data.sources import check_training_data, open_source
 from hyperinverter.evaluation.comparison import compare, statement
 from hyperinverter.evaluation.reconstructing import reconstruct, rounded
 from hyperinverter.evaluation.reconstruction import evaluate, originals

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from hyperinverter.config.report_schema import ReproduceConfig
-from hyperinverter.data import Batches, open_source
 from hyperinverter.data.image_source import Subset
+from hyperinverter.data.loader import Batches
+from hyperinverter.data.sources import open_source
 from hyperinverter.directions.direction import Direction
 from hyperinverter.directions.files import load_direction
 from hyperinverter.editing.learn import read_labels, rows_of

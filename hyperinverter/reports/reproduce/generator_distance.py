@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from hyperinverter.data import Batches
+from hyperinverter.data.loader import Batches
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.metrics.distribution import FEWEST_IMAGES, Fid
 from hyperinverter.models.stylegan2 import Generator

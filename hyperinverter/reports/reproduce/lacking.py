@@ -8,7 +8,7 @@ import torch
 
 from hyperinverter.checkpoint import read_model
 from hyperinverter.config.report_schema import AnalyzeConfig, ReproduceConfig
-from hyperinverter.data import check_images
+from hyperinverter.data.sources import check_images
 from hyperinverter.evaluation.analysis.quality_time import read_points
 from hyperinverter.models.plan import dry_run as plan_of_domain
 from hyperinverter.pretrained.files import part_file

@@ -12,9 +12,10 @@ from hyperinverter.config.faults import ConfigError
 from hyperinverter.config.load import load_config
 from hyperinverter.config.report_schema import AnalyzeConfig, ReproduceConfig
 from hyperinverter.config.schema import DataConfig, EvaluateConfig, Phase1Config, Phase2Config, StyleGAN2Config
-from hyperinverter.data import Batches, open_source
 from hyperinverter.data.generated import GeneratedSource
 from hyperinverter.data.image_source import Subset
+from hyperinverter.data.loader import Batches
+from hyperinverter.data.sources import open_source
 from hyperinverter.editing.learn import read_labels, rows_of
 from hyperinverter.evaluation.analysis.command import analyze
 from hyperinverter.evaluation.editability import choose_photos, edit_rows
