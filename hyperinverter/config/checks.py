@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from hyperinverter.config import names
+from hyperinverter.config import names, rules
 from hyperinverter.config import schema as s
 from hyperinverter.config.domain_checks import DOMAIN_CHECKS
 from hyperinverter.config.encoder_schema import (
@@ -21,24 +21,7 @@ from hyperinverter.config.encoder_schema import (
 )
 from hyperinverter.config.report_checks import REPORT_CHECKS, edits, which_face
 from hyperinverter.config.report_schema import DemoConfig
-from hyperinverter.config.rules import (
-    Checks,
-    Problem,
-    at_least,
-    between_0_and_1,
-    choice,
-    every,
-    fits_methods,
-    idle_refinement,
-    known,
-    not_empty,
-    not_negative,
-    positive,
-    power_of_two,
-    problems_by,
-    strengths,
-    weights,
-)
+from hyperinverter.config.rules import Checks, Problem, problems_by
 from hyperinverter.utils.checkout import command_of
 
 
@@ -50,22 +33,22 @@ def problems(config: Any) -> Iterator[Problem]:
 def _photos(c: s.PhotosConfig) -> Iterator[Problem]:
     if "" in ([c.root] if isinstance(c.root, str) else c.root or []):  # it would mean the folder one is in
         yield Problem(("root",), "is an empty name; write a folder or file, or '.' for the current folder")
-    yield from choice(c, "on_bad_file", ("skip", "refuse"))
-    yield from positive(c, "max_megapixels")
-    yield from at_least(c, 1, "max_images")
+    yield from rules.choice(c, "on_bad_file", ("skip", "refuse"))
+    yield from rules.positive(c, "max_megapixels")
+    yield from rules.at_least(c, 1, "max_images")
 
 
 def _files(c: s.FilesConfig) -> Iterator[Problem]:
     generated = ("generated",) if isinstance(c, s.ImagesConfig) else ()
-    yield from choice(c, "kind", ("auto", "folder", "zip", "lmdb", *generated))
-    yield from at_least(c, 0, "workers")
+    yield from rules.choice(c, "kind", ("auto", "folder", "zip", "lmdb", *generated))
+    yield from rules.at_least(c, 0, "workers")
 
 
 def _images(c: s.ImagesConfig) -> Iterator[Problem]:
-    yield from at_least(c, 1, "num_generated")
-    yield from at_least(c, 0, "cache_mib generated_seed")
-    yield from not_negative(c, "truncation_psi")
-    yield from between_0_and_1(c, "truncation_psi_from")
+    yield from rules.at_least(c, 1, "num_generated")
+    yield from rules.at_least(c, 0, "cache_mib generated_seed")
+    yield from rules.not_negative(c, "truncation_psi")
+    yield from rules.between_0_and_1(c, "truncation_psi_from")
     if c.kind == "generated" and c.root is not None:
         message = f"({c.root}) is not read when data.kind is generated; write data.kind=auto to use these images"
         yield Problem(("root", "kind"), message)
@@ -77,32 +60,31 @@ def _data(c: s.DataConfig) -> Iterator[Problem]:
 
 
 def _optimizer(c: s.OptimizerConfig) -> Iterator[Problem]:
-    yield from choice(c, "name", names.OPTIMIZERS)
-    yield from positive(c, "lr eps")
+    yield from rules.choice(c, "name", names.OPTIMIZERS)
+    yield from rules.positive(c, "lr eps")
     if len(c.betas) != 2 or not all(0 <= beta < 1 for beta in c.betas):
         yield Problem(("betas",), f"must be two numbers, 0 or more and below 1, such as [0.9, 0.999]; got {c.betas}")
 
 
 def _adversarial(c: s.AdversarialConfig) -> Iterator[Problem]:
-    yield from not_negative(c, "weight r1_gamma")
-    yield from choice(c, "discriminator_loss", s.DISCRIMINATOR_LOSSES)
-    yield from at_least(c, 0, "start_step cold_steps")
-    yield from at_least(c, 1, "batch_size")
-    yield from every(c, "r1_every", "r1_gamma: 0")
+    yield from rules.not_negative(c, "weight r1_gamma")
+    yield from rules.choice(c, "discriminator_loss", s.DISCRIMINATOR_LOSSES)
+    yield from rules.at_least(c, 0, "start_step cold_steps")
+    yield from rules.at_least(c, 1, "batch_size")
+    yield from rules.every(c, "r1_every", "r1_gamma: 0")
 
 
 def _schedule(c: s.ScheduleConfig) -> Iterator[Problem]:
-    yield from at_least(c, 1, "max_steps batch_size keep_checkpoints validation_images")
-    for key in ("log_every", "images_every", "validate_every", "save_every"):
-        yield from every(c, key, "a number above max_steps")
-    yield from choice(c, "lr_decay_shape", s.DECAY_SHAPES)
-    yield from between_0_and_1(c, "lr_decay_to")
-    yield from at_least(c, 0, "lr_decay_steps")
+    yield from rules.at_least(c, 1, "max_steps batch_size keep_checkpoints validation_images")
+    yield from rules.every(c, "log_every images_every validate_every save_every", "a number above max_steps")
+    yield from rules.choice(c, "lr_decay_shape", s.DECAY_SHAPES)
+    yield from rules.between_0_and_1(c, "lr_decay_to")
+    yield from rules.at_least(c, 0, "lr_decay_steps")
 
 
 def _prepare(c: s.PrepareConfig) -> Iterator[Problem]:
-    yield from not_empty(c, "output")
-    yield from choice(c, "dataset", names.DATASETS)
+    yield from rules.not_empty(c, "output")
+    yield from rules.choice(c, "dataset", names.DATASETS)
     lists = {"mapping": c.mapping, "partition": c.partition}
     for key, value in lists.items():
         if (value is None) == (c.dataset == "celeba_hq"):
@@ -115,7 +97,7 @@ def _prepare(c: s.PrepareConfig) -> Iterator[Problem]:
 
 
 def _output(c: s.OutputConfig) -> Iterator[Problem]:
-    yield from not_empty(c, "output")
+    yield from rules.not_empty(c, "output")
     for part in ("generator", "discriminator"):
         for key, (value, words) in names.SERVED.items():
             if (got := getattr(getattr(c.domain, part), key)) != value:
@@ -124,19 +106,18 @@ def _output(c: s.OutputConfig) -> Iterator[Problem]:
 
 
 def _command(c: s.CommandConfig) -> Iterator[Problem]:
-    yield from at_least(c, 0, "seed")
-    yield from at_least(c, 1, "threads")
+    yield from rules.at_least(c, 0, "seed")
+    yield from rules.at_least(c, 1, "threads")
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", c.device):
         yield Problem(("device",), f"must be auto, cpu, cuda, cuda:N or mps; got {c.device!r}")
 
 
 def _train(c: s.TrainConfig) -> Iterator[Problem]:
-    yield from choice(c, "precision", ("fp32", "bf16"))
-    yield from positive(c, "gradient_clip")
-    yield from at_least(c, 1, "gradient_accumulation")
+    yield from rules.choice(c, "precision", ("fp32", "bf16"))
+    yield from rules.positive(c, "gradient_clip")
+    yield from rules.at_least(c, 1, "gradient_accumulation")
     yield from _parts("schedule.batch_size", c.schedule.batch_size, c)
-    if c.recompute_from_px is not None:
-        yield from power_of_two(c, "recompute_from_px", 4)
+    yield from rules.power_of_two(c, "recompute_from_px", 4)
     if c.resume == "":
         yield Problem(("resume",), "must be auto, never or a checkpoint file, got nothing")
 
@@ -150,17 +131,17 @@ def _parts(key: str, batch_size: int, c: s.TrainConfig) -> Iterator[Problem]:
 
 def _phase(c: s.PhaseConfig) -> Iterator[Problem]:
     if c.loss_weights or not getattr(c, "w_loss_weight", 0):  # codes alone can be compared too
-        yield from weights("loss_weights", c.loss_weights, names.LOSSES)
+        yield from rules.weights(c, "loss_weights", names.LOSSES)
     for name in names.FACE_LOSSES:
         if c.loss_weights.get(name, 0) > 0 and c.domain.kind == "scenes":
             message = "compares faces, but the domain's kind is scenes; use moco, or write weight 0"
             yield Problem((f"loss_weights.{name}", "domain.kind"), message)
-    yield from known("augment", "augmentation", c.augment, s.AUGMENTATIONS)
-    yield from between_0_and_1(c, "augment_p")
+    yield from rules.known(c, "augment", "augmentation", s.AUGMENTATIONS)
+    yield from rules.between_0_and_1(c, "augment_p")
 
 
 def _phase1(c: s.Phase1Config) -> Iterator[Problem]:
-    yield from not_negative(c, "w_loss_weight")
+    yield from rules.not_negative(c, "w_loss_weight")
     if c.w_loss_weight > 0 and c.data.kind != "generated":
         message = "needs images whose w is known; write data.kind=generated, or w_loss_weight=0"
         yield Problem(("w_loss_weight", "data.kind"), message)
@@ -170,8 +151,8 @@ def _phase1(c: s.Phase1Config) -> Iterator[Problem]:
 
 
 def _early_head(c: s.EarlyHeadConfig) -> Iterator[Problem]:
-    yield from at_least(c, 1, "channels")
-    yield from weights("loss_weights", c.loss_weights, names.LOSSES)
+    yield from rules.at_least(c, 1, "channels")
+    yield from rules.weights(c, "loss_weights", names.LOSSES)
     sizes = [2**i for i in range(3, c.domain.resolution.bit_length() - 2)]
     if c.px is not None and c.px not in sizes:
         yield Problem(("px",), f"must be the size of an inner layer, one of {', '.join(map(str, sizes))}; got {c.px}")
@@ -181,8 +162,8 @@ def _early_head(c: s.EarlyHeadConfig) -> Iterator[Problem]:
 
 
 def _phase2(c: s.Phase2Config) -> Iterator[Problem]:
-    yield from not_negative(c, "edit_consistency_weight")
-    yield from every(c, "edit_consistency_every", "edit_consistency_weight: 0")
+    yield from rules.not_negative(c, "edit_consistency_weight")
+    yield from rules.every(c, "edit_consistency_every", "edit_consistency_weight: 0")
     yield from _steps_in_w(c, "edit_consistency")
     most = max(1, int(min(c.domain.resolution, c.domain.loss_resolution)).bit_length() - 1)
     if not 1 <= c.edit_consistency_bands <= most or (c.edit_consistency_bands > 1 and not c.edit_consistency_relative):
@@ -201,8 +182,8 @@ def _phase2(c: s.Phase2Config) -> Iterator[Problem]:
 
 
 def _phase3(c: Phase3Config) -> Iterator[Problem]:
-    yield from not_negative(c, "pair_weight cycle_weight")
-    yield from every(c, "cycle_every", "cycle_weight: 0")
+    yield from rules.not_negative(c, "pair_weight cycle_weight")
+    yield from rules.every(c, "cycle_every", "cycle_weight: 0")
     yield from _steps_in_w(c, "edit")
 
 
@@ -211,24 +192,24 @@ def _steps_in_w(c: s.Phase2Config | Phase3Config, prefix: str) -> Iterator[Probl
     for key, what in ((f"{prefix}_reach", "all the way to another w"), (f"{prefix}_directed", "all of the images")):
         if not 0 < getattr(c, key) <= 1:
             yield Problem((key,), f"must lie above 0 and up to 1, {what}; got {getattr(c, key)}")
-    yield from known(key := f"{prefix}_directions", "direction", getattr(c, key), list(c.domain.directions))
+    yield from rules.known(c, f"{prefix}_directions", "direction", list(c.domain.directions))
 
 
 def _train_encoder(c: TrainEncoderConfig) -> Iterator[Problem]:
-    yield from choice(c, "method", names.PUBLISHED_METHODS)
-    yield from choice(c, "restyle_over", RESTYLE_OVER)
-    yield from choice(c, "trunk_from", TRUNKS_FROM)
-    yield from at_least(c, 1, "n_iters head_width progressive_every")
-    yield from at_least(c, 0, "progressive_start")
-    yield from not_negative(c, "w_norm_weight delta_weight")
+    yield from rules.choice(c, "method", names.PUBLISHED_METHODS)
+    yield from rules.choice(c, "restyle_over", RESTYLE_OVER)
+    yield from rules.choice(c, "trunk_from", TRUNKS_FROM)
+    yield from rules.at_least(c, 1, "n_iters head_width progressive_every")
+    yield from rules.at_least(c, 0, "progressive_start")
+    yield from rules.not_negative(c, "w_norm_weight delta_weight")
     if c.n_iters > names.MOST_ITERATIONS:
         yield Problem(("n_iters",), f"must be {names.MOST_ITERATIONS} or less, got {c.n_iters}")
 
 
 def _latent_discriminator(c: LatentDiscriminatorConfig) -> Iterator[Problem]:
-    yield from not_negative(c, "weight r1_gamma")
-    yield from at_least(c, 0, "pool_size")
-    yield from every(c, "r1_every", "r1_gamma: 0")
+    yield from rules.not_negative(c, "weight r1_gamma")
+    yield from rules.at_least(c, 0, "pool_size")
+    yield from rules.every(c, "r1_every", "r1_gamma: 0")
 
 
 def _groups(key: str, batch_size: int, domain: s.DomainConfig) -> Iterator[Problem]:
@@ -240,12 +221,12 @@ def _groups(key: str, batch_size: int, domain: s.DomainConfig) -> Iterator[Probl
 
 
 def _stylegan2(c: s.StyleGAN2Config) -> Iterator[Problem]:
-    yield from not_negative(c, "r1_gamma path_length_weight ema_kimg")
-    yield from at_least(c, 0, "r1_every path_length_every")
-    yield from between_0_and_1(c, "style_mixing_probability")
-    yield from choice(c, "noise_mode", ("random", "none"))
-    yield from positive(c, "ema_rampup augment_kimg")
-    yield from known("augment", "augmentation", c.augment, s.AUGMENTATIONS)
+    yield from rules.not_negative(c, "r1_gamma path_length_weight ema_kimg")
+    yield from rules.at_least(c, 0, "r1_every path_length_every")
+    yield from rules.between_0_and_1(c, "style_mixing_probability")
+    yield from rules.choice(c, "noise_mode", ("random", "none"))
+    yield from rules.positive(c, "ema_rampup augment_kimg")
+    yield from rules.known(c, "augment", "augmentation", s.AUGMENTATIONS)
     if not -1 <= c.augment_target <= 1:
         yield Problem(("augment_target",), f"must lie between -1 and 1, a mean of signs; got {c.augment_target}")
     yield from _groups("schedule.batch_size", c.schedule.batch_size // max(c.gradient_accumulation, 1), c.domain)
@@ -264,18 +245,17 @@ def _stylegan2(c: s.StyleGAN2Config) -> Iterator[Problem]:
 
 
 def _method(c: s.MethodConfig) -> Iterator[Problem]:
-    yield from choice(c, "method", names.METHODS)
-    yield from fits_methods(c, "method", [c.method])
-    if c.resolution is not None:
-        yield from power_of_two(c, "resolution", 8)
-    yield from choice(c, "precision", s.PRECISIONS)
-    yield from at_least(c, 1, "batch_size")
-    yield from idle_refinement(c)
+    yield from rules.choice(c, "method", names.METHODS)
+    yield from rules.fits_methods(c, "method", [c.method])
+    yield from rules.power_of_two(c, "resolution", 8)
+    yield from rules.choice(c, "precision", s.PRECISIONS)
+    yield from rules.at_least(c, 1, "batch_size")
+    yield from rules.idle_refinement(c)
 
 
 def _invert(c: s.InvertConfig) -> Iterator[Problem]:
-    yield from known("methods", "method", c.methods, names.METHODS)
-    yield from fits_methods(c, "methods", c.methods) if c.methods else ()
+    yield from rules.known(c, "methods", "method", names.METHODS)
+    yield from rules.fits_methods(c, "methods", c.methods) if c.methods else ()
     yield from which_face(c)
     if c.face != 1 and not c.align:
         yield Problem(("face", "align"), f"is {c.face}, but faces are chosen only with align=true: write that too")
@@ -287,17 +267,17 @@ def _invert(c: s.InvertConfig) -> Iterator[Problem]:
 def _edit(c: s.EditConfig) -> Iterator[Problem]:
     if c.paste_back and not c.align:
         yield Problem(("paste_back", "align"), "puts aligned faces back into their photos; write align=true too")
-    yield from not_empty(c, "directions strengths")
-    yield from strengths(("strengths", value) for value in c.strengths)
+    yield from rules.not_empty(c, "directions strengths")
+    yield from rules.strengths(c, "strengths")
     yield from edits(c)
     if c.sweep == 1 or c.sweep < 0:
         yield Problem(("sweep",), f"must be 0, or 2 or more, got {c.sweep}")
 
 
 def _demo(c: DemoConfig) -> Iterator[Problem]:
-    yield from not_empty(c, "phase1 phase2 evaluate edit")
-    yield from at_least(c, 1, "phase1_steps phase2_steps adversarial_steps")
-    yield from at_least(c, 1, "training_images validation_images evaluated_images edited_images")
+    yield from rules.not_empty(c, "phase1 phase2 evaluate edit")
+    yield from rules.at_least(c, 1, "phase1_steps phase2_steps adversarial_steps")
+    yield from rules.at_least(c, 1, "training_images validation_images evaluated_images edited_images")
     if c.adversarial_steps > max(c.phase2_steps, 1):
         message = f"({c.adversarial_steps}) must not be above phase2_steps ({c.phase2_steps})"
         yield Problem(("adversarial_steps", "phase2_steps"), message)
@@ -328,11 +308,11 @@ CHECKS: Checks = {
     s.StyleGAN2Config: _stylegan2,
     TrainEncoderConfig: _train_encoder,
     LatentDiscriminatorConfig: _latent_discriminator,
-    HyperStyleSizes: lambda c: at_least(c, 1, "width shared_width code_size"),
+    HyperStyleSizes: lambda c: rules.at_least(c, 1, "width shared_width code_size"),
     s.MethodConfig: _method,
     s.InvertConfig: _invert,
     s.EditConfig: _edit,
-    s.InterpolateConfig: lambda c: at_least(c, 2, "steps"),
+    s.InterpolateConfig: lambda c: rules.at_least(c, 2, "steps"),
     DemoConfig: _demo,
     **REPORT_CHECKS,
 }

@@ -5,24 +5,15 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 from hyperinverter.config import domain_schema as s
+from hyperinverter.config import rules
 from hyperinverter.config.domain_schema import FUSION_NORMS, MAPPERS, MOST_PASSES, FeatureResidualConfig
-from hyperinverter.config.rules import (
-    Checks,
-    Problem,
-    at_least,
-    between_0_and_1,
-    choice,
-    file_names,
-    not_empty,
-    positive,
-    power_of_two,
-)
+from hyperinverter.config.rules import Checks, Problem
 
 
 def _generator(c: s.GeneratorConfig) -> Iterator[Problem]:
-    yield from at_least(c, 1, "z_dim w_dim")
-    yield from between_0_and_1(c, "w_avg_beta")
-    yield from choice(c, "architecture", s.GENERATORS)
+    yield from rules.at_least(c, 1, "z_dim w_dim")
+    yield from rules.between_0_and_1(c, "w_avg_beta")
+    yield from rules.choice(c, "architecture", s.GENERATORS)
     yield from _networks(c)
     if c.architecture == s.MOBILE:
         usual = s.GeneratorConfig()
@@ -33,27 +24,28 @@ def _generator(c: s.GeneratorConfig) -> Iterator[Problem]:
 
 
 def _discriminator(c: s.DiscriminatorConfig) -> Iterator[Problem]:
-    yield from at_least(c, 1, "mbstd_group_size cmap_dim")
-    yield from at_least(c, 0, "mbstd_num_channels")
-    yield from choice(c, "epilogue_activation", s.ACTIVATIONS)
-    yield from choice(c, "architecture", s.ARCHITECTURES)
+    yield from rules.at_least(c, 1, "mbstd_group_size cmap_dim")
+    yield from rules.at_least(c, 0, "mbstd_num_channels")
+    yield from rules.choice(c, "epilogue_activation", s.ACTIVATIONS)
+    yield from rules.choice(c, "architecture", s.ARCHITECTURES)
     yield from _networks(c)
 
 
 def _networks(c: s.GeneratorConfig | s.DiscriminatorConfig) -> Iterator[Problem]:
-    yield from at_least(c, 1, "channel_base channel_max img_channels mapping_embed_features mapping_layer_features")
-    yield from at_least(c, 0, "c_dim mapping_layers")
-    yield from choice(c, "activation", s.ACTIVATIONS)
-    yield from choice(c, "mapping_activation", s.ACTIVATIONS)
-    yield from positive(c, "conv_clamp mapping_lr_multiplier")
+    yield from rules.at_least(
+        c, 1, "channel_base channel_max img_channels mapping_embed_features mapping_layer_features"
+    )
+    yield from rules.at_least(c, 0, "c_dim mapping_layers")
+    yield from rules.choice(c, "activation mapping_activation", s.ACTIVATIONS)
+    yield from rules.positive(c, "conv_clamp mapping_lr_multiplier")
     if sum(c.resample_filter) == 0:
         yield Problem(("resample_filter",), f"must be taps with a sum other than zero, got {c.resample_filter}")
 
 
 def _encoder(c: s.EncoderConfig) -> Iterator[Problem]:
-    yield from choice(c, "trunk", s.TRUNKS)
-    yield from power_of_two(c, "input_size", 16)
-    yield from at_least(c, 1, "stem_width")
+    yield from rules.choice(c, "trunk", s.TRUNKS)
+    yield from rules.power_of_two(c, "input_size", 16)
+    yield from rules.at_least(c, 1, "stem_width")
     for key in ("widths", "depths", "strides"):
         values = getattr(c, key)
         if len(values) != 4:
@@ -62,8 +54,8 @@ def _encoder(c: s.EncoderConfig) -> Iterator[Problem]:
             yield Problem((key,), f"each stage keeps (1) or halves (2) the size; got {values}")
         elif min(values) < 1:
             yield Problem((key,), f"each must be 1 or more, got {values}")
-    yield from at_least(c, 1, "pool")
-    yield from positive(c, "linear_rate")
+    yield from rules.at_least(c, 1, "pool")
+    yield from rules.positive(c, "linear_rate")
     if c.trunk == "efficientnet_lite0":
         for key, value in s.EFFICIENTNET_LITE0.items():
             if key != "strides" and getattr(c, key) != value:
@@ -75,8 +67,8 @@ def _encoder(c: s.EncoderConfig) -> Iterator[Problem]:
 
 
 def _layerwise_encoder(c: s.LayerwiseEncoderConfig) -> Iterator[Problem]:
-    yield from at_least(c, 1, "feature_channels pyramid_channels")
-    yield from power_of_two(c, "feature_size", 8)  # the hypernetworks halve it three times
+    yield from rules.at_least(c, 1, "feature_channels pyramid_channels")
+    yield from rules.power_of_two(c, "feature_size", 8)  # the hypernetworks halve it three times
     last = c.input_size // (c.stem_stride * math.prod(c.strides))
     if len(c.strides) == 4 and last < c.feature_size:
         message = (
@@ -87,15 +79,15 @@ def _layerwise_encoder(c: s.LayerwiseEncoderConfig) -> Iterator[Problem]:
 
 
 def _hypernetwork(c: s.HypernetworkConfig) -> Iterator[Problem]:
-    yield from at_least(c, 1, "hidden_size fusion_channels transformer_channels")
-    yield from choice(c, "target_set", s.TARGET_SETS)
-    yield from choice(c, "weight_layout", s.WEIGHT_LAYOUTS)
-    yield from choice(c, "style_index", s.STYLE_INDICES)
-    yield from choice(c, "init", s.HYPERNETWORK_INITS)
-    yield from choice(c, "token_range", s.TOKEN_RANGES)
-    yield from choice(c, "mapper", MAPPERS)
-    yield from choice(c, "fusion_norm", FUSION_NORMS)
-    yield from at_least(c, 1, "passes")
+    yield from rules.at_least(c, 1, "hidden_size fusion_channels transformer_channels")
+    yield from rules.choice(c, "target_set", s.TARGET_SETS)
+    yield from rules.choice(c, "weight_layout", s.WEIGHT_LAYOUTS)
+    yield from rules.choice(c, "style_index", s.STYLE_INDICES)
+    yield from rules.choice(c, "init", s.HYPERNETWORK_INITS)
+    yield from rules.choice(c, "token_range", s.TOKEN_RANGES)
+    yield from rules.choice(c, "mapper", MAPPERS)
+    yield from rules.choice(c, "fusion_norm", FUSION_NORMS)
+    yield from rules.at_least(c, 1, "passes")
     if c.passes > MOST_PASSES:
         yield Problem(("passes",), f"must be {MOST_PASSES} or less, got {c.passes}")
     if c.passes > 1 and not c.use_w_image_features:
@@ -113,13 +105,11 @@ def _hypernetwork(c: s.HypernetworkConfig) -> Iterator[Problem]:
 
 
 def _domain(c: s.DomainConfig) -> Iterator[Problem]:
-    yield from not_empty(c, "name")
-    yield from file_names("name", filter(None, [c.name]))
-    yield from file_names("directions", c.directions, each_has_a_key=True)
-    yield from choice(c, "kind", ("faces", "scenes"))
-    yield from choice(c, "alignment", ("ffhq", "none"))
-    yield from power_of_two(c, "resolution", 8)
-    yield from power_of_two(c, "loss_resolution", 8)
+    yield from rules.not_empty(c, "name")
+    yield from rules.file_names(c, "name directions" if c.name else "directions")
+    yield from rules.choice(c, "kind", ("faces", "scenes"))
+    yield from rules.choice(c, "alignment", ("ffhq", "none"))
+    yield from rules.power_of_two(c, "resolution loss_resolution", 8)
     if c.alignment == "ffhq" and c.kind == "scenes":
         yield Problem(("alignment", "kind"), "ffhq aligns faces, but kind is scenes; write alignment: none")
     if c.w_encoder.init == s.FROM_E1:
@@ -139,6 +129,6 @@ DOMAIN_CHECKS: Checks = {
     s.EncoderConfig: _encoder,
     s.LayerwiseEncoderConfig: _layerwise_encoder,
     s.HypernetworkConfig: _hypernetwork,
-    FeatureResidualConfig: lambda c: at_least(c, 1, "channels width"),
+    FeatureResidualConfig: lambda c: rules.at_least(c, 1, "channels width"),
     s.DomainConfig: _domain,
 }

@@ -70,7 +70,7 @@ class BenchmarkConfig(CommandConfig):
     training_batch_size: int = 2  # images of a training step
     memory: bool = True  # peak memory of every side, each in a process of its own
     budget: list[str] = field(default_factory=list)  # training sides whose Phase II memory is computed, for any machine
-    loading: list[int] = field(default_factory=list)  # decoding threads with which reading from disk is measured
+    loading: list[int] = field(default_factory=list)  # decoding threads to measure reading from disk with; 0: none
     trained: bool = False  # the domain's trained weights instead of random ones: for the fast modes' differences
     rounds: int = 15  # of a comparison, at most
     least_rounds: int = 3  # however long they take

@@ -1,6 +1,6 @@
 """Rules for one value or two of a config section, from which `checks.py` builds what a section must fulfil.
 
-Each takes the section and the names of keys, and gives a problem for every value that breaks it.
+Each takes the section and the names of keys, and gives a problem for every value, or entry of one, that breaks it.
 """
 
 import math
@@ -55,32 +55,43 @@ def idle_refinement(c: Any) -> Iterator[Problem]:
                 yield Problem((f"refine.{item.name}", "refine.steps"), message, if_typed=True)
 
 
-def at_least(section: Any, bound: int, keys: str) -> Iterator[Problem]:
+def _entries(section: Any, keys: str) -> Iterator[tuple[str, Any, Any]]:
+    """Full key, name and value of what these keys hold: a mapping's entries, a list's, or one value; null holds none.
+
+    Where an entry has no name its value stands for it.
+    """
     for key in keys.split():
         value = getattr(section, key)
-        if value is not None and not bound <= value < math.inf:
+        if isinstance(value, Mapping):
+            yield from ((f"{key}.{name}", name, entry) for name, entry in value.items())
+        else:
+            entries = value if isinstance(value, list) else [value]
+            yield from ((key, entry, entry) for entry in entries if entry is not None)
+
+
+def at_least(section: Any, bound: int, keys: str) -> Iterator[Problem]:
+    for key, _, value in _entries(section, keys):
+        if not bound <= value < math.inf:
             finite = " and finite" if isinstance(value, float) else ""
             yield Problem((key,), f"must be {bound} or more{finite}, got {value}")
 
 
 def positive(section: Any, keys: str) -> Iterator[Problem]:
-    for key in keys.split():
-        value = getattr(section, key)
-        if value is not None and not 0 < value < math.inf:
+    for key, _, value in _entries(section, keys):
+        if not 0 < value < math.inf:
             yield Problem((key,), f"must be above 0 and finite, got {value}")
 
 
 def not_negative(section: Any, keys: str) -> Iterator[Problem]:
-    for key in keys.split():
-        value = getattr(section, key)
+    for key, _, value in _entries(section, keys):
         if not 0 <= value < math.inf:
             yield Problem((key,), f"must be 0 (off) or above and finite, got {value}")
 
 
-def between_0_and_1(section: Any, key: str) -> Iterator[Problem]:
-    value = getattr(section, key)
-    if value is not None and not 0 <= value <= 1:
-        yield Problem((key,), f"must lie between 0 and 1, got {value}")
+def between_0_and_1(section: Any, keys: str) -> Iterator[Problem]:
+    for key, _, value in _entries(section, keys):
+        if not 0 <= value <= 1:
+            yield Problem((key,), f"must lie between 0 and 1, got {value}")
 
 
 def strength_fault(value: float) -> str | None:
@@ -90,43 +101,44 @@ def strength_fault(value: float) -> str | None:
     return f"must lie between -{MOST_STRENGTH} and {MOST_STRENGTH}, usual are -3 to 3; got {value}"
 
 
-def strengths(given: Iterable[tuple[str, float]]) -> Iterator[Problem]:
-    """Keys, and how far each edit goes."""
-    for key, value in given:
+def strengths(section: Any, key: str) -> Iterator[Problem]:
+    """How far each edit goes."""
+    for full_key, _, value in _entries(section, key):
         if message := strength_fault(value):
-            yield Problem((key,), message)
+            yield Problem((full_key,), message)
 
 
-def choice(section: Any, key: str, choices: Sequence[str]) -> Iterator[Problem]:
-    value = getattr(section, key)
-    if value not in choices:
-        yield Problem((key,), f"must be one of {', '.join(choices)}; got {value!r}")
+def choice(section: Any, keys: str, choices: Sequence[str]) -> Iterator[Problem]:
+    for key in keys.split():
+        if (value := getattr(section, key)) not in choices:
+            yield Problem((key,), f"must be one of {', '.join(choices)}; got {value!r}")
 
 
-def known(
-    key: str, kind: str, values: Iterable[str], choices: Sequence[str], each_has_a_key: bool = False
-) -> Iterator[Problem]:
+def known(section: Any, keys: str, kind: str, choices: Sequence[str]) -> Iterator[Problem]:
+    for key, name, _ in _entries(section, keys):
+        yield from unknown(key, kind, [name], choices)
+
+
+def unknown(key: str, kind: str, values: Iterable[str], choices: Sequence[str]) -> Iterator[Problem]:
     for value in values:
         if value not in choices:
-            yield Problem((f"{key}.{value}" if each_has_a_key else key,), unknown_name(kind, value, choices))
+            yield Problem((key,), unknown_name(kind, value, choices))
 
 
-def weights(key: str, given: Mapping[str, float], choices: Sequence[str]) -> Iterator[Problem]:
+def weights(section: Any, key: str, choices: Sequence[str]) -> Iterator[Problem]:
     """Losses by name with their weights, one of them above 0."""
-    yield from known(key, "loss", given, choices, each_has_a_key=True)
-    for name, weight in given.items():
-        if not 0 <= weight < math.inf:
-            yield Problem((f"{key}.{name}",), f"must be 0 (off) or above and finite, got {weight}")
-    if not any(weight > 0 for weight in given.values()):
+    yield from known(section, key, "loss", choices)
+    yield from not_negative(section, key)
+    if not any(weight > 0 for weight in getattr(section, key).values()):
         yield Problem((key,), f"needs one loss with a weight above 0; known: {', '.join(choices)}")
 
 
-def power_of_two(section: Any, key: str, smallest: int) -> Iterator[Problem]:
-    value = getattr(section, key)
-    if value < smallest or value & (value - 1):
-        lower = 2 ** max(value.bit_length() - 1, smallest.bit_length() - 1) if value > 0 else smallest
-        upper = f" or {2 * lower}" if lower < value else ""
-        yield Problem((key,), f"must be a power of two, {smallest} or more; got {value}, write {lower}{upper}")
+def power_of_two(section: Any, keys: str, smallest: int) -> Iterator[Problem]:
+    for key, _, value in _entries(section, keys):
+        if value < smallest or value & (value - 1):
+            lower = 2 ** max(value.bit_length() - 1, smallest.bit_length() - 1) if value > 0 else smallest
+            upper = f" or {2 * lower}" if lower < value else ""
+            yield Problem((key,), f"must be a power of two, {smallest} or more; got {value}, write {lower}{upper}")
 
 
 def not_empty(section: Any, keys: str) -> Iterator[Problem]:
@@ -135,20 +147,19 @@ def not_empty(section: Any, keys: str) -> Iterator[Problem]:
             yield Problem((key,), "must not be empty")
 
 
-def file_names(key: str, values: Iterable[str], each_has_a_key: bool = False) -> Iterator[Problem]:
+def file_names(section: Any, keys: str) -> Iterator[Problem]:
     """Names that results are called by: none may lead into another folder."""
     from hyperinverter.utils.output_names import file_name
 
-    for value in values:
-        if file_name(value) != value:
-            message = f"{value!r} is no name for a file; write for instance {file_name(value)!r}"
-            yield Problem((f"{key}.{value}" if each_has_a_key else key,), message)
+    for key, name, _ in _entries(section, keys):
+        if file_name(name) != name:
+            yield Problem((key,), f"{name!r} is no name for a file; write for instance {file_name(name)!r}")
 
 
-def every(section: Any, key: str, how_to_switch_off: str) -> Iterator[Problem]:
-    value = getattr(section, key)
-    if value < 1:
-        yield Problem((key,), f"must be 1 or more, got {value}; to switch it off write {how_to_switch_off}")
+def every(section: Any, keys: str, how_to_switch_off: str) -> Iterator[Problem]:
+    for key in keys.split():
+        if (value := getattr(section, key)) < 1:
+            yield Problem((key,), f"must be 1 or more, got {value}; to switch it off write {how_to_switch_off}")
 
 
 def fits_methods(section: Any, key: str, methods: Sequence[str]) -> Iterator[Problem]:
