@@ -63,11 +63,6 @@ class CatalogEntry:
         """What it makes, below a folder of pretrained models; None where it is used as it is."""
         return Path(FOLDERS[1]) / self.makes if self.makes else None
 
-    @property
-    def path(self) -> Path:
-        """Where it is, or where it has to be put."""
-        return self.find() or download_folder() / self.relative
-
     def find_made(self, root: Path | None = None) -> Path | None:
         """The file that it makes, below `root` or in the search folders; None when absent or where it makes none."""
         if self.made is None:
@@ -75,13 +70,10 @@ class CatalogEntry:
         path = find_network_file(self.made.name) if root is None else root / self.made
         return path if path and path.is_file() else None
 
-    def find(self) -> Path | None:
-        """The file in the search folders: below `published/` or `nets/`, or directly there; None when absent."""
-        for root in search_folders():
-            for candidate in (root / self.relative, root / self.file):
-                if candidate.is_file():
-                    return candidate
-        return None
+    def find(self, root: Path | None = None) -> Path | None:
+        """The file in its folder below `root`, or below the search folders or directly in them; None when absent."""
+        places = [place for folder in search_folders() for place in (folder / self.relative, folder / self.file)]
+        return next((place for place in (places if root is None else [root / self.relative]) if place.is_file()), None)
 
 
 @dataclass(frozen=True)

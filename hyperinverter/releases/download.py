@@ -9,7 +9,6 @@ overruled.
 
 import json
 import os
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -77,9 +76,8 @@ def download_entry(
         UserError: it could not be fetched, or its hash is not the one of the catalog or of the first time; names every
             copy that was tried and where to put a file fetched by hand.
     """
-    present = entry.find() if root is None else (root / entry.relative)
-    root = root or download_folder()
-    if present is not None and present.is_file():
+    present, root = entry.find(root), root or download_folder()
+    if present is not None:
         verify(entry, present, root)
         print(f"{entry.name}: is here, unchanged: {present}")
         return present
@@ -221,20 +219,13 @@ def check_hash(root: Path, entry: CatalogEntry, sha256: str, size: int, what: st
 
 def record_hash(root: Path, entry: CatalogEntry, sha256: str, size: int, copy: str = "") -> None:
     """Remember what was seen first; an entry that is there stays as it is."""
-    with _alone(root):
+    from filelock import FileLock
+
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / f".{LOCK_NAME}.lock", timeout=30):  # two downloads may end at the same time
         known = read_lock(root)
         if entry.name in known:
             return
         known[entry.name] = Seen(entry.file, sha256, size, copy, datetime.now(UTC).isoformat(timespec="seconds"))
         files = {name: asdict(seen) for name, seen in sorted(known.items())}
         write_json(root / LOCK_NAME, {"version": VERSION, "files": files}, indent=2)
-
-
-@contextmanager
-def _alone(root: Path) -> Any:
-    """Two downloads that end at the same time both write the lock file."""
-    from filelock import FileLock
-
-    root.mkdir(parents=True, exist_ok=True)
-    with FileLock(root / f".{LOCK_NAME}.lock", timeout=30):
-        yield

@@ -69,7 +69,7 @@ def dry_run(config: DownloadConfig) -> str:
     for entry in _wanted(config, root):
         size = f"{entry.size / 1e6:.0f} MB" if entry.size else f"~{entry.about_mb} MB" if entry.about_mb else "?"
         target = (root or download_folder()) / entry.relative
-        here = entry.find_made(root) or (target if target.is_file() else entry.find() if root is None else None)
+        here = entry.find_made(root) or entry.find(root)
         for number, address in enumerate(mirror.addresses(entry)):
             source = "is here" if here else address
             rows.append((entry.name if not number else "  or", source, str(here or target), size, entry.licence_text))

@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar
 
 from hyperinverter.config.names import PUBLISHED_METHODS
 from hyperinverter.config.schema import DomainConfig
@@ -31,17 +31,10 @@ NEEDS = {
 }
 GENERATOR = "generator.safetensors"
 WHOLE = NEEDS["hyperinverter"]
+Source = TypeVar("Source", bound=str | Path | DomainConfig)
 
 
-@overload
-def obtain(source: str | Path, *parts: str) -> str | Path: ...
-
-
-@overload
-def obtain(source: str | Path | DomainConfig, *parts: str) -> str | Path | DomainConfig: ...
-
-
-def obtain(source: str | Path | DomainConfig, *parts: str) -> str | Path | DomainConfig:
+def obtain(source: Source, *parts: str) -> Source | Path:
     """What `load_model` and its like read these parts from; of a released model they are made first, if they can be.
 
     Args:
@@ -138,7 +131,7 @@ def _add_vectors(model: ReleasedModel, folder: Path, root: Path | None, download
     domain = load_domain(model.domain)
     source = _head(file).get("source")
     made_from = source.get("catalog") if isinstance(source, dict) else None
-    paths = {each: _place(each, root) for each in missing if made_from in each.needs}
+    paths = {each: each.find(root) for each in missing if made_from in each.needs}
     for each, path in paths.items():
         try:
             if path is None and download:
@@ -213,12 +206,6 @@ def _head(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _place(each: CatalogEntry, root: Path | None) -> Path | None:
-    """Where a released file is here."""
-    path = each.find() if root is None else root / each.relative
-    return path if path and path.is_file() else None
-
-
 def _sources(model: ReleasedModel, missing: list[str], root: Path | None) -> dict[CatalogEntry, Path | None]:
     """The released files that the missing parts are made from, with their place where they are here."""
     wanted = []
@@ -232,9 +219,9 @@ def _sources(model: ReleasedModel, missing: list[str], root: Path | None) -> dic
             if method is not None:  # HyperStyle's first guess is a file of its own
                 wanted += [method.name, *(name for name in method.needs if entry(name).kind == "w_encoder")]
         elif "hyperinverter" not in missing:  # which carries E1
-            here = [name for name in (model.w_encoder, model.hyperinverter) if _place(entry(name), root)]
+            here = [name for name in (model.w_encoder, model.hyperinverter) if entry(name).find(root)]
             wanted.append(here[0] if here else model.w_encoder)
-    return {entry(name): _place(entry(name), root) for name in dict.fromkeys(wanted)}
+    return {entry(name): entry(name).find(root) for name in dict.fromkeys(wanted)}
 
 
 def _entry_of(method: str, model: ReleasedModel) -> CatalogEntry | None:

@@ -133,15 +133,11 @@ def only_download(target: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(target.with_name(f".{target.name}.lock"), timeout=0)  # stays: deleting it would break the exclusion
-    try:
-        lock.acquire()
+    try:  # the lock file stays: deleting it would break the exclusion
+        with FileLock(target.with_name(f".{target.name}.lock"), timeout=0):
+            yield
     except Timeout:
         raise UserError(f"{target}: another process is downloading it; wait for that one") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def hash_file(path: Path) -> tuple[str, int]:

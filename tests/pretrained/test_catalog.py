@@ -104,8 +104,8 @@ def test_files_are_found_in_their_folder_and_directly_and_shown_in_the_list(tmp_
     monkeypatch.chdir(tmp_path)
     assert download_folder() == tmp_path
     generator = entry("stylegan2_church")
-    assert generator.path == tmp_path / "published" / generator.file
+    assert generator.find() is None and generator.relative == Path("published", generator.file)
     (tmp_path / generator.file).write_bytes(b"x" * 1_500_000)
-    assert generator.find() == generator.path == tmp_path / generator.file
+    assert generator.find() == tmp_path / generator.file
     line = next(line for line in listing().splitlines() if line.strip().startswith("stylegan2_church "))
     assert " yes " in line and "2 MB" in line and "NVIDIA" in line
