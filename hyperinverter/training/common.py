@@ -29,7 +29,7 @@ from hyperinverter.training.guard import STOP_SIGNALS, Stopped
 from hyperinverter.utils.device import seed_everything, warn_if_slower
 from hyperinverter.utils.distributed import is_main, own_device
 from hyperinverter.utils.files import AppendedFile, write_atomically, write_text
-from hyperinverter.utils.images import image_grid, save_image
+from hyperinverter.utils.images import save_image
 
 EVENTS = "events.out.tfevents."
 
@@ -101,7 +101,9 @@ class Run:
         path = self.samples / f"{name}_{step:08d}.png"
         if not self._writes:
             return path
-        grid = image_grid(images.detach().float().cpu(), columns)
+        from torchvision.utils import make_grid
+
+        grid = make_grid(images.detach().float().cpu(), columns, padding=0, pad_value=1.0)
         try:
             save_image(grid, path)
         except OSError as error:

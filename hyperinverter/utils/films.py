@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from hyperinverter.utils.errors import UserError, reason_of
+from hyperinverter.utils.errors import DAMAGED, UserError, reason_of
 from hyperinverter.utils.files import write_atomically
 from hyperinverter.utils.images import to_pil
 from hyperinverter.utils.provenance import COMPOSITE, DRAWN, comment
@@ -27,7 +27,6 @@ PARTS = {**H264, "bf": "0"}  # no frame refers to a later one: parts are joined 
 PART_FORMAT = "nut"  # keeps times exactly, and the decoder's settings at every key frame
 MP4_SOUND = ("aac", "mp3", "mp3float", "ac3", "eac3", "alac", "opus", "libopus", "flac")  # what players take in MP4
 MOST_PIXELS = 40_000_000  # of a frame: 8K
-DAMAGED = (ValueError, OSError, ArithmeticError, RuntimeError, EOFError, LookupError)  # what PyAV raises on bad files
 # Films of any origin: no playlists and other formats that name further files or addresses, which would be opened.
 SAFE = {"format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,nut", "protocol_whitelist": "file"}
 UNKNOWN_COLOURS = 2  # what FFmpeg calls a colour space that a film does not name
@@ -39,14 +38,12 @@ def check_films() -> None:
         raise UserError("films need PyAV, which is not here: pip install 'hyperinverter[video]', or pip install av")
 
 
-def save_mp4(
-    frames: Sequence[Tensor | Image.Image], path: str | Path, frame_ms: int = 40, made: str | None = None
-) -> Path:
+def save_mp4(frames: Sequence[Tensor | Image.Image], path: str | Path, frame_ms: int = 40) -> Path:
     """Write pictures as a film that every player shows: H.264, 4:2:0, of even sides (an odd one loses a pixel).
 
     Args:
-        frames: images [3, H, W] in [-1, 1], or Pillow images, all of one size.
-        made: what the file says of its origin, a kind of `utils.provenance`; None: of tensors, that a network drew.
+        frames: images [3, H, W] in [-1, 1], or Pillow images, all of one size. Of tensors the file says that a network
+            drew them.
     Raises:
         UserError: PyAV is not installed.
     """
@@ -60,10 +57,10 @@ def save_mp4(
         write_atomically(path) as temporary,
         av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as film,
     ):
-        if made is not None or isinstance(frames[0], Tensor):
-            film.metadata["comment"] = comment(made or DRAWN)
-        stream = film.add_stream("libx264", rate=Fraction(1000, frame_ms), options=H264)
         first = frames[0]
+        if isinstance(first, Tensor):
+            film.metadata["comment"] = comment(DRAWN)
+        stream = film.add_stream("libx264", rate=Fraction(1000, frame_ms), options=H264)
         size = first.size if isinstance(first, Image.Image) else tuple(first.shape[:0:-1])
         stream.width, stream.height = (side // 2 * 2 for side in size)
         stream.pix_fmt = "yuv420p"
@@ -133,7 +130,7 @@ class Film:
                 return cls(path, size, frames, fps, time_base, sound, colours, unknown)
         except UserError:
             raise
-        except DAMAGED as error:
+        except (*DAMAGED, OSError) as error:
             raise UserError(f"{path}: cannot be read as a film ({reason_of(error)}); give an .mp4 or .mov") from error
 
     def __iter__(self) -> Iterator[tuple[int, Image.Image]]:
@@ -152,7 +149,7 @@ class Film:
                         return
                     before, picture = frame.pts, _upright(frame)
                     yield before, picture if picture.size == self.size else picture.resize(self.size)
-            except DAMAGED:
+            except (*DAMAGED, OSError):
                 return
 
 

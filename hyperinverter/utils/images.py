@@ -1,4 +1,4 @@
-"""Image tensors <-> files, and pictures of many images: grids, contact sheets, difference maps, animations.
+"""Image tensors <-> files, and pictures of many images: contact sheets, difference maps, animations.
 
 Inside the package images are float32 RGB in [-1, 1]; uint8 exists only at files. Conversion rounds (truncation would
 darken by half a level). N images, R pixels, H and W any height and width. Files are written whole or not at all.
@@ -11,7 +11,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -126,18 +125,16 @@ def save_gif(
     path: str | Path,
     frame_ms: int = 80,
     there_and_back: bool = True,
-    made: str | None = None,
 ) -> Path:
     """Write an endless animation.
 
     Args:
         frames: images [3, H, W] in [-1, 1], or Pillow images, all of one size.
+            Of tensors the file says that a network drew them.
         there_and_back: play the inner frames backwards after the last one, so that the loop has no jump.
-        made: as of `write_picture`; None: of tensors, that a network drew them.
     """
     path = Path(path)
-    if made is None and any(isinstance(frame, Tensor) for frame in frames):
-        made = DRAWN
+    made = DRAWN if any(isinstance(frame, Tensor) for frame in frames) else None
     pictures = [to_pil(frame) if isinstance(frame, Tensor) else frame for frame in frames]
     if not pictures:
         raise ValueError("expected at least one frame, got none")
@@ -146,24 +143,6 @@ def save_gif(
     more = {"save_all": True, "append_images": pictures[1:], "duration": frame_ms, "loop": 0, "disposal": 2}
     write_picture(pictures[0], path, made, format="GIF", **more)
     return path
-
-
-def image_grid(images: Tensor, columns: int | None = None, gap: int = 0) -> Tensor:
-    """Lay images [N, 3, H, W] out row by row: [3, rows*(H+gap)-gap, columns*(W+gap)-gap]; gaps and empty cells white.
-
-    `gap`: pixels between images.
-    """
-    if images.dim() != 4 or images.shape[0] == 0:
-        raise ValueError(f"expected images [N, 3, H, W] with N >= 1, got shape {list(images.shape)}")
-    count, channels, height, width = images.shape
-    columns = min(columns or int(np.ceil(np.sqrt(count))), count)
-    rows = -(-count // columns)
-    white = 255 if images.dtype == torch.uint8 else 1.0
-    grid = images.new_full((channels, rows * (height + gap) - gap, columns * (width + gap) - gap), white)
-    for number, image in enumerate(images):
-        top, left = number // columns * (height + gap), number % columns * (width + gap)
-        grid[:, top : top + height, left : left + width] = image
-    return grid
 
 
 # Dark blue, blue, cyan, yellow, red: equally spaced from no difference to the stated maximum.

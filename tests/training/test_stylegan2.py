@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.functional import pil_to_tensor
 
 from hyperinverter.checkpoint import load_training_state, read_model, save_training_state
 from hyperinverter.config.schema import DataConfig, OptimizerConfig, ScheduleConfig, StyleGAN2Config
@@ -15,6 +16,7 @@ from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.pretrained.load import load_discriminator, load_generator
 from hyperinverter.training import discriminator, stylegan2, validation
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.images import to_uint8
 
 
 @pytest.fixture
@@ -65,6 +67,12 @@ def test_a_run_leaves_a_loadable_model_folder_and_its_records(config, tmp_path, 
     assert read_model(folder / "model" / "generator.safetensors").info["images_seen"] == 24
     for name in ("config.yaml", "environment.txt", "log.txt", "stats.jsonl", "samples/fakes_00000006.png"):
         assert (folder / name).stat().st_size > 0, name
+    z = torch.randn([64, generator.z_dim], generator=torch.Generator().manual_seed(config.seed))
+    tenth = to_uint8(generator(z, truncation_psi=0.7)[9])  # of eight in a row
+    with Image.open(folder / "samples" / "fakes_00000006.png") as grid:
+        assert grid.size == (8 * 16, 8 * 16)
+        tile = pil_to_tensor(grid.crop((16, 16, 32, 32)))
+    assert (tile.int() - tenth).abs().max() <= 1
     # going on from those weights with fresh optimisers
     again = replace(config, output=str(tmp_path / "again"), init_from=str(folder / "model"))
     stylegan2.train(replace(again, schedule=replace(config.schedule, max_steps=1)))

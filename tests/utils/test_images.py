@@ -11,7 +11,6 @@ from hyperinverter.utils.images import (
     contact_sheet,
     difference_map,
     from_uint8,
-    image_grid,
     load_image,
     save_gif,
     save_image,
@@ -59,16 +58,6 @@ def test_failed_write_leaves_the_old_file(tmp_path):
     with pytest.raises(ValueError):
         save_image(torch.zeros(5, 4, 4), path)
     assert path.read_bytes() == before and [file.name for file in tmp_path.iterdir()] == ["a.png"]
-
-
-def test_grid():
-    images = torch.stack([torch.full((3, 2, 4), i / 10) for i in range(5)])
-    grid = image_grid(images, columns=3, gap=1)
-    assert grid.shape == (3, 5, 14)
-    assert torch.equal(grid[:, 3:5, 5:9], images[4]) and (grid[:, 2] == 1).all() and (grid[:, 3:, 10:] == 1).all()
-    assert image_grid(images).shape == (3, 4, 12)
-    with pytest.raises(ValueError, match="N >= 1"):
-        image_grid(images[0])
 
 
 def test_difference_map_has_one_scale():

@@ -32,7 +32,7 @@ from hyperinverter.reports.reproduce.bounds import measure_bounds
 from hyperinverter.reports.reproduce.edits import SHEET_FACES, directions_of, measure_edits, photos_of
 from hyperinverter.reports.reproduce.generator_distance import measure_generator
 from hyperinverter.utils.files import copy_file, write_atomically
-from hyperinverter.utils.images import contact_sheet, image_grid, save_image
+from hyperinverter.utils.images import contact_sheet, save_image
 
 BOUNDS_BATCH = 4  # photos whose weights are optimised at a time: their gradients fit 1024 px too
 RECORDS_KEPT = 8  # of the generated images, whose numbers a test recomputes
@@ -213,10 +213,12 @@ def pictures(config: ReproduceConfig, device: torch.device) -> None:
 
     Samples are the first ones of a stream that no training draws from; reconstructions the best, median and worst.
     """
+    from torchvision.utils import make_grid
+
     folder = Path(config.pictures or Path(config.output) / "pictures")
     inverter = load(model_of(config), "hyperinverter", str(device))
     samples = _samples(inverter, SAMPLES)
-    save_image(image_grid(samples, columns=SAMPLE_COLUMNS), folder / "samples.png")
+    save_image(make_grid(samples, SAMPLE_COLUMNS, padding=0), folder / "samples.png")
     _reconstruction(config, "pictures", _generated(config), ["l2"], SHEET_ROWS)
     copy_file(Path(config.output) / "pictures" / "sheet.png", folder / "reconstructions.png")
     faces, strength = samples[:SHEET_FACES], max(config.strengths)
