@@ -11,7 +11,6 @@ import contextlib
 import re
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from itertools import pairwise
 from typing import Any
@@ -62,13 +61,12 @@ def opened(session: Any, url: str, headers: dict[str, str]) -> Iterator[Any]:
             if "Range" in sent and response.status_code in (206, 416):  # a part of a page
                 sent = {name: value for name, value in sent.items() if name not in ("Range", "If-Range")}
                 continue
-            content = _start_of(response)
-            page = read_page(content)
+            page = WebPage(_start_of(response))
             further = confirmed_address(page, response.url) if response.ok and not confirmed else None
             if further is None:
                 if not response.ok and refusal(page, response.url) is None:
                     check_status(response, url)
-                raise RequestRefused(page_message(content, response.url, url))
+                raise RequestRefused(page_message(page, response.url, url))
             address, confirmed, sent = further, True, headers
 
 
@@ -131,9 +129,8 @@ def stated_sha256(response: Any) -> str | None:
     return None
 
 
-def page_message(content: bytes, final_url: str, url: str) -> str:
+def page_message(page: "WebPage", final_url: str, url: str) -> str:
     """Why a web page is not the file that `url` promised, and what to do."""
-    page = read_page(content)
     title = f" titled {page.title!r}" if page.title else ""
     unknown = f"a web page{title} came instead of the file", "open the address in a browser to see what it wants"
     what, remedy = refusal(page, final_url) or unknown
@@ -207,32 +204,27 @@ def _short(error: Exception) -> str:
     return text if len(text) < 160 else text[:157] + "..."
 
 
-@dataclass
-class WebPage:
-    """The parts of a page that tell what it is."""
+class WebPage(HTMLParser):
+    """The parts of a page that tell what it is: title, text, links, forms as (action, hidden fields)."""
 
-    title: str = ""
-    text: str = ""
-    links: list[str] = field(default_factory=list)
-    forms: list[tuple[str, dict[str, str]]] = field(default_factory=list)  # (action, hidden fields)
-
-
-class _Parser(HTMLParser):
-    def __init__(self) -> None:
+    def __init__(self, content: bytes) -> None:
         super().__init__(convert_charrefs=True)
-        self.page = WebPage()
-        self._inside = ""
+        self.title = self.text = self._inside = ""
+        self.links: list[str] = []
+        self.forms: list[tuple[str, dict[str, str]]] = []
+        self.feed(content[:LONGEST_PAGE].decode("utf-8", errors="replace"))
+        self.title, self.text = " ".join(self.title.split()), " ".join(self.text.split())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = {name: value or "" for name, value in attrs}
         if tag in ("title", "script", "style"):
             self._inside = tag
         elif tag == "a" and "href" in values:
-            self.page.links.append(values["href"])
+            self.links.append(values["href"])
         elif tag == "form":
-            self.page.forms.append((values.get("action", ""), {}))
-        elif tag == "input" and values.get("type") == "hidden" and self.page.forms:
-            self.page.forms[-1][1][values.get("name", "")] = values.get("value", "")
+            self.forms.append((values.get("action", ""), {}))
+        elif tag == "input" and values.get("type") == "hidden" and self.forms:
+            self.forms[-1][1][values.get("name", "")] = values.get("value", "")
 
     def handle_endtag(self, tag: str) -> None:
         if tag == self._inside:
@@ -240,22 +232,14 @@ class _Parser(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if self._inside == "title":
-            self.page.title += data
+            self.title += data
         elif not self._inside:
-            self.page.text += data + " "
+            self.text += data + " "
 
 
 def looks_like_html(start: bytes) -> bool:
     """Whether a file that begins with these bytes is a web page."""
     return start.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(HTML_STARTS)
-
-
-def read_page(content: bytes) -> WebPage:
-    parser = _Parser()
-    parser.feed(content[:LONGEST_PAGE].decode("utf-8", errors="replace"))
-    page = parser.page
-    page.title, page.text = " ".join(page.title.split()), " ".join(page.text.split())
-    return page
 
 
 def confirmed_address(page: WebPage, url: str) -> str | None:

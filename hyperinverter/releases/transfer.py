@@ -20,6 +20,7 @@ from typing import Any
 from hyperinverter.releases.request import (
     Interrupted,
     RequestRefused,
+    WebPage,
     looks_like_html,
     opened,
     page_message,
@@ -237,7 +238,7 @@ def _receive(response: Any, part: Path, start: int, have: int, total: int | None
     ):
         for piece in pieces(response):
             if position == 0 and looks_like_html(piece[:1024]):
-                raise RequestRefused(page_message(piece, response.url, url))
+                raise RequestRefused(page_message(WebPage(piece), response.url, url))
             repeated = min(max(have - position, 0), len(piece))  # bytes that the part has already
             file.seek(position)
             if repeated and file.read(repeated) != piece[:repeated]:
