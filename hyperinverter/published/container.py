@@ -185,6 +185,15 @@ def _freed(state: dict[str, Any]) -> dict[str, Any]:
         free = own | beside
 
 
+def flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Path and value of everything in nested mappings."""
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{name}/")
+        else:
+            yield f"{prefix}{name}", value
+
+
 def foreign(content: Any) -> str | None:
     """What a file is that nothing here reads, and what to give instead; None: not known.
 

