@@ -133,11 +133,6 @@ def released_models() -> dict[str, ReleasedModel]:
     return {name: ReleasedModel(name, **parts) for name, parts in _content()["models"].items()}
 
 
-def left_out() -> dict[str, str]:
-    """Copy -> why a file that the same projects list is knowingly not in the catalog."""
-    return {copy: group["why"] for group in _content()["left_out"] for copy in group["copies"]}
-
-
 def entry(name: str) -> CatalogEntry:
     """One entry by its name. Raises UserError: there is none; names the closest."""
     if name not in catalog():
