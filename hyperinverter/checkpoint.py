@@ -124,21 +124,20 @@ def read_model(path: str | Path, kind: str | None = None) -> ModelFile:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such model file")
-    convert = f"{command_of('convert')} {shlex.quote(str(path))}"
+    target = f"{shlex.quote(str(path.with_suffix('')))}_converted.safetensors"
+    convert = f"{command_of('convert')} {shlex.quote(str(path))} {target}"
     with open(path, "rb") as file:
         begins = file.read(9)
     is_pickle = re.match(rb"\x80[\x02-\x05]", begins) and begins[8:] != b"{"  # the latter is a .safetensors file's
     if begins.startswith(b"PK") or (is_pickle and path.suffix != ".safetensors"):  # what torch.save writes
         raise UserError(
-            f"{path}: holds weights as they were published; convert them once with\n  {convert} "
-            f"{shlex.quote(str(path.with_suffix('')))}_converted.safetensors\nand give that file"
+            f"{path}: holds weights as they were published; convert them once with\n  {convert}\nand give that file"
         )
     metadata, stored = read_safetensors(path, "it may be cut short or another format: copy it again")
     if metadata.get("format") != MODEL_FORMAT:
         raise UserError(
             f"{path}: a .safetensors file, but not one of this project (its metadata has no {MODEL_FORMAT!r}); if it "
-            f"is a published one, convert it with\n  {convert} "
-            f"{shlex.quote(str(path.with_suffix('')))}_converted.safetensors"
+            f"is a published one, convert it with\n  {convert}"
         )
     if missing := [key for key in ("kind", "hash", "config", "requires", "info") if key not in metadata]:
         raise UserError(f"{path}: its metadata lacks {', '.join(missing)}; get or write the file again")

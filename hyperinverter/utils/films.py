@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -226,12 +227,7 @@ def _packets(source: Any, stream: Any, written: Any) -> Iterator[tuple[float, An
 
 def _encoded_sound(source: Any, sound: Any, written: Any) -> Iterator[tuple[float, Any]]:
     at = 0.0
-    for frame in _frames_and_end(source, sound):
+    for frame in chain(source.decode(sound), [None]):  # at the end, what the encoder still holds
         for packet in written.encode(frame):
             at = float(packet.dts * packet.time_base) if packet.dts is not None else at
             yield at, packet
-
-
-def _frames_and_end(source: Any, sound: Any) -> Iterator[Any]:
-    yield from source.decode(sound)
-    yield None  # what the encoder still holds

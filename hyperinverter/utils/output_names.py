@@ -5,6 +5,7 @@ folder, never hides a file or stands for one of the program's own, and is short 
 """
 
 import hashlib
+import os
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -53,7 +54,7 @@ class OutputNames:
         Fit for a file (a suffix is put behind it) and for a folder beside the command's own files.
         """
         parts = _parts(source)
-        parts[-1] = _without_suffix(parts[-1])
+        parts[-1] = os.path.splitext(parts[-1])[0]
         return self._free([_no_suffix_of_ours(_fit(text)) for text in (parts[-1], "_".join(parts))])
 
     def file(self, name: str) -> str:
@@ -64,7 +65,7 @@ class OutputNames:
         """A relative path with the source's folders that ends in `suffix`; with a number where that is taken."""
         parts = _parts(source)
         if not keep_suffix:
-            parts[-1] = _without_suffix(parts[-1])
+            parts[-1] = os.path.splitext(parts[-1])[0]
         if sum(len(part) for part in parts) > LONGEST_PATH // 4:
             parts = ["_".join(parts)]
         folders = [_no_suffix_of_ours(_fit(part)) for part in parts[:-1]]  # no folder a.png where a file a.png may be
@@ -96,12 +97,6 @@ def _fit(part: str) -> str:
         digest = hashlib.sha256(part.encode("utf-8", "surrogatepass")).hexdigest()[:12]
         text = f"{text.encode()[: LONGEST_PART - 13].decode(errors='ignore')}_{digest}"
     return text.rstrip(" .") or "_"  # Windows drops them from the end
-
-
-def _without_suffix(name: str) -> str:
-    """A name that begins with its only dot stays."""
-    stem, dot, _ = name.rpartition(".")
-    return stem if dot and stem.strip(" .") else name
 
 
 def _no_suffix_of_ours(name: str) -> str:

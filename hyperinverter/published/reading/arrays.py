@@ -61,9 +61,7 @@ def array_content(data: memoryview | bytes, kind: NumpyType, shape: Any, fortran
     """
     if not isinstance(shape, tuple) or not whole(*shape) or len(shape) > MOST_DIMENSIONS:
         raise UnreadableFile("a NumPy array in it has no proper shape")
-    dtype, count = kind.numpy, 1
-    for size in shape:
-        count *= size
+    dtype, count = kind.numpy, math.prod(shape)
     if count * dtype.itemsize != len(data):
         raise cut_short(
             f"an array of shape {shape} and type {kind.code} has {count * dtype.itemsize} bytes, {len(data)} are there"
