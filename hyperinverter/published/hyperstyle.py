@@ -25,7 +25,7 @@ from hyperinverter.models.wplus import WPlusConfig
 from hyperinverter.published.container import STEMS
 from hyperinverter.published.from_published import Published, from_published
 from hyperinverter.published.keys import Keys, options
-from hyperinverter.published.wplus import Checkpoint, fitting_average, open_checkpoint, strided
+from hyperinverter.published.wplus import Checkpoint, fitting_average, halved, open_checkpoint
 
 WHAT = "HyperStyle"
 SHARED = "shared_weight_hypernet."
@@ -142,7 +142,7 @@ def _resolution(keys: Keys, last: int, given: int | None, decoder: Generator | N
 def _trunk(keys: Keys, shared: list[int], others: list[int], strides: list[int] | None) -> EncoderConfig:
     """The trunk's sizes; the images' size follows from how often a block halves the trunk's last map."""
     with keys.refusing():
-        trunk, channels = trunk_of(keys.state)
+        trunk, channels = trunk_of(keys.state, strides=strides)
     if channels != INPUT_CHANNELS:
         raise keys.fault(f"its first convolution reads {channels} channels, expected {INPUT_CHANNELS}: two images")
     block = f"refinement_blocks.{(shared or others)[0]}."
@@ -151,7 +151,7 @@ def _trunk(keys: Keys, shared: list[int], others: list[int], strides: list[int] 
         halvings -= 1  # the first convolution of a shared block keeps the size
     elif f"{block}output.1.weight" in keys:
         halvings += 1  # the pooling takes the place of the last one
-    return strided(trunk, strides, halvings)
+    return halved(trunk, halvings)
 
 
 def _convolutions(keys: Keys, block: str) -> list[int]:

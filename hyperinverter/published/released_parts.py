@@ -6,7 +6,7 @@ feature channels, O/I/k output channels, input channels and kernel side of a tar
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from itertools import accumulate
 from typing import Any
 
@@ -121,8 +121,7 @@ def regressor(
 
 def _trunk(keys: Keys, input_size: int, strides: Sequence[int] | None) -> tuple[EncoderConfig, int]:
     with keys.refusing():
-        config, channels = trunk_of(keys.state, input_size)
-    return (config if strides is None else replace(config, strides=list(strides))), channels
+        return trunk_of(keys.state, input_size, strides)
 
 
 def _feature_size(keys: Keys, trunk: EncoderConfig, convolutions: list[int], declared: int | None) -> int:

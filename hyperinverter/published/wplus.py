@@ -220,16 +220,16 @@ def _sizes(
 ) -> WPlusConfig:
     """Read the encoder's sizes off its tensors and hold the given options against them."""
     with keys.refusing():
-        trunk, channels = trunk_of(keys.state)
+        trunk, channels = trunk_of(keys.state, strides=chosen["strides"])
     hidden = None
     architecture = _architecture(keys)
     if architecture in PLAIN_OR_PROGRESSIVE:
         w_dim = keys.shape("styles.0.linear.weight", 2)[0]
         num_styles = len({key.split(".")[1] for key in keys.state if key.startswith("styles.")})
         halvings = sum(re.fullmatch(r"styles\.0\.convs\.\d+\.weight", key) is not None for key in keys.state)
-        trunk = strided(trunk, chosen["strides"], halvings)
+        trunk = halved(trunk, halvings)
     else:
-        trunk = replace(strided(trunk, chosen["strides"]), input_size=chosen["input_size"] or trunk.input_size)
+        trunk = replace(trunk, input_size=chosen["input_size"] or trunk.input_size)
         numbers, inputs = keys.shape("linear.weight", 2)
         into_w = architecture.endswith("IntoW")
         w_dim = numbers if into_w else average.shape[1] if average is not None else inputs
@@ -250,11 +250,8 @@ def _sizes(
     return WPlusConfig(encoder_type, num_styles, w_dim, channels, trunk, hidden)
 
 
-def strided(trunk: EncoderConfig, strides: list[int] | None, halvings: int | None = None) -> EncoderConfig:
-    """The trunk with given strides (None: as published), for images whose last map is halved so often to one pixel."""
-    trunk = trunk if strides is None else replace(trunk, strides=list(strides))
-    if halvings is None:
-        return trunk
+def halved(trunk: EncoderConfig, halvings: int) -> EncoderConfig:
+    """The trunk for images whose last map is halved so often to one pixel."""
     return replace(trunk, input_size=trunk.stem_stride * math.prod(trunk.strides) << halvings)
 
 

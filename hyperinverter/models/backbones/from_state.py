@@ -4,7 +4,7 @@ Sources: IR-SE as in ArcFace (Deng et al., CVPR 2019), ResNet (He et al., CVPR 2
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from torch import Tensor
@@ -19,14 +19,17 @@ IR_STRIDES = [2, 2, 2, 2]
 RESNET_STRIDES = [1, 2, 2, 2]
 
 
-def trunk_of(state: Mapping[str, Tensor], input_size: int = 256) -> tuple[EncoderConfig, int]:
+def trunk_of(
+    state: Mapping[str, Tensor], input_size: int = 256, strides: Sequence[int] | None = None
+) -> tuple[EncoderConfig, int]:
     """Kind and sizes of the trunk whose tensors lie in a state dict, beside others.
 
     Args:
         state: published key -> tensor, without a prefix such as `encoder.`.
         input_size: side in px of the images it takes, which the tensors do not show.
+        strides: of the four stages, which they do not show either; None: as published.
     Returns:
-        The config (strides as published) and the number of input channels.
+        The config and the number of input channels.
     Raises:
         ValueError: it holds no such trunk, or its stages cannot be distinguished; says what was found.
     """
@@ -52,7 +55,7 @@ def trunk_of(state: Mapping[str, Tensor], input_size: int = 256) -> tuple[Encode
         stem_width=stem.shape[0],
         widths=widths,
         depths=depths,
-        strides=list(RESNET_STRIDES if kind == "resnet" else IR_STRIDES),
+        strides=list(strides if strides is not None else RESNET_STRIDES if kind == "resnet" else IR_STRIDES),
         stem_stride=1 if stem.shape[-1] == 3 else 2,  # 3x3 or 7x7
     )
     return config, stem.shape[1]
