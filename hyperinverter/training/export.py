@@ -43,18 +43,24 @@ def export_part(
     measured: dict[str, float] | None = None,
     more: Mapping[str, object] | None = None,
 ) -> None:
-    """Write a model folder with the trained part and copies of the domain's parts, in one process.
+    """Write a model folder with the trained part, copies of the domain's parts and a README.md, in one process.
 
     Args:
+        part: a key of CONFIG_SECTIONS.
+        frozen: part -> weights hash of what it was trained with, and needs.
         measured: the validation losses of this step, the best so far; None: it is the last step.
         more: what else the file says of itself to its readers.
     """
     if not is_main():
         return
-    what, measured = _step_and_losses(progress, measured)
     copy_parts(folder, domain, COPIED[part])
     info = _info(f"train_{MADE_BY[part]}", progress, measured) | dict(more or {})
-    save_part(folder, f"{part}.safetensors", trained, domain, frozen=frozen, info=info, what=what)
+    config = {"domain": domain.name, "resolution": domain.resolution}
+    config |= {section: asdict(getattr(domain, section)) for section in CONFIG_SECTIONS[part]}
+    save_model(folder / f"{part}.safetensors", trained, kind=part, config=config, requires=frozen, info=info)
+    method = f', "{METHOD_OF[part]}"' if part in METHOD_OF else ""
+    then = f"Load with `hyperinverter.load(FOLDER{method})`; train on it with `domain.weights.folder=FOLDER`."
+    _write_readme(folder, f"{part}.safetensors", domain, info, measured, then)
 
 
 def export_gan(
@@ -73,16 +79,10 @@ def export_gan(
     save_model(folder / "discriminator.safetensors", D, kind="discriminator", config=config, requires=needs, info=info)
 
 
-def _step_and_losses(progress: Progress, measured: dict[str, float] | None) -> tuple[str, dict[str, float]]:
-    """Which step it is, in words, and the losses to go with it."""
-    if measured is None:
-        return "last step", progress.last_validation()
-    return "best step so far" if measured else "latest step", measured
-
-
-def _info(trainer: str, progress: Progress, measured: dict[str, float]) -> dict:
-    """What a file says of its training."""
-    return {"trainer": trainer, "step": progress.step, "images_seen": progress.position, "validation": measured}
+def _info(trainer: str, progress: Progress, measured: dict[str, float] | None) -> dict:
+    """What a file says of its training, with means over the validation images; of the last step those of the last."""
+    losses = progress.last_validation() if measured is None else measured
+    return {"trainer": trainer, "step": progress.step, "images_seen": progress.position, "validation": losses}
 
 
 def copy_parts(folder: Path, domain: DomainConfig, parts: Sequence[str]) -> None:
@@ -100,33 +100,6 @@ def copy_parts(folder: Path, domain: DomainConfig, parts: Sequence[str]) -> None
                 copy_file(file, folder / file.relative_to(source.parent))
 
 
-def save_part(
-    folder: Path,
-    filename: str,
-    trained: nn.Module | Mapping[str, Tensor],
-    domain: DomainConfig,
-    *,
-    frozen: dict[str, str],
-    info: dict,
-    what: str,
-) -> None:
-    """Write the trained part into a model folder, with the hashes of what it was trained with, and a README.md.
-
-    Args:
-        filename: one that begins with a key of CONFIG_SECTIONS.
-        frozen: part -> weights hash, for `requires`.
-        info: for readers: `trainer`, `step`, `images_seen` and `validation` (loss -> mean over validation images).
-        what: which step of the run this is, in words.
-    """
-    kind = next(each for each in CONFIG_SECTIONS if filename.startswith(each))
-    config = {"domain": domain.name, "resolution": domain.resolution}
-    config |= {section: asdict(getattr(domain, section)) for section in CONFIG_SECTIONS[kind]}
-    save_model(folder / filename, trained, kind=kind, config=config, requires=frozen, info=info)
-    method = f', "{METHOD_OF[kind]}"' if kind in METHOD_OF else ""
-    then = f"Load with `hyperinverter.load(FOLDER{method})`; train on it with `domain.weights.folder=FOLDER`."
-    _write_readme(folder, filename, domain, info, what, then)
-
-
 def export_method(
     method: str,
     network: WPlusModel | HyperStyle,
@@ -142,7 +115,6 @@ def export_method(
     """
     if not is_main():
         return
-    what, measured = _step_and_losses(progress, measured)
     copy_parts(folder, domain, ("generator", "discriminator"))
     info = _info("train_encoder", progress, measured)
     save_method(
@@ -154,10 +126,13 @@ def export_method(
         info={**info, "trained_with": frozen},
     )
     then = f'Load with `hyperinverter.load(FOLDER, "{method}")`.'
-    _write_readme(folder, f"{method}.safetensors", domain, info, what, then)
+    _write_readme(folder, f"{method}.safetensors", domain, info, measured, then)
 
 
-def _write_readme(folder: Path, filename: str, domain: DomainConfig, info: dict, what: str, then: str) -> None:
+def _write_readme(
+    folder: Path, filename: str, domain: DomainConfig, info: dict, measured: dict[str, float] | None, then: str
+) -> None:
+    what = "last step" if measured is None else "best step so far" if measured else "latest step"
     figures = {name: value if name == "step" else f"{value:.5g}" for name, value in info["validation"].items()}
     rows = "".join(f"| {name} | {value} |\n" for name, value in figures.items())
     table = f"Means over the validation images:\n\n| loss | value |\n|---|---|\n{rows}\n" if rows else ""
