@@ -27,22 +27,38 @@ from hyperinverter.utils.errors import UserError
 
 Part = TypeVar("Part")
 
-LOOKAHEAD_STEPS = 6  # k and alpha as in the published Ranger
-LOOKAHEAD_ALPHA = 0.5
 # Gradients with fewer numbers travel together; a message costs about as much as this many numbers.
 SMALL = 2**16
 
 
-class QuietRanger(RangerAdaBelief):
-    """The package's optimiser without its prints; Lookahead's slow weights are part of `state_dict`.
+class Ranger(RangerAdaBelief):
+    """The published Ranger with all of its settings, at their published defaults; Lookahead's slow weights are state.
 
-    Weight decay is the published one, θ shrinks by the factor 1 - lr·weight_decay before each update. (The package
-    scales it with RAdam's step size, 20 times at step 1.) The paper has none.
+    The package's optimiser without its prints. Weight decay is the published one, θ shrinks by the factor
+    1 - lr·weight_decay before each update. (The package scales it with RAdam's step size, 20 times at step 1.) The
+    paper has none.
+
+    Args:
+        lr: largest rate; RAdam's factor comes on top.
+        betas, eps: of RAdam.
+        k: updates between two pulls of Lookahead.
+        alpha: how far the slow weights follow at each.
+        N_sma_threshhold: RAdam's factor is used once its approximated average is longer than this; plain momentum till
+            then.
+        adabelief: True is the package's own default, another optimiser.
     """
 
-    def __init__(self, params: Iterable[nn.Parameter], *, weight_decay: float = 0.0, **options: object) -> None:
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        *,
+        betas: Sequence[float] = (0.95, 0.999),
+        weight_decay: float = 0.0,
+        **options: Any,
+    ) -> None:
+        published = {"lr": 1e-3, "eps": 1e-5, "k": 6, "alpha": 0.5, "N_sma_threshhold": 5, "adabelief": False}
         with contextlib.redirect_stdout(io.StringIO()):
-            super().__init__(params, weight_decay=0.0, **options)
+            super().__init__(params, betas=tuple(betas), weight_decay=0.0, **(published | options))
         self.weight_decay = weight_decay
 
     def step(self, closure: None = None) -> None:
@@ -64,41 +80,6 @@ class QuietRanger(RangerAdaBelief):
             super().__setstate__(state)
 
 
-def ranger(
-    params: Iterable[nn.Parameter],
-    *,
-    lr: float = 1e-3,
-    betas: tuple[float, float] = (0.95, 0.999),
-    eps: float = 1e-5,
-    k: int = LOOKAHEAD_STEPS,
-    alpha: float = LOOKAHEAD_ALPHA,
-    weight_decay: float = 0.0,
-    N_sma_threshhold: float = 5,
-    adabelief: bool = False,
-) -> torch.optim.Optimizer:
-    """The published Ranger with all of its settings, at their published defaults.
-
-    Args:
-        lr: largest rate; RAdam's factor comes on top.
-        betas, eps: of RAdam.
-        k: updates between two pulls of Lookahead.
-        alpha: how far the slow weights follow at each.
-        weight_decay: per unit of lr and update.
-        N_sma_threshhold: RAdam's factor is used once its approximated average is longer than this; plain momentum till
-            then.
-        adabelief: True is the package's own default, another optimiser.
-    """
-    options: dict[str, Any] = {
-        "lr": lr,
-        "betas": tuple(betas),
-        "eps": eps,
-        "k": k,
-        "alpha": alpha,
-        "weight_decay": weight_decay,
-    }
-    return QuietRanger(params, N_sma_threshhold=N_sma_threshhold, adabelief=adabelief, **options)
-
-
 def _adam(params: list[nn.Parameter], **options: Any) -> torch.optim.Optimizer:
     # One fused pass over memory: three times as fast as the loop on a CPU; other devices keep torch's own choice.
     fused = all(p.device.type in ("cpu", "cuda") for p in params)
@@ -107,8 +88,8 @@ def _adam(params: list[nn.Parameter], **options: Any) -> torch.optim.Optimizer:
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": _adam,
-    "ranger": ranger,
-    "ranger_adabelief": partial(ranger, adabelief=True),
+    "ranger": Ranger,
+    "ranger_adabelief": partial(Ranger, adabelief=True),
     "muon": Muon,
 }
 

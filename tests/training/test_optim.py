@@ -14,7 +14,7 @@ from torch.nn.functional import conv2d, linear
 
 from hyperinverter.config.schema import OptimizerConfig, Phase1Config
 from hyperinverter.training.muon import orthogonal
-from hyperinverter.training.optim import OPTIMIZERS, backward_and_step, build_optimizer, ranger, restore_optimizer
+from hyperinverter.training.optim import OPTIMIZERS, Ranger, backward_and_step, build_optimizer, restore_optimizer
 
 STEPS = 40
 
@@ -95,10 +95,10 @@ def test_ranger_takes_the_published_threshold(threshold):
     params, loss = small_problem()
     twins = [nn.Parameter(p.detach().clone()) for p in params]
     options = {"lr": 0.02, "betas": [0.95, 0.999], "eps": 1e-5, "N_sma_threshhold": threshold}
-    ours = run(params, loss, ranger(params, **options))
+    ours = run(params, loss, Ranger(params, **options))
     torch.testing.assert_close(ours, run(twins, loss, ReferenceRanger(twins, **options)), rtol=0, atol=2e-6)
     params, loss = small_problem()
-    assert not torch.allclose(ours, run(params, loss, ranger(params, lr=0.02)), atol=1e-4)
+    assert not torch.allclose(ours, run(params, loss, Ranger(params, lr=0.02)), atol=1e-4)
 
 
 def test_the_packages_default_is_another_optimiser():
@@ -148,7 +148,7 @@ def test_published_trajectory(name):
         assert set(found) == set(tensors)
         return found
 
-    for key, value in run_recorded(lambda params: ranger(params, **options), torch.float32).items():
+    for key, value in run_recorded(lambda params: Ranger(params, **options), torch.float32).items():
         case.compare(key, value)
     for key, value in run_recorded(lambda params: ReferenceRanger(params, **options), torch.float64).items():
         wanted, entry = case.arrays[f"{key}.f64"].ravel(), tensors[key]
@@ -160,7 +160,7 @@ def test_defaults_are_those_of_the_papers_optimiser():
     params, loss = small_problem()
     twins = [nn.Parameter(p.detach().clone()) for p in params]
     config = OptimizerConfig(name="ranger", lr=1e-3, betas=[0.95, 0.999], eps=1e-5)
-    assert torch.equal(run(params, loss, ranger(params), 15), run(twins, loss, build_optimizer(twins, config), 15))
+    assert torch.equal(run(params, loss, Ranger(params), 15), run(twins, loss, build_optimizer(twins, config), 15))
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
