@@ -27,14 +27,6 @@ class FitNotes:
         self._others: tuple[set[str], set[str]] = (set(), set())
         self._told = [False, False]
 
-    @property
-    def cropped(self) -> set[str]:
-        return self._named(CROPPED)
-
-    @property
-    def enlarged(self) -> set[str]:
-        return self._named(ENLARGED)
-
     def note(self, name: str, size: tuple[int, int], index: int | None = None) -> None:
         """An image of this (width, height), px; the first of each kind is named in a warning."""
         if centre_crop(size, (1, 1)):
@@ -70,9 +62,6 @@ class FitNotes:
 
     def _count(self, kind: int) -> int:
         return int(self._marks[kind].sum()) + len(self._others[kind])
-
-    def _named(self, kind: int) -> set[str]:
-        return {self._names[i] for i in np.flatnonzero(self._marks[kind])} | self._others[kind]
 
     def _example(self, kind: int) -> str:
         """The first by name; names of a source are in order."""

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from hyperinverter.checkpoint import weights_hash
 from hyperinverter.config.schema import DataConfig
 from hyperinverter.data.names import Names
 from hyperinverter.utils.errors import UserError
-from hyperinverter.utils.files import write_atomically, write_json
+from hyperinverter.utils.files import read_json, write_atomically, write_json
 from hyperinverter.utils.images import to_uint8
 
 CHUNK = 16  # images sampled together; fixed, so that an image's last bit does not depend on who asked for it
@@ -173,7 +172,9 @@ class GeneratedSource:
         }
         path = self.store / "store.json"
         if path.is_file():
-            result = _read(path)
+            if (result := read_json(path)) is None:
+                remedy = "delete it together with the images beside it, or name another data.store"
+                raise UserError(f"{path}: is damaged; {remedy}")
             if differ := [key for key, value in made_by.items() if result.get(key) != value]:
                 message = ", ".join(f"{key} {result.get(key)} instead of {made_by[key]}" for key in differ)
                 raise UserError(
@@ -181,13 +182,3 @@ class GeneratedSource:
                 )
         else:
             write_json(path, made_by)
-
-
-def _read(path: Path) -> dict:
-    try:
-        result = json.loads(path.read_text())
-    except (ValueError, RecursionError):
-        result = None
-    if not isinstance(result, dict):
-        raise UserError(f"{path}: is damaged; delete it together with the images beside it, or name another data.store")
-    return result

@@ -78,12 +78,6 @@ class Names(Sequence[str]):
 
     __hash__ = None  # type: ignore[assignment]
 
-    def __add__(self, other: Sequence[str]) -> list[str]:
-        return [*self, *other]
-
-    def __radd__(self, other: Sequence[str]) -> list[str]:
-        return [*other, *self]
-
     def __repr__(self) -> str:
         return f"Names({list(chain(self[:3], ['...'] if len(self) > 3 else []))}, {len(self)} in all)"
 

@@ -157,7 +157,6 @@ def test_cropped_and_enlarged_images_are_reported(photos):
     (photos / "notes.txt").write_text("")
     batches = Batches(open_source(photos), R)
     batches.get(0, 13)
-    assert batches.fit.cropped == {"wide.png"} and batches.fit.enlarged == {"tiny.png"}
     assert batches.report() == [
         "ignored, no image by their extension: 1 file, such as notes.txt",
         "not square, centre-cropped: 1 file, such as wide.png",
@@ -172,11 +171,10 @@ def test_what_is_remembered_of_images_does_not_grow_with_the_epochs(photos):
     batches = Batches(open_source(photos), R, cache_mib=0)
     for position in range(0, 40, 4):
         batches.get(position, 4)
-    assert batches.fit.cropped == batches.fit.enlarged == set(batches.names)
     assert batches.fit._others == (set(), set()) and batches.fit._marks.sum() == 20
     other = Batches(open_source(photos), R, cache_mib=0)
     other.fit.merge(batches.fit.state())
-    assert other.report() == batches.report() and "10 files, such as 000.png" in other.report()[0]
+    assert other.report() == batches.report() and all("10 files, such as 000.png" in line for line in other.report())
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -191,7 +189,7 @@ def test_validation_goes_once_through_all_readable_images_in_name_order(photos_w
 def test_split_by_name_moves_no_image_when_images_are_added(tmp_path):
     few = open_source(write_photos(tmp_path / "p", 40))
     training, validation = split_by_name(few, 0.25)
-    assert sorted(training.names + validation.names) == few.names and 0 < len(validation) < 25
+    assert sorted([*training.names, *validation.names]) == few.names and 0 < len(validation) < 25
     more = open_source(write_photos(tmp_path / "p", 40, start=40))
     bigger_training, bigger_validation = split_by_name(more, 0.25)
     assert set(training.names) <= set(bigger_training.names)
