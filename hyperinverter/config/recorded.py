@@ -46,10 +46,8 @@ def _is(value: object, hint: Any) -> bool:
 
 
 def _is_one(value: object, kind: Any) -> bool:
-    if get_origin(kind) is list:
-        return isinstance(value, list) and len(value) <= LONGEST_LIST and all(_is(v, get_args(kind)[0]) for v in value)
-    if get_origin(kind) is tuple:
-        return isinstance(value, tuple) and len(value) <= LONGEST_LIST and all(_is(v, get_args(kind)[0]) for v in value)
+    if isinstance(value, list | tuple) and type(value) is get_origin(kind):
+        return len(value) <= LONGEST_LIST and all(_is(entry, get_args(kind)[0]) for entry in value)
     if get_origin(kind) is dict:
         key, inside = get_args(kind)
         return isinstance(value, dict) and all(_is(k, key) and _is(v, inside) for k, v in value.items())
