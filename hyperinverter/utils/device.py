@@ -4,7 +4,8 @@ import functools
 import logging
 import os
 import random
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,6 +55,20 @@ def to_device(module: M, device: torch.device) -> M:
 def arithmetic(device: torch.device, precision: str) -> AbstractContextManager[Any]:
     """A context that computes in fp32 (as a caller's own context says), bf16 or fp16."""
     return nullcontext() if precision == "fp32" else torch.autocast(device.type, HALF_TYPES[precision])
+
+
+@contextmanager
+def tf32_allowed(allowed: bool) -> Iterator[None]:
+    """Whether CUDA may compute float32 products with TF32 factors inside; elsewhere it changes nothing."""
+    switches: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [switch.allow_tf32 for switch in switches]
+    for switch in switches:
+        switch.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.allow_tf32 = value
 
 
 def own_cores() -> int:

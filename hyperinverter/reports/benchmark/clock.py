@@ -12,7 +12,17 @@ from hyperinverter.metrics.timing import synchronise
 REST = "rest"  # what lies between the named stages: resizes, checks, bookkeeping
 
 
-class Stopwatch:
+class Laps:
+    """What hears that a stage has ended: a stopwatch or a counter; this one heeds nothing."""
+
+    def lap(self, stage: str) -> None:
+        """What was done since the last lap belongs to `stage`; laps of one name add up."""
+
+
+UNHEARD = Laps()
+
+
+class Stopwatch(Laps):
     """Laps of one call. On CUDA they are events in the stream, so that measuring stages stops nothing."""
 
     def __init__(self, device: torch.device) -> None:
@@ -23,7 +33,6 @@ class Stopwatch:
         self._last = self._mark()
 
     def lap(self, stage: str) -> None:
-        """What was done since the last lap belongs to `stage`; laps of one name add up."""
         self._laps.append((stage, self._mark()))
 
     def read(self) -> dict[str, float]:

@@ -7,7 +7,7 @@ numbers take the path of a GPU in float32.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,17 +18,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.models.build import build_hyperinverter
 from hyperinverter.models.hyperinverter import HyperInverterNetwork
-from hyperinverter.reports.benchmark.clock import REST
+from hyperinverter.reports.benchmark.clock import REST, UNHEARD, Laps
 from hyperinverter.reports.benchmark.release import Release
 from hyperinverter.utils.state_dicts import shapes_only
 
 STAGES = ("w_encoder", "first_synthesis", "layerwise_encoder", "hypernetworks", "second_synthesis")
-
-
-class Laps(Protocol):
-    """What hears of a stage's end: a stopwatch or a counter."""
-
-    def lap(self, stage: str) -> None: ...
 
 
 class StageHooks:
@@ -39,19 +33,19 @@ class StageHooks:
     """
 
     def __init__(self, network: HyperInverterNetwork) -> None:
-        self.laps: Laps | None = None
+        self.laps = UNHEARD
         self._drawn = self._encoded = False
         synthesis = network.generator.synthesis
         self._handles = [
-            network.w_encoder.register_forward_pre_hook(lambda *_: self._lap(REST)),
-            network.w_encoder.register_forward_hook(lambda *_: self._lap("w_encoder")),
-            network.layerwise_encoder.register_forward_pre_hook(lambda *_: self._lap(REST)),
+            network.w_encoder.register_forward_pre_hook(lambda *_: self.laps.lap(REST)),
+            network.w_encoder.register_forward_hook(lambda *_: self.laps.lap("w_encoder")),
+            network.layerwise_encoder.register_forward_pre_hook(lambda *_: self.laps.lap(REST)),
             network.layerwise_encoder.register_forward_hook(self._after_encoder),
             synthesis.register_forward_pre_hook(self._before_synthesis),
             synthesis.register_forward_hook(self._after_synthesis),
         ]
 
-    def start(self, laps: Laps | None) -> None:
+    def start(self, laps: Laps) -> None:
         """The next call is measured by `laps`."""
         self.laps, self._drawn, self._encoded = laps, False, False
 
@@ -59,23 +53,19 @@ class StageHooks:
         for handle in self._handles:
             handle.remove()
 
-    def _lap(self, stage: str) -> None:
-        if self.laps is not None:
-            self.laps.lap(stage)
-
     def _after_encoder(self, *_: Any) -> None:
-        self._lap("layerwise_encoder")
+        self.laps.lap("layerwise_encoder")
         self._encoded = True
 
     def _before_synthesis(self, *_: Any) -> None:
-        self._lap("hypernetworks" if self._encoded else REST)
+        self.laps.lap("hypernetworks" if self._encoded else REST)
 
     def _after_synthesis(self, *_: Any) -> None:
-        self._lap("second_synthesis" if self._drawn else "first_synthesis")
+        self.laps.lap("second_synthesis" if self._drawn else "first_synthesis")
         self._drawn = True
 
 
-class Tally:
+class Tally(Laps):
     """Multiply-accumulates and bytes, by stage; `with tally:` around the work."""
 
     def __init__(self) -> None:

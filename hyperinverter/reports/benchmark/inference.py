@@ -21,8 +21,8 @@ from hyperinverter.reports.benchmark.sides import (
     copied,
     make_images,
     make_side,
-    tf32_allowed,
 )
+from hyperinverter.utils.device import tf32_allowed
 
 SECONDS = 0.4  # of measuring per number
 LARGEST = 8192  # side of the matrices; a product is enlarged until it takes a measurable time

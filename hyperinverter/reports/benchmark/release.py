@@ -21,7 +21,7 @@ from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.models.hypernetwork import regressor_name
 from hyperinverter.models.stylegan2 import Discriminator
 from hyperinverter.reports.benchmark import release_networks as networks
-from hyperinverter.reports.benchmark.clock import Stopwatch
+from hyperinverter.reports.benchmark.clock import UNHEARD, Laps
 from hyperinverter.utils.errors import UserError
 
 Weights = dict[str, Tensor]
@@ -76,40 +76,35 @@ class Release:
         """Memory of the generators held."""
         return sum(value.nbytes for weights in self.decoders for value in weights.values())
 
-    def __call__(self, images: Tensor, watch: Stopwatch | None = None) -> ReleaseOutput:
+    def __call__(self, images: Tensor, watch: Laps = UNHEARD) -> ReleaseOutput:
         """Images [N, 3, R, R] in [-1, 1], N at most `batch_size`."""
-
-        def lap(stage: str) -> None:
-            if watch is not None:
-                watch.lap(stage)
-
         domain, res = self.domain, self.domain.resolution
         small = networks.resize(images, domain.w_encoder.input_size)
         with torch.no_grad():
             w = networks.w_encoder(self.e1, small, domain.w_encoder) + self.w_avg
         ws = w[:, None].repeat(1, self.num_ws, 1)
-        lap("w_encoder")
+        watch.lap("w_encoder")
         with torch.no_grad():
             w_image = networks.synthesis(self.decoders[0], ws, res)
-        lap("first_synthesis")
+        watch.lap("first_synthesis")
         size = domain.layerwise_encoder.input_size
         small = small if size == domain.w_encoder.input_size else networks.resize(images, size)
         h = networks.layerwise_encoder(self.e2, small, domain.layerwise_encoder, self.trains)
         small = networks.resize(w_image, size)
         h_w = networks.layerwise_encoder(self.e2, small, domain.layerwise_encoder, self.trains)
-        lap("layerwise_encoder")
+        watch.lap("layerwise_encoder")
         signed = domain.hypernetwork.token_range == "signed"
         residuals = {
             name: networks.weight_regressor(weights, h_w[:, index], h[:, index], shape, signed)
             for name, (weights, index, shape) in self.regressors.items()
         }
-        lap("hypernetworks")
+        watch.lap("hypernetworks")
         drawn = []
         for number in range(len(images)):
             own = {name: value[number] for name, value in residuals.items()}
             drawn.append(networks.synthesis(self.decoders[number], ws[number : number + 1], res, own)[0])
         reconstruction = torch.stack(drawn)
-        lap("second_synthesis")
+        watch.lap("second_synthesis")
         return ReleaseOutput(w_image, reconstruction, residuals)
 
 
@@ -135,8 +130,9 @@ class ReleaseTraining:
     ) -> None:
         self.release = Release(network, domain, batch_size, trains=True)
         self.losses, self.adversarial_weight, self.r1_weight = losses, adversarial_weight, r1_weight
+        self.trained = self.release.trained()
         # published: Adam at 1e-4 for both, betas 0.9 and 0.999
-        self.optimizer = torch.optim.Adam(self.release.trained(), lr=1e-4)
+        self.optimizer = torch.optim.Adam(self.trained, lr=1e-4)
         self.d: Weights | None = None
         if discriminator is not None:
             self.d = _require_gradients(_weights(discriminator, copied=True))
@@ -144,26 +140,21 @@ class ReleaseTraining:
             self.optimizer_D = torch.optim.Adam([v for v in self.d.values() if v.requires_grad], lr=1e-4)
             _require_gradients(self.d, False)  # published: D is frozen but for its own update
 
-    def step(self, images: Tensor, watch: Stopwatch | None = None, *, with_r1: bool = False) -> Tensor:
+    def step(self, images: Tensor, watch: Laps = UNHEARD, *, with_r1: bool = False) -> Tensor:
         """Update on images [N, 3, R, R]; returns the encoder's loss.
 
         `with_r1`: also the lazy R1 update, as every 16th step does.
         """
-
-        def lap(stage: str) -> None:
-            if watch is not None:
-                watch.lap(stage)
-
         fakes = self.release(images).reconstruction
         loss, _ = self.losses(fakes, images)
         if self.d is not None:
             loss = loss + self.adversarial_weight * F.softplus(-self._logits(fakes)).mean()
-        lap("forward")
+        watch.lap("forward")
         self.optimizer.zero_grad()
         loss.backward()
-        lap("backward")
+        watch.lap("backward")
         self.optimizer.step()
-        lap("optimiser")
+        watch.lap("optimiser")
         if self.d is not None:
             _require_gradients(self.d)
             real, fake = self._logits(images), self._logits(fakes.detach())
@@ -176,7 +167,7 @@ class ReleaseTraining:
                 penalty = gradient.square().sum(dim=(1, 2, 3)).mean()
                 self._update_D(penalty * self.r1_weight + 0 * logits[0].sum())
             _require_gradients(self.d, False)
-            lap("discriminator")
+            watch.lap("discriminator")
         return loss.detach()
 
     def _logits(self, images: Tensor) -> Tensor:

@@ -9,8 +9,6 @@ how far a fast mode's images are from those of float32, so random residuals are 
 visibly.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import copy, deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +23,10 @@ from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.models.stylegan2 import Discriminator
 from hyperinverter.pretrained.load import LoadedModel, load_model
 from hyperinverter.releases.obtain import obtain
-from hyperinverter.reports.benchmark.clock import REST
-from hyperinverter.reports.benchmark.counting import Laps, StageHooks
+from hyperinverter.reports.benchmark.clock import REST, UNHEARD, Laps
+from hyperinverter.reports.benchmark.counting import StageHooks
 from hyperinverter.reports.benchmark.release import Release
+from hyperinverter.utils.device import tf32_allowed
 
 RESIDUAL_GAIN = 2  # on residuals of rms 0.01 to 0.02 (init `signal_preserving`), added to weights of about 1
 NOISE_STRENGTH = 0.1  # of every layer; 0 at the start of a training, and then its noise would not be measured
@@ -103,19 +102,14 @@ class SideName:
         precision = next((word for word in words if word in ("tf32", "bf16", "fp16")), "fp32")
         return cls(words[0] == "reference", precision, "compile" in words, "recompute" in words)
 
+    @property
+    def is_tf32(self) -> bool:
+        return self.precision == "tf32"
 
-@contextmanager
-def tf32_allowed(allowed: bool) -> Iterator[None]:
-    """Whether CUDA may compute float32 products with TF32 factors inside; elsewhere it changes nothing."""
-    switches = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [switch.allow_tf32 for switch in switches]
-    for switch in switches:
-        switch.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        for switch, value in zip(switches, before, strict=True):
-            switch.allow_tf32 = value
+    @property
+    def arithmetic(self) -> str:
+        """What networks compute in: tf32 is fp32 whose products may be rounded."""
+        return "fp32" if self.is_tf32 else self.precision
 
 
 class ReferenceSide:
@@ -123,10 +117,10 @@ class ReferenceSide:
 
     def __init__(self, model: LoadedModel, batch_size: int, name: SideName) -> None:
         self.release = Release(model.network, model.domain, batch_size)
-        self.allows_tf32 = name.precision == "tf32"
+        self.allows_tf32 = name.is_tf32
 
     @torch.no_grad()
-    def __call__(self, images: Tensor, watch: Laps | None = None) -> Tensor:
+    def __call__(self, images: Tensor, watch: Laps = UNHEARD) -> Tensor:
         with tf32_allowed(self.allows_tf32):
             return self.release(images, watch).reconstruction
 
@@ -135,26 +129,19 @@ class OurSide:
     """Our way as a user calls it: `invert`, then `render`."""
 
     def __init__(self, model: LoadedModel, name: SideName, device: torch.device) -> None:
-        self.inverter = make_inverter(model, name, device)
-        self.allows_tf32 = name.precision == "tf32"
+        self.inverter = HyperInverter(model).to(device).accelerate(name.arithmetic, name.compiled)
+        self.allows_tf32 = name.is_tf32
         # hooks would break the compiled graphs: a compiled side has no stages
         self.hooks = None if name.compiled else StageHooks(self.inverter.network)
 
-    def __call__(self, images: Tensor, watch: Laps | None = None) -> Tensor:
+    def __call__(self, images: Tensor, watch: Laps = UNHEARD) -> Tensor:
         with tf32_allowed(self.allows_tf32):
             if self.hooks is not None:
                 self.hooks.start(watch)
             inversion = self.inverter.invert(images, batch_size=len(images))
             reconstruction = self.inverter.render(inversion, batch_size=len(images))
-            if watch is not None:
-                watch.lap(REST)
+            watch.lap(REST)
             return reconstruction
-
-
-def make_inverter(model: LoadedModel, name: SideName, device: torch.device) -> HyperInverter:
-    """The method as `hyperinverter.load` gives it; tf32 is its fp32 with TF32 allowed."""
-    precision = "fp32" if name.precision == "tf32" else name.precision
-    return HyperInverter(model).to(device).accelerate(precision, name.compiled)
 
 
 def make_side(name: str, model: LoadedModel, batch_size: int, device: torch.device) -> "ReferenceSide | OurSide":

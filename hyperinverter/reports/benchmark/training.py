@@ -5,7 +5,9 @@ the paper's factors; the adversarial step adds D's terms, its update and the laz
 16th step pays for it. Letters: N images, R pixels.
 """
 
+from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -18,21 +20,20 @@ from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.models.lpips_network import LpipsNetwork
 from hyperinverter.models.stylegan2 import Discriminator
 from hyperinverter.pretrained.load import LoadedModel
-from hyperinverter.reports.benchmark.clock import Rounds, Stopwatch, speed_up, summarise, take_turns
+from hyperinverter.reports.benchmark.clock import UNHEARD, Laps, Rounds, speed_up, summarise, take_turns
 from hyperinverter.reports.benchmark.inference import warmed
 from hyperinverter.reports.benchmark.release import ReleaseTraining
-from hyperinverter.reports.benchmark.sides import SideName, make_images, random_discriminator, tf32_allowed
+from hyperinverter.reports.benchmark.sides import SideName, make_images, random_discriminator
 from hyperinverter.training.discriminator import discriminator_step
 from hyperinverter.training.optim import backward_and_step, build_optimizer
 from hyperinverter.training.phase1 import reconstruct
 from hyperinverter.training.phase2 import encoder_losses
-from hyperinverter.utils.device import to_device
+from hyperinverter.utils.device import arithmetic, tf32_allowed, to_device
 
 PHASES = ("phase1", "phase2", "phase2_adversarial")
 WEIGHTS = {"l2": 1.0, "lpips": 0.8}  # the paper's
 GAN = AdversarialConfig(weight=0.005)  # the paper's for faces
 R1_WEIGHT = GAN.r1_gamma / 2 * GAN.r1_every
-HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class RandomLpips(Extractor):
@@ -66,20 +67,17 @@ class OurPhase1:
     def __init__(self, network: HyperInverterNetwork, losses: TotalLoss, name: SideName, device: torch.device) -> None:
         self.generator = network.generator.requires_grad_(False)
         self.w_encoder = network.w_encoder.requires_grad_(True).train()
-        self.losses, self.autocast, self.tf32 = losses, _autocast(name, device), name.precision == "tf32"
-        self.optimizer = build_optimizer(self.w_encoder.parameters(), Phase1Config().optimizer)
+        self.losses, self.autocast = losses, arithmetic(device, name.arithmetic)
+        self.trained = list(self.w_encoder.parameters())
+        self.optimizer = build_optimizer(self.trained, Phase1Config().optimizer)
 
-    def step(self, images: Tensor, watch: Stopwatch | None = None) -> Tensor:
-        with tf32_allowed(self.tf32):
-            with self.autocast:
-                loss, _ = self.losses(reconstruct(self.generator, self.w_encoder, images), images)
-            _lap(watch, "forward")
-            backward_and_step(self.optimizer, loss)
-            _lap(watch, "backward_and_optimiser")
-            return loss.detach()
-
-    def trained(self) -> list[Tensor]:
-        return list(self.w_encoder.parameters())
+    def step(self, images: Tensor, watch: Laps = UNHEARD) -> Tensor:
+        with self.autocast:
+            loss, _ = self.losses(reconstruct(self.generator, self.w_encoder, images), images)
+        watch.lap("forward")
+        backward_and_step(self.optimizer, loss)
+        watch.lap("backward_and_optimiser")
+        return loss.detach()
 
 
 class OurPhase2:
@@ -103,8 +101,9 @@ class OurPhase2:
         self.model.generator.synthesis.recompute_from_px = recompute_from_px
         self.model.layerwise_encoder.requires_grad_(True)
         self.model.hypernetwork.requires_grad_(True)
-        self.losses, self.autocast, self.tf32 = losses, _autocast(name, device), name.precision == "tf32"
-        self.optimizer = build_optimizer(self.model.trainable_parameters(), OptimizerConfig())
+        self.losses, self.autocast = losses, arithmetic(device, name.arithmetic)
+        self.trained = self.model.trainable_parameters()
+        self.optimizer = build_optimizer(self.trained, OptimizerConfig())
         self.discriminator = discriminator
         if discriminator is not None:
             self.discriminator = discriminator.requires_grad_(True)
@@ -112,62 +111,46 @@ class OurPhase2:
             self.optimizer_D = build_optimizer(self.discriminator.parameters(), GAN.optimizer)
             self.discriminator.requires_grad_(False)
 
-    def step(self, images: Tensor, watch: Stopwatch | None = None, *, with_r1: bool = False) -> Tensor:
-        with tf32_allowed(self.tf32):
-            with self.autocast:
-                values, fakes = encoder_losses(self.model, self.losses, images, self.discriminator, GAN.weight)
-            _lap(watch, "forward")
-            backward_and_step(self.optimizer, values["loss"])
-            _lap(watch, "backward_and_optimiser")
-            if self.discriminator is not None:
-                r1_weight = R1_WEIGHT if with_r1 else 0.0
-                discriminator_step(
-                    self.discriminator, self.optimizer_D, images, fakes, r1_weight=r1_weight, autocast=self.autocast
-                )
-                _lap(watch, "discriminator")
-            return values["loss"].detach()
-
-    def trained(self) -> list[Tensor]:
-        return self.model.trainable_parameters()
+    def step(self, images: Tensor, watch: Laps = UNHEARD, *, with_r1: bool = False) -> Tensor:
+        with self.autocast:
+            values, fakes = encoder_losses(self.model, self.losses, images, self.discriminator, GAN.weight)
+        watch.lap("forward")
+        backward_and_step(self.optimizer, values["loss"])
+        watch.lap("backward_and_optimiser")
+        if self.discriminator is not None:
+            r1_weight = R1_WEIGHT if with_r1 else 0.0
+            discriminator_step(
+                self.discriminator, self.optimizer_D, images, fakes, r1_weight=r1_weight, autocast=self.autocast
+            )
+            watch.lap("discriminator")
+        return values["loss"].detach()
 
 
-class ReferencePhase2:
-    """The released Phase II update, on copies."""
+@dataclass(frozen=True)
+class Trainer:
+    """A `step`(images, watch), and the parameters whose gradients it makes."""
 
-    def __init__(
-        self,
-        model: LoadedModel,
-        losses: TotalLoss,
-        name: SideName,
-        batch_size: int,
-        discriminator: Discriminator | None = None,
-    ) -> None:
-        adversarial = {} if discriminator is None else {"adversarial_weight": GAN.weight, "r1_weight": R1_WEIGHT}
-        self.training = ReleaseTraining(model.network, model.domain, losses, batch_size, discriminator, **adversarial)
-        self.tf32 = name.precision == "tf32"
-
-    def step(self, images: Tensor, watch: Stopwatch | None = None, *, with_r1: bool = False) -> Tensor:
-        with tf32_allowed(self.tf32):
-            return self.training.step(images, watch, with_r1=with_r1)
-
-    def trained(self) -> list[Tensor]:
-        return self.training.release.trained()
+    step: Callable[..., Tensor]
+    trained: list[Tensor]
 
 
-def make_trainer(
-    phase: str, name: str, model: LoadedModel, batch_size: int, device: torch.device
-) -> OurPhase1 | OurPhase2 | ReferencePhase2 | None:
+def make_trainer(phase: str, name: str, model: LoadedModel, batch_size: int, device: torch.device) -> Trainer | None:
     """The trainer of a phase by the name of a side; None where the release has none (Phase I)."""
     parts, losses = SideName.of(name), make_losses(model.domain).to(device)
-    discriminator = random_discriminator(model.domain).to(device) if phase == "phase2_adversarial" else None
+    adversarial = phase == "phase2_adversarial"
+    discriminator = to_device(random_discriminator(model.domain), device) if adversarial else None
     model.network.to(device)
+    own: OurPhase1 | OurPhase2 | ReleaseTraining
     if parts.is_reference:
-        return None if phase == "phase1" else ReferencePhase2(model, losses, parts, batch_size, discriminator)
-    network = to_device(deepcopy(model.network), device)
-    if phase == "phase1":
-        return OurPhase1(network, losses, parts, device)
-    d = None if discriminator is None else to_device(discriminator, device)
-    return OurPhase2(network, losses, parts, device, d, recompute_from(model.domain, parts))
+        if phase == "phase1":
+            return None
+        own = ReleaseTraining(model.network, model.domain, losses, batch_size, discriminator, GAN.weight, R1_WEIGHT)
+    elif phase == "phase1":
+        own = OurPhase1(to_device(deepcopy(model.network), device), losses, parts, device)
+    else:
+        network = to_device(deepcopy(model.network), device)
+        own = OurPhase2(network, losses, parts, device, discriminator, recompute_from(model.domain, parts))
+    return Trainer(tf32_allowed(parts.is_tf32)(own.step), own.trained)
 
 
 def recompute_from(domain: DomainConfig, name: SideName) -> int | None:
@@ -219,17 +202,8 @@ def measure_training(
     return {"phase": phase, "batch_size": batch_size, "sides": result}
 
 
-def _first_step(trainer: Any, images: Tensor) -> tuple[float, list[Tensor]]:
+def _first_step(trainer: Trainer, images: Tensor) -> tuple[float, list[Tensor]]:
     """Loss and gradients of a trainer's first step, on the CPU; its kernels are chosen and its buffers made."""
     loss = trainer.step(images).item()
-    given = [torch.zeros_like(p) if p.grad is None else p.grad for p in trainer.trained()]  # None: a head nobody reads
+    given = [torch.zeros_like(p) if p.grad is None else p.grad for p in trainer.trained]  # None: a head nobody reads
     return loss, [gradient.detach().float().cpu().clone() for gradient in given]
-
-
-def _autocast(name: SideName, device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, HALF.get(name.precision), enabled=name.precision in HALF)
-
-
-def _lap(watch: Stopwatch | None, stage: str) -> None:
-    if watch is not None:
-        watch.lap(stage)
