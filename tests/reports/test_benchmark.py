@@ -22,7 +22,7 @@ from hyperinverter.reports.benchmark.clock import Rounds, Stopwatch, speed_up, s
 from hyperinverter.reports.benchmark.command import _publish, benchmark
 from hyperinverter.reports.benchmark.counting import STAGES, count_call, count_inference
 from hyperinverter.reports.benchmark.inference import Ceiling, measure_ceiling, measure_inference, with_shares
-from hyperinverter.reports.benchmark.memory import MemoryTask, measure_memory, run_task
+from hyperinverter.reports.benchmark.memory import measure_memory, memory_of
 from hyperinverter.reports.benchmark.page import page, tables
 from hyperinverter.reports.benchmark.sides import (
     SideName,
@@ -195,14 +195,14 @@ def test_recomputing_keeps_less(budget: dict[str, Any], tiny_domain: DomainConfi
 @pytest.mark.parametrize("what", ["inference", "phase1", "phase2"])
 def test_memory_tasks_run(tiny_domain: DomainConfig, what: str):
     """In this process, which holds other things as well."""
-    found = run_task(MemoryTask(tiny_domain, what, "fp32", 2, "cpu", None))
+    found = memory_of(what, "fp32", 2, tiny_domain, CPU, None)
     assert found["peak_mib"] >= found["before_mib"] > 0 and found["how"]
 
 
 @pytest.mark.slow  # importing everything anew
 @pytest.mark.parametrize("side", ["reference", "fp32"])
 def test_memory_is_measured_in_a_fresh_process(tiny_domain: DomainConfig, side: str):
-    found = measure_memory(MemoryTask(tiny_domain, "inference", side, 1, "cpu", 1))
+    found = measure_memory("inference", side, 1, tiny_domain, CPU, 1)
     assert found["peak_mib"] >= found["before_mib"] > 0 and found["how"]
 
 

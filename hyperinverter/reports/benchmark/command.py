@@ -1,12 +1,12 @@
 """The benchmark as a command: one domain or several, into benchmark.json and table.md, and into the published page."""
 
 import json
-import os
 import platform
 import re
 import shlex
 import sys
 import time
+from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,19 @@ from tqdm import tqdm
 import hyperinverter
 from hyperinverter.config.load import load_config
 from hyperinverter.config.report_schema import BenchmarkConfig
-from hyperinverter.config.schema import DomainConfig
 from hyperinverter.metrics.timing import device_name
 from hyperinverter.reports.benchmark.budget import phase2_budget
 from hyperinverter.reports.benchmark.clock import Rounds
 from hyperinverter.reports.benchmark.counting import count_generators
 from hyperinverter.reports.benchmark.inference import measure_ceiling, measure_inference, measure_slider
 from hyperinverter.reports.benchmark.loading import measure_loading
-from hyperinverter.reports.benchmark.memory import MemoryTask, give_back_memory, in_fresh_process, measure_memory
+from hyperinverter.reports.benchmark.memory import give_back_memory, in_fresh_process, measure_memory
 from hyperinverter.reports.benchmark.page import page, tables
 from hyperinverter.reports.benchmark.sides import SideName, make_model, with_hidden_size
 from hyperinverter.reports.benchmark.training import measure_training
 from hyperinverter.training.common import set_up
 from hyperinverter.utils.checkout import command_of
+from hyperinverter.utils.device import own_cores
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import slug, write_json, write_text
 from hyperinverter.utils.kept_memory import keep_freed_memory
@@ -53,31 +53,30 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     """
     device = set_up(config)
     parts = [_passed_on(config, path) for path in config.runs] or ([config] if config.sides else [])
-    result: dict[str, Any] = {}
-    if parts or config.apps:
-        result = {**_machine(device), "runs": []}
-        for part in parts:
-            measured = in_fresh_process(_measure, part) if config.runs else measure_domain(part, device)
-            result["runs"].append({**measured, "about": _about()})
-            write_json(Path(config.output) / "benchmark.json", result)  # one by one: the whole takes long
-            if config.publish is not None:
-                _publish(Path(config.publish), result)
-        if config.apps:
-            result["apps"] = [
-                {**in_fresh_process(_measure_app, config, path), "about": _about()} for path in config.apps
-            ]
-            write_json(Path(config.output) / "benchmark.json", result)
-            if config.publish is not None:
-                _publish(Path(config.publish), result)
-        write_text(Path(config.output) / "table.md", tables(result))
-        tqdm.write(tables(result))
-    elif config.publish is None:
-        raise UserError(
-            "nothing to measure (runs, sides and apps are empty); publish=docs/performance makes the page alone"
-        )
-    else:
-        _publish(Path(config.publish), result)
+    if not parts and not config.apps:
+        if config.publish is None:
+            raise UserError(
+                "nothing to measure (runs, sides and apps are empty); publish=docs/performance makes the page alone"
+            )
+        _publish(Path(config.publish), {})
+        return {}
+    result: dict[str, Any] = {**_machine(device), "runs": []}
+    for part in parts:
+        measured = in_fresh_process(_measure, part) if config.runs else measure_domain(part, device)
+        result["runs"].append({**measured, "about": _about()})
+        _keep(config, result)  # one by one: the whole takes long
+    if config.apps:
+        result["apps"] = [{**in_fresh_process(_measure_app, config, path), "about": _about()} for path in config.apps]
+        _keep(config, result)
+    write_text(Path(config.output) / "table.md", tables(result))
+    tqdm.write(tables(result))
     return result
+
+
+def _keep(config: BenchmarkConfig, result: dict[str, Any]) -> None:
+    write_json(Path(config.output) / "benchmark.json", result)
+    if config.publish is not None:
+        _publish(Path(config.publish), result)
 
 
 def _measure(part: BenchmarkConfig) -> dict[str, Any]:
@@ -143,7 +142,7 @@ def measure_domain(config: BenchmarkConfig, device: torch.device) -> dict[str, A
     give_back_memory()
     batch_sizes = sorted({n for sizes in config.sides.values() for n in sizes})
     result["generators"] = count_generators(domains[0], batch_sizes, reference="reference" in config.sides)
-    result["memory"] = [measure_memory(task) for task in _memory_tasks(config, domains[0], device)]
+    result["memory"] = [measure_memory(*case, domains[0], device, config.threads) for case in _memory_cases(config)]
     result["budget"] = []
     for side in config.budget:
         for adversarial in (False, True):
@@ -169,22 +168,17 @@ def _at_first_size(config: BenchmarkConfig, model: Any, rounds: Rounds, device: 
     return result
 
 
-def _memory_tasks(config: BenchmarkConfig, domain: DomainConfig, device: torch.device) -> list[MemoryTask]:
+def _memory_cases(config: BenchmarkConfig) -> Iterator[tuple[str, str, int]]:
+    """What is run, by which side, on how many images."""
     if not config.memory:
-        return []
-    tasks = [
-        MemoryTask(domain, "inference", side, batch_size, str(device), config.threads)
-        for side, sizes in config.sides.items()
-        if not SideName.of(side).compiled
-        for batch_size in sorted(sizes)
-    ]
-    tasks += [
-        MemoryTask(domain, phase, side, config.training_batch_size, str(device), config.threads)
-        for phase, sides in config.training.items()
-        for side in sides
-        if not (phase == "phase1" and SideName.of(side).is_reference)
-    ]
-    return tasks
+        return
+    for side, sizes in config.sides.items():
+        if not SideName.of(side).compiled:
+            yield from (("inference", side, batch_size) for batch_size in sorted(sizes))
+    for phase, sides in config.training.items():
+        for side in sides:
+            if not (phase == "phase1" and SideName.of(side).is_reference):
+                yield phase, side, config.training_batch_size
 
 
 def _passed_on(config: BenchmarkConfig, path: str) -> BenchmarkConfig:
@@ -235,5 +229,4 @@ def _processor() -> str:
     except OSError:
         text = ""
     found = re.search(r"model name\s*:\s*(.+)", text)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{found[1].strip() if found else platform.processor() or 'CPU'}, {counted(cores, 'core')}"
+    return f"{found[1].strip() if found else platform.processor() or 'CPU'}, {counted(own_cores(), 'core')}"

@@ -79,19 +79,11 @@ def _best(work: object, device: torch.device, seconds: float) -> float:
     return best
 
 
-@dataclass(frozen=True)
-class Difference:
-    """Two batches of images, in units of [-1, 1] and relative to the range that the first one's values span."""
-
-    largest: float
-    mean: float
-    largest_of_range: float
-
-    @classmethod
-    def between(cls, a: Tensor, b: Tensor) -> "Difference":
-        off = (a.float() - b.float().to(a.device)).abs()
-        span = (a.max() - a.min()).clamp(min=1e-12)
-        return cls(off.max().item(), off.mean().item(), (off.max() / span).item())
+def difference(a: Tensor, b: Tensor) -> dict[str, float]:
+    """How far two batches of images are apart, in [-1, 1] and relative to the range of the first one's values."""
+    off = (a.float() - b.float().to(a.device)).abs()
+    span = (a.max() - a.min()).clamp(min=1e-12)
+    return {"largest": off.max().item(), "mean": off.mean().item(), "largest_of_range": (off.max() / span).item()}
 
 
 def measure_inference(
@@ -123,7 +115,7 @@ def measure_inference(
             result[name] |= {
                 "compared_with": first,
                 "speed_up": speed_up(readings[first], readings[name]),
-                "difference": vars(Difference.between(pictures[first], pictures[name])),
+                "difference": difference(pictures[first], pictures[name]),
             }
     return {
         "batch_size": batch_size,

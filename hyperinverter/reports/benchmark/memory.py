@@ -14,7 +14,6 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -31,31 +30,19 @@ MIB = 2**20
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class MemoryTask:
-    """What a fresh process is to run: `what` is "inference" or a phase of training."""
-
-    domain: DomainConfig
-    what: str
-    side: str
-    batch_size: int
-    device: str
-    threads: int | None
-
-
-def measure_memory(task: MemoryTask) -> dict[str, Any]:
-    """Run a task in a process of its own.
+def measure_memory(what: str, side: str, batch_size: int, *settings: Any) -> dict[str, Any]:
+    """Run `memory_of` in a process of its own.
 
     Returns:
         "before_mib" (networks built, nothing run), "peak_mib", "rise_mib" (their difference) and "how" it was
         measured; or "failed", when the process came to an end before (say, no memory left).
     """
-    about = {"what": task.what, "side": task.side, "batch_size": task.batch_size}
+    about = {"what": what, "side": side, "batch_size": batch_size}
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
         try:
-            return about | pool.submit(run_task, task).result()
-        except (BrokenProcessPool, MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and not (isinstance(error, BrokenProcessPool) or "memory" in str(error)):
+            return about | pool.submit(memory_of, what, side, batch_size, *settings).result()
+        except (BrokenProcessPool, MemoryError, RuntimeError) as error:  # a GPU's is a RuntimeError that says so
+            if not isinstance(error, BrokenProcessPool | MemoryError) and "memory" not in str(error):
                 raise
             return about | {"failed": f"{type(error).__name__}: too little memory, the process was ended"}
 
@@ -107,23 +94,25 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def run_task(task: MemoryTask) -> dict[str, Any]:
+def memory_of(
+    what: str, side: str, batch_size: int, domain: DomainConfig, device: torch.device, threads: int | None
+) -> dict[str, Any]:
+    """Peak memory of a side in this process; `what` is "inference" or a phase of training."""
     from hyperinverter.reports.benchmark.sides import make_images, make_model, make_side
     from hyperinverter.reports.benchmark.training import make_trainer
 
-    if task.threads:
-        torch.set_num_threads(task.threads)
-    device = torch.device(task.device)
-    model = make_model(task.domain)
+    if threads:
+        torch.set_num_threads(threads)
+    model = make_model(domain)
     model.network.to(device)
-    images = make_images(model, task.batch_size)
-    if task.what == "inference":
-        call = make_side(task.side, model, task.batch_size, device)
+    images = make_images(model, batch_size)
+    if what == "inference":
+        call = make_side(side, model, batch_size, device)
     else:
-        call = make_trainer(task.what, task.side, model, task.batch_size, device).step
+        call = make_trainer(what, side, model, batch_size, device).step
     del model  # what the side needs of it, it holds
     gauge = Gauge(device)
-    for _ in range(1 if task.what == "inference" else 2):  # a trainer's first step makes the optimiser's state
+    for _ in range(1 if what == "inference" else 2):  # a trainer's first step makes the optimiser's state
         call(images)
     return gauge.read()
 
