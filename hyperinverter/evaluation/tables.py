@@ -59,6 +59,12 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
+def columns(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+    """Heads and cells of rows that name their cells, in the order of the longest row; what a row lacks stays empty."""
+    heads = list(dict.fromkeys(head for row in sorted(rows, key=len, reverse=True) for head in row))
+    return heads, [[row.get(head, "") for head in heads] for row in rows]
+
+
 def bracketed(value: float, interval: Sequence[float] | None, form: str = ".3g", of_interval: str = "") -> str:
     """A number, and behind it its interval where it has one; `of_interval`: the form of that, if it is another."""
     bounds = ", ".join(format(bound, of_interval or form) for bound in interval or ())

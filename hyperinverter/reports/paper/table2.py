@@ -19,7 +19,7 @@ from tqdm import tqdm
 from hyperinverter.directions.direction import Direction
 from hyperinverter.evaluation.classifiers import unit_of
 from hyperinverter.evaluation.editability import Identity, both_ways, choose_photos, mean_of, measure_edits_of, spans_of
-from hyperinverter.evaluation.tables import listed, mean
+from hyperinverter.evaluation.tables import columns, listed, mean
 from hyperinverter.inverters import Inversion, Inverter
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.metrics.base import bootstrap_interval
@@ -30,6 +30,7 @@ from hyperinverter.reports.paper.methods import Method, portable
 from hyperinverter.reports.paper.values import JUDGES, STRENGTHS, TABLE_2
 from hyperinverter.reports.reproduce.edits import Judges, find_identities, find_judges, missing_classifiers
 from hyperinverter.reports.reproduce.edits_page import STRENGTHS as UNITS_IN_WORDS
+from hyperinverter.reports.reproduce.edits_page import at
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import AppendedFile, write_text
 from hyperinverter.utils.waiting import log_message
@@ -270,13 +271,14 @@ def table2_blocks(result: dict[str, Any]) -> Iterator[Block]:
     )
     for direction, judges in result["directions"].items():
         for judge, one in judges.items():
-            rows = []
-            for method, figures in one["methods"].items():
-                cells = [_cell(cell) for cell in figures["change"].values()]
-                rows.append([titles[method], figures["n"], *cells, mean(figures["effect"])])
-            ways = [f"at {float(way):+g}" for way in next(iter(one["methods"].values()))["change"]]
+            rows = [
+                {"method": titles[method], "n": figures["n"]}
+                | {at(way): _cell(cell) for way, cell in figures["change"].items()}
+                | {"effect": mean(figures["effect"])}
+                for method, figures in one["methods"].items()
+            ]
             yield f"{direction}, by {judge}, {one['unit']}:"
-            yield Table(["method", "n", *ways, "effect"], rows)
+            yield Table(*columns(rows))
     yield from _kept_blocks(result)
     yield from _equal_blocks(result)
     if absent := {**result["not_measured"], **{titles[name]: why for name, why in result["missing"].items()}}:
@@ -284,41 +286,36 @@ def table2_blocks(result: dict[str, Any]) -> Iterator[Block]:
 
 
 def _kept_blocks(result: dict[str, Any]) -> Iterator[Block]:
-    rows: list[list[Any]] = []
-    ways: list[str] = []
-    for direction, methods in result["kept"].items():
-        for method, networks in methods.items():
-            for network, by_way in networks.items():
-                ways = list(by_way) if len(by_way) > len(ways) else ways
-                rows.append([direction, result["titles"][method], network, by_way])
+    rows = [
+        {"direction": direction, "method": result["titles"][method], "": network}
+        | {at(way): f"{value:.3f}" for way, value in by_way.items()}
+        for direction, methods in result["kept"].items()
+        for method, networks in methods.items()
+        for network, by_way in networks.items()
+    ]
     if rows:
         yield (
             "What an edit keeps: likeness of the edited to the unedited reconstruction of the same method, and under "
             f"`{BACKGROUND}` the mean absolute change of pixels (in [-1, 1]) outside of the face, an ellipse around "
             f"{FACE_CENTRE} with half axes {FACE_AXES} of the side:"
         )
-        cells = [[*head, *(f"{by_way[way]:.3f}" if way in by_way else "" for way in ways)] for *head, by_way in rows]
-        yield Table(["direction", "method", "", *(f"at {float(way):+g}" for way in ways)], cells)
+        yield Table(*columns(rows))
 
 
 def _equal_blocks(result: dict[str, Any]) -> Iterator[Block]:
-    rows: list[list[Any]] = []
-    networks: list[str] = []
-    for direction, judges in result["equal"].items():
-        for judge, one in judges.items():
-            for method, at in one["methods"].items():
-                networks = list(dict.fromkeys([*networks, *(name for name in at if name != "strength")]))
-                rows.append([direction, judge, f"{one['effect']:.3g}", result["titles"][method], at])
+    rows = [
+        {"direction": direction, "judge": judge, "effect": f"{one['effect']:.3g}", "method": result["titles"][method]}
+        | {name: f"{value:.2f}" if name == "strength" else f"{value:.3f}" for name, value in reached.items()}
+        for direction, judges in result["equal"].items()
+        for judge, one in judges.items()
+        for method, reached in one["methods"].items()
+    ]
     if rows:
         yield (
             "The same at equal measured effect: every method at the strength (interpolated between the measured ones) "
             "at which the judge's score moves as far from -s to +s as that of the method which moves least:"
         )
-        cells = [
-            [*head, f"{at['strength']:.2f}", *(f"{at[name]:.3f}" if name in at else "" for name in networks)]
-            for *head, at in rows
-        ]
-        yield Table(["direction", "judge", "effect", "method", "strength", *networks], cells)
+        yield Table(*columns(rows))
     else:
         yield "At equal measured effect nothing compares: no method's effect is above zero beyond chance."
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from hyperinverter.evaluation.editability import PHASES
-from hyperinverter.evaluation.tables import bracketed, listed, mean
+from hyperinverter.evaluation.tables import bracketed, columns, listed, mean
 from hyperinverter.extractors.face_judges import FACE_CLASSIFIERS
 from hyperinverter.reports.html_page import Block, Picture, Table
 
@@ -20,10 +20,11 @@ def edits_blocks(result: dict[str, Any]) -> Iterator[Block]:
     rows = []
     for name, figures in result["directions"].items():
         for classifier, measured in figures["classifiers"].items():
-            effects = [mean(measured["effect"][phase]) for phase in PHASES]
+            effects = {f"effect, {title}": mean(measured["effect"][phase]) for phase, title in PHASES.items()}
             by_strength = measured.get("kept_by_strength", {})
-            shares = [f"{by_strength[s]:.0%}" if s in by_strength else "" for s in strengths]
-            rows.append([name, f"{classifier}, {measured['unit']}", *effects, _kept(measured), *shares])
+            shares = {f"kept at ±{s}": f"{by_strength[s]:.0%}" if s in by_strength else "" for s in strengths}
+            about = {"direction": name, "classifier": f"{classifier}, {measured['unit']}"}
+            rows.append(about | effects | {"kept": _kept(measured)} | shares)
     reduced = f", measured at {result['measured_px']} px" if "measured_px" in result else ""
     yield (
         f"{result['photos']} held-out photos ({result['photos_rule']}), edited by the same strengths before and after "
@@ -31,8 +32,7 @@ def edits_blocks(result: dict[str, Any]) -> Iterator[Block]:
         f"{', '.join(strengths)} {STRENGTHS[result['strength_unit']]}; kept: Phase II's part of Phase I's."
         f"{result.get('note', '')}"
     )
-    heads = ["direction", "classifier", *(f"effect, {phase}" for phase in PHASES.values()), "kept"]
-    yield Table([*heads, *(f"kept at ±{s}" for s in strengths)], rows)
+    yield Table(*columns(rows))
     yield from _by_strength(result)
     yield from _identity(result)
     yield from _classifiers(result)
@@ -41,53 +41,39 @@ def edits_blocks(result: dict[str, Any]) -> Iterator[Block]:
 
 def _by_strength(result: dict[str, Any]) -> Iterator[Block]:
     """Table 2's form: a row per phase and what of Phase I's change the second one keeps, a column per strength."""
-    ways: list[str] = []
     rows = []
     for name, figures in result["directions"].items():
         for classifier, measured in figures["classifiers"].items():
             if "change_interval_95" not in measured:
                 continue
-            ways = list(measured["change"]["w_encoder"])
             for phase, title in PHASES.items():
                 changes, bounds = measured["change"][phase], measured["change_interval_95"][phase]
-                cells = [bracketed(changes[way], bounds[way], "+.3g") for way in ways]
-                rows.append([name, f"{classifier}, {measured['unit']}", title, *cells])
-            known = measured.get("kept_at", {})
-            intervals = measured["kept_at_interval_95"] if known else {}
-            shares = [bracketed(known[way], intervals[way], ".0%") if way in known else "" for way in ways]
-            rows.append([name, classifier, "kept", *shares])
+                cells = {at(way): bracketed(changes[way], bounds[way], "+.3g") for way in changes}
+                rows.append({"direction": name, "classifier": f"{classifier}, {measured['unit']}", "": title} | cells)
+            known, bounds = measured.get("kept_at", {}), measured.get("kept_at_interval_95", {})
+            shares = {at(way): bracketed(known[way], bounds[way], ".0%") for way in known}
+            rows.append({"direction": name, "classifier": classifier, "": "kept"} | shares)
     if rows:
         yield (
             "The paper's Table 2: mean change of the score from the unedited reconstruction of the same phase. "
             "A change that may be none is given no share."
         )
-        yield Table(["direction", "classifier", "", *(f"at {float(way):+g}" for way in ways)], rows)
+        yield Table(*columns(rows))
 
 
 def _identity(result: dict[str, Any]) -> Iterator[Block]:
     """Likeness of edited images to unedited ones, and to the photos."""
     for against, what in AGAINST.items():
-        rows, ways = [], set()
-        for name, figures in result["directions"].items():
-            for network, held in figures.get("identity", {}).items():
-                for phase, values in held.get(against, {}).items():
-                    rows.append([name, network, phase, values])
-                    ways |= set(values)
+        rows = [
+            {"direction": name, "network": network, "phase": PHASES[phase]}
+            | {at(way): mean(values[way], ".3f") for way in sorted(values, key=float)}
+            for name, figures in result["directions"].items()
+            for network, held in figures.get("identity", {}).items()
+            for phase, values in held.get(against, {}).items()
+        ]
         if rows:
-            columns = sorted(ways, key=float)
             yield f"Identity kept by an edit: likeness {what}."
-            yield Table(
-                [
-                    "direction",
-                    "network",
-                    "phase",
-                    *(f"at {float(way):+g}" if float(way) else "at 0" for way in columns),
-                ],
-                [
-                    [*row[:2], PHASES[row[2]], *(mean(row[3][way], ".3f") if way in row[3] else "" for way in columns)]
-                    for row in rows
-                ],
-            )
+            yield Table(*columns(rows))
 
 
 def _classifiers(result: dict[str, Any]) -> Iterator[Block]:
@@ -108,11 +94,18 @@ def _classifiers(result: dict[str, Any]) -> Iterator[Block]:
             "training photos and measured on the held-out ones:"
         )
         keys = ("accuracy", "balanced_accuracy", "auc", "positive_fraction", "photos_fitted", "photos_tested")
-        heads = [key.replace("_", " ") for key in keys]
-        rows = [[name, *(_figure(results[key]) for key in keys)] for name, results in result["classifiers"].items()]
-        yield Table(["attribute", *heads], rows)
+        rows = [
+            {"attribute": name} | {key.replace("_", " "): _figure(results[key]) for key in keys}
+            for name, results in result["classifiers"].items()
+        ]
+        yield Table(*columns(rows))
     if result["not_measured"]:
         yield listed("Not measured", result["not_measured"])
+
+
+def at(way: str) -> str:
+    """A column's head: `at -1`, `at 0`, `at +1`."""
+    return f"at {float(way):+g}" if float(way) else "at 0"
 
 
 def _figure(value: float) -> str:
