@@ -1,6 +1,6 @@
 """Figures 1, 8, 9, 11 to 14 by `evaluation.analysis`, and Table 3 by the ablate command, beside the paper's numbers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from hyperinverter.metrics import NotMeasured
 from hyperinverter.pretrained.files import weights_file
 from hyperinverter.reports.html_page import Block, Picture, Table
 from hyperinverter.reports.paper.bench import Bench
-from hyperinverter.reports.paper.methods import OURS
+from hyperinverter.reports.paper.methods import OURS, common
 from hyperinverter.reports.paper.table1 import table1
 from hyperinverter.reports.paper.values import TABLE_3, TABLE_3_METRICS
 from hyperinverter.reports.reproduce.ablations import measure_ablations, why_not_these
@@ -37,10 +37,8 @@ def _analysis(bench: Bench, figure: str, kind: str, on_shown: bool, pictures: di
     if known := bench.found(folder / "kept.json", key, places):
         return known
     generated = DataConfig(kind="generated", num_generated=len(bench.shown)) if on_shown and not config.shown else None
-    passed_on = {name: getattr(config, name) for name in ("domain", "threads", "seed", "batch_size")}
     settings = AnalyzeConfig(
-        **passed_on,
-        device=str(bench.device),
+        **common(config),
         model=method.folder,
         method=OURS,
         output=str(folder),
@@ -61,25 +59,18 @@ def lacks_ours(bench: Bench) -> list[str]:
     return [] if is_there else [f"it is of {OURS}: {method.fault if method else 'not among the methods'}"]
 
 
-def weight_changes(figure: str) -> Callable[[Bench], dict[str, Any]]:
-    def make(bench: Bench) -> dict[str, Any]:
-        drawings = {"weight_changes.svg": f"{figure}.svg", "weight_changes.png": f"{figure}.png"}
-        other = bench.config.compare_with
-        return _analysis(bench, figure, "weight_changes", False, drawings, compare_with=other)
-
-    return make
+def weight_changes(figure: str, bench: Bench) -> dict[str, Any]:
+    drawings = {"weight_changes.svg": f"{figure}.svg", "weight_changes.png": f"{figure}.png"}
+    return _analysis(bench, figure, "weight_changes", False, drawings, compare_with=bench.config.compare_with)
 
 
 def mean_map(bench: Bench) -> dict[str, Any]:
     return _analysis(bench, "fig12", "difference_maps", False, {"difference_map.png": "fig12.png"}, rows=MAP_ROWS)
 
 
-def single_maps(figure: str) -> Callable[[Bench], dict[str, Any]]:
-    def make(bench: Bench) -> dict[str, Any]:
-        drawing = {"difference_maps.png": f"{figure}.png"}
-        return _analysis(bench, figure, "difference_maps", True, drawing, rows=MAP_ROWS)
-
-    return make
+def single_maps(figure: str, bench: Bench) -> dict[str, Any]:
+    drawing = {"difference_maps.png": f"{figure}.png"}
+    return _analysis(bench, figure, "difference_maps", True, drawing, rows=MAP_ROWS)
 
 
 def blends(bench: Bench) -> dict[str, Any]:
@@ -224,17 +215,14 @@ def quality_time_blocks(result: dict[str, Any]) -> Iterator[Block]:
         yield f"Not drawn, as Table 1 says: {', '.join(result['missing'])}."
 
 
-def analysis_blocks(what: str) -> Callable[[dict[str, Any]], Iterator[Block]]:
-    def blocks(result: dict[str, Any]) -> Iterator[Block]:
-        name = next(n for n in result["pictures"] if n.endswith((".svg", ".png")))
-        yield Picture(name, what)
-        if credit := result.get("credit"):
-            yield f"Images: {credit}."
-        rows = [
-            [one["statement"], f"{one['ratio']:.2f}" if "ratio" in one else "", one["verdict"]]
-            for one in result["analysis"].get("statements", ())
-        ]
-        if rows:
-            yield Table(["the paper's statement", "ratio", "here"], rows)
-
-    return blocks
+def analysis_blocks(what: str, result: dict[str, Any]) -> Iterator[Block]:
+    name = next(n for n in result["pictures"] if n.endswith((".svg", ".png")))
+    yield Picture(name, what)
+    if credit := result.get("credit"):
+        yield f"Images: {credit}."
+    rows = [
+        [one["statement"], f"{one['ratio']:.2f}" if "ratio" in one else "", one["verdict"]]
+        for one in result["analysis"].get("statements", ())
+    ]
+    if rows:
+        yield Table(["the paper's statement", "ratio", "here"], rows)

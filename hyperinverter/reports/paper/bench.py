@@ -23,8 +23,8 @@ from hyperinverter.data.loader import Batches
 from hyperinverter.data.sources import open_source
 from hyperinverter.editing.learn import read_labels, rows_of
 from hyperinverter.evaluation.editability import choose_photos
-from hyperinverter.evaluation.reconstructing import Reconstructor, rounded
-from hyperinverter.evaluation.reconstruction import open_images
+from hyperinverter.evaluation.reconstructing import Reconstructor
+from hyperinverter.evaluation.reconstruction import open_images, originals
 from hyperinverter.evaluation.sheet import Row
 from hyperinverter.inverters import INVERTERS, Inverter, load
 from hyperinverter.inverters.refine import with_rates
@@ -36,6 +36,7 @@ from hyperinverter.reports.paper.methods import OURS, PHASE_1, Method, check_mad
 from hyperinverter.utils.files import read_json, write_json
 from hyperinverter.utils.waiting import log_message
 
+READ_AT_ONCE = 16  # images
 SHOWN_POOL = 64  # images of the generator that a figure's rows are chosen from
 
 
@@ -211,22 +212,14 @@ class Bench:
         self, images: Batches, indices: Sequence[int], methods: Sequence[Method] | None = None
     ) -> Iterator[tuple[Method, Tensor]]:
         """Method after method its reconstructions [N,3,R,R] of some images, on the CPU."""
-        pairs = photos_at(images, indices)
-        names = [name for name, _ in pairs]
-        photos = torch.stack([photo for _, photo in pairs]).to(self.device)
+        photos, names = photos_at(images, indices)
         for method in self.present if methods is None else methods:
             log_message(f"{method.title}: {len(names)} photos")
-            yield method, self.reconstructor(method, images)(photos, names)[0].cpu()
+            yield method, self.reconstructor(method, images)(photos.to(self.device), names)[0].cpu()
 
 
-def photos_at(images: Batches, indices: Sequence[int]) -> list[tuple[str, Tensor]]:
-    """Name and rounded image [3,R,R] of some of the images, in the given order."""
-    wanted = {images.names[index]: index for index in indices}
-    found: dict[int, tuple[str, Tensor]] = {}
-    for batch, names in images.in_order(16):
-        for photo, name in zip(rounded(batch).cpu(), names, strict=True):
-            if name in wanted:
-                found[wanted[name]] = (name, photo)
-        if len(found) == len(wanted):
-            break
-    return [found[index] for index in indices]
+def photos_at(images: Batches, indices: Sequence[int]) -> tuple[Tensor, list[str]]:
+    """Some of the images, rounded [N,3,R,R] on the CPU, and their names, in the given order."""
+    names = [images.names[index] for index in indices]
+    found = originals(images, names, READ_AT_ONCE)
+    return torch.stack([found[name] for name in names]), names

@@ -85,8 +85,8 @@ def _told(bench: Bench, rows: Sequence[Row]) -> list[str]:
 
 def shown_photos(bench: Bench, rows: Sequence[Row]) -> tuple[Tensor, list[str]]:
     """The rows' photos [N,3,R,R] and names."""
-    pairs = photos_at(bench.shown, [row.index for row in rows])
-    return torch.stack([photo for _, photo in pairs]).to(bench.device), [name for name, _ in pairs]
+    photos, names = photos_at(bench.shown, [row.index for row in rows])
+    return photos.to(bench.device), names
 
 
 def figure4(bench: Bench) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def figure4(bench: Bench) -> dict[str, Any]:
         for method, made in bench.reconstructions(bench.shown, [row.index for row in rows]):
             columns[method.title] = made
             l2[method.name] = (made - columns["input"]).square().mean((1, 2, 3)).tolist()
-        _sheet(bench, "fig4", columns, [row.place for row in rows])
+        sheet_of(bench, "fig4", columns, [row.place for row in rows])
         return {"l2": l2}
 
     return _drawn(bench, "fig4", bench.present, None, draw)
@@ -125,7 +125,7 @@ def figure7(bench: Bench) -> dict[str, Any]:
         changed = [difference_map(a, b, DIFFERENCE_MAXIMUM) for a, b in zip(first, second, strict=True)]
         heading = f"change (red: {DIFFERENCE_MAXIMUM:g})"
         columns = {"input": photos.cpu(), methods[0].title: first, methods[1].title: second, heading: changed}
-        _sheet(bench, "fig7", columns, [row.place for row in rows])
+        sheet_of(bench, "fig7", columns, [row.place for row in rows])
         return {}
 
     return _drawn(bench, "fig7", methods, None, draw)
@@ -192,16 +192,14 @@ def figure26(bench: Bench) -> dict[str, Any]:
     return _drawn(bench, "fig26", methods, None, draw)
 
 
-def _sheet(bench: Bench, figure: str, columns: dict[str, Any], captions: Sequence[str]) -> None:
+def sheet_of(bench: Bench, figure: str, columns: dict[str, Any], captions: Sequence[str]) -> None:
+    """`<figure>.png` of columns of pictures by their headings."""
     cells = [[column[i] for column in columns.values()] for i in range(len(captions))]
     contact_sheet(cells, list(columns), bench.output / f"{figure}.png", captions)
 
 
-def grid_blocks(what: str) -> Callable[[dict[str, Any]], Iterator[Block]]:
-    def blocks(result: dict[str, Any]) -> Iterator[Block]:
-        yield Picture(result["picture"], what)
-        yield f"{', '.join(result['photos'])}. Rule: {result['rule']}. Images: {result['credit']}."
-        if result["missing"]:
-            yield listed("Not drawn", result["missing"])
-
-    return blocks
+def grid_blocks(what: str, result: dict[str, Any]) -> Iterator[Block]:
+    yield Picture(result["picture"], what)
+    yield f"{', '.join(result['photos'])}. Rule: {result['rule']}. Images: {result['credit']}."
+    if result["missing"]:
+        yield listed("Not drawn", result["missing"])

@@ -63,6 +63,11 @@ def model_of(config: ReproduceConfig) -> str:
     return config.model or config.domain.weights.folder or config.domain.name
 
 
+def common(config: ReproduceConfig) -> dict[str, Any]:
+    """Settings that the commands which make parts have too."""
+    return {key: getattr(config, key) for key in ("domain", "device", "threads", "seed", "batch_size")}
+
+
 def find_method(config: ReproduceConfig, name: str, base: str, generator_hash: str, makes: bool = True) -> Method:
     """Where the method's files are: as `models` says, in the model folder, or where its trainer writes them."""
     run = Path("outputs") / f"{name}_{config.domain.name}" / "model"

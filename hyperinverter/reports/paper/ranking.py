@@ -12,14 +12,13 @@ import html
 import io
 import json
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from glob import glob
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -91,29 +90,26 @@ def write_page(path: Path, page_id: str, title: str, questions: Sequence[Questio
     write_text(path, filled(PAGE, TITLE=html.escape(title), DATA=safe))
 
 
-def ranking(figure: str) -> Callable[[Bench], dict[str, Any]]:
-    def make(bench: Bench) -> dict[str, Any]:
-        """`<figure>_ranking.html` to be voted on, its key beside it, and the figure of the votes that are given."""
-        key = _built(bench, figure)
-        result: dict[str, Any] = {
-            "page": f"{figure}_ranking.html",
-            "questions": len(key["questions"]),
-            "methods": {name: bench.methods[name].title for name in key["methods"]},
-            "missing": [line for line in bench.faults() if line.partition(":")[0] in bench.config.ranked],
-            "credit": bench.credit(),
-            "participants": 0,
-            "tasks": {},
-        }
-        if not bench.config.votes:
-            return result
-        votes = read_votes(bench.config.votes, key)
-        kind = bench.config.domain.kind
-        result["participants"] = len({vote["participant"] for vote in votes})
-        result["tasks"] = {task: count(votes, task, key, kind) for task in TASKS}
-        _draw(result, bench.output / figure)
+def ranking(figure: str, bench: Bench) -> dict[str, Any]:
+    """`<figure>_ranking.html` to be voted on, its key beside it, and the figure of the votes that are given."""
+    key = _built(bench, figure)
+    result: dict[str, Any] = {
+        "page": f"{figure}_ranking.html",
+        "questions": len(key["questions"]),
+        "methods": {name: bench.methods[name].title for name in key["methods"]},
+        "missing": [line for line in bench.faults() if line.partition(":")[0] in bench.config.ranked],
+        "credit": bench.credit(),
+        "participants": 0,
+        "tasks": {},
+    }
+    if not bench.config.votes:
         return result
-
-    return make
+    votes = read_votes(bench.config.votes, key)
+    kind = bench.config.domain.kind
+    result["participants"] = len({vote["participant"] for vote in votes})
+    result["tasks"] = {task: count(votes, task, key, kind) for task in TASKS}
+    _draw(result, bench.output / figure)
+    return result
 
 
 def _ranked(bench: Bench) -> list[Method]:
@@ -138,15 +134,14 @@ def _built(bench: Bench, figure: str) -> dict[str, Any]:
         return known
     salt = secrets.token_hex(16)
     indices = choose_photos([None] * len(bench.shown), bench.config.ranked_photos)
-    pairs = photos_at(bench.shown, indices)
-    names, photos = [name for name, _ in pairs], torch.stack([photo for _, photo in pairs]).to(bench.device)
+    photos, names = photos_at(bench.shown, indices)
     directions = directions_of(bench.load(methods[-1]))
     strength = sorted(bench.config.strengths)[len(bench.config.strengths) // 2]
     edits = [directions[i % len(directions)] for i in range(len(names))] if directions else []
     made: dict[str, dict[str, Sequence[Tensor]]] = {task: {} for task in TASKS}
     for method in methods:
         inverter = bench.load(method)
-        inversions = list(bench.reconstructor(method, bench.shown).invert(photos, names))
+        inversions = list(bench.reconstructor(method, bench.shown).invert(photos.to(bench.device), names))
         made["reconstruction"][method.name] = [shown(inverter, one)[0].cpu() for one in inversions]
         gammas = [inverter.in_w([strength], bench.config.strength_unit, direction)[0] for direction in edits]
         moved = [edit(*one) for one in zip(inversions, edits, gammas, strict=True)] if edits else []
@@ -162,7 +157,7 @@ def _built(bench: Bench, figure: str) -> dict[str, Any]:
             text = ASKED[bench.config.domain.kind][task].format(edit=told)
             pictures = {code: encoded(to_pil(made[task][name][i].clamp(-1, 1))) for name, code in own.items()}
             pictures = dict(sorted(pictures.items()))  # in an order that tells nothing
-            questions.append(Question(f"{task}_{i}", task, text, encoded(to_pil(photos[i].cpu())), pictures))
+            questions.append(Question(f"{task}_{i}", task, text, encoded(to_pil(photos[i])), pictures))
             tasks[f"{task}_{i}"] = sorted(own.values())
     write_page(page, key, f"Which picture is best? {bench.domain_name}", questions)
     return bench.keep(place, key, {"methods": [m.name for m in methods], "codes": codes, "questions": tasks})

@@ -17,11 +17,11 @@ from hyperinverter.evaluation.tables import TIMES
 from hyperinverter.inverters import INVERTERS
 from hyperinverter.pretrained.load import hash_of, load_discriminator
 from hyperinverter.reports.paper.bench import Bench, photos_at
-from hyperinverter.reports.paper.methods import Method, portable
+from hyperinverter.reports.paper.grids import sheet_of
+from hyperinverter.reports.paper.methods import Method, common, portable
 from hyperinverter.reports.paper.values import METRICS, of_table_1
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import read_json
-from hyperinverter.utils.images import contact_sheet
 from hyperinverter.utils.output_names import file_name
 from hyperinverter.utils.waiting import log_message
 
@@ -114,11 +114,9 @@ def row_of(
     if known := bench.found(folder / "row.json", key):
         log_message(f"{method.title}: measured before, still valid")
         return known
-    shared = ("domain", "threads", "seed", "batch_size", "projection")
-    passed_on = {name: getattr(config, name) for name in shared}
     settings = EvaluateConfig(
-        **passed_on,
-        device=str(bench.device),
+        **common(config),
+        projection=config.projection,
         model=method.folder,
         methods=[method.name],
         output=str(folder),
@@ -214,10 +212,9 @@ def _draw(bench: Bench, done: dict[str, Any]) -> None:
         return
     images = bench.batches(indices)
     own = [row.index for row in chosen]  # places in `images`
-    columns = {"input": [photo for _, photo in photos_at(images, own)]}
+    columns = {"input": photos_at(images, own)[0]}
     methods = [method for method in bench.present if method.name in done]
-    columns |= {method.title: list(made) for method, made in bench.reconstructions(images, own, methods)}
-    cells = [[column[i] for column in columns.values()] for i in range(len(own))]
+    columns |= {method.title: made for method, made in bench.reconstructions(images, own, methods)}
     captions = [f"{row.place}\n{names[row.index]}\nL2 {values[row.index]:.4f}" for row in chosen]
-    contact_sheet(cells, list(columns), path, captions)
+    sheet_of(bench, "table1", columns, captions)
     bench.keep(stamp, key, {})

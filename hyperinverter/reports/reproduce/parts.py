@@ -5,15 +5,18 @@ The paper's tables and figures, two beyond it, and what else docs/results.md say
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hyperinverter.config.report_schema import ALL, BEYOND, OF_FACES, OF_SCENES, PAPER, ReproduceConfig
 from hyperinverter.reports.html_page import Block, Report, add_to
 from hyperinverter.reports.paper import analyses, grids
+from hyperinverter.reports.paper.analyses import analysis_blocks
 from hyperinverter.reports.paper.bench import Bench
 from hyperinverter.reports.paper.edit_fid import edit_fid
 from hyperinverter.reports.paper.edit_fid_page import edit_fid_blocks
+from hyperinverter.reports.paper.grids import grid_blocks
 from hyperinverter.reports.paper.ranking import lacks_ranked, ranking, ranking_blocks
 from hyperinverter.reports.paper.refine_curve import refine_curve, refine_curve_blocks
 from hyperinverter.reports.paper.table1 import lacks_networks, table1
@@ -62,7 +65,7 @@ def _on_shown(
 
 def _on_photos(title: str, make: Make, what: str, picture: str) -> Part:
     """A figure of means over the held-out photos."""
-    blocks, named = analyses.analysis_blocks(what), ("table_photos", "refine")
+    blocks, named = partial(analysis_blocks, what), ("table_photos", "refine")
     return Part(title, make, blocks, ["photos"], [picture], analyses.lacks_ours, named)
 
 
@@ -71,10 +74,11 @@ def _own(measure: Callable[[ReproduceConfig, Any], dict[str, Any] | None]) -> Ma
 
 
 WEIGHTS = "How much Phase II changes each layer's weights, mean over the held-out photos"
-BROUGHT_BACK = grids.grid_blocks("What the second phase brings back")
-BLENDED = analyses.analysis_blocks("Photos blended into each other: codes and weights together, and codes alone")
-MAPS = analyses.analysis_blocks(
-    "Input, Phase I, both phases, and where the second changes the first: least, middling and most"
+BROUGHT_BACK = partial(grid_blocks, "What the second phase brings back")
+BLENDED = partial(analysis_blocks, "Photos blended into each other: codes and weights together, and codes alone")
+MAPS = partial(
+    analysis_blocks,
+    "Input, Phase I, both phases, and where the second changes the first: least, middling and most",
 )
 MEAN_MAP = "Mean absolute difference between Phase I and both phases over the held-out photos"
 EDITED = ("edited_photos", "strengths", "strength_unit", "classifiers")
@@ -95,21 +99,23 @@ PARTS: dict[str, Part] = {
     "fig1": Part("Figure 1: quality against time", analyses.quality_time, analyses.quality_time_blocks, ["photos"],
                  ["fig1.svg", "fig1_lpips.svg"], lacks_networks,
                  ("methods", "table_photos", "optimised_photos", *OF_METHODS), ["labels"]),
-    "fig4": _on_shown("Figure 4: reconstructions", grids.figure4, grids.grid_blocks("Reconstructions"), "fig4.png"),
-    "fig5": _on_shown("Figure 5: edits", grids.figure5, grids.grid_blocks("Edits by every method"), "fig5.png",
+    "fig4": _on_shown("Figure 4: reconstructions", grids.figure4, partial(grid_blocks, "Reconstructions"), "fig4.png"),
+    "fig5": _on_shown("Figure 5: edits", grids.figure5, partial(grid_blocks, "Edits by every method"), "fig5.png",
                       grids.lacks_directions),
-    "fig6": _on_shown("Figure 6: what people prefer", ranking("fig6"), ranking_blocks, "fig6.svg", lacks_ranked),
+    "fig6": _on_shown("Figure 6: what people prefer", partial(ranking, "fig6"), ranking_blocks, "fig6.svg",
+                      lacks_ranked),
     "fig7": _on_shown("Figure 7: Phase II", grids.figure7, BROUGHT_BACK, "fig7.png", grids.lacks_both),
-    "fig8": _on_photos("Figure 8: changed weights", analyses.weight_changes("fig8"), WEIGHTS, "fig8.svg"),
+    "fig8": _on_photos("Figure 8: changed weights", partial(analyses.weight_changes, "fig8"), WEIGHTS, "fig8.svg"),
     "fig9": _on_shown("Figure 9: interpolation", analyses.blends, BLENDED, "fig9.png", analyses.lacks_ours),
-    "fig10": _on_shown("Figure 10: what people prefer", ranking("fig10"), ranking_blocks, "fig10.svg", lacks_ranked),
-    "fig11": _on_photos("Figure 11: changed weights", analyses.weight_changes("fig11"), WEIGHTS, "fig11.svg"),
+    "fig10": _on_shown("Figure 10: what people prefer", partial(ranking, "fig10"), ranking_blocks, "fig10.svg",
+                       lacks_ranked),
+    "fig11": _on_photos("Figure 11: changed weights", partial(analyses.weight_changes, "fig11"), WEIGHTS, "fig11.svg"),
     "fig12": _on_photos("Figure 12: where the image changes", analyses.mean_map, MEAN_MAP, "fig12.png"),
-    "fig13": _on_shown("Figure 13: changes of single images", analyses.single_maps("fig13"), MAPS, "fig13.png",
+    "fig13": _on_shown("Figure 13: changes of single images", partial(analyses.single_maps, "fig13"), MAPS, "fig13.png",
                        analyses.lacks_ours),
-    "fig14": _on_shown("Figure 14: changes of single images", analyses.single_maps("fig14"), MAPS, "fig14.png",
+    "fig14": _on_shown("Figure 14: changes of single images", partial(analyses.single_maps, "fig14"), MAPS, "fig14.png",
                        analyses.lacks_ours),
-    "fig26": _on_shown("Figure 26: interpolation by several methods", grids.figure26, grids.grid_blocks("Blends"),
+    "fig26": _on_shown("Figure 26: interpolation by several methods", grids.figure26, partial(grid_blocks, "Blends"),
                        "fig26.png"),
     "photos": Part("Held-out photos", _own(measures.photos), page.reconstruction_blocks, ["photos"]),
     "other_photos": Part("Photos of another collection", _own(measures.other_photos), page.reconstruction_blocks,
