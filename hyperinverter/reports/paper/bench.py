@@ -25,7 +25,7 @@ from hyperinverter.editing.learn import read_labels, rows_of
 from hyperinverter.evaluation.editability import choose_photos
 from hyperinverter.evaluation.reconstructing import Reconstructor
 from hyperinverter.evaluation.reconstruction import open_images, originals
-from hyperinverter.evaluation.sheet import Row
+from hyperinverter.evaluation.sheet import Row as SheetRow
 from hyperinverter.inverters import INVERTERS, Inverter, load
 from hyperinverter.inverters.refine import with_rates
 from hyperinverter.models.stylegan2 import Generator
@@ -34,6 +34,7 @@ from hyperinverter.pretrained.load import LoadedModel, load_model
 from hyperinverter.releases.obtain import obtain, released_name
 from hyperinverter.reports.paper.methods import OURS, PHASE_1, Method, check_made, find_method, head_of, model_of
 from hyperinverter.utils.files import read_json, write_json
+from hyperinverter.utils.text import Row
 from hyperinverter.utils.waiting import log_message
 
 READ_AT_ONCE = 16  # images
@@ -62,7 +63,7 @@ class Bench:
         made = json.loads(head["config"])
         self.resolution, self.domain_name = int(made["resolution"]), config.domain.name
         self._makes = makes
-        self.chosen_rows: list[Row] | None = None  # of figures, see `grids`
+        self.chosen_rows: list[SheetRow] | None = None  # of figures, see `grids`
         self._loaded: tuple[Method, Inverter] | None = None
 
     @cached_property
@@ -135,12 +136,14 @@ class Bench:
         return open_source(self.config.photos or [], resolution=self.resolution)
 
     @cached_property
+    def labels(self) -> dict[str, Row]:
+        """File name -> its row; {} where none are given."""
+        return read_labels(self.config.labels) if self.config.labels else {}
+
+    @cached_property
     def people(self) -> list[str | None]:
         """Who is on each photo, where the labels say it."""
-        if self.config.labels is None:
-            return [None] * len(self.source)
-        rows = rows_of(list(self.source.names), read_labels(self.config.labels))
-        return [row.get("identity") if row else None for row in rows]
+        return [row.get("identity") if row else None for row in rows_of(list(self.source.names), self.labels)]
 
     @cached_property
     def wide(self) -> list[int]:

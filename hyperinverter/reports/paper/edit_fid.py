@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from hyperinverter import metrics as metric_table
 from hyperinverter.directions.direction import Direction, edit, in_w
-from hyperinverter.editing.learn import attribute_values, read_labels, rows_of
+from hyperinverter.editing.learn import attribute_values, rows_of
 from hyperinverter.evaluation.classifiers import attribute_of
 from hyperinverter.evaluation.editability import Identity, choose_photos, reduced, shown
 from hyperinverter.evaluation.reconstructing import rounded
@@ -88,7 +88,7 @@ def edit_fid(bench: Bench) -> dict[str, Any]:
     Raises:
         NotMeasured: no network, no direction with a labelled attribute and a judge, or no method.
     """
-    judges = find_judges(bench.config, bench.load(bench.leading), bench.device)
+    judges = find_judges(bench, bench.load(bench.leading))
     found, not_measured = metric_table.build(list(KERNELS), bench.model.domain, device=bench.device)
     networks: dict[str, Any] = {metric.name: metric for metric in found}
     if not networks:
@@ -142,7 +142,7 @@ def edit_fid(bench: Bench) -> dict[str, Any]:
 
 def _tasks(bench: Bench, judges: Judges, not_measured: dict[str, str]) -> list[Task]:
     """Of each direction the same number of photos without and with the attribute, at equal distances in name order."""
-    labelled = rows_of(list(bench.source.names), read_labels(bench.config.labels or ""))
+    labelled = rows_of(list(bench.source.names), bench.labels)
     tasks = []
     for case in judges.cases:
         attribute = attribute_of(case.direction)

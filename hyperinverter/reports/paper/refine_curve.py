@@ -49,7 +49,7 @@ def refine_curve(bench: Bench) -> dict[str, Any]:
     measurable, not_measured = measurable_of(bench, list(METRICS))
     judges: Judges | None = None
     try:
-        judges = find_judges(bench.config, bench.load(ours), bench.device)
+        judges = find_judges(bench, bench.load(ours))
         not_measured |= judges.missing
     except NotMeasured as reason:
         not_measured["edits"] = str(reason)

@@ -53,7 +53,7 @@ def table2(bench: Bench) -> dict[str, Any]:
         NotMeasured: no directions, or no classifier of them.
     """
     config = bench.config
-    judges = find_judges(config, bench.load(bench.leading), bench.device)
+    judges = find_judges(bench, bench.load(bench.leading))
     identities = identities_of(bench)
     ways = both_ways(config.strengths)
     records: dict[str, list[dict[str, Any]]] = {}

@@ -3,18 +3,15 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from hyperinverter.config.report_schema import ReproduceConfig
-from hyperinverter.data.image_source import Subset
 from hyperinverter.data.loader import Batches
 from hyperinverter.data.sources import open_source
 from hyperinverter.directions.direction import Direction
 from hyperinverter.directions.files import load_direction
-from hyperinverter.editing.learn import read_labels, rows_of
 from hyperinverter.evaluation.classifiers import (
     AttributeClassifiers,
     Classifiers,
@@ -38,8 +35,9 @@ from hyperinverter.inverters import Inverter
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.published.vectors import Space
 from hyperinverter.releases.direction_files import available_directions
+from hyperinverter.reports.paper.bench import Bench
 from hyperinverter.utils.checkout import command_of
-from hyperinverter.utils.files import write_atomically
+from hyperinverter.utils.files import write_text
 from hyperinverter.utils.images import contact_sheet
 from hyperinverter.utils.waiting import log_message
 
@@ -54,7 +52,6 @@ class Judges:
     Attributes:
         cases: directions with the classifiers that tell of them.
         missing: classifier -> why it cannot be asked.
-        labels: of photos, {} where none are given.
         fitted: the classifiers called attributes, None where there are none.
         pixels: side of the images that networks see.
     """
@@ -62,28 +59,26 @@ class Judges:
     cases: list[Case]
     classifiers: Classifiers
     missing: dict[str, str]
-    labels: dict[str, dict[str, str]]
     fitted: AttributeClassifiers | None
     pixels: int
 
 
-def find_judges(config: ReproduceConfig, inverter: Inverter, device: torch.device) -> Judges:
-    """The directions of the inverter's folder and `config.classifiers`, as far as they are here.
+def find_judges(bench: Bench, inverter: Inverter) -> Judges:
+    """The directions of the inverter's folder and the config's `classifiers`, as far as they are here.
 
     Raises:
         NotMeasured: there are no directions, or no classifier of them.
     """
-    directions = directions_of(inverter)
+    config, directions = bench.config, directions_of(inverter)
     if not directions:
         raise NotMeasured(f"{inverter.folder} has no directions; {command_of('learn_direction')} makes them")
-    labels = read_labels(config.labels) if config.labels else {}
     pixels = min(inverter.resolution, inverter.domain.loss_resolution)
     missing = missing_classifiers(config, inverter.domain.kind)
     networks = [name for name in config.classifiers if name in FACE_CLASSIFIERS and name not in missing]
     fitted = None
     if ATTRIBUTES in config.classifiers and config.training_photos and config.labels:
-        fitted = _fitted(config, directions, labels, pixels, device)
-    classifiers = Classifiers(networks, fitted, device)
+        fitted = _fitted(bench, directions, pixels)
+    classifiers = Classifiers(networks, fitted, bench.device)
     cases = [
         Case(direction, result) for direction in directions if (result := classifiers_of(direction, classifiers.known))
     ]
@@ -93,44 +88,40 @@ def find_judges(config: ReproduceConfig, inverter: Inverter, device: torch.devic
     left_out = [d.name for d in directions if d.name not in {case.direction.name for case in cases}]
     if left_out:
         log_message(f"edits: no classifier of {', '.join(left_out)}: left out")
-    return Judges(cases, classifiers, missing, labels, fitted, pixels)
+    return Judges(cases, classifiers, missing, fitted, pixels)
 
 
-def measure_edits(config: ReproduceConfig, inverter: Inverter, device: torch.device) -> dict[str, Any]:
+def measure_edits(bench: Bench, inverter: Inverter) -> dict[str, Any]:
     """Beside the figures, in `output`: `editability.jsonl`, a line per photo, and `edits.png`, some photos edited.
 
     Raises:
         NotMeasured: as `find_judges`.
     """
-    judges = find_judges(config, inverter, device)
+    config, judges = bench.config, find_judges(bench, inverter)
     cases, fitted = judges.cases, judges.fitted
-    source = open_source(config.photos, resolution=inverter.resolution)
-    people = [row and row.get("identity") for row in rows_of(list(source.names), judges.labels)]
-    chosen = Subset(source, choose_photos(people, config.edited_photos))
-    batches = Batches(chosen, inverter.resolution, on_bad_file="refuse")
-    identities = find_identities(device) if inverter.domain.kind == "faces" else []
+    batches = bench.batches(choose_photos(bench.people, config.edited_photos))
+    identities = find_identities(bench.device) if inverter.domain.kind == "faces" else []
     figures = measure_editability(
         inverter,
         cases,
-        (images.to(device) for images, _ in batches.in_order(config.batch_size)),
+        (images for images, _ in batches.in_order(config.batch_size)),
         config.strengths,
         judges.classifiers,
         identities,
         unit=config.strength_unit,
         measured_px=judges.pixels,
     )
-    with write_atomically(Path(config.output) / "editability.jsonl") as path:
-        records = records_of(cases, both_ways(config.strengths), chosen.names)
-        path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    some = next(batches.in_order(SHEET_FACES))[0].to(device)
+    records = records_of(cases, both_ways(config.strengths), batches.names)
+    write_text(bench.output / "editability.jsonl", "".join(json.dumps(record) + "\n" for record in records))
+    some = next(batches.in_order(SHEET_FACES))[0]
     shown = [case.direction for case in cases]
     cells, heads, captions = edit_rows(inverter, shown, some, max(config.strengths), config.strength_unit)
-    contact_sheet(cells, heads, Path(config.output) / "edits.png", captions)
+    contact_sheet(cells, heads, bench.output / "edits.png", captions)
     return {
         "domain": inverter.domain.name,
-        "photos": len(chosen.names),
+        "photos": len(batches),
         "photos_rule": "of each person the first photo in name order, of these as many as asked for at equal distances"
-        if judges.labels
+        if config.labels
         else "as many as asked for at equal distances in name order",
         "strengths": sorted(config.strengths),
         "strength_unit": config.strength_unit,
@@ -151,10 +142,6 @@ def directions_of(inverter: Inverter) -> list[Direction]:
     ]
 
 
-def photos_of(root: str | list[str], resolution: int) -> Batches:
-    return Batches(open_source(root, resolution=resolution), resolution, on_bad_file="refuse")
-
-
 def missing_classifiers(config: ReproduceConfig, kind: str | None = None) -> dict[str, str]:
     """Classifier -> why it cannot be asked; `kind` of the images, None: the domain's."""
     reasons: dict[str, str | None] = {}
@@ -168,20 +155,17 @@ def missing_classifiers(config: ReproduceConfig, kind: str | None = None) -> dic
     return {name: reason for name, reason in reasons.items() if reason}
 
 
-def _fitted(
-    config: ReproduceConfig,
-    directions: Sequence[Direction],
-    labels: dict[str, dict[str, str]],
-    pixels: int,
-    device: torch.device,
-) -> AttributeClassifiers | None:
+def _fitted(bench: Bench, directions: Sequence[Direction], pixels: int) -> AttributeClassifiers | None:
     """Classifiers of the attributes that the directions were learned from."""
     attributes = {str(direction.info.get("attribute", "")).removeprefix("-") for direction in directions} - {""}
     if not attributes:
         return None
-    training, held_out = (photos_of(root, pixels) for root in (config.training_photos, config.photos))
-    cache = Path(config.output) / "classifiers.safetensors"
-    return fit_classifiers(sorted(attributes), training, held_out, labels, cache, device)
+    training, held_out = (
+        Batches(open_source(root, resolution=pixels), pixels, on_bad_file="refuse")
+        for root in (bench.config.training_photos, bench.config.photos)
+    )
+    cache = bench.output / "classifiers.safetensors"
+    return fit_classifiers(sorted(attributes), training, held_out, bench.labels, cache, bench.device)
 
 
 def find_identities(device: torch.device) -> list[Identity]:

@@ -1,22 +1,18 @@
-"""The measurements of reproduce, one function per part: config and device in, what its JSON holds out."""
+"""The measurements of reproduce, one function per part: the bench in, what its JSON holds out."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from hyperinverter.config.faults import ConfigError
 from hyperinverter.config.load import load_config
-from hyperinverter.config.report_schema import AnalyzeConfig, ReproduceConfig
+from hyperinverter.config.report_schema import AnalyzeConfig
 from hyperinverter.config.schema import DataConfig, EvaluateConfig, Phase1Config, Phase2Config, StyleGAN2Config
 from hyperinverter.data.generated import GeneratedSource
-from hyperinverter.data.image_source import Subset
 from hyperinverter.data.loader import Batches
-from hyperinverter.data.sources import open_source
-from hyperinverter.editing.learn import read_labels, rows_of
 from hyperinverter.evaluation.analysis.command import analyze
 from hyperinverter.evaluation.editability import choose_photos, edit_rows
 from hyperinverter.evaluation.reconstruction import evaluate
@@ -24,14 +20,14 @@ from hyperinverter.inverters import Inverter, load
 from hyperinverter.losses import build_losses
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.metrics import build as build_metrics
-from hyperinverter.pretrained.files import find_model_folder
-from hyperinverter.pretrained.load import load_discriminator, load_generator
+from hyperinverter.pretrained.load import load_discriminator
 from hyperinverter.reports.html_page import curves, read_stats
-from hyperinverter.reports.paper.methods import model_of
+from hyperinverter.reports.paper.bench import Bench
+from hyperinverter.reports.paper.methods import common, model_of
 from hyperinverter.reports.reproduce.bounds import measure_bounds
-from hyperinverter.reports.reproduce.edits import SHEET_FACES, directions_of, measure_edits, photos_of
+from hyperinverter.reports.reproduce.edits import SHEET_FACES, directions_of, measure_edits
 from hyperinverter.reports.reproduce.generator_distance import measure_generator
-from hyperinverter.utils.files import copy_file, write_atomically
+from hyperinverter.utils.files import copy_file, write_text
 from hyperinverter.utils.images import contact_sheet, save_image
 
 BOUNDS_BATCH = 4  # photos whose weights are optimised at a time: their gradients fit 1024 px too
@@ -44,88 +40,78 @@ SHEET_ROWS = 9  # of reconstructions.png: a third each of the best, median and w
 # ---------------------------------------------------------------------------------------------- reconstruction
 
 
-def photos(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:
-    return _reconstruction(config, "photos", DataConfig(root=config.photos, on_bad_file="refuse"))
+def photos(part: str, bench: Bench) -> dict[str, Any]:
+    """Of the photos that the setting of the part's name holds."""
+    return _reconstruction(bench, part, DataConfig(root=getattr(bench.config, part), on_bad_file="refuse"))
 
 
-def other_photos(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:
-    return _reconstruction(config, "other_photos", DataConfig(root=config.other_photos, on_bad_file="refuse"))
-
-
-def generated(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:
-    result = _reconstruction(config, "generated", _generated(config))
-    lines = (Path(config.output) / "generated" / "images.jsonl").read_text().splitlines()
+def generated(bench: Bench) -> dict[str, Any]:
+    result = _reconstruction(bench, "generated", _generated(bench))
+    lines = (bench.output / "generated" / "images.jsonl").read_text().splitlines()
     return result | {"first_images": [json.loads(line) for line in lines[:RECORDS_KEPT]]}
 
 
-def _generated(config: ReproduceConfig) -> DataConfig:
-    return DataConfig(kind="generated", num_generated=config.generated)
+def _generated(bench: Bench) -> DataConfig:
+    return DataConfig(kind="generated", num_generated=bench.config.generated)
 
 
 def _reconstruction(
-    config: ReproduceConfig, part: str, data: DataConfig, metrics: list[str] | None = None, rows: int = 8
+    bench: Bench, part: str, data: DataConfig, metrics: list[str] | None = None, rows: int = 8
 ) -> dict[str, Any]:
-    result = evaluate(evaluation(config, part, data, metrics, rows))
-    del result["files"]  # photos' names are no result
-    return result
-
-
-def evaluation(
-    config: ReproduceConfig, part: str, data: DataConfig, metrics: list[str] | None = None, rows: int = 8
-) -> EvaluateConfig:
-    """What scripts/evaluate.py is given for a part."""
-    passed_on = {key: getattr(config, key) for key in ("domain", "device", "threads", "seed", "batch_size")}
-    return EvaluateConfig(
-        **passed_on,
-        model=model_of(config),
-        output=str(Path(config.output) / part),
+    """What scripts/evaluate.py says."""
+    settings = EvaluateConfig(
+        **common(bench.config),
+        model=model_of(bench.config),
+        output=str(bench.output / part),
         data=data,
-        metrics=metrics or config.metrics,
-        time_repeats=config.time_repeats,
+        metrics=metrics or bench.config.metrics,
+        time_repeats=bench.config.time_repeats,
         sheet_rows=rows,
     )
+    result = evaluate(settings)
+    del result["files"]  # photos' names are no result
+    return result
 
 
 # ----------------------------------------------------------------------------------------- edits and generator
 
 
-def editability(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:
-    return measure_edits(config, load(model_of(config), "hyperinverter", str(device)), device)
+def _inverter(bench: Bench) -> Inverter:
+    """Both phases as they are, without the settings of the paper's methods."""
+    return load(model_of(bench.config), "hyperinverter", str(bench.device))
 
 
-def generator(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:
-    network = load_generator(find_model_folder(model_of(config))).to(device)
-    batches = photos_of(config.photos, network.resolution)
-    rows = rows_of(list(batches.names), read_labels(config.labels)) if config.labels else [None] * len(batches)
-    people = [row and row.get("identity") for row in rows]
+def editability(bench: Bench) -> dict[str, Any]:
+    return measure_edits(bench, _inverter(bench))
+
+
+def generator(bench: Bench) -> dict[str, Any]:
     return measure_generator(
-        network,
-        batches,
-        people,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        device=device,
-        augment=config.augment,
+        bench.generator,
+        bench.batches(range(len(bench.source))),
+        bench.people,
+        batch_size=bench.config.batch_size,
+        seed=bench.config.seed,
+        device=bench.device,
+        augment=bench.config.augment,
     )
 
 
-def analysis(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:
+def analysis(bench: Bench) -> dict[str, Any]:
     """What Phase II changes: weights per layer, and the mean difference map; both drawn into `output`."""
-    data = DataConfig(root=config.photos, on_bad_file="refuse")
-    return _analyze(
-        config, config.output, data, ["weight_changes", "difference_maps"], compare_with=config.compare_with
-    )
+    data, other = DataConfig(root=bench.config.photos, on_bad_file="refuse"), bench.config.compare_with
+    return _analyze(bench, bench.output, data, ["weight_changes", "difference_maps"], compare_with=other)
 
 
-def figures(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:
+def figures(bench: Bench) -> dict[str, Any]:
     """The paper's figures that show single images, of generated ones: blends and difference maps, into `figures/`.
 
     With `config.results` also quality against time, of those evaluations.
     """
-    folder = str(Path(config.output) / "figures")
-    drawn = ["interpolation", "difference_maps", *(["quality_time"] if config.results else [])]
-    (Path(folder) / "quality_time.svg").unlink(missing_ok=True)  # of an earlier call, or it would be published again
-    result = _analyze(config, folder, _generated(config), drawn, results=config.results, rows=3, pairs=2)
+    folder, results = bench.output / "figures", bench.config.results
+    drawn = ["interpolation", "difference_maps", *(["quality_time"] if results else [])]
+    (folder / "quality_time.svg").unlink(missing_ok=True)  # of an earlier call, or it would be published again
+    result = _analyze(bench, folder, _generated(bench), drawn, results=results, rows=3, pairs=2)
     if time := result.get("quality_time"):
         # what names places on this machine goes; what differs between the evaluations stays
         time["notes"] = [note for note in time["notes"] if "differ between" in note]
@@ -134,26 +120,23 @@ def figures(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:
     return result
 
 
-def _analyze(config: ReproduceConfig, output: str, data: DataConfig, figures: list[str], **more: Any) -> dict[str, Any]:
-    passed_on = {key: getattr(config, key) for key in ("domain", "device", "threads", "seed", "batch_size")}
-    settings = AnalyzeConfig(**passed_on, output=output, figures=figures, model=model_of(config), data=data, **more)
-    results = analyze(settings)
+def _analyze(bench: Bench, output: Path, data: DataConfig, figures: list[str], **more: Any) -> dict[str, Any]:
+    shared = common(bench.config) | {"model": model_of(bench.config), "output": str(output)}
+    results = analyze(AnalyzeConfig(**shared, figures=figures, data=data, **more))
     for result in results.values():
         del result["pictures"]  # beside the published JSON lie those alone that the page shows
     return results
 
 
-def bounds(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:
+def bounds(bench: Bench) -> dict[str, Any]:
     """How far the encoders stay behind what generator and mapper could do, on photos at equal distances by name."""
-    inverter = load(model_of(config), "hyperinverter", str(device))
+    config, device, inverter = bench.config, bench.device, _inverter(bench)
     discriminator = load_discriminator(inverter.folder) if config.bounds_losses.get("discriminator_features") else None
     loss_resolution = inverter.domain.loss_resolution
     losses = build_losses(config.bounds_losses, discriminator=discriminator, loss_resolution=loss_resolution)
     metrics, _ = build_metrics(losses.weights, inverter.domain, discriminator=discriminator, device=device)
-    source = open_source(config.photos, resolution=inverter.resolution)
-    chosen = choose_photos([None] * len(source.names), config.bounds_photos)
-    batches = Batches(Subset(source, chosen), inverter.resolution, on_bad_file="refuse").in_order(BOUNDS_BATCH)
-    images = (images.to(device) for images, _ in batches)
+    chosen = choose_photos([None] * len(bench.source), config.bounds_photos)
+    images = (images for images, _ in bench.batches(chosen).in_order(BOUNDS_BATCH))
     result = measure_bounds(inverter, images, config.bounds_steps, losses.to(device).eval(), metrics)
     return {**result, "photos_rule": "at equal distances in name order", "resolution": inverter.resolution}
 
@@ -161,9 +144,9 @@ def bounds(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------ learning curve, pictures
 
 
-def learning_curve(config: ReproduceConfig, device: torch.device) -> dict[str, Any]:
+def learning_curve(bench: Bench) -> dict[str, Any]:
     """Every validation number of the runs against the images seen; L2 also as a drawing, in `output`."""
-    runs = {name: _curve(Path(folder)) for name, folder in config.runs.items()}
+    runs = {name: _curve(Path(folder)) for name, folder in bench.config.runs.items()}
     lines = [
         {"step": images, f"validation/{name}": value}
         for name, curve in runs.items()
@@ -171,8 +154,7 @@ def learning_curve(config: ReproduceConfig, device: torch.device) -> dict[str, A
         for images, value in zip(curve["images_seen"], curve["l2"], strict=True)
     ]
     drawing = curves(lines, {f"validation/{name}": name for name in runs}, "validation L2", "images seen")
-    with write_atomically(Path(config.output) / "learning_curve.svg") as path:
-        path.write_text(drawing + "\n")
+    write_text(bench.output / "learning_curve.svg", drawing + "\n")
     return {"runs": runs}
 
 
@@ -208,19 +190,19 @@ def _images_seen(path: Path) -> Callable[[int], int]:
     raise NotMeasured(f"{path.name} of the run is no trainer's config")
 
 
-def pictures(config: ReproduceConfig, device: torch.device) -> None:
+def pictures(bench: Bench) -> None:
     """samples.png, reconstructions.png and edits.png of the model card; every face in them is the generator's.
 
     Samples are the first ones of a stream that no training draws from; reconstructions the best, median and worst.
     """
     from torchvision.utils import make_grid
 
-    folder = Path(config.pictures or Path(config.output) / "pictures")
-    inverter = load(model_of(config), "hyperinverter", str(device))
+    config, inverter = bench.config, _inverter(bench)
+    folder = Path(config.pictures or bench.output / "pictures")
     samples = _samples(inverter, SAMPLES)
     save_image(make_grid(samples, SAMPLE_COLUMNS, padding=0), folder / "samples.png")
-    _reconstruction(config, "pictures", _generated(config), ["l2"], SHEET_ROWS)
-    copy_file(Path(config.output) / "pictures" / "sheet.png", folder / "reconstructions.png")
+    _reconstruction(bench, "pictures", _generated(bench), ["l2"], SHEET_ROWS)
+    copy_file(bench.output / "pictures" / "sheet.png", folder / "reconstructions.png")
     faces, strength = samples[:SHEET_FACES], max(config.strengths)
     cells, headings, captions = edit_rows(inverter, directions_of(inverter), faces, strength, config.strength_unit)
     if cells:

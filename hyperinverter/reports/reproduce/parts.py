@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hyperinverter.config.report_schema import ALL, BEYOND, OF_FACES, OF_SCENES, PAPER, ReproduceConfig
+from hyperinverter.config.report_schema import ALL, BEYOND, OF_FACES, OF_SCENES, PAPER
 from hyperinverter.reports.html_page import Block, Report, add_to
 from hyperinverter.reports.paper import analyses, grids
 from hyperinverter.reports.paper.analyses import analysis_blocks
@@ -69,10 +69,6 @@ def _on_photos(title: str, make: Make, what: str, picture: str) -> Part:
     return Part(title, make, blocks, ["photos"], [picture], analyses.lacks_ours, named)
 
 
-def _own(measure: Callable[[ReproduceConfig, Any], dict[str, Any] | None]) -> Make:
-    return lambda bench: measure(bench.config, bench.device)
-
-
 WEIGHTS = "How much Phase II changes each layer's weights, mean over the held-out photos"
 BROUGHT_BACK = partial(grid_blocks, "What the second phase brings back")
 BLENDED = partial(analysis_blocks, "Photos blended into each other: codes and weights together, and codes alone")
@@ -117,24 +113,24 @@ PARTS: dict[str, Part] = {
                        analyses.lacks_ours),
     "fig26": _on_shown("Figure 26: interpolation by several methods", grids.figure26, partial(grid_blocks, "Blends"),
                        "fig26.png"),
-    "photos": Part("Held-out photos", _own(measures.photos), page.reconstruction_blocks, ["photos"]),
-    "other_photos": Part("Photos of another collection", _own(measures.other_photos), page.reconstruction_blocks,
-                         ["other_photos"]),
-    "generated": Part("Images of the generator", _own(measures.generated), page.reconstruction_blocks,
+    "photos": Part("Held-out photos", partial(measures.photos, "photos"), page.reconstruction_blocks, ["photos"]),
+    "other_photos": Part("Photos of another collection", partial(measures.photos, "other_photos"),
+                         page.reconstruction_blocks, ["other_photos"]),
+    "generated": Part("Images of the generator", measures.generated, page.reconstruction_blocks,
                       named=["generated"]),
-    "editability": Part("Edits", _own(measures.editability), edits_blocks, ["photos"], ["edits.png"], named=EDITED,
+    "editability": Part("Edits", measures.editability, edits_blocks, ["photos"], ["edits.png"], named=EDITED,
                         used=["labels"]),
-    "generator": Part("Generator", _own(measures.generator), page.generator_blocks, ["photos"], used=["labels"]),
-    "analysis": Part("What Phase II changes", _own(measures.analysis), page.analysis_blocks, ["photos"],
+    "generator": Part("Generator", measures.generator, page.generator_blocks, ["photos"], used=["labels"]),
+    "analysis": Part("What Phase II changes", measures.analysis, page.analysis_blocks, ["photos"],
                      ["weight_changes.svg", "difference_map.png"]),
-    "figures": Part("Figures", _own(measures.figures), page.figures_blocks, named=["generated"],
+    "figures": Part("Figures", measures.figures, page.figures_blocks, named=["generated"],
                     pictures=[f"figures/{name}" for name in page.FIGURES]),
-    "bounds": Part("What bounds it", _own(measures.bounds), page.bounds_blocks, ["photos"],
+    "bounds": Part("What bounds it", measures.bounds, page.bounds_blocks, ["photos"],
                    named=("bounds_photos", "bounds_steps", "bounds_losses")),
-    "learning_curve": Part("Learning curve", _own(measures.learning_curve), page.curve_blocks, ["runs"],
+    "learning_curve": Part("Learning curve", measures.learning_curve, page.curve_blocks, ["runs"],
                            ["learning_curve.svg"]),
     "ablations": Part("Ablations", None, page.ablations_blocks),
-    "pictures": Part("", _own(measures.pictures), lambda result: ()),
+    "pictures": Part("", measures.pictures, lambda result: ()),
 }  # fmt: skip
 
 
