@@ -197,7 +197,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "ablate": Command(
         report_schema.AblateConfig,
-        "hyperinverter.reports.reproduce.ablate_command:ablate",
+        "hyperinverter.reports.reproduce.command:ablate",
         "configs/ablate/faces64.yaml",
         "Train and measure the rows of the paper's table 3: at one budget, without this, without that, and several D.",
         inputs="data.root",

@@ -14,8 +14,8 @@ from hyperinverter.config.load import load_config, to_yaml
 from hyperinverter.config.report_schema import AblateConfig
 from hyperinverter.config.schema import DataConfig, WeightsConfig
 from hyperinverter.reports.reproduce import ablations
-from hyperinverter.reports.reproduce.ablate_command import ablate
 from hyperinverter.reports.reproduce.ablations import why_not_these
+from hyperinverter.reports.reproduce.command import ablate
 from hyperinverter.reports.reproduce.publish import pages
 from hyperinverter.training import phase2
 from hyperinverter.utils.errors import UserError

@@ -1,4 +1,4 @@
-"""reproduce as a command: the parts one after the other, each into its JSON, and the page of all domains' parts."""
+"""reproduce and ablate as commands: parts, each into its JSON, and the pages of all domains' parts."""
 
 import shlex
 import traceback
@@ -12,18 +12,19 @@ import hyperinverter
 from hyperinverter.checkpoint import read_model
 from hyperinverter.config.cli import is_users
 from hyperinverter.config.load import load_config
-from hyperinverter.config.report_schema import ReproduceConfig
+from hyperinverter.config.report_schema import AblateConfig, ReproduceConfig
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.pretrained import files
 from hyperinverter.reports.paper.bench import Bench
 from hyperinverter.reports.paper.methods import model_of
 from hyperinverter.reports.reproduce import lacking
+from hyperinverter.reports.reproduce.ablations import measure_ablations
 from hyperinverter.reports.reproduce.parts import OF_PAPER, PARTS, expanded_parts, write_html
 from hyperinverter.reports.reproduce.publish import publish, section, write_pages
 from hyperinverter.training.common import set_up
 from hyperinverter.utils.checkout import REPOSITORY, command_of
 from hyperinverter.utils.errors import Unfinished, UserError
-from hyperinverter.utils.files import read_json, write_json, write_text
+from hyperinverter.utils.files import write_json, write_text
 from hyperinverter.utils.waiting import doing, log_message
 
 EMBEDDED = "faces64"  # whose config the script takes when none is named
@@ -67,7 +68,7 @@ def reproduce(config: ReproduceConfig) -> dict[str, Any]:
         if result is not None:
             results[part] = result
     if OF_PAPER & results.keys():
-        log_message(f"written: {_write_html(config)}")
+        log_message(f"written: {write_html(Path(config.output), config.domain.name)}")
     if config.publish is not None:
         log_message(f"written: {write_pages(Path(config.publish))}")
     else:
@@ -78,6 +79,15 @@ def reproduce(config: ReproduceConfig) -> dict[str, Any]:
         count = f"{len(faults)} of {len(absent)} parts failed"
         raise Unfinished(f"{count}, {done}; mended, the same command goes on:\n{listed}")
     return results
+
+
+def ablate(config: AblateConfig) -> dict[str, Any]:
+    """Measure every row, see `measure_ablations`; `publish` puts the result on the page."""
+    result = measure_ablations(config)
+    if config.publish is not None:
+        publish(Path(config.publish), config.domain.name, "ablations", result)
+        log_message(f"written: {write_pages(Path(config.publish))}")
+    return result
 
 
 def _measured(config: ReproduceConfig, part: str, bench: Bench | None) -> dict[str, Any] | None:
@@ -102,13 +112,6 @@ def _measured(config: ReproduceConfig, part: str, bench: Bench | None) -> dict[s
     return result
 
 
-def _write_html(config: ReproduceConfig) -> Path:
-    """paper.html of all parts of the paper that lie in `output`, of earlier calls too."""
-    paths = {part: Path(config.output) / f"{part}.json" for part in OF_PAPER}
-    results = {part: result for part, path in paths.items() if (result := read_json(path)) is not None}
-    return write_html(results, Path(config.output), f"The paper's tables and figures on {config.domain.name}")
-
-
 def _show(part: str, result: dict[str, Any], output: Path) -> None:
     """The part's section of the page, into `<part>.md` and on stdout."""
     text = section(part, result, output)
@@ -118,11 +121,13 @@ def _show(part: str, result: dict[str, Any], output: Path) -> None:
 
 def _about(config: ReproduceConfig, part: str, needs: list[str]) -> dict[str, Any]:
     """What the numbers belong to: command, weights and versions, without the folders of this machine."""
-    words = [*command_of("reproduce").split(), *_config_of(config), part if part in OF_PAPER else f"parts=[{part}]"]
+    name = config.domain.name
+    named_config = [] if name == EMBEDDED else ["--config", f"configs/reproduce/{name}.yaml"]
+    words = [*command_of("reproduce").split(), *named_config, part if part in OF_PAPER else f"parts=[{part}]"]
     used = [*needs, *PARTS[part].used]
     named = [key for key in NAMED_IN_COMMAND if key in used and getattr(config, key)]
     words += [f"{key}={_placeholder(getattr(config, key))}" for key in named]
-    path = REPOSITORY / "configs" / "reproduce" / f"{config.domain.name}.yaml"
+    path = REPOSITORY / "configs" / "reproduce" / f"{name}.yaml"
     usual = load_config(ReproduceConfig, path) if path.is_file() else ReproduceConfig()
     words += [word for key in PARTS[part].named for word in _changed(key, getattr(config, key), getattr(usual, key))]
     words += ["runs={NAME: FOLDER}"] if "runs" in needs else []
@@ -135,11 +140,6 @@ def _about(config: ReproduceConfig, part: str, needs: list[str]) -> dict[str, An
         "model": model_hashes(config),
         "versions": {"hyperinverter": hyperinverter.__version__, "torch": torch.__version__.partition("+")[0]},
     }
-
-
-def _config_of(config: ReproduceConfig) -> list[str]:
-    name = config.domain.name
-    return [] if name == EMBEDDED else ["--config", f"configs/reproduce/{name}.yaml"]
 
 
 def model_hashes(config: ReproduceConfig) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """What the parts lack - images, weights, networks, settings - told all at once before any work, or by `--dry-run`."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from glob import glob
 from pathlib import Path
 
@@ -34,12 +35,8 @@ def not_given(config: ReproduceConfig) -> dict[str, list[str]]:
     return {part: [key for key in needs(config, part) if not getattr(config, key)] for part in config.parts}
 
 
-def check_given(config: ReproduceConfig) -> None:
-    """Look for every file that the settings name.
-
-    Raises:
-        UserError, FileNotFoundError: some are not there, or hold other things; names all.
-    """
+def not_there(config: ReproduceConfig) -> list[Exception]:
+    """What is wrong with each file that the settings name: it is not there, or holds other things."""
 
     def labels() -> None:
         if config.labels is not None and not expanded(config.labels).is_file():
@@ -53,19 +50,15 @@ def check_given(config: ReproduceConfig) -> None:
         if "figures" in config.parts and config.results:
             read_points(config.results, AnalyzeConfig.quality)
 
-    def images(key: str) -> Callable[[], None]:
-        return lambda: check_images(getattr(config, key))
-
-    errors = []
-    for check in (*map(images, ("photos", "other_photos", "training_photos", "shown")), labels, votes, results):
+    roots = (config.photos, config.other_photos, config.training_photos, config.shown)
+    checks: list[Callable[[], None]] = [*(partial(check_images, root) for root in roots), labels, votes, results]
+    errors: list[Exception] = []
+    for check in checks:
         try:
             check()
         except (UserError, OSError) as error:
             errors.append(error)
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        raise UserError("\n".join(map(str, errors)))
+    return errors
 
 
 def lines(absent: dict[str, list[str]], bench: Bench | None) -> Iterator[str]:
@@ -83,23 +76,14 @@ def lines(absent: dict[str, list[str]], bench: Bench | None) -> Iterator[str]:
     yield from (f"{', '.join(parts)}: {' '.join(lack.split())}" for lack, parts in told.items())
 
 
+@doing("looking for what is missing")
 def look(config: ReproduceConfig, absent: dict[str, list[str]], device: torch.device) -> Bench | None:
     """Log all that will be left out; the Bench of the parts, None where there are none.
 
     Raises:
         UserError, FileNotFoundError: given files, the generator, or every method's files are missing; names all.
     """
-    with doing("looking for what is missing"):
-        return _look(config, absent, device)
-
-
-def _look(config: ReproduceConfig, absent: dict[str, list[str]], device: torch.device) -> Bench | None:
-    errors: list[Exception] = []
-    bench = None
-    try:
-        check_given(config)
-    except (UserError, OSError) as error:
-        errors.append(error)
+    errors, bench = not_there(config), None
     try:
         if config.parts:
             folder = obtain(model_of(config), "generator")  # of a released model: made, or told how to get it
@@ -129,11 +113,7 @@ def dry_run(config: ReproduceConfig) -> str:
     """The domain's networks, the parts, the methods with their files, and all that is missing; nothing is made."""
     config.parts = expanded_parts(config.parts, config.domain.kind)
     text = [plan_of_domain(config), "", f"parts: {', '.join(config.parts) or 'the page alone'}"]
-    missing = []
-    try:
-        check_given(config)
-    except (UserError, OSError) as error:
-        missing += str(error).splitlines()
+    missing = [line for error in not_there(config) for line in str(error).splitlines()]
     bench = None
     if OF_PAPER & set(config.parts):
         try:

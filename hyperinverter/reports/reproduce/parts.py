@@ -24,6 +24,7 @@ from hyperinverter.reports.paper.table1_page import table1_blocks
 from hyperinverter.reports.paper.table2 import lacks_judges, table2, table2_blocks
 from hyperinverter.reports.reproduce import measures, page
 from hyperinverter.reports.reproduce.edits_page import edits_blocks
+from hyperinverter.utils.files import read_json
 
 OF_PAPER = {*PAPER, *BEYOND}
 Make = Callable[[Bench], dict[str, Any] | None]
@@ -141,12 +142,12 @@ def expanded_parts(parts: Sequence[str], kind: str) -> list[str]:
     return list(dict.fromkeys(one for part in parts for one in (whole if part == ALL else [part])))
 
 
-def write_html(results: dict[str, dict[str, Any]], output: Path, title: str) -> Path:
-    """One page of all parts that were made, pictures inside it."""
-    report = Report(title)
-    for name in PARTS:
-        if name in results:
-            report.section(PARTS[name].title)
-            report.command(results[name]["about"]["command"])
-            add_to(report, PARTS[name].blocks(results[name]), output)
+def write_html(output: Path, domain: str) -> Path:
+    """paper.html: all parts of the paper that lie in `output`, of earlier calls too, pictures inside it."""
+    report = Report(f"The paper's tables and figures on {domain}")
+    for name, part in PARTS.items():
+        if name in OF_PAPER and (result := read_json(output / f"{name}.json")) is not None:
+            report.section(part.title)
+            report.command(result["about"]["command"])
+            add_to(report, part.blocks(result), output)
     return report.write(output / "paper.html")
