@@ -26,16 +26,14 @@ LRELU_SLOPE, LRELU_GAIN = 0.2, math.sqrt(2.0)
 EPS = 1e-8
 
 
-def bias_act(x: Tensor, b: Tensor | None, act: str = "linear", gain: float = 1.0, clamp: float | None = None) -> Tensor:
-    """Bias, activation (linear or lrelu with its gain), `gain` and clamp, one pass over memory each."""
+def bias_act(x: Tensor, b: Tensor | None, act: str = "linear", gain: float = 1.0) -> Tensor:
+    """Bias, activation (linear or lrelu with its gain) and `gain`, one pass over memory each."""
     if b is not None:
         x = x + b.reshape(1, -1, *[1] * (x.ndim - 2))
     if act == "lrelu":
         x = F.leaky_relu(x, LRELU_SLOPE)
         gain = gain * LRELU_GAIN
-    if gain != 1:
-        x = x * gain
-    return x if clamp is None else x.clamp(-clamp * gain, clamp * gain)
+    return x if gain == 1 else x * gain
 
 
 def upfirdn2d(
@@ -118,10 +116,9 @@ def modulated_conv2d(
     return y if noise is None else y.add_(noise)
 
 
-def fully_connected(x: Tensor, weight: Tensor, bias: Tensor | None, lr_multiplier: float = 1.0) -> Tensor:
-    """x W^T / sqrt(in) + b, both scaled at run time; [N, in] -> [N, out]."""
-    weight = weight * (lr_multiplier / math.sqrt(weight.shape[1]))
-    return F.linear(x, weight, None if bias is None else bias * lr_multiplier)
+def fully_connected(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x W^T / sqrt(in) + b, scaled at run time; [N, in] -> [N, out]."""
+    return F.linear(x, weight * (1 / math.sqrt(weight.shape[1])), bias)
 
 
 Weights = Mapping[str, Tensor]

@@ -248,19 +248,17 @@ def _edited(
     except (OSError, ValueError):
         pass  # not there, or not whole: made now
     (gamma,) = in_w([strength], bench.config.strength_unit, task.direction)
-    parts: dict[str, list[Tensor]] = {}
+    parts = []
     for inverter, start, photos in _starts(bench, row, task, "edits"):
         plain, images = (
             row.images(inverter, start, photos, task.direction, way, judges.pixels) for way in (0.0, gamma)
         )
         before, after = (judges.classifiers(one, {task.judge})[task.judge] for one in (plain, images))
         seen = reduced(photos, judges.pixels)
-        values = {"effect": task.sign * (after - before)}
-        values |= {name: network.features(images) for name, network in networks.items()}
-        values |= {one.name: one.similarity(one.features(images), one.features(seen)) for one in identities}
-        for name, value in values.items():
-            parts.setdefault(name, []).append(value.cpu().float())
-    result = {name: torch.cat(part) for name, part in parts.items()}
+        likeness = {one.name: one.similarity(one.features(images), one.features(seen)) for one in identities}
+        features = {name: network.features(images) for name, network in networks.items()}
+        parts.append({"effect": task.sign * (after - before)} | features | likeness)
+    result = _joined(parts)
     write_tensors(path, result, {"key": key})
     return result
 
@@ -268,14 +266,17 @@ def _edited(
 @torch.no_grad()
 def _photos(bench: Bench, task: Task, kind: str, networks: dict[str, Any], judges: Judges) -> dict[str, Tensor]:
     """Of real photos the judge's `score` [N], and features by network."""
-    parts: dict[str, list[Tensor]] = {}
+    parts = []
     for batch, _ in bench.batches(getattr(task, kind)).in_order(BATCH):
         images = reduced(rounded(batch).to(bench.device), judges.pixels)
-        values = {"score": judges.classifiers(images, {task.judge})[task.judge]}
-        values |= {name: network.features(images) for name, network in networks.items()}
-        for name, value in values.items():
-            parts.setdefault(name, []).append(value.cpu().float())
-    return {name: torch.cat(part) for name, part in parts.items()}
+        features = {name: network.features(images) for name, network in networks.items()}
+        parts.append({"score": judges.classifiers(images, {task.judge})[task.judge]} | features)
+    return _joined(parts)
+
+
+def _joined(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Values of all photos, of those of batches."""
+    return {name: torch.cat([part[name].cpu().float() for part in parts]) for name in parts[0]}
 
 
 def _unedited(photos: dict[str, Tensor], identities: Sequence[Identity]) -> dict[str, Tensor]:

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hyperinverter.evaluation.editability import mean_of
 from hyperinverter.evaluation.tables import bracketed, listed, mean
-from hyperinverter.metrics.base import bootstrap_interval, middle_95
+from hyperinverter.metrics.base import middle_95
 from hyperinverter.metrics.weighted_sets import Kernels, frechet, redrawn
 from hyperinverter.reports.html_page import Block, Picture, Table
 from hyperinverter.reports.paper.table2 import BACKGROUND
@@ -56,10 +57,11 @@ def figures_of(
                 cells[name]["difference_95"] = list(middle_95(spread - base_spread))
         result[row] = {
             "strength": strengths.get(row, 0.0),
-            "effect": _mean(one["effect"]),
-            "kept": {name: _mean(one[name]) for name in one if name not in (*KERNELS, "effect", "score")},
+            "effect": mean_of(one["effect"].double().numpy()),
+            "kept": {name: mean_of(one[name].double().numpy()) for name in one
+                     if name not in (*KERNELS, "effect", "score")},
             "distances": cells,
-        }
+        }  # fmt: skip
     return result
 
 
@@ -85,11 +87,6 @@ def _distances(
         whole = kernels.distance(torch.ones(1, len(a)), torch.ones(1, len(b)))
         result[kernel] = 1000 * float(whole), 1000 * kernels.distance(ours, theirs).numpy()
     return result
-
-
-def _mean(values: Tensor) -> dict[str, Any]:
-    numbers = values.double().numpy()
-    return {"mean": float(numbers.mean()), "interval_95": list(bootstrap_interval(numbers))}
 
 
 def edit_fid_blocks(result: dict[str, Any]) -> Iterator[Block]:

@@ -1,7 +1,7 @@
 """Table 2: how far edits of equal strength go by every method, who the face still is, and what else changed.
 
-A line per photo is appended to `table2/METHOD_KEY.jsonl` as soon as its batch is measured; the same command goes on
-behind the last line. Letters: N photos, S strengths, both ways.
+`table2/METHOD_KEY.jsonl` has a line per photo as soon as its batch is measured; the same command goes on behind the
+last one. Letters: N photos, S strengths, both ways.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ from hyperinverter.reports.reproduce.edits import Judges, find_identities, find_
 from hyperinverter.reports.reproduce.edits_page import STRENGTHS as UNITS_IN_WORDS
 from hyperinverter.reports.reproduce.edits_page import at
 from hyperinverter.utils.errors import UserError
-from hyperinverter.utils.files import AppendedFile, write_text
+from hyperinverter.utils.files import write_text
 from hyperinverter.utils.waiting import log_message
 
 # The face in the FFHQ crop, as parts of the image's side: around eyes at 0.466, mouth at 0.728, chin and forehead
@@ -153,8 +153,6 @@ def edits_of(
     def inversions(inverter: Inverter, photos: Tensor) -> dict[str, Inversion]:
         return {method.name: inverter.prepare(recon.invert(photos, labels))}
 
-    write_text(path, "".join(json.dumps(line) + "\n" for line in done))  # without a line that a kill cut off
-    file = AppendedFile(path, on_error=_raise)
     with tqdm(total=len(indices), initial=len(done), desc=f"edits, {method.label}", unit="photo") as bar:
         for batch, names in images.in_order(BATCH):
             known = {line["photo"] for line in done}
@@ -176,10 +174,8 @@ def edits_of(
             )
             for i, label in enumerate(labels):
                 done.append({"photo": label} | {case.direction.name: _record(case, method.name, i) for case in cases})
-                file.write((json.dumps(done[-1]) + "\n").encode())
+            write_text(path, "".join(json.dumps(line) + "\n" for line in done))
             bar.update(len(labels))
-    file.sync()
-    file.close()
     return done
 
 
@@ -188,10 +184,6 @@ def hash_of(direction: Direction) -> str:
     spread = str(direction.info.get("projection_std")).encode()
     parts = [direction.vector] if direction.is_one_vector else direction.content()[0].values()
     return hashlib.sha256(b"".join(part.cpu().numpy().tobytes() for part in parts) + spread).hexdigest()[:16]
-
-
-def _raise(error: OSError) -> None:
-    raise error
 
 
 def _record(case: Any, method: str, i: int) -> dict[str, Any]:
@@ -205,7 +197,7 @@ def _record(case: Any, method: str, i: int) -> dict[str, Any]:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """Whole lines of a file; what a kill left of the last one is no line."""
+    """Whole lines of a file; what an earlier version, when it was killed, left of the last one is no line."""
     if not path.is_file():
         return []
     text = path.read_text(encoding="utf-8")
