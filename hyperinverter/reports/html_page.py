@@ -2,7 +2,6 @@
 
 import base64
 import html
-import io
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 from hyperinverter.evaluation.drawing import new_figure, svg_of
 from hyperinverter.evaluation.tables import table
 from hyperinverter.utils.files import write_text
-from hyperinverter.utils.images import for_page
+from hyperinverter.utils.images import file_bytes, for_page
 
 MEDIA_TYPES = {
     ".png": "image/png",
@@ -29,6 +28,11 @@ PAGE = Path(__file__).with_suffix(".html")  # lets the browser itself refuse any
 def filled(page: Path, **texts: str) -> str:
     """The HTML of a file with each text, which is taken as it is, in the place of its @NAME@."""
     return re.sub(f"@({'|'.join(texts)})@", lambda found: texts[found[1]], page.read_text(encoding="utf-8"))
+
+
+def address_of(content: bytes, kind: str) -> str:
+    """An address that holds a file itself; `kind`: its media type."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 class Report:
@@ -70,12 +74,9 @@ class Report:
             raise ValueError(f"{path}: a page shows {', '.join(MEDIA_TYPES)} files only")
         content = path.read_bytes()
         if (small := for_page(path)) is not None:
-            file = io.BytesIO()
-            small.save(file, format="JPEG", quality=90)
-            kind, content = MEDIA_TYPES[".jpg"], file.getvalue()
-        data = base64.b64encode(content).decode()
+            kind, content = MEDIA_TYPES[".jpg"], file_bytes(small, format="JPEG", quality=90)
         alt = html.escape(caption, quote=True)
-        self._figure(f'<img alt="{alt}" src="data:{kind};base64,{data}">', caption)
+        self._figure(f'<img alt="{alt}" src="{address_of(content, kind)}">', caption)
 
     def drawing(self, svg: str, caption: str) -> None:
         """An <svg> element as `curves` makes it."""

@@ -104,10 +104,16 @@ def write_picture(picture: Image.Image, path: str | Path, made: str | None = Non
     """
     if made is not None:
         options = said(made, options.get("format")) | options
+    data = file_bytes(picture, **options)
+    with write_atomically(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def file_bytes(picture: Image.Image, **options: Any) -> bytes:
+    """What a file of the picture holds; `options` of Pillow's `save`, `format` among them."""
     encoded = io.BytesIO()
     picture.save(encoded, **options)
-    with write_atomically(path) as temporary:
-        temporary.write_bytes(encoded.getbuffer())
+    return encoded.getvalue()
 
 
 def for_page(path: Path) -> Image.Image | None:

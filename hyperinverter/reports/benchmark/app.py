@@ -1,6 +1,5 @@
 """How long the app takes from a moved slider to the new picture, as a browser on this machine waits for it."""
 
-import io
 import json
 import os
 import statistics
@@ -10,15 +9,14 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
-import torch
-
-from hyperinverter.app.editor import Editor, make_editor
+from hyperinverter.app.editor import make_editor
 from hyperinverter.app.session import FIRST, Settings
 from hyperinverter.app.web import App, serving
 from hyperinverter.config.load import load_config
 from hyperinverter.config.model_schema import AppConfig
 from hyperinverter.reports.benchmark.clock import Rounds, Side, speed_up, summarise, take_turns
-from hyperinverter.utils.images import to_pil
+from hyperinverter.reports.benchmark.sides import make_images
+from hyperinverter.utils.images import file_bytes, to_pil
 
 STRENGTHS = (1.7, -0.9, 2.4, -2.2, 0.6)  # that a slider is moved to, in turn
 
@@ -39,7 +37,8 @@ def measure_app(path: str, settings: list[str], rounds: Rounds) -> dict[str, Any
     with serving(app) as address:
         name = app.sessions.open()
         session = app.sessions.get(name)
-        editor.open(session, FIRST, _sample(editor), "sample.png", aligned=False)
+        (sample,) = make_images(editor.inverter, 1)
+        editor.open(session, FIRST, file_bytes(to_pil(sample.cpu()), format="PNG"), "sample.png", aligned=False)
         ask = _asker(address, name)
         sliders = [slider.name for slider in editor.sliders.values() if not slider.sets] or list(editor.sliders)
         moves = ({sliders[i % len(sliders)]: STRENGTHS[i % len(STRENGTHS)]} for i in count())
@@ -71,17 +70,6 @@ def measure_app(path: str, settings: list[str], rounds: Rounds) -> dict[str, Any
                 "over_synthesis": speed_up(readings["app"], readings["synthesis"]),
             }
     return result
-
-
-@torch.no_grad()
-def _sample(editor: Editor) -> bytes:
-    """A PNG of the model's own generator."""
-    generator = editor.inverter.generator
-    z = torch.randn(1, generator.z_dim, generator=torch.Generator().manual_seed(0))
-    image = generator.synthesis(generator.mapping(z.to(editor.inverter.device), truncation_psi=0.7))
-    buffer = io.BytesIO()
-    to_pil(image[0].cpu().clamp(-1, 1)).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _asker(address: str, name: str) -> Callable[[str, dict[str, Any] | None], bytes]:

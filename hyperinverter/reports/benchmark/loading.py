@@ -6,7 +6,6 @@ The files have just been written, so the disk's own speed is not in these number
 """
 
 import importlib.util
-import io
 import tempfile
 import time
 import zipfile
@@ -20,6 +19,7 @@ from PIL import Image
 
 from hyperinverter.data.loader import Batches
 from hyperinverter.data.sources import open_source
+from hyperinverter.utils.images import file_bytes
 
 CASES = (("folder", "JPEG"), ("folder", "PNG"), ("zip", "JPEG"), ("lmdb", "WEBP"))
 BATCH = 8
@@ -44,12 +44,13 @@ def measure_loading(
         One entry for each case and number of workers: "source", "format", "kib" (of a file), "workers", "images_per_s".
         A case whose package is not installed is left out.
     """
+    photos = [_photo(resolution, seed) for seed in range(min(DISTINCT, images))]
     result = []
     with tempfile.TemporaryDirectory() as folder:
         for kind, image_format in CASES:
             if kind == "lmdb" and importlib.util.find_spec("lmdb") is None:
                 continue
-            files = [_encoded(_photo(resolution, seed), image_format) for seed in range(min(DISTINCT, images))]
+            files = [file_bytes(photo, format=image_format, quality=95) for photo in photos]
             root = _write(Path(folder) / f"{kind}_{image_format.lower()}", kind, image_format, files, images)
             for count in workers:
                 rate = _images_per_s(root, resolution, count, device, seconds)
@@ -100,12 +101,6 @@ def _photo(resolution: int, seed: int) -> Image.Image:
     shapes = np.asarray(Image.fromarray(coarse).resize((resolution, resolution), Image.Resampling.BICUBIC), float)
     noise = draw.normal(0, 4, (resolution, resolution, 3))
     return Image.fromarray(np.clip(shapes + noise, 0, 255).astype(np.uint8))
-
-
-def _encoded(image: Image.Image, image_format: str) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, image_format, quality=95)
-    return buffer.getvalue()
 
 
 def _write(root: Path, kind: str, image_format: str, files: list[bytes], images: int) -> Path:

@@ -27,7 +27,7 @@ def _summary(results: list[dict[str, Any]]) -> str:
     for device, run in ((result["device"], run) for result in results for run in result["runs"]):
         one = [case for case in run["inference"] if case["batch_size"] == 1]
         steps = [case for case in run["training"] if case["phase"] == "phase2"]
-        slider = run["slider"] and _ms(run["slider"]["times"]["slider"]["median_ms"])
+        slider = run["slider"] and _number(run["slider"]["times"]["slider"]["median_ms"])
         cells = [_fastest(one, "ms_per_image"), _fastest(run["inference"], "ms_per_image"), slider or ""]
         rows.append([device, run["domain"], run["resolution"], *cells, _fastest(steps, "median_ms")])
     heads = ["device", "domain", "px", "an image inverted, ms", "the same in a batch", "an edit drawn, ms"]
@@ -46,7 +46,7 @@ def _fastest(cases: list[dict[str, Any]], key: str) -> str:
         return ""
     ms, name, batch, ratio = min(sides, key=lambda side: side[0])
     told = [name, f"batch {batch}", f"× {ratio['median']:.2f}" if ratio else ""]
-    return f"{_ms(ms)} ({', '.join(filter(None, told))})"
+    return f"{_number(ms)} ({', '.join(filter(None, told))})"
 
 
 def tables(result: dict[str, Any]) -> str:
@@ -70,7 +70,7 @@ def _apps(apps: list[dict[str, Any]]) -> Iterator[str]:
         for what in ("moving", "stopped"):
             times, ratio = app[what]["times"]["app"], app[what]["over_synthesis"]
             over = bracketed(ratio["median"], (ratio["least"], ratio["most"]), ".2f")
-            ms = [_ms(times["median_ms"]), _ms(times["p95_ms"]), _ms(app[what]["cpu_ms"])]
+            ms = [_number(times["median_ms"]), _number(times["p95_ms"]), _number(app[what]["cpu_ms"])]
             rows.append([app["domain"], what, app[what]["px"], *ms, times["rounds"], over])
     yield "### The app, from a slider to the picture"
     yield (
@@ -116,9 +116,9 @@ def _inference(run: dict[str, Any]) -> str:
                     case["hidden_size"],
                     case["batch_size"],
                     name,
-                    _ms(total["ms_per_image"]),
+                    _number(total["ms_per_image"]),
                     f"{1000 / total['ms_per_image']:.3g}",
-                    f"{_ms(total['median_ms'])} ({_ms(total['p95_ms'])})",
+                    f"{_number(total['median_ms'])} ({_number(total['p95_ms'])})",
                     total["rounds"],
                     _ratio(side),
                     f"{100 * total['share_of_matmul']:.0f} %",
@@ -152,7 +152,7 @@ def _stages(run: dict[str, Any]) -> str:
                     if counted
                     else ""
                 )
-                row.append(_ms(values["median_ms"]) + about if values else "")
+                row.append(_number(values["median_ms"]) + about if values else "")
             rows.append(row)
         title = (
             f"Stages, D = {case['hidden_size']}, batch {case['batch_size']}, ms per call [share of the matrix and of "
@@ -167,7 +167,7 @@ def _slider(run: dict[str, Any]) -> str:
     if not slider:
         return ""
     times = slider["times"]
-    rows = [[what, _ms(v["median_ms"]), _ms(v["p95_ms"]), v["rounds"]] for what, v in times.items()]
+    rows = [[what, _number(v["median_ms"]), _number(v["p95_ms"]), v["rounds"]] for what, v in times.items()]
     share = slider["share"]
     title = (
         f"**Slider** ({slider['side']}, D = {slider['hidden_size']}, one image): rendering after an edit takes "
@@ -181,17 +181,19 @@ def _training(run: dict[str, Any]) -> str:
     for case in run["training"]:
         for name, side in case["sides"].items():
             total, parts = side["stages"]["total"], side["stages"].items()
-            split = ", ".join(f"{part.replace('_', ' ')} {_ms(v['median_ms'])}" for part, v in parts if part != "total")
+            split = ", ".join(
+                f"{part.replace('_', ' ')} {_number(v['median_ms'])}" for part, v in parts if part != "total"
+            )
             off = (
                 f"{side['loss_difference']:.1e}, {side['gradient_difference']:.1e}" if "loss_difference" in side else ""
             )
-            extra = _ms(side["r1_extra_ms"]) if "r1_extra_ms" in side else ""
+            extra = _number(side["r1_extra_ms"]) if "r1_extra_ms" in side else ""
             rows.append(
                 [
                     case["phase"],
                     case["batch_size"],
                     name,
-                    f"{_ms(total['median_ms'])} ({_ms(total['p95_ms'])})",
+                    f"{_number(total['median_ms'])} ({_number(total['p95_ms'])})",
                     total["rounds"],
                     _ratio(side),
                     split,
@@ -221,13 +223,17 @@ def _loading(run: dict[str, Any]) -> str:
 def _memory(run: dict[str, Any]) -> str:
     rows = [
         [m["what"], m["batch_size"], m["side"]]
-        + ([m["failed"], "", ""] if "failed" in m else [_mib(m[key]) for key in ("before_mib", "peak_mib", "rise_mib")])
+        + (
+            [m["failed"], "", ""]
+            if "failed" in m
+            else [_number(m[key]) for key in ("before_mib", "peak_mib", "rise_mib")]
+        )
         for m in run["memory"]
     ]
     how = next((m["how"] for m in run["memory"] if "how" in m), "")
     held = run["generators"]
-    other = {n: f", {_mib(mib)} (reference)" for n, mib in held["reference"].items()}
-    constant = ", ".join(f"batch {n}: {_mib(held['ours'][n])} (ours){other.get(n, '')}" for n in held["ours"])
+    other = {n: f", {_number(mib)} (reference)" for n, mib in held["reference"].items()}
+    constant = ", ".join(f"batch {n}: {_number(held['ours'][n])} (ours){other.get(n, '')}" for n in held["ours"])
     heads = ["what", "batch", "side", "before, MiB", "peak, MiB", "rise, MiB"]
     return f"**Memory.** Generators held, MiB: {constant}." + (f" Peak: {how}.\n\n{table(heads, rows)}" if rows else "")
 
@@ -239,7 +245,7 @@ def _budget(run: dict[str, Any]) -> str:
             entry["side"] + (", adversarial" if entry["adversarial"] else ""),
             entry["hidden_size"],
             entry["batch_size"],
-            *(_mib(entry[part]) for part in parts),
+            *(_number(entry[part]) for part in parts),
             "yes" if entry["fits_12_gib"] else "no",
         ]
         for entry in run["budget"]
@@ -258,11 +264,8 @@ def _titled(title: str, heads: list[str], rows: list[list[Any]]) -> str:
     return f"{title}\n\n{table(heads, rows)}" if rows else ""
 
 
-def _ms(value: float) -> str:
+def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-_mib = _ms
 
 
 def _ratio(side: dict[str, Any]) -> str:

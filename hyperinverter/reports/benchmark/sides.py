@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from hyperinverter.config.schema import DomainConfig
-from hyperinverter.inverters import HyperInverter
+from hyperinverter.inverters import HyperInverter, Inverter
 from hyperinverter.models.build import build_discriminator, build_hyperinverter
 from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.models.stylegan2 import Discriminator
@@ -72,13 +72,13 @@ def random_network(domain: DomainConfig) -> HyperInverterNetwork:
     return network
 
 
-def random_discriminator(domain: DomainConfig, seed: int = 0) -> Discriminator:
-    torch.manual_seed(seed)
+def random_discriminator(domain: DomainConfig) -> Discriminator:
+    torch.manual_seed(0)
     return build_discriminator(domain)
 
 
 @torch.no_grad()
-def make_images(model: LoadedModel, count: int, seed: int = 0) -> Tensor:
+def make_images(model: LoadedModel | Inverter, count: int, seed: int = 0) -> Tensor:
     """Samples of the model's generator, clamped to [-1, 1], [N, 3, R, R] on its device."""
     generator = model.generator
     device = next(generator.parameters()).device

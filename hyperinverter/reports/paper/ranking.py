@@ -6,10 +6,8 @@ Questions and pictures are shuffled anew for every participant, in the browser; 
 are made up: without files in `votes` there is the page and no figure.
 """
 
-import base64
 import hashlib
 import html
-import io
 import json
 import secrets
 from collections.abc import Iterator, Sequence
@@ -28,14 +26,14 @@ from hyperinverter.evaluation.editability import choose_photos, shown
 from hyperinverter.evaluation.tables import bracketed, listed
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.metrics.base import middle_95
-from hyperinverter.reports.html_page import Block, Picture, Table, filled
+from hyperinverter.reports.html_page import Block, Picture, Table, address_of, filled
 from hyperinverter.reports.paper.bench import Bench, photos_at
 from hyperinverter.reports.paper.methods import Method
 from hyperinverter.reports.paper.values import FIRST_PLACES
 from hyperinverter.reports.reproduce.edits import directions_of
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.files import ordinary_bytes, write_text
-from hyperinverter.utils.images import to_pil
+from hyperinverter.utils.images import file_bytes, to_pil
 
 PAGE = Path(__file__).with_suffix(".html")
 MOST_PX = 512  # side of a picture on the page
@@ -78,9 +76,7 @@ def encoded(picture: Image.Image) -> str:
     """A picture as a data address, at most MOST_PX wide."""
     small = picture.copy()
     small.thumbnail((MOST_PX, MOST_PX), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    small.save(buffer, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return address_of(file_bytes(small, format="PNG"), "image/png")
 
 
 def write_page(path: Path, page_id: str, title: str, questions: Sequence[Question]) -> None:
