@@ -249,12 +249,13 @@ def test_a_dry_run_of_what_is_all_there_says_so(config):
 def test_table_3_is_the_ablations_beside_the_papers_rows(config, tmp_path, monkeypatch, capsys):
     path = tmp_path / "ablate.yaml"
     path.write_text(to_yaml(AblateConfig(rows={"full": "a.yaml"}, output="ablated")))
-    rows = [{"title": title, "values": {"l2": 0.1}, "intervals_95": {}} for title in ("full, D = 64", "D = 32", "odd")]
+    row = {"values": {"l2": 0.1}, "intervals_95": {}, "parameters": 10**6}
+    rows = [{"title": title, **row} for title in ("full, D = 64", "D = 32", "odd")]
     of = {
-        "budget": {"steps": 4, "images": 8},
+        "budget": {"steps": 4, "images": 8, "adversarial_steps": 0, "seed": 0},
         "num_images": 6,
         "note": "small",
-        "metrics": {"l2": {}},
+        "metrics": {"l2": {"better": "lower"}},
         "statements": [],
     }
     config.parts, config.ablations = ["table3"], str(path)
@@ -264,6 +265,7 @@ def test_table_3_is_the_ablations_beside_the_papers_rows(config, tmp_path, monke
     found = reproduce(config)["table3"]
     assert given[0].data.root == config.training_photos and given[0].photos == config.photos
     assert [row["paper"] and row["paper"]["l2"] for row in found["rows"]] == [0.0243, 0.0378, None]
+    assert "| D = 32 | 1.00 M | 0.1 *0.0378* |" in capsys.readouterr().out
     config.training_photos = None
     assert reproduce(config) == {}  # told: nothing was trained before
     Path("ablated").mkdir()

@@ -9,7 +9,6 @@ from hyperinverter.config.load import load_config
 from hyperinverter.config.report_schema import AblateConfig, AnalyzeConfig
 from hyperinverter.config.schema import DataConfig
 from hyperinverter.evaluation.analysis.command import analyze
-from hyperinverter.evaluation.tables import bracketed
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.pretrained.files import weights_file
 from hyperinverter.reports.html_page import Block, Picture, Table
@@ -177,34 +176,6 @@ def _paper_row(title: str) -> dict[str, float] | None:
     """The paper's numbers of a row, by how its title begins."""
     names = [name for name in TABLE_3 if title == name or title.startswith(f"{name},")]
     return dict(zip(TABLE_3_METRICS, TABLE_3[names[0]], strict=True)) if names else None
-
-
-def table3_blocks(result: dict[str, Any]) -> Iterator[Block]:
-    budget = result["budget"]
-    yield (
-        f"Table 3 of the paper at one budget: every row trained for {budget['steps']:,} steps, {budget['images']:,} "
-        f"images, from random weights, and measured on {result['num_images']} held-out photos; {result['note']}. In "
-        "italics the paper's numbers, of human faces, whose full method has D = 256."
-    )
-    metrics = list(result["metrics"])
-    rows = []
-    for row in result["rows"]:
-        cells = [row["title"]]
-        for name in metrics:
-            text = bracketed(row["values"][name], row["intervals_95"].get(name), ".4g")
-            paper = (row["paper"] or {}).get(name)
-            cells.append(text + (f" *{paper:g}*" if paper is not None else ""))
-        rows.append(cells)
-    yield Table(["", *metrics], rows)
-    yield Table(["the paper's order", "ratio of L2", "here"], order_of_table_3(result))
-
-
-def order_of_table_3(result: dict[str, Any]) -> list[list[str]]:
-    """Rows: which row of the table is worse than which, by how much, and whether it is so here."""
-    return [
-        [one["statement"], bracketed(one["ratio"], one["interval_95"], ".3f"), one["verdict"]]
-        for one in result["statements"]
-    ]
 
 
 def quality_time_blocks(result: dict[str, Any]) -> Iterator[Block]:

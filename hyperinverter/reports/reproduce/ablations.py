@@ -23,10 +23,11 @@ from hyperinverter.data.loader import Batches
 from hyperinverter.data.sources import check_training_data, open_source
 from hyperinverter.evaluation.comparison import compare, statement
 from hyperinverter.evaluation.reconstructing import reconstruct, rounded
-from hyperinverter.evaluation.reconstruction import evaluate, originals
+from hyperinverter.evaluation.reconstruction import evaluate
 from hyperinverter.evaluation.sheet import choose_rows
 from hyperinverter.inverters import load
 from hyperinverter.models.build import build_hyperinverter
+from hyperinverter.reports.paper.bench import photos_at
 from hyperinverter.training import phase2
 from hyperinverter.training.resume import NEUTRAL, flatten, under
 from hyperinverter.utils.checkout import command_of
@@ -326,12 +327,9 @@ def _draw(config: AblateConfig, rows: dict[str, Phase2Config], measured: dict[st
     chosen = choose_rows(values, config.sheet_rows)
     if not chosen:
         return
-    names = [measured[base_title]["records"][row.index]["name"] for row in chosen]
-    batches = Batches(
-        open_source(config.photos, resolution=base.domain.resolution), base.domain.resolution, on_bad_file="refuse"
-    )
-    result = originals(batches, names, config.batch_size)
-    photos = torch.stack([result[name] for name in names])
+    size = base.domain.resolution
+    batches = Batches(open_source(config.photos, resolution=size), size, on_bad_file="refuse")
+    photos, names = photos_at(batches, [row.index for row in chosen])
     columns = {"input": photos}
     for title, row in rows.items():
         model = Path(row.output) / "model_last"

@@ -5,7 +5,6 @@ from typing import Any
 
 from hyperinverter.evaluation.tables import ARROWS, TIMES, against, bracketed, mean, metrics_table
 from hyperinverter.reports.html_page import Block, Picture, Table
-from hyperinverter.reports.paper.analyses import order_of_table_3
 from hyperinverter.reports.paper.claims import own_seconds
 
 CURVE_SHARES = (0.25, 0.5, 0.75, 1.0)  # of a run, in the learning curve's table
@@ -166,6 +165,7 @@ def bounds_blocks(result: dict[str, Any]) -> Iterator[Block]:
 
 
 def ablations_blocks(result: dict[str, Any]) -> Iterator[Block]:
+    """Of table3 also the paper's numbers, and each value's own interval."""
     budget, metrics = result["budget"], result["metrics"]
     adversarial = f" (adversarial in the last {n:,})" if (n := budget["adversarial_steps"]) else ""
     yield (
@@ -173,16 +173,23 @@ def ablations_blocks(result: dict[str, Any]) -> Iterator[Block]:
         f"steps{adversarial}, {budget['images']:,} images, seed {budget['seed']}, and measured at its "
         f"last step on {result['num_images']} held-out photos. Brackets: 95 % intervals; {result['note']}."
     )
+    if any("paper" in row for row in result["rows"]):
+        yield "In italics the paper's numbers, of human faces, whose full method has D = 256."
     rows = []
     for row in result["rows"]:
         cells = [row["title"], f"{row['parameters'] / 1e6:.2f} M" if row["parameters"] else ""]
         for name in metrics:
-            paired = row.get("against_base", {}).get(name)
-            cells.append(f"{row['values'][name]:.4g}" + (f" ({against(paired, '.3f')})" if paired else ""))
+            interval = row["intervals_95"].get(name) if "paper" in row else None
+            paired, paper = row.get("against_base", {}).get(name), (row.get("paper") or {}).get(name)
+            text = [bracketed(row["values"][name], interval, ".4g")]
+            text += [f"({against(paired, '.3f')})"] if paired else []
+            cells.append(" ".join(text + ([f"*{paper:g}*"] if paper is not None else [])))
         rows.append(cells)
     yield Table(["", "trained", *(f"{name} {ARROWS[about['better']]}" for name, about in metrics.items())], rows)
     yield "The paper's order, by L2 (a ratio above 1 means worse):"
-    yield Table(["statement", "ratio of L2", "here"], order_of_table_3(result))
+    order = result["statements"]
+    rows = [[one["statement"], bracketed(one["ratio"], one["interval_95"], ".3f"), one["verdict"]] for one in order]
+    yield Table(["statement", "ratio of L2", "here"], rows)
 
 
 def _mean_and_ratio(one: dict[str, Any]) -> Iterator[str]:

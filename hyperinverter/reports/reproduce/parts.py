@@ -91,7 +91,7 @@ PARTS: dict[str, Part] = {
     "refine_curve": Part("Refinement: quality, seconds, edits", refine_curve, refine_curve_blocks, ["photos"],
                          ["refine_curve.svg"], grids.lacks_both, (*REFINED, "curve_photos", "classifiers"),
                          ["training_photos", "labels"]),
-    "table3": Part("Table 3: ablations", analyses.table3, analyses.table3_blocks, lacks=analyses.lacks_ablations,
+    "table3": Part("Table 3: ablations", analyses.table3, page.ablations_blocks, lacks=analyses.lacks_ablations,
                    used=["photos", "training_photos"]),
     "fig1": Part("Figure 1: quality against time", analyses.quality_time, analyses.quality_time_blocks, ["photos"],
                  ["fig1.svg", "fig1_lpips.svg"], lacks_networks,
