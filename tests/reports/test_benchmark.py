@@ -17,7 +17,7 @@ from hyperinverter.config.report_schema import INFERENCE_SIDES, TRAINING_SIDES, 
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.models.hyperinverter import HyperInverterNetwork
 from hyperinverter.reports.benchmark import command
-from hyperinverter.reports.benchmark.budget import LiveMemory, kept_for_backward, phase2_budget
+from hyperinverter.reports.benchmark.budget import KeptForBackward, LiveMemory, phase2_budget
 from hyperinverter.reports.benchmark.clock import Rounds, Stopwatch, speed_up, summarise, take_turns
 from hyperinverter.reports.benchmark.command import _publish, benchmark
 from hyperinverter.reports.benchmark.counting import STAGES, count_call, count_inference
@@ -166,7 +166,8 @@ def test_live_memory_is_what_tensors_hold():
 
 def test_kept_for_backward_counts_each_storage_once():
     weight, x = torch.zeros(8, 8, requires_grad=True), torch.zeros(4, 8)
-    with kept_for_backward([weight]) as kept:
+    kept = KeptForBackward([weight])
+    with kept:
         (x @ weight).exp().sum()
     assert kept.bytes == x.nbytes + 4 * 8 * 4  # the product's factor that is no parameter, and exp's own result
 

@@ -6,8 +6,7 @@ Letters: N images, D numbers in a token.
 """
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -67,27 +66,20 @@ class LiveMemory(TorchDispatchMode):
         self.now -= size
 
 
-class SavedForBackward:
-    """`bytes` that autograd keeps until the backward pass, each storage once, without those in `excluded`."""
+class KeptForBackward(saved_tensors_hooks):
+    """`bytes` that the forward pass inside keeps for its backward pass, each storage once, beside the parameters."""
 
-    def __init__(self, excluded: set[int]) -> None:
+    def __init__(self, parameters: Iterable[Tensor]) -> None:
+        super().__init__(self._note, lambda tensor: tensor)
         self.bytes = 0
-        self._seen = set(excluded)
+        self._seen = {parameter.untyped_storage()._cdata for parameter in parameters}
 
-    def note(self, tensor: Tensor) -> Tensor:
+    def _note(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in self._seen:
             self._seen.add(storage._cdata)
             self.bytes += storage.nbytes()
         return tensor.detach()  # not the output itself, which would hold its own graph alive
-
-
-@contextmanager
-def kept_for_backward(parameters: Iterable[Tensor]) -> Iterator[SavedForBackward]:
-    """Counts what the forward pass inside keeps for its backward pass, beside the parameters."""
-    saved = SavedForBackward({parameter.untyped_storage()._cdata for parameter in parameters})
-    with saved_tensors_hooks(saved.note, lambda tensor: tensor):
-        yield saved
 
 
 MIB = 2**20
@@ -117,7 +109,8 @@ def phase2_budget(
         d = [] if trainer.discriminator is None else list(trainer.discriminator.parameters())
         networks = list(trainer.model.parameters()) + list(trainer.losses.parameters()) + d
         trained = trainer.model.trainable_parameters() + d
-        with kept_for_backward([*networks, images]) as kept, trainer.autocast:
+        kept = KeptForBackward([*networks, images])
+        with kept, trainer.autocast:
             values, _ = encoder_losses(trainer.model, trainer.losses, images, trainer.discriminator, 1.0)
         del values
         for _ in range(2):  # the first step makes the optimisers' states

@@ -30,7 +30,6 @@ from hyperinverter.training.phase1 import reconstruct
 from hyperinverter.training.phase2 import encoder_losses
 from hyperinverter.utils.device import arithmetic, tf32_allowed, to_device
 
-PHASES = ("phase1", "phase2", "phase2_adversarial")
 WEIGHTS = {"l2": 1.0, "lpips": 0.8}  # the paper's
 GAN = AdversarialConfig(weight=0.005)  # the paper's for faces
 R1_WEIGHT = GAN.r1_gamma / 2 * GAN.r1_every
