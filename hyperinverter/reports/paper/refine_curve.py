@@ -12,7 +12,7 @@ from typing import Any
 from hyperinverter.config.schema import RefineConfig
 from hyperinverter.evaluation.drawing import new_figure, save_figure
 from hyperinverter.evaluation.editability import choose_photos, spans_of
-from hyperinverter.evaluation.tables import ARROWS, bracketed, listed
+from hyperinverter.evaluation.tables import ARROWS, bracketed, columns, listed
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.metrics.base import bootstrap_ratio
 from hyperinverter.metrics.timing import ONE_THREAD, own_time
@@ -178,43 +178,28 @@ def refine_curve_blocks(result: dict[str, Any]) -> Iterator[Block]:
         "where its network is absent) and mobilefacenet are what the steps minimise; dlib_identity and the judges are "
         "in no loss. Brackets: 95 % bootstrap intervals over photos."
     )
-    first = next(row for row in result["rows"] if row["steps"] is not None)
-    pairs = [(direction, judge) for direction, judges in first["kept"].items() for judge in judges]
-    rows = []
-    for row in result["rows"]:
-        cells = [_cell(row["cells"][name]) for name in metrics]
-        shares = [_share(row["kept"].get(direction, {}).get(judge)) for direction, judge in pairs]
-        rows.append([row["title"], *_times(row), *cells, *shares])
+    told = [(row["title"], row) for row in result["rows"]]
     if other := result["pti"]:
-        cells = [_cell(other["cells"].get(name)) for name in metrics]
-        rows.append([f"PTI, of Table 1, n = {other['n']}", *_times(other), *cells, *("" for _ in pairs)])
-    heads = [f"{name} {ARROWS[about['better']]}" for name, about in metrics.items()]
-    yield Table(
-        [
-            "method",
-            "seconds ↓",
-            "on a core of its own ↓",
-            *heads,
-            *(f"kept: {one} ({judge}) ↑" for one, judge in pairs),
-        ],
-        rows,
-    )
+        told.append((f"PTI, of Table 1, n = {other['n']}", other))
+    rows = []
+    for title, row in told:
+        is_known = row.get("computing") and row.get("device") == ONE_THREAD
+        times = {"seconds ↓": f"{row['seconds']:.3g}", "on a core of its own ↓": f"{_own(row):.3g}" if is_known else ""}
+        cells = {f"{name} {ARROWS[one['better']]}": _cell(row["cells"].get(name)) for name, one in metrics.items()}
+        shares = {
+            f"kept: {direction} ({judge}) ↑": bracketed(share["value"], share["interval_95"], ".0%")
+            for direction, judges in row.get("kept", {}).items()
+            for judge, share in judges.items()
+        }
+        rows.append({"method": title} | times | cells | shares)
+    yield Table(*columns(rows))
     stars = "PTI's stars stand where its ratio to both phases on its own photos puts them"
     yield Picture("refine_curve.svg", f"Quality and edits against seconds, N at the points; {stars}")
     if absent := result["not_measured"]:
         yield listed("Not measured", absent)
 
 
-def _times(row: dict[str, Any]) -> list[str]:
-    is_known = row.get("computing") and row.get("device") == ONE_THREAD
-    return [f"{row['seconds']:.3g}", f"{_own(row):.3g}" if is_known else ""]
-
-
 def _cell(one: dict[str, Any] | None) -> str:
     if one is None or one["value"] is None:
         return ""
     return bracketed(one["value"], one.get("interval_95"), ".4g", ".3g")
-
-
-def _share(one: dict[str, Any] | None) -> str:
-    return bracketed(one["value"], one["interval_95"], ".0%") if one else ""
