@@ -125,10 +125,18 @@ class Batches:
             self._waiting.note(start, len(indices))
         return self._finished(batch.pixels), [self.names[i] for i in indices]
 
-    def in_order(self, batch_size: int, max_images: int | None = None) -> Iterator[tuple[Tensor, list[str]]]:
-        """Every readable image once, in name order, never mirrored; the last batch may be smaller."""
-        for _, images, names in self._in_order(batch_size, max_images, first=0, every=1):
-            yield images, names
+    def in_order(
+        self, batch_size: int, max_images: int | None = None, shown_as: str | None = None
+    ) -> Iterator[tuple[Tensor, list[str]]]:
+        """Every readable image once, in name order, never mirrored; the last batch may be smaller.
+
+        `shown_as`: what a progress bar says of it; None: there is none.
+        """
+        total = len(self) if max_images is None else min(max_images, len(self))
+        with tqdm(total=total, desc=shown_as, unit="image", leave=False, disable=shown_as is None) as bar:
+            for _, images, names in self._in_order(batch_size, max_images, first=0, every=1):
+                yield images, names
+                bar.update(len(names))
 
     def own_in_order(self, batch_size: int, max_images: int | None = None) -> Iterator[tuple[int, Tensor, list[str]]]:
         """The batches of `in_order` dealt out to the processes, whole ones, so that each holds what it holds in one.

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from hyperinverter.checkpoint import read_safetensors, recorded
 from hyperinverter.config.model_schema import DirectionConfig
@@ -251,11 +250,9 @@ def photo_codes(config: DirectionConfig, inverter: Inverter, cache: Path) -> tup
             print(error)
     batches = _batches(config, inverter)
     codes, names = [], []
-    with tqdm(total=len(source), desc="codes", unit="photo") as bar:
-        for images, some in batches.in_order(BATCH_SIZE):
-            codes.append(inverter.invert(images, BATCH_SIZE).ws[:, 0].cpu())
-            names += some
-            bar.update(len(some))
+    for images, some in batches.in_order(BATCH_SIZE, shown_as="codes"):
+        codes.append(inverter.invert(images, BATCH_SIZE).ws[:, 0].cpu())
+        names += some
     for line in batches.report():
         print(line)
     if not codes:

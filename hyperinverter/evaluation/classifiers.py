@@ -17,7 +17,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from hyperinverter.checkpoint import read_safetensors, recorded
 from hyperinverter.data.loader import Batches
@@ -144,12 +143,8 @@ def _fit(
 
 @torch.no_grad()
 def _all_features(extractor: SqueezeNetFeatures, batches: Batches, device: torch.device) -> Tensor:
-    result = []
-    with tqdm(total=len(batches), desc="classifiers", unit="photo") as bar:
-        for images, names in batches.in_order(BATCH_SIZE):
-            result.append(pooled(extractor, images.to(device)))
-            bar.update(len(names))
-    return torch.cat(result)
+    read = batches.in_order(BATCH_SIZE, shown_as="classifiers")
+    return torch.cat([pooled(extractor, images.to(device)) for images, _ in read])
 
 
 def _rows(names: Sequence[str], labels: dict[str, dict[str, str]]) -> list[dict[str, str]]:

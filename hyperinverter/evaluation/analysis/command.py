@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from hyperinverter.config.report_schema import AnalyzeConfig
 from hyperinverter.data.loader import Batches
@@ -50,10 +49,8 @@ class Analysis:
 
     def images(self, what: str) -> Iterator[tuple[Tensor, list[str]]]:
         """Every readable image once, in batches on the device, with a progress bar."""
-        with tqdm(total=len(self.batches), desc=what, unit="img") as bar:
-            for images, names in self.batches.in_order(self.config.batch_size):
-                yield images.to(self.device), names
-                bar.update(len(names))
+        for images, names in self.batches.in_order(self.config.batch_size, shown_as=what):
+            yield images.to(self.device), names
         report = self.batches.report()
         if self.batches.bad_files and len(self.batches.bad_files) == len(self.batches):
             raise UserError(f"none of the {len(self.batches)} images is readable: {'; '.join(report[:3])}")

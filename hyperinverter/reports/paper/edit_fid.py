@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from hyperinverter import metrics as metric_table
 from hyperinverter.directions.direction import Direction, edit, in_w
@@ -197,11 +196,9 @@ def _starts(bench: Bench, row: Row, task: Task, what: str) -> Iterator[tuple[Inv
     """Batch after batch the inverter, what it edits, and the photos."""
     inverter, images = bench.load(row.method), bench.batches(task.sources)
     recon = bench.reconstructor(row.method, images)
-    with tqdm(total=len(task.sources), desc=f"{task.name}, {row.label}, {what}", unit="photo", leave=False) as bar:
-        for batch, names in images.in_order(BATCH):
-            photos = rounded(batch).to(bench.device)
-            yield inverter, inverter.prepare(row.start(recon.invert(photos, names))), photos
-            bar.update(len(names))
+    for batch, names in images.in_order(BATCH, shown_as=f"{task.name}, {row.label}, {what}"):
+        photos = rounded(batch).to(bench.device)
+        yield inverter, inverter.prepare(row.start(recon.invert(photos, names))), photos
 
 
 def _key(bench: Bench, row: Row, task: Task, judges: Judges, more: Any) -> str:

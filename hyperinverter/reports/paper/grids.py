@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from hyperinverter.directions.direction import edit
 from hyperinverter.evaluation.editability import UNITS, shown
@@ -42,12 +41,10 @@ def chosen_rows(bench: Bench) -> list[Row]:
         if method.optimises:
             raise NotMeasured("its photos are chosen by an encoder: give one of w_encoder, hyperinverter, psp, ...")
         recon = bench.reconstructor(method, images)
-        with tqdm(total=len(images), desc="choosing photos", unit="img", leave=False) as bar:
-            for batch, names in images.in_order(bench.config.batch_size):
-                real = rounded(batch).to(bench.device)
-                fake, _ = recon(real, names)
-                values += (fake - real).square().mean((1, 2, 3)).tolist()
-                bar.update(len(names))
+        for batch, names in images.in_order(bench.config.batch_size, shown_as="choosing photos"):
+            real = rounded(batch).to(bench.device)
+            fake, _ = recon(real, names)
+            values += (fake - real).square().mean((1, 2, 3)).tolist()
         rows = choose_rows(values, bench.config.shown_photos)
         bench.chosen_rows = [Row(row.index, f"{row.place}\nL2 {values[row.index]:.4f}") for row in rows]
     return bench.chosen_rows

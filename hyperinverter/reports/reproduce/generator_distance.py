@@ -5,13 +5,12 @@ the other half, and as many samples against each half. Features are Inception's,
 small stand-in that the trainer uses (`training.gan_validation`), under its own name. Letters: N images, F features.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from hyperinverter.data.loader import Batches
 from hyperinverter.metrics import NotMeasured
@@ -90,19 +89,8 @@ def _photo_features(
     photos: Batches, features: Callable[[Tensor], Tensor], batch_size: int, device: torch.device
 ) -> Tensor:
     """Features of every photo and of its mirror image, [N,2,F]."""
-    pairs = [
-        torch.stack([features(x), features(x.flip(3))], dim=1)
-        for x in _shown(photos, batch_size, device, "features of photos")
-    ]
-    return torch.cat(pairs)
-
-
-def _shown(photos: Batches, batch_size: int, device: torch.device, what: str) -> Iterator[Tensor]:
-    """The photos, batch by batch on the device, with a bar."""
-    with tqdm(total=len(photos), desc=what, unit="photo", leave=False) as bar:
-        for images, _ in photos.in_order(batch_size):
-            yield images.to(device)
-            bar.update(len(images))
+    read = (x.to(device) for x, _ in photos.in_order(batch_size, shown_as="features of photos"))
+    return torch.cat([torch.stack([features(x), features(x.flip(3))], dim=1) for x in read])
 
 
 def _augmented(
@@ -120,11 +108,8 @@ def _augmented(
     changes.state["p"].fill_(1 - (1 - share) ** (1 / draws))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        pairs = [
-            features(changes(torch.cat([x, x.flip(3)])))
-            for x in _shown(photos, batch_size, device, f"features of photos changed by {kind}")
-        ]
-    return torch.cat(pairs)
+        read = (x.to(device) for x, _ in photos.in_order(batch_size, shown_as=f"features of photos changed by {kind}"))
+        return torch.cat([features(changes(torch.cat([x, x.flip(3)]))) for x in read])
 
 
 def halves(names: Sequence[str], people: Sequence[str | None]) -> tuple[list[int], list[int]]:
