@@ -13,7 +13,7 @@ from hyperinverter.config.schema import DataConfig, EvaluateConfig
 from hyperinverter.evaluation.comparison import compare
 from hyperinverter.evaluation.reconstruction import evaluate
 from hyperinverter.evaluation.sheet import choose_rows
-from hyperinverter.evaluation.tables import TIMES
+from hyperinverter.evaluation.tables import TIMES, grouped
 from hyperinverter.inverters import INVERTERS
 from hyperinverter.pretrained.load import hash_of, load_discriminator
 from hyperinverter.reports.paper.bench import Bench, photos_at
@@ -95,9 +95,7 @@ def measurable_of(bench: Bench, names: list[str]) -> tuple[dict[str, dict[str, s
 
 def lacks_networks(bench: Bench) -> list[str]:
     """Columns whose networks are not here."""
-    reasons: dict[str, list[str]] = {}
-    for name, why in measurable_of(bench, metric_names(bench))[1].items():
-        reasons.setdefault(why, []).append(name)
+    reasons = grouped(measurable_of(bench, metric_names(bench))[1])
     return [f"without the columns {', '.join(names)}: {why}" for why, names in reasons.items()]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from hyperinverter.evaluation.tables import ARROWS, against, bracketed, listed
+from hyperinverter.evaluation.tables import ARROWS, against, bracketed, grouped, listed
 from hyperinverter.metrics.timing import ONE_THREAD, own_time
 from hyperinverter.reports.html_page import Block, Picture, Table
 from hyperinverter.reports.paper.values import METRICS, TABLE_1
@@ -89,9 +89,7 @@ def _settings(rows: dict[str, Any]) -> str:
     ]
     if not lines:
         return ""
-    minimised: dict[str, list[str]] = {}
-    for title, one in told.items():
-        minimised.setdefault(str(one.get("perceptual")), []).append(title)
+    minimised = grouped({title: str(one.get("perceptual")) for title, one in told.items()})
     columns = next(row["cells"] for row in rows.values() if row.get("settings"))
     own = [
         f"{', '.join(titles)} look for codes that minimise {name} itself."
