@@ -1,6 +1,7 @@
 """The step of a discriminator, of images or of codes: non-saturating loss, then lazy R1 in a step of its own."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ def discriminator_step(
     fakes: Tensor,
     *,
     r1_weight: float,
-    autocast: torch.autocast,
+    autocast: AbstractContextManager,
     halved: bool = True,
     clip: float | None = None,
     measure: bool = False,

@@ -115,7 +115,8 @@ def measure_domain(config: BenchmarkConfig, device: torch.device) -> dict[str, A
     """All measurements of one domain; the keys are those of the config."""
     begin = time.perf_counter()
     rounds = Rounds(config.rounds, config.least_rounds, config.seconds)
-    domains = [with_hidden_size(config.domain, size) for size in config.hidden_sizes or [None]]
+    sizes: list[int | None] = [*config.hidden_sizes] or [None]
+    domains = [with_hidden_size(config.domain, size) for size in sizes]
     training_sides = [side for sides in config.training.values() for side in sides]
     precisions = [SideName.of(name).precision for name in (*config.sides, *training_sides)]
     ceiling = measure_ceiling(device, precisions)
