@@ -11,7 +11,6 @@ import html
 import json
 import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -56,22 +55,6 @@ ASKED = {
 }
 
 
-@dataclass(frozen=True)
-class Question:
-    """One photo and what the methods made of it.
-
-    Attributes:
-        photo: the input, as `encoded` gives it.
-        pictures: code -> what a method made, as `encoded` gives it.
-    """
-
-    id: str
-    task: str
-    text: str
-    photo: str
-    pictures: dict[str, str]
-
-
 def encoded(picture: Image.Image) -> str:
     """A picture as a data address, at most MOST_PX wide."""
     small = picture.copy()
@@ -79,9 +62,15 @@ def encoded(picture: Image.Image) -> str:
     return address_of(file_bytes(small, format="PNG"), "image/png")
 
 
-def write_page(path: Path, page_id: str, title: str, questions: Sequence[Question]) -> None:
-    """Write the page; `page_id` stands in the votes it saves."""
-    data = json.dumps({"page": page_id, "questions": [asdict(question) for question in questions]})
+def write_page(path: Path, page_id: str, title: str, questions: Sequence[dict[str, Any]]) -> None:
+    """Write the page.
+
+    Args:
+        page_id: stands in the votes that it saves.
+        questions: `id`, `task`, `text`, `photo` (the input) and `pictures`: code -> what a method made. Pictures are as
+            `encoded` gives them.
+    """
+    data = json.dumps({"page": page_id, "questions": questions})
     safe = data.replace("<", "\\u003c")  # no text of it ends the script
     write_text(path, filled(PAGE, TITLE=html.escape(title), DATA=safe))
 
@@ -142,7 +131,7 @@ def _built(bench: Bench, figure: str) -> dict[str, Any]:
         gammas = [inverter.in_w([strength], bench.config.strength_unit, direction)[0] for direction in edits]
         moved = [edit(*one) for one in zip(inversions, edits, gammas, strict=True)] if edits else []
         made["editing"][method.name] = [shown(inverter, one)[0].cpu() for one in moved]
-    questions: list[Question] = []
+    questions: list[dict[str, Any]] = []
     codes: dict[str, str] = {}
     tasks: dict[str, list[str]] = {}
     for task in TASKS:
@@ -153,7 +142,8 @@ def _built(bench: Bench, figure: str) -> dict[str, Any]:
             text = ASKED[bench.config.domain.kind][task].format(edit=told)
             pictures = {code: encoded(to_pil(made[task][name][i].clamp(-1, 1))) for name, code in own.items()}
             pictures = dict(sorted(pictures.items()))  # in an order that tells nothing
-            questions.append(Question(f"{task}_{i}", task, text, encoded(to_pil(photos[i])), pictures))
+            photo = encoded(to_pil(photos[i]))
+            questions.append({"id": f"{task}_{i}", "task": task, "text": text, "photo": photo, "pictures": pictures})
             tasks[f"{task}_{i}"] = sorted(own.values())
     write_page(page, key, f"Which picture is best? {bench.domain_name}", questions)
     return bench.keep(place, key, {"methods": [m.name for m in methods], "codes": codes, "questions": tasks})
