@@ -1,4 +1,4 @@
-"""Bias, activation, gain and clamp in one place.
+"""Activations with their gains, as layers put them behind a convolution and its bias.
 
 Source: StyleGAN2 (arXiv:1912.04958), section B; activations and gains as in StyleGAN2-ADA (arXiv:2006.06676).
 """
@@ -35,33 +35,6 @@ _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "softplus": F.softplus,
     "swish": F.silu,
 }
-
-
-def bias_act(
-    x: Tensor, b: Tensor | None = None, act: str = "linear", gain: float | None = None, clamp: float | None = None
-) -> Tensor:
-    """Add a bias per channel, apply the activation, multiply by the gain, clamp.
-
-    Args:
-        x: activations, channels in dimension 1, [N, C, ...].
-        act: one of ACTIVATION_GAINS ("lrelu" has slope 0.2).
-        gain: multiplies the activation, must be positive; None means the activation's own gain (1 or sqrt(2)).
-        clamp: the result is limited to [-clamp, clamp]; None means no limit.
-    Returns:
-        Tensor of x's shape.
-    Raises:
-        ValueError: unknown activation, or a gain that is not positive.
-    """
-    check_activation(act)
-    gain = ACTIVATION_GAINS[act] if gain is None else float(gain)
-    if not gain > 0:
-        raise ValueError(f"the gain must be positive, got {gain}")
-    # Where the activation is positively homogeneous, the gain may come before it, in the pass that adds the bias.
-    before, after = (gain, 1.0) if act in HOMOGENEOUS else (1.0, gain)
-    y = x * before
-    if b is not None:
-        y = y + b.reshape(1, -1, *[1] * (x.ndim - 2)) * before
-    return activate_(y, act, clamp, after)
 
 
 def split_gain(act: str, gain: float = 1.0) -> tuple[float, float]:
