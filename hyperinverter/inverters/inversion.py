@@ -25,29 +25,6 @@ from hyperinverter.utils.text import counted
 Offsets = dict[str, Tensor] | None  # of edits of single channels: parameter name of a style's bias -> [N, C]
 
 
-def alike(parts: Sequence[Offsets], counts: Sequence[int], like: Tensor) -> list[Offsets]:
-    """Offsets of several Inversions under the same names, with zeros where one has none.
-
-    Args:
-        parts: of each.
-        counts: N of each.
-        like: gives type and device of the zeros.
-    """
-    channels = {name: value.shape[1] for part in parts for name, value in (part or {}).items()}
-    if not channels:
-        return [None for _ in parts]
-    return [
-        {name: (part or {}).get(name, like.new_zeros(count, size)) for name, size in channels.items()}
-        for part, count in zip(parts, counts, strict=True)
-    ]
-
-
-def joined(parts: Sequence[Offsets], counts: Sequence[int], like: Tensor) -> Offsets:
-    """Offsets of several Inversions, one after the other; arguments as of `alike`."""
-    whole = [part for part in alike(parts, counts, like) if part is not None]
-    return {name: torch.cat([part[name] for part in whole]) for name in whole[0]} if whole else None
-
-
 def with_offsets(residuals: Residuals | None, offsets: Offsets) -> Residuals | None:
     """Residuals with the offsets added to what there is for the same biases."""
     if not offsets:
@@ -201,22 +178,7 @@ class Inversion:
         first = inversions[0]
         for other in inversions[1:]:
             first._check_same_kind(other, "joined")
-
-        def join(part: str) -> dict[str, Any] | None:
-            dicts = [getattr(inversion, part) for inversion in inversions]
-            if dicts[0] is None:
-                return None
-            return {name: _combined([d[name] for d in dicts], lambda *rows: torch.cat(rows)) for name in dicts[0]}
-
-        return replace(
-            first,
-            ws=torch.cat([i.ws for i in inversions]),
-            tokens=join("tokens"),
-            residuals=join("residuals"),
-            features=join("features"),
-            offsets=joined([one.offsets for one in inversions], list(map(len, inversions)), first.ws),
-            prepared=None,
-        )
+        return first._together(inversions, lambda *rows: torch.cat(rows))
 
     def interpolate(self, other: "Inversion", t: builtins.float, weights: bool = True) -> "Inversion":
         """The point (1 - t)·self + t·other: t = 0 is this one, t = 1 the other.
@@ -238,18 +200,19 @@ class Inversion:
         def blend(a: Tensor, b: Tensor) -> Tensor:
             return (1 - t) * a + t * b.to(a.device)
 
-        def each(a: Mapping[str, Any] | None, b: Mapping[str, Any] | None) -> dict[str, Any] | None:
-            return None if a is None or b is None else {name: _combined([a[name], b[name]], blend) for name in a}
+        return first._together([first, last], blend)
 
-        return replace(
-            first,
-            ws=blend(first.ws, last.ws),
-            tokens=each(first.tokens, last.tokens),
-            residuals=each(first.residuals, last.residuals),
-            features=each(first.features, last.features),
-            offsets=each(*alike([first.offsets, last.offsets], [len(first), len(last)], first.ws)),
-            prepared=None,
-        )
+    def _together(self, inversions: "Sequence[Inversion]", combine: Callable[..., Tensor]) -> "Inversion":
+        """Inversions of one kind, this one first, as one: `combine` takes the tensors of all, in their order."""
+
+        def each(parts: Sequence[Mapping[str, Any] | None]) -> dict[str, Any] | None:
+            whole = [part for part in parts if part is not None]
+            return {name: _combined([part[name] for part in whole], combine) for name in whole[0]} if whole else None
+
+        names = ("tokens", "residuals", "features")
+        own: dict[str, Any] = {name: each([getattr(one, name) for one in inversions]) for name in names}
+        own["offsets"] = each(_offsets_of(inversions))
+        return replace(self, ws=combine(*(one.ws for one in inversions)), **own, prepared=None)
 
     def mixed(self, weights: Tensor) -> "Inversion":
         """Weighted means of these images: codes, and Δθ, which is affine in tokens.
@@ -300,6 +263,16 @@ def check_inversion(value: object) -> None:
     if not isinstance(value, Inversion):
         what = f"a {type(value).__name__}" if value is not None else "None"
         raise ValueError(f"expected an Inversion, got {what}; write model.invert(photos) and give what it returns")
+
+
+def _offsets_of(inversions: Sequence[Inversion]) -> list[Offsets]:
+    """Offsets of each under the names that any of them has, with zeros where it has none."""
+    channels = {name: value.shape[1] for one in inversions for name, value in (one.offsets or {}).items()}
+    return [
+        {name: (one.offsets or {}).get(name, one.ws.new_zeros(len(one), size)) for name, size in channels.items()}
+        or None
+        for one in inversions
+    ]
 
 
 def _combined(values: list[Any], combine: Callable[..., Tensor]) -> Any:
