@@ -8,7 +8,7 @@ Letters: N images, L styles.
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -43,6 +43,8 @@ class Direction:
             deviation of w·d over the photos, with which a strength can be compared.
         generator_hash: the generator in whose W it lies; "" when the file does not say.
         styles: the first one that moves and the one behind the last; None: all.
+        adds_vector: whether codes move by `vector`.
+        is_one_vector: whether `vector` says where it leads; not where every photo moves its own way.
     """
 
     name: str
@@ -50,6 +52,8 @@ class Direction:
     info: dict = field(default_factory=dict)
     generator_hash: str = ""
     styles: tuple[int, int] | None = None
+    adds_vector: ClassVar[bool] = True
+    is_one_vector: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         try:
@@ -76,12 +80,7 @@ class Direction:
     @property
     def is_step_in_w(self) -> bool:
         """Whether it adds one vector to w, the same on every style."""
-        return self.vector.ndim == 1 and self.styles is None
-
-    @property
-    def is_one_vector(self) -> bool:
-        """Whether `vector` says where it leads; not where every photo moves its own way."""
-        return True
+        return self.adds_vector and self.vector.ndim == 1 and self.styles is None
 
     def move(self, ws: Tensor, gamma: Tensor) -> Tensor:
         """Codes [N, L, w_dim] by γ [N or 1, 1, 1] further along."""

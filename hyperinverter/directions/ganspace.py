@@ -76,6 +76,7 @@ class AbsoluteDirection(Direction):
     mean: Tensor = field(kw_only=True)
     start: int = field(kw_only=True)
     end: int = field(kw_only=True)
+    adds_vector = False
 
     def __post_init__(self) -> None:
         self.vector, self.mean = (tensor.detach().float().flatten() for tensor in (self.vector, self.mean))
@@ -88,10 +89,6 @@ class AbsoluteDirection(Direction):
         if not is_span((self.start, self.end)):
             raise ValueError(f"direction {self.name!r} says that it moves styles {self.start} to {self.end}; {SPAN}")
         check_numbers(self.name, self.info)
-
-    @property
-    def is_step_in_w(self) -> bool:
-        return False
 
     def move(self, ws: Tensor, gamma: Tensor) -> Tensor:
         if self.start >= ws.shape[1]:
@@ -160,13 +157,12 @@ class Pca:
         """A direction by its name in the published tables, or as COMPONENT:START-END."""
         if text in PUBLISHED:
             return self.direction(PUBLISHED[text], text)
-        found = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})-([0-9]{1,9})", text)
-        if found is None:
+        if (place := component_on_styles(text)) is None:
             raise ValueError(
                 f"no direction {text!r} in a PCA; write COMPONENT:START-END, such as 54:7-8, or one of "
                 f"{', '.join(PUBLISHED)}"
             )
-        return self.direction(Edit(*map(int, found.groups())))
+        return self.direction(Edit(*place))
 
 
 def read_pca(path: str | Path, space: Space | None = None) -> Pca:
@@ -225,12 +221,26 @@ def fit_pca(generator: Generator, components: int = 80, *, samples: int = 100_00
     assert origin is not None
     shift = total / samples
     covariance = (products - samples * torch.outer(shift, shift)) / (samples - 1)
-    variances, vectors = torch.linalg.eigh(covariance)  # rising; columns are the components
-    vectors = vectors.flip(1).T[:components]
-    # A component's sign is free; here its largest entry is positive, so that every machine gives the same.
+    vectors, variances = strongest_first(covariance)
+    stds = variances[:components].sqrt()
+    return Pca(origin + shift, vectors[:components], stds, hash_of(generator), f"{samples} samples, seed {seed}")
+
+
+def strongest_first(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvectors [D, D] of a symmetric matrix [D, D], in rows, the strongest first, and their eigenvalues [D].
+
+    A vector's sign is free; here its largest entry is positive, so that every machine gives the same.
+    """
+    values, vectors = torch.linalg.eigh(matrix)  # rising, in columns
+    vectors = vectors.flip(1).T
     largest = vectors.gather(1, vectors.abs().argmax(dim=1, keepdim=True))
-    stds = variances.flip(0)[:components].clamp(min=0).sqrt()
-    return Pca(origin + shift, vectors * largest.sign(), stds, hash_of(generator), f"{samples} samples, seed {seed}")
+    return vectors * largest.sign(), values.flip(0).clamp(min=0)
+
+
+def component_on_styles(text: str) -> tuple[int, int, int] | None:
+    """COMPONENT:START-END as numbers; None: it is not written so."""
+    found = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})-([0-9]{1,9})", text)
+    return None if found is None else (int(found[1]), int(found[2]), int(found[3]))
 
 
 def style_matrix(generator: Generator, start: int, end: int) -> Tensor:
@@ -249,18 +259,6 @@ def style_matrix(generator: Generator, start: int, end: int) -> Tensor:
     return matrix / matrix.norm(dim=1, keepdim=True)
 
 
-def factors(generator: Generator, start: int, end: int) -> tuple[Tensor, Tensor]:
-    """Components [K, w_dim], unit vectors, the strongest first, and their eigenvalues [K].
-
-    A component's sign is free; here its largest entry is positive, so that every machine gives the same.
-    """
-    matrix = style_matrix(generator, start, end)
-    values, vectors = torch.linalg.eigh(matrix.T @ matrix)  # rising; columns are the components
-    vectors = vectors.flip(1).T
-    largest = vectors.gather(1, vectors.abs().argmax(dim=1, keepdim=True))
-    return (vectors * largest.sign()).float(), values.flip(0).clamp(min=0).float()
-
-
 @dataclass
 class Sefa:
     """The factors of one generator, by range of styles."""
@@ -274,8 +272,11 @@ class Sefa:
         return hash_of(self.generator)
 
     def at(self, start: int, end: int) -> tuple[Tensor, Tensor]:
+        """Components [K, w_dim] of the layers of these styles, and their eigenvalues [K]."""
         if (start, end) not in self._ranges:
-            self._ranges[start, end] = factors(self.generator, start, end)
+            matrix = style_matrix(self.generator, start, end)
+            vectors, values = strongest_first(matrix.T @ matrix)
+            self._ranges[start, end] = vectors.float(), values.float()
         return self._ranges[start, end]
 
     def named(self, text: str) -> Direction:
@@ -283,8 +284,7 @@ class Sefa:
 
         Raises ValueError: it is not written so, or there is no such component or style.
         """
-        found = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})-([0-9]{1,9})", text)
-        component, start, end = map(int, found.groups()) if found else (0, 0, 0)
+        component, start, end = component_on_styles(text) or (0, 0, 0)
         if not 0 <= start < end <= self.generator.num_ws:
             raise ValueError(
                 f"no direction {text!r}; write COMPONENT:START-END, such as 0:0-4, with styles up to "

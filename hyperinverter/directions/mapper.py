@@ -58,14 +58,7 @@ class MapperDirection(Direction):
     """
 
     parts: dict[str, Layers] = field(kw_only=True)
-
-    @property
-    def is_step_in_w(self) -> bool:
-        return False
-
-    @property
-    def is_one_vector(self) -> bool:
-        return False
+    adds_vector = is_one_vector = False
 
     def move(self, ws: Tensor, gamma: Tensor) -> Tensor:
         return within(self.styles, ws, ws + gamma * STEP * step_of(self.parts, ws))

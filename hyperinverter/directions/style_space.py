@@ -37,10 +37,7 @@ class StyleDirection(Direction):
     layer: str = field(kw_only=True)
     channel: int = field(kw_only=True)
     channels: int = field(kw_only=True)
-
-    @property
-    def is_step_in_w(self) -> bool:
-        return False
+    adds_vector = False
 
     def apply(self, inversion: Any, gamma: Tensor, styles: tuple[int, int] | None) -> Any:
         """Raises ValueError where `styles` are given: it moves no style of W."""

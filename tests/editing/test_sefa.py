@@ -7,7 +7,7 @@ import torch
 from hyperinverter.checkpoint import read_model, save_model
 from hyperinverter.config.model_schema import GanspaceConfig
 from hyperinverter.directions import Direction, edit, load_direction, save_direction
-from hyperinverter.directions.ganspace import Sefa, factors, style_matrix
+from hyperinverter.directions.ganspace import Sefa, style_matrix
 from hyperinverter.editing.ganspace_command import find_directions
 from hyperinverter.inverters import Inversion, load
 from hyperinverter.models.mobile_stylegan import MobileGenerator
@@ -48,7 +48,7 @@ def test_components_are_the_eigenvectors_of_the_layers_own_weights(architecture)
         joined = joined / np.linalg.norm(joined, axis=0, keepdims=True)
         values, vectors = np.linalg.eig(joined @ joined.T)
         order = np.argsort(-values)
-        found, eigenvalues = factors(generator, start, end)
+        found, eigenvalues = Sefa(generator).at(start, end)
         np.testing.assert_allclose(eigenvalues, values[order], rtol=1e-4)
         cosines = np.abs((found.numpy() * vectors[:, order].T).sum(axis=1))
         np.testing.assert_allclose(cosines, 1, atol=1e-3)
@@ -73,7 +73,7 @@ def test_the_command_saves_a_direction_that_moves_its_own_styles(tiny_model, tmp
     assert told["directions"]["pose"]["eigenvalue"] > 0 and not (tmp_path / "pca.safetensors").exists()
     model = load(tiny_model)
     pose = model.direction(tmp_path / "directions/pose.safetensors")
-    expected = factors(load_generator(tiny_model), 0, 2)[0][1]
+    expected = Sefa(load_generator(tiny_model)).at(0, 2)[0][1]
     torch.testing.assert_close(pose.vector, expected)
     moved = edit(Inversion(torch.zeros(1, 6, 16)), pose, 2.0)
     torch.testing.assert_close(moved.ws[0, :2], (2 * expected).expand(2, -1))
