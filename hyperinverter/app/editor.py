@@ -334,9 +334,4 @@ def encoded(picture: Image.Image, view: str, settings: Settings, passing: bool =
 def _number(value: Any, name: str, least: float, most: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
         raise UserError(f"{name} is {str(value)[:40]}; it goes from {least:g} to {most:g}")
-    return _rounded(value)
-
-
-def _rounded(value: float) -> float:
-    """To two digits, as the command line says it; sliders have one."""
-    return round(float(value), 2) + 0.0
+    return round(float(value), 2) + 0.0  # as the command line says it; sliders have one digit

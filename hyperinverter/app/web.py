@@ -7,7 +7,6 @@ Content-Security-Policy makes the browser itself refuse to.
 
 import asyncio
 import contextlib
-import functools
 import json
 import os
 import socket
@@ -131,10 +130,11 @@ class App:
             ("GET", "/api/download", self.download),
             ("GET", "/api/queue", self.queue),
         ]
-        routes += [Route(path, _plainly(answer), methods=[method]) for method, path, answer in answers]
+        routes += [Route(path, answer, methods=[method]) for method, path, answer in answers]
         names = [*OWN_NAMES, self.config.host] if is_own(self.config.host) else ["*"]
         trusted = Middleware(TrustedHostMiddleware, allowed_hosts=names)
-        return Starlette(routes=routes, middleware=[trusted], lifespan=self._life)
+        refusals: dict[Any, Any] = {UserError: _refused, ClientDisconnect: _left}
+        return Starlette(routes=routes, middleware=[trusted], exception_handlers=refusals, lifespan=self._life)
 
     @contextlib.asynccontextmanager
     async def _life(self, _: Starlette) -> AsyncIterator[None]:
@@ -273,30 +273,23 @@ class App:
         return JSONResponse(waiting, headers=HEADERS)
 
 
-def _plainly(answer: Answer) -> Answer:
-    """Refusals as one message, as the commands print them."""
-
-    @functools.wraps(answer)
-    async def plain(request: Request) -> Response:
-        try:
-            return await answer(request)
-        except ClientDisconnect:
-            return Response(status_code=400)
-        except TooLargeError as error:
-            return JSONResponse({"error": str(error)}, status_code=413, headers={**HEADERS, "Connection": "close"})
-        except EndedError as error:
-            status, message = 410, str(error)
-        except BusyError as error:
-            status, message = 503, str(error)
-        except UserError as error:
-            status, message = 400, str(error)
-        return JSONResponse({"error": message}, status_code=status, headers=HEADERS)
-
-    return plain
-
-
 class TooLargeError(UserError):
     """A request of too many bytes."""
+
+
+STATUS: dict[type, int] = {TooLargeError: 413, EndedError: 410, BusyError: 503}  # of refusals; 400 of the others
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    """One message, as the commands print it."""
+    closing = {"Connection": "close"} if isinstance(error, TooLargeError) else {}
+    status = STATUS.get(type(error), 400)
+    return JSONResponse({"error": str(error)}, status_code=status, headers={**HEADERS, **closing})
+
+
+async def _left(_: Request, error: Exception) -> Response:
+    """For a browser that hears no answer any more."""
+    return Response(status_code=400)
 
 
 async def _body(request: Request, most: float, limit: str) -> bytes:
