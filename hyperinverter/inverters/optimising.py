@@ -50,16 +50,11 @@ class ProjectorInverter(Inverter):
     seed: int = 0
     w_avg_samples: ClassVar[int] = 10_000
 
-    def __init__(
-        self,
-        model: LoadedModel,
-        perceptual: str = "auto",
-        find_discriminator: Callable[[], Discriminator | None] = lambda: None,
-    ) -> None:
-        """Args: model; perceptual and find_discriminator as in `find_perceptual`."""
+    def __init__(self, model: LoadedModel, find_discriminator: Callable[[], Discriminator | None]) -> None:
+        """Args: model; find_discriminator as in `find_perceptual`."""
         super().__init__(model)
         self._find_discriminator = find_discriminator
-        self.perceptual = find_perceptual(perceptual, self.generator.resolution, find_discriminator)
+        self.perceptual = find_perceptual("auto", self.generator.resolution, find_discriminator)
         self._statistics: WStatistics | None = None
 
     @classmethod
@@ -78,7 +73,7 @@ class ProjectorInverter(Inverter):
                 return None
 
         model = load_model(obtain(source, "generator"), with_hyperinverter=False, with_w_encoder=False)
-        return cls(model, find_discriminator=find_discriminator)
+        return cls(model, find_discriminator)
 
     def configure(self, projection: ProjectionConfig) -> None:
         if projection.steps is not None:
@@ -124,9 +119,9 @@ class ProjectorInverter(Inverter):
             self.generator,
             image,
             self.perceptual,
+            self._statistics,
             space=self.space,
             steps=self.steps,
-            statistics=self._statistics,
             feature_px=self.perceptual.feature_px,
             seed=self.seed,
             progress=self.name,
@@ -235,14 +230,8 @@ class PtiInverter(ProjectorInverter):
     lpips_lambda: float = 1.0
     lpips_threshold: float | None = 0.06
 
-    def __init__(
-        self,
-        model: LoadedModel,
-        perceptual: str = "auto",
-        find_discriminator: Callable[[], Discriminator | None] = lambda: None,
-    ) -> None:
-        """Args: as of ProjectorInverter."""
-        super().__init__(model, perceptual, find_discriminator)
+    def __init__(self, model: LoadedModel, find_discriminator: Callable[[], Discriminator | None]) -> None:
+        super().__init__(model, find_discriminator)
         found = find_perceptual("auto", self.generator.resolution, find_discriminator, order=TUNING_PERCEPTUAL)
         self.tuning_perceptual = self.perceptual if found.name == self.perceptual.name else found
 

@@ -3,7 +3,7 @@
 Source: StyleGAN2 (Karras et al., CVPR 2020, arXiv:1912.04958), appendix D, with the constants of NVIDIA's projector
 (stylegan2-ada-pytorch) as HyperInverter and PTI vendor it; its argument names carry over. Images are in [-1, 1] here
 and were in [0, 255] there; the feature network is handed in.
-Letters: L styles, R resolution, F features, r the size of a noise input.
+Letters: L styles, R resolution, r the size of a noise input.
 """
 
 import math
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -27,8 +27,11 @@ ADAM_BETAS = (0.9, 0.999)
 SMALLEST_NOISE = 8  # pixels; noise inputs are halved down to this when their autocorrelation is measured
 CHUNK = 1000  # codes that the mapping network computes at a time
 PROGRESS_STEPS = 100  # shorter runs show no bar
+RAMP_UP, RAMP_DOWN = 0.05, 0.25  # parts of the run over which the learning rate rises and falls
+NOISE = 0.05  # standard deviation of the latent's noise at the start, in units of W's spread
+NOISE_RAMP = 0.75  # part of the run after which that noise is zero
+AUTOCORRELATION_WEIGHT = 1e5  # of the penalty on the noise inputs' autocorrelation
 
-FeatureFunction = Callable[[Tensor], Tensor]
 OnStep = Callable[[int, float, Tensor, Tensor], None]  # step, learning rate, loss before it, latent after it
 
 
@@ -40,22 +43,6 @@ class FeatureNetwork(Protocol):
 
     def distance(self, a: Any, b: Any) -> Tensor:
         """Distance [1] between two results of `features`."""
-
-
-@dataclass(frozen=True)
-class SquaredDistance:
-    """A plain function as a feature network: the squared distance of its outputs [1, F], as NVIDIA's projector has it.
-
-    `network`: images [1, 3, R, R] in [-1, 1] -> [1, F].
-    """
-
-    network: FeatureFunction
-
-    def features(self, images: Tensor) -> Tensor:
-        return self.network(images)
-
-    def distance(self, a: Tensor, b: Tensor) -> Tensor:
-        return (a - b).square().flatten(1).sum(dim=1)
 
 
 @dataclass(frozen=True)
@@ -87,12 +74,15 @@ class Projection:
     losses: Tensor
 
 
-def w_statistics(generator: Generator, w_avg_samples: int = 10_000, seed: int = 123) -> WStatistics:
-    """Mean and spread of W over mapped samples, drawn as published: `RandomState(123).randn(w_avg_samples, z_dim)`."""
+def w_statistics(generator: Generator, w_avg_samples: int = 10_000) -> WStatistics:
+    """Mean and spread of W over mapped samples (published: 10000; PTI: 600), drawn as published from NumPy's seed 123.
+
+    Raises ValueError: no samples.
+    """
     if w_avg_samples < 1:
         raise ValueError(f"w_avg_samples is {w_avg_samples}; expected at least 1, published 10000")
     parameter = next(generator.parameters())
-    z = torch.from_numpy(np.random.RandomState(seed).randn(w_avg_samples, generator.z_dim)).to(parameter)
+    z = torch.from_numpy(np.random.RandomState(123).randn(w_avg_samples, generator.z_dim)).to(parameter)
     with torch.no_grad():
         w = torch.cat([generator.mapping(some)[:, 0] for some in z.split(CHUNK)])  # [n, w_dim]
         mean = w.mean(dim=0)
@@ -102,20 +92,12 @@ def w_statistics(generator: Generator, w_avg_samples: int = 10_000, seed: int = 
 def project(
     generator: Generator,
     target: Tensor,
-    features: FeatureNetwork | Callable[[Tensor], Tensor],
+    features: FeatureNetwork,
+    statistics: WStatistics,
     *,
     space: str = "w",
     steps: int = 1000,
     initial_learning_rate: float = 0.01,
-    lr_rampup_length: float = 0.05,
-    lr_rampdown_length: float = 0.25,
-    initial_noise_factor: float = 0.05,
-    noise_ramp_length: float = 0.75,
-    regularize_noise_weight: float = 1e5,
-    w_avg_samples: int = 10_000,
-    statistics: WStatistics | None = None,
-    initial_w: Tensor | None = None,
-    num_ws: int | None = None,
     feature_px: int | None = 256,
     seed: int = 0,
     draw: Callable[[Tensor], Tensor] | None = None,
@@ -132,20 +114,12 @@ def project(
     Args:
         generator: in eval mode, without class conditioning; its own parameters get no gradients.
         target: [1, 3, R, R] in [-1, 1].
-        features: an Extractor (`features`, `distance`), or a function images -> [1, F] whose squared distance counts.
+        features: measures how far images are apart.
+        statistics: of the generator's W (`w_statistics`); the code starts from its mean.
         space: w, one code for all styles, or w_plus, one per style.
         steps: updates. Published: 600 (HyperInverter, W), 2000 (HyperInverter, W+), 450 (PTI), 1000 (NVIDIA).
         initial_learning_rate: the highest one. PTI's setting `first_inv_lr` (5e-3) never took effect: its projector
             overwrites it with this schedule before the first update.
-        lr_rampup_length: part of the run over which the rate rises.
-        lr_rampdown_length: part of the run over which it falls.
-        initial_noise_factor: standard deviation of the latent's noise at the start, in units of W's spread.
-        noise_ramp_length: part of the run after which that noise is zero.
-        regularize_noise_weight: of the penalty on the noise inputs' autocorrelation.
-        w_avg_samples: mapped samples for W's mean and spread (published: 10000; PTI: 600).
-        statistics: W's mean and spread where they are known already; replaces `w_avg_samples`.
-        initial_w: [w_dim] or (w_plus) [L, w_dim] to start from; None starts from W's mean.
-        num_ws: space w: styles of the returned code; None is the generator's L. (PTI wrote 18 for every generator.)
         feature_px: larger images are compared at this size, a power of two: the target's box mean, and what the
             generator draws at this `resolution`, which an early head does where there is one; None: at R.
         seed: of the noise, drawn on the CPU so that every device sees the same numbers.
@@ -156,11 +130,10 @@ def project(
     Raises:
         ValueError: an argument does not fit; says which.
     """
-    _check(generator, target, space, steps, num_ws)
-    latent, spread = _start(generator, space, initial_w, statistics or w_statistics(generator, w_avg_samples))
+    _check(generator, target, space, steps)
+    start = statistics.mean.detach().to(next(generator.parameters()))
+    latent = start.repeat(1, 1 if space == "w" else generator.num_ws, 1).requires_grad_()  # [1, 1 or L, w_dim]
     draw = draw or _seeded(seed)
-    measures = hasattr(features, "distance")
-    ruler = cast(FeatureNetwork, features) if measures else SquaredDistance(cast(FeatureFunction, features))
     # Detached: a generator whose parameters require gradients is neither slowed down nor changed.
     frozen = {name: parameter.detach() for name, parameter in generator.synthesis.named_parameters()}
     scales = generator.synthesis.noise_scales()
@@ -171,19 +144,19 @@ def project(
     losses = []
     with torch.enable_grad(), progress_bar(progress, steps) as bar:
         with torch.no_grad():
-            wanted = ruler.features(_reduced(target.to(latent), px))
+            wanted = features.features(_reduced(target.to(latent), px))
         for step in range(steps):
             t = step / steps
-            rate = initial_learning_rate * learning_rate_ramp(t, lr_rampup_length, lr_rampdown_length)
+            rate = initial_learning_rate * learning_rate_ramp(t)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            reach = spread * initial_noise_factor * max(0.0, 1 - t / noise_ramp_length) ** 2
+            reach = statistics.std * NOISE * max(0.0, 1 - t / NOISE_RAMP) ** 2
             ws = (latent + draw(latent.detach()) * reach).expand(-1, generator.num_ws, -1)  # [1, L, w_dim]
             inputs = {name: value * scales[name] for name, value in noise.items()}
             drawing = {"noise_mode": "const", "resolution": px}
             image = functional_call(generator.synthesis, {**frozen, **inputs}, (ws,), drawing)
-            distance = ruler.distance(wanted, ruler.features(image)).sum()
-            loss = distance + regularize_noise_weight * noise_autocorrelation(noise.values())
+            distance = features.distance(wanted, features.features(image)).sum()
+            loss = distance + AUTOCORRELATION_WEIGHT * noise_autocorrelation(noise.values())
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -192,15 +165,15 @@ def project(
             if on_step is not None:
                 on_step(step, rate, losses[-1], latent.detach())
             bar.update()
-    styles = latent.detach().expand(-1, num_ws or generator.num_ws, -1).clone()
+    styles = latent.detach().expand(-1, generator.num_ws, -1).clone()
     found = {name: value.detach() * scales[name] for name, value in noise.items()}
     return Projection(styles, found, torch.stack(losses))
 
 
-def learning_rate_ramp(t: float, rampup: float = 0.05, rampdown: float = 0.25) -> float:
+def learning_rate_ramp(t: float) -> float:
     """Factor on the learning rate at t in [0, 1) of the run: 0 at the start, 1 in the middle, near 0 at the end."""
-    down = 0.5 - 0.5 * math.cos(min(1.0, (1 - t) / rampdown) * math.pi)
-    return down * min(1.0, t / rampup)
+    down = 0.5 - 0.5 * math.cos(min(1.0, (1 - t) / RAMP_DOWN) * math.pi)
+    return down * min(1.0, t / RAMP_UP)
 
 
 def noise_autocorrelation(noise: Iterable[Tensor]) -> Tensor:
@@ -238,21 +211,7 @@ def _seeded(seed: int) -> Callable[[Tensor], Tensor]:
     return lambda like: torch.randn(like.shape, generator=random, dtype=like.dtype).to(like.device)
 
 
-def _start(generator: Generator, space: str, initial_w: Tensor | None, statistics: WStatistics) -> tuple[Tensor, float]:
-    """The latent to optimise, [1, 1, w_dim] in W or [1, L, w_dim] in W+, and W's spread."""
-    rows = 1 if space == "w" else generator.num_ws
-    first = statistics.mean if initial_w is None else initial_w
-    parameter = next(generator.parameters())
-    if first.shape not in ((generator.w_dim,), (rows, generator.w_dim)):
-        raise ValueError(
-            f"the starting code has shape {tuple(first.shape)}; expected [w_dim] or [{rows}, w_dim] with "
-            f"w_dim {generator.w_dim} in space {space}"
-        )
-    latent = first.detach().to(parameter).reshape(1, -1, generator.w_dim).repeat(1, rows if first.ndim == 1 else 1, 1)
-    return latent.requires_grad_(), statistics.std
-
-
-def _check(generator: Generator, target: Tensor, space: str, steps: int, num_ws: int | None) -> None:
+def _check(generator: Generator, target: Tensor, space: str, steps: int) -> None:
     size = generator.resolution
     if tuple(target.shape) != (1, 3, size, size):
         raise ValueError(f"target has shape {tuple(target.shape)}; expected (1, 3, {size}, {size}), one image")
@@ -260,8 +219,6 @@ def _check(generator: Generator, target: Tensor, space: str, steps: int, num_ws:
         raise ValueError(f"space is {space!r}; write one of {', '.join(SPACES)}")
     if steps < 1:
         raise ValueError(f"steps is {steps}; write at least 1")
-    if num_ws is not None and (space != "w" or num_ws < 1):
-        raise ValueError(f"num_ws={num_ws} counts the equal styles of space w; leave it out in space {space}")
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from PIL import Image, PngImagePlugin
+from rulers import SquaredDistance
 
 from hyperinverter.config.schema import DataConfig, DomainConfig, EvaluateConfig, ProjectionConfig, WeightsConfig
 from hyperinverter.evaluation.reconstruction import evaluate
@@ -13,7 +14,6 @@ from hyperinverter.extractors.perceptual import Lpips, LpipsVgg
 from hyperinverter.inverters import Inversion, load
 from hyperinverter.inverters.optimising import ProjectorInverter, PtiInverter, WPlusProjectorInverter, tune_generator
 from hyperinverter.inverters.perceptual import DOWNLOADED, find_perceptual
-from hyperinverter.inverters.projector import SquaredDistance
 from hyperinverter.models.build import build_generator
 from hyperinverter.utils.errors import UserError
 

@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from golden import recipe
 from recorded import Case, names
+from rulers import SquaredDistance
 from torch import Tensor, nn
 
 from hyperinverter.inverters.projector import (
-    SquaredDistance,
     WStatistics,
     learning_rate_ramp,
     noise_autocorrelation,
@@ -19,8 +19,7 @@ from hyperinverter.models.mobile_stylegan import MobileGenerator
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.published import from_published
 
-# What each published variant sets otherwise than `project` does by default.
-VARIANTS = {"w_projector.project": {"space": "w"}, "w_plus_projector.project": {"space": "w_plus"}}
+SPACES = {"w_projector.project": "w", "w_plus_projector.project": "w_plus"}  # of the published functions
 PTI_STYLES = 18  # PTI's W projector repeats w this often for every generator
 
 
@@ -35,8 +34,12 @@ def target():
     return torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
-def mean_colours(images: Tensor) -> Tensor:
-    return F.adaptive_avg_pool2d(images, 4).flatten(1)
+@pytest.fixture(scope="module")
+def statistics(generator):
+    return w_statistics(generator)
+
+
+mean_colours = SquaredDistance(lambda images: F.adaptive_avg_pool2d(images, 4).flatten(1))
 
 
 def recorded_features(state: dict[str, Tensor]) -> SquaredDistance:
@@ -70,22 +73,24 @@ def test_published_runs(name):
         losses.append(loss)
         latents.append(latent.clone())
 
-    variant = dict(VARIANTS[config["function"]])
-    if "PTI" in case.info["sources"][0]["repository"] and variant["space"] == "w":
-        variant["num_ws"] = PTI_STYLES
+    space = SPACES[config["function"]]
     found = project(
         generator,
         case.input("target"),
         recorded_features(case.state("feature_net")),
+        w_statistics(generator, config["w_avg_samples"]),
+        space=space,
         steps=config["num_steps"],
-        w_avg_samples=config["w_avg_samples"],
         draw=draw,
         on_step=record,
-        **variant,
     )
+    ws = found.ws
+    if "PTI" in case.info["sources"][0]["repository"] and space == "w":
+        assert torch.equal(ws, ws[:, :1].expand_as(ws))
+        ws = ws[:, :1].expand(-1, PTI_STYLES, -1)
     assert next(drawn, None) is None  # as many draws as the published code made
     tensors = {
-        "w_out": found.ws,
+        "w_out": ws,
         "loss_per_step": torch.stack(losses),
         "lr_per_step": torch.tensor(rates, dtype=torch.float64),
         "w_opt_per_step": torch.stack(latents),
@@ -113,7 +118,7 @@ def mobile_generator(early_heads: dict[int, int] | None = None) -> MobileGenerat
 def test_early_heads_have_no_noise_of_their_own():
     """Theirs is the layer's, of one number here, which mean 0 and mean square 1 would make NaN."""
     generator = mobile_generator({16: 8})
-    found = project(generator, torch.zeros(1, 3, 32, 32), mean_colours, steps=3, w_avg_samples=8)
+    found = project(generator, torch.zeros(1, 3, 32, 32), mean_colours, w_statistics(generator, 8), steps=3)
     assert found.losses.isfinite().all()
     assert found.noise and not any(name.startswith("early") for name in found.noise)
 
@@ -130,7 +135,7 @@ def test_what_is_compared_is_drawn_by_an_early_head_where_one_is_large_enough(px
         seen.append(images)
         return images.flatten(1)
 
-    project(generator, target, flat, steps=1, w_avg_samples=8, feature_px=px)
+    project(generator, target, SquaredDistance(flat), w_statistics(generator, 8), steps=1, feature_px=px)
     assert [image.shape[-1] for image in seen] == 2 * [min(px or 32, 32)] and len(drawn) == heads
     assert torch.equal(seen[0], torch.nn.functional.avg_pool2d(target, 32 // seen[0].shape[-1]))
 
@@ -141,7 +146,7 @@ def test_noise_keeps_the_strength_that_the_generator_stores_in_it():
     stored = {name: b for name, b in generator.synthesis.named_buffers() if name.endswith("noise_const")}
     for number, buffer in enumerate(stored.values()):
         buffer.normal_(std=0.001 * (1 + number), generator=torch.Generator().manual_seed(number))
-    found = project(generator, torch.zeros(1, 3, 32, 32), mean_colours, steps=3, w_avg_samples=8)
+    found = project(generator, torch.zeros(1, 3, 32, 32), mean_colours, w_statistics(generator, 8), steps=3)
     assert found.noise.keys() == stored.keys()
     for name, buffer in stored.items():
         torch.testing.assert_close(found.noise[name].square().mean(), buffer.square().mean(), rtol=1e-4, atol=0)
@@ -161,11 +166,11 @@ def test_autocorrelation_tells_white_noise_from_a_pattern():
 
 
 @pytest.mark.parametrize("space", ["w", "w_plus"])
-def test_a_projection_approaches_its_target(generator, space):
+def test_a_projection_approaches_its_target(generator, statistics, space):
     with torch.no_grad():
         wanted = generator(torch.randn(1, 8, generator=torch.Generator().manual_seed(5)))
     before = {name: value.clone() for name, value in generator.state_dict().items()}
-    found = project(generator, wanted, mean_colours, space=space, steps=60, initial_learning_rate=0.05)
+    found = project(generator, wanted, mean_colours, statistics, space=space, steps=60, initial_learning_rate=0.05)
     assert found.losses.shape == (60,) and found.losses[-1] < 0.3 * found.losses[0]
     rows = found.ws[0].unique(dim=0)
     assert found.ws.shape == (1, 6, 8) and len(rows) == (1 if space == "w" else 6)
@@ -178,23 +183,19 @@ def test_a_projection_approaches_its_target(generator, space):
     assert all(parameter.grad is None for parameter in generator.parameters())
 
 
-def test_the_same_seed_gives_the_same_numbers_also_without_gradients_around(generator, target):
-    first = project(generator, target, mean_colours, steps=5, seed=3)
+def test_the_same_seed_gives_the_same_numbers_also_without_gradients_around(generator, statistics, target):
+    first = project(generator, target, mean_colours, statistics, steps=5, seed=3)
     with torch.no_grad():
-        again = project(generator, target, mean_colours, steps=5, seed=3)
+        again = project(generator, target, mean_colours, statistics, steps=5, seed=3)
     assert torch.equal(first.ws, again.ws) and torch.equal(first.losses, again.losses)
-    assert not torch.equal(first.losses, project(generator, target, mean_colours, steps=5, seed=4).losses)
+    assert not torch.equal(first.losses, project(generator, target, mean_colours, statistics, steps=5, seed=4).losses)
 
 
-def test_a_run_can_start_from_a_code(generator, target):
+@pytest.mark.parametrize("space", ["w", "w_plus"])
+def test_a_run_starts_from_the_mean_of_w(generator, target, space):
     start = torch.linspace(-1, 1, 8)
-    still = {"steps": 1, "statistics": WStatistics(torch.zeros(8), 1.0)}  # the first rate is 0: nothing moves
-    torch.testing.assert_close(project(generator, target, mean_colours, **still).ws, torch.zeros(1, 6, 8))
-    found = project(generator, target, mean_colours, initial_w=start, **still)
-    torch.testing.assert_close(found.ws, start.expand(1, 6, 8))
-    each = torch.randn(6, 8)
-    found = project(generator, target, mean_colours, initial_w=each, space="w_plus", **still)
-    torch.testing.assert_close(found.ws[0], each)
+    found = project(generator, target, mean_colours, WStatistics(start, 1.0), space=space, steps=1)
+    torch.testing.assert_close(found.ws, start.expand(1, 6, 8))  # the first rate is 0: nothing moves
 
 
 def test_statistics_are_those_of_mapped_samples(generator):
@@ -211,11 +212,13 @@ def test_statistics_are_those_of_mapped_samples(generator):
         ({"target": torch.zeros(2, 3, 16, 16)}, r"target has shape \(2, 3, 16, 16\); expected \(1, 3, 16, 16\)"),
         ({"space": "z"}, "space is 'z'; write one of w, w_plus"),
         ({"steps": 0}, "steps is 0"),
-        ({"space": "w_plus", "num_ws": 18}, "num_ws=18 counts the equal styles of space w"),
-        ({"initial_w": torch.zeros(6, 8)}, r"starting code has shape \(6, 8\); expected \[w_dim\] or \[1, w_dim\]"),
-        ({"w_avg_samples": 0}, "w_avg_samples is 0"),
     ],
 )
-def test_bad_arguments_are_refused(generator, target, change, message):
+def test_bad_arguments_are_refused(generator, statistics, target, change, message):
     with pytest.raises(ValueError, match=message):
-        project(generator, **{"target": target, "features": mean_colours, "steps": 1} | change)
+        project(generator, features=mean_colours, statistics=statistics, **{"target": target, "steps": 1} | change)
+
+
+def test_no_samples_are_no_statistics(generator):
+    with pytest.raises(ValueError, match="w_avg_samples is 0"):
+        w_statistics(generator, 0)
