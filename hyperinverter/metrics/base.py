@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hyperinverter.config.schema import DomainConfig
-from hyperinverter.extractors.base import Extractor, Features
+from hyperinverter.extractors.base import Extractor, too_small
 from hyperinverter.extractors.dlib_face import DlibFace
 from hyperinverter.extractors.inception import Inception
 from hyperinverter.extractors.resize import at_most
@@ -89,9 +89,6 @@ class RecentFeatures(Remembered):
         self.extractor = extractor
         super().__init__(lambda images: extractor.features(images if reduction is None else reduction(images)))
 
-    def __call__(self, images: Tensor) -> Features:
-        return super().__call__(images)
-
 
 @dataclass
 class Parts:
@@ -111,18 +108,27 @@ class Parts:
     @cached_property
     def inception(self) -> RecentFeatures:
         """One Inception for FID and KID."""
-        reason = Inception.why_missing()
-        if reason:
-            raise NotMeasured(reason)
+        check_there(Inception)
         return RecentFeatures(Inception.find().to(self.device), None)
 
     @cached_property
     def dlib(self) -> RecentFeatures:
         """One dlib network for identity and distance; on the CPU, whatever the device."""
-        reason = DlibFace.why_missing()
-        if reason:
-            raise NotMeasured(reason)
+        check_there(DlibFace)
         return RecentFeatures(DlibFace.find(), None)
+
+    def check_reduced(self, extractor: type[Extractor]) -> None:
+        """Raises NotMeasured: a network of images at the loss resolution is absent, or these are too small for it."""
+        resolution = min(self.domain.resolution, self.domain.loss_resolution)
+        if resolution < extractor.smallest_px:
+            raise NotMeasured(too_small(resolution, extractor))
+        check_there(extractor)
+
+
+def check_there(extractor: type[Extractor]) -> None:
+    """Raises NotMeasured: a network is absent."""
+    if reason := extractor.why_missing():
+        raise NotMeasured(reason)
 
 
 class Metric(ABC):

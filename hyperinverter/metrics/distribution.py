@@ -10,7 +10,6 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from hyperinverter.extractors.base import too_small
 from hyperinverter.extractors.inception import Inception
 from hyperinverter.extractors.perceptual import SqueezeNetFeatures
 from hyperinverter.metrics.base import KID_SUBSET_SIZE, Metric, NotMeasured, Parts, Remembered
@@ -79,12 +78,7 @@ class FrechetSqueezeNet(Fid):
 
     @classmethod
     def build(cls, parts: Parts) -> Self:
-        resolution = min(parts.domain.resolution, parts.domain.loss_resolution)
-        if resolution < SqueezeNetFeatures.smallest_px:
-            raise NotMeasured(too_small(resolution, SqueezeNetFeatures))
-        reason = SqueezeNetFeatures.why_missing()
-        if reason:
-            raise NotMeasured(reason)
+        parts.check_reduced(SqueezeNetFeatures)
         network = SqueezeNetFeatures.find().to(parts.device)
         return cls(Remembered(lambda images: network.pooled(parts.reduction(images))))
 

@@ -4,7 +4,7 @@ from typing import Any, ClassVar, Self, cast
 
 from torch import Tensor
 
-from hyperinverter.extractors.base import Extractor, too_small
+from hyperinverter.extractors.base import Extractor
 from hyperinverter.extractors.dlib_face import DlibFace
 from hyperinverter.extractors.identity import CurricularFace
 from hyperinverter.extractors.mobilefacenet import MobileFaceNet
@@ -19,6 +19,7 @@ class FeatureDistance(PerImageMetric):
 
     unit, better = "", "lower"
     extractor: ClassVar[type[Extractor]]
+    is_of_faces: ClassVar[bool] = False
 
     def __init__(self, features: RecentFeatures) -> None:
         super().__init__()
@@ -26,13 +27,15 @@ class FeatureDistance(PerImageMetric):
 
     @classmethod
     def build(cls, parts: Parts) -> Self:
-        resolution = min(parts.domain.resolution, parts.domain.loss_resolution)
-        if resolution < cls.extractor.smallest_px:
-            raise NotMeasured(too_small(resolution, cls.extractor))
-        reason = cls.extractor.why_missing()
-        if reason:
-            raise NotMeasured(reason)
+        cls.check_faces(parts)
+        parts.check_reduced(cls.extractor)
         return cls(RecentFeatures(cls.find().to(parts.device), parts.reduction))
+
+    @classmethod
+    def check_faces(cls, parts: Parts) -> None:
+        """Raises NotMeasured: it is of faces, and the domain's images are not."""
+        if cls.is_of_faces and parts.domain.kind != "faces":
+            raise NotMeasured(f"{cls.name} compares faces; the images of domain {parts.domain.name} are not faces")
 
     @classmethod
     def find(cls) -> Extractor:
@@ -73,21 +76,10 @@ class DiscriminatorDistance(FeatureDistance):
         return cls(RecentFeatures(DiscriminatorFeatures(parts.discriminator).to(parts.device), None))
 
 
-def check_faces(name: str, parts: Parts) -> None:
-    """Raises NotMeasured where the domain's images are not faces."""
-    if parts.domain.kind != "faces":
-        raise NotMeasured(f"{name} compares faces; the images of domain {parts.domain.name} are not faces")
-
-
 class Identity(FeatureDistance):
     """Cosine of two face embeddings, 1 for the same image."""
 
-    unit, better = "cosine", "higher"
-
-    @classmethod
-    def build(cls, parts: Parts) -> Self:
-        check_faces(cls.name, parts)
-        return super().build(parts)
+    unit, better, is_of_faces = "cosine", "higher", True
 
     def per_image(self, real: Tensor, fake: Tensor) -> Tensor:
         return 1 - super().per_image(real, fake)
@@ -129,10 +121,7 @@ class FrFeatureIdentity(Identity):
 class FaceNumber(FeatureDistance):
     """By how much a number that a network gives for a face differs between the two images."""
 
-    @classmethod
-    def build(cls, parts: Parts) -> Self:
-        check_faces(cls.name, parts)
-        return super().build(parts)
+    is_of_faces = True
 
     def protocol(self) -> dict[str, Any]:
         return {self.name: "absolute difference; fixed square of the FFHQ framing; none skipped"}
@@ -159,11 +148,11 @@ class HappyDifference(FaceNumber):
 class DlibDistance(FeatureDistance):
     """Euclidean distance of dlib's embeddings, its own measure: below 0.6 it takes two photos for one person."""
 
-    name, extractor = "dlib_distance", DlibFace
+    name, extractor, is_of_faces = "dlib_distance", DlibFace, True
 
     @classmethod
     def build(cls, parts: Parts) -> Self:
-        check_faces(cls.name, parts)
+        cls.check_faces(parts)
         return cls(parts.dlib)
 
     def protocol(self) -> dict[str, Any]:
