@@ -18,7 +18,7 @@ from tiny_model import save_tiny_model
 from hyperinverter.config.load import load_config, load_domain
 from hyperinverter.config.names import METRICS
 from hyperinverter.config.report_schema import DemoConfig
-from hyperinverter.editing import Direction, save_direction
+from hyperinverter.directions import Direction, save_direction
 from hyperinverter.pretrained.load import load_generator
 from hyperinverter.releases.catalog import entries_of
 from hyperinverter.reports.demo import start_folder

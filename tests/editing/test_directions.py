@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from hyperinverter.directions import project_out
+from hyperinverter.directions import Direction, edit, load_direction, project_out, save_direction
 from hyperinverter.directions.direction import in_w
-from hyperinverter.editing import Direction, edit, interpolate, load_direction, save_direction
 from hyperinverter.inverters import Inversion, load
+from hyperinverter.inverters.inversion import interpolate
 from hyperinverter.published.vectors import Space
 from hyperinverter.releases.direction_files import available_directions
 from hyperinverter.utils.errors import UserError

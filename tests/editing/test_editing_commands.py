@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from hyperinverter.config.schema import DataConfig, EditConfig, InterpolateConfig, RefineConfig
-from hyperinverter.editing import Direction, commands, save_direction
+from hyperinverter.directions import Direction, save_direction
+from hyperinverter.editing import commands
 from hyperinverter.editing.commands import edit_images, interpolate_images, invert_images
 from hyperinverter.extractors.face_finder import face_finder
 from hyperinverter.inverters import Inversion, load

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from hyperinverter.config.schema import DataConfig, EditConfig
+from hyperinverter.directions import Direction, Pca, edit, fit_pca, load_direction, read_pca, save_direction, save_pca
 from hyperinverter.directions.direction import in_w
 from hyperinverter.directions.ganspace import PUBLISHED, Edit
-from hyperinverter.editing import Direction, Pca, edit, fit_pca, load_direction, read_pca, save_direction, save_pca
 from hyperinverter.editing.commands import edit_images
 from hyperinverter.inverters import Inversion
 from hyperinverter.pretrained.load import load_generator

@@ -9,9 +9,9 @@ import torch
 from recorded import GOLDEN, Case
 from torch import Tensor
 
+from hyperinverter.directions import Direction, Pca, edit, load_direction
 from hyperinverter.directions.direction import in_w
 from hyperinverter.directions.ganspace import CHURCH, FACES, Edit
-from hyperinverter.editing import Direction, Pca, edit, load_direction
 from hyperinverter.inverters import Inversion
 from hyperinverter.published.vectors import Space
 

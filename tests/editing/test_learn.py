@@ -12,7 +12,9 @@ from PIL import Image
 
 from hyperinverter.config.model_schema import DirectionConfig
 from hyperinverter.config.schema import DataConfig
-from hyperinverter.editing import learn, learn_direction, load_direction
+from hyperinverter.directions import load_direction
+from hyperinverter.editing import learn
+from hyperinverter.editing.learn import learn_direction
 from hyperinverter.editing.learn_command import learn_directions
 from hyperinverter.inverters import load
 from hyperinverter.utils.errors import UserError

@@ -26,7 +26,7 @@ from hyperinverter.config.schema import (
 )
 from hyperinverter.data.loader import Batches
 from hyperinverter.data.sources import open_source
-from hyperinverter.editing import Direction, save_direction
+from hyperinverter.directions import Direction, save_direction
 from hyperinverter.editing.commands import edit_images, interpolate_images, invert_images
 from hyperinverter.evaluation.analysis.command import analyze
 from hyperinverter.evaluation.reconstructing import as_taken

@@ -16,7 +16,7 @@ from script_runner import run_script, write_photos
 import hyperinverter
 from hyperinverter.checkpoint import read_model
 from hyperinverter.config.load import load_domain
-from hyperinverter.editing import fit_pca, load_direction
+from hyperinverter.directions import fit_pca, load_direction
 from hyperinverter.models.wplus import WPlusConfig, build_model
 from hyperinverter.pretrained.load import load_discriminator, load_generator, load_model
 from hyperinverter.published.vectors import Space

@@ -13,7 +13,7 @@ from script_runner import run_script
 import hyperinverter
 from hyperinverter.checkpoint import read_model, save_model, weights_hash
 from hyperinverter.config.schema import DomainConfig, EncoderConfig, GeneratorConfig
-from hyperinverter.editing import Direction, save_direction
+from hyperinverter.directions import Direction, save_direction
 from hyperinverter.models.build import build_generator, build_w_encoder
 from hyperinverter.models.mobile_stylegan import mean_w
 from hyperinverter.releases import obtain

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from hyperinverter.checkpoint import read_model
-from hyperinverter.editing import load_direction
+from hyperinverter.directions import load_direction
 from hyperinverter.models.stylegan2 import Discriminator, Generator
 from hyperinverter.published.reading import NetworkStub, read_published
 from hyperinverter.utils.errors import UserError
