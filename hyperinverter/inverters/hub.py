@@ -84,19 +84,52 @@ class OnHub:
         model.model_name = str(source)
         return model.set_up(**settings)
 
-    def push_to_hub(self, repository: str, **settings: Any) -> str:
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool = False,
+        token: str | None = None,
+        revision: str | None = None,
+        commit_message: str = "Upload a HyperInverter model",
+    ) -> str:
         """Put the model's folder (parts, directions, card, pictures) onto the Hugging Face hub; returns its address.
 
         The terms of everything in the folder must allow that: of `ffhq_mobile` the generator is others', for one.
 
         Args:
-            settings: private, token, revision, commit_message; see `push_model`.
+            repository: OWNER/REPO, which is made if it is not there; a folder without a README.md gets one.
+            private, token, revision, commit_message: as of huggingface_hub.
         Raises:
             UserError: the extra `hub` is missing, the folder does not hold the whole model, or the hub refuses.
         """
+        _check_installed()
+        if not REPOSITORY.fullmatch(repository):
+            raise UserError(f"repository is {repository!r}; write OWNER/NAME")
+        folder, file = self.folder, self.folder / "generator.safetensors"
+        if not file.is_file() or read_model(file, "generator").hash != self.generator_hash:
+            raise UserError(
+                f"{folder}: does not hold this model's generator; put all of its parts into one folder first"
+            )
+        from huggingface_hub import CommitOperationAdd, HfApi
+
         where = {"repository": repository, "domain": self.domain.name, "resolution": self.generator.resolution}
         card = CARD.format(name=repository.partition("/")[2], method=type(self).__name__, **where)
-        return push_model(self.folder, repository, self.generator_hash, card, **settings)
+        files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+        wanted = {name: path for name, path in files.items() if any(fnmatch(name, pattern) for pattern in FILES)}
+        content = {"README.md": card.encode()} | wanted
+        api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=token)
+        try:
+            api.create_repo(repository, private=private, exist_ok=True)
+            done = api.create_commit(
+                repository,
+                [CommitOperationAdd(name, what) for name, what in sorted(content.items())],
+                revision=revision,
+                commit_message=commit_message,
+            )
+        except Exception as error:  # the hub's errors and its HTTP client's have no common class
+            raise UserError(f"{repository}: the Hugging Face hub refused the upload ({reason_of(error)})") from error
+        return str(done.commit_url)
 
 
 def is_on_hub(source: object) -> TypeGuard[str]:
@@ -118,7 +151,7 @@ def fetch_model(repository: str, **where: Any) -> Path:
     try:
         endpoint = os.environ.get("HF_ENDPOINT")
         found = snapshot_download(repository, allow_patterns=list(FILES), endpoint=endpoint, **where)
-    except Exception as error:  # the hub's errors and its HTTP client's have no common class
+    except Exception as error:  # as above
         raise UserError(
             f"{repository}: cannot be fetched from the Hugging Face hub ({reason_of(error)}). If a folder of this name "
             f"was meant, it is not here"
@@ -126,52 +159,6 @@ def fetch_model(repository: str, **where: Any) -> Path:
     if not (Path(found) / "generator.safetensors").is_file():
         raise UserError(f"{repository}: holds no generator.safetensors; give a repository that push_to_hub wrote")
     return Path(found)
-
-
-def push_model(
-    folder: Path,
-    repository: str,
-    generator_hash: str,
-    card: str,
-    *,
-    private: bool = False,
-    token: str | None = None,
-    revision: str | None = None,
-    commit_message: str = "Upload a HyperInverter model",
-) -> str:
-    """Put the files of a model folder into the repository OWNER/REPO, which is made if it is not there.
-
-    Args:
-        generator_hash: of the generator that the folder has to hold.
-        card: the README.md of a folder that has none.
-    Returns:
-        The address of the commit.
-    Raises:
-        UserError: huggingface_hub is not installed, the folder does not hold this generator, or the hub refuses.
-    """
-    _check_installed()
-    if not REPOSITORY.fullmatch(repository):
-        raise UserError(f"repository is {repository!r}; write OWNER/NAME")
-    file = folder / "generator.safetensors"
-    if not file.is_file() or read_model(file, "generator").hash != generator_hash:
-        raise UserError(f"{folder}: does not hold this model's generator; put all of its parts into one folder first")
-    from huggingface_hub import CommitOperationAdd, HfApi
-
-    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    wanted = {name: path for name, path in files.items() if any(fnmatch(name, pattern) for pattern in FILES)}
-    content = {"README.md": card.encode()} | wanted
-    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=token)
-    try:
-        api.create_repo(repository, private=private, exist_ok=True)
-        done = api.create_commit(
-            repository,
-            [CommitOperationAdd(name, what) for name, what in sorted(content.items())],
-            revision=revision,
-            commit_message=commit_message,
-        )
-    except Exception as error:  # as above
-        raise UserError(f"{repository}: the Hugging Face hub refused the upload ({reason_of(error)})") from error
-    return str(done.commit_url)
 
 
 def _check_installed() -> None:
