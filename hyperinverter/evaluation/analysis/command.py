@@ -1,6 +1,7 @@
 """analyze as a command: every figure's numbers as JSON, the pictures beside them."""
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +30,14 @@ class Analysis:
         self.device = set_up(config)
         self.folder = Path(config.output)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._inverter: Inverter | None = None
-        self._batches: Batches | None = None
 
-    @property
+    @cached_property
     def inverter(self) -> Inverter:
-        if self._inverter is None:
-            self._inverter = load(self.config.model or self.config.domain, self.config.method, str(self.device))
-        return self._inverter
+        return load(self.config.model or self.config.domain, self.config.method, str(self.device))
 
-    @property
+    @cached_property
     def batches(self) -> Batches:
-        if self._batches is None:
-            self._batches = self._open(self.chosen)
-        return self._batches
+        return self._open(self.chosen)
 
     def _open(self, chosen: list[int] | None) -> Batches:
         return open_images(self.config.data, self.inverter.generator, self.device, chosen)
