@@ -32,7 +32,6 @@ def modulated_conv2d(
     demodulate: bool = True,
     up: int = 1,
     resample_filter: Tensor | None = None,
-    flip_weight: bool | None = None,
     padding: int = 0,
     offset: Tensor | Sequence[Tensor] | None = None,
     gain: float = 1.0,
@@ -46,10 +45,9 @@ def modulated_conv2d(
         styles: scale of each input channel, [N, I].
         weight_residual: added to the stored weight before modulation, [N or 1, O, I, k, k]; None means zero.
         demodulate: scale the output so that unit-variance input gives unit variance.
-        up: 1, or 2 to double the size: transposed convolution of stride 2, then `resample_filter`.
+        up: 1, a correlation; or 2 to double the size: transposed convolution of stride 2, then `resample_filter`.
+            What is transposed is a true convolution, whose kernel is rotated by 180 degrees (as published).
         resample_filter: FIR filter [T, T] of sum 1, needed when up is 2.
-        flip_weight: False applies the kernel as a true convolution (rotated by 180 degrees), True as a correlation.
-            None takes the published setting: correlation when up is 1, convolution when up is 2.
         padding: zeros on each side as for the convolution before up-sampling, pixels ((k - 1) / 2 keeps the size).
         offset: added after demodulation, broadcast to [N, O, up H, up W]: a tensor, or several (bias and noise, which
             apart are small and together as large as the result); None means zero.
@@ -68,7 +66,6 @@ def modulated_conv2d(
             f"up = 2 needs a resample_filter with an even number of taps and padding (k - 1) / 2, "
             f"got k = {weight.shape[-1]}, padding = {padding}; see hyperinverter.ops.upfirdn2d.setup_filter"
         )
-    flip_weight = (up == 1) if flip_weight is None else flip_weight
     if weight_residual is not None:
         weight = weight + (weight_residual[0] if weight_residual.shape[0] == 1 else weight_residual)
     offsets = () if offset is None else (offset,) if isinstance(offset, Tensor) else tuple(offset)
@@ -79,9 +76,9 @@ def modulated_conv2d(
     if scales_weight(x, weight):
         kernel = weight * styles[:, None, :, None, None]  # [N, O, I, k, k]
         kernel = kernel * (gain if scale is None else scale.unsqueeze(-1))
-        y = _convolve(x, kernel, up, flip_weight, padding, resample_filter)
+        y = _convolve(x, kernel, up, padding, resample_filter)
         return _plus(y, offsets)
-    y = _convolve(x * styles[:, :, None, None].to(x.dtype), weight, up, flip_weight, padding, resample_filter)
+    y = _convolve(x * styles[:, :, None, None].to(x.dtype), weight, up, padding, resample_filter)
     if scale is None:
         return _plus(y if gain == 1 else y * gain, offsets)
     scale = scale.to(y.dtype)
@@ -205,11 +202,10 @@ def _pointwise(x: Tensor, weight: Tensor, styles: Tensor, scale: Tensor | float)
     return y.reshape(n, h, w, -1).permute(0, 3, 1, 2)
 
 
-def _convolve(x: Tensor, weight: Tensor, up: int, flip_weight: bool, padding: int, f: Tensor | None) -> Tensor:
+def _convolve(x: Tensor, weight: Tensor, up: int, padding: int, f: Tensor | None) -> Tensor:
     if up == 1:
-        return conv2d(x, weight if flip_weight else weight.flip(-1, -2), padding=padding)
-    # A transposed convolution is a true one: the flip is the other way round.
-    y = conv_transpose2d(x, (weight.flip(-1, -2) if flip_weight else weight).transpose(-4, -3), stride=2)
+        return conv2d(x, weight, padding=padding)
+    y = conv_transpose2d(x, weight.transpose(-4, -3), stride=2)
     assert f is not None  # `modulated_conv2d` has looked
     # It gives 2 H + k - 2 pixels and the filter takes T - 1 away; this padding leaves 2 H.
     return filter2d(y, f, padding=(f.shape[0] + 1 - weight.shape[-1]) // 2, gain=4.0)
