@@ -25,6 +25,7 @@ from hyperinverter.utils.checks import check_pairs
 from hyperinverter.utils.images import resized_as_files
 
 KID_SUBSET_SIZE = 1000  # published for faces
+REMEMBERED = 3  # batches: the real images and the outputs of two methods
 ROWS_AT_ONCE = 1 << 16  # that resamples draw, 0.5 MB of a column
 
 
@@ -35,14 +36,12 @@ class NotMeasured(Exception):
 class Remembered:
     """A function of images whose last few results are kept: metrics and methods that see the same images share one.
 
-    Args:
-        compute: images [N,3,R,R] -> what is wanted of them.
-        keep: batches remembered (the real images and the outputs of two methods).
+    `compute`: images [N,3,R,R] -> what is wanted of them.
     """
 
-    def __init__(self, compute: Callable[[Tensor], Any], keep: int = 3) -> None:
+    def __init__(self, compute: Callable[[Tensor], Any]) -> None:
         self._compute = compute
-        self._recent: deque[tuple[Tensor, Any]] = deque(maxlen=keep)
+        self._recent: deque[tuple[Tensor, Any]] = deque(maxlen=REMEMBERED)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Any:
