@@ -10,7 +10,7 @@ from hyperinverter.inverters.base import Inverter
 from hyperinverter.inverters.hub import is_on_hub
 from hyperinverter.inverters.hyperinverter import HyperInverter
 from hyperinverter.inverters.inversion import Inversion
-from hyperinverter.pretrained.files import PARTS, PUBLISHED_METHODS, part_file, weights_file
+from hyperinverter.pretrained.files import PARTS, PUBLISHED_METHODS, weights_file
 from hyperinverter.utils.waiting import shown_on_terminal
 
 __all__ = ["INVERTERS", "HyperInverter", "Inversion", "Inverter", "check_methods", "load"]
@@ -58,7 +58,7 @@ def check_methods(source: str | Path | DomainConfig, methods: Sequence[str]) -> 
     faults = []
     for part in dict.fromkeys(part for method in methods for part in INVERTERS[method].parts):
         try:
-            weights_file(source, part) if isinstance(source, DomainConfig) else part_file(source, part)
+            weights_file(source, part)
         except FileNotFoundError as error:
             faults.append(str(error))
     if len(faults) > 1:

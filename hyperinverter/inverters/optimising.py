@@ -65,10 +65,9 @@ class ProjectorInverter(Inverter):
         """
 
         def find_discriminator() -> Discriminator | None:
+            domain = source if isinstance(source, DomainConfig) else None
             try:
-                if isinstance(source, DomainConfig):
-                    return load_discriminator(obtain_weights(source, "discriminator"), source)
-                return load_discriminator(obtain(source, "discriminator"))
+                return load_discriminator(obtain_weights(source, "discriminator"), domain)
             except FileNotFoundError:
                 return None
 

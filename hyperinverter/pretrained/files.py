@@ -175,16 +175,20 @@ def _where_weights_may_be(domain_name: str, part: str) -> str:
     )
 
 
-def weights_file(domain: DomainConfig, part: str) -> Path:
-    """The file of one part of a domain: `weights.<part>` when named there, else `<part>.safetensors` in its folder.
+def weights_file(source: str | Path | DomainConfig, part: str) -> Path:
+    """The file of one part: of a domain `weights.<part>`, when named there, else `<part>.safetensors` in its folder.
 
+    Args:
+        source: a DomainConfig, or a model folder or file as of `part_file`.
     Raises:
         ValueError: `part` is neither one of PARTS, nor of MORE_PARTS, nor of PUBLISHED_METHODS.
         FileNotFoundError: it is not there; says where it was looked for and which command makes it.
     """
     if part not in (known := (*PARTS, *MORE_PARTS, *PUBLISHED_METHODS)):
         raise ValueError(f"part is {part!r}; write one of {', '.join(known)}")
-    folder = domain.weights.folder or domain.name
+    if not isinstance(source, DomainConfig):
+        return part_file(source, part)
+    domain, folder = source, source.weights.folder or source.name
     named = getattr(domain.weights, part)
     if named is None:
         try:

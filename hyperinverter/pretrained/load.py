@@ -287,14 +287,11 @@ def load_model(
         raise ValueError("the hypernetworks need E1: leave with_w_encoder at True, or give with_hyperinverter=False")
     wanted = ["generator"] + ["w_encoder"] * with_w_encoder + ["hyperinverter"] * with_hyperinverter
     wanted += ["feature_residual"] * with_feature_residual
-
-    def find(part: str) -> Path:
-        return weights_file(source, part) if isinstance(source, DomainConfig) else part_file(source, part)
-
     try:  # all paths first: a missing part is reported before gigabytes are read
-        paths = {part: find(part) for part in wanted}
+        paths = {part: weights_file(source, part) for part in wanted}
     except FileNotFoundError:
-        check_served(read_model(find("generator"), "generator"))  # one that is not gets no other part either
+        # a generator that is not served gets no other part either
+        check_served(read_model(weights_file(source, "generator"), "generator"))
         raise
     read: dict[str, ModelFile] = {}
     for part, path in paths.items():  # the generator first

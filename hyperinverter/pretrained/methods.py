@@ -15,7 +15,7 @@ from hyperinverter.config.schema import DomainConfig
 from hyperinverter.models.hyperstyle import HyperStyle, HyperStyleConfig
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.models.wplus import WPlusConfig, WPlusModel, build_model
-from hyperinverter.pretrained.files import PUBLISHED_METHODS, part_file, weights_file
+from hyperinverter.pretrained.files import PUBLISHED_METHODS, weights_file
 from hyperinverter.pretrained.load import LoadedModel, check_counts, check_requires, load_model, model_hash, network_of
 from hyperinverter.utils.errors import UserError
 from hyperinverter.utils.state_dicts import skip_init
@@ -80,7 +80,7 @@ def load_method(source: str | Path | DomainConfig, method: str) -> LoadedMethod:
     """
     if method not in PUBLISHED_METHODS:
         raise ValueError(f"method is {method!r}; write one of {', '.join(PUBLISHED_METHODS)}")
-    path = weights_file(source, method) if isinstance(source, DomainConfig) else part_file(source, method)
+    path = weights_file(source, method)
     model = load_model(source, with_hyperinverter=False, with_w_encoder=False)
     file = read_model(path, method)
     check_requires(file, generator=model.hashes["generator"])

@@ -137,20 +137,16 @@ def prefix_of(state: Iterable[str], candidates: Iterable[str], marks: Iterable[s
     return next((prefix for prefix in candidates if any(prefix + mark in names for mark in marks)), None)
 
 
-def plain_names(content: Any) -> Any:
+def plain_names(content: Any, depth: int = 0) -> Any:
     """A file's content with the names of every state dict in it freed from wrappers and owners.
 
     A state dict of several owners, of which one is a generator, becomes a checkpoint with an entry for each; the
-    generator's is `state_dict`.
+    generator's is `state_dict`. `depth`: of mappings around it.
     """
-    return _plain(content, 0)
-
-
-def _plain(content: Any, depth: int) -> Any:
     if not isinstance(content, Mapping) or depth == DEEPEST or not all(isinstance(key, str) for key in content):
         return content
     if any(isinstance(value, Mapping) for value in content.values()):
-        entries = {name: _plain(value, depth + 1) for name, value in content.items()}
+        entries = {name: plain_names(value, depth + 1) for name, value in content.items()}
         inner = entries.get("state_dict")
         if isinstance(inner, dict) and isinstance(inner.get("state_dict"), dict):  # of several owners
             entries = {**entries, **inner}

@@ -146,7 +146,7 @@ def _feature_size(keys: Keys, trunk: EncoderConfig, convolutions: list[int], dec
 def _target_set(keys: Keys, names: set[str]) -> tuple[int, str]:
     """Resolution and target set of exactly these layers."""
     with keys.refusing():
-        resolution = max(_resolution(target_layer(name, ())) for name in names)
+        resolution = max(int(target_layer(name, ()).name[1:].split(".")[0]) for name in names)
     target_set = (
         "all_without_bias"
         if any(".affine." in name for name in names)
@@ -158,10 +158,6 @@ def _target_set(keys: Keys, names: set[str]) -> tuple[int, str]:
     if missing:
         raise keys.fault(f"{target_set} at {resolution} px needs {len(missing)} more layers: {shortened(missing)}")
     return resolution, target_set
-
-
-def _resolution(target: TargetLayer) -> int:
-    return int(target.name[1:].split(".")[0])
 
 
 def _target(keys: Keys, name: str) -> TargetLayer:

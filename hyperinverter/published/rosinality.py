@@ -170,11 +170,7 @@ def _filters(keys: Keys, blur_kernel: Any) -> dict[str, Any]:
             raise keys.fault(
                 f"{theirs} is made of {made_of}, {pairs[0][1]} of {result['taps']}; expected equal kernels"
             )
-    if (
-        "taps" in result
-        and declared is not None
-        and not torch.allclose(setup_filter(declared), setup_filter(result["taps"]))
-    ):
+    if declared and "taps" in result and not torch.allclose(setup_filter(declared), setup_filter(result["taps"])):
         keys.agree({"blur_kernel": declared}, blur_kernel=result["taps"])
     return {"taps": declared or [1.0, 3.0, 3.0, 1.0], **result}
 
@@ -182,10 +178,14 @@ def _filters(keys: Keys, blur_kernel: Any) -> dict[str, Any]:
 def _taken(keys: Keys, ours: str, theirs: str) -> Tensor:
     """A published tensor in this project's shape."""
     shape = _shape(ours)
-    if shape is None:
-        return keys.take(theirs)
     value = keys.take(theirs, shape)
+    if shape is None:
+        return value
     return value.reshape([size for size, expected in zip(value.shape, shape, strict=True) if expected is None])
+
+
+def _shape(ours: str) -> tuple[int | None, ...] | None:
+    return next((shape for end, shape in SHAPES.items() if ours.endswith(f".{end}")), None)
 
 
 @torch.no_grad()
@@ -197,10 +197,6 @@ def _estimate_mean(generator: Generator) -> None:
         z = torch.randn(MEAN_LATENTS // 10, generator.z_dim, generator=random)
         total += generator.mapping(z)[:, 0].sum(dim=0)
     generator.mapping.w_avg.copy_(total / MEAN_LATENTS)
-
-
-def _shape(ours: str) -> tuple[int | None, ...] | None:
-    return next((shape for end, shape in SHAPES.items() if ours.endswith(f".{end}")), None)
 
 
 def _single(latent_avg: Any, style_dim: int, keys: Keys) -> Tensor:

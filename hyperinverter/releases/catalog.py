@@ -91,10 +91,9 @@ class ReleasedModel:
     w_encoder: str | None = None
     hyperinverter: str | None = None
 
-    def entries(self, with_hyperinverter: bool = True) -> list[CatalogEntry]:
+    def entries(self) -> list[CatalogEntry]:
         """The fewest files that it can be made from."""
-        second = self.hyperinverter if with_hyperinverter else self.w_encoder
-        return [entry(name) for name in (self.generator, second) if name]
+        return [entry(name) for name in (self.generator, self.hyperinverter) if name]
 
     @property
     def is_generator_only(self) -> bool:

@@ -78,7 +78,11 @@ def download_entry(
     """
     present, root = entry.find(root), root or download_folder()
     if present is not None:
-        verify(entry, present, root)
+        sha256, size = hash_file(present)
+        check_hash(root, entry, sha256, size, str(present))
+        if entry.name not in read_lock(root):
+            check_whole(entry, present, str(present))
+            record_hash(root, entry, sha256, size)
         print(f"{entry.name}: is here, unchanged: {present}")
         return present
     target, refusals = root / entry.relative, []
@@ -116,19 +120,6 @@ def download_entry(
     )
 
 
-def verify(entry: CatalogEntry, path: Path, root: Path) -> str:
-    """The SHA-256 of a file that is there, checked against catalog and lock, and recorded when it is the first.
-
-    Raises UserError: it is another file than the catalog or the lock says; names both hashes.
-    """
-    sha256, size = hash_file(path)
-    check_hash(root, entry, sha256, size, str(path))
-    if entry.name not in read_lock(root):
-        check_whole(entry, path, str(path))
-        record_hash(root, entry, sha256, size)
-    return sha256
-
-
 def check_whole(entry: CatalogEntry, path: Path, what: str) -> None:
     """Read a file to its end before its hash is trusted: a server may call anything complete.
 
@@ -142,7 +133,10 @@ def check_whole(entry: CatalogEntry, path: Path, what: str) -> None:
         return
     try:
         if path.name.removesuffix(".part").endswith(LANDMARKS):
-            _read_landmarks(path)
+            if find_spec("dlib"):  # which alone reads its own format
+                import dlib
+
+                dlib.shape_predictor(str(path))
         else:
             from hyperinverter.published.reading import read_published  # brings torch along
 
@@ -150,14 +144,6 @@ def check_whole(entry: CatalogEntry, path: Path, what: str) -> None:
     except (UserError, RuntimeError) as error:
         reason = str(error).removeprefix(f"{path}: ")
         raise NotWhole(f"{what}: what arrived is no whole {entry.file}: {reason}") from error
-
-
-def _read_landmarks(path: Path) -> None:
-    """dlib's own format, which only dlib reads; RuntimeError where it is cut."""
-    if find_spec("dlib"):
-        import dlib
-
-        dlib.shape_predictor(str(path))
 
 
 @dataclass(frozen=True)

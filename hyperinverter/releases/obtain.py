@@ -52,10 +52,9 @@ def obtain(source: Source, *parts: str) -> Source | Path:
     return source if isinstance(source, DomainConfig) else folder
 
 
-def obtain_weights(domain: DomainConfig, part: str) -> Path:
-    """The file of one part of a domain, as `weights_file`; of a released model it is made first, if it can be."""
-    obtain(domain, part)
-    return weights_file(domain, part)
+def obtain_weights(source: str | Path | DomainConfig, part: str) -> Path:
+    """The file of one part, as `weights_file`; of a released model it is made first, if it can be."""
+    return weights_file(obtain(source, part), part)
 
 
 def released_name(source: str | Path | DomainConfig) -> str | None:

@@ -129,8 +129,6 @@ class Film:
                 sound = heard.name if heard is not None else None
                 unknown = sound is None and bool(film.streams.audio)
                 return cls(path, size, frames, fps, time_base, sound, colours, unknown)
-        except UserError:
-            raise
         except (*DAMAGED, OSError) as error:
             raise UserError(f"{path}: cannot be read as a film ({reason_of(error)}); give an .mp4 or .mov") from error
 
