@@ -8,6 +8,7 @@ needed, and a wrong pairing (which would load cleanly and only spoil the images)
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -141,23 +142,31 @@ def check_requires(file: ModelFile, **present: str) -> None:
             )
 
 
-def _built(
+def network_of(
     file: ModelFile, build: Callable[[], Any], part: Callable[[Any], nn.Module] = lambda network: network
 ) -> Any:
-    """The network that a file's config describes; memory is taken for it when the file's weights are known to fit.
+    """The network that a file's config describes, with its weights, in eval mode.
 
-    `part`: of the network, what the file holds weights of.
+    Memory is taken for it when the file's weights are known to fit.
+
+    Args:
+        part: of the network, what the file holds weights of.
+    Raises:
+        UserError: the config describes no network, or one that the weights do not fit.
     """
     try:
         check_counts(file.config, SECTIONS, len(file.state))
         with shapes_only():
             plan = part(build())
         check_fits(plan.state_dict(), file.state, file.path)
-        return build()
+        network = build()
     except DAMAGED as error:
         raise UserError(
             f"{file.path}: its config describes no network ({reason_of(error)}); get or train it again"
         ) from error
+    fill(part(network), file.state, file.path)
+    network.weights_hash = file.hash  # the file's own; what later files write into `requires`
+    return network.eval()
 
 
 def _trained(network: HyperInverterNetwork) -> nn.Module:
@@ -177,17 +186,6 @@ def check_counts(config: Mapping[str, Any], sections: Iterable[str], tensors: in
             layers = max(layers, section.get("mapping_layers") or 0)
         if layers > max(tensors, FEW_LAYERS):
             raise ValueError(f"{name} describes {layers} layers, its file holds {tensors} tensors")
-
-
-def network_of(file: ModelFile, build: Callable[[], nn.Module]) -> Any:
-    """The network that a file's config describes, with its weights, in eval mode.
-
-    Raises UserError: the config describes none, or one that the weights do not fit.
-    """
-    network = _built(file, build)
-    fill(network, file.state, file.path)
-    network.weights_hash = file.hash  # the file's own; what later files write into `requires`
-    return network.eval()
 
 
 def load_generator(source: str | Path, domain: DomainConfig | None = None) -> Generator:
@@ -312,11 +310,8 @@ def load_model(
     w_encoder = network_of(read["w_encoder"], lambda: build_w_encoder(domain)) if with_w_encoder else None
     network = None
     if with_hyperinverter:
-        file = read["hyperinverter"]
-        network = _built(file, lambda: build_hyperinverter(domain, generator, w_encoder), _trained)
-        fill(_trained(network), file.state, file.path)
-        network.weights_hash = hashes["hyperinverter"]
-        network.eval()
+        build = partial(build_hyperinverter, domain, generator, w_encoder)
+        network = network_of(read["hyperinverter"], build, _trained)
     feature_residual = None
     if with_feature_residual:
         assert network is not None, "Phase III stands on Phase II"

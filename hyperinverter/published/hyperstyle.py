@@ -29,7 +29,6 @@ from hyperinverter.published.wplus import Checkpoint, fitting_average, halved, o
 
 WHAT = "HyperStyle"
 SHARED = "shared_weight_hypernet."
-MATRICES = ("w1", "b1", "w2", "b2")
 MAX_LEVEL = 14  # log2 of the resolution; no generator of 16384 px is known
 ENCODER_TYPES = {False: "SharedWeightsHyperNetResNet", True: "SharedWeightsHyperNetResNetSeparable"}
 INFERRED = ("encoder_type", "layers_to_tune", "input_nc", "output_size")
@@ -92,9 +91,6 @@ def _sizes(keys: Keys, chosen: dict[str, Any], decoder: Generator | None) -> Hyp
     found = {int(m[1]) for key in keys.state if (m := re.fullmatch(r"refinement_blocks\.(\d+)\.convs\.0\.weight", key))}
     if not found:
         raise keys.fault("it has no refinement_blocks.*, which predict the changes of each layer")
-    missing = [SHARED + name for name in MATRICES if SHARED + name not in keys]
-    if missing:
-        raise keys.fault(f"it has no {', '.join(missing)}")
     shared = sorted(number for number in found if f"refinement_blocks.{number}.linear.weight" in keys)
     others = sorted(found - set(shared))
     token_size, columns = keys.shape(SHARED + "w1", 2)

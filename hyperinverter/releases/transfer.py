@@ -214,13 +214,10 @@ def _once(session: Any, url: str, part: Path, limits: Limits, size: int | None, 
 def _check_same_file(known: _State, response: Any, total: int | None, have: int) -> None:
     """Start over when what a server goes on with is another file, or it does not say of what length."""
     if known.total is not None and total != known.total:
-        raise Interrupted(
-            f"the file was {known.total} bytes long and is {total or 'of unknown length'} now: from the start",
-            None,
-            True,
-        )
+        now = f"{total or 'of unknown length'} now"
+        raise Interrupted(f"the file was {known.total} bytes long and is {now}: from the start", from_start=True)
     if total is not None and total < have:
-        raise Interrupted(f"{have} bytes of the file are here and it has {total} now: from the start", None, True)
+        raise Interrupted(f"{have} bytes of the file are here, it has {total} now: from the start", from_start=True)
     etag = response.headers.get("ETag")
     if known.etag and etag and etag != known.etag:
         raise Interrupted("the file on the server has changed (ETag): from the start", from_start=True)
