@@ -75,7 +75,7 @@ def _read_face_network(
     }
     network = keys.build(lambda: FaceNetwork(**config))
     keys.fill(network, keys.take_prefix(""))
-    return network, Published("", config, unused | keys.finish())
+    return network, Published(config, unused | keys.finish())
 
 
 def read_moco(content: Any, source: str, given: dict[str, Any]) -> tuple[nn.Module, Published]:
@@ -107,7 +107,7 @@ def read_moco(content: Any, source: str, given: dict[str, Any]) -> tuple[nn.Modu
     network = keys.build(lambda: getattr(models, arch)(weights=None))
     network.fc = nn.Identity()
     keys.fill(network, state)
-    return network, Published("", {"arch": arch}, unused | keys.finish())
+    return network, Published({"arch": arch}, unused | keys.finish())
 
 
 def read_lpips(content: Any, source: str, given: dict[str, Any]) -> tuple[LpipsNetwork, Published]:
@@ -140,7 +140,7 @@ def read_lpips(content: Any, source: str, given: dict[str, Any]) -> tuple[LpipsN
     network = keys.build(lambda: LpipsNetwork(net))
     own = {f"layers.{name}": value for name, value in layers.items()}
     keys.fill(network, own | {f"heads.{index}": value for index, value in heads.items()})
-    return network, Published("", {"net": net, "heads": whose}, unused | keys.finish())
+    return network, Published({"net": net, "heads": whose}, unused | keys.finish())
 
 
 def lpips_of_jax(content: Any, source: str) -> dict[str, Tensor] | None:

@@ -43,14 +43,15 @@ class Published:
     Attributes:
         config: everything that was inferred or given, plain JSON types; enough to build the module again.
         ignored: key -> why it was knowingly not used.
+        kind: as `from_published` was told.
         source: name of the file, "" for a state dict.
         sha256: of the file, "" for a state dict.
         others: further networks of the same file that were asked for, by name.
     """
 
-    kind: str
-    config: dict[str, Any] = field(default_factory=dict)
-    ignored: dict[str, str] = field(default_factory=dict)
+    config: dict[str, Any]
+    ignored: dict[str, str]
+    kind: str = ""
     source: str = ""
     sha256: str = ""
     others: dict[str, nn.Module] = field(default_factory=dict, repr=False)

@@ -49,7 +49,7 @@ def read_generator(content: Any, source: str, given: dict[str, Any]) -> tuple[Mo
     stored["mapping.w_avg"] = torch.zeros(config["w_dim"])
     keys.fill(network, stored, assign=True)
     network.mapping.w_avg.copy_(mean_w(network.mapping))
-    return network, Published("", network.config, keys.finish())
+    return network, Published(network.config, keys.finish())
 
 
 def _sizes(keys: Keys) -> dict[str, int]:

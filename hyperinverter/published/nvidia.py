@@ -69,7 +69,7 @@ def read_generator(content: Any, source: str, given: dict[str, Any]) -> tuple[Ge
     noises = drawn_noise(n for name in strengths if (n := name.replace("_strength", "_const")) not in state)
     ignored |= {"noise_const": DRAWN} if noises else {}
     network = build(keys, Generator, _config(keys, sizes, declared, table), noises | state)
-    return network, Published("stylegan2_ada_generator", network.config, {**found.ignored, **ignored, **keys.finish()})
+    return network, Published(network.config, {**found.ignored, **ignored, **keys.finish()})
 
 
 def read_discriminator(content: Any, source: str, given: dict[str, Any]) -> tuple[Discriminator, Published]:
@@ -98,7 +98,7 @@ def read_discriminator(content: Any, source: str, given: dict[str, Any]) -> tupl
     declared = {**(tables.NEWER_DISCRIMINATOR if found.is_newer else {}), **declared}
     network = build(keys, Discriminator, _config(keys, sizes, declared, table), _state(keys))
     ignored = {**found.ignored, **ignored, **keys.finish()}
-    return network, Published("stylegan2_ada_discriminator", network.config, ignored)
+    return network, Published(network.config, ignored)
 
 
 def build(keys: Keys, network_class: type[NetworkT], config: dict[str, Any], state: Mapping[str, Tensor]) -> NetworkT:

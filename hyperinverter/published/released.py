@@ -43,7 +43,7 @@ def read_w_encoder(content: Any, source: str, given: dict[str, Any]) -> tuple[WE
     prefixes = ("w_encoder.", "encoder.", "module.encoder.", "module.", "")
     keys, ignored = _one_network(content, what, source, prefixes, STEMS)
     network, config = released_parts.w_encoder(keys, **chosen)
-    return network, Published("", config, ignored | keys.finish())
+    return network, Published(config, ignored | keys.finish())
 
 
 def read_layerwise_encoder(content: Any, source: str, given: dict[str, Any]) -> tuple[LayerwiseEncoder, Published]:
@@ -60,7 +60,7 @@ def read_layerwise_encoder(content: Any, source: str, given: dict[str, Any]) -> 
     prefixes = ("w_bar_encoder.", "encoder.", "module.", "")
     keys, ignored = _one_network(content, what, source, prefixes, STEMS)
     network, config = released_parts.layerwise_encoder(keys, **chosen)
-    return network, Published("", config, ignored | keys.finish())
+    return network, Published(config, ignored | keys.finish())
 
 
 def read_hypernetwork(
@@ -92,7 +92,7 @@ def read_hypernetwork(
         prefixes = ("hypernet.weight_regressors.", "weight_regressors.", "module.weight_regressors.", "")
         keys, ignored = _one_network(content, what, source, prefixes, ["b4_conv1_weight.w1"])
         network, config = released_parts.hypernetwork(keys, **chosen)
-    return network, Published("", config, ignored | keys.finish())
+    return network, Published(config, ignored | keys.finish())
 
 
 def read_hyperinverter(content: Any, source: str, given: dict[str, Any]) -> tuple[HyperInverterNetwork, Published]:
@@ -114,9 +114,10 @@ def read_hyperinverter(content: Any, source: str, given: dict[str, Any]) -> tupl
         raise keys.fault("it holds no generator: give generator= its .pkl file, its state dict, or a Generator")
 
     size = {"input_size": chosen["input_size"]}
-    e2, config = _part(keys, "w_bar_encoder.", released_parts.layerwise_encoder, _picked(chosen, of_e2) | size)
-    prefix = "hypernet.weight_regressors."
-    hypernetwork, more = _part(keys, prefix, released_parts.hypernetwork, _picked(chosen, of_h))
+    told = size | {name: chosen[name] for name in of_e2}
+    e2, config = _part(keys, "w_bar_encoder.", released_parts.layerwise_encoder, told)
+    told = {name: chosen[name] for name in of_h}
+    hypernetwork, more = _part(keys, "hypernet.weight_regressors.", released_parts.hypernetwork, told)
     config |= more
     if chosen["w_encoder"] is not None:
         keys.ignore(r"w_encoder\..+", "another E1 was given as w_encoder=")
@@ -142,7 +143,7 @@ def read_hyperinverter(content: Any, source: str, given: dict[str, Any]) -> tupl
     with keys.refusing():
         network = HyperInverterNetwork(generator, e1, e2, hypernetwork)
     config |= {"generator": dict(generator.config)}
-    return network, Published("", config, ignored, others=others)
+    return network, Published(config, ignored, others=others)
 
 
 def _one_network(
@@ -172,10 +173,6 @@ def _part(keys: Keys, prefix: str, build: Any, given: Mapping[str, Any]) -> tupl
     built = build(part, **given)
     part.finish()
     return built
-
-
-def _picked(chosen: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: chosen[name] for name in names}
 
 
 def _given_network(given: Any, expected: type[nn.Module], kind: str) -> nn.Module:

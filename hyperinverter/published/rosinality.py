@@ -94,7 +94,7 @@ def read_generator(content: Any, source: str, given: dict[str, Any]) -> tuple[Ge
     if latent_avg is None:
         _estimate_mean(network)
         ignored["latent_avg"] = f"{MADE}w_avg is the mean of {MEAN_LATENTS} mapped latents (seed 0)"
-    return network, Published("rosinality_generator", network.config, ignored)
+    return network, Published(network.config, ignored)
 
 
 def _names(blocks: int, n_mlp: int) -> Iterator[tuple[str, str]]:

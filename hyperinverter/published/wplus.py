@@ -172,7 +172,7 @@ class Checkpoint:
         self.keys.fill(network, state if average is None else state | {"latent_avg": average})
         network.decoder = decoder
         sizes["generator"] = None if decoder is None else dict(decoder.config)
-        return network, Published("", sizes, self.ignored | self.keys.finish())
+        return network, Published(sizes, self.ignored | self.keys.finish())
 
 
 def open_checkpoint(content: Any, what: str, source: str, network: str, marks: tuple[str, ...]) -> Checkpoint:

@@ -159,8 +159,8 @@ def rows_of(file: PublishedFile, kind: str, options: Mapping[str, Any]) -> Rows:
     for label in ("global_step", "step", "best_val_loss"):
         if isinstance(content.get(label), int | float):
             rows.append((label, f"{content[label]:,}"))
-    if isinstance(content.get("latent_avg"), Tensor):
-        rows.append(("latent_avg", f"present, {_shape(content['latent_avg'])}"))
+    if isinstance(average := content.get("latent_avg"), Tensor):
+        rows.append(("latent_avg", f"present, {'x'.join(map(str, average.shape)) or 'one number'}"))
     opts = content.get("opts")
     if isinstance(opts, Mapping):
         shown = ("dataset_type", "encoder_type", "hidden_dim", "target_shape_name", "output_size", "max_steps")
@@ -242,7 +242,3 @@ def _sizes(network: nn.Module) -> Rows:
         if isinstance(value, int | float | str) or (isinstance(value, list) and len(value) <= 4):
             rows.append((name, f"{value} px" if name == "resolution" else str(value)))
     return rows
-
-
-def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "one number"

@@ -145,13 +145,8 @@ def missing_vectors(name: str, root: Path | None = None) -> list[CatalogEntry]:
     """Published directions and PCAs of a model that neither its folder has nor the repository carries."""
     folders = [model_folder(name, root), *_shipped_folders(name)]
     vectors = released_models()[name].vectors()
-    return [each for each in vectors if not any(vector_file(folder, each).is_file() for folder in folders)]
-
-
-def vector_file(folder: Path, each: CatalogEntry) -> Path:
-    """Where a direction or PCA lies in a model folder."""
-    is_pca = each.kind == "pca"
-    return folder / ("pca.safetensors" if is_pca else f"directions/{Path(each.file).stem}.safetensors")
+    files = {each: "pca" if each.kind == "pca" else f"directions/{Path(each.file).stem}" for each in vectors}
+    return [each for each, file in files.items() if not any((at / f"{file}.safetensors").is_file() for at in folders)]
 
 
 def missing_parts(name: str, parts: Sequence[str] = WHOLE, root: Path | None = None) -> list[str]:

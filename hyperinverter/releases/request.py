@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
 
-from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.errors import UserError, reason_of
 from hyperinverter.utils.text import whole_number
 
 CHUNK = 1 << 16  # bytes; what a broken connection loses is less than this
@@ -200,8 +200,7 @@ def _short(error: Exception) -> str:
         if not isinstance(inner, BaseException):
             break
         reason = inner
-    text = str(reason).splitlines()[0] if str(reason) else type(reason).__name__
-    return text if len(text) < 160 else text[:157] + "..."
+    return reason_of(reason)
 
 
 class WebPage(HTMLParser):

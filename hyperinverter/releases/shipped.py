@@ -42,8 +42,7 @@ def record_shipped(name: str, folder: Path, path: Path = LIST) -> None:
     hashes = _hashes(_known(name, models), folder)
     if not hashes:
         raise UserError(f"{folder}: holds no .safetensors files; give output=FOLDER, the shipped model's folder")
-    comment = [line for line in path.read_text().splitlines() if line.startswith("#")]
-    lines = [*comment]
+    lines = [line for line in path.read_text().splitlines() if line.startswith("#")]
     for model in models.values():
         files = hashes if model.name == name else model.files
         lines += [f"{model.name}:", f"  source: {model.source}", f"  licence: {model.licence}", "  files:"]

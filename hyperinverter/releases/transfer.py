@@ -8,7 +8,6 @@ splice two files together.
 import contextlib
 import errno
 import hashlib
-import json
 import os
 import shutil
 import time
@@ -29,6 +28,7 @@ from hyperinverter.releases.request import (
     total_bytes,
 )
 from hyperinverter.utils.errors import UserError
+from hyperinverter.utils.files import read_json, write_json
 
 OVERLAP = 1 << 14  # bytes that are fetched twice when a transfer is resumed
 LONGEST_WAIT_S = 60.0
@@ -202,7 +202,7 @@ def _once(session: Any, url: str, part: Path, limits: Limits, size: int | None, 
         _check_size(url, total, size, limits)
         _check_space(part, total, have)
         state = _State(url, response.headers.get("ETag"), response.headers.get("Last-Modified"), total)
-        _state_file(part).write_text(json.dumps(asdict(state)))
+        write_json(_state_file(part), asdict(state))
         end = _receive(response, part, start, have, total, limits, url)
         if total is not None and end < total:
             raise Interrupted(f"the connection ended after {end} of {total} bytes")
@@ -274,8 +274,8 @@ def _state_file(part: Path) -> Path:
 
 
 def _read_state(part: Path) -> _State | None:
-    with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
-        known = _State(**json.loads(_state_file(part).read_text()))
+    with contextlib.suppress(TypeError):
+        known = _State(**(read_json(_state_file(part)) or {}))
         texts = (known.etag, known.last_modified)
         if all(isinstance(text, str | None) for text in texts) and isinstance(known.total, int | None):
             return known

@@ -50,7 +50,6 @@ XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <?xpacket end="w"?>"""
 MOST_TEXT = 1 << 20  # characters of a packet that are looked through
 
-
 _left_out = False  # by `stated`
 
 
