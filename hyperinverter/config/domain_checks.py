@@ -124,11 +124,6 @@ def _domain(c: s.DomainConfig) -> Iterator[Problem]:
 
 
 DOMAIN_CHECKS: Checks = {
-    s.GeneratorConfig: _generator,
-    s.DiscriminatorConfig: _discriminator,
-    s.EncoderConfig: _encoder,
-    s.LayerwiseEncoderConfig: _layerwise_encoder,
-    s.HypernetworkConfig: _hypernetwork,
+    **rules.by_section(_generator, _discriminator, _encoder, _layerwise_encoder, _hypernetwork, _domain),
     FeatureResidualConfig: lambda c: rules.at_least(c, 1, "channels width"),
-    s.DomainConfig: _domain,
 }

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from itertools import combinations
 
 from hyperinverter.config import model_schema, names, report_schema, rules, schema
-from hyperinverter.config.rules import Checks, Problem
+from hyperinverter.config.rules import Problem
 
 JUDGES = [name for name in names.CLASSIFIERS if name != "attributes"]  # networks that come trained
 MOST_RANKED = 6  # methods beside each other on the page where people rank them
@@ -185,18 +185,7 @@ def _refine(c: schema.RefineConfig) -> Iterator[Problem]:
     yield from rules.between_0_and_1(c, "early")
 
 
-REPORT_CHECKS: Checks = {
-    schema.EvaluateConfig: _evaluate,
-    schema.ProjectionConfig: _projection,
-    schema.RefineConfig: _refine,
-    report_schema.AblateConfig: _ablate,
-    report_schema.AnalyzeConfig: _analyze,
-    report_schema.BenchmarkConfig: _benchmark,
-    model_schema.GanspaceConfig: _ganspace,
-    model_schema.DirectionConfig: _direction,
-    model_schema.ExportConfig: _export,
-    model_schema.AppConfig: _app,
-    model_schema.VideoConfig: _video,
-    model_schema.ListConfig: _list,
-    report_schema.ReproduceConfig: _reproduce,
-}
+REPORT_CHECKS = rules.by_section(
+    *(_evaluate, _projection, _refine, _ablate, _analyze, _benchmark, _reproduce),
+    *(_ganspace, _direction, _export, _app, _video, _list),
+)

@@ -32,7 +32,13 @@ def options(hint: Any) -> tuple[Any, ...]:
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
-Checks = Mapping[type, Callable[[Any], Iterable[Problem]]]
+Check = Callable[[Any], Iterable[Problem]]
+Checks = Mapping[type, Check]
+
+
+def by_section(*checks: Check) -> Checks:
+    """A section's class -> its check, whose argument `c` is annotated with the class."""
+    return {check.__annotations__["c"]: check for check in checks}
 
 
 def problems_by(checks: Checks, config: Any, prefix: str = "") -> Iterator[Problem]:
