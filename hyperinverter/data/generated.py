@@ -3,6 +3,7 @@
 import hashlib
 import io
 from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from hyperinverter.utils.images import to_uint8
 CHUNK = 16  # images sampled together; fixed, so that an image's last bit does not depend on who asked for it
 
 
+@dataclass(eq=False)
 class GeneratedSource:
     """`count` images of a generator, z ~ N(0, I) seeded by (seed, stream, index), constant noise.
 
@@ -34,28 +36,22 @@ class GeneratedSource:
         UserError: the store holds images of another generator or of other settings.
     """
 
-    def __init__(
-        self,
-        generator: nn.Module,
-        count: int,
-        *,
-        seed: int = 0,
-        stream: str = "train",
-        truncation_psi: float = 1.0,
-        truncation_psi_from: float | None = None,
-        resolution: int | None = None,
-        store: str | Path | None = None,
-    ):
-        self.generator = generator
-        self.seed = seed
-        self.stream = stream
-        self.truncation_psi = truncation_psi
-        self.truncation_psi_from = truncation_psi_from
-        self.resolution = generator.resolution if resolution is None else resolution
-        self.names = Names.of(f"{stream}_{index:06d}" for index in range(count))
+    generator: nn.Module
+    count: int
+    _: KW_ONLY
+    seed: int = 0
+    stream: str = "train"
+    truncation_psi: float = 1.0
+    truncation_psi_from: float | None = None
+    resolution: int | None = None
+    store: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        self.resolution = self.generator.resolution if self.resolution is None else self.resolution
+        self.names = Names.of(f"{self.stream}_{index:06d}" for index in range(self.count))
         self.ignored = Names.of([])
-        self.store = None if store is None else Path(store)
         if self.store is not None:
+            self.store = Path(self.store)
             self._open_store()
 
     @classmethod

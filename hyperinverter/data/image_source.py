@@ -53,7 +53,9 @@ class ImageSource:
     def places(self) -> list[Path]:
         """Where each image lies, symbolic links followed: tells two roots that hold the same image, and results that
         would be written over it."""
-        raise TypeError(f"{type(self).__name__} must define places")
+        if (container := self.container) is None:
+            raise TypeError(f"{type(self).__name__} must define places")
+        return [Path(f"{container}/{name}") for name in self.names]  # joined as text: a name "/a.png" stays inside
 
     def read(self, index: int) -> Image.Image:
         """Image number `index` as upright 8-bit RGB.

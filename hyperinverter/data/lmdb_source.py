@@ -170,9 +170,6 @@ class LmdbSource(ImageSource):
     def read_bytes(self, index: int) -> bytes:
         return self._file.get().read(int(self._starts[index]), int(self._sizes[index]))
 
-    def places(self) -> list[Path]:
-        return [Path(f"{self.path}/{name}") for name in self.names]
-
     @property
     def container(self) -> Path:
         return Path(self.path)

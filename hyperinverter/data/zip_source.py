@@ -102,10 +102,6 @@ class ZipSource(ImageSource):
         start = int(entry["offset"]) + LOCAL.size + head[-2] + head[-1]
         return file.read(start, min(int(entry["packed"]), most))
 
-    def places(self) -> list[Path]:
-        root = self.path.resolve()
-        return [Path(f"{root}/{name}") for name in self.names]  # joined as text: a name "/a.png" stays inside
-
     @property
     def container(self) -> Path:
         return self.path.resolve()
