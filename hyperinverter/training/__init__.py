@@ -1,1 +1,1 @@
-"""Training: StyleGAN2, Phase I and Phase II, each one function read from top to bottom."""
+"""Training: a file for each kind of network; `loop.py` has the steps that most of them share."""

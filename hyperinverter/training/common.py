@@ -1,4 +1,4 @@
-"""What the three trainers share: the run folder (config, log, scalars, pictures, TensorBoard), seeds and device.
+"""What trainers share: the run folder (config, log, scalars, pictures, TensorBoard), seeds and device.
 
 A run folder holds `config.yaml environment.txt log.txt stats.jsonl samples/ checkpoints/` and TensorBoard events. Only
 the first of several processes writes into it.

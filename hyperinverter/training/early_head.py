@@ -124,13 +124,8 @@ def one_by_one(seen: tuple[Tensor, Residuals, Tensor]) -> list[tuple[Tensor, Res
 def train(config: EarlyHeadConfig) -> dict[str, float]:
     """Train until `schedule.max_steps`; the best head goes to `<output>/model`, beside the generator.
 
-    At the end it is measured on all validation images; a finished run that is called again does that alone.
-
-    Returns:
-        The last logged losses ("train/..."), the last validation losses ("validation/..."), "best/loss", "best/step".
-    Raises:
-        UserError: the generator can have no early head, or the losses are no longer finite.
-        FileNotFoundError: a network is not there.
+    At the end it is measured on all validation images; a finished run that is called again does that alone. Result and
+    errors are those of Phase I's; and UserError: the generator can have no early head.
     """
     device, domain = set_up(config), config.domain
     generator = load_generator(obtain_weights(domain, "generator"), domain).to(device).requires_grad_(False)

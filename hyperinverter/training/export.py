@@ -34,12 +34,12 @@ METHOD_OF = {"w_encoder": "w_encoder", "feature_residual": "phase3"}
 
 
 def export_part(
-    folder: Path,
     part: str,
     trained: nn.Module | Mapping[str, Tensor],
     domain: DomainConfig,
-    progress: Progress,
     frozen: dict[str, str],
+    folder: Path,
+    progress: Progress,
     measured: dict[str, float] | None = None,
     more: Mapping[str, object] | None = None,
 ) -> None:

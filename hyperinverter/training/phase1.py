@@ -7,6 +7,7 @@ Letters: N images, R pixels, L styles.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -29,7 +30,6 @@ from hyperinverter.training.export import export_part
 from hyperinverter.training.guard import guarded
 from hyperinverter.training.loop import Trainee, fit
 from hyperinverter.training.optim import build_optimizer, split_microbatches, step_over_parts
-from hyperinverter.training.progress import Progress
 from hyperinverter.training.resume import find_state
 from hyperinverter.training.start import (
     load_discriminator_of_losses,
@@ -141,9 +141,6 @@ def train(config: Phase1Config) -> dict[str, float]:
         compute, clip = (lambda pair: objective(*pair)), config.gradient_clip
         return step_over_parts(optimizer, compute, pairs, clip=clip, measure=measure)
 
-    def write(folder: Path, progress: Progress, measured: dict[str, float] | None) -> None:
-        export_part(folder, "w_encoder", w_encoder, domain, progress, frozen, measured)
-
     trainee = Trainee(
         trainer="phase1",
         title="Phase I",
@@ -156,7 +153,7 @@ def train(config: Phase1Config) -> dict[str, float]:
         measure=lambda images, names: objective(images, objective.true_w(validation_data, names)),
         draw=lambda images, _: [images, objective.reconstruct(images)],
         pictures="input_phase1",
-        write=write,
+        write=partial(export_part, "w_encoder", w_encoder, domain, frozen),
         then=command_for("hyperinverter", domain.name, output / "model"),
     )
     return fit(config, trainee, resumed, (train_data, validation_data), device)

@@ -170,29 +170,19 @@ def update_discriminator(
     )
 
 
-def check_settings(config: Phase2Config) -> None:
-    """Refuse batches that do not divide, and data that cannot be read, before networks are loaded."""
-    check_divides("schedule.batch_size", config.schedule.batch_size, config.gradient_accumulation)
-    check_training_data(config.data)
-    if config.adversarial.weight > 0:
-        check_divides("adversarial.batch_size", config.adversarial.batch_size, config.gradient_accumulation)
-
-
 @in_all_processes
 @guarded
 def train(config: Phase2Config) -> dict[str, float]:
     """Train until `schedule.max_steps`; the best networks go to `<output>/model`, the last to `<output>/model_last`.
 
     With an adversarial loss the best before `start_step` stays in `model/hyperinverter_before_adversarial.safetensors`.
-
-    Returns:
-        The last logged losses ("train/..."), the last validation losses ("validation/..."), "best/loss", "best/step".
-    Raises:
-        UserError: the losses are no longer finite, the checkpoint does not fit the config, or the data cannot be used.
-        FileNotFoundError: a network or the images are not there.
+    Result and errors are those of Phase I's.
     """
     device, domain, gan = set_up(config), config.domain, config.adversarial
-    check_settings(config)
+    check_divides("schedule.batch_size", config.schedule.batch_size, config.gradient_accumulation)
+    if gan.weight > 0:
+        check_divides("adversarial.batch_size", gan.batch_size, config.gradient_accumulation)
+    check_training_data(config.data)
     start = start_hyperinverter(domain, config.init_from)
     discriminator, used = load_discriminator_of_losses(config, start.frozen)
     names = config.edit_consistency_directions if config.edit_consistency_weight > 0 else []
@@ -239,7 +229,7 @@ def train(config: Phase2Config) -> dict[str, float]:
         return values
 
     def write(folder: Path, progress: Progress, measured: dict[str, float] | None) -> None:
-        export_part(folder, "hyperinverter", trained, domain, progress, start.frozen, measured)
+        export_part("hyperinverter", trained, domain, start.frozen, folder, progress, measured)
         if measured is not None and gan.weight > 0 and not objective.is_adversarial and is_main():
             best = folder / "hyperinverter.safetensors"
             copy_file(best, best.with_name("hyperinverter_before_adversarial.safetensors"))

@@ -10,6 +10,7 @@ Letters: N images, R pixels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from zlib import crc32
 
@@ -28,7 +29,6 @@ from hyperinverter.training.export import export_part
 from hyperinverter.training.guard import guarded
 from hyperinverter.training.loop import Trainee, fit
 from hyperinverter.training.optim import build_optimizer, split_microbatches, step_over_parts
-from hyperinverter.training.progress import Progress
 from hyperinverter.training.resume import find_state
 from hyperinverter.training.start import (
     load_discriminator_of_losses,
@@ -189,10 +189,6 @@ def train(config: Phase3Config) -> dict[str, float]:
             optimizer, lambda pair: objective(*pair), pairs, clip=config.gradient_clip, measure=measure
         )
 
-    def write(target: Path, progress: Progress, measured: dict[str, float] | None) -> None:
-        more = {"capacity": trained.capacity}
-        export_part(target, "feature_residual", trained, domain, progress, frozen, measured, more)
-
     numbers = f"{' x '.join(map(str, trained.shape))} numbers at {trained.layer}"
     trainee = Trainee(
         trainer="phase3",
@@ -206,7 +202,7 @@ def train(config: Phase3Config) -> dict[str, float]:
         measure=lambda images, names: objective(images, objective.fixed_moves(images, names)),
         draw=objective.pictures,
         pictures="input_phases_sample_moved",
-        write=write,
+        write=partial(export_part, "feature_residual", trained, domain, frozen, more={"capacity": trained.capacity}),
         then=f"{command_of('evaluate')} model={folder} 'methods=[hyperinverter,phase3]' data.root=FOLDER",
         notes=[f"the residual has {numbers}, {trained.capacity:.3f} per number of an image"],
     )
