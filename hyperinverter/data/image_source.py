@@ -1,7 +1,7 @@
 """What every source of images is: a fixed, ordered set of names, and the bytes of one image at a time.
 
-A source knows names and reads one image at a time; it holds no pixels. Handles (zip, LMDB) are opened on first use in
-each process and are dropped when a source is pickled: a ZipFile shared over a fork reads garbage ("Bad CRC-32").
+A source knows names and reads one image at a time; it holds no pixels. Archives are read by place: a ZipFile, which has
+a position, shared over a fork reads garbage ("Bad CRC-32").
 """
 
 import hashlib
@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Sequence
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -98,51 +97,32 @@ class Subset(ImageSource):
 
 
 class OpenFile:
-    """A file that is open in one process; many threads may read at once."""
+    """A file that threads and forked processes may read at once; it is opened by its first reader, in a copy anew."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 (open as long as the process reads)
-        self._lock = threading.Lock()
+        self.path, self._file, self._lock = path, None, threading.Lock()
+
+    def __reduce__(self) -> tuple[type, tuple[Path]]:
+        return OpenFile, (self.path,)
 
     def read(self, start: int, size: int) -> bytes:
         """These bytes. Raises OSError: the file ends before them."""
-        beyond = start + size - os.fstat(self._file.fileno()).st_size
+        if self._file is None:
+            with self._lock:
+                self._file = self._file or open(self.path, "rb", buffering=0)  # noqa: SIM115 (stays open)
+        number = self._file.fileno()
+        beyond = start + size - os.fstat(number).st_size
         if beyond > 0:  # before memory is taken for what is not there
             raise OSError(f"{self.path} ends {beyond} bytes too early")
         if hasattr(os, "pread"):  # no common position, so threads need not wait for each other
-            data = os.pread(self._file.fileno(), size, start)
-        else:
+            data = os.pread(number, size, start)
+        else:  # there are no forks here either
             with self._lock:
                 self._file.seek(start)
                 data = self._file.read(size)
         if len(data) < size:
             raise OSError(f"{self.path} ends {size - len(data)} bytes too early")
         return data
-
-
-class PerProcess:
-    """A handle opened on first use in each process; a pickled copy starts closed. `get` is safe from many threads."""
-
-    def __init__(self, open_handle: Callable[[], Any]):
-        self._open = open_handle
-        self._pid: int | None = None
-        self._handle: Any = None
-        self._lock = threading.Lock()
-
-    def get(self) -> Any:
-        if self._pid != os.getpid():
-            with self._lock:
-                if self._pid != os.getpid():
-                    self._handle = self._open()
-                    self._pid = os.getpid()
-        return self._handle
-
-    def __getstate__(self) -> Callable[[], Any]:
-        return self._open
-
-    def __setstate__(self, open_handle: Callable[[], Any]) -> None:
-        self.__init__(open_handle)
 
 
 def sort_out(names: Names, read_head: Callable[[int], bytes] | None = None) -> tuple[np.ndarray, Names]:

@@ -15,12 +15,11 @@ import struct
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from hyperinverter.data.image_source import ImageSource, OpenFile, PerProcess
+from hyperinverter.data.image_source import ImageSource, OpenFile
 from hyperinverter.data.names import Names
 from hyperinverter.data.other_files import LMDB_FILE
 from hyperinverter.utils.errors import UserError
@@ -151,10 +150,11 @@ class LmdbSource(ImageSource):
     """
 
     def __init__(self, path: Path, resolution: int | None = None):
-        self.path = str(path.resolve())
-        file, entries = path / LMDB_FILE if path.is_dir() else path, Entries()
+        self.path, entries = str(path.resolve()), Entries()
+        file = path / LMDB_FILE if path.is_dir() else path
+        self._file = OpenFile(file)
         try:
-            result = Names.of(keys(OpenFile(file).read, file.stat().st_size, entries))
+            result = Names.of(keys(self._file.read, file.stat().st_size, entries))
         except (ValueError, OSError) as error:
             raise UserError(f"{path} is no readable LMDB database ({error}): unpack or download it again") from error
         prefix, shown = b"", _name_of
@@ -165,10 +165,9 @@ class LmdbSource(ImageSource):
         kept = np.flatnonzero([key.startswith(prefix) and key not in BOOKKEEPING for key in raw])
         super().__init__(Names.of(map(result.raw, kept), shown=shown))
         self._starts, self._sizes = (np.array(part, np.int64)[kept] for part in (entries.starts, entries.sizes))
-        self._file = PerProcess(partial(OpenFile, file))
 
     def read_bytes(self, index: int) -> bytes:
-        return self._file.get().read(int(self._starts[index]), int(self._sizes[index]))
+        return self._file.read(int(self._starts[index]), int(self._sizes[index]))
 
     @property
     def container(self) -> Path:

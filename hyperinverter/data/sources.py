@@ -42,9 +42,10 @@ class FilesSource(ImageSource):
 class ConcatSource(ImageSource):
     """Several sources one after the other; a name that occurs twice gets its root's name in front."""
 
-    def __init__(self, parts: list[ImageSource], labels: list[str]):
+    def __init__(self, labelled: list[tuple[ImageSource, str]]):
+        parts = [part for part, _ in labelled]
         super().__init__(
-            Names.of(_distinct([part.names for part in parts], labels)),
+            Names.of(_distinct([(part.names, label) for part, label in labelled])),
             concatenated([part.ignored for part in parts]),
             concatenated([part.split_keys for part in parts]),
         )
@@ -59,11 +60,11 @@ class ConcatSource(ImageSource):
         return [place for part in self.parts for place in part.places()]
 
 
-def _distinct(parts: list[Names], labels: list[str]) -> Iterator[str]:
+def _distinct(parts: list[tuple[Names, str]]) -> Iterator[str]:
     """All names, each different."""
-    ambiguous = repeated(parts)
-    taken = set(np.concatenate([part.hashes() for part in parts]).tolist()) if ambiguous else set()
-    for number, (names, label) in enumerate(zip(parts, labels, strict=True)):
+    ambiguous = repeated([names for names, _ in parts])
+    taken = set(np.concatenate([names.hashes() for names, _ in parts]).tolist()) if ambiguous else set()
+    for number, (names, label) in enumerate(parts):
         for name in names:
             full = name
             if name in ambiguous:
@@ -100,10 +101,10 @@ def open_source(
         raise ValueError(f"max_images must be at least 1 or None, got {max_images}")
     roots = [root] if isinstance(root, str | Path) else list(root)
     paths = [path for one in roots for path in expand(str(one))]
-    parts, labels = _open_parts(paths, kind, resolution)
+    parts = _open_parts(paths, kind, resolution)
     if len(paths) > 1:
-        parts, labels = _each_image_once(parts, labels)
-    source = parts[0] if len(parts) == 1 else ConcatSource(parts, labels)
+        parts = _each_image_once(parts)
+    source = parts[0][0] if len(parts) == 1 else ConcatSource(parts)
     source.max_megapixels = max_megapixels
     if len(source) == 0:
         others = (
@@ -167,21 +168,17 @@ def spare_inputs(target: Path, places: set[Path]) -> None:
         )
 
 
-def _open_parts(paths: list[Path], kind: str, resolution: int | None) -> tuple[list[ImageSource], list[str]]:
-    parts: list[ImageSource] = []
-    labels: list[str] = []
+def _open_parts(paths: list[Path], kind: str, resolution: int | None) -> list[tuple[ImageSource, str]]:
+    """Sources, each with a word to tell its names from another's."""
+    parts: list[tuple[ImageSource, str]] = []
     loose = [path for path in paths if path.is_file() and _is_image_file(path)]
     if loose:  # image files named one by one (or by a glob) make one source
         if kind in ("zip", "lmdb"):
             raise UserError(f"data.kind is {kind}, but {loose[0]} is an image file: use data.kind=auto")
         folder = Path(os.path.commonpath([path.absolute().parent for path in loose]))
-        parts.append(FilesSource(folder, [path.absolute().relative_to(folder).as_posix() for path in loose]))
-        labels.append(folder.name)
-    for path in paths:
-        if path not in loose:
-            parts.append(_open_one(path, kind, resolution))
-            labels.append(path.stem)
-    return parts, labels
+        names = [path.absolute().relative_to(folder).as_posix() for path in loose]
+        parts.append((FilesSource(folder, names), folder.name))
+    return parts + [(_open_one(path, kind, resolution), path.stem) for path in paths if path not in loose]
 
 
 def _is_image_file(path: Path) -> bool:
@@ -202,12 +199,12 @@ def _head(path: Path) -> bytes:
         return b""
 
 
-def _each_image_once(parts: list[ImageSource], labels: list[str]) -> tuple[list[ImageSource], list[str]]:
+def _each_image_once(parts: list[tuple[ImageSource, str]]) -> list[tuple[ImageSource, str]]:
     """The parts without images that a part before them (or the same list of files) holds; says how many those are."""
     seen: set[Path] = set()  # an archive by its own path, image files by theirs
     kept: list[tuple[ImageSource, str]] = []
     repeated = 0
-    for part, label in zip(parts, labels, strict=True):
+    for part, label in parts:
         new = []
         for index, place in enumerate(part.places() if part.container is None else [part.container]):
             if place not in seen:
@@ -222,7 +219,7 @@ def _each_image_once(parts: list[ImageSource], labels: list[str]) -> tuple[list[
             kept.append((Subset(part, new), label))
     if repeated:
         logger.warning("%d images are named more than once in data.root and are read once", repeated)
-    return [part for part, _ in kept], [label for _, label in kept]
+    return kept
 
 
 def _open_one(path: Path, kind: str, resolution: int | None) -> ImageSource:

@@ -12,14 +12,13 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
-from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 
-from hyperinverter.data.image_source import ImageSource, OpenFile, PerProcess, sort_out
+from hyperinverter.data.image_source import ImageSource, OpenFile, sort_out
 from hyperinverter.data.names import Names
 from hyperinverter.utils.decode import HEAD_BYTES
 from hyperinverter.utils.errors import UserError
@@ -42,13 +41,6 @@ FIELDS = np.dtype(
 )
 
 
-class ZipMember(NamedTuple):
-    """A member as the table of contents describes it."""
-
-    name: str
-    fields: tuple[int, int, int, int, int, int]  # of FIELDS
-
-
 class ZipSource(ImageSource):
     """The images of an archive in name order; of a name that occurs twice the last one, as `zipfile` reads it.
 
@@ -64,8 +56,7 @@ class ZipSource(ImageSource):
             _check_apart(result)
         except (zipfile.BadZipFile, struct.error, EOFError, OverflowError) as error:
             raise UserError(f"{path} is no readable zip file ({error}): copy or download it again") from error
-        self.path = path
-        self._file = PerProcess(partial(OpenFile, path))
+        self.path, self._file = path, OpenFile(path)
         self.names, self._table = names, result
         kept, ignored = sort_out(names, self._head)
         super().__init__(names.take(kept), ignored)
@@ -95,12 +86,11 @@ class ZipSource(ImageSource):
         entry = self._table[index]
         if entry["flags"] & ENCRYPTED:
             raise OSError("it is encrypted; unpack the archive with its password")
-        file = self._file.get()
-        head = LOCAL.unpack(file.read(int(entry["offset"]), LOCAL.size))
+        head = LOCAL.unpack(self._file.read(int(entry["offset"]), LOCAL.size))
         if head[0] != b"PK\3\4":
             raise zipfile.BadZipFile("no member begins where the table of contents says")
         start = int(entry["offset"]) + LOCAL.size + head[-2] + head[-1]
-        return file.read(start, min(int(entry["packed"]), most))
+        return self._file.read(start, min(int(entry["packed"]), most))
 
     @property
     def container(self) -> Path:
@@ -152,8 +142,8 @@ def is_zip(path: Path) -> bool:
         return False
 
 
-def entries(file: BinaryIO) -> Iterator[ZipMember]:
-    """The members in the order of the table of contents, folders left out.
+def entries(file: BinaryIO) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Names and FIELDS of the members in the order of the table of contents, folders left out.
 
     Raises zipfile.BadZipFile: there is no whole table of contents.
     """
@@ -172,7 +162,7 @@ def entries(file: BinaryIO) -> Iterator[ZipMember]:
             unpacked, packed, offset = _long_numbers(extra, [unpacked, packed, offset])
         name = raw.decode("utf-8" if flags & UTF8 else "cp437", "replace").split("\0")[0]
         if not name.endswith("/"):
-            yield ZipMember(name, (offset + shift, packed, unpacked, crc, method, flags))
+            yield name, (offset + shift, packed, unpacked, crc, method, flags)
 
 
 def _find_directory(file: BinaryIO) -> tuple[int, int, int]:
@@ -216,8 +206,8 @@ def _long_numbers(extra: bytes, numbers: list[int]) -> list[int]:
     return numbers
 
 
-def _collected(result: Iterator[ZipMember], table: list[np.ndarray]) -> Iterator[str]:
+def _collected(result: Iterator[tuple[str, tuple[int, ...]]], table: list[np.ndarray]) -> Iterator[str]:
     """The names, while the fields go into arrays."""
     for chunk in iter(lambda: list(islice(result, CHUNK)), []):
-        table.append(np.array([entry.fields for entry in chunk], FIELDS))
-        yield from (entry.name for entry in chunk)
+        table.append(np.array([fields for _, fields in chunk], FIELDS))
+        yield from (name for name, _ in chunk)

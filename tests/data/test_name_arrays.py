@@ -46,5 +46,5 @@ def test_repeated_names_are_found_across_parts():
 def test_every_image_of_several_roots_has_a_name_of_its_own(tmp_path):
     """The lengthened name of one may be the plain name of another."""
     parts = [FilesSource(tmp_path, names) for names in (["a/x.png", "x.png"], ["x.png", "y.png"], ["x.png"])]
-    names = ConcatSource(parts, ["p", "a", "a"]).names
+    names = ConcatSource(list(zip(parts, ["p", "a", "a"], strict=True))).names
     assert len(set(names)) == len(names) == 5 and names[1] == "p/x.png" and names[3] == "y.png"

@@ -130,7 +130,7 @@ def test_stated_kind_must_fit(folder):
 
 
 def test_zip_survives_pickling_threads_and_fork(tmp_path):
-    """A ZipFile opened before a fork gives 'Bad CRC-32' in the child unless it is opened per process."""
+    """A ZipFile opened before a fork gives 'Bad CRC-32' in the child unless it is read by place."""
     members = {f"{i:03d}.png": image_bytes(i) for i in range(40)}
     source = open_source(make_zip(tmp_path / "many.zip", members))
     assert first_level(source, 3) == 3
