@@ -84,35 +84,6 @@ def choose_photos(people: Sequence[str | None], count: int) -> list[int]:
     return [indices[round(place)] for place in np.linspace(0, len(indices) - 1, count)]
 
 
-def measure_editability(
-    inverter: Inverter,
-    cases: Sequence[Case],
-    batches: Iterable[Tensor],
-    strengths: Sequence[float],
-    classifier: Classifier,
-    identities: Sequence[Identity] = (),
-    *,
-    unit: str = "std",
-    measured_px: int | None = None,
-) -> dict[str, Any]:
-    """Edit photos at all strengths, and hold Phase II's edits against Phase I's.
-
-    Args:
-        inverter: HyperInverter; Phase I is the same Inversion without its weights.
-        cases: directions with their classifiers; they are filled.
-        batches: photos [n,3,R,R] in [-1,1].
-        strengths: above 0; each is applied in both ways.
-        unit: of the strengths: `std`, standard deviations of w·d over photos, or `w`, distances in W (the paper's γ).
-        measured_px: what networks see: larger photos are reduced to it, and images drawn at it; None: as they are.
-    Returns:
-        direction -> its figures: the classifiers' effects and kept shares, identity, see `figures_of`.
-    """
-    measure_edits_of(
-        inverter, both_phases, cases, batches, strengths, classifier, identities, unit=unit, measured_px=measured_px
-    )
-    return {case.direction.name: figures_of(case, both_ways(strengths)) for case in cases}
-
-
 def both_phases(inverter: Inverter, photos: Tensor) -> dict[str, Inversion]:
     """What is edited of a batch of photos: Phase I's Inversion and HyperInverter's, by their methods."""
     inversion = inverter.invert(photos, batch_size=len(photos))
@@ -122,21 +93,26 @@ def both_phases(inverter: Inverter, photos: Tensor) -> dict[str, Inversion]:
 @torch.no_grad()
 def measure_edits_of(
     inverter: Inverter,
-    inversions: Callable[[Inverter, Tensor], dict[str, Inversion]],
     cases: Sequence[Case],
     batches: Iterable[Tensor],
     strengths: Sequence[float],
     classifier: Classifier,
     identities: Sequence[Identity] = (),
     *,
+    inversions: Callable[[Inverter, Tensor], dict[str, Inversion]] = both_phases,
     unit: str = "std",
     measured_px: int | None = None,
 ) -> None:
-    """Fill `cases` with how edits of photos change scores and likenesses.
+    """Edit photos at all strengths, and fill `cases` with how scores and likenesses change.
 
     Args:
+        inverter: HyperInverter where both phases are edited; Phase I is the same Inversion without its weights.
+        cases: directions with their classifiers.
+        batches: photos [n,3,R,R] in [-1,1].
+        strengths: above 0; each is applied in both ways.
         inversions: of a batch of photos, rounded to 8 bits: name -> what is edited.
-        cases, ...: as in `measure_editability`.
+        unit: of the strengths: `std`, standard deviations of w·d over photos, or `w`, distances in W (the paper's γ).
+        measured_px: what networks see: larger photos are reduced to it, and images drawn at it; None: as they are.
     """
     ways = both_ways(strengths)
     for photos in batches:

@@ -13,7 +13,8 @@ from hyperinverter.evaluation.editability import (
     both_ways,
     choose_photos,
     edit_rows,
-    measure_editability,
+    figures_of,
+    measure_edits_of,
     records_of,
 )
 from hyperinverter.inverters import Inversion
@@ -42,6 +43,12 @@ class Stub:
     def render(self, inversion, batch_size, resolution=None):
         part, pixels = KEPT if inversion.has_weights else 1.0, resolution or self.pixels
         return (part * inversion.ws[:, 0, 0])[:, None, None, None].expand(-1, 3, pixels, pixels)
+
+
+def measure_editability(inverter, cases, photos, strengths, *judges, **settings):
+    """Direction -> its figures."""
+    measure_edits_of(inverter, cases, photos, strengths, *judges, **settings)
+    return {case.direction.name: figures_of(case, both_ways(strengths)) for case in cases}
 
 
 def direction(attribute: str | None, way: float = 1.0) -> Direction:

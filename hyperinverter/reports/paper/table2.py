@@ -163,12 +163,12 @@ def edits_of(
             cases = [replace(case, changes={}, identities={}) for case in judges.cases]
             measure_edits_of(
                 inverter,
-                inversions,
                 cases,
                 [photos],
                 config.strengths,
                 judges.classifiers,
                 identities,
+                inversions=inversions,
                 unit=config.strength_unit,
                 measured_px=judges.pixels,
             )

@@ -24,7 +24,8 @@ from hyperinverter.evaluation.editability import (
     both_ways,
     choose_photos,
     edit_rows,
-    measure_editability,
+    figures_of,
+    measure_edits_of,
     records_of,
 )
 from hyperinverter.extractors.dlib_face import DlibFace
@@ -101,7 +102,7 @@ def measure_edits(bench: Bench, inverter: Inverter) -> dict[str, Any]:
     cases, fitted = judges.cases, judges.fitted
     batches = bench.batches(choose_photos(bench.people, config.edited_photos))
     identities = find_identities(bench.device) if inverter.domain.kind == "faces" else []
-    figures = measure_editability(
+    measure_edits_of(
         inverter,
         cases,
         (images for images, _ in batches.in_order(config.batch_size)),
@@ -129,7 +130,7 @@ def measure_edits(bench: Bench, inverter: Inverter) -> dict[str, Any]:
         "classifiers": fitted.figures if fitted else {},
         "classifier_networks": judges.classifiers.about(),
         "not_measured": judges.missing,
-        "directions": figures,
+        "directions": {case.direction.name: figures_of(case, both_ways(config.strengths)) for case in cases},
     }
 
 
