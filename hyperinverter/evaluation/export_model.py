@@ -1,7 +1,7 @@
 """A trained model folder as it is shipped: half precision part by part, each measured before it is believed."""
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -69,14 +69,18 @@ def export_model(config: ExportConfig) -> dict[str, float | list[str]]:
     seed_everything(config.seed, config.threads)
     device = resolve_device(config.device)
     with doing("loading the model"):
-        original = Outputs.of(source, config, device)
+        generator = load(str(source), device=str(device)).generator
+        latents = torch.randn([config.test_images, generator.z_dim]).to(device)
+        with torch.no_grad():
+            images = generator(latents).clamp(-1, 1)
+        original = Outputs.of(source, latents, images)
     half: set[str] = set()
     write_folder(files, target, half)
     pieces = [piece for piece in by_size(files) if piece not in config.as_they_are]
     for piece in pieces if config.half else ():
         with doing(f"trying {piece} in float16"):
             write_folder(files, target, half | {piece})
-            change = original.change_to(target)
+            change = original.change_to(Outputs.of(target, latents, images))
         fits = change.is_within(config)
         print(
             f"{piece}: float{16 if fits else 32}; in float16 pixels change by {change.mean:.2g} in the mean, "
@@ -87,7 +91,7 @@ def export_model(config: ExportConfig) -> dict[str, float | list[str]]:
         write_folder(files, target, half)
         if (components := source / PCA).is_file():
             copy_file(components, target / components.name)
-        change = original.change_to(target)
+        change = original.change_to(Outputs.of(target, latents, images))
     mb = sum(path.stat().st_size for path in target.rglob("*.safetensors")) / MB
     print(
         f"{target}: {mb:.1f} MB; {', '.join(sorted(half)) or 'nothing'} in float16; pixels change by {change.mean:.2g} "
@@ -159,40 +163,24 @@ def write_folder(files: dict[str, ModelFile], target: Path, half: Collection[str
 
 @dataclass
 class Outputs:
-    """What a model folder makes of the same latents and images."""
+    """What a model folder makes of latents and images."""
 
-    latents: Tensor
-    images: Tensor  # samples of the original's generator
     samples: Tensor
     reconstructions: Tensor
     logits: Tensor | None  # None without a discriminator
 
     @classmethod
     @torch.no_grad()
-    def of(cls, folder: Path, config: ExportConfig, device: torch.device) -> "Outputs":
-        generator = load(str(folder), device=str(device)).generator
-        latents = torch.randn([config.test_images, generator.z_dim]).to(device)
-        images = generator(latents).clamp(-1, 1)
-        return cls(latents, images, images, images, None).again(folder)
-
-    @torch.no_grad()
-    def again(self, folder: Path) -> "Outputs":
-        """By another folder."""
-        inverter = load(str(folder), device=str(self.images.device))
+    def of(cls, folder: Path, latents: Tensor, images: Tensor) -> "Outputs":
+        inverter = load(str(folder), device=str(images.device))
         logits = None
         if (folder / "discriminator.safetensors").is_file():
-            discriminator = load_discriminator(folder).to(self.images.device)
-            logits = torch.cat([discriminator(image[None]) for image in self.images])  # alone: no minibatch statistics
-        return replace(
-            self,
-            samples=inverter.generator(self.latents),
-            reconstructions=inverter.render(inverter.invert(self.images)),
-            logits=logits,
-        )
+            discriminator = load_discriminator(folder).to(images.device)
+            logits = torch.cat([discriminator(image[None]) for image in images])  # alone: no minibatch statistics
+        return cls(inverter.generator(latents), inverter.render(inverter.invert(images)), logits)
 
-    def change_to(self, folder: Path) -> Change:
-        other = self.again(folder)
-        changes = [(getattr(self, key) - getattr(other, key)).abs() for key in ("samples", "reconstructions")]
+    def change_to(self, other: "Outputs") -> Change:
+        changes = [(self.samples - other.samples).abs(), (self.reconstructions - other.reconstructions).abs()]
         logits = 0.0
         if self.logits is not None and other.logits is not None:
             logits = float((self.logits - other.logits).abs().mean() / self.logits.std().clamp_min(1e-6))
