@@ -1,7 +1,9 @@
-"""Drawings by matplotlib: letters that can be read, and the same bytes for the same numbers."""
+"""Drawings by matplotlib: letters that can be read, the same bytes for the same numbers; and these as CSV."""
 
+import csv
 import io
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,14 @@ def svg_of(figure: Any, salt: str) -> str:
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
         text = buffer.getvalue()
     return re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+
+
+def save_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a CSV of these columns."""
+    with write_atomically(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def save_figure(figure: Any, stem: Path) -> list[Path]:

@@ -3,17 +3,15 @@
 A time on one CPU thread that other programs shared counts as it would be on a core of its own.
 """
 
-import csv
 import json
 from glob import glob
 from pathlib import Path
 from typing import Any
 
-from hyperinverter.evaluation.drawing import new_figure, save_figure
+from hyperinverter.evaluation.drawing import new_figure, save_figure, save_table
 from hyperinverter.metrics.timing import own_time
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.errors import UserError
-from hyperinverter.utils.files import write_atomically
 
 TIME = "time_ms_median"
 # of a name beside its point, in typographic points, and which of its sides is there; the usual one first
@@ -110,10 +108,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def draw_quality_time(points: list[dict[str, Any]], about: dict[str, str], quality: str, folder: Path) -> list[str]:
     """Write quality_time.csv, .svg and .png; their names."""
-    with write_atomically(folder / "quality_time.csv") as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(points)
+    save_table(folder / "quality_time.csv", COLUMNS, points)
     figure, axes = new_figure(7.0, 4.8)
     names = [point["method"] for point in points]
     labels: list[tuple[str, str, float, float]] = []

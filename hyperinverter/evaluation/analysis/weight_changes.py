@@ -4,7 +4,6 @@ Dense Δθ of one batch at a time are looked at and dropped; what stays is one n
 Letters: N images, J layers.
 """
 
-import csv
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,18 +15,15 @@ import torch
 from torch import Tensor
 
 from hyperinverter.evaluation.comparison import statement
-from hyperinverter.evaluation.drawing import new_figure, save_figure
+from hyperinverter.evaluation.drawing import new_figure, save_figure, save_table
 from hyperinverter.inverters import Inverter
 from hyperinverter.metrics import NotMeasured
 from hyperinverter.metrics.base import bootstrap_interval, bootstrap_means, middle_95
 from hyperinverter.models.target_layers import target_layers
 from hyperinverter.utils.checkout import REPOSITORY, command_of
 from hyperinverter.utils.errors import UserError
-from hyperinverter.utils.files import write_atomically
 
 COLUMNS = ("layer", "resolution", "kind", "numbers", "mean_abs_change", "low_95", "high_95", "mean_abs_weight")
-
-
 SEPARABLE = ("depthwise", "pointwise")
 MAIN = ("conv", *SEPARABLE)
 
@@ -179,10 +175,7 @@ def read_other(path: str) -> dict[str, Any]:
 def draw_weight_changes(result: dict[str, Any], title: str, folder: Path) -> list[str]:
     """Write weight_changes.csv, .svg and .png into the folder; their names."""
     rows = result["layers"]
-    with write_atomically(folder / "weight_changes.csv") as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+    save_table(folder / "weight_changes.csv", COLUMNS, rows)
     figure, axes = new_figure(max(6.0, 0.42 * len(rows) + 1.5), 4.8)
     labels = {"conv": "main convolution", "torgb": "toRGB", "affine": "style affine"}
     colours = {"conv": "tab:blue", "depthwise": "tab:cyan", "pointwise": "tab:purple"}
