@@ -153,8 +153,7 @@ def gaussian(values: np.ndarray, sigma: float) -> np.ndarray:
     if sigma <= 0 or len(values) < 2:
         return values
     reach = min(int(np.ceil(3 * sigma)), len(values) - 1)
-    before, after = 2 * values[0] - values[reach:0:-1], 2 * values[-1] - values[-2 : -reach - 2 : -1]
-    padded = np.concatenate([before, values, after])
+    padded = np.pad(values, [(reach, reach), *[(0, 0)] * (values.ndim - 1)], mode="reflect", reflect_type="odd")
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     weights /= weights.sum()
     return sum(weight * padded[i : i + len(values)] for i, weight in enumerate(weights))
