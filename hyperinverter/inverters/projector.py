@@ -26,7 +26,6 @@ SPACES = ("w", "w_plus")
 ADAM_BETAS = (0.9, 0.999)
 SMALLEST_NOISE = 8  # pixels; noise inputs are halved down to this when their autocorrelation is measured
 CHUNK = 1000  # codes that the mapping network computes at a time
-PROGRESS_STEPS = 100  # shorter runs show no bar
 RAMP_UP, RAMP_DOWN = 0.05, 0.25  # parts of the run over which the learning rate rises and falls
 NOISE = 0.05  # standard deviation of the latent's noise at the start, in units of W's spread
 NOISE_RAMP = 0.75  # part of the run after which that noise is zero
@@ -222,8 +221,8 @@ def _check(generator: Generator, target: Tensor, space: str, steps: int) -> None
 
 
 @contextmanager
-def progress_bar(label: str, steps: int) -> Iterator[tqdm]:
-    """A bar that goes away when the run is done; none for short runs. Into a file it writes every other second."""
+def progress_bar(label: str, steps: int, shortest: int = 100) -> Iterator[tqdm]:
+    """A bar that goes away when the run is done; none for a shorter one. Into a file it writes every other second."""
     often = {"mininterval": 0.1 if sys.stderr.isatty() else 2.0}
-    with tqdm(total=steps, desc=label, unit="step", leave=False, disable=steps < PROGRESS_STEPS, **often) as bar:
+    with tqdm(total=steps, desc=label, unit="step", leave=False, disable=steps < shortest, **often) as bar:
         yield bar

@@ -13,12 +13,12 @@ from typing import Self
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from hyperinverter.config.schema import DomainConfig, RefineConfig
 from hyperinverter.extractors.mobilefacenet import MobileFaceNet
 from hyperinverter.extractors.resize import at_most
 from hyperinverter.inverters.perceptual import Perceptual, find_perceptual
+from hyperinverter.inverters.projector import progress_bar
 from hyperinverter.models.stylegan2 import Generator
 from hyperinverter.ops.distances import relative_difference
 from hyperinverter.utils.errors import UserError
@@ -30,7 +30,6 @@ SCALE_RATE = 0.3  # of w_encoder's scales, which are 0 at first
 W_LEARNING_RATE = 0.02  # of w_encoder's w
 LEAST_SIZE = 0.05  # of a token, for its rate
 PERCEPTUAL = ("lpips", "squeezenet_features")  # best first
-PROGRESS_STEPS = 10  # shorter runs show no bar
 EDIT_REACH = 0.5  # an edit goes up to this share of the way to another w, as in training
 EDIT_SEED = 0  # of these edits, the same for every image, so that no image feels the others
 
@@ -127,7 +126,7 @@ class Refiner:
             return at_most(draw(ws, codes(), px).float(), compared_px)
 
         self.history.clear()
-        with torch.enable_grad(), self._bar() as bar:
+        with torch.enable_grad(), progress_bar("refine", settings.steps, shortest=10) as bar:
             wanted, edits = self._features(images), _Edits(generator, compared_px)
             for step in range(settings.steps):
                 px = compared_px if step < settings.early * settings.steps else whole_px
@@ -163,10 +162,6 @@ class Refiner:
             if ruler is not None and weight > 0:
                 total = total + weight * ruler.distance(ruler.features(output), features)
         return total
-
-    def _bar(self) -> tqdm:
-        steps = self.settings.steps
-        return tqdm(total=steps, desc="refine", unit="step", leave=False, disable=steps < PROGRESS_STEPS, mininterval=1)
 
 
 def with_rates(settings: RefineConfig, has_tokens: bool) -> RefineConfig:
