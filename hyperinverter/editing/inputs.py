@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -155,13 +156,15 @@ class Inputs:
         self.framing = Framing(inverter.domain, "write align=true")
         self.face_notes: dict[str, str] = {}
         self.places: set[Path] = set()
-        self._total = 0.0  # of the inputs
+        self._total = 0  # of the inputs
         self._latents: dict[str, dict[str, Inversion]] = {}
         self._labels = OutputNames(reserved=("sheet", "frames"))  # a photo sheet.jpg must not meet the commands' own
 
     def __iter__(self) -> Iterator[Photo]:
         sources = self._sources()
-        total = self._total = min(sum(1 if source is None else len(source) for _, source in sources), self._most)
+        most = self.config.data.max_images
+        total = sum(1 if source is None else len(source) for _, source in sources)
+        total = self._total = total if most is None else min(total, most)
         count = 0
         with tqdm(total=total, desc="photos", unit="photo", leave=False, disable=total < 2) as bar:
             for photo in self._photos(sources):
@@ -181,11 +184,6 @@ class Inputs:
         if not self.config.align:
             return self.framing.finder
         return finder.name if (finder := face_finder()) else None
-
-    @property
-    def _most(self) -> float:
-        most = self.config.data.max_images
-        return most if most is not None else float("inf")
 
     def _sources(self) -> list[tuple[str, ImageSource | None]]:
         """Every root with its images; None for saved Inversions and codes."""
@@ -209,7 +207,7 @@ class Inputs:
 
     def _photos(self, sources: list[tuple[str, ImageSource | None]]) -> Iterator[Photo]:
         pending: list[Prepared] = []
-        for source, item, whole in self._items(sources):
+        for source, item, whole in islice(self._items(sources), self.config.data.max_images):
             if isinstance(item, Inversion):
                 yield from self._inverted(pending)
                 pending = []
@@ -226,26 +224,16 @@ class Inputs:
         self, sources: list[tuple[str, ImageSource | None]]
     ) -> Iterator[tuple[str, Inversion | Image.Image | BadImageError, Callable[[], Image.Image] | None]]:
         """(name, what was read, what reads it again) of every input."""
-        left = self._most
         for root, source in sources:
             if root in self._latents:
                 self._note(root, CODES_NOTE, f"{root}: {CODES_NOTE}")
                 for name, one in self._latents[root].items():
-                    if left <= 0:
-                        return
-                    left -= 1
                     yield name, one, None
                 continue
             if source is None:
-                if left <= 0:
-                    return
-                left -= 1
                 yield root, Inversion.load(expanded(root)), None
                 continue
             for index in range(len(source)):
-                if left <= 0:
-                    return
-                left -= 1
                 whole = partial(source.read, index)
                 try:
                     yield source.names[index], whole(), whole
