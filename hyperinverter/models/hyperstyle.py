@@ -169,24 +169,6 @@ class SharedBlock(nn.Module):
         return self.linear(self.convs(features).flatten(1))
 
 
-class RefinementBlock(nn.Module):
-    """Features to the factors of one weight: each for toRGB, one per pair of channels for a 3x3 convolution."""
-
-    def __init__(self, shape: tuple[int, ...], channels: int, width: int, code_size: int, map_size: int):
-        super().__init__()
-        self.shape = shape
-        halvings = halvings_of(map_size) - (shape[-1] == 3)  # 3x3: two pixels are left, which the pooling averages
-        strides = [2] * halvings or [1]  # a map of two pixels
-        self.convs = _convs([channels, *[width] * (len(strides) - 1), code_size], strides)
-        factors = nn.Conv2d(code_size, shape[0] * shape[1], 1)
-        self.output = nn.Sequential(factors) if shape[-1] == 1 else nn.Sequential(nn.AdaptiveAvgPool2d(1), factors)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """[N, C, H, W] -> [N, O, I, k, k]."""
-        factors = self.output(self.convs(features))
-        return factors.reshape(-1, *self.shape[:2], 1, 1).expand(-1, *self.shape)
-
-
 class SeparableKernel(nn.Module):
     """A code to [O, I, k, k]: for every tap the outer product of two vectors, then a linear layer over I and over O."""
 
@@ -210,21 +192,31 @@ class SeparableKernel(nn.Module):
         return kernel.permute(0, 4, 3, 1, 2)
 
 
-class RefinementBlockSeparable(nn.Module):
-    """As RefinementBlock, but a 3x3 convolution's factors are a product of two small kernels."""
+class RefinementBlock(nn.Module):
+    """Features to the factors of one weight: each for toRGB, one per pair of channels for a 3x3 convolution.
 
-    def __init__(self, shape: tuple[int, ...], channels: int, width: int, code_size: int, map_size: int):
+    `separable`: of a 3x3 convolution each, as a product of two small kernels (published: RefinementBlockSeparable).
+    """
+
+    def __init__(
+        self, shape: tuple[int, ...], channels: int, width: int, code_size: int, map_size: int, separable: bool
+    ):
         super().__init__()
         self.shape = shape
-        halvings = halvings_of(map_size)
-        self.convs = _convs([channels, *[width] * (halvings - 1), code_size], [2] * halvings)
-        is_1x1 = shape[-1] == 1
-        last = nn.Conv2d(code_size, shape[0] * shape[1], 1) if is_1x1 else SeparableKernel(shape, code_size)
-        self.output = nn.Sequential(last)
+        pools = shape[-1] > 1 and not separable
+        strides = [2] * (halvings_of(map_size) - pools) or [1]  # two pixels are left to pool; [1] of a map of two
+        self.convs = _convs([channels, *[width] * (len(strides) - 1), code_size], strides)
+        factors: nn.Module
+        if shape[-1] > 1 and separable:
+            factors = SeparableKernel(shape, code_size)
+        else:
+            factors = nn.Conv2d(code_size, shape[0] * shape[1], 1)
+        self.output = nn.Sequential(nn.AdaptiveAvgPool2d(1), factors) if pools else nn.Sequential(factors)
 
     def forward(self, features: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, O, I, k, k]."""
-        return self.output(self.convs(features)).reshape(-1, *self.shape)
+        factors = self.output(self.convs(features))
+        return factors if factors.ndim == 5 else factors.reshape(-1, *self.shape[:2], 1, 1).expand(-1, *self.shape)
 
 
 class HyperNet(Trunk):
@@ -238,13 +230,12 @@ class HyperNet(Trunk):
         self.config = config
         channels, size = self.widths[-1], self.stage_sizes[-1]
         self.shared_weight_hypernet = SharedHypernet(config.token_size, config.shared_rows, config.shared_columns)
-        block_class = RefinementBlockSeparable if config.separable else RefinementBlock
         self.refinement_blocks = nn.ModuleDict()
         for number, shape in sorted(config.shapes.items()):
             self.refinement_blocks[str(number)] = (
                 SharedBlock(channels, config.shared_width, config.code_size, size)
                 if number in config.shared
-                else block_class(shape, channels, config.width, config.code_size, size)
+                else RefinementBlock(shape, channels, config.width, config.code_size, size, config.separable)
             )
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
