@@ -281,7 +281,7 @@ def edit_rows(
     Args:
         photos: [n,3,R,R]; each direction gets a row per photo.
         strength: in both ways.
-        unit: of the strength, see `measure_editability`.
+        unit: of the strength, see `measure_edits_of`.
     """
     ways = (-strength, 0.0, strength)
     inversion = inverter.invert(rounded(photos), batch_size=len(photos))

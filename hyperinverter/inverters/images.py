@@ -23,15 +23,15 @@ ImagesLike = Tensor | Image.Image | str | Path | Sequence[Tensor | Image.Image |
 
 def as_images(
     images: ImagesLike,
-    size: int | tuple[int, int],
+    shape: tuple[int, int],
     look: Callable[[str, Image.Image], object] = lambda name, photo: None,
     align: bool | int = False,
 ) -> Tensor:
-    """Anything image-like as a batch [N, 3, R, R] in [-1, 1].
+    """Anything image-like as a batch [N, 3, H, W] in [-1, 1].
 
     Args:
         images: a tensor [N, 3, H, W] or [3, H, W] in [-1, 1], a PIL image, a path, or a list of these.
-        size: R, or height and width; other sizes are centre-cropped to its proportions and resized (bilinear with
+        shape: H and W wanted; other sizes are centre-cropped to its proportions and resized (bilinear with
             antialiasing), the one policy of the project; PIL images are turned upright and laid over white, as files
             are.
         look: called with name and upright RGB photo of each image that is no tensor, before its crop.
@@ -46,15 +46,14 @@ def as_images(
     if isinstance(images, Tensor) and align:
         raise ValueError("align=True takes photos, as paths or PIL images; a tensor has to be cropped already")
     if isinstance(images, Tensor):
-        return _checked_tensor(images, (size, size) if isinstance(size, int) else size)
+        return _checked_tensor(images, shape)
     if isinstance(images, Image.Image):
-        return _taken_in("an image", upright_rgb(images), size, look, align)
+        return _taken_in("an image", upright_rgb(images), shape, look, align)
     if isinstance(images, str | Path):
-        needed_px = size if isinstance(size, int) else max(size)
-        source = open_source(images, resolution=None if align else needed_px)  # a face is a part of the photo
-        return torch.cat([_taken_in(name, source.read(i), size, look, align) for i, name in enumerate(source.names)])
+        source = open_source(images, resolution=None if align else max(shape))  # a face is a part of the photo
+        return torch.cat([_taken_in(name, source.read(i), shape, look, align) for i, name in enumerate(source.names)])
     if isinstance(images, Sequence) and len(images) > 0 and not isinstance(images, bytes):
-        return torch.cat([as_images(image, size, look, align) for image in images])
+        return torch.cat([as_images(image, shape, look, align) for image in images])
     what = "is empty" if isinstance(images, list | tuple) else f"is {type(images).__name__}"
     array = "; of an array write PIL's Image.fromarray(array)" if hasattr(images, "__array_interface__") else ""
     raise ValueError(f"images {what}; give a tensor [N, 3, H, W] in [-1, 1], PIL images, paths, or a list{array}")
@@ -63,19 +62,18 @@ def as_images(
 def _taken_in(
     name: str,
     photo: Image.Image,
-    size: int | tuple[int, int],
+    shape: tuple[int, int],
     look: Callable[[str, Image.Image], object],
     align: bool | int,
 ) -> Tensor:
     if align:
-        px = size if isinstance(size, int) else max(size)
-        face = align_photo(photo, max(px, ALIGNED_SIZE), name, int(align), px)
+        face = align_photo(photo, max(*shape, ALIGNED_SIZE), name, int(align), max(shape))
         if face.note:
             logger.warning(f"{name}: {face.note}")
         photo = face.image
     else:
         look(name, photo)
-    return from_uint8(to_tensor(photo, size)).unsqueeze(0)
+    return from_uint8(to_tensor(photo, shape)).unsqueeze(0)
 
 
 def _checked_tensor(images: Tensor, shape: tuple[int, int]) -> Tensor:
