@@ -104,6 +104,10 @@ class Reconstructor:
             done(1)
         return torch.stack(outputs).to(images.device), times
 
+    def redrawn(self, images: Tensor, names: Sequence[str]) -> Tensor:
+        """As `__call__`, of images on any device; what they took is left out."""
+        return self(images.to(self.inverter.device), names)[0]
+
     def invert(self, images: Tensor, names: Sequence[str]) -> Inversion:
         """The images' Inversion; of a method that optimises, those that are kept are read, and new ones kept.
 

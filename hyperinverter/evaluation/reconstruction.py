@@ -6,7 +6,7 @@ the batches, and rank 0 puts what they found together in the order of the images
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -164,8 +164,8 @@ def _summarise(
     if chosen:
         names = [record["name"] for record in records]
         results = originals(images, [names[row.index] for row in chosen], config.batch_size)
-        titles = [one.heading(TITLES.get(method, method)) for method, one in inverters.items()]
-        draw_sheet(output / "sheet.png", chosen, names, ranking, results, _for_sheet(methods), titles)
+        columns = {one.inverter.heading(TITLES.get(method, method)): one.redrawn for method, one in methods.items()}
+        draw_sheet(output / "sheet.png", chosen, names, ranking, results, columns)
     tqdm.write(to_markdown(result))
     tqdm.write(f"written: {output / 'metrics.json'}, images.jsonl, table.md, sheet.png")
     return result
@@ -258,15 +258,6 @@ def originals(images: Batches, names: list[str], batch_size: int) -> dict[str, T
         if len(result) == len(names):
             break
     return result
-
-
-def _for_sheet(methods: dict[str, Reconstructor]) -> dict[str, Callable[[str, Tensor], Tensor]]:
-    """Method -> name and image [3,R,R] on the CPU to its rounded reconstruction there."""
-
-    def of(method: Reconstructor) -> Callable[[str, Tensor], Tensor]:
-        return lambda name, image: method(image[None].to(method.inverter.device), [name])[0][0].cpu()
-
-    return {name: of(method) for name, method in methods.items()}
 
 
 def _time(config: EvaluateConfig, inverter: Inverter, images: Batches, device: torch.device) -> Timing:

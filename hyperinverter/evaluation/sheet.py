@@ -42,23 +42,21 @@ def draw_sheet(
     names: list[str],
     values: list[float],
     originals: dict[str, Tensor],
-    methods: dict[str, Callable[[str, Tensor], Tensor]],
-    titles: list[str],
+    methods: dict[str, Callable[[Tensor, list[str]], Tensor]],
 ) -> None:
     """Write the sheet.
 
     Args:
         values: L2 of the last method, by index.
         originals: name -> image [3,R,R] in [-1,1], for at least the chosen ones.
-        methods: method -> function from an image's name and [3,R,R] to its reconstruction.
-        titles: headings of these.
+        methods: heading -> what makes reconstructions of images [1,3,R,R] with their names.
     """
     cells, captions = [], []
     for row in rows:
         name = names[row.index]
         original = originals[name]
-        outputs = [reconstruct(name, original) for reconstruct in methods.values()]
+        outputs = [reconstruct(original[None], [name])[0].cpu() for reconstruct in methods.values()]
         cells.append([original, *outputs, difference_map(original, outputs[-1], DIFFERENCE_MAXIMUM)])
         captions.append(f"{row.place}\n{name}\nL2 {values[row.index]:.4f}")
-    headings = ["input", *titles, f"difference (red: {DIFFERENCE_MAXIMUM})"]
+    headings = ["input", *methods, f"difference (red: {DIFFERENCE_MAXIMUM})"]
     contact_sheet(cells, headings, path, captions)
