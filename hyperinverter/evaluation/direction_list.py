@@ -4,7 +4,6 @@ Samples of the generator are edited, or photos where some are named. Letters: N 
 """
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,6 @@ from hyperinverter.utils.images import contact_sheet
 from hyperinverter.utils.output_names import OutputNames
 from hyperinverter.utils.waiting import doing
 
-Judge = Callable[[Tensor], Tensor]  # images [N, 3, R, R] -> scores [N]
 BATCH_SIZE = 16
 IDENTITY = "identity"  # likeness of a face to the unedited one, by MobileFaceNet: 1 is the same person
 
@@ -94,24 +92,18 @@ def list_directions(config: ListConfig) -> dict[str, Any]:
     return result
 
 
-def _judges(config: ListConfig, inverter: Inverter) -> tuple[dict[str, Judge], dict[str, str]]:
+def _judges(config: ListConfig, inverter: Inverter) -> tuple[dict[str, Extractor], dict[str, str]]:
     """Judges that are here, and why others are not; none for what shows no faces."""
     if inverter.domain.kind == "scenes":
         return {}, {}
-    judges: dict[str, Judge] = {}
+    judges: dict[str, Extractor] = {}
     missing: dict[str, str] = {}
     for name in config.judges:
         try:
-            extractor = FACE_CLASSIFIERS[name].extractor.find().to(inverter.device)
+            judges[name] = FACE_CLASSIFIERS[name].extractor.find().to(inverter.device)
         except UserError as error:
             missing[name] = str(error)
-            continue
-        judges[name] = partial(_score, extractor)
     return judges, missing
-
-
-def _score(extractor: Extractor, images: Tensor) -> Tensor:
-    return extractor.features(images)[:, 0].cpu()
 
 
 @torch.no_grad()
@@ -132,13 +124,13 @@ def _by_batches(inverter: Inverter, inversion: Inversion, what: Callable[[Tensor
     return torch.cat([what(inverter.render(part).clamp(-1, 1)).cpu() for part in parts])
 
 
-def _scores(inverter: Inverter, inversion: Inversion, judges: dict[str, Judge]) -> dict[str, Tensor]:
+def _scores(inverter: Inverter, inversion: Inversion, judges: dict[str, Extractor]) -> dict[str, Tensor]:
     """Judge -> scores [N]; every image is drawn once."""
     if not judges:
         return {}
 
     def all_of(images: Tensor) -> Tensor:
-        return torch.stack([judge(images) for judge in judges.values()], dim=1)
+        return torch.stack([judge.features(images)[:, 0].cpu() for judge in judges.values()], dim=1)
 
     return dict(zip(judges, _by_batches(inverter, inversion, all_of).unbind(1), strict=True))
 
