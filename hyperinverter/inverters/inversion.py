@@ -286,8 +286,6 @@ def _combined(values: list[Any], combine: Callable[..., Tensor]) -> Any:
 def interpolate(first: Inversion, last: Inversion, steps: int, weights: bool = True) -> list[Inversion]:
     """`steps` Inversions at equal distances from `first` (t = 0) to `last` (t = 1), both included (figure 9).
 
-    The published script starts at its right image (t weighs the left one); here t = 0 is the first image given.
-
     Args:
         last: as many, by the same model.
         steps: at least 2.
