@@ -132,15 +132,12 @@ class Run:
         self.log(message)
         raise Stopped(0)
 
-    def close(self) -> None:
-        self._open.close()
-
     def __enter__(self) -> "Run":
         self._open.enter_context(STOP_SIGNALS.after_step())
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.close()
+        self._open.close()
 
     def _cannot_write(self, error: OSError) -> None:
         _print(f"{error.filename}: {error.strerror}; training goes on, and this is tried again")
@@ -169,7 +166,7 @@ def _environment() -> str:
     return "\n".join(lines) + "\n"
 
 
-class Curves:
+class Curves(AppendedFile):
     """A new TensorBoard file in a run folder.
 
     Every row reaches the file when it is written: TensorBoard's own writer keeps up to two minutes of them in memory,
@@ -187,34 +184,28 @@ class Curves:
         # the number in the name is its time; never before an earlier file's, whatever the clock says
         numbers = [int(n[1]) for p in folder.glob(f"{EVENTS}*") if (n := re.match(r"(\d+)", p.name[len(EVENTS) :]))]
         number = max([int(time.time()), *(n + 1 for n in numbers)])
-        self._file = AppendedFile(folder / f"{EVENTS}{number:010d}.{socket.gethostname()}.{os.getpid()}", on_error)
-        self._write(file_version="brain.Event:2")
-        self._write(step=first_step, session_log=SessionLog(status=SessionLog.START))
+        super().__init__(folder / f"{EVENTS}{number:010d}.{socket.gethostname()}.{os.getpid()}", on_error)
+        self._add(file_version="brain.Event:2")
+        self._add(step=first_step, session_log=SessionLog(status=SessionLog.START))
 
     def scalar(self, name: str, value: float, step: int) -> None:
         from torch.utils.tensorboard.summary import scalar
 
-        self._write(step=step, summary=scalar(name, value))
+        self._add(step=step, summary=scalar(name, value))
 
     def image(self, name: str, image: Tensor, step: int) -> None:
         """`image`: [3, H, W] in [0, 1]."""
         from torch.utils.tensorboard.summary import image as picture
 
-        self._write(step=step, summary=picture(name, image, dataformats="CHW"))
+        self._add(step=step, summary=picture(name, image, dataformats="CHW"))
 
-    def sync(self) -> None:
-        self._file.sync()
-
-    def close(self) -> None:
-        self._file.close()
-
-    def _write(self, **event: object) -> None:
+    def _add(self, **event: object) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         record = io.BytesIO()
         RecordWriter(record).write(Event(wall_time=time.time(), **event).SerializeToString())
-        self._file.write(record.getvalue())
+        self.write(record.getvalue())
 
 
 def forget_later(output: str | Path, step: int) -> None:
