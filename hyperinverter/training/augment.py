@@ -122,7 +122,9 @@ class RandomChanges:
         turned = angle.cos() * self._eye + angle.sin() * self._cross + (1 - angle.cos()) * self._grey  # Rodrigues
         s = self._where(torch.exp2(self._randn(n, device) * saturation), 1.0)[:, None, None]
         mixed = (self._grey + (self._eye - self._grey) * s) @ turned  # [N, 3, 3]
-        return F.pad(mixed, (0, 1, 0, 1)) @ colours + _last_corner(zero)
+        whole = F.pad(mixed, (0, 1, 0, 1))
+        whole[:, 3, 3] = 1
+        return whole @ colours
 
 
 class Augmentation(RandomChanges):
@@ -149,8 +151,3 @@ class Augmentation(RandomChanges):
 def _matrix(rows: Sequence[Sequence[Tensor | float]], like: Tensor) -> Tensor:
     """Numbers and [N] tensors -> [N, rows, columns]."""
     return torch.stack([torch.stack([like + entry for entry in row], dim=-1) for row in rows], dim=-2)
-
-
-def _last_corner(like: Tensor) -> Tensor:
-    """[N, 4, 4] with a 1 in the last corner, which padding left at 0."""
-    return F.pad(torch.ones([len(like), 1, 1], device=like.device), (3, 0, 3, 0))
