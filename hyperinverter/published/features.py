@@ -49,7 +49,7 @@ def _read_face_network(
 ) -> tuple[FaceNetwork, Published]:
     chosen = options(given, {"input_size": None}, what)
     state, unused = unwrap(content, what, source)
-    prefix = prefix_of(state, ("", "module.", "facenet."), ["input_layer.0.weight"]) or ""
+    prefix = prefix_of(state, ("", "facenet."), ["input_layer.0.weight"]) or ""
     keys = Keys({key.removeprefix(prefix): value for key, value in state.items()}, what, source)
     with keys.refusing():
         trunk, channels = trunk_of(keys.state)
@@ -87,15 +87,14 @@ def read_moco(content: Any, source: str, given: dict[str, Any]) -> tuple[nn.Modu
     what = "MoCo v2 (moco_v2_800ep_pretrain.pth.tar)"
     chosen = options(given, {"arch": None}, what)
     state, unused = unwrap(content, what, source)
-    prefix = prefix_of(state, ("module.encoder_q.", "encoder_q.", "module.", ""), ["conv1.weight"])
+    prefix = prefix_of(state, ("encoder_q.", ""), ["conv1.weight"])
     keys = Keys(state, what, source)
     if prefix is None:
-        raise keys.fault("it has no conv1.weight, bare or below module.encoder_q.")
+        raise keys.fault("it has no conv1.weight, bare or below encoder_q.")
     keys.ignore(re.escape(prefix) + r"fc\..+", "the projection head or classifier; the features before it are used")
-    if prefix.endswith("encoder_q."):
-        around = re.escape(prefix.removesuffix("encoder_q."))
-        keys.ignore(around + r"encoder_k\..+", "the momentum encoder; the trained one is used")
-        keys.ignore(around + r"queue(_ptr)?", "the queue of negative examples, needed in training alone")
+    if prefix:
+        keys.ignore(r"encoder_k\..+", "the momentum encoder; the trained one is used")
+        keys.ignore(r"queue(_ptr)?", "the queue of negative examples, needed in training alone")
     state = keys.take_prefix(prefix)
     units = [len({k.split(".")[1] for k in state if k.startswith(f"layer{i}.")}) for i in range(1, 5)]
     arch = RESNETS.get(tuple(units))

@@ -51,7 +51,7 @@ def read_hyperstyle(content: Any, source: str, given: dict[str, Any]) -> tuple[H
     chosen = options(given, OPTIONS, WHAT)
     result = open_checkpoint(content, WHAT, source, "hypernet.", STEMS)
     hypernet = Keys(_shared_once(result, result.part("hypernet.")), WHAT, source)
-    own_encoder = {} if result.prefix is None else result.keys.take_prefix(f"{result.prefix}w_encoder.")
+    own_encoder = {} if result.is_alone else result.keys.take_prefix("w_encoder.")
     average = result.average(chosen)
     decoder = result.decoder(average)
     config = _sizes(hypernet, chosen, decoder)
@@ -72,7 +72,7 @@ def read_hyperstyle(content: Any, source: str, given: dict[str, Any]) -> tuple[H
 
 def _shared_once(found: Checkpoint, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The published state dict names the shared matrices once more below every block that uses them; keep one each."""
-    before = "" if found.prefix is None else f"{found.prefix}hypernet."
+    before = "" if found.is_alone else "hypernet."
     kept = dict(state)
     for key in state:
         match = re.fullmatch(r"refinement_blocks\.\d+\.hypernet\.(w1|b1|w2|b2)", key)

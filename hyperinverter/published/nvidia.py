@@ -50,7 +50,8 @@ def read_generator(content: Any, source: str, given: dict[str, Any]) -> tuple[Ge
         UserError: the tensors are not those of such a network, or contradict what was given.
     """
     what, table = "a StyleGAN2-ADA generator", tables.GENERATOR
-    given, num_ws = _options(given, table, "stylegan2_ada_generator", "num_ws")
+    options(given, dict.fromkeys((*tables.known(table), "num_ws")), "stylegan2_ada_generator")
+    num_ws, given = given.get("num_ws"), {name: value for name, value in given.items() if name != "num_ws"}
     found = _find(content, ("G_ema", "G"), tables.GENERATOR_ORDER, what, source)
     keys = Keys(found.state, what, source)
     sizes = generator_sizes(keys)
@@ -90,7 +91,7 @@ def read_discriminator(content: Any, source: str, given: dict[str, Any]) -> tupl
         UserError: the tensors are not those of such a network, or contradict what was given.
     """
     what, table = "a StyleGAN2-ADA discriminator", tables.DISCRIMINATOR
-    given, _ = _options(given, table, "stylegan2_ada_discriminator")
+    options(given, dict.fromkeys(tables.known(table)), "stylegan2_ada_discriminator")
     found = _find(content, ("D",), tables.DISCRIMINATOR_ORDER, what, source)
     keys = Keys(found.state, what, source)
     sizes = discriminator_sizes(keys)
@@ -151,13 +152,6 @@ def _takes_flat_arguments(stub: NetworkStub) -> bool:
     inner = {name.partition(".")[2] for name in tables.GENERATOR if name.startswith("synthesis_kwargs.")}
     flat = (inner | {"num_fp16_res", "fused_modconv_default"}) & set(stub.init_kwargs)
     return "z_dim" in stub.init_kwargs and bool(flat)
-
-
-def _options(given: dict[str, Any], table: Mapping[str, str], kind: str, also: str = "") -> tuple[dict[str, Any], Any]:
-    """The options by this project's names, and the value of one more that is no argument."""
-    known = [*tables.known(table), *([also] if also else [])]
-    options(given, dict.fromkeys(known), kind)
-    return {name: value for name, value in given.items() if name != also}, given.get(also)
 
 
 def _declared(

@@ -40,7 +40,7 @@ def read_w_encoder(content: Any, source: str, given: dict[str, Any]) -> tuple[WE
     """
     what = "a W encoder (E1)"
     chosen = options(given, {"input_size": 256, "strides": None, "w_dim": None}, what)
-    prefixes = ("w_encoder.", "encoder.", "module.encoder.", "module.", "")
+    prefixes = ("w_encoder.", "encoder.", "")
     keys, ignored = _one_network(content, what, source, prefixes, STEMS)
     network, config = released_parts.w_encoder(keys, **chosen)
     return network, Published(config, ignored | keys.finish())
@@ -57,7 +57,7 @@ def read_layerwise_encoder(content: Any, source: str, given: dict[str, Any]) -> 
     what = "a layer-wise encoder (E2)"
     read_off = ("n_styles", "output_size", "encoder_type", "feature_size")
     chosen = options(given, {"input_size": 256, "strides": None} | dict.fromkeys(read_off), what)
-    prefixes = ("w_bar_encoder.", "encoder.", "module.", "")
+    prefixes = ("w_bar_encoder.", "encoder.", "")
     keys, ignored = _one_network(content, what, source, prefixes, STEMS)
     network, config = released_parts.layerwise_encoder(keys, **chosen)
     return network, Published(config, ignored | keys.finish())
@@ -89,7 +89,7 @@ def read_hypernetwork(
         keys, ignored = _one_network(content, what, source, ("",), ["w1"])
         network, config = released_parts.regressor(keys, **chosen)
     else:
-        prefixes = ("hypernet.weight_regressors.", "weight_regressors.", "module.weight_regressors.", "")
+        prefixes = ("hypernet.weight_regressors.", "weight_regressors.", "")
         keys, ignored = _one_network(content, what, source, prefixes, ["b4_conv1_weight.w1"])
         network, config = released_parts.hypernetwork(keys, **chosen)
     return network, Published(config, ignored | keys.finish())
@@ -160,7 +160,7 @@ def _one_network(
         raise keys.fault(f"it has no {' or '.join(marks)}, bare or below {' '.join(filter(None, prefixes))}")
     wanted = keys.take_prefix(prefix)
     for name, meaning in NETWORKS.items():
-        keys.ignore(rf"(module\.)?{name}\..+", f"another network of the checkpoint: {meaning}")
+        keys.ignore(rf"{name}\..+", f"another network of the checkpoint: {meaning}")
     keys.ignore("latent_avg", UNUSED["latent_avg"])
     return Keys(wanted, what, source), ignored | keys.finish()
 

@@ -114,14 +114,14 @@ def _read(content: Any, source: str, given: dict[str, Any], family: str) -> tupl
 class Checkpoint:
     """A checkpoint taken apart: its tensors, the run's options, the average code, what was ignored.
 
-    `prefix`: before the names of the networks, "" or "module." and the like; None for a network without any prefix.
+    `is_alone`: it is the state dict of one network, without a prefix.
     """
 
     keys: Keys
     opts: dict[str, Any]
     latent_avg: Any
     ignored: dict[str, str]
-    prefix: str | None
+    is_alone: bool
 
     def choose(self, given: Mapping[str, Any], name: str, default: Any) -> Any:
         """An option that was given, else the training run's, else the default."""
@@ -146,11 +146,11 @@ class Checkpoint:
 
     def part(self, name: str) -> dict[str, Tensor]:
         """The tensors of one network, without its prefix; all of them where there is only one."""
-        return self.keys.take_prefix("" if self.prefix is None else self.prefix + name)
+        return self.keys.take_prefix("" if self.is_alone else name)
 
     def decoder(self, average: Tensor | None) -> Generator | None:
         """The generator, where the checkpoint holds it; its w_avg is the average code."""
-        state = {} if self.prefix is None else self.keys.take_prefix(self.prefix + "decoder.")
+        state = {} if self.is_alone else self.keys.take_prefix("decoder.")
         if not state:
             return None
         given = {} if average is None else {"latent_avg": average.mean(0) if len(average) > 1 else average[0]}
@@ -191,10 +191,10 @@ def open_checkpoint(content: Any, what: str, source: str, network: str, marks: t
     opts = opts if isinstance(opts, Mapping) else {}
     opts = {name: opts[name] for name, kind in READ_OPTS.items() if isinstance(opts.get(name), kind)}
     keys = Keys(state, what, source)
-    prefix = prefix_of(state, (network, f"module.{network}", ""), marks)
+    prefix = prefix_of(state, (network, ""), marks)
     if prefix is None:
         raise keys.fault(f"it has none of {', '.join(marks)}, bare or below {network}")
-    return Checkpoint(keys, opts, content.get("latent_avg"), ignored, prefix.removesuffix(network) if prefix else None)
+    return Checkpoint(keys, opts, content.get("latent_avg"), ignored, is_alone=not prefix)
 
 
 def fitting_average(keys: Keys, average: Tensor | None, num_styles: int, w_dim: int) -> Tensor | None:

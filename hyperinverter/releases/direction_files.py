@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 
+from hyperinverter.config.load import list_configs, list_domains, load_domain
 from hyperinverter.config.model_schema import VideoConfig
 from hyperinverter.config.schema import EditConfig
 from hyperinverter.pretrained.files import find_model_folder
@@ -43,15 +44,11 @@ def check_directions(config: EditConfig | VideoConfig) -> None:
 
 def _of_some_domain(name: str, model_folder: Path) -> bool:
     """Whether a domain names a direction that the folder has; the model may be of that one, as its files will say."""
-    from hyperinverter.config.load import list_domains
-
     return any(name in directions_of_domain(known, model_folder) for known in list_domains())
 
 
 def _recipe(config: EditConfig | VideoConfig, name: str, model_folder: Path) -> str:
     """For a refusal: the settings with directions of that model, where `name` is none that was misspelt."""
-    from hyperinverter.config.load import list_configs
-
     own = model_folder.name
     is_misspelt = get_close_matches(name, available_directions(model_folder), cutoff=0.7)  # smlie; no spire is a smile
     if config.edits or is_misspelt or own not in list_configs("configs/edit"):
@@ -69,8 +66,6 @@ def available_directions(model_folder: str | Path | None) -> list[str]:
 
 def directions_of_domain(name: str, model_folder: Path) -> dict[str, str]:
     """Direction -> file, of the known domain of this name, as far as the model folder has these files."""
-    from hyperinverter.config.load import list_domains, load_domain
-
     if name not in list_domains():
         return {}
     files = load_domain(name).directions

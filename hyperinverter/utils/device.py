@@ -85,11 +85,8 @@ def warn_if_slower(device_type: str, precision: str) -> None:
     instructions = _x86_instructions()
     if instructions and not instructions & FAST_BY[precision]:
         names = " or ".join(sorted(FAST_BY[precision]))
-        logger.warning(
-            "precision=%s makes this processor slower: it has no matrix instructions for it (%s); write precision=fp32",
-            precision,
-            names,
-        )
+        slower = f"precision={precision} makes this processor slower"
+        logger.warning(f"{slower}: it has no matrix instructions for it ({names}); write precision=fp32")
 
 
 def _x86_instructions() -> set[str]:
