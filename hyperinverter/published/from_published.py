@@ -75,7 +75,8 @@ def from_published(
     Raises:
         ValueError: unknown kind or option.
         FileNotFoundError: there is no such file.
-        UserError: unreadable, unsafe, or not a checkpoint of this kind: missing, unknown or misshapen keys are named.
+        UserError: unreadable, unsafe, or not a checkpoint of this kind: missing, unknown or misshapen keys are named;
+            or its tensors contradict an option.
     """
     if kind not in READERS:
         raise ValueError(f"kind is {kind!r}; write one of {', '.join(KINDS)}")

@@ -45,9 +45,6 @@ def read_generator(content: Any, source: str, given: dict[str, Any]) -> tuple[Ge
             not the published defaults: conv_clamp (None), activation ("lrelu"), lr_multiplier (0.01), w_avg_beta
             (0.995; None says that there is no w_avg), mapping_kwargs={"activation": ...} ("lrelu"), and
             resample_filter ([1, 3, 3, 1]) for a state dict without its filters. num_fp16_res has no effect.
-    Raises:
-        ValueError: an unknown option.
-        UserError: the tensors are not those of such a network, or contradict what was given.
     """
     what, table = "a StyleGAN2-ADA generator", tables.GENERATOR
     options(given, dict.fromkeys((*tables.known(table), "num_ws")), "stylegan2_ada_generator")
@@ -86,9 +83,6 @@ def read_discriminator(content: Any, source: str, given: dict[str, Any]) -> tupl
             conv_clamp (None), lr_multiplier (0.01), block_kwargs, epilogue_kwargs or mapping_kwargs with their
             activation ("lrelu"), and resample_filter ([1, 3, 3, 1]) for a state dict without its filters.
             num_fp16_res has no effect.
-    Raises:
-        ValueError: an unknown option.
-        UserError: the tensors are not those of such a network, or contradict what was given.
     """
     what, table = "a StyleGAN2-ADA discriminator", tables.DISCRIMINATOR
     options(given, dict.fromkeys(tables.known(table)), "stylegan2_ada_discriminator")

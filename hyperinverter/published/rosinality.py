@@ -49,9 +49,6 @@ def read_generator(content: Any, source: str, given: dict[str, Any]) -> tuple[Ge
         given: lr_mlp (0.01) as published, and latent_avg ([w] or [L, w] with equal rows) where the file has none;
             without either, w_avg is estimated from mapped latents, as the published scripts do. May be repeated: size
             or output_size, style_dim, n_mlp, n_styles, channel_multiplier, blur_kernel.
-    Raises:
-        ValueError: an unknown option.
-        UserError: the tensors are not those of such a network, or contradict what was given.
     """
     known = ("size", "output_size", "n_styles", "style_dim", "n_mlp", "channel_multiplier", "blur_kernel", "latent_avg")
     declared = options(given, {**dict.fromkeys(known), "lr_mlp": 0.01}, "rosinality_generator")

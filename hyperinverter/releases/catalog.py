@@ -4,7 +4,7 @@ The facts stand in catalog.yaml beside this file; this module reads them and say
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -199,7 +199,7 @@ def listing() -> str:
     return "\n".join(lines)
 
 
-def aligned(rows: list[tuple[str, ...]]) -> list[str]:
+def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Rows of equal length as lines of text, columns two spaces apart."""
     rows = [tuple(map(printable, row)) for row in rows]  # a cell may come out of a file
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

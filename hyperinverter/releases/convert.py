@@ -100,9 +100,8 @@ def inspect_file(
 ) -> Rows:
     """What a released file is: label and text of each fact. Nothing is written.
 
-    Args:
-        kind: as `from_published` takes it; None: recognised by content.
-        domain: says what the tensors do not, as in `convert_files`; nothing is required of it.
+    Arguments are as of `convert_files`; a domain says what the tensors do not, and nothing is required of the file.
+
     Raises:
         FileNotFoundError: it is not there.
         UserError: it cannot be read, or is not what it seems; names the fault.

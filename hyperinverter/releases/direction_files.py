@@ -38,13 +38,10 @@ def check_directions(config: EditConfig | VideoConfig) -> None:
         try:
             find_direction(name, folder, config.domain.directions)
         except FileNotFoundError as error:
-            if config.model is None or not _of_some_domain(name, folder):
+            # the model may be of another domain that names it, as its files will say
+            of_another = any(name in directions_of_domain(known, folder) for known in list_domains())
+            if config.model is None or not of_another:
                 raise FileNotFoundError(f"{error}{_recipe(config, name, folder)}") from error
-
-
-def _of_some_domain(name: str, model_folder: Path) -> bool:
-    """Whether a domain names a direction that the folder has; the model may be of that one, as its files will say."""
-    return any(name in directions_of_domain(known, model_folder) for known in list_domains())
 
 
 def _recipe(config: EditConfig | VideoConfig, name: str, model_folder: Path) -> str:

@@ -250,9 +250,9 @@ def confirmed_address(page: WebPage, url: str) -> str | None:
     result = []
     for action, hidden in page.forms:
         if "confirm" in hidden or "download" in urlsplit(action).path:
-            address = urlsplit(urljoin(url, action))
-            query = urlencode({**dict(parse_qsl(address.query)), **hidden})
-            result.append(address._replace(query=query).geturl())
+            parts = urlsplit(urljoin(url, action))
+            query = urlencode({**dict(parse_qsl(parts.query)), **hidden})
+            result.append(parts._replace(query=query).geturl())
     result += [urljoin(url, link) for link in page.links if "confirm=" in urlsplit(link).query]
     for address in result:
         host = urlsplit(address).hostname or ""
