@@ -49,28 +49,13 @@ def lock_folder(folder: str | Path) -> Iterator[None]:
 
     Raises UserError: another process holds it; names it.
     """
-    folder = Path(folder)
-    made = not_there(folder)
-    handle = _take_lock(folder / LOCK_NAME)
-    held = None
+    held = Held(Path(folder))
+    _held.append(held)
     try:
-        held = Held(folder)
-        _held.append(held)
         yield
     finally:
-        if held is not None:
-            _held.remove(held)
-        if handle is not None:
-            with contextlib.suppress(OSError):  # before letting go: who waits notices that the file is another one
-                if held is None:
-                    (folder / LOCK_NAME).unlink()
-                else:
-                    held.unlink(LOCK_NAME)
-            os.close(handle)
-        if held is None or held.is_in_place():
-            remove_empty(made)
-        if held is not None:
-            held.close()
+        _held.remove(held)
+        held.release()
 
 
 class Held:
@@ -81,16 +66,18 @@ class Held:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
+        self._made = not_there(folder)
+        self._lock = _take_lock(folder / LOCK_NAME)
         self._handle: int | None = None
         if os.name != "posix":
             return
         import fcntl
 
-        self._handle = os.open(folder, os.O_RDONLY)
         try:
+            self._handle = os.open(folder, os.O_RDONLY)
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:  # the lock file was deleted or replaced, and its folder is still written into
-            self.close()
+            self.release()
             raise _is_taken(folder, "another process") from None
         except OSError:
             pass  # a file system that locks no folders; the lock file is held
@@ -103,13 +90,6 @@ class Held:
             return os.path.samestat(os.fstat(self._handle), self.folder.stat())
         except OSError:
             return False
-
-    def unlink(self, name: str) -> None:
-        """Delete a file in the folder, wherever that is now."""
-        if self._handle is None:
-            (self.folder / name).unlink()
-        else:
-            os.unlink(name, dir_fd=self._handle)
 
     def check(self) -> None:
         """Refuse to write when the name leads elsewhere.
@@ -129,10 +109,19 @@ class Held:
             f"nothing into what has this name now; {then}"
         )
 
-    def close(self) -> None:
+    def release(self) -> None:
+        """Let go of the folder, wherever that is now; one that was made here and is empty is removed."""
+        if self._lock is not None:
+            with contextlib.suppress(OSError):  # before letting go: who waits notices that the file is another one
+                if self._handle is None:
+                    (self.folder / LOCK_NAME).unlink()
+                else:
+                    os.unlink(LOCK_NAME, dir_fd=self._handle)
+            os.close(self._lock)
+        if self.is_in_place():
+            remove_empty(self._made)
         if self._handle is not None:
             os.close(self._handle)
-            self._handle = None
 
 
 _held: list[Held] = []  # of this process
