@@ -104,7 +104,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
 }
 for _core in ("numpy.core", "numpy._core"):
     _CALLS[f"{_core}.multiarray scalar"] = arrays.make_scalar
-    _CALLS[f"{_core}.multiarray _reconstruct"] = arrays.make_array
+    _CALLS[f"{_core}.multiarray _reconstruct"] = lambda *_: arrays.NumpyArray()  # what counts is the state that follows
     _CALLS[f"{_core}.numeric _frombuffer"] = arrays.array_from_buffer
 for _module in ("pathlib", "pathlib._local"):
     for _system, _kind in (("Posix", PurePosixPath), ("Windows", PureWindowsPath)):

@@ -5,7 +5,6 @@ Formats: PKWARE's APPNOTE; PEP 427, PEP 625.
 """
 
 import gzip
-import io
 import mmap
 import re
 import stat
@@ -154,14 +153,11 @@ def numbers_of_torchscript(name: str, data: memoryview, budget: Budget) -> dict[
     return {number: torch.frombuffer(part, dtype=torch.float32) for number, part in parts.items()}
 
 
-class _Bounded(io.RawIOBase):
-    """A stream that ends with a refusal after so many bytes, whatever is asked of it."""
+class _Bounded:
+    """A stream that ends with a refusal after so many bytes, whatever is asked of it; all that tarfile needs."""
 
     def __init__(self, stream: IO[bytes], most: int) -> None:
         self._stream, self._left, self._most = stream, most, most
-
-    def readable(self) -> bool:
-        return True
 
     def read(self, size: int = -1) -> bytes:
         part = self._stream.read(self._left + 1 if size < 0 else min(size, self._left + 1))

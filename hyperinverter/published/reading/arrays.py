@@ -159,11 +159,6 @@ def make_scalar(kind: Any, data: Any = b"") -> Any:
     return value.item() if isinstance(value, torch.Tensor) else value
 
 
-def make_array(*arguments: Any) -> NumpyArray:
-    """Arguments are class, an empty shape and a type letter; what counts is the state that follows."""
-    return NumpyArray()
-
-
 def array_from_buffer(data: Any, kind: Any, shape: Any, order: Any) -> NumpyArray:
     """Pickle protocol 5's form of an array."""
     if not isinstance(kind, NumpyType) or kind.is_object:
