@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import nn
 
 from hyperinverter.checkpoint import ModelFile, read_model, weights_hash
+from hyperinverter.config.domain_checks import recorded_section
 from hyperinverter.config.domain_schema import FeatureResidualConfig
 from hyperinverter.config.names import SERVED
-from hyperinverter.config.recorded import recorded_section
 from hyperinverter.config.schema import (
     DiscriminatorConfig,
     DomainConfig,

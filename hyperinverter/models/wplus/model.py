@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hyperinverter.config.recorded import recorded_section
+from hyperinverter.config.domain_checks import recorded_section
 from hyperinverter.config.schema import EncoderConfig
 from hyperinverter.models.backbones import Trunk
 from hyperinverter.models.stylegan2 import Generator
