@@ -195,7 +195,7 @@ def _ablations(results: Results) -> Iterator[Finding]:
     for one in (results.get("ablations") or results.get("table3") or {}).get("statements", ()):
         verdict = OPEN if one["verdict"].startswith(OPEN) else one["verdict"]
         ratio = bracketed(one["ratio"], one["interval_95"], ".3f")
-        yield Finding(verdict, one["statement"], "", f"{one['statement']} × {ratio}")
+        yield Finding(verdict, one["statement"], "", f"{one['statement']}: × {ratio}")
 
 
 STATEMENTS: dict[str, Callable[[Results], Iterator[Finding]]] = {  # statement -> what checks it

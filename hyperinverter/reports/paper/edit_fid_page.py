@@ -55,13 +55,13 @@ def figures_of(
                 base, base_spread = distances[reference][name]
                 cells[name]["difference"] = value - base
                 cells[name]["difference_95"] = list(middle_95(spread - base_spread))
+        means = {name: mean_of(one[name].double().numpy()) for name in one if name not in (*KERNELS, "score")}
         result[row] = {
             "strength": strengths.get(row, 0.0),
-            "effect": mean_of(one["effect"].double().numpy()),
-            "kept": {name: mean_of(one[name].double().numpy()) for name in one
-                     if name not in (*KERNELS, "effect", "score")},
+            "effect": means.pop("effect"),
+            "kept": means,
             "distances": cells,
-        }  # fmt: skip
+        }
     return result
 
 
