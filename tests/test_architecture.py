@@ -1,6 +1,7 @@
 """The house's floors, read from the imports: a file imports lower floors or its own folder, and there is no circle."""
 
 import ast
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -124,3 +125,22 @@ def test_no_file_grows_past_350_lines_without_a_reason():
                 assert "lines" in head and "because" in head, (
                     f"{path.relative_to(ROOT)}: split it, or say why at its top"
                 )
+
+
+def test_contributing_draws_the_floors_as_they_are():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| (.+) \|$", text, re.MULTILINE)
+    shown = {folder: int(floor) for floor, folders in rows for folder in re.findall(r"`(\w+)`", folders)}
+    assert shown == {folder: floor for folder, floor in FLOORS.items() if folder != "__main__"}
+
+
+def test_contributings_map_leads_somewhere():
+    text = (ROOT / "CONTRIBUTING.md").read_text().partition("## Where is what")[2].partition("## ")[0]
+    rows = [line.split(" | ")[1] for line in text.splitlines() if line.startswith("| ") and "`" in line]
+    assert len(rows) > 15
+    for answer in rows:
+        named = re.findall(r"`([\w./*]+)`", answer)
+        found = {name: list(PACKAGE.glob(name if "/" in name else f"**/{name}")) for name in named}
+        code = "".join(path.read_text() for paths in found.values() for path in paths if path.is_file())
+        for name, paths in found.items():
+            assert paths or re.search(rf"\bdef {name}\b", code), f"{name} is not there: {answer}"
