@@ -18,7 +18,7 @@ def as_settings(words: Sequence[str], schema_class: type) -> list[str]:
 
     Hyphens stand for underscores: --base-url is base_url. An unknown key is passed on too: loading names the nearest.
 
-    Raises UserError: a key without a value.
+    Raises UserError: a key without a value, or with the first part of one that the shell split at its spaces.
     """
     settings, rest = [], list(words)
     while rest:
@@ -33,7 +33,7 @@ def as_settings(words: Sequence[str], schema_class: type) -> list[str]:
         key = name.replace("-", "_")
         if equals:
             settings.append(f"{key}={value}")
-        elif hint_of(schema_class, key) is bool and rest[:1] not in (["true"], ["false"]):
+        elif hint_of(schema_class, key) is bool and " ".join(rest[:1]).lower() not in ("true", "false"):
             settings.append(f"{key}=true")
         elif rest and not rest[0].startswith("--"):
             settings.append(f"{key}={rest.pop(0)}")
@@ -41,7 +41,21 @@ def as_settings(words: Sequence[str], schema_class: type) -> list[str]:
             settings.append(f"{key}=")
         else:
             raise UserError(f"{word} needs a value: {word} VALUE, or {key}=VALUE")
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        if hint_of(schema_class, key) is not None and _is_cut(value):
+            whole = "{NAME: VALUE, NAME: VALUE}" if "{" in value else "[A, B]"
+            raise UserError(
+                f"{key} ends in the middle, at {value}: the shell splits words at spaces, so quote all of it, as in "
+                f"'{key}={whole}'"
+            )
     return settings
+
+
+def _is_cut(value: str) -> bool:
+    """Whether a list or mapping goes on in the next word."""
+    is_open = value.startswith(("[", "{")) and any(value.count(a) > value.count(b) for a, b in ("[]", "{}"))
+    return is_open or value.endswith(",")
 
 
 def overrides(words: Sequence[str], schema_class: type, inputs: str | None) -> list[str]:
@@ -49,7 +63,7 @@ def overrides(words: Sequence[str], schema_class: type, inputs: str | None) -> l
 
     A file `a=b.png` that is there is a path, unless `a` is a key: then `./a=b.png` is.
 
-    Raises UserError: a key stands alone where only photos do, as in `photo.jpg align`.
+    Raises UserError: a key stands alone where only photos do, as in `photo.jpg align`, or `inputs` is given both ways.
     """
     settings: list[str] = []
     paths: list[str] = []
@@ -63,6 +77,8 @@ def overrides(words: Sequence[str], schema_class: type, inputs: str | None) -> l
         if hint is not None and not is_dataclass(hint) and not os.path.exists(path):
             raise UserError(f"{path} is a setting and needs a value: {path}={'true' if hint is bool else 'VALUE'}")
     if inputs and paths:
+        if twice := next((setting for setting in settings if setting.startswith(f"{inputs}=")), None):
+            raise UserError(f"{paths[0]} and {twice} both say what to work on; leave one out")
         quoted = ["'" + path.replace("'", "''") + "'" for path in paths]
         one = len(paths) == 1 and str in options(hint_of(schema_class, inputs))
         settings.append(f"{inputs}={quoted[0]}" if one else f"{inputs}=[{', '.join(quoted)}]")

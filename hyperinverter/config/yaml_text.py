@@ -1,7 +1,8 @@
 """YAML in and out, stricter than PyYAML: every key remembers its line, duplicate keys are faults, numbers are numbers.
 
 PyYAML alone follows YAML 1.1, where `1e-4` is a string, `1:30` is 90, `no` is false, `010` is 8 and a repeated key
-silently wins. Here `1e-4` is a number, only `true` and `false` are booleans, and the rest stays the text it was.
+silently wins. Here `1e-4` is a number, only `true` and `false` (also `True`, as Python writes it) are booleans, and the
+rest stays the text it was.
 """
 
 import re
@@ -31,7 +32,9 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"(?:~|null|)$"), ["~", "n", ""])
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(?:true|false)$"), list("tf"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(?:0|[1-9][\d_]*)$"), list("-+0123456789"))
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+.0123456789"))
 
