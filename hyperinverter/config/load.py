@@ -9,7 +9,6 @@ of free names (`loss_weights`, `directions`, `attributes`) written in a file rep
 """
 
 import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from difflib import get_close_matches
@@ -22,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from hyperinverter.config import checks
 from hyperinverter.config.faults import ConfigError, Fault, did_you_mean, unknown_name
 from hyperinverter.config.hints import all_keys, defaults_of, described, is_list
+from hyperinverter.config.quotes import QUOTE, wrong_key, wrong_quote
 from hyperinverter.config.rules import options
 from hyperinverter.config.schema import SHARED_FILES, DomainConfig
 from hyperinverter.config.words import list_of
@@ -30,9 +30,7 @@ from hyperinverter.utils.checkout import REPOSITORY
 from hyperinverter.utils.text import expanded
 
 COMMAND_LINE = "command line"
-QUOTE = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")  # ${domain.name}
 NEAR = 0.75  # likeness of a wrong key and one of another section, from which on that is suggested
-MOST_QUOTES = 10  # in one value
 T = TypeVar("T")
 WhereIs = Callable[[str], str]  # full dotted key -> FILE:LINE
 
@@ -220,7 +218,7 @@ class _Builder:
 
     def _set(self, key: str, value: Any, hint: Any, where_is: WhereIs) -> None:
         allowed = options(hint)
-        if wrong := _wrong_quote(value):
+        if wrong := wrong_quote(value):
             self.faults.append(Fault(where_is(key), key, wrong))
             return
         try:
@@ -290,17 +288,13 @@ class _Builder:
         return config
 
     def _check_quoted(self, values: Any, key: str, whole: Any) -> None:
-        """A key that is quoted must not quote others in turn: a few of those make an endless text."""
+        """Refuse keys that are quoted and must not be."""
         if isinstance(values, dict | list):
             for name, value in values.items() if isinstance(values, dict) else enumerate(values):
                 self._check_quoted(value, f"{key}.{name}".removeprefix("."), whole)
             return
         for quoted in QUOTE.findall(values) if isinstance(values, str) else ():
-            found = whole
-            for name in quoted.split("."):
-                found = found.get(name) if isinstance(found, dict) else None
-            if not isinstance(found, dict) and "${" in str(found):
-                message = f"quotes {quoted}, which quotes another key itself; write the value of one of them"
+            if message := wrong_key(quoted, whole):
                 raise ConfigError([*self.faults, Fault(self._origin_of(key), key, message)])
 
     def _is_left_over(self, key: str, faulty: set[str]) -> bool:
@@ -321,19 +315,6 @@ def _parsed(raw: str) -> Any:
         return parse_value(raw)
     except ValueError:
         return None
-
-
-def _wrong_quote(value: Any) -> str | None:
-    """What is wrong with the ${...} in a value: OmegaConf would also read the environment and call functions."""
-    if isinstance(value, dict | list | tuple):
-        inside = [*value, *value.values()] if isinstance(value, dict) else value
-        return next(filter(None, map(_wrong_quote, inside)), None)
-    if not isinstance(value, str) or "${" not in value:
-        return None
-    rest, count = QUOTE.subn("", value)
-    if "${" in rest:
-        return f"only another key can be quoted, as ${{domain.name}}; got {value[:80]!r}: write the value itself"
-    return None if count <= MOST_QUOTES else f"quotes {count} keys; write the value itself"
 
 
 def _is_of_another(name: str, schema_class: type) -> bool:

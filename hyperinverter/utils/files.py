@@ -29,8 +29,10 @@ def check_writable(output: str | Path) -> None:
     """Refuse an output folder that could not be made or written to; leaves nothing behind.
 
     Raises UserError: it, or the folder above it that is there, is no folder or may not be written by this user; or the
-    system makes no folder or file there (/proc, a name too long).
+    system makes no folder or file there (/proc, a name too long); or a variable of the shell stands in its place.
     """
+    if str(output).startswith("$"):  # out of a YAML file, or quoted: no shell has put its value there
+        raise UserError(f"output is {output}: variables of the shell are not read here; write the path itself")
     path = Path(output).absolute()
     there = next(place for place in (path, *path.parents) if os.path.lexists(place))
     if not there.is_dir():

@@ -86,7 +86,7 @@ def test_base_that_leads_back_is_refused(tmp_path: Path):
 def test_a_value_may_quote_another():
     config = load_config(Phase1Config, None, ["domain=tiny", "output=runs/${domain.name}_${seed}"])
     assert config.output == "runs/tiny_2107"
-    assert "nope" in faults(Phase1Config, None, "output=${nope}")[0]
+    assert "quotes nope, which is no key here; of a variable" in faults(Phase1Config, None, "output=${nope}")[0]
 
 
 def test_relative_paths_work_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

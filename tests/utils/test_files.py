@@ -48,6 +48,12 @@ def test_where_the_system_makes_no_folder_is_refused(name: str, tmp_path: Path, 
     assert not list(tmp_path.iterdir())
 
 
+def test_a_variable_of_the_shell_is_no_folder():
+    """A config's `output: $SCRATCH/run` made a folder of that very name."""
+    with pytest.raises(UserError, match=r"output is \$SCRATCH/run: variables of the shell are not read here"):
+        check_writable("$SCRATCH/run")
+
+
 def test_what_may_not_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)  # root may write everywhere
     with pytest.raises(UserError, match="you may not write into"):
