@@ -100,12 +100,22 @@ def open_source(
     if max_images is not None and max_images < 1:
         raise ValueError(f"max_images must be at least 1 or None, got {max_images}")
     roots = [root] if isinstance(root, str | Path) else list(root)
-    paths = [path for one in roots for path in expand(str(one))]
+    source = _opened([path for one in roots for path in expand(str(one))], kind, resolution)
+    source.max_megapixels = max_megapixels
+    if source.ignored:
+        names = ", ".join(source.ignored[:NAMED]) + (", ..." if len(source.ignored) > NAMED else "")
+        logger.warning("%d files are no images by their extension and are left out: %s", len(source.ignored), names)
+    if max_images is not None and max_images < len(source):
+        source = Subset(source, np.arange(max_images))
+    return source
+
+
+def _opened(paths: list[Path], kind: str, resolution: int | None = None) -> ImageSource:
+    """All images of what is there, as one source. Raises UserError: as `open_source`."""
     parts = _open_parts(paths, kind, resolution)
     if len(paths) > 1:
         parts = _each_image_once(parts)
     source = parts[0][0] if len(parts) == 1 else ConcatSource(parts)
-    source.max_megapixels = max_megapixels
     if len(source) == 0:
         others = (
             f" ({counted(len(source.ignored), 'other file')}, such as {source.ignored[0]})" if source.ignored else ""
@@ -114,11 +124,6 @@ def open_source(
         if len(paths) == 1 and (message := what_is_inside(paths[0], source.ignored)):
             raise UserError(f"no images in {where}: it {message}")
         raise UserError(f"no images in {where}{others}: put files there that end in {' '.join(IMAGE_SUFFIXES)}")
-    if source.ignored:
-        names = ", ".join(source.ignored[:NAMED]) + (", ..." if len(source.ignored) > NAMED else "")
-        logger.warning("%d files are no images by their extension and are left out: %s", len(source.ignored), names)
-    if max_images is not None and max_images < len(source):
-        source = Subset(source, np.arange(max_images))
     return source
 
 
@@ -132,7 +137,7 @@ def check_images(root: str | list[str] | None, kind: str = "auto") -> None:
     for one in [root] if isinstance(root, str) else root or []:
         for path in expand(str(one)):
             if kind != "auto" or not (_is_image_file(path) if path.is_file() else _holds_image(path)):
-                open_source(str(path), kind)
+                _opened([path], kind)
 
 
 def check_folders(root: str | list[str]) -> None:

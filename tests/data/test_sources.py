@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from hyperinverter.data.sampler import split_by_name
-from hyperinverter.data.sources import open_source
+from hyperinverter.data.sources import check_images, open_source
 from hyperinverter.utils.decode import BadImageError
 from hyperinverter.utils.errors import UserError
 
@@ -55,7 +55,9 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-def test_folder_is_read_recursively_in_name_order_and_other_files_are_listed(folder, caplog):
+def test_folder_is_read_recursively_in_name_order_and_other_files_are_listed_once(folder, caplog):
+    check_images(str(folder), "folder")
+    assert not caplog.records  # a zip's were named three times: by the checks before the networks are loaded, too
     source = open_source(folder)
     assert "3 files are no images by their extension and are left out: .hidden.png, __MACOSX/d.png" in caplog.text
     assert source.names == ["a.PNG", "b.png", "deep/er/c.jpg"]
