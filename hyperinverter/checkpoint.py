@@ -142,7 +142,10 @@ def read_model(path: str | Path, kind: str | None = None) -> ModelFile:
     if missing := [key for key in ("kind", "hash", "config", "requires", "info") if key not in metadata]:
         raise UserError(f"{path}: its metadata lacks {', '.join(missing)}; get or write the file again")
     if kind is not None and metadata["kind"] != kind:
-        raise UserError(f"{path}: holds a {metadata['kind'][:40]}, but a {kind} is needed here; give the {kind} file")
+        raise UserError(
+            f"{path}: holds a {metadata['kind'][:40]}, but a {kind} is needed here; give the {kind} file, "
+            f"or the folder of a whole model"
+        )
     digest = weights_hash(stored)
     if digest != metadata["hash"]:
         raise UserError(

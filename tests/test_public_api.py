@@ -236,6 +236,7 @@ def test_a_photo_is_aligned_on_request(tiny_model: Path, tmp_path: Path, monkeyp
             lambda model, one: model.invert(np.zeros((8, 8, 3), np.uint8)),
             r"ndarray.*PIL's Image.fromarray\(array\)",
         ),
+        (lambda model, one: model.render(one, resolution="8"), "resolution: got '8' px"),
         (lambda model, one: one.save("codes.png"), r"ends in \.safetensors; got codes\.png"),
         (lambda model, one: hyperinverter.save_image(one, "a.png"), "image is Inversion; .*of an Inversion its images"),
         (lambda model, one: hyperinverter.save_image(np.zeros((8, 8, 3)), "a.png"), "image is ndarray; give a tensor"),
@@ -246,6 +247,15 @@ def test_what_is_given_in_another_s_place_is_named(model: hyperinverter.HyperInv
     """Not an AttributeError from within, nor, of an empty path, all images below the current folder."""
     with contextlib.chdir(tmp_path), pytest.raises((ValueError, FileNotFoundError), match=message):
         call(model, model.invert(torch.zeros(1, 3, 16, 16)))
+
+
+def test_a_tensor_from_0_to_1_is_doubted(model: hyperinverter.HyperInverter, caplog: pytest.LogCaptureFixture):
+    """As torchvision's ToTensor gives it; its inversion was pale, without a word."""
+    image = torch.linspace(0, 1, 3 * 16 * 16).view(1, 3, 16, 16)
+    model.invert(image * 2 - 1)
+    assert not caplog.records
+    model.invert(image)
+    assert "if 0 is black, give images * 2 - 1" in caplog.text
 
 
 def test_numbers_of_numpy_are_numbers(model: hyperinverter.HyperInverter):

@@ -87,6 +87,10 @@ def _checked_tensor(images: Tensor, shape: tuple[int, int]) -> Tensor:
         low, high = images.aminmax()
         if not (low >= -1.01 and high <= 1.01):  # also refuses NaN; 1 % of slack for rounding after a resize
             raise ValueError(f"images lie in [{low:.3g}, {high:.3g}]; expected [-1, 1], finite")
+        if 0 <= low < high:  # as torchvision's ToTensor gives them; a photo has dark places
+            logger.warning(
+                f"images lie in [{low:.3g}, {high:.3g}], the bright half of [-1, 1]; if 0 is black, give images * 2 - 1"
+            )
     images = images.float()
     if box := centre_crop((images.shape[3], images.shape[2]), shape):
         left, top, right, bottom = box

@@ -8,6 +8,7 @@ from pathlib import Path
 from hyperinverter.config.names import PUBLISHED_METHODS
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.utils.checkout import IS_INSTALLED, REPOSITORY, command_of, download_root
+from hyperinverter.utils.decode import IMAGE_SUFFIXES
 from hyperinverter.utils.text import expanded
 
 PARTS = ("generator", "discriminator", "w_encoder", "hyperinverter")
@@ -108,6 +109,8 @@ def _not_a_folder(path: Path) -> str:
     """For a refusal: what to give in place of a file."""
     if path.suffix == ".safetensors":
         return f"is a file; give the model folder that holds it ({path.parent})"
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return "is an image; give the name of a model, or the path of its folder"
     name = path.name.partition(".")[0] or "model"
     folder = next(iter(search_folders())) / name
     folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
@@ -142,6 +145,8 @@ def part_file(source: str | Path, part: str, domain_name: str | None = None) -> 
 
         if message := unpacked(folder):
             raise FileNotFoundError(f"{folder}: {message}")
+        if (folder / "model" / file.name).is_file():
+            raise FileNotFoundError(f"{folder}: is a trainer's folder; its model is in {folder / 'model'}: give that")
         command = command_for(part, domain_name or folder.name, folder)
         alone = part == "hyperinverter" and (folder / "w_encoder.safetensors").is_file()
         or_phase1 = ' (Phase I alone is there: method=w_encoder, in Python load(NAME, "w_encoder"))' if alone else ""

@@ -80,6 +80,26 @@ def test_a_start_without_a_discriminator_gets_a_new_one(published, tiny_domain, 
     assert start_networks(StyleGAN2Config(domain=tiny_domain))[2] is False
 
 
+def test_a_photo_in_a_model_s_place_is_called_one(tmp_path):
+    """It was called published weights, with a command to convert it."""
+    (tmp_path / "me.JPG").touch()
+    with pytest.raises(FileNotFoundError, match=r"me\.JPG: is an image; give the name of a model"):
+        find_model_folder(tmp_path / "me.JPG")
+
+
+def test_a_run_in_a_model_s_place_leads_to_its_model(tiny_model, tmp_path):
+    """The remedy was to train a generator."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model").symlink_to(tiny_model, target_is_directory=True)
+    with pytest.raises(FileNotFoundError, match=r"run: is a trainer's folder; its model is in .*run/model: give that"):
+        load_model(tmp_path / "run")
+
+
+def test_a_part_in_a_model_s_place_leads_to_its_folder(tiny_model):
+    with pytest.raises(UserError, match=r"holds a generator, but a w_encoder .* or the folder of a whole model"):
+        load_model(tiny_model / "generator.safetensors")
+
+
 def test_a_safetensors_file_of_others_names_the_converter(tmp_path):
     from safetensors.torch import save_file
 

@@ -5,6 +5,7 @@ Source: StyleGAN2 (arXiv:1912.04958) and its ADA version (arXiv:2006.06676); par
 
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 
 import torch
 import torch.nn.functional as F
@@ -58,8 +59,8 @@ def check_reduced(resolution: int | None, full: int) -> int:
     """
     if resolution is None:
         return full
-    if not 1 <= resolution <= full or full % resolution:
-        raise ValueError(f"resolution: got {resolution} px, expected {full} px divided by a power of two")
+    if not isinstance(resolution, Integral) or not 1 <= resolution <= full or full % resolution:
+        raise ValueError(f"resolution: got {resolution!r} px, expected {full} px divided by a power of two")
     return resolution
 
 
