@@ -17,6 +17,8 @@ from hyperinverter.config.report_schema import AblateConfig, ReproduceConfig
 from hyperinverter.inverters.optimising import ProjectorInverter
 from hyperinverter.metrics.timing import own_time
 from hyperinverter.reports.paper import analyses, table2
+from hyperinverter.reports.paper.grids import grid_blocks
+from hyperinverter.reports.paper.methods import Method, images_seen
 from hyperinverter.reports.reproduce.command import reproduce
 from hyperinverter.reports.reproduce.lacking import dry_run
 from hyperinverter.reports.reproduce.parts import PARTS
@@ -130,6 +132,7 @@ def test_figures_are_drawn_once_of_photos_that_may_be_shown(config, tmp_path, mo
     assert len(found["fig5"]["photos"]) == 2 and found["fig5"]["directions"] == ["bright"]
     assert {point["method"] for point in found["fig1"]["points"]["l2"]} == set(config.methods) - {"psp"}
     assert any("psp" in line for line in found["fig4"]["missing"])
+    assert found["fig4"]["images_seen"] == {}  # these files tell of no training
     # again: nothing is computed anew; other photos: all of these figures
     count, times = len(made), {p: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("fig*.png")}
     again = reproduce(config)
@@ -293,3 +296,15 @@ def test_a_picture_of_one_pixel_less_is_another_figure(config, tmp_path):
     first = reproduce(config)["fig4"]
     save_image(torch.zeros(3, 16, 16), tmp_path / "photos" / "0.png")
     assert reproduce(replace(config))["fig4"]["key"] != first["key"]
+
+
+def test_figures_and_table_2_say_how_many_images_each_method_was_trained_on():
+    both = {"w_encoder": {"images": 5}, "hyperinverter": {"images": 6000}}
+    methods = [Method("psp", trained={"psp": {"images": 4000}}), Method("sg2"), Method("hyperinverter", trained=both)]
+    assert images_seen(methods) == {"pSp": 4000, "both phases": 6000}
+    result = {"picture": "a.png", "photos": ["a"], "rule": "", "credit": "", "missing": []}
+    assert any(
+        "pSp 4,000, both phases 6,000." in str(one)
+        for one in grid_blocks("", result | {"images_seen": images_seen(methods)})
+    )
+    assert not any("training run" in str(one) for one in grid_blocks("", result))

@@ -23,7 +23,7 @@ from hyperinverter.metrics import NotMeasured
 from hyperinverter.releases.direction_files import available_directions
 from hyperinverter.reports.html_page import Block, Picture
 from hyperinverter.reports.paper.bench import Bench, photos_at
-from hyperinverter.reports.paper.methods import OURS, PHASE_1, Method
+from hyperinverter.reports.paper.methods import OURS, PHASE_1, Method, images_seen
 from hyperinverter.reports.reproduce.edits import directions_of
 from hyperinverter.utils.checkout import command_of
 from hyperinverter.utils.images import contact_sheet, difference_map
@@ -60,8 +60,9 @@ def _drawn(
     made_by = [bench.method_key(method) for method in (bench.leading, *methods)]
     key = bench.key(figure, made_by, bench.shown_digest, bench.config.shown_photos, bench.credit(), more)
     place = bench.output / "figures" / f"{figure}.json"
+    seen = {"images_seen": images_seen(methods)}
     if known := bench.found(place, key, [path]):
-        return known
+        return known | seen
     rows = chosen_rows(bench)
     result = {
         "photos": _told(bench, rows),
@@ -72,7 +73,7 @@ def _drawn(
         "missing": bench.faults(),
         "picture": path.name,
     }
-    return bench.keep(place, key, result | draw(rows))
+    return bench.keep(place, key, result | draw(rows)) | seen
 
 
 def _told(bench: Bench, rows: Sequence[Row]) -> list[str]:
@@ -198,5 +199,13 @@ def sheet_of(bench: Bench, figure: str, columns: dict[str, Any], captions: Seque
 def grid_blocks(what: str, result: dict[str, Any]) -> Iterator[Block]:
     yield Picture(result["picture"], what)
     yield f"{', '.join(result['photos'])}. Rule: {result['rule']}. Images: {result['credit']}."
+    yield from seen_blocks(result)
     if result["missing"]:
         yield listed("Not drawn", result["missing"])
+
+
+def seen_blocks(result: dict[str, Any]) -> Iterator[Block]:
+    """How many images each method was trained on: few explain a poor picture."""
+    if seen := result.get("images_seen"):
+        told = ", ".join(f"{title} {number:,}" for title, number in seen.items())
+        yield f"Images seen in the last training run, as each file tells: {told}."

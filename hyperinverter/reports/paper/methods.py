@@ -1,6 +1,7 @@
 """The methods of the paper's tables: where the files of each are, what they say of themselves, and what is missing."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,12 @@ class Method:
     def optimises(self) -> bool:
         """Whether its seconds are those of steps on every photo."""
         return INVERTERS[self.name].configure is not Inverter.configure
+
+
+def images_seen(methods: Iterable[Method]) -> dict[str, int]:
+    """Title -> images of the last training run, of the methods whose files tell it."""
+    images = {method.title: method.trained.get(method.name, {}).get("images") for method in methods}
+    return {title: number for title, number in images.items() if number}
 
 
 def model_of(config: ReproduceConfig) -> str:

@@ -25,8 +25,8 @@ from hyperinverter.metrics import NotMeasured
 from hyperinverter.metrics.base import bootstrap_interval
 from hyperinverter.reports.html_page import Block, Table
 from hyperinverter.reports.paper.bench import Bench
-from hyperinverter.reports.paper.grids import lacks_directions
-from hyperinverter.reports.paper.methods import Method, portable
+from hyperinverter.reports.paper.grids import lacks_directions, seen_blocks
+from hyperinverter.reports.paper.methods import Method, images_seen, portable
 from hyperinverter.reports.paper.values import JUDGES, STRENGTHS, TABLE_2
 from hyperinverter.reports.reproduce.edits import Judges, find_identities, find_judges, missing_classifiers
 from hyperinverter.reports.reproduce.edits_page import STRENGTHS as UNITS_IN_WORDS
@@ -86,6 +86,7 @@ def table2(bench: Bench) -> dict[str, Any]:
         "strengths": sorted(config.strengths),
         "strength_unit": config.strength_unit,
         "titles": {method.name: method.title for method in bench.methods.values()},
+        "images_seen": images_seen(bench.present),
         "missing": missing,
         "directions": directions,
         "kept": kept,
@@ -261,6 +262,7 @@ def table2_blocks(result: dict[str, Any]) -> Iterator[Block]:
         f"strength along a direction, in {UNITS_IN_WORDS[result['strength_unit']]}. Brackets: 95 % bootstrap intervals "
         "over n photos. Effect: from -s to +s, mean over the strengths."
     )
+    yield from seen_blocks(result)
     for direction, judges in result["directions"].items():
         for judge, one in judges.items():
             rows = [
