@@ -75,6 +75,9 @@ def test_ablations_keep_their_verdicts():
     told = ("holds", "does not hold", "open: the interval holds 1")
     statements = [{"statement": word, "ratio": 1.1, "interval_95": [1, 1.2], "verdict": word} for word in told]
     assert verdicts({"ablations": {"statements": statements}}, 5) == [HOLDS, FAILS, OPEN]
+    text = claims_section({"faces64": {"ablations": {"statements": statements}}})
+    assert "A comparison is **open** where" in text and "it is a ratio of L2" in text, "what a reader had to guess"
+    assert '(**does not hold**: "does not hold". **open**: "open: the interval holds 1")' in text
 
 
 def test_what_was_not_measured_is_said():

@@ -58,10 +58,14 @@ def claims_section(domains: dict[str, Results]) -> str:
         if one.numbers
     ]
     return "\n\n".join([
-        "What the paper claims, and what of it holds here:",
+        "What the paper claims, and what of it holds here. A comparison is **open** where its 95 % interval leaves "
+        "both answers possible. Encoders that saw far fewer images than Phase I, and optimisation in fewer steps than "
+        "published, count as not measured:",
         table(["the paper's claim", *shown], verdicts),
         "<details><summary>The numbers behind it</summary>",
-        "Ratios are both phases' value over the other's, with 95 % intervals over photos, from the measurements below.",
+        "Brackets are 95 % intervals over photos. A ratio of distances is both phases' value over the other's. Of the "
+        "ablations it is a ratio of L2, the first named over the second. Edits give the share of Phase I's effect that "
+        f"is left ({NEARLY:.0%} or more is \"nearly as far\"), or the effect itself, for ages in years.",
         table(["claim", "domain", "measured", "verdict"], rows),
         "</details>",
     ])  # fmt: skip
@@ -195,7 +199,7 @@ def _ablations(results: Results) -> Iterator[Finding]:
     for one in (results.get("ablations") or results.get("table3") or {}).get("statements", ()):
         verdict = OPEN if one["verdict"].startswith(OPEN) else one["verdict"]
         ratio = bracketed(one["ratio"], one["interval_95"], ".3f")
-        yield Finding(verdict, one["statement"], "", f"{one['statement']}: × {ratio}")
+        yield Finding(verdict, f'"{one["statement"]}"', "", f"{one['statement']}: × {ratio}")
 
 
 STATEMENTS: dict[str, Callable[[Results], Iterator[Finding]]] = {  # statement -> what checks it
