@@ -155,13 +155,13 @@ def test_the_table_says_how_encoders_were_trained(config, tmp_path, tiny_model):
     config.methods = ["sg2", "w_encoder"]
     found = reproduce(config)["table1"]
     text = " ".join(block for block in table1_blocks(found) if isinstance(block, str))
-    assert "as its file tells (cards tell earlier ones): Phase I 50 steps, 4,000 images, bf16." in text
+    assert "as its file says (cards have earlier ones): Phase I 50 steps, 4,000 images, bf16." in text
     assert found["rows"]["sg2"]["trained"] == {}
     seconds = found["rows"]["sg2"]["cells"]["seconds"]
     assert seconds["computing"] > 0
     seconds |= {"computing": 0.25, "value": 80.0}
     text = " ".join(block for block in table1_blocks(found) if isinstance(block, str))
-    assert "Other programs had the core too: SG2 computed for 25% of the seconds, 20 s an image" in text
+    assert "Other programs had the core too. Of the seconds these were the method's own: SG2 20 s (25%)" in text
     seconds["computing"] = None  # of photos that an earlier version kept
     text = " ".join(block for block in table1_blocks(found) if isinstance(block, str))
     assert "Whether other programs had the core while SG2 were measured was not noted." in text

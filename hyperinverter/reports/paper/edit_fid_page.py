@@ -93,16 +93,24 @@ def edit_fid_blocks(result: dict[str, Any]) -> Iterator[Block]:
     networks, titles = result["networks"], result["titles"]
     kernels = [result["kernels"][name] for name in networks]
     yield (
-        "Beyond the paper: photos without an attribute, edited to it, against as many real photos that have it, both "
-        f"held out, in the features of {' and '.join(f'`{name}`' for name in networks)} (the edit-FID of "
-        "StyleFeatureEditor, whose Inception features and size are others: its numbers do not compare). All rows of a "
-        "direction edit the same n photos by the same mean move of the judge's score, `effect`: the most that every "
-        "row reaches, and at most what parts real photos with and without the attribute. A Fréchet distance grows as n "
-        f"gets smaller: compare only within a table. {' and '.join(f'`{name}`' for name in kernels)}, KID's unbiased "
-        "kernel distance x 1000 in the same features, does not (SqueezeNet's scaled to a mean square of 1 over the "
-        "real photos); 0 is no distance. Likeness is of the edited to the input photo, and background the mean "
-        "absolute difference to it outside of the face. Brackets: 95 % bootstrap intervals, of distances over people. "
-        f"`{kernels[-1]}` is also told as the difference to {titles[result['against']]}, of the same resamples."
+        "Beyond the paper: photos without an attribute are edited to it, and held against as many real photos that "
+        f"have it, in the features of {' and '.join(f'`{name}`' for name in networks)}. Both sets are held out. This "
+        "is the edit-FID of StyleFeatureEditor, with other features and another size: its numbers do not compare."
+    )
+    yield (
+        "All rows of a direction edit the same n photos, and move the judge's score equally far in the mean "
+        "(`effect`): as far as every row can, and at most as far as real photos with and without the attribute are "
+        "apart."
+    )
+    yield (
+        "A Fréchet distance grows as n gets smaller: compare only within a table. "
+        f"{' and '.join(f'`{name}`' for name in kernels)} does not grow: KID's unbiased kernel distance x 1000 in the "
+        "same features (SqueezeNet's scaled to a mean square of 1 over the real photos); 0 is no distance. Beside "
+        f"`{kernels[-1]}` stands its difference to that of {titles[result['against']]}, of the same resamples."
+    )
+    yield (
+        "Likeness is of the edited to the input photo; background is the mean absolute difference to it outside of the "
+        "face. Brackets: 95 % bootstrap intervals, of distances over people."
     )
     for name, one in result["directions"].items():
         seen = "trained for" if one["is_trained"] else "not trained for"

@@ -171,12 +171,17 @@ def refine_curve_blocks(result: dict[str, Any]) -> Iterator[Block]:
     devices = ", ".join(sorted({row["device"] for row in result["rows"]}))
     yield (
         "Beyond the paper: N steps on the tokens after the prediction (`refine.steps`), of the same "
-        f"{result['n']} held-out photos, of different people where the labels tell them. Seconds are the median of an "
-        f"image, inverted and drawn alone, on {devices}; behind them, of one thread, those on a core of its own. "
-        "Kept: how far edits move a judge's score, as a share of how far Phase I's do, at equal strengths. `edits`: "
-        "weight of edit consistency inside the steps (`refine.edit_consistency`). l2, lpips (or squeezenet_features "
-        "where its network is absent) and mobilefacenet are what the steps minimise; dlib_identity and the judges are "
-        "in no loss. Brackets: 95 % bootstrap intervals over photos."
+        f"{result['n']} held-out photos, of different people where the labels tell them. Brackets: 95 % bootstrap "
+        "intervals over photos."
+    )
+    yield (
+        f"Seconds are the median of an image, inverted and drawn alone, on {devices}; behind them, of one thread, "
+        "those on a core of its own. Kept: how far edits move a judge's score, as a share of how far Phase I's do, at "
+        "equal strengths. `edits`: weight of edit consistency inside the steps (`refine.edit_consistency`)."
+    )
+    yield (
+        "The steps minimise l2, lpips (squeezenet_features where its network is absent) and mobilefacenet. "
+        "dlib_identity and the judges are in no loss."
     )
     told = [(row["title"], row) for row in result["rows"]]
     if other := result["pti"]:

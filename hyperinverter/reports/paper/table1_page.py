@@ -22,8 +22,8 @@ def table1_blocks(result: dict[str, Any]) -> Iterator[Block]:
     columns = [c for c in columns if any(_has(row["cells"].get(c)) for row in rows.values())]
     note = f" The paper's numbers in italics are those of its {PAPER_ONLY[kind]} column" if kind in TABLE_1 else ""
     yield (
-        "Table 1 of the paper: reconstruction of held-out photos. Brackets: 95 % bootstrap intervals over n photos; "
-        "seconds are the median of an image, inverted and drawn alone; FID and its like are left out where n is "
+        "Table 1 of the paper: reconstruction of held-out photos. Brackets: 95 % bootstrap intervals over n photos. "
+        "Seconds are the median of an image, inverted and drawn alone. FID and its like are left out where n is "
         f"smaller than elsewhere, as they grow then.{note}{', at another size on another machine.' if note else ''}"
     )
     units = {name: f", {about['unit']}" if about["unit"] else "" for name, about in result["metrics"].items()}
@@ -37,8 +37,8 @@ def table1_blocks(result: dict[str, Any]) -> Iterator[Block]:
     devices = {row["device"] for row in rows.values() if "device" in row}
     widest: dict[str, Any] = next((row for row in rows.values() if row.get("n") == most), {})
     notes = [f"The {most} photos: {'; '.join(widest['notes'])}."] if widest.get("notes") else []
-    told = [*notes, f"Seconds on {', '.join(sorted(devices))}.", *_shared_cores(rows), _settings(rows), *_trained(rows)]
-    yield " ".join(filter(None, told))
+    yield " ".join([*notes, f"Seconds on {', '.join(sorted(devices))}.", *_shared_cores(rows)])
+    yield from filter(None, [_settings(rows), *_trained(rows)])
     if missing := {row["title"]: row["missing"] for row in rows.values() if "missing" in row}:
         yield listed("Rows that could not be measured", missing)
     if result["not_measured"]:
@@ -111,9 +111,9 @@ def _shared_cores(rows: dict[str, Any]) -> Iterator[str]:
             unknown.append(row["title"])
         elif share < OWN_CORE:
             own = own_time(seconds["value"], share, ONE_THREAD)
-            told.append(f"{row['title']} computed for {share:.0%} of the seconds, {own:.3g} s an image")
+            told.append(f"{row['title']} {own:.3g} s ({share:.0%})")
     if told:
-        yield f"Other programs had the core too: {'; '.join(told)}."
+        yield f"Other programs had the core too. Of the seconds these were the method's own: {'; '.join(told)}."
     if unknown:
         yield f"Whether other programs had the core while {', '.join(unknown)} were measured was not noted."
 
@@ -134,7 +134,7 @@ def _trained(rows: dict[str, Any]) -> Iterator[str]:
             words.append(_trunk(training["trunk"], own))
         lines.append(f"{title} {', '.join(filter(None, words))}")
     if lines:
-        yield f"The last training run of each part, as its file tells (cards tell earlier ones): {'; '.join(lines)}."
+        yield f"The last training run of each part, as its file says (cards have earlier ones): {'; '.join(lines)}."
 
 
 def _trunk(trunk: dict[str, Any], own: dict[str, Any]) -> str:

@@ -258,9 +258,9 @@ def _equal(changes: dict[str, np.ndarray], kept: dict[str, Any], strengths: Sequ
 def table2_blocks(result: dict[str, Any]) -> Iterator[Block]:
     titles = result["titles"]
     yield (
-        "Table 2 of the paper: mean change of a judge's score when all methods' inversions are moved by the same "
-        f"strength along a direction, in {UNITS_IN_WORDS[result['strength_unit']]}. Brackets: 95 % bootstrap intervals "
-        "over n photos. Effect: from -s to +s, mean over the strengths."
+        "Table 2 of the paper: the mean change of a judge's score when every method's inversions are moved equally far "
+        f"along a direction. Strengths s are in {UNITS_IN_WORDS[result['strength_unit']]}. Effect: from -s to +s, mean "
+        "over the strengths. Brackets: 95 % bootstrap intervals over n photos."
     )
     yield from seen_blocks(result)
     for direction, judges in result["directions"].items():
@@ -289,8 +289,8 @@ def _kept_blocks(result: dict[str, Any]) -> Iterator[Block]:
     ]
     if rows:
         yield (
-            "What an edit keeps: likeness of the edited to the unedited reconstruction of the same method, and under "
-            f"`{BACKGROUND}` the mean absolute change of pixels (in [-1, 1]) outside of the face, an ellipse around "
+            "What an edit keeps: how alike the edited and the unedited reconstruction of the same method are. "
+            f"`{BACKGROUND}` is the mean absolute change of pixels (in [-1, 1]) outside of the face, an ellipse around "
             f"{FACE_CENTRE} with half axes {FACE_AXES} of the side:"
         )
         yield Table(*columns(rows))
@@ -306,8 +306,8 @@ def _equal_blocks(result: dict[str, Any]) -> Iterator[Block]:
     ]
     if rows:
         yield (
-            "The same at equal measured effect: every method at the strength (interpolated between the measured ones) "
-            "at which the judge's score moves as far from -s to +s as that of the method which moves least:"
+            "The same at equal measured effect: from -s to +s the judge's score moves as far by every method as by the "
+            "one that moves it least. The strength s of each lies between the measured ones (interpolated):"
         )
         yield Table(*columns(rows))
     else:
