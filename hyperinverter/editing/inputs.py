@@ -128,6 +128,8 @@ def saved_in(folder: Path) -> list[str]:
     except (*DAMAGED, OSError):  # not ours
         return []
     pictures = [file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES]
+    earlier = (file.with_suffix(".safetensors").name for file in sorted(pictures) if file.parent == folder)
+    names += [name for name in earlier if name not in names and (folder / name).is_file()]  # of runs before this one
     own = {"sheet.png", *(f"{Path(name).stem}.png" for name in names)}
     if not {file.name for file in pictures if file.parent not in methods} <= own:
         return []

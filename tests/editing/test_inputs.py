@@ -55,6 +55,15 @@ def test_a_folder_that_invert_wrote_stands_for_its_inversions(config, photos, tm
     assert len(edit_images(config(saved))["images"]) == 5, "with a photo among them it is a folder of pictures"
 
 
+def test_a_folder_that_invert_wrote_twice_stands_for_all_its_inversions(config, photos, tmp_path):  # noqa: F811
+    """Photo after photo into the usual output: reconstructions and sheet were inverted, as the last run named one."""
+    for name in ("b.png", "a.png"):
+        invert_images(config(photos / name))
+    saved = (tmp_path / "out").rename(tmp_path / "saved")
+    result = edit_images(config(saved))
+    assert [each["source"] for each in result["images"]] == [str(saved / f"{name}.safetensors") for name in "ab"]
+
+
 def test_of_a_folder_of_several_methods_one_is_to_be_named(config, photos, tmp_path):  # noqa: F811
     """The reconstructions of all of them, and the sheets, were inverted again."""
     invert_images(config(photos / "a.png", methods=["w_encoder", "hyperinverter"]))
