@@ -46,7 +46,7 @@ def as_settings(words: Sequence[str], schema_class: type) -> list[str]:
         if hint_of(schema_class, key) is not None and _is_cut(value):
             whole = "{NAME: VALUE, NAME: VALUE}" if "{" in value else "[A, B]"
             raise UserError(
-                f"{key} ends in the middle, at {value}: the shell splits words at spaces, so quote all of it, as in "
+                f"{key} ends in the middle, at {value!r}: the shell splits words at spaces, so quote all of it, as in "
                 f"'{key}={whole}'"
             )
     return settings

@@ -104,7 +104,7 @@ def open_source(
     source.max_megapixels = max_megapixels
     if source.ignored:
         names = ", ".join(source.ignored[:NAMED]) + (", ..." if len(source.ignored) > NAMED else "")
-        logger.warning("%d files are no images by their extension and are left out: %s", len(source.ignored), names)
+        logger.warning("left out, no image by its extension: %s: %s", counted(len(source.ignored), "file"), names)
     if max_images is not None and max_images < len(source):
         source = Subset(source, np.arange(max_images))
     return source

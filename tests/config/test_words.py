@@ -11,7 +11,7 @@ from hyperinverter.utils.errors import UserError
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["strengths=[-3,", "0,", "3]"], r"strengths ends in the middle, at \[-3,: the shell splits words at spaces"),
+        (["strengths=[-3,", "0,", "3]"], r"strengths ends in the middle, at '\[-3,': the shell splits words at spaces"),
         (["strengths=-3,", "0,", "3"], r"so quote all of it, as in 'strengths=\[A, B\]'"),
         (["--strengths", "[-3,", "0]"], r"'strengths=\[A, B\]'"),
         (["edits={smile:", "2,", "age:", "-1}"], "so quote all of it, as in 'edits={NAME: VALUE, NAME: VALUE}'"),

@@ -59,7 +59,7 @@ def test_folder_is_read_recursively_in_name_order_and_other_files_are_listed_onc
     check_images(str(folder), "folder")
     assert not caplog.records  # a zip's were named three times: by the checks before the networks are loaded, too
     source = open_source(folder)
-    assert "3 files are no images by their extension and are left out: .hidden.png, __MACOSX/d.png" in caplog.text
+    assert "left out, no image by its extension: 3 files: .hidden.png, __MACOSX/d.png" in caplog.text
     assert source.names == ["a.PNG", "b.png", "deep/er/c.jpg"]
     assert [first_level(source, i) for i in range(3)] == [10, 20, 30]
     assert source.ignored == [".hidden.png", "__MACOSX/d.png", "notes.txt"]
