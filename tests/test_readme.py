@@ -115,8 +115,8 @@ COMMANDS: dict[str, Script | None] = {  # None: not ours, see test_make_and_shel
         "--dry-run"
     ),  # test_scripts.py draws on the tiny domain
     "python scripts/ablate.py data.root=my_photos photos=my_held_out_photos": Script("--dry-run"),  # an hour
-    "python scripts/ablate.py --config configs/ablate/faces64_passes.yaml data.root=my_photos "
-    "photos=my_held_out_photos output=outputs/ablate_passes": Script("--dry-run"),  # half an hour
+    "python scripts/ablate.py --config configs/ablate/faces64/passes.yaml data.root=my_photos "
+    "photos=my_held_out_photos": Script("--dry-run"),  # half an hour
     "python scripts/prepare_data.py CelebA-HQ-img dataset=celeba_hq mapping=CelebA-HQ-to-CelebA-mapping.txt "
     "partition=list_eval_partition.txt": Script("incomplete=true", "outputs/data/test/00002.jpg", device=""),
     "python scripts/align.py my_photos output=outputs/aligned": Script(

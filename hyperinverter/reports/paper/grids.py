@@ -208,4 +208,4 @@ def seen_blocks(result: dict[str, Any]) -> Iterator[Block]:
     """How many images each method was trained on: few explain a poor picture."""
     if seen := result.get("images_seen"):
         told = ", ".join(f"{title} {number:,}" for title, number in seen.items())
-        yield f"Images seen in the last training run, as each file tells: {told}."
+        yield f"Images seen in the last training run of each, as its file tells (cards tell earlier runs): {told}."

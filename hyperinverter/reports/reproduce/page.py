@@ -6,6 +6,7 @@ from typing import Any
 from hyperinverter.evaluation.tables import ARROWS, TIMES, against, bracketed, mean, metrics_table
 from hyperinverter.reports.html_page import Block, Picture, Table
 from hyperinverter.reports.paper.claims import own_seconds
+from hyperinverter.reports.paper.grids import seen_blocks
 
 CURVE_SHARES = (0.25, 0.5, 0.75, 1.0)  # of a run, in the learning curve's table
 OVERVIEW = (  # metrics, of which the first that was measured is shown, and which is better
@@ -42,6 +43,7 @@ def overview_blocks(results: dict[str, dict[str, Any]]) -> Iterator[Block]:
         yield Table(["held-out photos", "n", *columns.values()], lines)
     yield Picture("fig4.png", "Reconstructions by each method", is_told=False)
     yield Picture("fig5.png", "Edits by each method", is_told=False)
+    yield from seen_blocks(results.get("fig4", {}))
 
 
 def reconstruction_blocks(result: dict[str, Any]) -> Iterator[Block]:
