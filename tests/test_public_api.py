@@ -65,6 +65,16 @@ def test_every_module_imports_and_keeps_heavy_packages_for_later():
     assert python(code).strip() == ""
 
 
+def test_a_shipped_model_is_loaded_by_few_modules():
+    """Issue 19: under 60 of this package."""
+    code = (
+        "import sys, hyperinverter; hyperinverter.load('faces64')\n"
+        "print(*sorted(name for name in sys.modules if name.partition('.')[0] == 'hyperinverter'))"
+    )
+    loaded = python(code).split()
+    assert len(loaded) < 60, loaded
+
+
 def test_names_of_the_front_door():
     for name in hyperinverter.__all__:
         assert getattr(hyperinverter, name)

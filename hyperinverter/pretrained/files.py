@@ -8,7 +8,6 @@ from pathlib import Path
 from hyperinverter.config.names import PUBLISHED_METHODS
 from hyperinverter.config.schema import DomainConfig
 from hyperinverter.utils.checkout import IS_INSTALLED, REPOSITORY, command_of, download_root
-from hyperinverter.utils.decode import IMAGE_SUFFIXES
 from hyperinverter.utils.text import expanded
 
 PARTS = ("generator", "discriminator", "w_encoder", "hyperinverter")
@@ -107,6 +106,8 @@ def find_model_folder(name_or_path: str | Path) -> Path:
 
 def _not_a_folder(path: Path) -> str:
     """For a refusal: what to give in place of a file."""
+    from hyperinverter.utils.decode import IMAGE_SUFFIXES  # brings a decoder along, which loading does not need
+
     if path.suffix == ".safetensors":
         return f"is a file; give the model folder that holds it ({path.parent})"
     if path.suffix.lower() in IMAGE_SUFFIXES:
