@@ -292,8 +292,8 @@ def _read_state(path: Path) -> dict:
 
 def training_states(folder: Path) -> list[Path]:
     """The files of a folder that are called as training states are, newest first."""
-    found = [path for path in folder.glob("step_*.pt") if re.fullmatch(r"step_\d+\.pt", path.name)]
-    return sorted(found, key=_step_of, reverse=True)
+    paths = [path for path in folder.glob("step_*.pt") if re.fullmatch(r"step_\d+\.pt", path.name)]
+    return sorted(paths, key=_step_of, reverse=True)
 
 
 def _step_of(path: Path) -> int:

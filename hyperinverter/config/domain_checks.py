@@ -155,8 +155,8 @@ def recorded_section(section_class: type[T], values: object, name: str) -> T:
     if wrong := [key for key, value in values.items() if not _is(value, hints[key])]:
         raise ValueError(f"{name}.{wrong[0]} is of the wrong type")
     section = section_class(**values)
-    if found := next(problems_by(DOMAIN_CHECKS, section), None):
-        raise ValueError(f"{name}.{found.keys[0]} {found.message}"[:300])
+    if problem := next(problems_by(DOMAIN_CHECKS, section), None):
+        raise ValueError(f"{name}.{problem.keys[0]} {problem.message}"[:300])
     return section
 
 

@@ -100,9 +100,9 @@ class _Builder:
         self.faults: list[Fault] = []
 
     def add_file(self, path: str | Path) -> None:
-        found = self._find(path, "", "")
-        if found:
-            self._add_file(found, self.schema_class, "", ())
+        result = self._find(path, "", "")
+        if result:
+            self._add_file(result, self.schema_class, "", ())
 
     def _add_file(self, file: Path, schema_class: type, prefix: str, below: tuple[Path, ...]) -> None:
         """Apply a file (after its `base`) to the section `prefix` of the tree, whose class is `schema_class`."""
@@ -114,11 +114,11 @@ class _Builder:
             base, where = values.pop("base"), f"{shown}:{lines['base']}"
             if not isinstance(base, str):
                 self.faults.append(Fault(where, "base", f"expected the path of a YAML file, got {base!r}"))
-            elif found := self._find(base, where, "base", file.parent):
-                if found in (*below, file):
+            elif result := self._find(base, where, "base", file.parent):
+                if result in (*below, file):
                     self.faults.append(Fault(where, "base", f"{base} leads back to this file; name another file"))
                 else:
-                    self._add_file(found, schema_class, prefix, (*below, file))
+                    self._add_file(result, schema_class, prefix, (*below, file))
 
         def where_is(key: str) -> str:
             inner = key[len(prefix) + 1 :] if prefix else key

@@ -22,11 +22,11 @@ def wrong_quote(value: Any) -> str | None:
 
 def wrong_key(quoted: str, whole: Any) -> str | None:
     """What is wrong with a quoted key of the `whole` config; one that quotes others in turn makes an endless text."""
-    found = whole
+    result = whole
     for name in quoted.split("."):
-        if not isinstance(found, dict) or name not in found:
+        if not isinstance(result, dict) or name not in result:
             return f"quotes {quoted}, which is no key here; of a variable of the shell write the value itself"
-        found = found[name]
-    if not isinstance(found, dict) and "${" in str(found):
+        result = result[name]
+    if not isinstance(result, dict) and "${" in str(result):
         return f"quotes {quoted}, which quotes another key itself; write the value of one of them"
     return None

@@ -131,7 +131,7 @@ def celeba_hq_partition(mapping: Iterable[str], partition: Iterable[str]) -> dic
         if len(words) != 2 or words[1] not in ("0", "1", "2"):
             raise UserError(f"partition, line {number}: expected `000001.jpg 0`, got {row[:60]!r}")
         split_of[words[0]] = PARTITIONS[int(words[1])]
-    found = {}
+    result = {}
     for number, row in enumerate(mapping, 1):
         words = row.split()
         if not words or words[0] == "idx":
@@ -142,8 +142,8 @@ def celeba_hq_partition(mapping: Iterable[str], partition: Iterable[str]) -> dic
             raise UserError(
                 f"mapping, line {number}: {words[2]} is not in the partition file; both must be CelebA's own"
             )
-        found[int(words[0])] = split_of[words[2]]
-    return found
+        result[int(words[0])] = split_of[words[2]]
+    return result
 
 
 def fingerprint(image: Image.Image) -> np.ndarray:
@@ -175,13 +175,13 @@ def _splits(config: PrepareConfig) -> dict[str, list[Found]]:
     splits = {"train": source}
     if config.test_root is not None:
         splits["test"] = open_source(config.test_root, max_megapixels=data.max_megapixels)
-    found = {}
+    result = {}
     for split, images in splits.items():
         names = OutputNames()
-        found[split] = [
+        result[split] = [
             Found(names.path(name, Path(name).suffix.lower()), images, index) for index, name in enumerate(images.names)
         ]
-    return found
+    return result
 
 
 def _celeba_hq(config: PrepareConfig, source: ImageSource) -> dict[str, list[Found]]:

@@ -239,8 +239,8 @@ def strongest_first(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 def component_on_styles(text: str) -> tuple[int, int, int] | None:
     """COMPONENT:START-END as numbers; None: it is not written so."""
-    found = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})-([0-9]{1,9})", text)
-    return None if found is None else (int(found[1]), int(found[2]), int(found[3]))
+    match = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})-([0-9]{1,9})", text)
+    return None if match is None else (int(match[1]), int(match[2]), int(match[3]))
 
 
 def style_matrix(generator: Generator, start: int, end: int) -> Tensor:

@@ -85,8 +85,8 @@ def across(sheets: list[Sheet]) -> Sheet:
     if first.column is None:
         # a strip has more rows where weights are blended too; of many pairs each has as many as a sheet may show
         is_even = len({tuple(sheet.captions) for sheet in sheets}) == 1
-        told = [[f"{caption}\n{sheet.method}" for caption in sheet.captions] for sheet in sheets]
-        each = [list(zip(sheet.rows, captions, strict=True)) for sheet, captions in zip(sheets, told, strict=True)]
+        captions = [[f"{caption}\n{sheet.method}" for caption in sheet.captions] for sheet in sheets]
+        each = [list(zip(sheet.rows, lines, strict=True)) for sheet, lines in zip(sheets, captions, strict=True)]
         pairs = list(chain.from_iterable(zip(*each, strict=True) if is_even else each))
         return Sheet("", [row for row, _ in pairs], first.headings, [caption for _, caption in pairs])
     columns = [sheet.headings.index(str(sheet.column)) for sheet in sheets]

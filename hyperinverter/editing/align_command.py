@@ -187,22 +187,22 @@ def _key(config: AlignConfig, source: ImageSource) -> str:
     finder = face_finder()
     files = [(place, place.stat()) for place in source.places() if place.is_file()]  # members of archives are none
     about = [(str(place), found.st_size, found.st_mtime_ns) for place, found in files]
-    told = [list(source.names), about, config.domain.resolution, str(config.face), finder and finder.name]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    parts = [list(source.names), about, config.domain.resolution, str(config.face), finder and finder.name]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _begun(path: Path, key: str) -> tuple[dict[str, dict], AppendedFile]:
     """Photo -> what a killed run found, and the file to go on with; a run of other photos or settings is forgotten."""
-    found: dict[str, dict] = {}
+    result: dict[str, dict] = {}
     try:
         lines = path.read_bytes().split(b"\n")[:-1]  # the last one may be cut short
         if lines and json.loads(lines[0]) == key:
-            found = {entry["name"]: entry for entry in map(json.loads, lines[1:])}
+            result = {entry["name"]: entry for entry in map(json.loads, lines[1:])}
     except (OSError, ValueError, KeyError, TypeError):
-        found = {}
+        result = {}
     whole = {
         name: entry
-        for name, entry in found.items()
+        for name, entry in result.items()
         if all((path.parent / face["file"]).is_file() for face in entry["faces"].values())
     }
     path.parent.mkdir(parents=True, exist_ok=True)

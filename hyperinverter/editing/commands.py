@@ -249,8 +249,8 @@ def _interpolate(config: InterpolateConfig, written: Sheets) -> dict:
     if len(shown) < config.steps or len(rows) < len(pairs) * len(kinds):
         print(f"strip.png shows {len(rows) // len(kinds)} of {counted(len(pairs), 'pair')} and {len(shown)} of "
               f"{config.steps} steps; frames/ has all")  # fmt: skip
-    told = {"photos": [photo.source for photo in photos], "circle": config.circle, "steps": config.steps, "t": ts}
-    return _finish(config, inverter, inputs, begin, "interpolate", told, ["strip.png", moving])
+    summary = {"photos": [photo.source for photo in photos], "circle": config.circle, "steps": config.steps, "t": ts}
+    return _finish(config, inverter, inputs, begin, "interpolate", summary, ["strip.png", moving])
 
 
 def _open(config: InvertConfig) -> tuple[Inverter, Path, float]:

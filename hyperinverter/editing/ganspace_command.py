@@ -47,13 +47,13 @@ def find_directions(config: GanspaceConfig) -> dict[str, Any]:
     with doing("loading the model"):
         generator = to_device(load_generator(source), device).eval()
     ranges = [style_range(text, generator.num_ws) for text in config.styles] or _thirds(generator.num_ws)
-    found: Pca | Sefa
+    result: Pca | Sefa
     try:
         if config.method == "sefa":
-            found = Sefa(generator)
+            result = Sefa(generator)
         else:
-            found = fit_pca(generator, config.components, samples=config.samples, seed=config.seed)
-        named = {name: found.named(text) for name, text in config.directions.items()}
+            result = fit_pca(generator, config.components, samples=config.samples, seed=config.seed)
+        named = {name: result.named(text) for name, text in config.directions.items()}
     except ValueError as error:
         raise UserError(f"components, samples or directions: {error}") from error
     for name, direction in named.items():
@@ -66,32 +66,32 @@ def find_directions(config: GanspaceConfig) -> dict[str, Any]:
             )
         if "projection_std" not in direction.info:
             direction.info |= spread_along(generator, direction.vector)
-    if isinstance(found, Pca):
-        save_pca(found, output / "pca.safetensors")
+    if isinstance(result, Pca):
+        save_pca(result, output / "pca.safetensors")
     for name, direction in named.items():
         direction.name = name
         path = output / "directions" / f"{name}.safetensors"
         save_direction(direction, path, domain=domain.name, resolution=generator.resolution)
-    sheets = [_draw(config, generator, found, *styles, output) for styles in tqdm(ranges, desc="sheets")]
-    told = {
+    sheets = [_draw(config, generator, result, *styles, output) for styles in tqdm(ranges, desc="sheets")]
+    summary = {
         "domain": domain.name,
         "method": config.method,
-        "generator": found.generator_hash,
-        "source": found.source,
+        "generator": result.generator_hash,
+        "source": result.source,
         "directions": {name: direction.info for name, direction in named.items()},
         "sheets": sheets,
     }
-    if isinstance(found, Pca):
-        variances = found.stds.square()
-        told["standard_deviations"] = found.stds.tolist()
-        told["explained_of_these"] = (variances / variances.sum()).tolist()
-    write_json(output / f"{config.method}.json", told, indent=2)
+    if isinstance(result, Pca):
+        variances = result.stds.square()
+        summary["standard_deviations"] = result.stds.tolist()
+        summary["explained_of_these"] = (variances / variances.sum()).tolist()
+    write_json(output / f"{config.method}.json", summary, indent=2)
     print(f"look at {', '.join(sheets)} in {output}")
     for name in named:
         print(f"written: {output / 'directions' / name}.safetensors; edit.py takes it as directions=[that file]")
     if not named:
         print("what you want to keep gets a name: 'directions={NAME: COMPONENT:START-END}' writes it as a direction")
-    return told
+    return summary
 
 
 def _thirds(num_ws: int) -> list[tuple[int, int]]:

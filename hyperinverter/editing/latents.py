@@ -46,7 +46,7 @@ def read_latents(path: Path, inverter: Inverter) -> dict[str, Inversion]:
     if message:
         raise UserError(f"{path}: is {message}; give a photo, or codes")
     num_ws, w_dim = inverter.generator.num_ws, inverter.generator.w_dim
-    found = {}
+    result = {}
     for name, tensor in _tensors(content, path.stem):
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise UserError(f"{path}: {name} holds numbers that are not finite; write the codes again")
@@ -59,10 +59,10 @@ def read_latents(path: Path, inverter: Inverter) -> dict[str, Inversion]:
             )
         for number, ws in enumerate(codes):
             one = Inversion(ws[None], model_name=path.name, generator_hash=inverter.generator_hash)
-            found[name if len(codes) == 1 else f"{name}_{number:03d}"] = one
-    if not found:
+            result[name if len(codes) == 1 else f"{name}_{number:03d}"] = one
+    if not result:
         raise UserError(f"{path}: holds weights or other numbers, neither a photo nor codes; give a photo, or codes")
-    return found
+    return result
 
 
 def _tensors(content: Any, name: str) -> Iterator[tuple[str, Tensor]]:

@@ -157,7 +157,7 @@ def _predict(
         names = [f"sample {number}" for number in range(len(ws))]
         of = f"samples of the generator, truncation_psi {config.truncation_psi:g}"
     held_out, how = held_out_mask(names, [{}] * len(names), config.held_out_fraction, config.seed)
-    told = {"images": len(ws), "of": of, "ends": config.ends, "held_out": how}
+    summary = {"images": len(ws), "of": of, "ends": config.ends, "held_out": how}
     for name, text in config.predictors.items():
         network = text.removeprefix("-")
         column = scores[:, networks.index(network)].numpy()
@@ -174,14 +174,14 @@ def _predict(
         }
         about = FACE_CLASSIFIERS[network]
         method = f"{config.estimate} of a linear SVM on the surest {config.ends:g} at both ends of {network}'s scores"
-        direction.info |= figures | {"attribute": about.raised(flip), "predictor": text, "method": method} | told
+        direction.info |= figures | {"attribute": about.raised(flip), "predictor": text, "method": method} | summary
         learned[name] = direction, {"predictor": text, **figures}
         print(
             f"{name} ({about.what}): accuracy {figures['accuracy']:.3f} on {figures['n_held_out']} of the surest that "
             f"were held out; correlation of w·d with all scores {figures['score_correlation']:.2f}; w·d has standard "
             f"deviation {figures['projection_std']:.2f}"
         )
-    return ws, told
+    return ws, summary
 
 
 def _difference(

@@ -118,11 +118,11 @@ class Reconstructor:
             return self.inverter.invert(taken, batch_size=len(taken))
         if not self.keep_inversions:
             raise ValueError("Inversions of this Reconstructor are not kept: build it with keep_inversions=True")
-        found = []
+        result = []
         for image, name in zip(images, names, strict=True):
             self._once(image, name)
-            found.append(Inversion.load(self._path(image, name).with_suffix(".safetensors")))
-        return Inversion.cat(found).to(self.inverter.device)
+            result.append(Inversion.load(self._path(image, name).with_suffix(".safetensors")))
+        return Inversion.cat(result).to(self.inverter.device)
 
     def _once(self, image: Tensor, name: str) -> tuple[Tensor, Took]:
         path = self._path(image, name)

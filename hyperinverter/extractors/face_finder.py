@@ -123,13 +123,13 @@ def _find_by_dlib(photo: Image.Image, px: int) -> list[FoundFace]:
         _, detector, predictor = dlib_models()
         boxes, scores, _ = detector.run(pixels, 0, 0.0)
         shapes = [predictor(pixels, box) for box in boxes]
-    found = []
+    result = []
     for box, score, shape in zip(boxes, scores, shapes, strict=True):
         points = np.array([(shape.part(i).x, shape.part(i).y) for i in range(68)]) / scale
         eyes = points[LEFT_EYE].mean(axis=0), points[RIGHT_EYE].mean(axis=0)
         edges = np.array([box.left(), box.top(), box.width(), box.height()]) / scale
-        found.append(FoundFace(score, edges, *eyes, (points[MOUTH_LEFT] + points[MOUTH_RIGHT]) / 2))
-    return _widest_first(found)
+        result.append(FoundFace(score, edges, *eyes, (points[MOUTH_LEFT] + points[MOUTH_RIGHT]) / 2))
+    return _widest_first(result)
 
 
 def _resized(photo: Image.Image, px: int) -> tuple[np.ndarray, float]:

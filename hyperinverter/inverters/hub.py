@@ -150,15 +150,15 @@ def fetch_model(repository: str, **where: Any) -> Path:
 
     try:
         endpoint = os.environ.get("HF_ENDPOINT")
-        found = snapshot_download(repository, allow_patterns=list(FILES), endpoint=endpoint, **where)
+        result = snapshot_download(repository, allow_patterns=list(FILES), endpoint=endpoint, **where)
     except Exception as error:  # as above
         raise UserError(
             f"{repository}: cannot be fetched from the Hugging Face hub ({reason_of(error)}). If a folder of this name "
             f"was meant, it is not here"
         ) from error
-    if not (Path(found) / "generator.safetensors").is_file():
+    if not (Path(result) / "generator.safetensors").is_file():
         raise UserError(f"{repository}: holds no generator.safetensors; give a repository that push_to_hub wrote")
-    return Path(found)
+    return Path(result)
 
 
 def _check_installed() -> None:

@@ -90,10 +90,10 @@ def _parts(metadata: dict[str, str], tensors: dict[str, Tensor], layers: list) -
     parts |= {kind: {} for kind in ("offsets", "tokens", "features", "features_at")}
     for name in sorted(set(tensors) - {"w", "ws", "tokens"}):
         kind, _, parameter = name.partition(".")
-        found = parts.get(kind, {})
-        if kind not in parts or not parameter or parameter in found:
+        result = parts.get(kind, {})
+        if kind not in parts or not parameter or parameter in result:
             raise ValueError(f"a tensor {name[:40]!r} is foreign")
-        found[parameter] = ChannelScales(tensors[name]) if kind == "scales" else tensors[name]
+        result[parameter] = ChannelScales(tensors[name]) if kind == "scales" else tensors[name]
     if bad := [name for name, tensor in tensors.items() if not (tensor.is_floating_point() and is_finite(tensor))]:
         raise ValueError(f"{bad[0][:40]} holds something else than finite numbers")
     if ("w" in tensors) == ("ws" in tensors):

@@ -83,9 +83,9 @@ class ProjectorInverter(Inverter):
     def _asked_for(self, name: str, present: Perceptual) -> Perceptual:
         if name in ("auto", present.name):
             return present
-        found = find_perceptual(name, self.generator.resolution, self._find_discriminator)
-        found.extractor.to(self.device)
-        return found
+        result = find_perceptual(name, self.generator.resolution, self._find_discriminator)
+        result.extractor.to(self.device)
+        return result
 
     def to(self, device: torch.device | str) -> Self:
         self.generator.to(device)
@@ -231,8 +231,8 @@ class PtiInverter(ProjectorInverter):
 
     def __init__(self, model: LoadedModel, find_discriminator: Callable[[], Discriminator | None]) -> None:
         super().__init__(model, find_discriminator)
-        found = find_perceptual("auto", self.generator.resolution, find_discriminator, order=TUNING_PERCEPTUAL)
-        self.tuning_perceptual = self.perceptual if found.name == self.perceptual.name else found
+        result = find_perceptual("auto", self.generator.resolution, find_discriminator, order=TUNING_PERCEPTUAL)
+        self.tuning_perceptual = self.perceptual if result.name == self.perceptual.name else result
 
     @property
     def stops_at(self) -> float | None:

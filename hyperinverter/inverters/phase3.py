@@ -50,11 +50,11 @@ class Phase3(HyperInverter):
         return self
 
     def _invert(self, images: Tensor) -> Inversion:
-        found = self.phase3.predict(images)
-        ws, numbers = found.phase2.ws, found.residual.half().float()  # as files keep them
+        result = self.phase3.predict(images)
+        ws, numbers = result.phase2.ws, result.residual.half().float()  # as files keep them
         features = {self.phase3.feature_residual.layer: FeatureCode(numbers, ws)}
         info = {"method": self.name, **self.settings()}
-        return self._inversion(ws, tokens=found.phase2.tokens, features=features, info=info)
+        return self._inversion(ws, tokens=result.phase2.tokens, features=features, info=info)
 
     def _changes(self, inversion: Inversion, residuals: Residuals | None) -> Residuals | None:
         changes = with_offsets(residuals, inversion.offsets)

@@ -165,8 +165,8 @@ def project(
                 on_step(step, rate, losses[-1], latent.detach())
             bar.update()
     styles = latent.detach().expand(-1, generator.num_ws, -1).clone()
-    found = {name: value.detach() * scales[name] for name, value in noise.items()}
-    return Projection(styles, found, torch.stack(losses))
+    result = {name: value.detach() * scales[name] for name, value in noise.items()}
+    return Projection(styles, result, torch.stack(losses))
 
 
 def learning_rate_ramp(t: float) -> float:

@@ -88,9 +88,9 @@ def find_model_folder(name_or_path: str | Path) -> Path:
         raise FileNotFoundError(f"{path}: {_not_a_folder(path)}")
     looked = [str(path)]
     if not path.is_absolute():
-        found = [root / path for root in search_folders() if (root / path).is_dir()]
-        if found:  # a folder of photos may have a model's name
-            return next((folder for folder in found if any(folder.glob("*.safetensors"))), found[0])
+        result = [root / path for root in search_folders() if (root / path).is_dir()]
+        if result:  # a folder of photos may have a model's name
+            return next((folder for folder in result if any(folder.glob("*.safetensors"))), result[0])
         looked += [str(root / path) for root in search_folders()]
     if path.is_dir():
         return path

@@ -103,11 +103,11 @@ def check_domain(file: ModelFile, domain: DomainConfig | None, besides: Collecti
 def check_served(file: ModelFile) -> None:
     """Refuse a generator or discriminator of a kind that no command serves: of gray images, or with classes."""
     for section in ("generator", "discriminator"):
-        found = file.config.get(section)
-        if not isinstance(found, dict):  # absent; another kind is reported when the networks are described
+        result = file.config.get(section)
+        if not isinstance(result, dict):  # absent; another kind is reported when the networks are described
             continue
         for key, (value, words) in SERVED.items():
-            if (got := found.get(key, value)) != value:
+            if (got := result.get(key, value)) != value:
                 raise UserError(
                     f"{file.path}: its {section} has {key} {got}, but commands serve {words}: give another model"
                 )

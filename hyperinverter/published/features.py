@@ -220,7 +220,7 @@ def _released_heads(net: str, given: str | Path | Mapping[str, Tensor] | None) -
 
 
 def _packaged_heads(net: str) -> Path:
-    found = find_spec("lpips")
-    if found is None or found.origin is None:
+    result = find_spec("lpips")
+    if result is None or result.origin is None:
         raise UserError("the heads of LPIPS come with the package lpips: pip install lpips, or give heads=FILE")
-    return Path(found.origin).parent / "weights" / "v0.1" / f"{net}.pth"
+    return Path(result.origin).parent / "weights" / "v0.1" / f"{net}.pth"

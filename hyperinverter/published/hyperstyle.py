@@ -88,19 +88,21 @@ def _shared_once(found: Checkpoint, state: dict[str, Tensor]) -> dict[str, Tenso
 
 def _sizes(keys: Keys, chosen: dict[str, Any], decoder: Generator | None) -> HyperStyleConfig:
     """Everything that the tensors show, held against the given options."""
-    found = {int(m[1]) for key in keys.state if (m := re.fullmatch(r"refinement_blocks\.(\d+)\.convs\.0\.weight", key))}
-    if not found:
+    layers = {
+        int(m[1]) for key in keys.state if (m := re.fullmatch(r"refinement_blocks\.(\d+)\.convs\.0\.weight", key))
+    }
+    if not layers:
         raise keys.fault("it has no refinement_blocks.*, which predict the changes of each layer")
-    shared = sorted(number for number in found if f"refinement_blocks.{number}.linear.weight" in keys)
-    others = sorted(found - set(shared))
+    shared = sorted(number for number in layers if f"refinement_blocks.{number}.linear.weight" in keys)
+    others = sorted(layers - set(shared))
     token_size, columns = keys.shape(SHARED + "w1", 2)
     rows = keys.shape(SHARED + "w2", 2)[1] // token_size
-    resolution = _resolution(keys, max(found), chosen["output_size"], decoder)
+    resolution = _resolution(keys, max(layers), chosen["output_size"], decoder)
     is_separable = any(".make_kernel_in." in key for key in keys.state)
 
     config = HyperStyleConfig(
         resolution,
-        _layer_shapes(keys, sorted(found), shared, rows, columns, resolution, decoder),
+        _layer_shapes(keys, sorted(layers), shared, rows, columns, resolution, decoder),
         shared,
         is_separable,
         _trunk(keys, shared, others, chosen["strides"]),
@@ -113,7 +115,7 @@ def _sizes(keys: Keys, chosen: dict[str, Any], decoder: Generator | None) -> Hyp
             block = f"refinement_blocks.{numbers[0]}."
             setattr(config, width, keys.shape(f"{block}convs.0.weight", 4)[0])
             config.code_size = keys.shape(f"{block}convs.{_convolutions(keys, block)[-1]}.weight", 4)[0]
-    keys.agree(chosen, input_nc=INPUT_CHANNELS, layers_to_tune=",".join(str(i) for i in sorted(found)))
+    keys.agree(chosen, input_nc=INPUT_CHANNELS, layers_to_tune=",".join(str(i) for i in sorted(layers)))
     if any(target_names(resolution, "conv_without_bias")[i].find("torgb") < 0 for i in others):
         keys.agree(chosen, encoder_type=ENCODER_TYPES[is_separable])
     return config

@@ -129,8 +129,8 @@ class Keys:
         Raises UserError: one of them does not.
         """
         for name, value in shown.items():
-            if (told := given.get(name)) is not None and told != value:
-                say = f"{name}={told!r} was given, but the tensors say {value!r}; leave it out"
+            if (asked := given.get(name)) is not None and asked != value:
+                say = f"{name}={asked!r} was given, but the tensors say {value!r}; leave it out"
                 raise UserError(f"{self.source}: {say}")
 
     def finish(self) -> dict[str, str]:

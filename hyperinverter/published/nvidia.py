@@ -49,12 +49,12 @@ def read_generator(content: Any, source: str, given: dict[str, Any]) -> tuple[Ge
     what, table = "a StyleGAN2-ADA generator", tables.GENERATOR
     options(given, dict.fromkeys((*tables.known(table), "num_ws")), "stylegan2_ada_generator")
     num_ws, given = given.get("num_ws"), {name: value for name, value in given.items() if name != "num_ws"}
-    found = _find(content, ("G_ema", "G"), tables.GENERATOR_ORDER, what, source)
-    keys = Keys(found.state, what, source)
+    result = _find(content, ("G_ema", "G"), tables.GENERATOR_ORDER, what, source)
+    keys = Keys(result.state, what, source)
     sizes = generator_sizes(keys)
     keys.agree({"num_ws": num_ws}, num_ws=2 * len(sizes.widths))
-    declared, ignored = _declared(found, given, table, source)
-    declared = {**(tables.NEWER_GENERATOR if found.is_newer else {}), **declared}
+    declared, ignored = _declared(result, given, table, source)
+    declared = {**(tables.NEWER_GENERATOR if result.is_newer else {}), **declared}
     has_mean = "mapping.w_avg" in keys
     if has_mean != (declared.get("w_avg_beta", 0.995) is not None):
         raise keys.fault(
@@ -67,7 +67,7 @@ def read_generator(content: Any, source: str, given: dict[str, Any]) -> tuple[Ge
     noises = drawn_noise(n for name in strengths if (n := name.replace("_strength", "_const")) not in state)
     ignored |= {"noise_const": DRAWN} if noises else {}
     network = build(keys, Generator, _config(keys, sizes, declared, table), noises | state)
-    return network, Published(network.config, {**found.ignored, **ignored, **keys.finish()})
+    return network, Published(network.config, {**result.ignored, **ignored, **keys.finish()})
 
 
 def read_discriminator(content: Any, source: str, given: dict[str, Any]) -> tuple[Discriminator, Published]:
@@ -86,13 +86,13 @@ def read_discriminator(content: Any, source: str, given: dict[str, Any]) -> tupl
     """
     what, table = "a StyleGAN2-ADA discriminator", tables.DISCRIMINATOR
     options(given, dict.fromkeys(tables.known(table)), "stylegan2_ada_discriminator")
-    found = _find(content, ("D",), tables.DISCRIMINATOR_ORDER, what, source)
-    keys = Keys(found.state, what, source)
+    result = _find(content, ("D",), tables.DISCRIMINATOR_ORDER, what, source)
+    keys = Keys(result.state, what, source)
     sizes = discriminator_sizes(keys)
-    declared, ignored = _declared(found, given, table, source)
-    declared = {**(tables.NEWER_DISCRIMINATOR if found.is_newer else {}), **declared}
+    declared, ignored = _declared(result, given, table, source)
+    declared = {**(tables.NEWER_DISCRIMINATOR if result.is_newer else {}), **declared}
     network = build(keys, Discriminator, _config(keys, sizes, declared, table), _state(keys))
-    ignored = {**found.ignored, **ignored, **keys.finish()}
+    ignored = {**result.ignored, **ignored, **keys.finish()}
     return network, Published(network.config, ignored)
 
 
@@ -178,8 +178,8 @@ def _config(keys: Keys, sizes: TensorSizes, declared: dict[str, Any], table: Map
         rule = f"channel_base={channel_base} and channel_max={channel_max}"
         raise keys.fault(f"{rule} give the channels {ruled} (resolution: channels), its tensors have {sizes.widths}")
     # What None stands for is written as None, as the published arguments do.
-    found = {k: None if sizes.implied.get(k) == value else value for k, value in sizes.config.items()}
-    return {**declared, **found, "channel_base": channel_base, "channel_max": channel_max}
+    result = {k: None if sizes.implied.get(k) == value else value for k, value in sizes.config.items()}
+    return {**declared, **result, "channel_base": channel_base, "channel_max": channel_max}
 
 
 def _state(keys: Keys) -> dict[str, Tensor]:

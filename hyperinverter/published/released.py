@@ -114,10 +114,10 @@ def read_hyperinverter(content: Any, source: str, given: dict[str, Any]) -> tupl
         raise keys.fault("it holds no generator: give generator= its .pkl file, its state dict, or a Generator")
 
     size = {"input_size": chosen["input_size"]}
-    told = size | {name: chosen[name] for name in of_e2}
-    e2, config = _part(keys, "w_bar_encoder.", released_parts.layerwise_encoder, told)
-    told = {name: chosen[name] for name in of_h}
-    hypernetwork, more = _part(keys, "hypernet.weight_regressors.", released_parts.hypernetwork, told)
+    sizes = size | {name: chosen[name] for name in of_e2}
+    e2, config = _part(keys, "w_bar_encoder.", released_parts.layerwise_encoder, sizes)
+    sizes = {name: chosen[name] for name in of_h}
+    hypernetwork, more = _part(keys, "hypernet.weight_regressors.", released_parts.hypernetwork, sizes)
     config |= more
     if chosen["w_encoder"] is not None:
         keys.ignore(r"w_encoder\..+", "another E1 was given as w_encoder=")

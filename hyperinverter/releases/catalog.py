@@ -160,9 +160,9 @@ def entry_of_file(path: Path, sha256: str) -> CatalogEntry | None:
     `sha256`: its own. Of another hash than the catalog's it is another file, unless it lies where downloads do: there
     it has to be the published one, and whoever reads it says so.
     """
-    found = next((each for each in catalog().values() if each.file == path.name), None)
-    is_other = found is not None and found.sha256 and not sha256.startswith(found.sha256)
-    return None if is_other and path.parent.name not in FOLDERS else found
+    result = next((each for each in catalog().values() if each.file == path.name), None)
+    is_other = result is not None and result.sha256 and not sha256.startswith(result.sha256)
+    return None if is_other and path.parent.name not in FOLDERS else result
 
 
 def address_of(copy: str, drive: str) -> str:
@@ -182,10 +182,10 @@ def download_folder() -> Path:
 
 def listing() -> str:
     """A table of the models and files, with what is there, where it comes from and under which licence."""
-    found = {name: each.find() for name, each in catalog().items()}
+    result = {name: each.find() for name, each in catalog().items()}
     rows = [("name", "kind", "domain", "size", "here", "from", "licence")]
     for each in catalog().values():
-        path = found[each.name]
+        path = result[each.name]
         size = f"{path.stat().st_size / 1e6:.0f} MB" if path else f"~{each.about_mb} MB" if each.about_mb else "?"
         licence = each.licence_text.split(";")[0]
         here = "yes" if path or each.find_made() else "-"

@@ -85,9 +85,9 @@ def find_direction(text: str, model_folder: str | Path | None, files: Mapping[st
     else:
         named = [folder / "directions" / f"{place}{suffix}" for folder in beside for suffix in SUFFIXES]
         candidates = [*named, path] if len(path.parts) == 1 and not path.suffix else [path, *named]
-    found = next((candidate for candidate in candidates if candidate.is_file()), None)
-    if found is not None:
-        return found, inside
+    result = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if result is not None:
+        return result, inside
     of_domain = [name for name, file in files.items() if _of_domain(file, model_folder).is_file()]
     names = sorted({*available_directions(model_folder), *of_domain})
     what = f"{candidates[0]}: no such direction file"

@@ -197,17 +197,17 @@ def networks_of(file: PublishedFile, kind: str, options: Mapping[str, Any]) -> d
             raise UserError(f"{file.path}: unknown option {', '.join(unknown)}; it takes: {', '.join(sorted(known))}")
         content = plain_names(file.content)
         state = content.get("state_dict", content)
-        found = {}
+        result = {}
         for part, names in PART_OPTIONS.items():
             if part != "w_encoder" or any(key.startswith("w_encoder.") for key in state):
                 given = {name: value for name, value in options.items() if name in names}
-                found[part] = from_published(file, part, **{**options.get(part, {}), **given})
-        return found
+                result[part] = from_published(file, part, **{**options.get(part, {}), **given})
+        return result
     if kind == "stylegan2_ada_generator":
-        found = {"generator": from_published(file, kind, **options)}
+        result = {"generator": from_published(file, kind, **options)}
         if isinstance(file.content, Mapping) and isinstance(file.content.get("D"), NetworkStub):
-            found["discriminator"] = from_published(file, "stylegan2_ada_discriminator")
-        return found
+            result["discriminator"] = from_published(file, "stylegan2_ada_discriminator")
+        return result
     names = {
         "rosinality_generator": "generator",
         "mobile_stylegan_generator": "generator",

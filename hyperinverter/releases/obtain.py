@@ -194,8 +194,8 @@ def _head(path: Path) -> dict[str, Any]:
 
     try:
         with open(path, "rb") as file:
-            found = json.loads(read_head(file).metadata.get("info", "{}"))
-            return found if isinstance(found, dict) else {}
+            result = json.loads(read_head(file).metadata.get("info", "{}"))
+            return result if isinstance(result, dict) else {}
     except (OSError, ValueError, TypeError, RecursionError):
         return {}
 

@@ -144,8 +144,8 @@ def _run_npm(package: str, folder: Path, limits: Limits) -> None:
 def _why(copy: str, output: str) -> UserError:
     """What pip's complaint means, in one sentence."""
     if "DO NOT MATCH THE HASHES" in output:
-        found = re.search(r"Got\s+([0-9a-f]{64})", output)
-        got = f" (SHA-256 {found[1]})" if found else ""
+        match = re.search(r"Got\s+([0-9a-f]{64})", output)
+        got = f" (SHA-256 {match[1]})" if match else ""
         return WrongContent(f"{copy}: the package registry has another file{got} than the catalog names; not used")
     if "connection broken" in output or "Max retries exceeded" in output:
         return RequestRefused(f"{copy}: the package registry cannot be reached; look at the network")

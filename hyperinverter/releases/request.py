@@ -112,9 +112,9 @@ def total_bytes(response: Any, start: int) -> int | None:
     if response.headers.get("Content-Encoding", "identity") != "identity":
         return None  # the stated length is of the compressed body
     if start:
-        found = re.fullmatch(r"bytes ([^-]*)-[^/]*/(.*)", response.headers.get("Content-Range", "").strip())
-        total = found and whole_number(found[2])
-        if not found or whole_number(found[1]) != start or (total is None and found[2] != "*"):
+        match = re.fullmatch(r"bytes ([^-]*)-[^/]*/(.*)", response.headers.get("Content-Range", "").strip())
+        total = match and whole_number(match[2])
+        if not match or whole_number(match[1]) != start or (total is None and match[2] != "*"):
             raise Interrupted("the server resumed at another place than asked for: from the start", from_start=True)
         return total
     return whole_number(response.headers.get("Content-Length", "").strip())
@@ -123,9 +123,9 @@ def total_bytes(response: Any, start: int) -> int | None:
 def stated_sha256(response: Any) -> str | None:
     """The Hugging Face hub names the hash of large files in a header of its redirect."""
     for step in [*response.history, response]:
-        found = re.fullmatch(r'(?:W/)?"?([0-9a-f]{64})"?', step.headers.get("X-Linked-ETag", ""))
-        if found:
-            return found[1]
+        match = re.fullmatch(r'(?:W/)?"?([0-9a-f]{64})"?', step.headers.get("X-Linked-ETag", ""))
+        if match:
+            return match[1]
     return None
 
 

@@ -121,6 +121,6 @@ def fit(
                 run.stop(progress.step)
 
         # -- stop
-        told = trainee.write(output / "model_last", progress, None) or ()
-        run.log(*reports(train_data, validation_data), *told, progress.conclusion(output, trainee.then))
+        lines = trainee.write(output / "model_last", progress, None) or ()
+        run.log(*reports(train_data, validation_data), *lines, progress.conclusion(output, trainee.then))
     return progress.summary()

@@ -96,14 +96,14 @@ class Objective:
         """Photos [N,3,R,R] in [-1,1] -> "loss" with gradients and its parts, those of unmoved photos by their names."""
         config, model = self.config, self.model
         with self.autocast:
-            found = model.predict(images)
-            still = model.with_residual(found.weights, found.residual)
-            total, parts = self.losses(self._draw(found.phase2.ws, still), images)
+            result = model.predict(images)
+            still = model.with_residual(result.weights, result.residual)
+            total, parts = self.losses(self._draw(result.phase2.ws, still), images)
             if config.pair_weight > 0:
                 parts["pair"] = self._pair(moves)
                 total = total + config.pair_weight * parts["pair"]
             if moves.goes_back:
-                parts["cycle"] = self._cycle(found, images, moves.d)
+                parts["cycle"] = self._cycle(result, images, moves.d)
                 total = total + config.cycle_weight * config.cycle_every * parts["cycle"]
         return {"loss": total, **parts}
 
@@ -136,14 +136,14 @@ class Objective:
         """Photos, their Phase I, Phase II and Phase III, and a sample's edit: the sample, as it should be, as it is."""
         moves = self.fixed_moves(images, ["pictures"])
         with self.autocast:
-            found = self.model.predict(images)
-            still = self.model.with_residual(found.weights, found.residual)
+            result = self.model.predict(images)
+            still = self.model.with_residual(result.weights, result.residual)
             own = self.model.network.own_kernels
             before, after = (self._draw(self._ws(w), own) for w in (moves.w, moves.w + moves.d))
             sample = self.model.predict(before)
             ws = sample.phase2.ws + moves.d[:, None]
             edited = self._draw(ws, self.model.moved(sample, ws))
-        return [images, found.phase2.w_image, found.drawn, self._draw(found.phase2.ws, still), before, after, edited]
+        return [images, result.phase2.w_image, result.drawn, self._draw(result.phase2.ws, still), before, after, edited]
 
 
 @in_all_processes

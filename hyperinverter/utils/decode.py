@@ -120,8 +120,8 @@ def decode_image(data: bytes, name: str, max_megapixels: float = MAX_MEGAPIXELS)
     except Image.UnidentifiedImageError:
         raise BadImageError(name, _why_unidentified(data, name)) from None
     except Image.DecompressionBombError as error:  # of Pillow, before the size is known here
-        found = re.search(r"\d+", str(error))
-        raise _too_large(name, f"{int(found[0]) / 1e6:.4g} megapixels" if found else "it", max_megapixels) from None
+        match = re.search(r"\d+", str(error))
+        raise _too_large(name, f"{int(match[0]) / 1e6:.4g} megapixels" if match else "it", max_megapixels) from None
     except BadImageError:
         raise
     except _DECODE_ERRORS as error:

@@ -151,8 +151,8 @@ def _claim(work: Work, inverter: Inverter) -> None:
     """Make the folder of parts; one of another film, other settings or another model is emptied first."""
     about = work.film.path.stat()
     settings = asdict(work.config) | {"files": None, "output": None, "threads": None}
-    told = [str(work.film.path.absolute()), about.st_size, about.st_mtime_ns, settings, inverter.model_hash]
-    key = hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    parts = [str(work.film.path.absolute()), about.st_size, about.st_mtime_ns, settings, inverter.model_hash]
+    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     mark = work.folder / "of.json"
     if mark.is_file() and mark.read_text() == key:
         print(f"going on with {work.folder}")

@@ -66,8 +66,8 @@ def measure_weight_changes(inverter: Inverter, batches: Iterable[Tensor]) -> tup
     layers, values = [], torch.cat(rows).double().numpy()
     for name in names:
         weight, place = weights[name], places.get(name)
-        told = (place.px, place.kind) if place else (0, "other")
-        layers.append(Layer(name, *told, weight.numel(), weight.abs().mean().item()))
+        size_and_kind = (place.px, place.kind) if place else (0, "other")
+        layers.append(Layer(name, *size_and_kind, weight.numel(), weight.abs().mean().item()))
     return layers, values / [each.mean_abs_weight for each in layers] if _are_shares(layers) else values
 
 
@@ -161,15 +161,15 @@ def read_other(path: str) -> dict[str, Any]:
     """
     try:
         place = Path(path) if Path(path).is_file() else REPOSITORY / path  # that is itself where it is absolute
-        found = json.loads(place.read_text(encoding="utf-8"))
+        result = json.loads(place.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"compare_with: cannot read {path}: {error}") from error
-    found = found.get("weight_changes", found) if isinstance(found, dict) else {}
-    if "interval_95" not in found.get("evenness", {}):
+    result = result.get("weight_changes", result) if isinstance(result, dict) else {}
+    if "interval_95" not in result.get("evenness", {}):
         raise UserError(
             f"compare_with: {path} is no weight_changes.json of {command_of('analyze')} (nor analysis.json)"
         )
-    return found
+    return result
 
 
 def draw_weight_changes(result: dict[str, Any], title: str, folder: Path) -> list[str]:

@@ -229,5 +229,5 @@ def _processor() -> str:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
         text = ""
-    found = re.search(r"model name\s*:\s*(.+)", text)
-    return f"{found[1].strip() if found else platform.processor() or 'CPU'}, {counted(own_cores(), 'core')}"
+    match = re.search(r"model name\s*:\s*(.+)", text)
+    return f"{match[1].strip() if match else platform.processor() or 'CPU'}, {counted(own_cores(), 'core')}"

@@ -45,8 +45,8 @@ def _fastest(cases: list[dict[str, Any]], key: str) -> str:
     if not sides:
         return ""
     ms, name, batch, ratio = min(sides, key=lambda side: side[0])
-    told = [name, f"batch {batch}", f"× {ratio['median']:.2f}" if ratio else ""]
-    return f"{_number(ms)} ({', '.join(filter(None, told))})"
+    parts = [name, f"batch {batch}", f"× {ratio['median']:.2f}" if ratio else ""]
+    return f"{_number(ms)} ({', '.join(filter(None, parts))})"
 
 
 def tables(result: dict[str, Any]) -> str:

@@ -107,13 +107,13 @@ class Bench:
 
     def refined(self, method: Method) -> list[Method]:
         """The method once for each of `refine_steps` and each of `refine_edit_consistency`."""
-        found = {}
+        result = {}
         for weight in self.config.refine_edit_consistency:
             for steps in sorted(set(self.config.refine_steps)):
                 wanted = replace(self.config.refine, steps=steps, edit_consistency=weight if steps else 0.0)
                 one = replace(method, refine=wanted)
-                found[one.label] = one
-        return list(found.values())
+                result[one.label] = one
+        return list(result.values())
 
     def kept(self, method: Method) -> Path:
         """Where Inversions and reconstructions of a method that optimises lie, one of each photo."""
@@ -224,5 +224,5 @@ class Bench:
 def photos_at(images: Batches, indices: Sequence[int]) -> tuple[Tensor, list[str]]:
     """Some of the images, rounded [N,3,R,R] on the CPU, and their names, in the given order."""
     names = [images.names[index] for index in indices]
-    found = originals(images, names, READ_AT_ONCE)
-    return torch.stack([found[name] for name in names]), names
+    result = originals(images, names, READ_AT_ONCE)
+    return torch.stack([result[name] for name in names]), names

@@ -46,14 +46,14 @@ def claims_section(domains: dict[str, Results]) -> str:
     }
     if not measured:
         return ""
-    found = {domain: claims_of(results) for domain, results in measured.items()}
-    words = {domain: {s: _in_words(findings) for s, findings in claims.items()} for domain, claims in found.items()}
-    shown = [domain for domain in found if any(words[domain].values())]
+    result = {domain: claims_of(results) for domain, results in measured.items()}
+    words = {domain: {s: _in_words(findings) for s, findings in claims.items()} for domain, claims in result.items()}
+    shown = [domain for domain in result if any(words[domain].values())]
     verdicts = [[_sentence(s), *(words[domain][s] or NOT_YET for domain in shown)] for s in STATEMENTS]
     rows = [
         [_sentence(statement), domain, one.numbers, one.verdict]
         for statement in STATEMENTS
-        for domain, claims in found.items()
+        for domain, claims in result.items()
         for one in claims[statement]
         if one.numbers
     ]
@@ -140,8 +140,8 @@ def _shortened(results: Results, name: str) -> str:
     usual = {key: getattr(INVERTERS[name], key) for key, value in steps.items() if value is not None}
     if all(steps[key] >= usual[key] for key in usual):
         return ""
-    told = " and ".join(f"{steps[key]} of {number}" for key, number in usual.items())
-    return f"{row['title']} was measured with {told} steps"
+    text = " and ".join(f"{steps[key]} of {number}" for key, number in usual.items())
+    return f"{row['title']} was measured with {text} steps"
 
 
 def _images(row: dict[str, Any], name: str) -> int | None:

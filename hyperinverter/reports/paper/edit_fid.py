@@ -88,8 +88,8 @@ def edit_fid(bench: Bench) -> dict[str, Any]:
         NotMeasured: no network, no direction with a labelled attribute and a judge, or no method.
     """
     judges = find_judges(bench, bench.load(bench.leading))
-    found, not_measured = metric_table.build(list(KERNELS), bench.model.domain, device=bench.device)
-    networks: dict[str, Any] = {metric.name: metric for metric in found}
+    result, not_measured = metric_table.build(list(KERNELS), bench.model.domain, device=bench.device)
+    networks: dict[str, Any] = {metric.name: metric for metric in result}
     if not networks:
         raise NotMeasured("no network of features is here: " + "; ".join(not_measured.values()))
     tasks = _tasks(bench, judges, not_measured)
@@ -203,9 +203,9 @@ def _starts(bench: Bench, row: Row, task: Task, what: str) -> Iterator[tuple[Inv
 
 def _key(bench: Bench, row: Row, task: Task, judges: Judges, more: Any) -> str:
     fitted = judges.fitted.figures if judges.fitted else None
-    told = [hash_of(task.direction), task.judge, judges.classifiers.about(), fitted, judges.pixels]
+    parts = [hash_of(task.direction), task.judge, judges.classifiers.about(), fitted, judges.pixels]
     settings = [bench.config.strength_unit, row.is_pasted]
-    return bench.key("edit_fid", bench.method_key(row.method), bench.digest(task.sources), told, settings, more)
+    return bench.key("edit_fid", bench.method_key(row.method), bench.digest(task.sources), parts, settings, more)
 
 
 @torch.no_grad()

@@ -120,9 +120,9 @@ def edit_fid_blocks(result: dict[str, Any]) -> Iterator[Block]:
         )
         rows, kept = [], list(next(iter(one["rows"].values()))["kept"])
         for label, row in one["rows"].items():
-            told = [row["distances"][column] for column in (*networks, *kernels)]
-            cells = [bracketed(one["value"], one["interval_95"]) for one in told]
-            last = told[-1]
+            distances = [row["distances"][column] for column in (*networks, *kernels)]
+            cells = [bracketed(one["value"], one["interval_95"]) for one in distances]
+            last = distances[-1]
             apart = bracketed(last["difference"], last["difference_95"], "+.3g") if "difference" in last else ""
             likeness = [mean(row["kept"][column]) for column in kept]
             about = [f"{row['strength']:.2f}", mean(row["effect"])]

@@ -161,8 +161,8 @@ def figure5(bench: Bench) -> dict[str, Any]:
         contact_sheet(cells, headings, bench.output / "fig5.png", captions)
         return {"photos": _told(bench, rows), "directions": list(ways), "strength": strength, "unit": unit}
 
-    told = [sorted((d.name, d.vector.tolist()) for d in directions), ways]
-    return _drawn(bench, "fig5", bench.present, told, draw)
+    parts = [sorted((d.name, d.vector.tolist()) for d in directions), ways]
+    return _drawn(bench, "fig5", bench.present, parts, draw)
 
 
 def figure26(bench: Bench) -> dict[str, Any]:
@@ -207,5 +207,5 @@ def grid_blocks(what: str, result: dict[str, Any]) -> Iterator[Block]:
 def seen_blocks(result: dict[str, Any]) -> Iterator[Block]:
     """How many images each method was trained on: few explain a poor picture."""
     if seen := result.get("images_seen"):
-        told = ", ".join(f"{title} {number:,}" for title, number in seen.items())
-        yield f"Images seen in the last training run of each, as its file tells (cards tell earlier runs): {told}."
+        text = ", ".join(f"{title} {number:,}" for title, number in seen.items())
+        yield f"Images seen in the last training run of each, as its file tells (cards tell earlier runs): {text}."

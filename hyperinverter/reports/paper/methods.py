@@ -100,7 +100,7 @@ def find_method(config: ReproduceConfig, name: str, base: str, generator_hash: s
 
 def missing_files(config: ReproduceConfig) -> list[str]:
     """What the methods lack beside the generator, without which there is no Bench; a line per file."""
-    found: dict[str, None] = {}
+    result: dict[str, None] = {}
     for name in config.methods:
         folder = config.models.get(name) or model_of(config)
         for part in [part for part in INVERTERS[name].parts if part != "generator"]:
@@ -110,8 +110,8 @@ def missing_files(config: ReproduceConfig) -> list[str]:
                 else:
                     part_file(folder, part, config.domain.name)
             except FileNotFoundError as error:
-                found[f"{part}: {' '.join(portable(str(error)).split())}"] = None
-    return list(found)
+                result[f"{part}: {' '.join(portable(str(error)).split())}"] = None
+    return list(result)
 
 
 def check_made(released: str, part: str) -> None:
@@ -142,13 +142,13 @@ def _training(folder: Path, head: dict[str, str]) -> dict[str, Any]:
     info = json.loads(head.get("info", "{}"))
     if "images_seen" not in info:
         return {}
-    told = {"steps": info["step"], "images": info["images_seen"], "trunk": _trunk(json.loads(head["config"]))}
+    summary = {"steps": info["step"], "images": info["images_seen"], "trunk": _trunk(json.loads(head["config"]))}
     run = find_model_folder(folder).parent / "config.yaml"  # of the run folder, where trainers write their model folder
     try:
         precision = yaml.safe_load(run.read_text(encoding="utf-8"))["precision"]
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
-        return told
-    return told | {"precision": str(precision)}
+        return summary
+    return summary | {"precision": str(precision)}
 
 
 def _trunk(config: Any) -> dict[str, Any] | None:
@@ -178,9 +178,9 @@ def head_of(path: Path) -> dict[str, str]:
     """What a model file says of itself, without its weights. Raises UserError: it is no file of ours."""
     with open(path, "rb") as file:
         try:
-            found = read_head(file).metadata
+            result = read_head(file).metadata
         except ValueError as error:
             raise UserError(f"{path}: no model file ({error}); get or make it again") from error
-    if not {"hash", "config"} <= found.keys():
+    if not {"hash", "config"} <= result.keys():
         raise UserError(f"{path}: no model file of this project; get or make it again")
-    return found
+    return result

@@ -103,8 +103,8 @@ def _ranked(bench: Bench) -> list[Method]:
 
 def lacks_ranked(bench: Bench) -> list[str]:
     here = [method.name for method in _ranked(bench)]
-    told = f"people rank two methods or more of ranked ({', '.join(bench.config.ranked)}); here are "
-    return [] if len(here) > 1 else [told + (", ".join(here) or "none")]
+    text = f"people rank two methods or more of ranked ({', '.join(bench.config.ranked)}); here are "
+    return [] if len(here) > 1 else [text + (", ".join(here) or "none")]
 
 
 def _built(bench: Bench, figure: str) -> dict[str, Any]:

@@ -183,11 +183,11 @@ def refine_curve_blocks(result: dict[str, Any]) -> Iterator[Block]:
         "The steps minimise l2, lpips (squeezenet_features where its network is absent) and mobilefacenet. "
         "dlib_identity and the judges are in no loss."
     )
-    told = [(row["title"], row) for row in result["rows"]]
+    shown = [(row["title"], row) for row in result["rows"]]
     if other := result["pti"]:
-        told.append((f"PTI, of Table 1, n = {other['n']}", other))
+        shown.append((f"PTI, of Table 1, n = {other['n']}", other))
     rows = []
-    for title, row in told:
+    for title, row in shown:
         is_known = row.get("computing") and row.get("device") == ONE_THREAD
         times = {"seconds ↓": f"{row['seconds']:.3g}", "on a core of its own ↓": f"{_own(row):.3g}" if is_known else ""}
         cells = {f"{name} {ARROWS[one['better']]}": _cell(row["cells"].get(name)) for name, one in metrics.items()}

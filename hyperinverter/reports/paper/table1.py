@@ -86,8 +86,8 @@ def measurable_of(bench: Bench, names: list[str]) -> tuple[dict[str, dict[str, s
     except FileNotFoundError:
         discriminator = None
     domain, device = bench.model.domain, bench.device
-    found, missing = metric_table.build(names, domain, discriminator=discriminator, device=device)
-    networks = {metric.name: metric.networks() for metric in found}
+    result, missing = metric_table.build(names, domain, discriminator=discriminator, device=device)
+    networks = {metric.name: metric.networks() for metric in result}
     if "discriminator_features" in networks and discriminator is not None:
         networks["discriminator_features"] = {"discriminator": hash_of(discriminator)}
     return networks, missing

@@ -101,7 +101,7 @@ def _settings(rows: dict[str, Any]) -> str:
 
 def _shared_cores(rows: dict[str, Any]) -> Iterator[str]:
     """Of one thread on a CPU: whose seconds are more than they would be on a core of its own."""
-    told, unknown = [], []
+    shared, unknown = [], []
     for row in rows.values():
         seconds = row["cells"].get("seconds", {})
         if row.get("device") != ONE_THREAD or seconds.get("value") is None:
@@ -111,9 +111,9 @@ def _shared_cores(rows: dict[str, Any]) -> Iterator[str]:
             unknown.append(row["title"])
         elif share < OWN_CORE:
             own = own_time(seconds["value"], share, ONE_THREAD)
-            told.append(f"{row['title']} {own:.3g} s ({share:.0%})")
-    if told:
-        yield f"Other programs had the core too. Of the seconds these were the method's own: {'; '.join(told)}."
+            shared.append(f"{row['title']} {own:.3g} s ({share:.0%})")
+    if shared:
+        yield f"Other programs had the core too. Of the seconds these were the method's own: {'; '.join(shared)}."
     if unknown:
         yield f"Whether other programs had the core while {', '.join(unknown)} were measured was not noted."
 

@@ -112,7 +112,7 @@ def identities_of(bench: Bench) -> list[Identity]:
     """What says who a face still is, the fast networks where there are any, and the background."""
     if bench.model.domain.kind != "faces":
         return []
-    found = find_identities(bench.device)
+    result = find_identities(bench.device)
     outside = _outside_the_face(bench.resolution)
 
     def changed(a: Any, b: Any) -> Tensor:
@@ -122,7 +122,7 @@ def identities_of(bench: Bench) -> list[Identity]:
         return outside if images.shape[-1] == len(outside) else _outside_the_face(images.shape[-1])
 
     background = Identity(BACKGROUND, lambda images: images.cpu() * outside_of(images), changed)
-    return [*([one for one in found if not one.is_slow] or found), background]
+    return [*([one for one in result if not one.is_slow] or result), background]
 
 
 def _outside_the_face(size: int) -> Tensor:
@@ -137,10 +137,10 @@ def edits_of(
 ) -> list[dict[str, Any]]:
     """A record per photo: direction -> `changes` (classifier -> [S]), `kept` (network -> strength -> number)."""
     config = bench.config
-    told = [[case.direction.name, hash_of(case.direction), case.classifiers] for case in judges.cases]
+    parts = [[case.direction.name, hash_of(case.direction), case.classifiers] for case in judges.cases]
     settings = [config.strengths, config.strength_unit, judges.pixels, [[one.name, one.networks] for one in identities]]
     fitted = judges.fitted.figures if judges.fitted else None
-    what = [bench.method_key(method), bench.digest(indices), told, settings, judges.classifiers.about(), fitted]
+    what = [bench.method_key(method), bench.digest(indices), parts, settings, judges.classifiers.about(), fitted]
     path = bench.output / "table2" / f"{method.label}_{bench.key('edits', *what)}.jsonl"
     done = _lines(path)
     if len(done) >= len(indices):

@@ -69,11 +69,11 @@ def lines(absent: dict[str, list[str]], bench: Bench | None) -> Iterator[str]:
     yield from bench.faults()
     if not bench.present:
         return  # nothing else can be asked
-    told: dict[str, list[str]] = {}  # what several parts lack is said once
+    parts_by_lack: dict[str, list[str]] = {}  # what several parts lack is said once
     for part, keys in absent.items():
         for lack in () if keys else PARTS[part].lacks(bench):
-            told.setdefault(lack, []).append(part)
-    yield from (f"{', '.join(parts)}: {' '.join(lack.split())}" for lack, parts in told.items())
+            parts_by_lack.setdefault(lack, []).append(part)
+    yield from (f"{', '.join(parts)}: {' '.join(lack.split())}" for lack, parts in parts_by_lack.items())
 
 
 @doing("looking for what is missing")
