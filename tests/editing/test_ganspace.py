@@ -152,7 +152,7 @@ def test_what_is_no_pca_is_refused_with_a_remedy(pca, tmp_path):
     torch.save(torch.zeros(1, 16), tmp_path / "vector.pt")
     for name, message in (
         ("part.pt#0:0-1", "holds mean; expected the tensors mean, comp and std"),
-        ("vector.pt#0:0-1", "holds Tensor; expected the tensors"),
+        ("vector.pt#0:0-1", "holds a Tensor; expected the tensors"),
         ("short.pt#0:0-1", r"a PCA with mean \(1, 16\), comp \(5, 1, 16\), std \(12,\)"),
         ("flat.pt#0:0-1", "standard deviation that is 0"),
         ("pca.pt#beard", r"no direction 'beard' in a PCA; write COMPONENT:START-END.*eye_openness"),
