@@ -263,6 +263,16 @@ def test_names_beside_points_do_not_cover_each_other():
     assert len(axes.texts) == 4  # places that were tried leave nothing behind
 
 
+def test_a_name_beside_a_point_stays_inside_the_axes():
+    figure, axes = new_figure(4.0, 3.0)
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    labels = [("e4e", "C0", 0.05, 0.5), ("w_encoder", "C1", 0.05, 0.5)]  # to the left there is no room
+    texts = quality_time.place_labels(axes, labels)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw_without_rendering()
+    assert all(text.get_window_extent(renderer).x0 >= axes.get_window_extent(renderer).x0 for text in texts)
+
+
 def test_a_shared_core_counts_as_one_of_its_own(config: AnalyzeConfig, tmp_path: Path):
     protocol = {"models": {}, "images": "some", "device": "cpu, 1 threads", "computing": {"a": 0.25, "b": 1.02}}
     about = {"metrics": {"l2": {"unit": "", "better": "lower"}}, "num_images": 9, "protocol": protocol}

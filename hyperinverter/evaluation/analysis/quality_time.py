@@ -71,7 +71,7 @@ def _place_ticks(axes: Any, seconds: list[float]) -> None:
 
 
 def place_labels(axes: Any, labels: list[tuple[str, str, float, float]]) -> list[Any]:
-    """Write names in their points' colours beside them, each at the first of PLACES where it covers no other name.
+    """Write names in their points' colours, each at the first of PLACES inside the axes where it covers no other.
 
     Args:
         axes: whose limits do not change any more.
@@ -81,12 +81,14 @@ def place_labels(axes: Any, labels: list[tuple[str, str, float, float]]) -> list
 
     renderer = FigureCanvasAgg(axes.figure).get_renderer()
     axes.figure.draw_without_rendering()  # limits and sizes are settled by this
-    texts: list[Any] = []
+    inside, texts = axes.get_window_extent(renderer), []
     for name, colour, *point in labels:
         taken = [text.get_window_extent(renderer) for text in texts]
         for x, y, side in PLACES:
             text = axes.annotate(name, point, xytext=(x, y), textcoords="offset points", ha=side, color=colour)
-            if not any(text.get_window_extent(renderer).overlaps(box) for box in taken):
+            extent = text.get_window_extent(renderer)
+            is_inside = inside.x0 <= extent.x0 and extent.x1 <= inside.x1
+            if is_inside and not any(extent.overlaps(box) for box in taken):
                 break
             if (x, y, side) != PLACES[-1]:
                 text.remove()
