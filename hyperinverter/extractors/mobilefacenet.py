@@ -25,7 +25,8 @@ class MobileFaceNetwork(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        from torchvision.models.mobilenetv2 import Conv2dNormActivation, InvertedResidual
+        from torchvision.models.mobilenetv2 import InvertedResidual
+        from torchvision.ops import Conv2dNormActivation
 
         self.conv1 = Conv2dNormActivation(3, 64, stride=2, activation_layer=nn.ReLU6)
         depthwise = nn.Conv2d(64, 64, 3, padding=1, groups=64, bias=False)

@@ -7,6 +7,7 @@ from hyperinverter.evaluation.tables import ARROWS, TIMES, against, bracketed, m
 from hyperinverter.reports.html_page import Block, Picture, Table
 from hyperinverter.reports.paper.claims import own_seconds
 from hyperinverter.reports.paper.grids import seen_blocks
+from hyperinverter.reports.paper.methods import TITLES
 
 CURVE_SHARES = (0.25, 0.5, 0.75, 1.0)  # of a run, in the learning curve's table
 OVERVIEW = (  # metrics, of which the first that was measured is shown, and which is better
@@ -26,10 +27,9 @@ def overview_blocks(results: dict[str, dict[str, Any]]) -> Iterator[Block]:
             rows[row["title"]] = {name: cell["value"] for name, cell in row["cells"].items()} | {"n": row.get("n", 0)}
             rows[row["title"]]["seconds"] = own_seconds(row)
     elif "photos" in results:
-        titles = {"w_encoder": "Phase I", "hyperinverter": "both phases"}
         for name, values in results["photos"]["methods"].items():
             seconds = values["time_ms_median"] / 1000
-            rows[titles.get(name, name)] = {**values, "seconds": seconds, "n": results["photos"]["num_images"]}
+            rows[TITLES.get(name, name)] = {**values, "seconds": seconds, "n": results["photos"]["num_images"]}
     rows = {title: values for title, values in rows.items() if values["n"]}
     columns: dict[str, str] = {}  # metric -> head
     for names, better in OVERVIEW:
